@@ -1,0 +1,80 @@
+// Plain data shared by the library, its CPU kernels and the CUDA plugin. C++17, no other dropin header.
+#pragma once
+#include <cstdint>
+
+namespace dropin {
+
+/// Element types. Values are part of the plugin ABI: append, never reorder.
+enum class DType : std::uint8_t { Float32, Float64, BFloat16, Float16, Int8, UInt8, Int32, Int64, Bool };
+
+/// Kinds of device. Values are part of the plugin ABI.
+enum class DeviceType : std::uint8_t { CPU, CUDA };
+
+namespace abi {
+
+constexpr int kMaxDims = 8;
+constexpr int kDeviceTypes = 2;
+constexpr std::uint32_t kVersion = 1;
+
+/// A strided array that a kernel reads. Strides count elements; a broadcast dimension has stride 0.
+struct TensorIn {
+  const void* data = nullptr;
+  DType dtype = DType::Float32;
+  std::int32_t ndim = 0;
+  std::int64_t sizes[kMaxDims] = {};
+  std::int64_t strides[kMaxDims] = {};
+  template <class T> const T* as() const { return static_cast<const T*>(data); }
+  std::int64_t numel() const {
+    std::int64_t n = 1;
+    for (int i = 0; i < ndim; ++i) n *= sizes[i];
+    return n;
+  }
+  bool contiguous() const {
+    std::int64_t expect = 1;
+    for (int i = ndim - 1; i >= 0; --i) {
+      if (sizes[i] != 1 && strides[i] != expect) return false;
+      expect *= sizes[i];
+    }
+    return true;
+  }
+};
+
+/// A strided array that a kernel writes; never overlapping itself (no stride 0 over a size above 1).
+struct TensorOut : TensorIn {
+  template <class T> T* as() const { return static_cast<T*>(const_cast<void*>(data)); }
+};
+
+/// What a kernel answers. code 0: done. The message is static or owned by the provider.
+struct Status {
+  int code = 0;
+  const char* message = "";
+};
+inline Status ok() { return {}; }
+inline Status unsupported(const char* why) { return {1, why}; }
+inline Status failed(const char* why) { return {2, why}; }
+
+/// Where a kernel runs. `stream` is a cudaStream_t on CUDA, null on the CPU.
+struct KernelContext {
+  DeviceType device = DeviceType::CPU;
+  std::int32_t index = 0;
+  void* stream = nullptr;
+};
+
+/// Receives the kernels of one device; the only thing a provider sees of the library.
+struct KernelTable {
+  void* self = nullptr;
+  DeviceType device = DeviceType::CPU;
+  void (*add)(void* self, DeviceType device, const char* name, void (*fn)()) = nullptr;
+  template <class K> void provide(typename K::Fn fn) { add(self, device, K::kName, reinterpret_cast<void (*)()>(fn)); }
+};
+
+}  // namespace abi
+
+/// Declares a kernel: a tag type with its name and signature, the same on both sides of the table.
+#define DROPIN_KERNEL(NAME, ...)                                                           \
+  struct NAME {                                                                            \
+    using Fn = ::dropin::abi::Status (*)(const ::dropin::abi::KernelContext&, __VA_ARGS__); \
+    static constexpr const char* kName = #NAME;                                            \
+  }
+
+}  // namespace dropin

@@ -1,0 +1,61 @@
+// Shape: sizes or strides of up to abi::kMaxDims dimensions, held inline.
+#pragma once
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <vector>
+
+#include "dropin/abi/abi.h"
+
+namespace dropin {
+
+/// A short list of int64 values (sizes, strides, dims). At most 8 entries; more is a ShapeError.
+class Shape {
+ public:
+  Shape() = default;
+  Shape(std::initializer_list<std::int64_t> v) { assign(v.begin(), static_cast<std::int64_t>(v.size())); }
+  Shape(const std::vector<std::int64_t>& v) { assign(v.data(), static_cast<std::int64_t>(v.size())); }
+  Shape(const std::int64_t* p, std::int64_t n) { assign(p, n); }
+
+  int size() const { return n_; }
+  bool empty() const { return n_ == 0; }
+  const std::int64_t* data() const { return v_; }
+  const std::int64_t* begin() const { return v_; }
+  const std::int64_t* end() const { return v_ + n_; }
+  std::int64_t* begin() { return v_; }
+  std::int64_t* end() { return v_ + n_; }
+  std::int64_t operator[](int i) const { return v_[i]; }
+  std::int64_t& operator[](int i) { return v_[i]; }
+  std::int64_t front() const { return v_[0]; }
+  std::int64_t back() const { return v_[n_ - 1]; }
+  void push_back(std::int64_t x);
+  void insert(int at, std::int64_t x);
+  void erase(int at);
+  /// Product of the entries (1 when empty).
+  std::int64_t numel() const {
+    std::int64_t n = 1;
+    for (int i = 0; i < n_; ++i) n *= v_[i];
+    return n;
+  }
+  std::vector<std::int64_t> vec() const { return {begin(), end()}; }
+  bool operator==(const Shape& o) const {
+    if (n_ != o.n_) return false;
+    for (int i = 0; i < n_; ++i)
+      if (v_[i] != o.v_[i]) return false;
+    return true;
+  }
+  /// "[2, 100, 256]"
+  std::string str() const;
+
+ private:
+  void assign(const std::int64_t* p, std::int64_t n);
+  std::int64_t v_[abi::kMaxDims] = {};
+  int n_ = 0;
+};
+
+/// Strides of a contiguous array of these sizes.
+Shape contiguous_strides(const Shape& sizes);
+/// NumPy's broadcasting of two shapes; ShapeError naming `who` if they do not fit.
+Shape broadcast_shapes(const Shape& a, const Shape& b, const char* who);
+
+}  // namespace dropin

@@ -1,0 +1,41 @@
+// One typed slot per kernel and device. A kernel is found by its tag type: run<kernels::matmul>(device, args...).
+#pragma once
+#include <atomic>
+#include <utility>
+
+#include "dropin/abi/abi.h"
+#include "dropin/core/device.h"
+#include "dropin/core/error.h"
+
+namespace dropin {
+
+namespace detail {
+using AnyFn = void (*)();
+/// The function provided under this name for the device, loading the device's plugin when first asked; null if there is none.
+AnyFn find_kernel(DeviceType device, const char* name);
+[[noreturn]] void kernel_missing(const char* name, const Device& device);
+[[noreturn]] void kernel_failed(const char* name, const abi::Status& status);
+abi::KernelContext kernel_context(const Device& device);
+template <class K> struct Slot { static inline std::atomic<AnyFn> fn[abi::kDeviceTypes] = {}; };
+template <class K> typename K::Fn slot(DeviceType t) {
+  auto& s = Slot<K>::fn[static_cast<int>(t)];
+  AnyFn f = s.load(std::memory_order_acquire);
+  if (!f) [[unlikely]] s.store(f = find_kernel(t, K::kName), std::memory_order_release);
+  return reinterpret_cast<typename K::Fn>(f);
+}
+}  // namespace detail
+
+/// True when every kernel K is provided for the device.
+template <class... K> bool has_kernels(const Device& device) { return (... && (detail::slot<K>(device.type) != nullptr)); }
+
+/// Runs kernel K on the device. DeviceError when it is missing, Error when it answers a failure.
+template <class K, class... A> void run(const Device& device, A&&... args) {
+  auto f = detail::slot<K>(device.type);
+  if (!f) [[unlikely]] detail::kernel_missing(K::kName, device);
+  if (abi::Status s = f(detail::kernel_context(device), std::forward<A>(args)...); s.code) [[unlikely]] detail::kernel_failed(K::kName, s);
+}
+
+/// The CPU's list: one line per kernel folder, in src/dispatch/cpu_kernels.cpp.
+void provide_cpu_kernels(abi::KernelTable& table);
+
+}  // namespace dropin

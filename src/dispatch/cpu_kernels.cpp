@@ -1,0 +1,30 @@
+// Every CPU kernel folder, one line each. A function `void provide_<folder>_cpu(abi::KernelTable&)` lives in kernels/<folder>/cpu.cpp.
+#include "dropin/dispatch/dispatch.h"
+
+#define DROPIN_CPU_KERNELS(X) \
+  X(elementwise)              \
+  X(reduce)                   \
+  X(softmax)                  \
+  X(norm)                     \
+  X(optim)                    \
+  X(gemm)                     \
+  X(conv)                     \
+  X(pool)                     \
+  X(index)                    \
+  X(sort)                     \
+  X(random)
+
+namespace dropin {
+namespace kernels {
+#define X(folder) void provide_##folder##_cpu(abi::KernelTable&);
+DROPIN_CPU_KERNELS(X)
+#undef X
+}  // namespace kernels
+
+void provide_cpu_kernels(abi::KernelTable& table) {
+#define X(folder) kernels::provide_##folder##_cpu(table);
+  DROPIN_CPU_KERNELS(X)
+#undef X
+}
+
+}  // namespace dropin
