@@ -1,0 +1,209 @@
+// The tape: reverse-mode differentiation over eager operations.
+#pragma once
+#include <tuple>
+#include <type_traits>
+#include <utility>
+
+#include "dropin/tensor/tensor.h"
+
+namespace dropin {
+
+/// True while operations of this thread are recorded.
+bool grad_enabled();
+/// Switches recording for a scope.
+class GradMode {
+ public:
+  explicit GradMode(bool on);
+  ~GradMode();
+  GradMode(const GradMode&) = delete;
+  GradMode& operator=(const GradMode&) = delete;
+
+ private:
+  bool before_;
+};
+/// `no_grad guard;`: nothing in this scope is recorded.
+struct no_grad : GradMode {
+  no_grad() : GradMode(false) {}
+};
+/// `enable_grad guard;`: recorded even inside no_grad.
+struct enable_grad : GradMode {
+  enable_grad() : GradMode(true) {}
+};
+/// While alive, backward throws AutogradError naming the operation whose gradient is the first to hold a NaN.
+class detect_anomaly {
+ public:
+  explicit detect_anomaly(bool on = true);
+  ~detect_anomaly();
+
+ private:
+  bool before_;
+};
+
+/// Gradients of sum_i outputs[i] * grad_outputs[i] with respect to `inputs`; leaves' grad() stay as they are. An input that took
+/// no part: AutogradError, or an undefined tensor when allow_unused. grad_outputs may be empty when every output is a scalar.
+Tensors grad(const Tensors& outputs, const Tensors& inputs, const Tensors& grad_outputs = {}, bool retain_graph = false, bool create_graph = false,
+             bool allow_unused = false);
+/// Accumulates into the leaves' grad(). The graph is freed unless retain_graph.
+void backward(const Tensors& outputs, const Tensors& grad_outputs = {}, bool retain_graph = false, bool create_graph = false);
+
+class Node;
+
+/// A tensor kept for backward. Unpacking it fails if it was written in place since.
+class SavedTensor {
+ public:
+  SavedTensor() = default;
+  SavedTensor(const Tensor& t, const Node* owner, int output);
+  Tensor unpack(const Node* owner) const;
+  void reset() { tensor_ = {}; }
+
+ private:
+  Tensor tensor_;
+  int output_ = -1;  ///< set when it is the owner's own output: kept off the tape to avoid a cycle
+  std::uint32_t version_ = 0;
+};
+
+/// A recorded operation.
+class Node : public RefCounted {
+ public:
+  struct Edge {
+    Ref<Node> node;       ///< the operation that made the input, or null
+    Ref<TensorImpl> leaf;  ///< the leaf the gradient accumulates into, or null
+    int output = 0;
+  };
+  Node(const char* name, int outputs);
+  ~Node() override;
+  /// Gradients of the inputs (undefined ones are zero) from those of the outputs (undefined ones are zero).
+  virtual Tensors apply(const Tensors& gys) = 0;
+  void release_saved();
+
+  const char* name;
+  std::uint64_t sequence;
+  int outputs;
+  std::vector<Edge> edges;
+  std::vector<SavedTensor> saved;
+  std::vector<Shape> output_sizes;
+  std::vector<TensorOptions> output_options;
+  bool released = false;
+};
+
+/// What a backward function sees: the saved tensors, and which inputs want a gradient.
+class Saved {
+ public:
+  explicit Saved(const Node& n) : node_(n) {}
+  Tensor operator[](int i) const { return node_.saved[static_cast<std::size_t>(i)].unpack(&node_); }
+  bool needs(int input) const {
+    const auto& e = node_.edges[static_cast<std::size_t>(input)];
+    return e.node || e.leaf;
+  }
+  int inputs() const { return static_cast<int>(node_.edges.size()); }
+
+ private:
+  const Node& node_;
+};
+
+namespace detail {
+
+bool any_requires_grad(const Tensor* inputs, std::size_t n);
+/// Ties outputs to the node, in place.
+void attach(const Ref<Node>& node, Tensor* ys, std::size_t ny, const Tensor* inputs, std::size_t n, const Tensor* saved, std::size_t ns);
+
+template <class F> class LambdaNode final : public Node {
+ public:
+  LambdaNode(const char* name, int outputs, F f) : Node(name, outputs), f_(std::move(f)) {}
+  Tensors apply(const Tensors& gys) override {
+    Saved s(*this);
+    if constexpr (std::is_invocable_v<F&, const Saved&, const Tensor&>) return f_(s, gys[0]);
+    else return f_(s, gys);
+  }
+
+ private:
+  F f_;
+};
+
+}  // namespace detail
+
+/// Records y = name(inputs). `backward(const Saved&, const Tensor& gy) -> Tensors` returns one gradient per input (undefined: none); it must be
+/// written in recorded operations, or answer second derivatives itself when grad_enabled(). Nothing is recorded when no input requires a gradient.
+template <class F> Tensor record(const char* name, Tensor y, const Tensor* inputs, std::size_t n, const Tensor* saved, std::size_t ns, F&& backward) {
+  if (!detail::any_requires_grad(inputs, n)) return y;
+  Ref<Node> node(new detail::LambdaNode<std::decay_t<F>>(name, 1, std::forward<F>(backward)));
+  detail::attach(node, &y, 1, inputs, n, saved, ns);
+  return y;
+}
+template <class F>
+Tensor record(const char* name, Tensor y, std::initializer_list<Tensor> inputs, std::initializer_list<Tensor> saved, F&& backward) {
+  return record(name, std::move(y), inputs.begin(), inputs.size(), saved.begin(), saved.size(), std::forward<F>(backward));
+}
+/// The same for several outputs: `backward(const Saved&, const Tensors& gys)`; gradients of unused outputs arrive undefined.
+template <class F> Tensors record_many(const char* name, Tensors ys, const Tensors& inputs, const Tensors& saved, F&& backward) {
+  if (!detail::any_requires_grad(inputs.data(), inputs.size())) return ys;
+  Ref<Node> node(new detail::LambdaNode<std::decay_t<F>>(name, static_cast<int>(ys.size()), std::forward<F>(backward)));
+  detail::attach(node, ys.data(), ys.size(), inputs.data(), inputs.size(), saved.data(), saved.size());
+  return ys;
+}
+
+/// Second derivatives of a fused op: the gradients of its plain definition y = plain(), recorded. Call from a backward function when grad_enabled().
+template <class Plain> Tensors plain_gradients(const Saved& s, const Tensors& inputs, const Tensor& gy, Plain&& plain) {
+  Tensors wanted;
+  for (int i = 0; i < s.inputs(); ++i)
+    if (s.needs(i)) wanted.push_back(inputs[static_cast<std::size_t>(i)]);
+  Tensors g = grad({plain()}, wanted, {gy}, /*retain_graph=*/true, /*create_graph=*/true, /*allow_unused=*/true);
+  Tensors all(static_cast<std::size_t>(s.inputs()));
+  for (int i = 0, k = 0; i < s.inputs(); ++i)
+    if (s.needs(i)) all[static_cast<std::size_t>(i)] = g[static_cast<std::size_t>(k++)];
+  return all;
+}
+
+/// What a user-defined Function keeps between forward and backward.
+struct FunctionContext {
+  void save_for_backward(Tensors t) { to_save = std::move(t); }
+  /// In backward: the tensors saved in forward.
+  const Tensors& saved() const { return unpacked; }
+  Tensors to_save, unpacked;
+};
+
+/// A user-defined operation: derive as `struct Exp : Function<Exp>` with
+///   static Tensor forward(FunctionContext&, const Tensor& x, double k);      (or Tensors)
+///   static Tensors backward(FunctionContext&, const Tensors& gys);           (one gradient per Tensor argument, in order)
+/// and call Exp::apply(x, 2.0). forward runs unrecorded.
+template <class Self> struct Function {
+  template <class... A> static auto apply(const A&... args) {
+    FunctionContext ctx;
+    auto result = [&] {
+      no_grad guard;
+      return Self::forward(ctx, args...);
+    }();
+    Tensors inputs;
+    ([&](const auto& a) {
+      if constexpr (std::is_same_v<std::decay_t<decltype(a)>, Tensor>) inputs.push_back(a);
+    }(args), ...);
+    auto backward = [count = ctx.to_save.size()](const Saved& s, const Tensors& gys) {
+      FunctionContext c;
+      for (std::size_t i = 0; i < count; ++i) c.unpacked.push_back(s[static_cast<int>(i)]);
+      return Self::backward(c, gys);
+    };
+    if constexpr (std::is_same_v<decltype(result), Tensor>)
+      return record_many("Function", {result}, inputs, ctx.to_save, backward)[0];
+    else
+      return record_many("Function", std::move(result), inputs, ctx.to_save, backward);
+  }
+};
+
+namespace detail {
+/// f: Tensors -> Tensors behind a plain pointer; `destroy` frees self.
+struct Callable {
+  void* self;
+  Tensors (*call)(void* self, const Tensors&);
+  void (*destroy)(void* self);
+};
+Tensors checkpoint(Callable f, const Tensors& inputs);
+}  // namespace detail
+
+/// Activation checkpointing: runs f(inputs) -> Tensors without keeping anything but the inputs; backward runs it again (with the random stream
+/// as it was) and goes on from there. Parameters used inside receive their gradients.
+template <class F> Tensors checkpoint(F f, const Tensors& inputs) {
+  return detail::checkpoint({new F(std::move(f)), [](void* s, const Tensors& x) -> Tensors { return (*static_cast<F*>(s))(x); },
+                             [](void* s) { delete static_cast<F*>(s); }}, inputs);
+}
+
+}  // namespace dropin

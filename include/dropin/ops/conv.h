@@ -1,0 +1,42 @@
+// Convolution and pooling, NCHW (specs: PyTorch's semantics).
+#pragma once
+#include <array>
+
+#include "dropin/autograd/autograd.h"
+
+namespace dropin {
+
+using Pair = std::array<std::int64_t, 2>;
+
+struct ConvParams {
+  Pair stride{1, 1};
+  Pair pad_begin{0, 0};  ///< top, left
+  Pair pad_end{0, 0};    ///< bottom, right
+  Pair dilation{1, 1};
+  std::int64_t groups = 1;
+};
+
+/// x [B, C, H, W], w [O, C/g, kh, kw], bias [O] or undefined -> [B, O, H', W'].
+Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const ConvParams& p = {});
+/// x [B, C, L], w [O, C/g, k] -> [B, O, L'].
+Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, std::int64_t stride = 1, std::int64_t pad_begin = 0, std::int64_t pad_end = 0,
+              std::int64_t dilation = 1, std::int64_t groups = 1);
+/// Total padding of one axis for PyTorch's "same" (stride 1): {left, right}.
+Pair same_padding(std::int64_t kernel, std::int64_t dilation);
+/// TensorFlow's SAME for any stride: output ceil(n / stride); {left, right}, the odd cell on the right.
+Pair tf_same_padding(std::int64_t n, std::int64_t kernel, std::int64_t stride, std::int64_t dilation);
+
+struct PoolParams {
+  Pair kernel{1, 1};
+  Pair stride{1, 1};
+  Pair padding{0, 0};
+  Pair dilation{1, 1};
+  bool ceil_mode = false;
+  bool count_include_pad = true;
+  std::int64_t divisor_override = 0;
+};
+Tensor max_pool2d(const Tensor& x, const PoolParams& p);
+Tensor avg_pool2d(const Tensor& x, const PoolParams& p);
+Tensor adaptive_avg_pool2d(const Tensor& x, const Pair& output_size);
+
+}  // namespace dropin

@@ -1,0 +1,10 @@
+// Every operation.
+#pragma once
+#include "dropin/ops/conv.h"
+#include "dropin/ops/elementwise.h"
+#include "dropin/ops/linalg.h"
+#include "dropin/ops/loss.h"
+#include "dropin/ops/matmul.h"
+#include "dropin/ops/norm.h"
+#include "dropin/ops/reduce.h"
+#include "dropin/ops/shape.h"
