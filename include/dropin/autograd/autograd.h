@@ -52,7 +52,7 @@ class Node;
 class SavedTensor {
  public:
   SavedTensor() = default;
-  SavedTensor(const Tensor& t, const Node* owner, int output);
+  SavedTensor(const Tensor& t, int output);
   Tensor unpack(const Node* owner) const;
   void reset() { tensor_ = {}; }
 

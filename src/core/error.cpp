@@ -1,0 +1,59 @@
+#include "dropin/core/error.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <vector>
+
+#include "dropin/core/device.h"
+#include "dropin/core/dtype.h"
+#include "dropin/core/shape.h"
+
+namespace dropin {
+
+Part::Part(DType t) : kind_(kText), text_(name(t)) {}
+
+void Part::append_to(std::string& out) const {
+  switch (kind_) {
+    case kText: out += text_; break;
+    case kInt: out += fmt::format("{}", int_); break;
+    case kReal: out += fmt::format("{:g}", real_); break;
+    case kShape: out += shape_->str(); break;
+    case kDevice: out += device_->str(); break;
+  }
+}
+
+std::string join(std::initializer_list<Part> parts) {
+  std::string s;
+  for (const Part& p : parts) p.append_to(s);
+  return s;
+}
+
+std::string nearest_name(std::string_view name, const std::string* known, std::size_t count) {
+  auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
+  std::string best;
+  std::size_t best_distance = SIZE_MAX;
+  for (std::size_t k = 0; k < count; ++k) {
+    const std::string& s = known[k];
+    std::vector<std::size_t> row(s.size() + 1);
+    for (std::size_t j = 0; j <= s.size(); ++j) row[j] = 2 * j;
+    for (std::size_t i = 0; i < name.size(); ++i) {
+      std::size_t diagonal = row[0];
+      row[0] = 2 * (i + 1);
+      for (std::size_t j = 0; j < s.size(); ++j) {
+        // a wrong letter costs 2, wrong case 1
+        const std::size_t change = name[i] == s[j] ? 0 : lower(name[i]) == lower(s[j]) ? 1 : 2;
+        const std::size_t d = std::min({row[j + 1] + 2, row[j] + 2, diagonal + change});
+        diagonal = row[j + 1];
+        row[j + 1] = d;
+      }
+    }
+    if (row.back() < best_distance) {
+      best_distance = row.back();
+      best = s;
+    }
+  }
+  return best;
+}
+
+}  // namespace dropin

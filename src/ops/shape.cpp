@@ -1,0 +1,299 @@
+#include "dropin/ops/shape.h"
+
+#include "dropin/ops/reduce.h"
+#include "kernels/index/kernel.h"
+#include "ops/common.h"
+
+namespace dropin {
+
+using ops_detail::need_int64;
+using ops_detail::same_device;
+
+Tensor concat(const Tensors& xs, std::int64_t dim) {
+  if (xs.empty()) fail<ShapeError>({"concat: no tensors"});
+  const int d = wrap_dim(dim, xs[0].dim(), "concat");
+  if (xs[0].dim() == 0) fail<ShapeError>({"concat: scalars cannot be joined; use stack"});
+  DType t = xs[0].dtype();
+  Shape sizes = xs[0].sizes();
+  sizes[d] = 0;
+  for (std::size_t i = 0; i < xs.size(); ++i) {
+    same_device("concat", xs[0], xs[i]);
+    t = promote(t, xs[i].dtype());
+    Shape s = xs[i].sizes();
+    if (s.size() == sizes.size()) {
+      sizes[d] += s[d];
+      s[d] = xs[0].sizes()[d];
+    }
+    if (!(s == xs[0].sizes())) fail<ShapeError>({"concat: tensor ", i, " is ", xs[i].sizes(), ", which does not fit ", xs[0].sizes(), " outside dimension ", d});
+  }
+  Tensor y = empty(sizes, {t, xs[0].device()});
+  std::vector<std::int64_t> lengths;
+  Tensors inputs;
+  std::int64_t at = 0;
+  for (const Tensor& x : xs) {
+    inputs.push_back(x.to(t));
+    const std::int64_t n = x.sizes()[d];
+    lengths.push_back(n);
+    Tensor part = detail::alias(y, x.sizes(), y.strides(), y.storage_offset() + at * y.strides()[d]);
+    run<kernels::copy>(y.device(), x.in(), part.out());
+    at += n;
+  }
+  return record("concat", y, inputs.data(), inputs.size(), nullptr, 0, [d, lengths](const Saved& s, const Tensor& g) {
+    Tensors gx(lengths.size());
+    std::int64_t start = 0;
+    for (std::size_t i = 0; i < lengths.size(); ++i) {
+      if (s.needs(static_cast<int>(i))) gx[i] = g.narrow(d, start, lengths[i]);
+      start += lengths[i];
+    }
+    return gx;
+  });
+}
+
+Tensor stack(const Tensors& xs, std::int64_t dim) {
+  if (xs.empty()) fail<ShapeError>({"stack: no tensors"});
+  Tensors r;
+  for (std::size_t i = 0; i < xs.size(); ++i) {
+    if (!(xs[i].sizes() == xs[0].sizes())) fail<ShapeError>({"stack: tensor ", i, " is ", xs[i].sizes(), ", the first ", xs[0].sizes()});
+    r.push_back(xs[i].unsqueeze(dim));
+  }
+  return concat(r, dim);
+}
+
+Tensors split(const Tensor& x, const Shape& sizes, std::int64_t dim) {
+  if (sizes.numel() >= 0 && [&] {
+        std::int64_t total = 0;
+        for (std::int64_t n : sizes) total += n;
+        return total;
+      }() != x.size(dim))
+    fail<ShapeError>({"split: parts ", sizes, " of dimension ", dim, ", which has ", x.size(dim)});
+  Tensors r;
+  std::int64_t at = 0;
+  for (std::int64_t n : sizes) {
+    r.push_back(x.narrow(dim, at, n));
+    at += n;
+  }
+  return r;
+}
+
+Tensors split(const Tensor& x, std::int64_t size, std::int64_t dim) {
+  if (size <= 0) fail<ShapeError>({"split: size is ", size, ", expected at least 1"});
+  const std::int64_t n = x.size(dim);
+  Tensors r;
+  for (std::int64_t at = 0; at < n || at == 0; at += size) r.push_back(x.narrow(dim, at, std::min(size, n - at)));
+  return r;
+}
+
+Tensors chunk(const Tensor& x, std::int64_t chunks, std::int64_t dim) {
+  if (chunks <= 0) fail<ShapeError>({"chunk: chunks is ", chunks, ", expected at least 1"});
+  return split(x, std::max<std::int64_t>(1, (x.size(dim) + chunks - 1) / chunks), dim);
+}
+
+Tensor pad(const Tensor& x, const Shape& pads, double value) {
+  if (pads.size() % 2 || pads.size() > 2 * x.dim()) fail<ShapeError>({"pad: ", pads, " for a tensor of ", x.dim(), " dimensions; expected {left, right} pairs from the last one"});
+  Shape sizes = x.sizes();
+  std::int64_t offset = 0;
+  Tensor inner = x;
+  for (int i = 0; i < pads.size() / 2; ++i) {
+    const int d = static_cast<int>(x.dim()) - 1 - i;
+    const std::int64_t left = pads[2 * i], right = pads[2 * i + 1];
+    if (sizes[d] + left + right < 0) fail<ShapeError>({"pad: ", pads, " leaves a negative size of ", x.sizes()});
+    sizes[d] += left + right;
+    if (left < 0 || right < 0) inner = inner.narrow(d, std::max<std::int64_t>(-left, 0), inner.size(d) + std::min<std::int64_t>(left, 0) + std::min<std::int64_t>(right, 0));
+  }
+  Tensor y = full(sizes, value, x.options());
+  for (int i = 0; i < pads.size() / 2; ++i) offset += std::max<std::int64_t>(pads[2 * i], 0) * y.strides()[static_cast<int>(x.dim()) - 1 - i];
+  Tensor part = detail::alias(y, inner.sizes(), y.strides(), offset);
+  run<kernels::copy>(y.device(), inner.in(), part.out());
+  Shape back = pads;
+  for (std::int64_t& p : back) p = -p;
+  return record("pad", y, {x}, {}, [back](const Saved&, const Tensor& g) -> Tensors { return {pad(g, back, 0)}; });
+}
+
+Tensor flip(const Tensor& x, const Shape& dims) {
+  Tensor y = x;
+  for (std::int64_t d : dims) {
+    const std::int64_t n = y.size(d);
+    Tensor index = empty({n}, kInt64);
+    for (std::int64_t i = 0; i < n; ++i) index.data<std::int64_t>()[i] = n - 1 - i;
+    y = index_select(y, d, index.to(x.device()));
+  }
+  return y;
+}
+
+Tensor roll(const Tensor& x, std::int64_t shift, std::int64_t dim) {
+  const std::int64_t n = x.size(dim);
+  if (n == 0) return x;
+  shift = ((shift % n) + n) % n;
+  if (!shift) return x;
+  return concat({x.narrow(dim, n - shift, shift), x.narrow(dim, 0, n - shift)}, dim);
+}
+
+Tensor repeat(const Tensor& x, const Shape& repeats) {
+  const int lead = repeats.size() - static_cast<int>(x.dim());
+  if (lead < 0) fail<ShapeError>({"repeat: ", repeats, " for a tensor of ", x.dim(), " dimensions"});
+  Tensor y = x;
+  for (int i = 0; i < lead; ++i) y = y.unsqueeze(0);
+  for (int i = 0; i < repeats.size(); ++i) {
+    if (repeats[i] < 0) fail<ShapeError>({"repeat: negative count in ", repeats});
+    if (repeats[i] == 1) continue;
+    Shape s = y.sizes();
+    s.insert(i, repeats[i]);
+    y = y.unsqueeze(i).expand(s).flatten(i, i + 1);
+  }
+  return y;
+}
+
+Tensor repeat_interleave(const Tensor& x, std::int64_t repeats, std::int64_t dim) {
+  const int d = wrap_dim(dim, x.dim(), "repeat_interleave");
+  if (repeats < 0) fail<ShapeError>({"repeat_interleave: repeats is ", repeats});
+  Shape s = x.sizes();
+  s.insert(d + 1, repeats);
+  return x.unsqueeze(d + 1).expand(s).flatten(d, d + 1);
+}
+
+namespace {
+
+// True where column - row <= diagonal.
+Tensor lower_mask(std::int64_t rows, std::int64_t columns, std::int64_t diagonal, const Device& device) {
+  const Tensor r = arange(0, static_cast<double>(rows)).to(device).unsqueeze(1), c = arange(0, static_cast<double>(columns)).to(device).unsqueeze(0);
+  return c - r <= static_cast<double>(diagonal);
+}
+void need_matrix(const char* who, const Tensor& x) {
+  if (x.dim() < 2) fail<ShapeError>({who, ": expected at least 2 dimensions, got ", x.sizes()});
+}
+
+}  // namespace
+
+Tensor tril(const Tensor& x, std::int64_t diagonal) {
+  need_matrix("tril", x);
+  return where(lower_mask(x.size(-2), x.size(-1), diagonal, x.device()), x, 0.0);
+}
+Tensor triu(const Tensor& x, std::int64_t diagonal) {
+  need_matrix("triu", x);
+  return where(lower_mask(x.size(-2), x.size(-1), diagonal - 1, x.device()), 0.0, x);
+}
+
+Tensor one_hot(const Tensor& index, std::int64_t classes) {
+  need_int64("one_hot", "the index", index);
+  Shape s = index.sizes();
+  s.push_back(classes);
+  return scatter(zeros(s, index.options()), -1, index.unsqueeze(-1), ones(index.unsqueeze(-1).sizes(), index.options()));
+}
+
+// --- indexing
+
+namespace {
+
+void check_gather(const char* who, const Tensor& x, int d, const Tensor& index) {
+  need_int64(who, "the index", index);
+  same_device(who, x, index);
+  bool fits = index.dim() == x.dim();
+  for (int i = 0; fits && i < x.dim(); ++i) fits = i == d || index.sizes()[i] <= x.sizes()[i];
+  if (!fits) fail<ShapeError>({who, ": the index is ", index.sizes(), " for a tensor ", x.sizes(), " along dimension ", d});
+}
+
+Tensor scattered(const char* who, const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src_, bool add) {
+  const int d = wrap_dim(dim, x.dim(), who);
+  check_gather(who, x, d, index);
+  const Tensor src = src_.to(x.dtype());
+  if (!(src.sizes() == index.sizes())) fail<ShapeError>({who, ": src is ", src.sizes(), ", the index ", index.sizes()});
+  Tensor y = x.detach().clone();
+  run<kernels::scatter>(x.device(), index.in(), src.in(), d, add, y.out());
+  return record(who, y, {x, src}, {index}, [d, add](const Saved& s, const Tensor& g) -> Tensors {
+    const Tensor i = s[0];
+    return {add || !s.needs(0) ? g : scatter(g, d, i, zeros(i.sizes(), g.options())), s.needs(1) ? gather(g, d, i) : Tensor()};
+  });
+}
+
+}  // namespace
+
+Tensor gather(const Tensor& x, std::int64_t dim, const Tensor& index) {
+  const int d = wrap_dim(dim, x.dim(), "gather");
+  check_gather("gather", x, d, index);
+  Tensor y = empty(index.sizes(), x.options());
+  run<kernels::gather>(x.device(), x.in(), d, index.in(), y.out());
+  return record("gather", y, {x}, {index}, [d, sizes = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+    return {scatter_add(zeros(sizes, g.options()), d, s[0], g)};
+  });
+}
+
+Tensor scatter(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src) { return scattered("scatter", x, dim, index, src, false); }
+Tensor scatter_add(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src) { return scattered("scatter_add", x, dim, index, src, true); }
+
+Tensor index_select(const Tensor& x, std::int64_t dim, const Tensor& index) {
+  const int d = wrap_dim(dim, x.dim(), "index_select");
+  need_int64("index_select", "the index", index);
+  same_device("index_select", x, index);
+  if (index.dim() != 1 || x.dim() == 0) fail<ShapeError>({"index_select: the index is ", index.sizes(), ", expected [n], for a tensor ", x.sizes()});
+  Shape s = x.sizes();
+  s[d] = index.numel();
+  Tensor y = empty(s, x.options());
+  run<kernels::index_select>(x.device(), x.in(), d, index.in(), y.out());
+  return record("index_select", y, {x}, {index}, [d, sizes = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+    return {index_add(zeros(sizes, g.options()), d, s[0], g)};
+  });
+}
+
+Tensor index_add(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src_) {
+  const int d = wrap_dim(dim, x.dim(), "index_add");
+  need_int64("index_add", "the index", index);
+  same_device("index_add", x, index);
+  const Tensor src = src_.to(x.dtype());
+  Shape want = x.sizes();
+  if (want.size()) want[d] = index.numel();
+  if (index.dim() != 1 || !(src.sizes() == want)) fail<ShapeError>({"index_add: src is ", src.sizes(), ", expected ", want, " for index ", index.sizes()});
+  Tensor y = x.detach().clone();
+  run<kernels::index_add>(x.device(), index.in(), src.in(), d, y.out());
+  return record("index_add", y, {x, src}, {index}, [d](const Saved& s, const Tensor& g) -> Tensors {
+    return {g, s.needs(1) ? index_select(g, d, s[0]) : Tensor()};
+  });
+}
+
+Tensor nonzero(const Tensor& x) {
+  const Tensor flat = x.detach().contiguous();
+  Tensor all = empty({flat.numel()}, {kInt64, x.device()});
+  std::int64_t count = 0;
+  run<kernels::nonzero>(x.device(), flat.in(), all.out(), &count);
+  Tensor positions = all.narrow(0, 0, count).to(kCPU), out = empty({count, x.dim()}, kInt64);
+  for (std::int64_t i = 0; i < count; ++i) {
+    std::int64_t p = positions.data<std::int64_t>()[i];
+    for (int d = static_cast<int>(x.dim()) - 1; d >= 0; --d) {
+      out.data<std::int64_t>()[i * x.dim() + d] = p % x.sizes()[d];
+      p /= x.sizes()[d];
+    }
+  }
+  return out.to(x.device());
+}
+
+Tensor masked_select(const Tensor& x, const Tensor& mask) {
+  if (mask.dtype() != kBool) fail<DTypeError>({"masked_select: the mask is ", mask.dtype(), ", expected bool"});
+  const Shape sizes = broadcast_shapes(x.sizes(), mask.sizes(), "masked_select");
+  const Tensor m = mask.detach().expand(sizes).contiguous();
+  Tensor all = empty({m.numel()}, {kInt64, x.device()});
+  std::int64_t count = 0;
+  run<kernels::nonzero>(x.device(), m.in(), all.out(), &count);
+  return index_select(x.expand(sizes).reshape({-1}), 0, all.narrow(0, 0, count));
+}
+
+Tensor embedding(const Tensor& weight, const Tensor& ids, std::int64_t padding_idx) {
+  need_int64("embedding", "ids", ids);
+  same_device("embedding", weight, ids);
+  if (weight.dim() != 2) fail<ShapeError>({"embedding: weight is ", weight.sizes(), ", expected [num_embeddings, embedding_dim]"});
+  const Tensor flat = ids.detach().contiguous().reshape({-1});
+  const std::int64_t rows = weight.size(0), width = weight.size(1);
+  Shape sizes = ids.sizes();
+  sizes.push_back(width);
+  Tensor y = empty(sizes, weight.options());
+  run<kernels::index_select>(weight.device(), weight.in(), 0, flat.in(), y.view({flat.numel(), width}).out());
+  return record("embedding", y, {weight}, {flat}, [rows, width, padding_idx](const Saved& s, const Tensor& g) -> Tensors {
+    Tensor gw = index_add(zeros({rows, width}, g.options()), 0, s[0], g.reshape({-1, width}));
+    if (padding_idx >= 0) {
+      const Tensor keep = ones({rows, 1}, g.options());
+      keep.select(0, padding_idx).zero_();
+      gw = gw * keep;
+    }
+    return {gw};
+  });
+}
+
+}  // namespace dropin
