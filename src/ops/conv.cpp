@@ -1,0 +1,205 @@
+#include "dropin/ops/conv.h"
+
+#include <limits>
+
+#include "dropin/ops/matmul.h"
+#include "dropin/ops/reduce.h"
+#include "dropin/ops/shape.h"
+#include "kernels/conv/kernel.h"
+#include "kernels/pool/kernel.h"
+#include "ops/common.h"
+
+namespace dropin {
+
+using ops_detail::need_floating;
+using ops_detail::prepared;
+
+namespace {
+
+kernels::ConvGeometry geometry(const ConvParams& p) {
+  kernels::ConvGeometry g;
+  for (int i = 0; i < 2; ++i) {
+    g.stride[i] = p.stride[static_cast<std::size_t>(i)];
+    g.dilation[i] = p.dilation[static_cast<std::size_t>(i)];
+    g.pad_begin[i] = p.pad_begin[static_cast<std::size_t>(i)];
+    g.pad_end[i] = p.pad_end[static_cast<std::size_t>(i)];
+  }
+  g.groups = p.groups;
+  return g;
+}
+
+// The gradients of a convolution are convolutions too; each is a recorded op so that second derivatives exist.
+Tensor conv_input_gradient(const Tensor& gy, const Tensor& w, const Shape& x_sizes, const ConvParams& p);
+Tensor conv_weight_gradient(const Tensor& gy, const Tensor& x, const Shape& w_sizes, const ConvParams& p);
+
+Tensor conv_op(const Tensor& x, const Tensor& w, const Tensor& bias, const Shape& y_sizes, const ConvParams& p) {
+  Tensor y = empty(y_sizes, x.options());
+  run<kernels::conv2d_forward>(x.device(), x.in(), w.in(), bias.in(), geometry(p), y.out());
+  return record("conv2d", y, {x, w, bias}, {w.requires_grad() ? x : Tensor(), x.requires_grad() ? w : Tensor()},
+                [p, sx = x.sizes(), sw = w.sizes()](const Saved& s, const Tensor& g_) -> Tensors {
+                  const Tensor g = g_.contiguous();
+                  Tensor gx, gw, gb;
+                  if (s.needs(0)) gx = conv_input_gradient(g, s[1], sx, p);
+                  if (s.needs(1) && s.needs(2) && !grad_enabled()) {  // the bias comes along for free
+                    gw = empty(sw, g.options());
+                    gb = empty({sw[0]}, g.options());
+                    run<kernels::conv2d_backward_weight>(g.device(), g.in(), s[0].in(), geometry(p), gw.out(), gb.out());
+                  } else {
+                    if (s.needs(1)) gw = conv_weight_gradient(g, s[0], sw, p);
+                    if (s.needs(2)) gb = sum(g, {0, 2, 3});
+                  }
+                  return {gx, gw, gb};
+                });
+}
+
+Tensor conv_input_gradient(const Tensor& gy, const Tensor& w, const Shape& x_sizes, const ConvParams& p) {
+  Tensor gx = empty(x_sizes, gy.options());
+  run<kernels::conv2d_backward_input>(gy.device(), gy.in(), w.in(), geometry(p), gx.out());
+  return record("conv2d_input_gradient", gx, {gy, w}, {gy, w}, [p](const Saved& s, const Tensor& g_) -> Tensors {
+    const Tensor g = g_.contiguous(), gy = s[0], w = s[1];
+    return {s.needs(0) ? conv_op(g, w, {}, gy.sizes(), p) : Tensor(), s.needs(1) ? conv_weight_gradient(gy, g, w.sizes(), p) : Tensor()};
+  });
+}
+
+Tensor conv_weight_gradient(const Tensor& gy, const Tensor& x, const Shape& w_sizes, const ConvParams& p) {
+  Tensor gw = empty(w_sizes, gy.options());
+  run<kernels::conv2d_backward_weight>(gy.device(), gy.in(), x.in(), geometry(p), gw.out(), abi::TensorOut{});
+  return record("conv2d_weight_gradient", gw, {gy, x}, {gy, x}, [p](const Saved& s, const Tensor& g_) -> Tensors {
+    const Tensor g = g_.contiguous(), gy = s[0], x = s[1];
+    return {s.needs(0) ? conv_op(x, g, {}, gy.sizes(), p) : Tensor(), s.needs(1) ? conv_input_gradient(gy, g, x.sizes(), p) : Tensor()};
+  });
+}
+
+}  // namespace
+
+Tensor conv2d(const Tensor& x_, const Tensor& w_, const Tensor& bias_, const ConvParams& p) {
+  need_floating("conv2d", x_);
+  if (x_.dim() != 4) fail<ShapeError>({"conv2d: x is ", x_.sizes(), ", expected [B, C, H, W]"});
+  if (w_.dim() != 4) fail<ShapeError>({"conv2d: weight is ", w_.sizes(), ", expected [O, C / groups, kh, kw]"});
+  const std::int64_t c = x_.size(1), o = w_.size(0);
+  if (p.groups <= 0 || c % p.groups || o % p.groups) fail<OptionError>({"conv2d: ", c, " input and ", o, " output channels are not divisible by groups ", p.groups});
+  if (w_.size(1) != c / p.groups) fail<ShapeError>({"conv2d: weight is ", w_.sizes(), ", expected [O, ", c / p.groups, ", kh, kw] because x has ", c, " channels in ", p.groups, " groups"});
+  if (bias_.defined() && !(bias_.sizes() == Shape{o})) fail<ShapeError>({"conv2d: bias is ", bias_.sizes(), ", expected [", o, "]"});
+  ops_detail::same_device("conv2d", x_, w_);
+  Shape y_sizes{x_.size(0), o, 0, 0};
+  for (std::size_t i = 0; i < 2; ++i) {
+    if (p.stride[i] <= 0 || p.dilation[i] <= 0 || p.pad_begin[i] < 0 || p.pad_end[i] < 0 || w_.size(static_cast<int>(i) + 2) <= 0)
+      fail<OptionError>({"conv2d: kernel size, stride and dilation must be positive and padding not negative"});
+    const std::int64_t room = x_.size(static_cast<int>(i) + 2) + p.pad_begin[i] + p.pad_end[i], reach = p.dilation[i] * (w_.size(static_cast<int>(i) + 2) - 1) + 1;
+    if (room < reach) fail<ShapeError>({"conv2d: x is ", x_.sizes(), ": the padded size ", room, " is smaller than the kernel's reach ", reach, " (empty output)"});
+    y_sizes[static_cast<int>(i) + 2] = (room - reach) / p.stride[i] + 1;
+  }
+  const Tensor x = prepared(x_);
+  auto like_x = [&](const Tensor& t) { return t.defined() ? t.to(x.dtype()).contiguous() : t; };
+  return conv_op(x, like_x(w_), like_x(bias_), y_sizes, p).to(x_.dtype());
+}
+
+Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, std::int64_t stride, std::int64_t pad_begin, std::int64_t pad_end, std::int64_t dilation,
+              std::int64_t groups) {
+  if (x.dim() != 3) fail<ShapeError>({"conv1d: x is ", x.sizes(), ", expected [B, C, L]"});
+  if (w.dim() != 3) fail<ShapeError>({"conv1d: weight is ", w.sizes(), ", expected [O, C / groups, k]"});
+  return conv2d(x.unsqueeze(2), w.unsqueeze(2), bias, {.stride = {1, stride}, .pad_begin = {0, pad_begin}, .pad_end = {0, pad_end}, .dilation = {1, dilation}, .groups = groups})
+      .squeeze(2);
+}
+
+Pair same_padding(std::int64_t kernel, std::int64_t dilation) {
+  const std::int64_t total = dilation * (kernel - 1);
+  return {total / 2, total - total / 2};
+}
+Pair tf_same_padding(std::int64_t n, std::int64_t kernel, std::int64_t stride, std::int64_t dilation) {
+  const std::int64_t out = (n + stride - 1) / stride, total = std::max<std::int64_t>((out - 1) * stride + dilation * (kernel - 1) + 1 - n, 0);
+  return {total / 2, total - total / 2};
+}
+
+// --- pooling
+
+namespace {
+
+kernels::PoolGeometry geometry(const PoolParams& p) {
+  kernels::PoolGeometry g;
+  for (int i = 0; i < 2; ++i) {
+    g.kernel[i] = p.kernel[static_cast<std::size_t>(i)];
+    g.stride[i] = p.stride[static_cast<std::size_t>(i)];
+    g.padding[i] = p.padding[static_cast<std::size_t>(i)];
+    g.dilation[i] = p.dilation[static_cast<std::size_t>(i)];
+  }
+  g.count_include_pad = p.count_include_pad;
+  g.divisor_override = p.divisor_override;
+  return g;
+}
+
+Shape pooled_sizes(const char* who, const Tensor& x, const PoolParams& p) {
+  need_floating(who, x);
+  if (x.dim() != 4) fail<ShapeError>({who, ": x is ", x.sizes(), ", expected [B, C, H, W]"});
+  Shape y = x.sizes();
+  for (std::size_t i = 0; i < 2; ++i) {
+    const int d = static_cast<int>(i) + 2;
+    if (p.kernel[i] <= 0 || p.stride[i] <= 0 || p.dilation[i] <= 0 || p.padding[i] < 0) fail<OptionError>({who, ": kernel size, stride and dilation must be positive and padding not negative"});
+    if (p.padding[i] > p.kernel[i] / 2) fail<OptionError>({who, ": padding ", p.padding[i], " is more than half of the kernel size ", p.kernel[i]});
+    const std::int64_t span = x.size(d) + 2 * p.padding[i] - p.dilation[i] * (p.kernel[i] - 1) - 1;
+    if (span < 0) fail<ShapeError>({who, ": x is ", x.sizes(), ": smaller than the kernel (empty output)"});
+    std::int64_t n = (p.ceil_mode ? (span + p.stride[i] - 1) / p.stride[i] : span / p.stride[i]) + 1;
+    if (p.ceil_mode && (n - 1) * p.stride[i] >= x.size(d) + p.padding[i]) --n;  // the last window must start inside
+    y[d] = n;
+  }
+  return y;
+}
+
+}  // namespace
+
+Tensor max_pool2d(const Tensor& x_, const PoolParams& p) {
+  const Shape sizes = pooled_sizes("max_pool2d", x_, p);
+  const Tensor x = prepared(x_);
+  Tensor y = empty(sizes, x.options()), index = empty(sizes, {kInt64, x.device()});
+  run<kernels::max_pool2d_forward>(x.device(), x.in(), geometry(p), y.out(), index.out());
+  return record("max_pool2d", y, {x}, {index}, [sx = x.sizes()](const Saved& s, const Tensor& g_) -> Tensors {
+    const Tensor g = g_.contiguous(), index = s[0];
+    auto flat = [](const Shape& z) { return Shape{z[0], z[1], z[2] * z[3]}; };
+    if (grad_enabled()) return {scatter_add(zeros(flat(sx), g.options()), 2, index.reshape(flat(index.sizes())), g.reshape(flat(g.sizes()))).reshape(sx)};
+    Tensor gx = empty(sx, g.options());
+    run<kernels::max_pool2d_backward>(g.device(), g.in(), index.in(), gx.out());
+    return {gx};
+  }).to(x_.dtype());
+}
+
+namespace {
+
+// Average pooling is linear, so the gradient of its gradient is itself.
+Tensor avg_pool_gradient(const Tensor& g_, const PoolParams& p, const Shape& sx) {
+  const Tensor g = g_.contiguous();
+  Tensor gx = empty(sx, g.options());
+  run<kernels::avg_pool2d_backward>(g.device(), g.in(), geometry(p), gx.out());
+  return record("avg_pool2d_gradient", gx, {g}, {}, [p](const Saved&, const Tensor& gg) -> Tensors { return {avg_pool2d(gg, p)}; });
+}
+Tensor adaptive_gradient(const Tensor& g_, const Shape& sx) {
+  const Tensor g = g_.contiguous();
+  Tensor gx = empty(sx, g.options());
+  run<kernels::adaptive_avg_pool2d_backward>(g.device(), g.in(), gx.out());
+  return record("adaptive_avg_pool2d_gradient", gx, {g}, {}, [size = Pair{g.size(2), g.size(3)}](const Saved&, const Tensor& gg) -> Tensors {
+    return {adaptive_avg_pool2d(gg, size)};
+  });
+}
+
+}  // namespace
+
+Tensor avg_pool2d(const Tensor& x_, const PoolParams& p) {
+  if (p.dilation != Pair{1, 1}) fail<OptionError>({"avg_pool2d: dilation is not an option of average pooling"});
+  const Shape sizes = pooled_sizes("avg_pool2d", x_, p);
+  const Tensor x = prepared(x_);
+  Tensor y = empty(sizes, x.options());
+  run<kernels::avg_pool2d_forward>(x.device(), x.in(), geometry(p), y.out());
+  return record("avg_pool2d", y, {x}, {}, [p, sx = x.sizes()](const Saved&, const Tensor& g) -> Tensors { return {avg_pool_gradient(g, p, sx)}; }).to(x_.dtype());
+}
+
+Tensor adaptive_avg_pool2d(const Tensor& x_, const Pair& size) {
+  need_floating("adaptive_avg_pool2d", x_);
+  if (x_.dim() != 4) fail<ShapeError>({"adaptive_avg_pool2d: x is ", x_.sizes(), ", expected [B, C, H, W]"});
+  if (size[0] <= 0 || size[1] <= 0) fail<OptionError>({"adaptive_avg_pool2d: output size ", size[0], " x ", size[1], ", expected positive sizes"});
+  if (x_.size(2) == 0 || x_.size(3) == 0) fail<ShapeError>({"adaptive_avg_pool2d: x is ", x_.sizes(), ": no pixels"});
+  const Tensor x = prepared(x_);
+  Tensor y = empty({x.size(0), x.size(1), size[0], size[1]}, x.options());
+  run<kernels::adaptive_avg_pool2d_forward>(x.device(), x.in(), y.out());
+  return record("adaptive_avg_pool2d", y, {x}, {}, [sx = x.sizes()](const Saved&, const Tensor& g) -> Tensors { return {adaptive_gradient(g, sx)}; }).to(x_.dtype());
+}
+
+}  // namespace dropin
