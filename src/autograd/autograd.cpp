@@ -82,6 +82,18 @@ void Tensor::set_grad(Tensor g) const {
   make_meta(*this).grad = std::move(g);
 }
 Tensor Tensor::detach() const { return detail::alias(*this, sizes(), strides(), storage_offset()); }
+void Tensor::set_data(const Tensor& t) const {
+  TensorImpl& me = get();
+  const TensorImpl& other = t.get();
+  if (!is_leaf()) fail<AutogradError>({"set_data: only a leaf's data can be replaced"});
+  me.storage = other.storage;
+  me.offset = other.offset;
+  me.sizes = other.sizes;
+  me.strides = other.strides;
+  me.dtype = other.dtype;
+  me.numel = other.numel;
+  if (me.tape) meta(*this)->grad = {};
+}
 void Tensor::backward(const Tensor& gradient, bool retain_graph, bool create_graph) const {
   dropin::backward({*this}, gradient.defined() ? Tensors{gradient} : Tensors{}, retain_graph, create_graph);
 }

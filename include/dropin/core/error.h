@@ -22,6 +22,7 @@ class OptionError : public Error { using Error::Error; };       ///< unknown nam
 class IndexError : public Error { using Error::Error; };        ///< index or dimension out of range
 class FileError : public Error { using Error::Error; };         ///< missing, malformed or unwritable file
 class AutogradError : public Error { using Error::Error; };     ///< misuse of the tape
+class StateError : public Error { using Error::Error; };        ///< a state_dict that does not fit
 class OutOfMemoryError : public Error { using Error::Error; };  ///< the allocator failed; the library still works
 
 /// One piece of a message.

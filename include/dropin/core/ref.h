@@ -42,6 +42,25 @@ template <class T> class Ref {
   T* p_ = nullptr;
 };
 
+/// Sole owner of a heap object; moves, never copies.
+template <class T> class Box {
+ public:
+  Box() = default;
+  explicit Box(T* p) : p_(p) {}
+  Box(Box&& o) noexcept : p_(std::exchange(o.p_, nullptr)) {}
+  template <class U> Box(Box<U>&& o) noexcept : p_(o.release()) {}
+  Box& operator=(Box o) noexcept { std::swap(p_, o.p_); return *this; }
+  ~Box() { delete p_; }
+  T* get() const { return p_; }
+  T* release() { return std::exchange(p_, nullptr); }
+  T* operator->() const { return p_; }
+  T& operator*() const { return *p_; }
+  explicit operator bool() const { return p_ != nullptr; }
+
+ private:
+  T* p_ = nullptr;
+};
+
 template <class T, class... A> Ref<T> make_ref(A&&... a) { return Ref<T>(new T(std::forward<A>(a)...)); }
 
 }  // namespace dropin

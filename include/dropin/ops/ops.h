@@ -1,5 +1,6 @@
 // Every operation.
 #pragma once
+#include "dropin/ops/attention.h"
 #include "dropin/ops/conv.h"
 #include "dropin/ops/elementwise.h"
 #include "dropin/ops/linalg.h"

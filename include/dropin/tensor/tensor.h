@@ -101,6 +101,9 @@ class Tensor {
   /// The same data, off the tape.
   Tensor detach() const;
 
+  /// Replaces data, shape, dtype and device of this handle (and of all its copies) by another tensor's; the gradient is dropped.
+  void set_data(const Tensor& t) const;
+
   // --- views (differentiable; share data)
   Tensor slice(std::int64_t dim, std::int64_t start = 0, std::int64_t end = kEnd, std::int64_t step = 1) const;
   Tensor narrow(std::int64_t dim, std::int64_t start, std::int64_t length) const;

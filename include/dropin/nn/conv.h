@@ -1,0 +1,195 @@
+// Convolution and pooling layers, PyTorch's names and semantics.
+#pragma once
+#include "dropin/nn/families.h"
+#include "dropin/nn/init.h"
+
+namespace dropin {
+
+struct Conv2dOptions {
+  std::int64_t in_channels = 0, out_channels = 0;  ///< required
+  Size2 kernel_size = 0;                           ///< required
+  Size2 stride = 1;
+  Padding padding = 0;
+  Size2 dilation = 1;
+  std::int64_t groups = 1;
+  bool bias = true;
+  static void fields(auto&& f) {
+    using O = Conv2dOptions;
+    f("in_channels", &O::in_channels, "channels of the input; required");
+    f("out_channels", &O::out_channels, "channels of the output; required");
+    f("kernel_size", &O::kernel_size, "required");
+    f("stride", &O::stride, "step between windows");
+    f("padding", &O::padding, "zeros on each side, \"same\" (stride 1) or \"tf_same\" (any stride, the odd cell on the right)");
+    f("dilation", &O::dilation, "step within a window");
+    f("groups", &O::groups, "groups of channels that do not mix");
+    f("bias", &O::bias, "adds a learnable bias");
+  }
+};
+
+namespace detail {
+/// Checks convolution options and turns padding into numbers for an input of h x w.
+void check_conv(std::string_view who, const Conv2dOptions& o);
+ConvParams conv_params(const Conv2dOptions& o, std::int64_t h, std::int64_t w);
+}  // namespace detail
+
+/// Cross-correlation of x [B, C, H, W] with weight [O, C/groups, kh, kw]. torch.nn.Conv2d.
+class Conv2d : public Component<Conv2d, Conv2dOptions, ImageMixer> {
+ public:
+  static constexpr const char* kSummary = "two-dimensional convolution";
+  explicit Conv2d(const Conv2dOptions& o) : Component(o) {
+    detail::check_conv(who(), o);
+    const std::int64_t fan_in = o.in_channels / o.groups * o.kernel_size.h * o.kernel_size.w;
+    weight_ = &parameter("weight", init::default_uniform({o.out_channels, o.in_channels / o.groups, o.kernel_size.h, o.kernel_size.w}, fan_in));
+    bias_ = &parameter("bias", o.bias ? init::default_uniform({o.out_channels}, fan_in) : Tensor());
+  }
+  Tensor forward(const Tensor& x) override {
+    DROPIN_CHECK(x.dim() == 4 && x.size(1) == options_.in_channels, ShapeError, who(), ": x is ", x.sizes(), ", expected [B, ", options_.in_channels, ", H, W]");
+    return conv2d(x, *weight_, *bias_, detail::conv_params(options_, x.size(2), x.size(3)));
+  }
+
+ private:
+  Tensor *weight_, *bias_;
+};
+
+struct DepthwiseConv2dOptions {
+  std::int64_t channels = 0;  ///< required
+  Size2 kernel_size = 0;      ///< required
+  std::int64_t multiplier = 1;
+  Size2 stride = 1;
+  Padding padding = 0;
+  Size2 dilation = 1;
+  bool bias = true;
+  static void fields(auto&& f) {
+    using O = DepthwiseConv2dOptions;
+    f("channels", &O::channels, "channels of the input; required");
+    f("kernel_size", &O::kernel_size, "required");
+    f("multiplier", &O::multiplier, "output channels per input channel");
+    f("stride", &O::stride, "step between windows");
+    f("padding", &O::padding, "zeros on each side, \"same\" or \"tf_same\"");
+    f("dilation", &O::dilation, "step within a window");
+    f("bias", &O::bias, "adds a learnable bias");
+  }
+};
+/// One filter (or `multiplier` of them) per channel: Conv2d with groups = channels. weight [C * multiplier, 1, kh, kw].
+class DepthwiseConv2d : public Component<DepthwiseConv2d, DepthwiseConv2dOptions, ImageMixer> {
+ public:
+  static constexpr const char* kSummary = "one convolution filter per channel";
+  explicit DepthwiseConv2d(const DepthwiseConv2dOptions& o) : Component(o) {
+    DROPIN_CHECK(o.channels > 0 && o.multiplier > 0, OptionError, who(), ": channels ", o.channels, " and multiplier ", o.multiplier, " must be positive");
+    conv_ = {.in_channels = o.channels, .out_channels = o.channels * o.multiplier, .kernel_size = o.kernel_size, .stride = o.stride, .padding = o.padding,
+             .dilation = o.dilation, .groups = o.channels, .bias = o.bias};
+    detail::check_conv(who(), conv_);
+    const std::int64_t fan_in = o.kernel_size.h * o.kernel_size.w;
+    weight_ = &parameter("weight", init::default_uniform({conv_.out_channels, 1, o.kernel_size.h, o.kernel_size.w}, fan_in));
+    bias_ = &parameter("bias", o.bias ? init::default_uniform({conv_.out_channels}, fan_in) : Tensor());
+  }
+  Tensor forward(const Tensor& x) override {
+    DROPIN_CHECK(x.dim() == 4 && x.size(1) == options_.channels, ShapeError, who(), ": x is ", x.sizes(), ", expected [B, ", options_.channels, ", H, W]");
+    return conv2d(x, *weight_, *bias_, detail::conv_params(conv_, x.size(2), x.size(3)));
+  }
+
+ private:
+  Conv2dOptions conv_;
+  Tensor *weight_, *bias_;
+};
+
+struct Conv1dOptions {
+  std::int64_t in_channels = 0, out_channels = 0;  ///< required
+  std::int64_t kernel_size = 0;                    ///< required
+  std::int64_t stride = 1;
+  Json padding = Json(0);
+  std::int64_t dilation = 1;
+  std::int64_t groups = 1;
+  bool bias = true;
+  static void fields(auto&& f) {
+    using O = Conv1dOptions;
+    f("in_channels", &O::in_channels, "channels of the input; required");
+    f("out_channels", &O::out_channels, "channels of the output; required");
+    f("kernel_size", &O::kernel_size, "required");
+    f("stride", &O::stride, "step between windows");
+    f("padding", &O::padding, "zeros on each side, or \"same\" (stride 1)");
+    f("dilation", &O::dilation, "step within a window");
+    f("groups", &O::groups, "groups of channels that do not mix");
+    f("bias", &O::bias, "adds a learnable bias");
+  }
+};
+/// Cross-correlation of x [B, C, L] with weight [O, C/groups, k]. torch.nn.Conv1d.
+class Conv1d : public Component<Conv1d, Conv1dOptions, ImageMixer> {
+ public:
+  static constexpr const char* kSummary = "one-dimensional convolution";
+  explicit Conv1d(const Conv1dOptions& o);
+  Tensor forward(const Tensor& x) override;
+
+ private:
+  Conv2dOptions conv_;
+  Tensor *weight_, *bias_;
+};
+
+struct MaxPool2dOptions {
+  Size2 kernel_size = 0;  ///< required
+  std::optional<Size2> stride = std::nullopt;
+  Size2 padding = 0;
+  Size2 dilation = 1;
+  bool ceil_mode = false;
+  static void fields(auto&& f) {
+    using O = MaxPool2dOptions;
+    f("kernel_size", &O::kernel_size, "required");
+    f("stride", &O::stride, "null: the kernel size");
+    f("padding", &O::padding, "cells of -inf on each side, at most half the kernel");
+    f("dilation", &O::dilation, "step within a window");
+    f("ceil_mode", &O::ceil_mode, "keeps a last, partial window");
+  }
+};
+/// Greatest value of each window, x [B, C, H, W]. torch.nn.MaxPool2d.
+class MaxPool2d : public Component<MaxPool2d, MaxPool2dOptions, Layer> {
+ public:
+  static constexpr const char* kSummary = "greatest value of each window";
+  explicit MaxPool2d(const MaxPool2dOptions& o);
+  Tensor forward(const Tensor& x) override { return max_pool2d(x, params_); }
+
+ private:
+  PoolParams params_;
+};
+
+struct AvgPool2dOptions {
+  Size2 kernel_size = 0;  ///< required
+  std::optional<Size2> stride = std::nullopt;
+  Size2 padding = 0;
+  bool ceil_mode = false, count_include_pad = true;
+  std::int64_t divisor_override = 0;
+  static void fields(auto&& f) {
+    using O = AvgPool2dOptions;
+    f("kernel_size", &O::kernel_size, "required");
+    f("stride", &O::stride, "null: the kernel size");
+    f("padding", &O::padding, "zeros on each side, at most half the kernel");
+    f("ceil_mode", &O::ceil_mode, "keeps a last, partial window");
+    f("count_include_pad", &O::count_include_pad, "padding counts in the divisor");
+    f("divisor_override", &O::divisor_override, "divides by this instead; 0: off");
+  }
+};
+/// Mean of each window, x [B, C, H, W]. torch.nn.AvgPool2d.
+class AvgPool2d : public Component<AvgPool2d, AvgPool2dOptions, Layer> {
+ public:
+  static constexpr const char* kSummary = "mean of each window";
+  explicit AvgPool2d(const AvgPool2dOptions& o);
+  Tensor forward(const Tensor& x) override { return avg_pool2d(x, params_); }
+
+ private:
+  PoolParams params_;
+};
+
+struct AdaptiveAvgPool2dOptions {
+  Size2 output_size = 0;  ///< required
+  static void fields(auto&& f) { f("output_size", &AdaptiveAvgPool2dOptions::output_size, "size of the output; required"); }
+};
+/// Mean over windows that divide the image into output_size cells. torch.nn.AdaptiveAvgPool2d.
+class AdaptiveAvgPool2d : public Component<AdaptiveAvgPool2d, AdaptiveAvgPool2dOptions, Layer> {
+ public:
+  static constexpr const char* kSummary = "mean of each cell of a grid";
+  explicit AdaptiveAvgPool2d(const AdaptiveAvgPool2dOptions& o) : Component(o) {
+    DROPIN_CHECK(o.output_size.h > 0 && o.output_size.w > 0, OptionError, who(), ": output_size must be positive");
+  }
+  Tensor forward(const Tensor& x) override { return adaptive_avg_pool2d(x, options_.output_size.pair()); }
+};
+
+}  // namespace dropin

@@ -1,0 +1,58 @@
+// Embedding and Dropout.
+#pragma once
+#include "dropin/nn/families.h"
+#include "dropin/nn/init.h"
+
+namespace dropin {
+
+struct EmbeddingOptions {
+  std::int64_t num_embeddings = 0, embedding_dim = 0;  ///< required
+  std::optional<std::int64_t> padding_idx = std::nullopt;
+  static void fields(auto&& f) {
+    using O = EmbeddingOptions;
+    f("num_embeddings", &O::num_embeddings, "rows of the table; required");
+    f("embedding_dim", &O::embedding_dim, "width of a row; required");
+    f("padding_idx", &O::padding_idx, "a row that starts at 0 and receives no gradient");
+  }
+};
+/// A table of rows: int64 ids [*] -> [*, embedding_dim]. torch.nn.Embedding; initial values N(0, 1).
+class Embedding : public Component<Embedding, EmbeddingOptions, TokenEmbedding> {
+ public:
+  static constexpr const char* kSummary = "a learnable row per id";
+  explicit Embedding(const EmbeddingOptions& o) : Component(o) {
+    DROPIN_CHECK(o.num_embeddings > 0 && o.embedding_dim > 0, OptionError, who(), ": num_embeddings ", o.num_embeddings, " and embedding_dim ", o.embedding_dim, " must be positive");
+    Tensor w = init::normal({o.num_embeddings, o.embedding_dim}, 1);
+    if (o.padding_idx) {
+      DROPIN_CHECK(*o.padding_idx >= -o.num_embeddings && *o.padding_idx < o.num_embeddings, OptionError, who(), ": padding_idx ", *o.padding_idx, " is not one of ",
+                   o.num_embeddings, " rows");
+      padding_ = *o.padding_idx < 0 ? *o.padding_idx + o.num_embeddings : *o.padding_idx;
+      w.select(0, padding_).zero_();
+    }
+    weight_ = &parameter("weight", w);
+  }
+  Tensor forward(const Tensor& ids) override {
+    DROPIN_CHECK(ids.dtype() == kInt64, DTypeError, who(), ": ids are ", ids.dtype(), ", expected int64");
+    return embedding(*weight_, ids, padding_);
+  }
+  Tensor& weight() const { return *weight_; }
+
+ private:
+  Tensor* weight_;
+  std::int64_t padding_ = -1;
+};
+
+struct DropoutOptions {
+  double p = 0.5;
+  static void fields(auto&& f) { f("p", &DropoutOptions::p, "probability of a zero"); }
+};
+/// Zeroes elements with probability p when training, and scales the rest by 1 / (1 - p).
+class Dropout : public Component<Dropout, DropoutOptions, Layer> {
+ public:
+  static constexpr const char* kSummary = "random zeros while training";
+  explicit Dropout(const DropoutOptions& o = {}) : Component(o) {
+    DROPIN_CHECK(o.p >= 0 && o.p <= 1, OptionError, who(), ": p is ", o.p, ", expected 0 to 1");
+  }
+  Tensor forward(const Tensor& x) override { return dropout(x, options_.p, is_training()); }
+};
+
+}  // namespace dropin

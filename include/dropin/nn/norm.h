@@ -1,0 +1,141 @@
+// Normalisation layers, PyTorch's names and buffers.
+#pragma once
+#include "dropin/nn/families.h"
+
+namespace dropin {
+
+struct LayerNormOptions {
+  std::vector<std::int64_t> normalized_shape;  ///< required
+  double eps = 1e-5;
+  bool elementwise_affine = true;
+  bool bias = true;
+  static void fields(auto&& f) {
+    using O = LayerNormOptions;
+    f("normalized_shape", &O::normalized_shape, "sizes of the last dimensions, normalised together; required");
+    f("eps", &O::eps, "added to the variance");
+    f("elementwise_affine", &O::elementwise_affine, "learns a weight (and a bias)");
+    f("bias", &O::bias, "learns a bias, if affine");
+  }
+};
+/// Mean 0 and variance 1 over the last dimensions (Ba et al. 2016), any input [*, normalized_shape].
+class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
+ public:
+  static constexpr const char* kSummary = "mean 0 and variance 1 over the last dimensions";
+  explicit LayerNorm(const LayerNormOptions& o) : Component(o), shape_(o.normalized_shape) {
+    DROPIN_CHECK(!shape_.empty(), OptionError, who(), ": normalized_shape is required");
+    for (std::int64_t n : shape_) DROPIN_CHECK(n > 0, OptionError, who(), ": normalized_shape ", shape_, " must be positive");
+    weight_ = &parameter("weight", o.elementwise_affine ? ones(shape_) : Tensor());
+    bias_ = &parameter("bias", o.elementwise_affine && o.bias ? zeros(shape_) : Tensor());
+  }
+  Tensor forward(const Tensor& x) override { return layer_norm(x, shape_, *weight_, *bias_, options_.eps); }
+
+ private:
+  Shape shape_;
+  Tensor *weight_, *bias_;
+};
+
+struct RMSNormOptions {
+  std::vector<std::int64_t> normalized_shape;  ///< required
+  double eps = 1e-6;
+  bool elementwise_affine = true;
+  static void fields(auto&& f) {
+    using O = RMSNormOptions;
+    f("normalized_shape", &O::normalized_shape, "size of the last dimension; required");
+    f("eps", &O::eps, "added to the mean square");
+    f("elementwise_affine", &O::elementwise_affine, "learns a weight");
+  }
+};
+/// x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang & Sennrich 2019). Replaces LayerNorm.
+class RMSNorm : public Component<RMSNorm, RMSNormOptions, Norm> {
+ public:
+  static constexpr const char* kSummary = "x over its root mean square";
+  static constexpr const char* kReplaces = "LayerNorm";
+  static constexpr const char* kPaper = "Zhang & Sennrich 2019, arXiv 1910.07467";
+  explicit RMSNorm(const RMSNormOptions& o) : Component(o) {
+    DROPIN_CHECK(o.normalized_shape.size() == 1 && o.normalized_shape[0] > 0, OptionError, who(), ": normalized_shape must be one positive size");
+    weight_ = &parameter("weight", o.elementwise_affine ? ones(Shape(o.normalized_shape)) : Tensor());
+  }
+  Tensor forward(const Tensor& x) override {
+    DROPIN_CHECK(x.dim() > 0 && x.size(-1) == options_.normalized_shape[0], ShapeError, who(), ": x is ", x.sizes(), ", expected [*, ", options_.normalized_shape[0], "]");
+    return rms_norm(x, *weight_, options_.eps);
+  }
+
+ private:
+  Tensor* weight_;
+};
+
+struct GroupNormOptions {
+  std::int64_t num_groups = 0, num_channels = 0;  ///< required
+  double eps = 1e-5;
+  bool affine = true;
+  static void fields(auto&& f) {
+    using O = GroupNormOptions;
+    f("num_groups", &O::num_groups, "groups of channels; required");
+    f("num_channels", &O::num_channels, "divisible by num_groups; required");
+    f("eps", &O::eps, "added to the variance");
+    f("affine", &O::affine, "learns weight and bias per channel");
+  }
+};
+/// Statistics per sample and group of channels (Wu & He 2018), x [B, C, *].
+class GroupNorm : public Component<GroupNorm, GroupNormOptions, Norm> {
+ public:
+  static constexpr const char* kSummary = "mean 0 and variance 1 per group of channels";
+  explicit GroupNorm(const GroupNormOptions& o) : Component(o) {
+    DROPIN_CHECK(o.num_groups > 0 && o.num_channels > 0 && o.num_channels % o.num_groups == 0, OptionError, who(), ": num_channels ", o.num_channels,
+                 " is not divisible by num_groups ", o.num_groups);
+    weight_ = &parameter("weight", o.affine ? ones({o.num_channels}) : Tensor());
+    bias_ = &parameter("bias", o.affine ? zeros({o.num_channels}) : Tensor());
+  }
+  Tensor forward(const Tensor& x) override {
+    DROPIN_CHECK(x.dim() >= 2 && x.size(1) == options_.num_channels, ShapeError, who(), ": x is ", x.sizes(), ", expected [B, ", options_.num_channels, ", *]");
+    return group_norm(x, options_.num_groups, *weight_, *bias_, options_.eps);
+  }
+
+ private:
+  Tensor *weight_, *bias_;
+};
+
+struct BatchNorm2dOptions {
+  std::int64_t num_features = 0;  ///< required
+  double eps = 1e-5;
+  std::optional<double> momentum = 0.1;
+  bool affine = true, track_running_stats = true;
+  static void fields(auto&& f) {
+    using O = BatchNorm2dOptions;
+    f("num_features", &O::num_features, "channels; required");
+    f("eps", &O::eps, "added to the variance");
+    f("momentum", &O::momentum, "share of the new statistics; null: cumulative average");
+    f("affine", &O::affine, "learns weight and bias per channel");
+    f("track_running_stats", &O::track_running_stats, "keeps running statistics for eval; otherwise batch statistics always");
+  }
+};
+/// Statistics per channel over batch and positions (Ioffe & Szegedy 2015), x [B, C, H, W]. Buffers running_mean, running_var, num_batches_tracked.
+class BatchNorm2d : public Component<BatchNorm2d, BatchNorm2dOptions, Norm> {
+ public:
+  static constexpr const char* kSummary = "mean 0 and variance 1 per channel over the batch";
+  explicit BatchNorm2d(const BatchNorm2dOptions& o) : Component(o) {
+    DROPIN_CHECK(o.num_features > 0, OptionError, who(), ": num_features is ", o.num_features, ", expected a positive number");
+    const bool track = o.track_running_stats;
+    weight_ = &parameter("weight", o.affine ? ones({o.num_features}) : Tensor());
+    bias_ = &parameter("bias", o.affine ? zeros({o.num_features}) : Tensor());
+    mean_ = &buffer("running_mean", track ? zeros({o.num_features}) : Tensor());
+    var_ = &buffer("running_var", track ? ones({o.num_features}) : Tensor());
+    batches_ = &buffer("num_batches_tracked", track ? zeros({}, kInt64) : Tensor());
+  }
+  Tensor forward(const Tensor& x) override {
+    DROPIN_CHECK(x.dim() == 4 && x.size(1) == options_.num_features, ShapeError, who(), ": x is ", x.sizes(), ", expected [B, ", options_.num_features, ", H, W]");
+    const bool batch = is_training() || !options_.track_running_stats;
+    double momentum = options_.momentum.value_or(0);
+    if (is_training() && options_.track_running_stats) {
+      DROPIN_CHECK(x.numel() / x.size(1) > 1, ShapeError, who(), ": expected more than 1 value per channel when training, got x of ", x.sizes());
+      batches_->add_(1.0);
+      if (!options_.momentum) momentum = 1 / batches_->item();
+    }
+    return batch_norm(x, is_training() || !batch ? *mean_ : Tensor(), is_training() || !batch ? *var_ : Tensor(), *weight_, *bias_, batch, momentum, options_.eps);
+  }
+
+ private:
+  Tensor *weight_, *bias_, *mean_, *var_, *batches_;
+};
+
+}  // namespace dropin

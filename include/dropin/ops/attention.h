@@ -1,0 +1,46 @@
+// Attention on heads [B, H, L, Dh].
+#pragma once
+#include <optional>
+#include <string_view>
+
+#include "dropin/autograd/autograd.h"
+
+namespace dropin {
+
+/// What is done to the scores. Masks combine: a key is seen when none forbids it. A query that sees no key gives 0, with gradient 0.
+struct AttentionParams {
+  std::optional<double> scale;                ///< 1 / sqrt(Dh) unless given
+  bool causal = false;                        ///< key j is seen by query i when j <= i + causal_offset
+  std::optional<std::int64_t> causal_offset;  ///< Lk - Lq unless given: the last query sees every key
+  Tensor key_padding_mask;                    ///< [B, Lk] bool, true = ignored
+  Tensor attn_mask;                           ///< broadcasts to [B, H, Lq, Lk]; bool (true = forbidden) or float (added)
+  bool alibi = false;                         ///< adds -slope_h |i + Lk - Lq - j| (Press et al. 2021)
+  double dropout_p = 0;                       ///< on the probabilities
+};
+
+/// softmax(q k^T scale + ...) v. q [B, H, Lq, Dh], k [B, Hk, Lk, Dh], v [B, Hk, Lk, Dv], Hk divides H -> [B, H, Lq, Dv].
+/// (Vaswani et al. 2017; specs: MultiheadAttention.)
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p = {});
+
+/// PyTorch's F.scaled_dot_product_attention: here a boolean attn_mask is true where a query MAY attend, and is_causal aligns top-left.
+Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& attn_mask = {}, double dropout_p = 0, bool is_causal = false,
+                                    std::optional<double> scale = {});
+
+/// The ALiBi slopes of `heads` heads, [H].
+Tensor alibi_slopes(std::int64_t heads, const TensorOptions& o = {});
+
+/// Rotary positions (Su et al. 2021) of x [B, H, L, Dh]: pair c turns by (start + t) base^(-2c/Dh).
+/// style "half": pairs (c, c + Dh/2); "interleaved": pairs (2c, 2c+1); "none": x as it is.
+Tensor rope(const Tensor& x, std::string_view style, double base = 10000, std::int64_t start = 0);
+
+/// [B, L, H * Dh] -> [B, H, L, Dh], a view.
+Tensor split_heads(const Tensor& x, std::int64_t heads);
+/// [B, H, L, Dh] -> [B, L, H * Dh].
+Tensor merge_heads(const Tensor& x);
+
+namespace plain {
+/// The definition, with the L x L scores in memory. `weights` receives the probabilities [B, H, Lq, Lk] when not null.
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p, Tensor* weights = nullptr);
+}  // namespace plain
+
+}  // namespace dropin

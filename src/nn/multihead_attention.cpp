@@ -1,0 +1,148 @@
+#include "dropin/nn/multihead_attention.h"
+
+#include <cmath>
+
+namespace dropin {
+
+MultiheadAttention::MultiheadAttention(const MultiheadAttentionOptions& o) : Component(o) {
+  DROPIN_CHECK(o.embed_dim > 0 && o.num_heads > 0, OptionError, who(), ": embed_dim ", o.embed_dim, " and num_heads ", o.num_heads, " must be positive");
+  DROPIN_CHECK(o.embed_dim % o.num_heads == 0, OptionError, who(), ": embed_dim ", o.embed_dim, " is not divisible by num_heads ", o.num_heads);
+  const std::int64_t hk = kv_heads(), dh = o.embed_dim / o.num_heads, kdim = o.kdim.value_or(o.embed_dim), vdim = o.vdim.value_or(o.embed_dim);
+  DROPIN_CHECK(hk > 0 && o.num_heads % hk == 0, OptionError, who(), ": num_heads ", o.num_heads, " is not divisible by num_kv_heads ", hk);
+  DROPIN_CHECK(kdim > 0 && vdim > 0, OptionError, who(), ": kdim ", kdim, " and vdim ", vdim, " must be positive");
+  DROPIN_CHECK(o.rope == "none" || o.rope == "half" || o.rope == "interleaved", OptionError, who(), ": rope is \"", o.rope, "\", expected none, half or interleaved");
+  DROPIN_CHECK(o.rope == "none" || dh % 2 == 0, OptionError, who(), ": rope turns pairs, but the head width embed_dim / num_heads = ", dh, " is odd");
+  DROPIN_CHECK(o.dropout >= 0 && o.dropout < 1, OptionError, who(), ": dropout is ", o.dropout, ", expected 0 <= dropout < 1");
+  q_proj_ = child<Linear>("q_proj", {.in_features = o.embed_dim, .out_features = o.embed_dim, .bias = o.bias});
+  k_proj_ = child<Linear>("k_proj", {.in_features = kdim, .out_features = hk * dh, .bias = o.bias});
+  v_proj_ = child<Linear>("v_proj", {.in_features = vdim, .out_features = hk * dh, .bias = o.bias});
+  out_proj_ = child<Linear>("out_proj", {.in_features = o.embed_dim, .out_features = o.embed_dim, .bias = o.bias});
+  // PyTorch: the packed in-projection is one [3D, D] matrix to xavier; separate widths are initialised one by one; biases are 0
+  const bool packed = kdim == o.embed_dim && vdim == o.embed_dim && hk == o.num_heads;
+  no_grad guard;
+  for (auto* p : {&q_proj_, &k_proj_, &v_proj_}) {
+    Tensor& w = p->as()->weight();
+    w.copy_(packed ? init::uniform(w.sizes(), std::sqrt(6.0 / static_cast<double>(4 * o.embed_dim))) : init::xavier_uniform(w.sizes(), w.size(1), w.size(0)));
+  }
+  for (auto* p : {&q_proj_, &k_proj_, &v_proj_, &out_proj_})
+    if (o.bias) p->as()->bias().zero_();
+}
+
+void detail::check_sequence(std::string_view who, const Tensor& x, std::int64_t embed_dim, const SequenceArgs& args) {
+  DROPIN_CHECK(x.dim() == 3 && x.size(2) == embed_dim, ShapeError, who, ": x is ", x.sizes(), ", expected [B, L, ", embed_dim, "] because embed_dim = ", embed_dim);
+  DROPIN_CHECK(is_floating(x.dtype()), DTypeError, who, ": x is ", x.dtype(), ", expected a floating-point tensor");
+  for (const Tensor& m : {args.key_padding_mask, args.global_mask}) {
+    if (!m.defined()) continue;
+    const char* what = m.is_same(args.key_padding_mask) ? "key_padding_mask" : "global_mask";
+    DROPIN_CHECK(m.dtype() == kBool, DTypeError, who, ": ", what, " is ", m.dtype(), ", expected bool");
+    DROPIN_CHECK(m.dim() == 2 && m.size(0) == x.size(0) && m.size(1) == x.size(1), ShapeError, who, ": ", what, " is ", m.sizes(), ", expected [", x.size(0), ", ", x.size(1), "]");
+  }
+}
+
+MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const Tensor& key, const Tensor& value, const SequenceArgs& args) {
+  const auto& o = options_;
+  const std::int64_t kdim = o.kdim.value_or(o.embed_dim), vdim = o.vdim.value_or(o.embed_dim);
+  DROPIN_CHECK(query.dim() == 3 && query.size(2) == o.embed_dim, ShapeError, who(), ": ", query.is_same(key) ? "x" : "query", " is ", query.sizes(), ", expected [B, L, ",
+               o.embed_dim, "] because embed_dim = ", o.embed_dim);
+  DROPIN_CHECK(key.dim() == 3 && key.size(2) == kdim && key.size(0) == query.size(0), ShapeError, who(), ": key is ", key.sizes(), ", expected [", query.size(0), ", L, ", kdim, "]");
+  DROPIN_CHECK(value.dim() == 3 && value.size(2) == vdim && value.size(0) == query.size(0) && value.size(1) == key.size(1), ShapeError, who(), ": value is ", value.sizes(),
+               ", expected [", query.size(0), ", ", key.size(1), ", ", vdim, "]");
+  const std::int64_t lq = query.size(1), lk = key.size(1);
+  AttentionParams p;
+  p.scale = o.scale;
+  p.causal = o.causal;
+  p.alibi = o.alibi;
+  p.dropout_p = is_training() ? o.dropout : 0;
+  p.key_padding_mask = args.key_padding_mask;
+  if (args.attn_mask.defined()) {
+    const Tensor& m = args.attn_mask;
+    const bool flat = m.dim() == 2 && m.size(0) == lq && m.size(1) == lk;
+    const bool full = m.dim() == 4 && m.size(0) == query.size(0) && (m.size(1) == 1 || m.size(1) == o.num_heads) && m.size(2) == lq && m.size(3) == lk;
+    DROPIN_CHECK(flat || full, ShapeError, who(), ": attn_mask is ", m.sizes(), ", expected [", lq, ", ", lk, "] or [", query.size(0), ", 1 or ", o.num_heads, ", ", lq, ", ", lk, "]");
+    p.attn_mask = m;
+  }
+  const std::int64_t shift = o.causal ? lk - lq : 0;
+  const Tensor q = rope(split_heads(q_proj_(query), o.num_heads), o.rope, o.rope_base, shift);
+  const Tensor k = rope(split_heads(k_proj_(key), kv_heads()), o.rope, o.rope_base), v = split_heads(v_proj_(value), kv_heads());
+  Result r;
+  Tensor heads;
+  if (o.need_weights) {
+    Tensor weights;
+    heads = plain::attention(q, k, v, p, &weights);
+    r.weights = o.average_attn_weights ? mean(weights, {1}) : weights;
+  } else {
+    heads = attention(q, k, v, p);
+  }
+  r.y = out_proj_(merge_heads(heads));
+  return r;
+}
+
+Box<SequenceState> MultiheadAttention::init_state(std::int64_t batch, std::int64_t max_len) {
+  DROPIN_CHECK(options_.causal, OptionError, who(), ": step() needs causal = true");
+  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who(), ": init_state(", batch, ", ", max_len, "): sizes must not be negative");
+  auto s = Box<KeyValueState>(new KeyValueState);
+  const std::int64_t dh = options_.embed_dim / options_.num_heads;
+  const TensorOptions like = parameters()[0].options();
+  s->keys = zeros({batch, kv_heads(), max_len, dh}, like);
+  s->values = zeros({batch, kv_heads(), max_len, dh}, like);
+  return s;
+}
+
+Tensor MultiheadAttention::step(const Tensor& x_t, SequenceState& state) {
+  auto* s = dynamic_cast<KeyValueState*>(&state);
+  DROPIN_CHECK(options_.causal, OptionError, who(), ": step() needs causal = true");
+  DROPIN_CHECK(s, StateError, who(), ": step() was given the state of another layer type");
+  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == options_.embed_dim, ShapeError, who(), ": x_t is ", x_t.sizes(), ", expected [B, n, ", options_.embed_dim, "]");
+  DROPIN_CHECK(x_t.size(0) == s->keys.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0), ", the state ", s->keys.size(0));
+  const std::int64_t n = x_t.size(1), t = s->length;
+  DROPIN_CHECK(t + n <= s->keys.size(2), StateError, who(), ": the state is full: ", t, " tokens and ", n, " more exceed its capacity of ", s->keys.size(2));
+  no_grad guard;
+  const auto& o = options_;
+  const Tensor q = rope(split_heads(q_proj_(x_t), o.num_heads), o.rope, o.rope_base, t);
+  s->keys.narrow(2, t, n).copy_(rope(split_heads(k_proj_(x_t), kv_heads()), o.rope, o.rope_base, t));
+  s->values.narrow(2, t, n).copy_(split_heads(v_proj_(x_t), kv_heads()));
+  s->length = t + n;
+  AttentionParams p;
+  p.scale = o.scale;
+  p.causal = true;
+  p.alibi = o.alibi;
+  return out_proj_(merge_heads(attention(q, s->keys.narrow(2, 0, t + n), s->values.narrow(2, 0, t + n), p)));
+}
+
+NamedTensors MultiheadAttention::call(const NamedTensors& in) {
+  SequenceArgs args;
+  args.key_padding_mask = in.find("key_padding_mask");
+  args.attn_mask = in.find("attn_mask");
+  const Tensor x = in.find("x");
+  const Tensor query = x.defined() ? x : in.get("query", who()), key = x.defined() ? x : in.get("key", who()), value = x.defined() ? x : in.get("value", who());
+  Result r = attend(query, key, value, args);
+  NamedTensors out{{"y", r.y}};
+  if (r.weights.defined()) out.set("weights", r.weights);
+  return out;
+}
+
+void detail::translate_in_proj(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) {
+  for (const char* kind : {"weight", "bias"}) {
+    const std::string packed = prefix + "in_proj_" + kind;
+    const Tensor t = state.find(packed);
+    if (t.defined() && t.dim() >= 1 && t.size(0) % 3 == 0) {
+      state.take(packed);
+      const std::int64_t n = t.size(0) / 3;
+      int i = 0;
+      for (const char* which : {"q_proj.", "k_proj.", "v_proj."}) state.set(prefix + which + kind, t.narrow(0, n * i++, n));
+      renamed.push_back(packed + " -> " + prefix + "{q,k,v}_proj." + kind);
+    }
+  }
+  for (const char* which : {"q_proj", "k_proj", "v_proj"}) {
+    const std::string old = prefix + which + "_weight";
+    if (Tensor t = state.take(old); t.defined()) {
+      state.set(prefix + which + ".weight", t);
+      renamed.push_back(old + " -> " + prefix + which + ".weight");
+    }
+  }
+}
+void MultiheadAttention::translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const {
+  detail::translate_in_proj(state, prefix, renamed);
+}
+
+}  // namespace dropin
