@@ -14,15 +14,12 @@
 #include <vector>
 
 #include "dropin/core/error.h"
+#include "tests/kernels/arrays.h"
 
 namespace dropin {
 namespace {
 
-struct WithThreads {
-  int before = get_num_threads();
-  explicit WithThreads(int n) { set_num_threads(n); }
-  ~WithThreads() { set_num_threads(before); }
-};
+using testing::WithThreads;
 
 std::map<std::int64_t, std::int64_t> ranges_of(std::int64_t n, std::int64_t grain) {
   std::map<std::int64_t, std::int64_t> out;
