@@ -133,7 +133,7 @@ struct Entry {
   memory::desc src, weights, bias, dst, plain_src, plain_weights, plain_dst, scratchpad;
 };
 
-enum class Pass { Forward, BackwardInput, BackwardWeight };
+using Pass = ConvPass;
 
 dnnl::primitive reorder(const memory::desc& from, const memory::desc& to) {
   if (from == to) return {};
@@ -295,6 +295,8 @@ bool sgemm(bool trans_a, bool trans_b, std::int64_t M, std::int64_t N, std::int6
   return ::dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', M, N, K, 1.0f, a, lda, b, ldb, beta, c, ldc) == dnnl_success;
 }
 
+bool conv_supported(ConvPass pass, const Conv& c) { return cache().get(pass, c) != nullptr; }
+
 class ConvWeights {
  public:
   const float* plain = nullptr;
@@ -305,7 +307,7 @@ class ConvWeights {
 void destroy(ConvWeights* w) { delete w; }
 
 ConvWeights* prepare_weights(ConvPass pass, const Conv& c, const float* w) {
-  const auto e = cache().get(pass == ConvPass::Forward ? Pass::Forward : Pass::BackwardInput, c);
+  const auto e = cache().get(pass, c);
   if (!e) return nullptr;
   auto out = std::make_unique<ConvWeights>();
   out->plain = w;

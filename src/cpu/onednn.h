@@ -38,10 +38,12 @@ struct DestroyWeights {
   void operator()(ConvWeights* w) const { destroy(w); }
 };
 
-enum class ConvPass { Forward, BackwardInput };
-/// Null when oneDNN has no implementation better than its reference.
+enum class ConvPass { Forward, BackwardInput, BackwardWeight };
+/// Whether oneDNN has an implementation better than its reference loop. Creates and keeps it.
+bool conv_supported(ConvPass pass, const Conv& c);
+/// Null when it is not supported. For Forward and BackwardInput.
 ConvWeights* prepare_weights(ConvPass pass, const Conv& c, const float* w);
-/// False where prepare_weights answers null. bias is read where c.bias.
+/// False when not supported. bias is read where c.bias.
 bool conv_forward(const Conv& c, const ConvWeights& w, const float* x, const float* bias, float* y);
 /// gx from gy; elements that no window reaches become 0.
 bool conv_backward_input(const Conv& c, const ConvWeights& w, const float* gy, float* gx);
