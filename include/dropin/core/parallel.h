@@ -9,7 +9,8 @@ namespace dropin {
 int get_num_threads();
 /// Sets it, 1..1024; OptionError otherwise. Not while a parallel region runs.
 void set_num_threads(int n);
-/// True inside a parallel_for body; a nested parallel_for runs serially.
+/// True inside a parallel_for body; a nested parallel_for runs its ranges one after the other. A region of one range is a plain call:
+/// what it nests may still run in parallel.
 bool in_parallel_region();
 
 namespace detail {
@@ -18,7 +19,8 @@ void parallel_for(std::int64_t n, std::int64_t grain, void* self, RangeFn fn);
 }  // namespace detail
 
 /// Calls f(begin, end) over disjoint ranges that cover [0, n), each of at least `grain` (but the last).
-/// Ranges depend only on n, grain and the thread count. The first exception a range throws is rethrown here.
+/// Ranges depend only on n, grain and the thread count (up to a few per thread, taken as threads become free); callers that meet another thread's
+/// region run theirs alone. A child forked inside a body must exec or exit. The first exception a range throws is rethrown here.
 template <class F> void parallel_for(std::int64_t n, std::int64_t grain, F&& f) {
   using Body = std::remove_reference_t<F>;
   detail::parallel_for(n, grain, const_cast<void*>(static_cast<const void*>(&f)),

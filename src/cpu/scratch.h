@@ -1,0 +1,77 @@
+// Short-lived working memory of one thread. Blocks are kept and handed out again, because fresh pages cost ten times reused ones.
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <new>
+
+namespace dropin::cpu {
+
+namespace detail {
+inline constexpr std::align_val_t kScratchAlign{64};
+
+/// The free blocks of one thread.
+class ScratchCache {
+ public:
+  struct Block {
+    void* data = nullptr;
+    std::size_t bytes = 0;
+  };
+  Block take(std::size_t bytes) {
+    Block* best = nullptr;
+    for (Block& b : kept_)
+      if (b.data && b.bytes >= bytes && (!best || b.bytes < best->bytes)) best = &b;
+    if (!best) return {::operator new(bytes, kScratchAlign), bytes};
+    const Block out = *best;
+    *best = {};
+    return out;
+  }
+  void give(Block b) {
+    Block* worst = &b;  // keeps the largest blocks, up to a limit for each
+    for (Block& k : kept_)
+      if (k.bytes < worst->bytes) worst = &k;
+    if (worst != &b && b.bytes <= kKeepBytes) {
+      const Block old = *worst;
+      *worst = b;
+      b = old;
+    }
+    if (b.data) ::operator delete(b.data, kScratchAlign);
+  }
+  ~ScratchCache() {
+    for (Block& b : kept_)
+      if (b.data) ::operator delete(b.data, kScratchAlign);
+  }
+
+ private:
+  static constexpr std::size_t kKeepBytes = std::size_t{64} << 20;
+  Block kept_[6];
+};
+
+inline ScratchCache& scratch_cache() {
+  static thread_local ScratchCache cache;
+  return cache;
+}
+}  // namespace detail
+
+/// n uninitialised elements, 64-byte aligned, until the end of the scope; to be made and destroyed by the same thread. std::bad_alloc if there is no memory.
+template <class T> class Scratch {
+ public:
+  Scratch() = default;
+  explicit Scratch(std::int64_t n) : block_(detail::scratch_cache().take((static_cast<std::size_t>(n) * sizeof(T) + 4095) / 4096 * 4096)) {}
+  Scratch(Scratch&& o) noexcept : block_(o.block_) { o.block_ = {}; }
+  Scratch& operator=(Scratch&& o) noexcept {
+    const auto mine = block_;
+    block_ = o.block_;
+    o.block_ = mine;
+    return *this;
+  }
+  ~Scratch() {
+    if (block_.data) detail::scratch_cache().give(block_);
+  }
+  T* data() const { return static_cast<T*>(block_.data); }
+  T& operator[](std::int64_t i) const { return data()[i]; }
+
+ private:
+  detail::ScratchCache::Block block_;
+};
+
+}  // namespace dropin::cpu
