@@ -134,6 +134,13 @@ class BatchNorm2d : public Component<BatchNorm2d, BatchNorm2dOptions, Norm> {
     return batch_norm(x, is_training() || !batch ? *mean_ : Tensor(), is_training() || !batch ? *var_ : Tensor(), *weight_, *bias_, batch, momentum, options_.eps);
   }
 
+ protected:
+  /// As torch does for old checkpoints: the counter may be missing beside the other statistics.
+  void translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>&) const override {
+    if (batches_->defined() && state.contains(prefix + "running_mean") && !state.contains(prefix + "num_batches_tracked"))
+      state.set(prefix + "num_batches_tracked", batches_->clone());
+  }
+
  private:
   Tensor *weight_, *bias_, *mean_, *var_, *batches_;
 };

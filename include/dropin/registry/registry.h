@@ -1,0 +1,95 @@
+// The registry: every component by name, its options, and how to make or call it.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "dropin/nn/families.h"
+#include "dropin/optim/optimizer.h"
+
+namespace dropin {
+
+enum class ComponentKind { Module, Function, Optimizer };
+
+/// One registered component.
+struct ComponentInfo {
+  std::string name, family, replaces, summary, paper;
+  ComponentKind kind = ComponentKind::Module;
+  std::vector<FieldInfo> options;
+  std::vector<std::string> examples;  ///< options (JSON) that the property tests also run, over the family's sample options
+  std::function<Box<Module>(const Json&)> make_module;
+  std::function<Box<Optimizer>(const Tensors&, const Json&)> make_optimizer;
+  std::function<NamedTensors(const Json&, const NamedTensors&)> call;
+};
+
+/// Components in order of registration. Names are unique.
+class Registry {
+ public:
+  /// Adds module or optimizer class T: its name, options, family and documentation come from the class (kSummary, kReplaces, kPaper, examples()).
+  template <class T> void add() {
+    ComponentInfo c;
+    c.name = type_name<T>();
+    c.family = T::kFamily;
+    c.options = option_fields<typename T::Options>();
+    if constexpr (requires { T::kSummary; }) c.summary = T::kSummary;
+    if constexpr (requires { T::kReplaces; }) c.replaces = T::kReplaces;
+    if constexpr (requires { T::kPaper; }) c.paper = T::kPaper;
+    if constexpr (requires { T::examples(); }) c.examples = T::examples();
+    if constexpr (std::is_base_of_v<Optimizer, T>) {
+      c.kind = ComponentKind::Optimizer;
+      c.make_optimizer = [](const Tensors& p, const Json& j) { return Box<Optimizer>(new T(p, options_from_json<typename T::Options>(j, type_name<T>()))); };
+    } else {
+      c.make_module = [](const Json& j) { return Box<Module>(new T(options_from_json<typename T::Options>(j, type_name<T>()))); };
+    }
+    insert(std::move(c));
+  }
+  /// Adds a function with options O: f(const O&, const NamedTensors& inputs) -> NamedTensors outputs.
+  template <class O, class F> void add_function(std::string name, std::string family, std::string summary, F f, std::string replaces = "", std::string paper = "") {
+    ComponentInfo c;
+    c.name = name;
+    c.family = std::move(family);
+    c.summary = std::move(summary);
+    c.replaces = std::move(replaces);
+    c.paper = std::move(paper);
+    c.kind = ComponentKind::Function;
+    c.options = option_fields<O>();
+    c.call = [name, f](const Json& j, const NamedTensors& in) -> NamedTensors { return f(options_from_json<O>(j, name), in); };
+    insert(std::move(c));
+  }
+  /// OptionError naming the nearest name when there is no such component.
+  const ComponentInfo& find(std::string_view name) const;
+  bool contains(std::string_view name) const;
+  const std::vector<ComponentInfo>& all() const { return components_; }
+
+ private:
+  void insert(ComponentInfo c);
+  std::vector<ComponentInfo> components_;
+};
+
+/// The program's registry, with every built-in member. Add your own: registry().add<MyLayer>().
+Registry& registry();
+
+/// A module by registry name from JSON options.
+Box<Module> make(std::string_view name, const Json& options = Json::object());
+/// An optimizer by registry name.
+Box<Optimizer> make_optimizer(std::string_view name, const Tensors& params, const Json& options = Json::object());
+
+/// What swap() did.
+struct SwapReport {
+  struct Instance {
+    std::string path;
+    std::vector<std::string> carried;  ///< parameters and buffers taken over (same name, same shape)
+    std::vector<std::string> fresh;    ///< new ones, at their initial values
+    std::vector<std::string> dropped;  ///< of the old component, gone
+  };
+  std::vector<Instance> instances;
+  /// A line per instance.
+  std::string str() const;
+};
+
+/// Replaces every instance of component `from` below `model` by `to`. The new one is made with the old one's values of the options both know,
+/// overridden by `options`; parameters whose name and shape agree are carried over, with mode, dtype and device. OptionError when there is no instance, the families
+/// differ, or the options are refused; the model is unchanged then.
+SwapReport swap(Module& model, std::string_view from, std::string_view to, const Json& options = Json::object());
+
+}  // namespace dropin

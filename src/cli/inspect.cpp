@@ -1,0 +1,101 @@
+// dropin list, describe, devices.
+#include <fmt/format.h>
+
+#include <CLI/CLI.hpp>
+#include <thread>
+
+#include "cli/commands.h"
+#include "dropin/core/parallel.h"
+#include "dropin/dispatch/dispatch.h"
+#include "dropin/registry/registry.h"
+#include "kernels/elementwise/kernel.h"
+
+namespace dropin::cli {
+namespace {
+
+const char* kind_name(ComponentKind k) { return k == ComponentKind::Module ? "module" : k == ComponentKind::Function ? "function" : "optimizer"; }
+
+Json to_json(const ComponentInfo& c, bool with_options) {
+  Json j = Json::object();
+  j.set("name", c.name);
+  j.set("family", c.family);
+  j.set("kind", kind_name(c.kind));
+  j.set("replaces", c.replaces.empty() ? Json() : Json(c.replaces));
+  j.set("summary", c.summary);
+  if (!with_options) return j;
+  j.set("paper", c.paper.empty() ? Json() : Json(c.paper));
+  Json options = Json::array();
+  for (const FieldInfo& f : c.options) {
+    Json o = Json::object();
+    o.set("name", f.name);
+    o.set("type", f.type);
+    o.set("default", f.value);
+    o.set("doc", f.doc);
+    options.push_back(o);
+  }
+  j.set("options", options);
+  return j;
+}
+
+}  // namespace
+
+void add_list(CLI::App& app, Action& action) {
+  auto* sub = app.add_subcommand("list", "every component: name, family, what it replaces, one line");
+  auto family = std::make_shared<std::string>();
+  auto json = std::make_shared<bool>(false);
+  sub->add_option("--family", *family, "only members of this family");
+  sub->add_flag("--json", *json, "as JSON");
+  sub->callback([=, &action] {
+    action = [=] {
+      std::vector<std::string> families;
+      Json out = Json::array();
+      std::size_t shown = 0;
+      for (const ComponentInfo& c : registry().all()) {
+        if (std::find(families.begin(), families.end(), c.family) == families.end()) families.push_back(c.family);
+        if (!family->empty() && c.family != *family) continue;
+        ++shown;
+        if (*json) out.push_back(to_json(c, false));
+        else fmt::print("{:<24} {:<16} {:<20} {}\n", c.name, c.family, c.replaces.empty() ? "-" : c.replaces, c.summary);
+      }
+      if (!shown) fail<OptionError>({"list: no family \"", *family, "\"; families: ", fmt::format("{}", fmt::join(families, ", "))});
+      if (*json) fmt::print("{}\n", out.dump(2));
+      return 0;
+    };
+  });
+}
+
+void add_describe(CLI::App& app, Action& action) {
+  auto* sub = app.add_subcommand("describe", "options with types and defaults, parameters, paper");
+  auto name = std::make_shared<std::string>();
+  auto json = std::make_shared<bool>(false);
+  sub->add_option("NAME", *name, "a component of dropin list")->required();
+  sub->add_flag("--json", *json, "as JSON");
+  sub->callback([=, &action] {
+    action = [=] {
+      const ComponentInfo& c = registry().find(*name);
+      if (*json) {
+        fmt::print("{}\n", to_json(c, true).dump(2));
+        return 0;
+      }
+      fmt::print("{}: {}\n  {} of the family {}{}\n", c.name, c.summary, kind_name(c.kind), c.family, c.replaces.empty() ? "" : ", replaces " + c.replaces);
+      if (!c.paper.empty()) fmt::print("  paper: {}\n", c.paper);
+      fmt::print("  options:{}\n", c.options.empty() ? " none" : "");
+      for (const FieldInfo& f : c.options) fmt::print("    {:<22} {:<28} default {:<10} {}\n", f.name, f.type, f.value.dump(), f.doc);
+      return 0;
+    };
+  });
+}
+
+void add_devices(CLI::App& app, Action& action) {
+  auto* sub = app.add_subcommand("devices", "what was found, what was tried, and why not");
+  sub->callback([&action] {
+    action = [] {
+      fmt::print("cpu: {} thread{}\n", get_num_threads(), get_num_threads() == 1 ? "" : "s");
+      const bool cuda = has_kernels<kernels::fill>(kCUDA);
+      fmt::print("cuda: {}\n", cuda ? "found" : "not in this build");
+      return 0;
+    };
+  });
+}
+
+}  // namespace dropin::cli

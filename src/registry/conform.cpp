@@ -1,0 +1,240 @@
+#include "dropin/registry/conform.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <cmath>
+#include <filesystem>
+
+namespace dropin {
+namespace {
+
+struct Case {
+  std::string kind, name;
+  Json config;
+  bool training = false;
+  double rtol = 0, atol = 0;
+  NamedTensors parameters, buffers, inputs, outputs, grad_outputs, grad_inputs, grad_parameters, step_gradients;
+};
+
+Case read_case(const std::string& path, const SafetensorsFile& file) {
+  auto meta = [&](const char* key) -> const std::string& {
+    const std::string* v = file.find_metadata(key);
+    if (!v) fail<FileError>({path, ": no \"", key, "\" in __metadata__; this is not a golden case"});
+    return *v;
+  };
+  auto number = [&](const char* key) {
+    const std::string& s = meta(key);
+    char* end = nullptr;
+    const double v = std::strtod(s.c_str(), &end);
+    if (s.empty() || *end || !(v >= 0)) fail<FileError>({path, ": ", key, " is \"", s, "\", expected a number of at least 0"});
+    return v;
+  };
+  if (meta("format") != "dropin-golden-1") fail<FileError>({path, ": format is \"", meta("format"), "\", expected dropin-golden-1"});
+  Case c;
+  c.kind = meta("kind");
+  c.name = meta("name");
+  if (c.kind != "module" && c.kind != "function" && c.kind != "optimizer") fail<FileError>({path, ": kind is \"", c.kind, "\", expected module, function or optimizer"});
+  try {
+    c.config = Json::parse(meta("config"));
+  } catch (const OptionError& e) {
+    fail<FileError>({path, ": config: ", e.what()});
+  }
+  if (!c.config.is_object()) fail<FileError>({path, ": config is not a JSON object"});
+  if (const std::string* training = file.find_metadata("training")) c.training = *training == "true";
+  c.rtol = number("rtol");
+  c.atol = number("atol");
+  struct Prefix {
+    const char* text;
+    NamedTensors* where;
+  };
+  const Prefix prefixes[] = {{"param.", &c.parameters}, {"buffer.", &c.buffers}, {"input.", &c.inputs}, {"output.", &c.outputs}, {"grad_output.", &c.grad_outputs},
+                             {"grad_input.", &c.grad_inputs}, {"grad_param.", &c.grad_parameters}, {"grad.", &c.step_gradients}};
+  for (const auto& [name, t] : file.tensors) {
+    bool known = false;
+    for (const Prefix& p : prefixes)
+      if (!known && name.rfind(p.text, 0) == 0) {
+        p.where->set(name.substr(std::string_view(p.text).size()), t);
+        known = true;
+      }
+    if (!known) fail<FileError>({path, ": tensor \"", name, "\" has none of the prefixes param. buffer. input. output. grad_output. grad_input. grad_param. grad."});
+  }
+  return c;
+}
+
+std::string position(std::int64_t flat, const Shape& sizes) {
+  Shape p = sizes;
+  for (int d = sizes.size() - 1; d >= 0; --d) {
+    p[d] = flat % sizes[d];
+    flat /= sizes[d];
+  }
+  return p.str();
+}
+
+TensorCheck compare(std::string name, const Tensor& got_, const Tensor& want, const Case& c) {
+  TensorCheck r;
+  r.name = std::move(name);
+  if (!got_.defined()) {
+    r.detail = "there is no such result";
+    return r;
+  }
+  if (!(got_.sizes() == want.sizes())) {
+    r.detail = fmt::format("shape is {}, expected {}", got_.sizes().str(), want.sizes().str());
+    return r;
+  }
+  const bool exact = !is_floating(want.dtype());
+  if (exact && is_floating(got_.dtype())) {
+    r.detail = fmt::format("dtype is {}, expected {}", dropin::name(got_.dtype()), dropin::name(want.dtype()));
+    return r;
+  }
+  const Tensor got = got_.detach().to(kCPU);
+  const std::vector<double> g = got.to_vector(), w = want.to_vector();
+  std::int64_t wrong = 0, worst_at = -1;
+  for (std::size_t i = 0; i < g.size(); ++i) {
+    double error = std::abs(g[i] - w[i]), share = 0;
+    bool good;
+    if (std::isnan(w[i]) || std::isnan(g[i])) good = std::isnan(w[i]) && std::isnan(g[i]);
+    else if (std::isinf(w[i]) || std::isinf(g[i])) good = g[i] == w[i];
+    else if (exact) good = g[i] == w[i];
+    else {
+      const double allowed = c.atol + c.rtol * std::abs(w[i]);
+      share = allowed > 0 ? error / allowed : error > 0 ? INFINITY : 0;
+      good = error <= allowed;
+      r.max_error = std::max(r.max_error, error);
+    }
+    if (!good) {
+      ++wrong;
+      if (share == 0) share = INFINITY;
+    }
+    if (worst_at < 0 || share > r.worst) {
+      r.worst = share;
+      worst_at = static_cast<std::int64_t>(i);
+    }
+  }
+  if (exact) r.worst = static_cast<double>(wrong);
+  r.passed = wrong == 0;
+  if (!r.passed) {
+    const auto i = static_cast<std::size_t>(worst_at);
+    r.detail = fmt::format("{} of {} elements; at {} got {:.9g}, wanted {:.9g}", wrong, g.size(), position(worst_at, want.sizes()), g[i], w[i]);
+  }
+  return r;
+}
+
+void run_optimizer(const Case& c, const Device& device, CaseResult& r) {
+  Tensors params;
+  for (std::size_t i = 0;; ++i) {
+    Tensor p = c.parameters.find(std::to_string(i));
+    if (!p.defined()) break;
+    params.push_back(p.to(device).clone().requires_grad_());
+  }
+  if (params.size() != c.parameters.size()) fail<StateError>({"param.<i> must be numbered from 0 without gaps"});
+  Box<Optimizer> optimizer = make_optimizer(c.name, params, c.config);
+  std::int64_t steps = 0;
+  for (const auto& [n, t] : c.step_gradients) steps = std::max<std::int64_t>(steps, std::atoll(n.c_str()));
+  for (std::int64_t s = 1; s <= steps; ++s) {
+    for (std::size_t i = 0; i < params.size(); ++i) {
+      const Tensor g = c.step_gradients.find(fmt::format("{}.{}", s, i));
+      params[i].set_grad(g.defined() ? g.to(device).clone() : Tensor());
+    }
+    optimizer->step();
+    for (std::size_t i = 0; i < params.size(); ++i) {
+      const std::string n = fmt::format("{}.{}", s, i);
+      if (const Tensor want = c.outputs.find(n); want.defined()) r.checks.push_back(compare("output." + n, params[i], want, c));
+    }
+  }
+}
+
+// Backward from the given gradients, then inputs' and parameters' gradients against the case's.
+void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTensors& inputs, const std::vector<std::pair<std::string, Tensor>>& parameters, const Device& device,
+                     CaseResult& r) {
+  if (!c.grad_outputs.size()) return;
+  Tensors ys, gs;
+  for (const auto& [n, g] : c.grad_outputs) {
+    const Tensor y = outputs.find(n);
+    if (!y.defined()) fail<StateError>({"grad_output.", n, ": there is no such result"});
+    if (!y.requires_grad()) continue;
+    ys.push_back(y);
+    gs.push_back(g.to(device));
+  }
+  if (!ys.empty()) backward(ys, gs);
+  auto gradient = [](const Tensor& t) { return t.grad().defined() ? t.grad() : zeros_like(t); };  // took no part: zero
+  for (const auto& [n, want] : c.grad_inputs) {
+    const Tensor x = inputs.find(n);
+    r.checks.push_back(compare("grad_input." + n, x.defined() ? gradient(x) : Tensor(), want, c));
+  }
+  for (const auto& [n, want] : c.grad_parameters) {
+    Tensor p;
+    for (const auto& [name, t] : parameters)
+      if (name == n) p = t;
+    r.checks.push_back(compare("grad_param." + n, p.defined() ? gradient(p) : Tensor(), want, c));
+  }
+}
+
+void run_case(const Case& c, const Device& device, CaseResult& r) {
+  if (c.kind == "optimizer") return run_optimizer(c, device, r);
+  const ComponentInfo& info = registry().find(c.name);
+  NamedTensors inputs;
+  for (const auto& [n, t] : c.inputs) {
+    Tensor x = t.to(device);
+    if (c.grad_inputs.contains(n)) x = x.detach().requires_grad_();
+    inputs.set(n, x);
+  }
+  NamedTensors outputs;
+  Box<Module> m;
+  if (c.kind == "module") {
+    m = make(c.name, c.config);
+    StateDict state = c.parameters;
+    for (const auto& [n, t] : c.buffers) state.set(n, t);
+    m->load_state_dict(state);
+    m->to(device);
+    m->train(c.training);
+    outputs = m->call(inputs);
+  } else {
+    if (!info.call) fail<OptionError>({c.name, " is not a function"});
+    outputs = info.call(c.config, inputs);
+  }
+  for (const auto& [n, want] : c.outputs) r.checks.push_back(compare("output." + n, outputs.find(n), want, c));
+  check_gradients(c, outputs, inputs, m ? m->named_parameters() : std::vector<std::pair<std::string, Tensor>>{}, device, r);
+}
+
+}  // namespace
+
+CaseResult conform(const std::string& path, const Device& device, bool skip_unknown) {
+  const SafetensorsFile file = load_safetensors(path);
+  const Case c = read_case(path, file);
+  CaseResult r;
+  r.path = path;
+  r.component = c.name;
+  if (const std::string* note = file.find_metadata("note")) r.note = *note;
+  if (!registry().contains(c.name)) {
+    r.error = fmt::format("no component \"{}\" in this build", c.name);
+    r.skipped = skip_unknown;
+    return r;
+  }
+  try {
+    run_case(c, device, r);
+    r.passed = std::all_of(r.checks.begin(), r.checks.end(), [](const TensorCheck& t) { return t.passed; });
+    if (r.checks.empty()) {
+      r.passed = false;
+      r.error = "the case has nothing to compare";
+    }
+  } catch (const Error& e) {
+    r.error = e.what();
+  }
+  return r;
+}
+
+std::vector<std::string> golden_files(const std::string& path) {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  if (fs::is_regular_file(path, error)) return {path};
+  if (!fs::is_directory(path, error)) fail<FileError>({path, ": no such file or folder"});
+  std::vector<std::string> r;
+  for (auto it = fs::recursive_directory_iterator(path, error); !error && it != fs::recursive_directory_iterator(); it.increment(error))
+    if (it->is_regular_file(error) && it->path().extension() == ".safetensors") r.push_back(it->path().string());
+  if (r.empty()) fail<FileError>({path, ": no .safetensors files below this folder"});
+  std::sort(r.begin(), r.end());
+  return r;
+}
+
+}  // namespace dropin

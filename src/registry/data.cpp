@@ -1,0 +1,7 @@
+#include "registry/lists.h"
+
+namespace dropin {
+
+void register_data(Registry&) {}
+
+}  // namespace dropin
