@@ -1,0 +1,46 @@
+// The tasks of dropin train: model, data, loss, score.
+#pragma once
+#include <string>
+
+#include "dropin/data/tasks.h"
+#include "dropin/nn/module.h"
+
+namespace dropin::cli {
+
+struct TaskSettings {
+  std::string task, data;
+  std::int64_t batch = 0, length = 0, width = 0, layers = 0, vocab = 0, seed = 0;
+  static void fields(auto&& f) {
+    using O = TaskSettings;
+    f("task", &O::task);
+    f("data", &O::data);
+    f("batch", &O::batch);
+    f("length", &O::length);
+    f("width", &O::width);
+    f("layers", &O::layers);
+    f("vocab", &O::vocab);
+    f("seed", &O::seed);
+  }
+};
+
+struct Score {
+  double loss, metric;
+};
+
+class Task {
+ public:
+  virtual ~Task() = default;
+  /// A fresh model, initialised from the default generator.
+  virtual Box<Module> make_model() const = 0;
+  /// Batch number i of the training data; the same for every run with this seed.
+  virtual Batch batch(std::int64_t i) const = 0;
+  virtual Tensor loss(Module& model, const Batch& b) const = 0;
+  virtual const char* metric_name() const = 0;
+  /// On data the training never saw.
+  virtual Score evaluate(Module& model, const Device& device) const = 0;
+};
+
+/// OptionError on an unknown task or sizes out of range, FileError on bad data.
+Box<Task> make_task(const TaskSettings& s);
+
+}  // namespace dropin::cli

@@ -1,0 +1,245 @@
+#include "dropin/data/fashion_mnist.h"
+
+#include <zlib.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstring>
+#include <filesystem>
+
+#include "data/md5.h"
+#include "dropin/ops/ops.h"
+#include "dropin/serialize/safetensors.h"
+
+namespace dropin {
+namespace {
+
+// Bytes of a plain or gzipped file, in order. Inflates as it goes, so that nothing beyond what the header promises is ever held.
+class Source {
+ public:
+  Source(const unsigned char* data, std::size_t bytes, const std::string& label) : p_(data), left_(bytes), label_(label) {
+    gzip_ = bytes >= 2 && data[0] == 0x1f && data[1] == 0x8b;
+    if (gzip_) start_member();
+  }
+  ~Source() {
+    if (open_) inflateEnd(&z_);
+  }
+  // Reads up to n bytes; fewer only at the end.
+  std::size_t read(void* out, std::size_t n) {
+    auto* o = static_cast<unsigned char*>(out);
+    if (!gzip_) {
+      n = std::min(n, left_);
+      if (n) std::memcpy(o, p_, n);
+      p_ += n;
+      left_ -= n;
+      return n;
+    }
+    std::size_t got = 0;
+    while (got < n && open_) {
+      const auto room = static_cast<uInt>(std::min<std::size_t>(n - got, 1u << 30));
+      const auto feed = static_cast<uInt>(std::min<std::size_t>(left_, 1u << 30));
+      z_.next_out = o + got;
+      z_.avail_out = room;
+      z_.next_in = const_cast<unsigned char*>(p_);
+      z_.avail_in = feed;
+      const int status = inflate(&z_, Z_NO_FLUSH);
+      p_ += feed - z_.avail_in;
+      left_ -= feed - z_.avail_in;
+      got += room - z_.avail_out;
+      if (status == Z_STREAM_END) {
+        inflateEnd(&z_);
+        open_ = false;
+        if (left_ >= 2 && p_[0] == 0x1f && p_[1] == 0x8b) start_member();
+        else if (left_) fail<FileError>({label_, ": ", left_, " bytes after the gzip data"});
+      } else if (status == Z_BUF_ERROR || (status == Z_OK && left_ == 0 && z_.avail_out)) {
+        fail<FileError>({label_, ": the gzip data is truncated"});
+      } else if (status != Z_OK) {
+        fail<FileError>({label_, ": corrupt gzip data (", z_.msg ? z_.msg : "inflate failed", ")"});
+      }
+    }
+    return got;
+  }
+
+ private:
+  void start_member() {
+    z_ = {};
+    if (inflateInit2(&z_, 15 + 16) != Z_OK) fail<OutOfMemoryError>({label_, ": no memory to inflate"});
+    open_ = true;
+  }
+  const unsigned char* p_;
+  std::size_t left_;
+  const std::string& label_;
+  bool gzip_ = false, open_ = false;
+  z_stream z_{};
+};
+
+std::uint32_t big_endian(const unsigned char* p) { return static_cast<std::uint32_t>(p[0]) << 24 | static_cast<std::uint32_t>(p[1]) << 16 | static_cast<std::uint32_t>(p[2]) << 8 | p[3]; }
+
+}  // namespace
+
+Tensor parse_idx(const void* data, std::size_t bytes, const std::string& label) {
+  Source in(static_cast<const unsigned char*>(data), bytes, label);
+  unsigned char magic[4];
+  if (in.read(magic, 4) != 4) fail<FileError>({label, ": truncated: an IDX file begins with 4 bytes of magic"});
+  if (magic[0] || magic[1]) fail<FileError>({label, ": wrong magic: the first two bytes of an IDX file are 0, here ", static_cast<int>(magic[0]), " and ", static_cast<int>(magic[1])});
+  const int code = magic[2], rank = magic[3];
+  std::int64_t width = 0;
+  switch (code) {
+    case 0x08: case 0x09: width = 1; break;
+    case 0x0b: width = 2; break;
+    case 0x0c: case 0x0d: width = 4; break;
+    case 0x0e: width = 8; break;
+    default: fail<FileError>({label, ": unknown IDX type code ", code, "; there are 8, 9, 11, 12, 13 and 14"});
+  }
+  if (rank > abi::kMaxDims) fail<FileError>({label, ": ", rank, " dimensions; at most 8 are supported"});
+  Shape sizes;
+  std::int64_t n = 1;
+  for (int i = 0; i < rank; ++i) {
+    unsigned char s[4];
+    if (in.read(s, 4) != 4) fail<FileError>({label, ": truncated in the sizes of its ", rank, " dimensions"});
+    sizes.push_back(big_endian(s));
+    if (__builtin_mul_overflow(n, sizes.back(), &n) || n > (std::int64_t{1} << 31)) fail<FileError>({label, ": sizes ", sizes, " have more than 2^31 elements"});
+  }
+  // A plain file must hold what it promises before anything of that size is allocated; a gzipped one cannot expand more than 1032 times.
+  if (static_cast<std::uint64_t>(n * width) / 1032 > bytes) fail<FileError>({label, ": truncated: sizes ", sizes, " need ", n * width, " bytes"});
+  const DType dtype = code == 0x08 ? kUInt8 : code <= 0x0c ? kInt32 : kFloat32;
+  Tensor t = empty(sizes, dtype);
+  if (code == 0x08) {
+    const std::size_t got = in.read(t.data_ptr(), static_cast<std::size_t>(n));
+    if (got != static_cast<std::size_t>(n)) fail<FileError>({label, ": truncated: ", got, " of ", n, " bytes of data"});
+  } else {
+    std::vector<unsigned char> chunk(static_cast<std::size_t>(4096 * width));
+    for (std::int64_t at = 0; at < n; at += 4096) {
+      const std::int64_t k = std::min<std::int64_t>(4096, n - at);
+      const std::size_t got = in.read(chunk.data(), static_cast<std::size_t>(k * width));
+      if (got != static_cast<std::size_t>(k * width)) fail<FileError>({label, ": truncated: ", at * width + static_cast<std::int64_t>(got), " of ", n * width, " bytes of data"});
+      for (std::int64_t i = 0; i < k; ++i) {
+        const unsigned char* p = chunk.data() + i * width;
+        if (dtype == kInt32) {
+          std::int32_t v = 0;
+          if (width == 1) v = static_cast<std::int8_t>(p[0]);
+          else if (width == 2) v = static_cast<std::int16_t>(static_cast<std::uint16_t>(p[0] << 8 | p[1]));
+          else v = static_cast<std::int32_t>(big_endian(p));
+          t.data<std::int32_t>()[at + i] = v;
+        } else if (width == 4) {
+          const std::uint32_t u = big_endian(p);
+          std::memcpy(t.data<float>() + at + i, &u, 4);
+        } else {
+          const std::uint64_t u = static_cast<std::uint64_t>(big_endian(p)) << 32 | big_endian(p + 4);
+          double d;
+          std::memcpy(&d, &u, 8);
+          t.data<float>()[at + i] = static_cast<float>(d);
+        }
+      }
+    }
+  }
+  unsigned char extra;
+  if (in.read(&extra, 1) != 0) fail<FileError>({label, ": more data than its sizes ", sizes, " say"});
+  return t;
+}
+
+Tensor parse_idx(const Tensor& bytes) {
+  if (bytes.dtype() != kUInt8 || bytes.dim() != 1) fail<DTypeError>({"ParseIdx: bytes are ", bytes.sizes(), " ", bytes.dtype(), ", expected [n] uint8"});
+  const Tensor b = bytes.contiguous();
+  return parse_idx(b.data_ptr(), static_cast<std::size_t>(b.numel()), "ParseIdx");
+}
+
+Tensor read_idx(const std::string& path) {
+  const std::string bytes = read_file(path);
+  return parse_idx(bytes.data(), bytes.size(), path);
+}
+
+Tensor normalize_images(const Tensor& images, double mean, double std) {
+  if (images.dtype() != kUInt8 || images.dim() != 3) fail<ShapeError>({"NormalizeImages: images are ", images.sizes(), " ", images.dtype(), ", expected [N, H, W] uint8"});
+  if (!(std > 0)) fail<OptionError>({"NormalizeImages: std is ", std, ", expected a positive number"});
+  return ((images.to(kFloat32) / 255.0 - mean) / std).unsqueeze(1);
+}
+
+// --- the data set
+
+namespace {
+
+// MD5 of the published .gz files, and of MNIST's files of the same names.
+struct Known {
+  const char *name, *fashion, *mnist;
+};
+constexpr Known kFiles[] = {{"train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f68b3c2dcbeaaa9fbdd348bbdeb94873"},
+                            {"train-labels-idx1-ubyte", "25c81989df183df01b3e8a0aad5dffbe", "d53e105ee54ea40749a09fcbcd1e9432"},
+                            {"t10k-images-idx3-ubyte", "bef4ecab320f06d8554ea6380940ec79", "9fb629c4189551a2d022fa330f9573f3"},
+                            {"t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310", "ec29112dd5afa0611ce80d1b7f02629c"}};
+
+std::string locate(const std::string& root, const std::string& name) {
+  for (const std::string& tail : {std::string(".gz"), std::string()})
+    if (std::filesystem::is_regular_file(root + "/" + name + tail)) return root + "/" + name + tail;
+  fail<FileError>({"FashionMNIST: ", root, " has neither ", name, ".gz nor ", name,
+                   "; the files are {train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte, or sprite900-* for the small set"});
+}
+
+Tensor load(const std::string& root, const std::string& name, bool verify) {
+  const std::string path = locate(root, name), bytes = read_file(path);
+  const bool packed = path.size() > 3 && path.compare(path.size() - 3, 3, ".gz") == 0;
+  if (verify && packed)
+    for (const Known& k : kFiles)
+      if (name == k.name) {
+        const std::string sum = detail::md5(bytes.data(), bytes.size());
+        if (sum == k.mnist) std::fprintf(stderr, "dropin: warning: %s is MNIST's file, not Fashion-MNIST's\n", path.c_str());
+        else if (sum != k.fashion) fail<FileError>({path, ": MD5 is ", sum, ", the published file has ", k.fashion, "; pass verify = false to read it all the same"});
+      }
+  return parse_idx(bytes.data(), bytes.size(), path);
+}
+
+}  // namespace
+
+FashionMNIST::FashionMNIST(const FashionMNISTOptions& o) : options_(o) {
+  const std::string split = o.split == "test" ? "t10k" : o.split;
+  if (split != "train" && split != "t10k" && split != "sprite900") fail<OptionError>({"FashionMNIST: split is \"", o.split, "\", expected train, t10k (or test) or sprite900"});
+  if (o.root.empty()) fail<OptionError>({"FashionMNIST: root is required"});
+  const std::string images = split + "-images-idx3-ubyte", labels = split + "-labels-idx1-ubyte";
+  locate(o.root, images);
+  pixels_ = load(o.root, images, o.verify);
+  const Tensor y = load(o.root, labels, o.verify);
+  const std::string where = o.root + "/" + images;
+  if (pixels_.dtype() != kUInt8 || pixels_.dim() != 3 || pixels_.size(1) != 28 || pixels_.size(2) != 28)
+    fail<FileError>({where, ": images are ", pixels_.sizes(), " ", pixels_.dtype(), ", expected [N, 28, 28] uint8"});
+  if (y.dtype() != kUInt8 || y.dim() != 1) fail<FileError>({o.root, "/", labels, ": labels are ", y.sizes(), " ", y.dtype(), ", expected [N] uint8"});
+  if (pixels_.size(0) != y.size(0)) fail<FileError>({where, ": ", pixels_.size(0), " images but ", y.size(0), " labels"});
+  if (pixels_.size(0) == 0) fail<FileError>({where, ": no images"});
+  labels_ = y.to(kInt64);
+  if (o.verify) {
+    const std::int64_t most = amax(labels_).item<std::int64_t>();
+    if (most > 9) fail<FileError>({o.root, "/", labels, ": a label is ", most, ", expected 0 to 9"});
+    const std::int64_t expected = split == "train" ? 60000 : split == "t10k" ? 10000 : 900;
+    if (size() != expected) fail<FileError>({where, ": ", size(), " images, expected ", expected, "; pass verify = false to read them all the same"});
+  }
+}
+
+Tensor FashionMNIST::prepare(const Tensor& pixels) const {
+  const Tensor x = options_.normalize ? normalize_images(pixels) : (pixels.to(kFloat32) / 255.0).unsqueeze(1);
+  return options_.flatten ? x.reshape({x.size(0), 784}) : x;
+}
+Tensor FashionMNIST::images() const { return prepare(pixels_); }
+FashionMNIST::Example FashionMNIST::get(std::int64_t i) const {
+  if (i < 0 || i >= size()) fail<IndexError>({"FashionMNIST: item ", i, " of ", size()});
+  return {prepare(pixels_.narrow(0, i, 1))[0], labels_[i].item<std::int64_t>()};
+}
+const char* FashionMNIST::class_name(std::int64_t k) {
+  static constexpr const char* names[] = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"};
+  if (k < 0 || k > 9) fail<IndexError>({"FashionMNIST: class ", k, ", expected 0 to 9"});
+  return names[k];
+}
+BackgroundLoader FashionMNIST::loader(std::int64_t batch_size, bool shuffle, std::uint64_t seed) const {
+  if (batch_size <= 0) fail<OptionError>({"FashionMNIST: batch_size is ", batch_size, ", expected a positive number"});
+  const FashionMNIST copy = *this;
+  return BackgroundLoader(
+      [copy, batch_size, shuffle, seed](std::int64_t i) -> Batch {
+        const std::int64_t n = copy.size(), per_epoch = (n + batch_size - 1) / batch_size, at = i % per_epoch * batch_size, k = std::min(batch_size, n - at);
+        Generator g(seed);
+        g.set_offset(static_cast<std::uint64_t>(i / per_epoch) << 32);
+        const Tensor order = shuffle ? randperm(n, &g) : arange(0, static_cast<double>(n));
+        const Tensor index = order.narrow(0, at, k);
+        return {copy.prepare(index_select(copy.pixels_, 0, index)), index_select(copy.labels_, 0, index)};
+      },
+      0);
+}
+
+}  // namespace dropin
