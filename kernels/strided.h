@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 #include <initializer_list>
+#include <memory>
 
 #include "dropin/abi/abi.h"
 #include "dropin/core/dtype.h"
@@ -47,5 +48,14 @@ void scatter(const Loop& loop, int operand, std::int64_t item, const void* block
 void widen(DType from, const void* x, float* y, std::int64_t n);
 void narrow(DType to, const float* x, void* y, std::int64_t n);
 constexpr bool is_half(DType t) { return t == DType::BFloat16 || t == DType::Float16; }
+
+/// The copy kernel: y = x converted to y's dtype, any strides.
+void copy_values(const abi::TensorIn& x, const abi::TensorOut& y);
+/// x as dtype `to`, in row-major order in memory of its own.
+struct Packed {
+  std::unique_ptr<char[]> memory;
+  abi::TensorOut tensor;
+  Packed(const abi::TensorIn& x, DType to);
+};
 
 }  // namespace dropin::kernels

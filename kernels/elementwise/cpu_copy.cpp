@@ -129,37 +129,9 @@ void copy_bytes(const void* x, void* y, std::int64_t bytes) {
 
 Status copy_cpu(const KernelContext&, const TensorIn& x, const TensorOut& y) {
   if (x.ndim != y.ndim || !std::equal(x.sizes, x.sizes + x.ndim, y.sizes)) return abi::failed("sizes differ");
-  const std::int64_t total = y.numel(), item = item_size(y.dtype);
-  if (total == 0) return abi::ok();
-  if (x.dtype != y.dtype) {
-    map(conversion(x.dtype, y.dtype), {}, y, {&x});
-    return abi::ok();
-  }
-  if (x.contiguous() && y.contiguous()) {
-    copy_bytes(x.data, y.as<void>(), total * item);
-    return abi::ok();
-  }
-  Loop loop;
-  loop.make({&y, &x});
-  const bool x_dense = loop.dense(1), y_dense = loop.dense(0);
-  if (x_dense && y_dense) {
-    copy_bytes(x.data, y.as<void>(), total * item);
-  } else if (transposed(loop, item, x.data, y.as<void>())) {
-  } else {
-    parallel_for(total, kGrain, [&](std::int64_t begin, std::int64_t end) {
-      if (y_dense) return gather(loop, 1, item, x.data, begin, end - begin, y.as<char>() + begin * item);
-      if (x_dense) return scatter(loop, 0, item, x.as<char>() + begin * item, begin, end - begin, y.as<void>());
-      alignas(64) char block[4096];
-      for (const std::int64_t most = 4096 / item; begin < end; begin += most) {
-        const std::int64_t n = std::min(most, end - begin);
-        gather(loop, 1, item, x.data, begin, n, block);
-        scatter(loop, 0, item, block, begin, n, y.as<void>());
-      }
-    });
-  }
+  copy_values(x, y);
   return abi::ok();
 }
-
 Status fill_cpu(const KernelContext&, double value, const TensorOut& y) {
   const std::int64_t total = y.numel(), item = item_size(y.dtype);
   if (total == 0) return abi::ok();
@@ -185,6 +157,50 @@ Status fill_cpu(const KernelContext&, double value, const TensorOut& y) {
 }
 
 }  // namespace
+
+void copy_values(const TensorIn& x, const TensorOut& y) {
+  const std::int64_t total = y.numel(), item = item_size(y.dtype);
+  if (total == 0) return;
+  if (x.dtype != y.dtype) {
+    map(conversion(x.dtype, y.dtype), {}, y, {&x});
+    return;
+  }
+  if (x.contiguous() && y.contiguous()) {
+    copy_bytes(x.data, y.as<void>(), total * item);
+    return;
+  }
+  Loop loop;
+  loop.make({&y, &x});
+  const bool x_dense = loop.dense(1), y_dense = loop.dense(0);
+  if (x_dense && y_dense) {
+    copy_bytes(x.data, y.as<void>(), total * item);
+  } else if (transposed(loop, item, x.data, y.as<void>())) {
+  } else {
+    parallel_for(total, kGrain, [&](std::int64_t begin, std::int64_t end) {
+      if (y_dense) return gather(loop, 1, item, x.data, begin, end - begin, y.as<char>() + begin * item);
+      if (x_dense) return scatter(loop, 0, item, x.as<char>() + begin * item, begin, end - begin, y.as<void>());
+      alignas(64) char block[4096];
+      for (const std::int64_t most = 4096 / item; begin < end; begin += most) {
+        const std::int64_t n = std::min(most, end - begin);
+        gather(loop, 1, item, x.data, begin, n, block);
+        scatter(loop, 0, item, block, begin, n, y.as<void>());
+      }
+    });
+  }
+}
+
+Packed::Packed(const TensorIn& x, DType to) {
+  static_cast<TensorIn&>(tensor) = x;
+  tensor.dtype = to;
+  std::int64_t n = 1;
+  for (int i = x.ndim - 1; i >= 0; --i) {
+    tensor.strides[i] = n;
+    n *= x.sizes[i];
+  }
+  memory.reset(new char[static_cast<std::size_t>(std::max<std::int64_t>(1, n * item_size(to)))]);
+  tensor.data = memory.get();
+  copy_values(x, tensor);
+}
 
 void provide_copy_cpu(abi::KernelTable& t) {
   t.provide<copy>(&copy_cpu);

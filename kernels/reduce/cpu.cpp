@@ -1,0 +1,344 @@
+// Reductions: dimensions merged into an alternation of kept and reduced ones, then either rows (innermost dimension reduced) or columns
+// (innermost kept). Blocks and the order of merging depend on the sizes alone, so the number of threads never shows in a result.
+#include "kernels/reduce/kernel.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+
+#include "dropin/core/parallel.h"
+#include "kernels/reduce/blocks.h"
+#include "kernels/strided.h"
+
+namespace dropin::kernels {
+void provide_scan_cpu(abi::KernelTable& t);  // cpu_scan.cpp
+namespace {
+
+using abi::KernelContext;
+using abi::Status;
+using abi::TensorIn;
+using abi::TensorOut;
+
+constexpr std::int64_t kRowBlock = 4096;  // elements of a row folded at a time
+constexpr std::int64_t kRows = 128;       // rows of a column block
+constexpr std::int64_t kChunks = 64;      // parts into which a single tall tile of columns is cut for the threads
+constexpr std::int64_t kManyTasks = 16;   // with as many independent results there is no need to cut them
+
+struct Dims {
+  int n = 0;
+  std::int64_t size[abi::kMaxDims], stride[abi::kMaxDims];
+  std::int64_t total() const {
+    std::int64_t t = 1;
+    for (int i = 0; i < n; ++i) t *= size[i];
+    return t;
+  }
+  std::int64_t offset(std::int64_t flat) const {
+    std::int64_t at = 0;
+    for (int i = n - 1; i >= 0; --i) {
+      at += flat % size[i] * stride[i];
+      flat /= size[i];
+    }
+    return at;
+  }
+};
+
+/// The kept dims in row-major order and the reduced ones by decreasing stride.
+struct Plan {
+  Dims kept, reduced;
+  bool usable = false;  // one of the innermost dims has unit stride
+  bool rows = false;    // it is a reduced one
+};
+Plan plan(const TensorIn& x, std::uint32_t mask) {
+  Plan p;
+  for (int i = 0; i < x.ndim; ++i) {
+    if (x.sizes[i] == 1) continue;
+    Dims& d = mask >> i & 1 ? p.reduced : p.kept;
+    int at = d.n++;
+    if (&d == &p.reduced)
+      for (; at > 0 && d.stride[at - 1] < x.strides[i]; --at) d.size[at] = d.size[at - 1], d.stride[at] = d.stride[at - 1];
+    d.size[at] = x.sizes[i];
+    d.stride[at] = x.strides[i];
+  }
+  for (Dims* d : {&p.kept, &p.reduced}) {
+    int m = 0;
+    for (int i = 0; i < d->n; ++i) {
+      if (m && d->stride[m - 1] == d->stride[i] * d->size[i]) {
+        d->size[m - 1] *= d->size[i];
+      } else {
+        d->size[m++] = d->size[i];
+      }
+      d->stride[m - 1] = d->stride[i];
+    }
+    d->n = m;
+  }
+  if (p.reduced.n && p.reduced.stride[p.reduced.n - 1] == 1) p.usable = p.rows = true;
+  else if (p.kept.n && p.kept.stride[p.kept.n - 1] == 1) p.usable = true;
+  else if (!p.reduced.n && !p.kept.n) p.usable = p.rows = true;
+  if (p.rows && !p.reduced.n) p.reduced.n = 1, p.reduced.size[0] = 1, p.reduced.stride[0] = 1;
+  return p;
+}
+
+/// Merges a sequence in a binary tree, so that rounding errors grow with the logarithm of its length.
+class Tree {
+ public:
+  explicit Tree(const FoldFns& f) : f_(f) {}
+  void push(Partial p) {
+    int level = 0;
+    for (std::uint64_t c = count_++; c & 1; c >>= 1) p = f_.merge(level_[level++], p);
+    level_[level] = p;
+  }
+  Partial result() const {
+    Partial r = f_.init;
+    int level = 0;
+    for (std::uint64_t c = count_; c; c >>= 1, ++level)
+      if (c & 1) r = f_.merge(level_[level], r);
+    return r;
+  }
+
+ private:
+  const FoldFns& f_;
+  std::uint64_t count_ = 0;
+  Partial level_[64];
+};
+
+void fold_rows(const Plan& p, const FoldFns& f, const char* x, std::int64_t item, const double* shift, Partial* result) {
+  Dims outer = p.reduced;
+  const std::int64_t n = outer.size[--outer.n];
+  const std::int64_t outputs = p.kept.total(), lines = outer.total();
+  const std::int64_t per_line = std::max<std::int64_t>(1, (n + kRowBlock - 1) / kRowBlock), blocks = lines * per_line;
+  auto block = [&](std::int64_t at, std::int64_t b, double s) {
+    const std::int64_t from = b % per_line * kRowBlock;
+    return f.row(x + (at + outer.offset(b / per_line) + from) * item, std::min(kRowBlock, n - from), s);
+  };
+  if (blocks == 1) {
+    parallel_for(outputs, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, n)), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t o = begin; o < end; ++o) result[o] = f.row(x + p.kept.offset(o) * item, n, shift ? shift[o] : 0);
+    });
+  } else if (outputs >= kManyTasks || outputs * lines * n <= kGrain) {
+    parallel_for(outputs, std::max<std::int64_t>(1, kGrain / (n * lines)), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t o = begin; o < end; ++o) {
+        Tree tree(f);
+        const std::int64_t at = p.kept.offset(o);
+        for (std::int64_t b = 0; b < blocks; ++b) tree.push(block(at, b, shift ? shift[o] : 0));
+        result[o] = tree.result();
+      }
+    });
+  } else {
+    const std::unique_ptr<Partial[]> parts(new Partial[static_cast<std::size_t>(outputs * blocks)]);
+    parallel_for(outputs * blocks, std::max<std::int64_t>(1, kGrain / std::min(n, kRowBlock)), [&](std::int64_t begin, std::int64_t end) {
+      for (std::int64_t i = begin; i < end; ++i) {
+        const std::int64_t o = i / blocks;
+        parts[i] = block(p.kept.offset(o), i % blocks, shift ? shift[o] : 0);
+      }
+    });
+    for (std::int64_t o = 0; o < outputs; ++o) {
+      Tree tree(f);
+      for (std::int64_t b = 0; b < blocks; ++b) tree.push(parts[o * blocks + b]);
+      result[o] = tree.result();
+    }
+  }
+}
+
+void fold_columns(const Plan& p, const FoldFns& f, const char* x, std::int64_t item, const double* shift, Partial* result) {
+  Dims kept = p.kept, outer = p.reduced;
+  const std::int64_t width = kept.size[--kept.n];
+  std::int64_t rows = 1, stride = 0;
+  if (outer.n) --outer.n, rows = outer.size[outer.n], stride = outer.stride[outer.n];
+  const std::int64_t tiles = (width + kColumns - 1) / kColumns, tasks = kept.total() * tiles;
+  const std::int64_t per_plane = (rows + kRows - 1) / kRows, blocks = outer.total() * per_plane;
+  auto fold = [&](std::int64_t task, std::int64_t from, std::int64_t to, Partial* acc) {
+    const std::int64_t k = task / tiles, column = task % tiles * kColumns, columns = std::min(kColumns, width - column);
+    const std::int64_t at = kept.offset(k) + column;
+    std::fill_n(acc, columns, f.init);
+    for (std::int64_t b = from; b < to; ++b) {
+      const std::int64_t row = b % per_plane * kRows;
+      f.columns(x + (at + outer.offset(b / per_plane) + row * stride) * item, stride, std::min(kRows, rows - row), columns,
+                shift ? shift + k * width + column : nullptr, acc);
+    }
+  };
+  auto place = [&](std::int64_t task) { return result + task / tiles * width + task % tiles * kColumns; };
+  if (tasks >= kManyTasks || blocks == 1) {
+    parallel_for(tasks, std::max<std::int64_t>(1, kGrain / (std::min(width, kColumns) * rows * outer.total())),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t t = begin; t < end; ++t) fold(t, 0, blocks, place(t));
+                 });
+    return;
+  }
+  const std::int64_t chunks = std::min(kChunks, blocks), room = std::min(width, kColumns);
+  const std::unique_ptr<Partial[]> parts(new Partial[static_cast<std::size_t>(tasks * chunks * room)]);
+  parallel_for(tasks * chunks, std::max<std::int64_t>(1, kGrain * chunks / (room * rows * outer.total())), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t i = begin; i < end; ++i) {
+      const std::int64_t c = i % chunks;
+      fold(i / chunks, blocks * c / chunks, blocks * (c + 1) / chunks, parts.get() + i * room);
+    }
+  });
+  for (std::int64_t t = 0; t < tasks; ++t) {
+    const std::int64_t columns = std::min(kColumns, width - t % tiles * kColumns);
+    for (std::int64_t j = 0; j < columns; ++j) {
+      Partial r = f.init;
+      for (std::int64_t c = 0; c < chunks; ++c) r = f.merge(r, parts[(t * chunks + c) * room + j]);
+      place(t)[j] = r;
+    }
+  }
+}
+
+template <class T> T narrowed(double v) {
+  if constexpr (sizeof(T) == 2) return T(static_cast<float>(v));
+  else return static_cast<T>(v);
+}
+
+/// y[kept index] = f(flat index) for the kept dims in row-major order.
+template <class F> void store(const TensorIn& x, std::uint32_t mask, const TensorOut& y, F&& f) {
+  Dims d;
+  for (int i = 0; i < x.ndim; ++i)
+    if (!(mask >> i & 1) && x.sizes[i] != 1) d.size[d.n] = x.sizes[i], d.stride[d.n++] = y.strides[i];
+  std::int64_t expect = 1;
+  bool dense = true;
+  for (int i = d.n - 1; i >= 0; --i) dense = dense && d.stride[i] == expect, expect *= d.size[i];
+  const std::int64_t n = d.total();
+  for (std::int64_t o = 0; o < n; ++o) f(o, dense ? o : d.offset(o));
+}
+
+/// Room for the results; a few live on the stack.
+template <class T> class Scratch {
+ public:
+  explicit Scratch(std::int64_t n) {
+    if (n > 64) heap_.reset(new T[static_cast<std::size_t>(n)]);
+  }
+  T* get() { return heap_ ? heap_.get() : local_; }
+  T& operator[](std::int64_t i) { return get()[i]; }
+
+ private:
+  T local_[64];
+  std::unique_ptr<T[]> heap_;
+};
+
+bool fits(const TensorIn& x, std::uint32_t mask, const TensorIn& y) {
+  if (x.ndim != y.ndim) return false;
+  for (int i = 0; i < x.ndim; ++i)
+    if (y.sizes[i] != (mask >> i & 1 ? 1 : x.sizes[i])) return false;
+  return true;
+}
+
+Status reduce_floats(Reduce op, const TensorIn& x, std::uint32_t mask, const TensorOut& y) {
+  if (is_half(x.dtype)) return reduce_floats(op, Packed(x, DType::Float32).tensor, mask, y);
+  Fold fold = Fold::Sum;
+  switch (op) {
+    case Reduce::Prod: fold = Fold::Prod; break;
+    case Reduce::Max: fold = Fold::Max; break;
+    case Reduce::Min: fold = Fold::Min; break;
+    case Reduce::SumSquares: fold = Fold::SumSquares; break;
+    case Reduce::LogSumExp: fold = Fold::SumExp; break;
+    case Reduce::Sum: case Reduce::Mean: break;
+    default: return abi::unsupported("any and all need bool");
+  }
+  const std::int64_t outputs = kept_count(x, mask), n = reduced_count(x, mask);
+  Scratch<Partial> result(outputs);
+  Scratch<double> shift(op == Reduce::LogSumExp ? outputs : 0);
+  if (op == Reduce::LogSumExp) {
+    fold_into(Fold::Max, x, mask, nullptr, result.get());
+    for (std::int64_t o = 0; o < outputs; ++o) shift[o] = std::isfinite(result[o].f) ? result[o].f : 0;  // infinities pass through exp and log
+  }
+  fold_into(fold, x, mask, op == Reduce::LogSumExp ? shift.get() : nullptr, result.get());
+  visit_dtype(y.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    T* out = y.as<T>();
+    if (op == Reduce::Mean) store(x, mask, y, [&](std::int64_t o, std::int64_t at) { out[at] = narrowed<T>(result[o].f / static_cast<double>(n)); });
+    else if (op == Reduce::LogSumExp) store(x, mask, y, [&](std::int64_t o, std::int64_t at) { out[at] = narrowed<T>(std::log(result[o].f) + shift[o]); });
+    else store(x, mask, y, [&](std::int64_t o, std::int64_t at) { out[at] = narrowed<T>(result[o].f); });
+  });
+  return abi::ok();
+}
+
+Status reduce_cpu(const KernelContext&, Reduce op, const TensorIn& x, std::uint32_t mask, const TensorOut& y) {
+  if (!fits(x, mask, y)) return abi::failed("sizes differ");
+  if (is_floating(x.dtype)) return y.dtype == x.dtype ? reduce_floats(op, x, mask, y) : abi::failed("y has the wrong dtype");
+  Fold fold = Fold::Sum;
+  DType to = x.dtype;
+  switch (op) {
+    case Reduce::Sum: to = DType::Int64; break;
+    case Reduce::Prod: fold = Fold::Prod, to = DType::Int64; break;
+    case Reduce::Max: case Reduce::Any: fold = Fold::Max; break;
+    case Reduce::Min: case Reduce::All: fold = Fold::Min; break;
+    default: return abi::unsupported("not defined for integers");
+  }
+  if ((x.dtype == DType::Bool) != (op == Reduce::Any || op == Reduce::All)) return abi::unsupported("any and all need bool, the others numbers");
+  if (y.dtype != to) return abi::failed("y has the wrong dtype");
+  Scratch<Partial> result(kept_count(x, mask));
+  fold_into(fold, x, mask, nullptr, result.get());
+  visit_dtype(to, [&](auto zero) {
+    using T = decltype(zero);
+    if constexpr (std::is_integral_v<T>) store(x, mask, y, [&](std::int64_t o, std::int64_t at) { y.as<T>()[at] = static_cast<T>(result[o].i); });
+  });
+  return abi::ok();
+}
+
+void store_moments(const TensorIn& x, std::uint32_t mask, double correction, const TensorOut& var, const TensorOut& mean) {
+  const std::int64_t outputs = kept_count(x, mask);
+  const double n = static_cast<double>(reduced_count(x, mask));
+  Scratch<double> m(outputs), v(outputs);
+  moments(x, mask, m.get(), v.get());
+  auto write = [&](const TensorOut& y, auto&& value) {
+    if (!y.data) return;
+    visit_dtype(y.dtype, [&](auto zero) {
+      using T = decltype(zero);
+      store(x, mask, y, [&](std::int64_t o, std::int64_t at) { y.as<T>()[at] = narrowed<T>(value(o)); });
+    });
+  };
+  write(mean, [&](std::int64_t o) { return m[o]; });
+  write(var, [&](std::int64_t o) { return v[o] / std::max(0.0, n - correction); });
+}
+
+Status var_mean_cpu(const KernelContext&, const TensorIn& x, std::uint32_t mask, double correction, const TensorOut& var, const TensorOut& mean) {
+  if (!is_floating(x.dtype)) return abi::unsupported("needs a float dtype");
+  for (const TensorOut* y : {&var, &mean})
+    if (y->data && (!fits(x, mask, *y) || y->dtype != x.dtype)) return abi::failed("sizes or dtypes differ");
+  if (is_half(x.dtype)) store_moments(Packed(x, DType::Float32).tensor, mask, correction, var, mean);
+  else store_moments(x, mask, correction, var, mean);
+  return abi::ok();
+}
+
+}  // namespace
+
+std::int64_t kept_count(const TensorIn& x, std::uint32_t mask) {
+  std::int64_t n = 1;
+  for (int i = 0; i < x.ndim; ++i)
+    if (!(mask >> i & 1)) n *= x.sizes[i];
+  return n;
+}
+std::int64_t reduced_count(const TensorIn& x, std::uint32_t mask) { return kept_count(x, ~mask); }
+
+void fold_into(Fold fold, const TensorIn& x, std::uint32_t mask, const double* shift, Partial* result) {
+  const FoldFns f = is_floating(x.dtype) ? float_fold(fold, x.dtype) : int_fold(fold, x.dtype);
+  if (reduced_count(x, mask) == 0) return static_cast<void>(std::fill_n(result, kept_count(x, mask), f.init));
+  if (kept_count(x, mask) == 0) return;
+  const Plan p = plan(x, mask);
+  if (!p.usable) return fold_into(fold, Packed(x, x.dtype).tensor, mask, shift, result);
+  const char* data = x.as<char>();
+  if (p.rows) fold_rows(p, f, data, item_size(x.dtype), shift, result);
+  else fold_columns(p, f, data, item_size(x.dtype), shift, result);
+}
+
+void moments(const TensorIn& x, std::uint32_t mask, double* mean, double* squares) {
+  const std::int64_t outputs = kept_count(x, mask);
+  const double n = static_cast<double>(reduced_count(x, mask));
+  const std::unique_ptr<Partial[]> sums(new Partial[static_cast<std::size_t>(outputs)]);
+  fold_into(Fold::Sum, x, mask, nullptr, sums.get());
+  for (std::int64_t o = 0; o < outputs; ++o) mean[o] = sums[o].f / n;
+  fold_into(Fold::SumSquaredDeviations, x, mask, mean, sums.get());
+  for (std::int64_t o = 0; o < outputs; ++o) {
+    // The deviations were taken from the mean rounded to x's dtype; what that added is known.
+    const double error = x.dtype == DType::Float32 ? mean[o] - static_cast<double>(static_cast<float>(mean[o])) : 0;
+    squares[o] = std::isfinite(error) ? std::max(0.0, sums[o].f - n * error * error) : sums[o].f;
+    if (sums[o].f != sums[o].f) squares[o] = sums[o].f;
+  }
+}
+
+void provide_reduce_cpu(abi::KernelTable& t) {
+  t.provide<reduce>(&reduce_cpu);
+  t.provide<var_mean>(&var_mean_cpu);
+  provide_scan_cpu(t);
+}
+
+}  // namespace dropin::kernels

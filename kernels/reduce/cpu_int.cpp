@@ -1,0 +1,68 @@
+// Folds of integers and Bool: plain loops with 64-bit accumulators.
+#include <limits>
+
+#include "kernels/reduce/blocks.h"
+#include "dropin/core/dtype.h"
+
+namespace dropin::kernels {
+namespace {
+
+struct Sum {
+  static constexpr std::int64_t kInit = 0;
+  static std::int64_t merge(std::int64_t a, std::int64_t b) { return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) + static_cast<std::uint64_t>(b)); }
+};
+struct Prod {
+  static constexpr std::int64_t kInit = 1;
+  static std::int64_t merge(std::int64_t a, std::int64_t b) { return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b)); }
+};
+struct Max {
+  static constexpr std::int64_t kInit = std::numeric_limits<std::int64_t>::min();
+  static std::int64_t merge(std::int64_t a, std::int64_t b) { return a < b ? b : a; }
+};
+struct Min {
+  static constexpr std::int64_t kInit = std::numeric_limits<std::int64_t>::max();
+  static std::int64_t merge(std::int64_t a, std::int64_t b) { return b < a ? b : a; }
+};
+
+template <class F, class T> FoldFns fns(std::int64_t init) {
+  FoldFns f;
+  f.init.i = init;
+  f.merge = [](Partial a, Partial b) {
+    a.i = F::merge(a.i, b.i);
+    return a;
+  };
+  f.row = [](const void* data, std::int64_t n, double) {
+    const T* x = static_cast<const T*>(data);
+    Partial p;
+    p.i = F::kInit;
+    for (std::int64_t i = 0; i < n; ++i) p.i = F::merge(p.i, static_cast<std::int64_t>(x[i]));
+    return p;
+  };
+  f.columns = [](const void* data, std::int64_t stride, std::int64_t rows, std::int64_t columns, const double*, Partial* acc) {
+    const T* x = static_cast<const T*>(data);
+    for (std::int64_t r = 0; r < rows; ++r)
+      for (std::int64_t j = 0; j < columns; ++j) acc[j].i = F::merge(acc[j].i, static_cast<std::int64_t>(x[r * stride + j]));
+  };
+  return f;
+}
+
+}  // namespace
+
+FoldFns int_fold(Fold fold, DType t) {
+  return visit_dtype(t, [&](auto zero) -> FoldFns {
+    using T = decltype(zero);
+    if constexpr (std::is_integral_v<T>) {
+      constexpr bool truth = std::is_same_v<T, bool>;  // any of nothing is false, all of nothing true
+      switch (fold) {
+        case Fold::Prod: return fns<Prod, T>(1);
+        case Fold::Max: return fns<Max, T>(truth ? 0 : Max::kInit);
+        case Fold::Min: return fns<Min, T>(truth ? 1 : Min::kInit);
+        default: return fns<Sum, T>(0);
+      }
+    } else {
+      return FoldFns{};
+    }
+  });
+}
+
+}  // namespace dropin::kernels
