@@ -41,9 +41,9 @@ HWY_INLINE void taps(const T* gy, std::int64_t gy_row, const T* x, std::int64_t 
       const V g = hn::LoadU(d, gy + q);
       each<J>([&](auto j) DROPIN_LAMBDA { s[j] = hn::MulAdd(g, hn::LoadU(d, from[j] + q), s[j]); });
     }
-    if (q < n) {  // both sides masked: what lies beyond the row may be infinite
-      const V g = hn::MaskedLoad(tail, d, gy + q);
-      each<J>([&](auto j) DROPIN_LAMBDA { s[j] = hn::MulAdd(g, hn::MaskedLoad(tail, d, from[j] + q), s[j]); });
+    if (q < n) {  // both sides masked: what lies beyond the row may be infinite. Both arrays can be read a vector too far.
+      const V g = hn::IfThenElseZero(tail, hn::LoadU(d, gy + q));
+      each<J>([&](auto j) DROPIN_LAMBDA { s[j] = hn::MulAdd(g, hn::IfThenElseZero(tail, hn::LoadU(d, from[j] + q)), s[j]); });
     }
     each<J>([&](auto j) DROPIN_LAMBDA { from[j] += x_row; });
   }
@@ -57,8 +57,10 @@ void weight_gradient(const PlaneConv& c, std::int64_t images, const T* gy, std::
   const auto [kh, kw] = c.kernel;
   const std::int64_t st = c.stride[1], sh = c.stride[0];
   const std::int64_t phase = Q + (kw - 1) * c.dilation[1] / st + 1, row = phase * std::min(st, (kw - 1) * c.dilation[1] + 1);
-  Scratch<T> padded(H * row + 64);
-  std::fill_n(padded.data(), H * row + 64, T(0));
+  const std::int64_t slack = static_cast<std::int64_t>(hn::Lanes(hn::ScalableTag<T>()));  // for reading whole vectors at the end of a row
+  Scratch<T> padded(H * row + slack), gy_room(P * Q + slack);
+  std::fill_n(padded.data(), H * row + slack, T(0));
+  std::fill_n(gy_room.data() + P * Q, slack, T(0));
   Scratch<std::int64_t> at(kw);
   for (std::int64_t j = 0; j < kw; ++j) at[j] = j * c.dilation[1] % st * phase + j * c.dilation[1] / st;
   std::fill_n(gw, kh * kw, T(0));
@@ -73,11 +75,13 @@ void weight_gradient(const PlaneConv& c, std::int64_t images, const T* gy, std::
         else
           for (std::int64_t k = first; k < last; ++k) to[k] = from[k * st];
       }
+    const T* grad = gy;
+    if (Q % slack) grad = gy_room.data(), std::copy_n(gy, P * Q, gy_room.data());
     for (std::int64_t i = 0; i < kh; ++i) {
       const std::int64_t dy = i * c.dilation[0] - c.pad_begin[0];
       const std::int64_t p0 = dy < 0 ? std::min(P, (-dy + sh - 1) / sh) : 0, p1 = H > dy ? std::min(P, (H - 1 - dy) / sh + 1) : 0;
       if (p0 >= p1) continue;
-      const T *g = gy + p0 * Q, *top = padded.data() + (p0 * sh + dy) * row;
+      const T *g = grad + p0 * Q, *top = padded.data() + (p0 * sh + dy) * row;
       auto run = [&]<int J>(std::int64_t j) HWY_ATTR { taps<J, T>(g, Q, top, sh * row, p1 - p0, Q, at.data() + j, gw + i * kw + j); };
       std::int64_t j = 0;
       for (; kw - j >= 7; j += 7) run.template operator()<7>(j);
