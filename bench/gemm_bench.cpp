@@ -3,6 +3,7 @@
 #include <benchmark/benchmark.h>
 #include <oneapi/dnnl/dnnl.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cstdint>
 #include <string>
@@ -21,24 +22,22 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 
 /// Multiply-adds on registers only, one thread, in flops a second.
 #if defined(__x86_64__)
-#define DROPIN_PEAK(NAME, TARGET, LANES)                                                     \
-  __attribute__((target(TARGET), noinline)) double NAME() {                                  \
-    typedef float V __attribute__((vector_size(LANES * 4)));                                 \
-    V a[12] = {}, m, c;                                                                      \
-    for (int i = 0; i < LANES; ++i) m[i] = 0.999f, c[i] = 1e-3f;                             \
-    double best = 1e9;                                                                       \
-    constexpr int kLoops = 1 << 20;                                                          \
-    for (int r = 0; r < 8; ++r) {                                                            \
-      const double t0 = seconds();                                                           \
-      for (int i = 0; i < kLoops; ++i) {                                                     \
-        _Pragma("GCC unroll 12") for (int k = 0; k < 12; ++k) a[k] = a[k] * m + c;           \
-        asm volatile("" : "+v"(a[0]));                                                       \
-      }                                                                                      \
-      best = std::min(best, seconds() - t0);                                                 \
-    }                                                                                        \
-    for (int k = 1; k < 12; ++k) a[0] += a[k];                                               \
-    benchmark::DoNotOptimize(a[0][0]);                                                       \
-    return kLoops * 12.0 * 2 * LANES / best;                                                 \
+#define DROPIN_PEAK(NAME, TARGET, LANES)                                                                                  \
+  __attribute__((target(TARGET), noinline)) double NAME() {                                                               \
+    typedef float V __attribute__((vector_size(LANES * 4)));                                                              \
+    V m = V{} + 0.999f, c = V{} + 1e-3f, a0{}, a1{}, a2{}, a3{}, a4{}, a5{}, a6{}, a7{}, a8{}, a9{};                      \
+    double best = 1e9;                                                                                                    \
+    constexpr int kLoops = 1 << 20;                                                                                       \
+    for (int r = 0; r < 8; ++r) {                                                                                         \
+      const double t0 = seconds();                                                                                        \
+      for (int i = 0; i < kLoops; ++i) {                                                                                  \
+        a0 = a0 * m + c, a1 = a1 * m + c, a2 = a2 * m + c, a3 = a3 * m + c, a4 = a4 * m + c;                              \
+        a5 = a5 * m + c, a6 = a6 * m + c, a7 = a7 * m + c, a8 = a8 * m + c, a9 = a9 * m + c;                              \
+        asm volatile("" : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3), "+v"(a4), "+v"(a5), "+v"(a6), "+v"(a7), "+v"(a8), "+v"(a9)); \
+      }                                                                                                                   \
+      best = std::min(best, seconds() - t0);                                                                              \
+    }                                                                                                                     \
+    return kLoops * 10.0 * 2 * LANES / best;                                                                              \
   }
 DROPIN_PEAK(peak512, "avx512f", 16)
 DROPIN_PEAK(peak256, "avx2,fma", 8)
@@ -52,7 +51,7 @@ double peak() {
   return p;
 }
 
-/// Bytes a second that one thread reads from an array far larger than the caches.
+/// Bytes a second that all threads together read from an array far larger than the caches.
 double read_bandwidth() {
   std::vector<float> v(std::size_t{1} << 26, 1.0f);
   double best = 1e9;

@@ -1,5 +1,5 @@
 // Convolutions: oneDNN's (f32), cut into images and channels for the threads; otherwise products with unrolled patches, or with the image itself when the
-// kernel is 1x1. Depthwise weight gradients have their own loop, because oneDNN refuses kernels wider than 3.
+// kernel is 1x1. Depthwise weight gradients have their own kernel (cpu_plane.cpp), because oneDNN refuses kernels wider than 3.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -7,6 +7,7 @@
 
 #include "dropin/core/parallel.h"
 #include "kernels/conv/kernel.h"
+#include "kernels/conv/plane.h"
 #include "src/cpu/gemm.h"
 #include "src/cpu/onednn.h"
 #include "src/cpu/scratch.h"
@@ -209,13 +210,6 @@ template <class T> void plain_backward_weight(const Sizes& s, const T* gy, const
 template <class T> struct Lanes {
   static constexpr int kN = 64 / sizeof(T);
   T v[kN] = {};
-  void add_product(const T* a, const T* b, int64_t stride, int64_t n) {
-    int64_t i = 0;
-    if (stride == 1)
-      for (; i + kN <= n; i += kN)
-        for (int k = 0; k < kN; ++k) v[k] += a[i + k] * b[i + k];
-    for (; i < n; ++i) v[i % kN] += a[i] * b[i * stride];
-  }
   void add(const T* a, int64_t n) {
     int64_t i = 0;
     for (; i + kN <= n; i += kN)
@@ -242,29 +236,12 @@ template <class T> void bias_gradient(const Sizes& s, const T* gy, T* gb) {
   });
 }
 
-/// One input channel per group: gw[o, i, j] is a dot product of rows of gy and shifted rows of x.
+/// One input channel per group.
 template <class T> void depthwise_backward_weight(const Sizes& s, const T* gy, const T* x, T* gw) {
-  parallel_for(s.O, grain(s.image_flops() * s.B / static_cast<double>(s.O) * 4), [&](int64_t from, int64_t to) {
-    cpu::Scratch<Lanes<T>> sums(s.taps());
-    for (int64_t o = from; o < to; ++o) {
-      std::fill_n(sums.data(), s.taps(), Lanes<T>{});
-      for (int64_t b = 0; b < s.B; ++b) {
-        const T* image = x + (b * s.C + o / s.og()) * s.area();
-        const T* out = gy + (b * s.O + o) * s.out_area();
-        for (int64_t p = 0; p < s.P; ++p)
-          for (int64_t i = 0; i < s.kh; ++i) {
-            const int64_t h = p * s.g.stride[0] + i * s.g.dilation[0] - s.g.pad_begin[0];
-            if (h < 0 || h >= s.H) continue;
-            for (int64_t j = 0; j < s.kw; ++j) {
-              const int64_t dx = j * s.g.dilation[1] - s.g.pad_begin[1];
-              int64_t first, last;
-              inside(s.Q, s.W, s.g.stride[1], dx, first, last);
-              sums[i * s.kw + j].add_product(out + p * s.Q + first, image + h * s.W + dx + first * s.g.stride[1], s.g.stride[1], last - first);
-            }
-          }
-      }
-      for (int64_t k = 0; k < s.taps(); ++k) gw[o * s.taps() + k] = sums[k].sum();
-    }
+  const cpu::PlaneConv plane{{s.H, s.W}, {s.P, s.Q}, {s.kh, s.kw}, {s.g.stride[0], s.g.stride[1]}, {s.g.dilation[0], s.g.dilation[1]}, {s.g.pad_begin[0], s.g.pad_begin[1]}};
+  parallel_for(s.O, grain(s.image_flops() * s.B / static_cast<double>(s.O) * 4), [&](int64_t o, int64_t end) {
+    for (; o < end; ++o)
+      cpu::plane_weight_gradient(plane, s.B, gy + o * s.out_area(), s.O * s.out_area(), x + o / s.og() * s.area(), s.C * s.area(), gw + o * s.taps());
   });
 }
 
@@ -442,7 +419,7 @@ Status backward_weight_cpu(const abi::KernelContext&, const TensorIn& gy, const 
   if (Status st = check(x, gw, gy, g, s); st.code) return st;
   if (gb.data && (gb.dtype != x.dtype || gb.numel() != s.O || !gb.contiguous())) return abi::failed("conv2d: bias does not fit");
   if (x.dtype == DType::Float64) own_backward_weight<double>(s, gy, x, gw, gb);
-  else if (s.B == 0 || s.C == 0 || s.O == 0 || !use_onednn(s) || !onednn_backward_weight(s, gy.as<float>(), x.as<float>(), gw.as<float>(), gb.as<float>()))
+  else if (s.B == 0 || s.C == 0 || s.O == 0 || s.cg() == 1 || !use_onednn(s) || !onednn_backward_weight(s, gy.as<float>(), x.as<float>(), gw.as<float>(), gb.as<float>()))
     own_backward_weight<float>(s, gy, x, gw, gb);
   return abi::ok();
 }

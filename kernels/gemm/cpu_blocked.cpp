@@ -152,15 +152,15 @@ template <class T, int R, int S>
 HWY_INLINE void columns(std::int64_t M, std::int64_t K, const T* a, std::int64_t a_row, const T* b, std::int64_t b_row, const T* bias, T* c,
                         std::int64_t c_row, std::int64_t c_col) {
   for (; M >= R; M -= R, a += R * a_row, c += R * c_row) dots<T, R, S>(K, a, a_row, b, b_row, bias, c, c_row, c_col);
-  if constexpr (R > 1) columns<T, (R > 4 ? 4 : R - 1), S>(M, K, a, a_row, b, b_row, bias, c, c_row, c_col);
+  if constexpr (R > 1) columns<T, R - 1, S>(M, K, a, a_row, b, b_row, bias, c, c_row, c_col);
 }
 
 template <class T>
 void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int64_t a_row, const T* b, std::int64_t b_row, const T* bias, Matrix<T> c) {
 #if HWY_TARGET <= HWY_AVX3
-  constexpr int kR = 6, kS1 = 8, kS2 = 8, kS3 = 8;
+  constexpr int kR = 4, kS1 = 8, kS2 = 8, kS3 = 8, kS = 6;  // 24 sums, 4 vectors of a, 1 of b
 #else
-  constexpr int kR = 3, kS1 = 8, kS2 = 4, kS3 = 4;  // 12 sums, 3 vectors of a, 1 of b
+  constexpr int kR = 3, kS1 = 8, kS2 = 4, kS3 = 4, kS = 4;  // 12 sums, 3 vectors of a, 1 of b
 #endif
   std::int64_t n = 0;
   auto run = [&]<int R, int S>() HWY_ATTR {
@@ -169,7 +169,7 @@ void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int
   if (M == 1) run.template operator()<1, kS1>();
   if (M == 2) run.template operator()<2, kS2>();
   if (M == 3) run.template operator()<3, kS3>();
-  if (M > 3) run.template operator()<kR, 4>();
+  if (M > 3) run.template operator()<kR, kS>();
   run.template operator()<kR, 1>();
 }
 

@@ -112,6 +112,11 @@ memory::dims image_strides(std::int64_t c, const std::int64_t* size, std::int64_
 memory::desc plain_image(std::int64_t n, std::int64_t c, const std::int64_t* size, std::int64_t image) {
   return memory::desc({n, c, size[0], size[1]}, memory::data_type::f32, image_strides(c, size, image));
 }
+/// The blocks of channels that the vectors of this machine hold.
+memory::format_tag blocked_tag() {
+  const unsigned have = static_cast<unsigned>(dnnl::get_effective_cpu_isa()), avx512 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+  return (have & avx512) == avx512 ? memory::format_tag::nChw16c : memory::format_tag::nChw8c;
+}
 memory::desc any_image(std::int64_t n, std::int64_t c, const std::int64_t* size) {
   return memory::desc({n, c, size[0], size[1]}, memory::data_type::f32, memory::format_tag::any);
 }
@@ -160,12 +165,12 @@ std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
   const auto algorithm = dnnl::algorithm::convolution_direct;
   const auto kind = pass == Pass::Forward ? prop_kind::forward_inference : prop_kind::forward_training;
 #if DNNL_VERSION_MAJOR >= 3
-  auto forward = [&](bool with_bias) {
+  auto forward = [&](bool with_bias, const memory::desc& src, const memory::desc& dst) {
     return with_bias ? convolution_forward::primitive_desc(engine(), kind, algorithm, src, weights, bias, dst, strides, dilation, begin, end, attr)
                      : convolution_forward::primitive_desc(engine(), kind, algorithm, src, weights, dst, strides, dilation, begin, end, attr);
   };
 #else
-  auto forward = [&](bool with_bias) {
+  auto forward = [&](bool with_bias, const memory::desc& src, const memory::desc& dst) {
     return convolution_forward::primitive_desc(
         with_bias ? convolution_forward::desc(kind, algorithm, src, weights, bias, dst, strides, dilation, begin, end)
                   : convolution_forward::desc(kind, algorithm, src, weights, dst, strides, dilation, begin, end),
@@ -173,12 +178,26 @@ std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
   };
 #endif
   if (pass == Pass::Forward) {
-    const auto pd = forward(c.bias);
+    const auto pd = [&] {
+      // Left to itself oneDNN likes channels last. Where a convolution does little work (depthwise, a few input channels) the reorders to and from that
+      // take longer than the convolution; those of blocks of channels are cheap.
+      if (c.in == c.groups || c.in <= 4) {
+        const auto tag = blocked_tag();
+        const memory::desc blocked_dst({c.batch, c.out, c.out_size[0], c.out_size[1]}, f32, tag);
+        const memory::desc blocked_src({c.batch, c.in, c.size[0], c.size[1]}, f32, c.in > 4 ? tag : memory::format_tag::nchw);
+        try {
+          auto blocked = forward(c.bias, blocked_src, blocked_dst);
+          if (std::strncmp(blocked.impl_info_str(), "jit", 3) == 0) return blocked;
+        } catch (const error&) {
+        }
+      }
+      return forward(c.bias, src, dst);
+    }();
     if (is_reference(pd)) return nullptr;
     e->src = pd.src_desc(), e->weights = pd.weights_desc(), e->dst = pd.dst_desc(), e->scratchpad = pd.scratchpad_desc();
     e->run = convolution_forward(pd);
   } else if (pass == Pass::BackwardInput) {
-    const auto hint = forward(false);
+    const auto hint = forward(false, src, dst);
 #if DNNL_VERSION_MAJOR >= 3
     const convolution_backward_data::primitive_desc pd(engine(), algorithm, src, weights, dst, strides, dilation, begin, end, hint, attr);
 #else
@@ -189,7 +208,7 @@ std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
     e->src = pd.diff_src_desc(), e->weights = pd.weights_desc(), e->dst = pd.diff_dst_desc(), e->scratchpad = pd.scratchpad_desc();
     e->run = convolution_backward_data(pd);
   } else {
-    const auto hint = forward(c.bias);
+    const auto hint = forward(c.bias, src, dst);
 #if DNNL_VERSION_MAJOR >= 3
     const auto pd = c.bias ? convolution_backward_weights::primitive_desc(engine(), algorithm, src, weights, bias, dst, strides, dilation, begin, end, hint, attr)
                            : convolution_backward_weights::primitive_desc(engine(), algorithm, src, weights, dst, strides, dilation, begin, end, hint, attr);

@@ -35,9 +35,10 @@ Format choose(const std::vector<double>& values) {
       hi = std::max(hi, std::abs(v));
     }
   }
-  if (hi > 0) f.scientific = f.integers ? hi / lo > 1000 && hi > 1e8 : hi / lo > 1000 || hi > 1e8 || lo < 1e-4;
+  if (hi > 0) f.scientific = hi / lo > 1000 || hi > 1e8 || (!f.integers && lo < 1e-4);
   std::size_t w = 0;
-  for (double v : values) w = std::max(w, f.one(v).size());
+  for (double v : values)
+    if (std::isfinite(v) && v != 0) w = std::max(w, f.one(v).size());  // torch lets NaN, Inf and 0 stick out
   f.width = w;
   return f;
 }

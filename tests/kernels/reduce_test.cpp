@@ -1,0 +1,257 @@
+#include "kernels/reduce/kernel.h"
+
+#include "kernels/any_array.h"
+
+namespace dropin::test {
+namespace {
+
+using kernels::Reduce;
+using kernels::Scan;
+
+Sizes kept(const Sizes& s, std::uint32_t mask) {
+  Sizes k = s;
+  for (std::size_t i = 0; i < s.size(); ++i)
+    if (mask >> i & 1) k[i] = 1;
+  return k;
+}
+/// The values that reduce into each output, in row-major order.
+std::vector<std::vector<double>> groups(const Array& x, std::uint32_t mask) {
+  const Sizes k = kept(x.sizes(), mask);
+  std::vector<std::vector<double>> g(static_cast<std::size_t>(count(k)));
+  for (std::int64_t i = 0; i < x.size(); ++i) {
+    std::int64_t rest = i, to = 0, step = 1;
+    for (int d = static_cast<int>(k.size()) - 1; d >= 0; --d) {
+      const std::int64_t at = rest % x.sizes()[d];
+      rest /= x.sizes()[d];
+      if (!(mask >> d & 1)) to += at * step;
+      step *= k[d];
+    }
+    g[static_cast<std::size_t>(to)].push_back(x[i]);
+  }
+  return g;
+}
+double expected(Reduce op, const std::vector<double>& v) {
+  const double n = static_cast<double>(v.size());
+  double sum = 0, prod = 1, top = -kInf, low = kInf, squares = 0;
+  bool nan = false;
+  for (double x : v) sum += x, prod *= x, top = std::max(top, x), low = std::min(low, x), squares += x * x, nan = nan || std::isnan(x);
+  switch (op) {
+    case Reduce::Sum: return sum;
+    case Reduce::Mean: return sum / n;
+    case Reduce::Prod: return prod;
+    case Reduce::Max: return nan ? kNaN : top;
+    case Reduce::Min: return nan ? kNaN : low;
+    case Reduce::Any: return top > 0;
+    case Reduce::All: return low > 0;
+    case Reduce::SumSquares: return squares;
+    case Reduce::LogSumExp: {
+      if (nan) return kNaN;
+      if (std::isinf(top)) return top;
+      double e = 0;
+      for (double x : v) e += std::exp(x - top);
+      return top + std::log(e);
+    }
+  }
+  return 0;
+}
+
+const Sizes kShapes[] = {{}, {1}, {7}, {5000}, {5, 7}, {300, 70}, {70, 300}, {3, 5, 7}, {20, 33, 19}, {2, 3, 4, 5}, {1, 9, 1}, {40000, 3}};
+
+TEST(Reduce, FloatsMatchDoubleForEveryMaskAndLayout) {
+  for (const Sizes& s : kShapes)
+    for (Layout l : kLayouts)
+      for (DType t : {kFloat32, kFloat64, kBFloat16, kFloat16})
+        for (std::uint32_t mask = 0; mask < (1u << s.size()); ++mask) {
+          if (count(s) > 10000 && is_floating(t) && item_size(t) == 2) continue;
+          Array x(t, s, l);
+          x.random(-2, 2);
+          const auto g = groups(x, mask);
+          for (Reduce op : {Reduce::Sum, Reduce::Mean, Reduce::Max, Reduce::Min, Reduce::SumSquares, Reduce::LogSumExp}) {
+            Array y(t, kept(s, mask));
+            run<kernels::reduce>(kCPU, op, x.in(), mask, y.out());
+            double floor = op == Reduce::Sum ? static_cast<double>(g[0].size()) * 0.25 : op == Reduce::LogSumExp || op == Reduce::Mean ? 0.5 : 0;
+            expect_close(y, [&](std::int64_t i) { return expected(op, g[i]); }, op == Reduce::SumSquares ? 8 : 4, floor,
+                         "op " + std::to_string(int(op)) + " mask " + std::to_string(mask) + " " + name(t));
+          }
+        }
+}
+
+TEST(Reduce, Products) {
+  for (DType t : {kFloat32, kFloat64, kInt32, kInt8}) {
+    Array x(t, {6, 5, 4}), y(is_floating(t) ? t : kInt64, {6, 1, 4});
+    x.random(1, 2);
+    const auto g = groups(x, 2);
+    run<kernels::reduce>(kCPU, Reduce::Prod, x.in(), 2u, y.out());
+    expect_close(y, [&](std::int64_t i) { return expected(Reduce::Prod, g[i]); }, 6, 0, name(t));
+  }
+}
+
+TEST(Reduce, IntegersAndBool) {
+  for (const Sizes& s : kShapes)
+    for (Layout l : kLayouts)
+      for (std::uint32_t mask = 0; mask < (1u << s.size()); ++mask) {
+        for (DType t : {kInt8, kUInt8, kInt32, kInt64}) {
+          Array x(t, s, l);
+          x.random(t == kUInt8 ? 0 : -100, 100);
+          const auto g = groups(x, mask);
+          for (Reduce op : {Reduce::Sum, Reduce::Max, Reduce::Min}) {
+            Array y(op == Reduce::Sum ? kInt64 : t, kept(s, mask));
+            run<kernels::reduce>(kCPU, op, x.in(), mask, y.out());
+            expect_close(y, [&](std::int64_t i) { return expected(op, g[i]); }, 0, 0, name(t));
+          }
+        }
+        Array x(kBool, s, l);
+        x.random(0, 1);
+        const auto g = groups(x, mask);
+        for (Reduce op : {Reduce::Any, Reduce::All}) {
+          Array y(kBool, kept(s, mask), l);
+          run<kernels::reduce>(kCPU, op, x.in(), mask, y.out());
+          expect_close(y, [&](std::int64_t i) { return expected(op, g[i]); }, 0, 0, "bool");
+        }
+      }
+}
+
+TEST(Reduce, EmptyAndBroadcastInputs) {
+  Array x(kFloat32, {3, 0}), y(kFloat32, {3, 1});
+  run<kernels::reduce>(kCPU, Reduce::Sum, x.in(), 2u, y.out());
+  EXPECT_EQ(y[2], 0);
+  run<kernels::reduce>(kCPU, Reduce::Prod, x.in(), 2u, y.out());
+  EXPECT_EQ(y[2], 1);
+  run<kernels::reduce>(kCPU, Reduce::Mean, x.in(), 2u, y.out());
+  EXPECT_TRUE(std::isnan(y[2]));
+  run<kernels::reduce>(kCPU, Reduce::LogSumExp, x.in(), 2u, y.out());
+  EXPECT_EQ(y[2], -kInf);
+  Array none(kFloat32, {0, 3}), nothing(kFloat32, {0, 1});
+  run<kernels::reduce>(kCPU, Reduce::Sum, none.in(), 2u, nothing.out());
+  Array row(kFloat32, {1, 5}), sum(kFloat32, {1, 5}), all(kFloat32, {1, 1});
+  row.values({1, 2, 3, 4, 5});
+  run<kernels::reduce>(kCPU, Reduce::Sum, row.broadcast({7, 5}), 1u, sum.out());
+  EXPECT_EQ(sum[4], 35);
+  run<kernels::reduce>(kCPU, Reduce::Sum, row.broadcast({7, 5}), 3u, all.out());
+  EXPECT_EQ(all[0], 105);
+}
+
+TEST(Reduce, SpecialValues) {
+  for (DType t : {kFloat32, kFloat64})
+    for (std::int64_t n : {5, 100})
+      for (std::int64_t at : {std::int64_t{0}, std::int64_t{3}, n - 1})
+        for (double v : {kNaN, kInf, -kInf}) {
+          Array x(t, {n, 1}), wide(t, {n, 40});
+          x.random(-1, 1), x.set(at, v);
+          wide.random(-1, 1), wide.set(at * 40 + 35, v);
+          for (Reduce op : {Reduce::Sum, Reduce::Max, Reduce::Min, Reduce::LogSumExp}) {
+            Array y(t, {1, 1}), z(t, {1, 40});
+            run<kernels::reduce>(kCPU, op, x.in(), 1u, y.out());
+            expect_close(y, [&](std::int64_t) { return expected(op, groups(x, 1)[0]); }, 4, 1, "row");
+            run<kernels::reduce>(kCPU, op, wide.in(), 1u, z.out());
+            expect_close(z, [&](std::int64_t i) { return expected(op, groups(wide, 1)[i]); }, 4, 5, "column");
+          }
+        }
+  Array x(kFloat32, {2}), y(kFloat32, {1});
+  x.values({-kInf, -kInf});
+  run<kernels::reduce>(kCPU, Reduce::LogSumExp, x.in(), 1u, y.out());
+  EXPECT_EQ(y[0], -kInf);
+}
+
+TEST(Reduce, DoesNotDependOnTheNumberOfThreads) {
+  for (const Sizes& s : {Sizes{3000000}, Sizes{3, 500000}, Sizes{40000, 70}, Sizes{64, 64, 300}})
+    for (std::uint32_t mask = 1; mask < (1u << s.size()); ++mask) {
+      Array x(kFloat32, s), one(kFloat32, kept(s, mask)), many(kFloat32, kept(s, mask));
+      x.random(-1, 1);
+      const int before = get_num_threads();
+      set_num_threads(1);
+      run<kernels::reduce>(kCPU, Reduce::Sum, x.in(), mask, one.out());
+      set_num_threads(3);
+      run<kernels::reduce>(kCPU, Reduce::Sum, x.in(), mask, many.out());
+      set_num_threads(before);
+      for (std::int64_t i = 0; i < one.size(); ++i) ASSERT_EQ(one[i], many[i]);
+    }
+}
+
+TEST(Reduce, SumsManyFloatsAccurately) {
+  const std::int64_t n = 5000000;
+  Array x(kFloat32, {n}), y(kFloat32, {1});
+  x.values({0.1});
+  run<kernels::reduce>(kCPU, Reduce::Sum, x.in(), 1u, y.out());
+  EXPECT_NEAR(y[0] / (static_cast<double>(0.1f) * n), 1, 1e-6);
+}
+
+TEST(VarMean, MatchesTwoPassesInDouble) {
+  for (const Sizes& s : kShapes)
+    for (Layout l : kLayouts)
+      for (DType t : {kFloat32, kFloat64, kBFloat16})
+        for (std::uint32_t mask = 0; mask < (1u << s.size()); ++mask)
+          for (double offset : {0.0, 1000.0}) {
+            if (t == kBFloat16 && (offset != 0 || count(s) > 10000)) continue;
+            Array x(t, s, l), var(t, kept(s, mask)), mean(t, kept(s, mask));
+            x.random(offset - 2, offset + 2);
+            run<kernels::var_mean>(kCPU, x.in(), mask, 1.0, var.out(), mean.out());
+            const auto g = groups(x, mask);
+            auto stats = [&](std::int64_t i, bool second) {
+              double m = 0, v = 0;
+              for (double e : g[i]) m += e;
+              m /= static_cast<double>(g[i].size());
+              for (double e : g[i]) v += (e - m) * (e - m);
+              return second ? v / std::max(0.0, static_cast<double>(g[i].size()) - 1) : m;
+            };
+            expect_close(mean, [&](std::int64_t i) { return stats(i, false); }, 3, 1, "mean");
+            expect_close(var, [&](std::int64_t i) { return stats(i, true); }, 8, 0.1, "var");
+          }
+}
+
+TEST(ArgReduce, FindsTheFirstAndPrefersNaN) {
+  for (const Sizes& s : {Sizes{1}, Sizes{1000}, Sizes{7, 65}, Sizes{5, 33, 9}, Sizes{3, 4, 300}})
+    for (Layout l : kLayouts)
+      for (DType t : {kFloat32, kFloat64, kFloat16, kInt8, kUInt8, kInt32, kInt64})
+        for (int dim = 0; dim < static_cast<int>(s.size()); ++dim)
+          for (bool maximum : {true, false}) {
+            Array x(t, s, l), y(kInt64, kept(s, 1u << dim));
+            x.random(0, 20);
+            if (is_floating(t) && s.size() == 2)
+              for (std::int64_t i = 0; i < x.size(); i += 61) x.set(i, kNaN);
+            run<kernels::arg_reduce>(kCPU, maximum, x.in(), dim, y.out());
+            const auto g = groups(x, 1u << dim);
+            expect_close(y, [&](std::int64_t i) {
+              std::size_t best = 0;
+              for (std::size_t j = 1; j < g[i].size(); ++j) {
+                if (std::isnan(g[i][best])) break;
+                if (std::isnan(g[i][j]) || (maximum ? g[i][j] > g[i][best] : g[i][j] < g[i][best])) best = j;
+              }
+              return static_cast<double>(best);
+            }, 0, 0, name(t));
+          }
+}
+
+TEST(Scan, MatchesTheLoop) {
+  for (const Sizes& s : {Sizes{1}, Sizes{500}, Sizes{7, 65}, Sizes{5, 33, 9}, Sizes{3, 4, 300}, Sizes{3, 0, 2}})
+    for (Layout l : kLayouts)
+      for (DType t : {kFloat32, kFloat64, kBFloat16, kInt32, kInt64})
+        for (int dim = 0; dim < static_cast<int>(s.size()); ++dim)
+          for (bool reverse : {false, true})
+            for (Scan op : {Scan::CumSum, Scan::CumProd, Scan::CumMax, Scan::LogCumSumExp}) {
+              if (op == Scan::LogCumSumExp && !is_floating(t)) continue;
+              if (op == Scan::CumProd && !is_floating(t)) continue;
+              Array x(t, s, l), y(t, s, l);
+              if (op == Scan::CumProd) x.random(0.9, 1.1);
+              else x.random(0, 3);
+              run<kernels::scan>(kCPU, op, x.in(), dim, reverse, y.out());
+              std::int64_t inner = 1;
+              for (std::size_t i = dim + 1; i < s.size(); ++i) inner *= s[i];
+              const std::int64_t n = s[dim];
+              expect_close(y, [&](std::int64_t i) {
+                const std::int64_t at = i / inner % n, base = i - at * inner;
+                double acc = 0;
+                bool first = true;
+                for (std::int64_t k = reverse ? n - 1 : 0;; k += reverse ? -1 : 1) {
+                  const double v = x[base + k * inner];
+                  if (first) acc = v;
+                  else acc = op == Scan::CumSum ? acc + v : op == Scan::CumProd ? acc * v : op == Scan::CumMax ? std::max(acc, v) : std::max(acc, v) + std::log1p(std::exp(-std::fabs(acc - v)));
+                  first = false;
+                  if (k == at) return acc;
+                }
+              }, 1, 0, name(t));
+            }
+}
+
+}  // namespace
+}  // namespace dropin::test
