@@ -7,6 +7,7 @@
 #include <atomic>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "dropin/core/error.h"
@@ -19,10 +20,22 @@ std::atomic<long long> write_budget{-1};
 void fail_writes_after(long long bytes) { write_budget = bytes; }
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
-  temporary_ = path_ + ".tmp-XXXXXX";
-  fd_ = mkostemp(temporary_.data(), O_CLOEXEC);
+  struct stat old {};
+  const bool exists = stat(path_.c_str(), &old) == 0;
+  // Renaming over a device would replace the device.
+  if (exists && !S_ISREG(old.st_mode)) fail<FileError>({path_, ": is not a regular file; it cannot be replaced"});
+  if (exists)
+    if (char* real = realpath(path_.c_str(), nullptr)) {
+      path_ = real;
+      std::free(real);
+    }
+  static std::atomic<unsigned> count{0};
+  do {
+    temporary_ = join({path_, ".tmp-", static_cast<long>(getpid()), "-", count++});
+    fd_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+  } while (fd_ < 0 && errno == EEXIST);  // left by a process that was killed
   if (fd_ < 0) fail<FileError>({path_, ": cannot be written: ", std::strerror(errno)});
-  fchmod(fd_, 0644);
+  if (exists && fchmod(fd_, old.st_mode & 07777) != 0) give_up("keeping the permissions");
 }
 
 AtomicFile::~AtomicFile() {

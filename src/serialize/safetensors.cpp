@@ -1,7 +1,6 @@
 #include "dropin/serialize/safetensors.h"
 
 #include <fcntl.h>
-#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -29,6 +28,13 @@ struct Entry {
   std::uint64_t begin = 0, end = 0;
 };
 
+// A value as an error quotes it.
+std::string quote(const Json& j) {
+  std::string s = j.dump();
+  if (s.size() > 100) s = s.substr(0, 100) + "...";
+  return s;
+}
+
 Entry parse_entry(const std::string& file, const std::string& name, const Json& j, std::uint64_t data_bytes) {
   auto bad = [&](std::initializer_list<Part> why) { fail<FileError>({file, ": tensor \"", name, "\": ", join(why)}); };
   if (!j.is_object() || j.size() != 3 || !j.find("dtype") || !j.find("shape") || !j.find("data_offsets")) bad({"expected exactly dtype, shape and data_offsets"});
@@ -39,76 +45,97 @@ Entry parse_entry(const std::string& file, const std::string& name, const Json& 
   if (type.is_string())
     for (const TypeName& t : kTypes)
       if (type.as_string() == t.name) known = &t;
-  if (!known) bad({"dtype ", type.dump(), " is not one of F32, F64, BF16, F16, I8, U8, I32, I64, BOOL"});
+  if (!known) bad({"dtype ", quote(type), " is not one of F32, F64, BF16, F16, I8, U8, I32, I64, BOOL"});
   e.dtype = known->type;
   const Json& shape = *j.find("shape");
-  if (!shape.is_array() || shape.size() > abi::kMaxDims) bad({"shape ", shape.dump(), " is not a list of at most 8 sizes"});
+  if (!shape.is_array() || shape.size() > abi::kMaxDims) bad({"shape ", quote(shape), " is not a list of at most 8 sizes"});
   std::int64_t bytes = item_size(e.dtype);
+  bool empty = false;
   for (std::size_t i = 0; i < shape.size(); ++i) {
-    if (!shape[i].is_int() || shape[i].as_int() < 0) bad({"shape ", shape.dump(), " has an entry that is not a size"});
+    if (!shape[i].is_int() || shape[i].as_int() < 0) bad({"shape ", quote(shape), " has an entry that is not a size"});
     const std::int64_t n = shape[i].as_int();
     e.shape.push_back(n);
-    if (__builtin_mul_overflow(bytes, n, &bytes)) bad({"shape ", shape.dump(), " has more bytes than can be counted"});
+    // Zeros apart: the strides of [0, 2^40, 2^40] overflow, though it holds nothing.
+    if (n == 0) empty = true;
+    else if (__builtin_mul_overflow(bytes, n, &bytes)) bad({"shape ", quote(shape), " has more bytes than can be counted"});
   }
+  if (empty) bytes = 0;
   const Json& range = *j.find("data_offsets");
   if (!range.is_array() || range.size() != 2 || !range[0].is_int() || !range[1].is_int() || range[0].as_int() < 0 || range[1].as_int() < range[0].as_int())
-    bad({"data_offsets ", range.dump(), " are not a begin and an end"});
+    bad({"data_offsets ", quote(range), " are not a begin and an end"});
   e.begin = static_cast<std::uint64_t>(range[0].as_int());
   e.end = static_cast<std::uint64_t>(range[1].as_int());
-  if (e.end > data_bytes) bad({"data_offsets ", range.dump(), " reach beyond the file's ", static_cast<std::int64_t>(data_bytes), " bytes of data"});
-  if (e.end - e.begin != static_cast<std::uint64_t>(bytes)) bad({"data_offsets ", range.dump(), " hold ", static_cast<std::int64_t>(e.end - e.begin), " bytes, shape and dtype need ", bytes});
+  if (e.end > data_bytes) bad({"data_offsets ", quote(range), " reach beyond the file's ", data_bytes, " bytes of data"});
+  if (e.end - e.begin != static_cast<std::uint64_t>(bytes)) bad({"data_offsets ", quote(range), " hold ", e.end - e.begin, " bytes, shape and dtype need ", bytes});
   return e;
 }
 
-struct Mapping {
-  int fd = -1;
-  void* data = MAP_FAILED;
-  std::size_t bytes = 0;
-  explicit Mapping(const std::string& path) {
-    fd = open(path.c_str(), O_RDONLY | O_CLOEXEC);
+// Bytes by position. Files are read, not mapped: a mapped file that shrinks or fails meanwhile ends the program instead of throwing.
+class Source {
+ public:
+  explicit Source(const std::string& path) : label_(path) {
+    fd_ = open(path.c_str(), O_RDONLY | O_CLOEXEC);
     struct stat s {};
-    if (fd < 0 || fstat(fd, &s) != 0) {
-      const int e = errno;
-      if (fd >= 0) close(fd);
-      fail<FileError>({path, ": cannot be read: ", std::strerror(e)});
+    if (fd_ < 0 || fstat(fd_, &s) != 0) refuse("cannot be read", errno);
+    if (!S_ISREG(s.st_mode)) refuse("is not a regular file", 0);
+    size_ = static_cast<std::uint64_t>(s.st_size);
+  }
+  Source(const void* data, std::size_t bytes, const std::string& label) : label_(label), data_(static_cast<const char*>(data)), size_(bytes) {}
+  ~Source() {
+    if (fd_ >= 0) close(fd_);
+  }
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+
+  const std::string& label() const { return label_; }
+  std::uint64_t size() const { return size_; }
+  void read(std::uint64_t at, void* to, std::uint64_t bytes) {
+    char* out = static_cast<char*>(to);
+    if (fd_ < 0) {
+      if (bytes) std::memcpy(out, data_ + at, bytes);
+      return;
     }
-    if (!S_ISREG(s.st_mode)) {
-      close(fd);
-      fail<FileError>({path, ": is not a regular file"});
-    }
-    bytes = static_cast<std::size_t>(s.st_size);
-    if (bytes) data = mmap(nullptr, bytes, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (bytes && data == MAP_FAILED) {
-      close(fd);
-      fail<FileError>({path, ": cannot be mapped: ", std::strerror(errno)});
+    while (bytes) {
+      const ssize_t n = pread(fd_, out, std::min<std::uint64_t>(bytes, 1u << 30), static_cast<off_t>(at));
+      if (n < 0 && errno == EINTR) continue;
+      if (n < 0) refuse("cannot be read", errno);
+      if (n == 0) refuse("became shorter while it was read", 0);
+      out += n;
+      at += static_cast<std::uint64_t>(n);
+      bytes -= static_cast<std::uint64_t>(n);
     }
   }
-  ~Mapping() {
-    if (data != MAP_FAILED) munmap(data, bytes);
-    close(fd);
+
+ private:
+  [[noreturn]] void refuse(const char* what, int error) {
+    if (fd_ >= 0) close(fd_);
+    fd_ = -1;
+    if (error) fail<FileError>({label_, ": ", what, ": ", std::strerror(error)});
+    fail<FileError>({label_, ": ", what});
   }
+  const std::string& label_;
+  int fd_ = -1;
+  const char* data_ = nullptr;
+  std::uint64_t size_ = 0;
 };
 
-}  // namespace
-
-const std::string* SafetensorsFile::find_metadata(std::string_view key) const {
-  for (const auto& [k, v] : metadata)
-    if (k == key) return &v;
-  return nullptr;
-}
-
-SafetensorsFile parse_safetensors(const void* data, std::size_t bytes, const std::string& file) {
-  const auto* p = static_cast<const unsigned char*>(data);
-  if (bytes < 8) fail<FileError>({file, ": ", bytes, " bytes; a safetensors file begins with 8 bytes of header length"});
+SafetensorsFile read_all(Source& in) {
+  const std::string& file = in.label();
+  const std::uint64_t size = in.size();
+  if (size < 8) fail<FileError>({file, ": ", size, " bytes; a safetensors file begins with 8 bytes of header length"});
+  unsigned char length[8];
+  in.read(0, length, 8);
   std::uint64_t header = 0;
-  for (int i = 7; i >= 0; --i) header = header << 8 | p[i];
+  for (int i = 7; i >= 0; --i) header = header << 8 | length[i];
   if (header > kMaxHeader) fail<FileError>({file, ": the header claims ", static_cast<double>(header), " bytes, at most 100000000 are allowed"});
-  if (header > bytes - 8) fail<FileError>({file, ": the header claims ", static_cast<std::int64_t>(header), " bytes, the file has ", bytes - 8, " after its length (truncated?)"});
-  if (header == 0 || p[8] != '{') fail<FileError>({file, ": the header is not a JSON object"});
-  const std::uint64_t data_bytes = bytes - 8 - header;
+  if (header > size - 8) fail<FileError>({file, ": the header claims ", header, " bytes, the file has ", size - 8, " after its length (truncated?)"});
+  std::string text(header, '\0');
+  in.read(8, text.data(), header);
+  if (text.empty() || text[0] != '{') fail<FileError>({file, ": the header is not a JSON object"});
+  const std::uint64_t data_bytes = size - 8 - header;
   Json j;
   try {
-    j = Json::parse({reinterpret_cast<const char*>(p + 8), static_cast<std::size_t>(header)});
+    j = Json::parse(text);
   } catch (const OptionError& e) {
     fail<FileError>({file, ": header: ", e.what()});
   }
@@ -128,73 +155,106 @@ SafetensorsFile parse_safetensors(const void* data, std::size_t bytes, const std
   std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.begin != b.begin ? a.begin < b.begin : a.end < b.end; });
   std::uint64_t at = 0;
   for (const Entry& e : entries) {
-    if (e.begin != at) fail<FileError>({file, ": tensor \"", e.name, "\" begins at byte ", static_cast<std::int64_t>(e.begin), ", expected ", static_cast<std::int64_t>(at), e.begin < at ? " (overlap)" : " (gap)"});
+    if (e.begin != at) fail<FileError>({file, ": tensor \"", e.name, "\" begins at byte ", e.begin, ", expected ", at, e.begin < at ? " (overlap)" : " (gap)"});
     at = e.end;
   }
-  if (at != data_bytes) fail<FileError>({file, ": ", static_cast<std::int64_t>(data_bytes - at), " bytes after the last tensor"});
-  const unsigned char* base = p + 8 + header;
-  for (const Entry& e : entries)
-    if (e.dtype == DType::Bool)
-      for (std::uint64_t i = e.begin; i < e.end; ++i)
-        if (base[i] > 1) fail<FileError>({file, ": tensor \"", e.name, "\": a BOOL byte is ", static_cast<int>(base[i])});
+  if (at != data_bytes) fail<FileError>({file, ": ", data_bytes - at, " bytes after the last tensor"});
   for (const Entry& e : entries) {
     Tensor t = empty(e.shape, e.dtype);
-    if (e.end > e.begin) std::memcpy(t.data_ptr(), base + e.begin, e.end - e.begin);
+    in.read(8 + header + e.begin, t.data_ptr(), e.end - e.begin);
+    if (e.dtype == DType::Bool) {
+      const auto* byte = static_cast<const unsigned char*>(t.data_ptr());  // as bool, another value would be undefined
+      for (std::int64_t i = 0; i < t.numel(); ++i)
+        if (byte[i] > 1) fail<FileError>({file, ": tensor \"", e.name, "\": a BOOL byte is ", static_cast<int>(byte[i])});
+    }
     r.tensors.emplace_back(e.name, t);
   }
   return r;
 }
 
+}  // namespace
+
+const std::string* SafetensorsFile::find_metadata(std::string_view key) const {
+  for (const auto& [k, v] : metadata)
+    if (k == key) return &v;
+  return nullptr;
+}
+
+SafetensorsFile parse_safetensors(const void* data, std::size_t bytes, const std::string& label) {
+  Source in(data, bytes, label);
+  return read_all(in);
+}
+
 SafetensorsFile load_safetensors(const std::string& path) {
-  const Mapping m(path);
-  return parse_safetensors(m.data, m.bytes, path);
+  Source in(path);
+  return read_all(in);
 }
 
 void save_safetensors(const std::string& path, const std::vector<std::pair<std::string, Tensor>>& tensors, const std::vector<std::pair<std::string, std::string>>& metadata) {
+  const auto check_names = [&](const char* what, const auto& pairs) {
+    std::vector<std::string_view> names;
+    for (const auto& p : pairs) names.push_back(p.first);
+    std::sort(names.begin(), names.end());
+    if (const auto twice = std::adjacent_find(names.begin(), names.end()); twice != names.end()) fail<OptionError>({path, ": the ", what, " \"", *twice, "\" is given twice"});
+    for (const std::string_view n : names)
+      if (!is_utf8(n)) fail<OptionError>({path, ": the ", what, " \"", n, "\" is not UTF-8"});
+  };
+  check_names("tensor name", tensors);
+  check_names("metadata key", metadata);
   std::vector<std::pair<std::string, Tensor>> sorted;
-  for (const auto& [n, t] : tensors) sorted.emplace_back(n, t.detach().to(kCPU).contiguous());
+  for (const auto& [n, t] : tensors) {
+    if (n == "__metadata__") fail<OptionError>({path, ": the tensor name \"", n, "\" is reserved"});
+    sorted.emplace_back(n, t.detach().to(kCPU).contiguous());
+  }
   std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
     const std::int64_t x = item_size(a.second.dtype()), y = item_size(b.second.dtype());
     return x != y ? x > y : a.first < b.first;
   });
-  Json header = Json::object();
+  std::string header = "{";
+  const auto key = [&](const std::string& k) {
+    if (header.back() != '{') header += ',';
+    header += Json(k).dump() += ':';
+  };
   if (!metadata.empty()) {
-    Json m = Json::object();
+    key("__metadata__");
+    header += '{';
     for (const auto& [k, v] : metadata) {
-      if (m.find(k)) fail<OptionError>({path, ": the metadata key \"", k, "\" is given twice"});
-      m.set(k, Json(v));
+      if (!is_utf8(v)) fail<OptionError>({path, ": the metadata value of \"", k, "\" is not UTF-8"});
+      key(k);
+      header += Json(v).dump();
     }
-    header.set("__metadata__", m);
+    header += '}';
   }
   std::int64_t at = 0;
   for (const auto& [n, t] : sorted) {
-    if (header.find(n) || n == "__metadata__") fail<OptionError>({path, ": the tensor name \"", n, "\" is given twice or reserved"});
-    Json e = Json::object(), shape = Json::array(), range = Json::array();
+    const char* type = "";
     for (const TypeName& k : kTypes)
-      if (k.type == t.dtype()) e.set("dtype", Json(k.name));
+      if (k.type == t.dtype()) type = k.name;
+    Json shape = Json::array();
     for (std::int64_t s : t.sizes()) shape.push_back(Json(s));
-    range.push_back(Json(at));
-    at += t.numel() * item_size(t.dtype());
-    range.push_back(Json(at));
-    e.set("shape", shape);
-    e.set("data_offsets", range);
-    header.set(n, e);
+    const std::int64_t end = at + t.numel() * item_size(t.dtype());
+    key(n);
+    header += join({"{\"dtype\":\"", type, "\",\"shape\":", shape.dump(), ",\"data_offsets\":[", at, ",", end, "]}"});
+    at = end;
   }
-  std::string text = header.dump();
-  text.resize((text.size() + 7) / 8 * 8, ' ');
+  header += '}';
+  header.resize((header.size() + 7) / 8 * 8, ' ');
+  if (header.size() > kMaxHeader) fail<OptionError>({path, ": a header of ", header.size(), " bytes; at most 100000000 are allowed"});
   unsigned char length[8];
-  for (int i = 0; i < 8; ++i) length[i] = static_cast<unsigned char>(static_cast<std::uint64_t>(text.size()) >> (8 * i));
+  for (int i = 0; i < 8; ++i) length[i] = static_cast<unsigned char>(static_cast<std::uint64_t>(header.size()) >> (8 * i));
   AtomicFile f(path);
   f.write(length, 8);
-  f.write(text);
+  f.write(header);
   for (const auto& [n, t] : sorted)
     if (t.numel()) f.write(t.data_ptr(), static_cast<std::size_t>(t.numel() * item_size(t.dtype())));
   f.commit();
 }
 
 std::string read_file(const std::string& path) {
-  const Mapping m(path);
-  return m.bytes ? std::string(static_cast<const char*>(m.data), m.bytes) : std::string();
+  Source in(path);
+  std::string s(in.size(), '\0');
+  in.read(0, s.data(), s.size());
+  return s;
 }
 
 }  // namespace dropin

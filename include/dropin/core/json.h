@@ -1,5 +1,6 @@
 // Json: a light value for options, headers and reports. The parser behind it is nlohmann's; no header of that library is seen here.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -25,9 +26,11 @@ class Json {
   static Json array() { Json j; j.kind_ = kArray; return j; }
   static Json object() { Json j; j.kind_ = kObject; return j; }
 
-  /// OptionError, with the position, on malformed text, a key given twice, more than 64 levels, or anything after the value.
+  /// OptionError, with the position, on malformed text or UTF-8, a key given twice, more than 64 levels, a real beyond double's range,
+  /// or anything but blanks after the value. Numbers without point or exponent that fit int64 become integers. Time and memory grow with the length of the text.
   static Json parse(std::string_view text);
-  /// Compact, or with that many spaces per level. OptionError on NaN and Infinity, which JSON does not have.
+  /// Compact, or with that many spaces per level; reals in the fewest digits that read back the same. Bytes that are not UTF-8 become U+FFFD.
+  /// OptionError on NaN and Infinity, which JSON does not have.
   std::string dump(int indent = -1) const;
 
   bool is_null() const { return kind_ == kNull; }
@@ -59,7 +62,9 @@ class Json {
 
  private:
   enum Kind : std::uint8_t { kNull, kBool, kInt, kReal, kString, kArray, kObject };
+  class Parser;
   void need(Kind k) const { if (kind_ != k) wrong_kind(k); }
+  void write(std::string& out, int indent, int level) const;
   [[noreturn]] void wrong_kind(Kind wanted) const;
   Kind kind_ = kNull;
   std::int64_t int_ = 0;
@@ -67,5 +72,8 @@ class Json {
   std::string text_;
   std::vector<Item> items_;
 };
+
+/// True when the text is well-formed UTF-8 (no overlong forms, no surrogates).
+bool is_utf8(std::string_view text);
 
 }  // namespace dropin

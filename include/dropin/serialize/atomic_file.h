@@ -7,7 +7,8 @@
 namespace dropin {
 
 /// Writes beside the target, then flushes, renames over it and flushes the folder. Until commit() the old file stays as it was;
-/// without commit() the temporary is removed. FileError when something cannot be written.
+/// without commit() the temporary is removed. A link is followed; an old file's permissions are kept, a new one's follow the umask.
+/// FileError when something cannot be written, or the target is a folder or a device.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);

@@ -1,0 +1,223 @@
+#include "dropin/serialize/safetensors.h"
+
+#include <random>
+
+#include "dropin/serialize/atomic_file.h"
+#include "support.h"
+
+namespace dropin {
+namespace {
+
+using testing::content;
+using testing::TemporaryFolder;
+
+// A file of this header (length and all) and data.
+std::string file(const std::string& header, const std::string& data = "") {
+  std::string s;
+  for (int i = 0; i < 8; ++i) s += static_cast<char>(static_cast<std::uint64_t>(header.size()) >> (8 * i));
+  return s + header + data;
+}
+std::string one(const std::string& dtype, const std::string& shape, const std::string& offsets) {
+  return R"({"a":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets + "}}";
+}
+SafetensorsFile parse(const std::string& bytes) { return parse_safetensors(bytes.data(), bytes.size(), "here"); }
+const std::string zeros8(8, '\0');
+
+TEST(Safetensors, ReadsNamesShapesDataAndMetadata) {
+  const SafetensorsFile f = parse(file(R"({"__metadata__":{"k":"v","config":"{}"},"b":{"shape":[2,1],"dtype":"U8","data_offsets":[8,10]},"a":{"dtype":"I64","shape":[],"data_offsets":[0,8]}}   )",
+                                       std::string("\x05\0\0\0\0\0\0\0\x01\xff", 10)));
+  ASSERT_EQ(f.tensors.size(), 2u);
+  EXPECT_EQ(f.tensors[0].first, "a") << "in the order of the data";
+  EXPECT_EQ(f.tensors[0].second.item<std::int64_t>(), 5);
+  EXPECT_EQ(f.tensors[0].second.dim(), 0);
+  EXPECT_EQ(f.tensors[1].second.sizes(), (Shape{2, 1}));
+  EXPECT_EQ(f.tensors[1].second.data<std::uint8_t>()[1], 255);
+  ASSERT_TRUE(f.find_metadata("config"));
+  EXPECT_EQ(*f.find_metadata("config"), "{}");
+  EXPECT_EQ(f.find_metadata("none"), nullptr);
+}
+
+TEST(Safetensors, ReadsEmptyFilesAndEmptyTensors) {
+  EXPECT_TRUE(parse(file("{}")).tensors.empty());
+  const SafetensorsFile f = parse(file(R"({"a":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"c":{"dtype":"BOOL","shape":[1,0],"data_offsets":[8,8]}})", zeros8));
+  EXPECT_EQ(f.tensors.size(), 3u);
+}
+
+TEST(Safetensors, RefusesAHeaderLengthThatIsWrong) {
+  EXPECT_REFUSED(FileError, parse(""), "here: 0 bytes");
+  EXPECT_REFUSED(FileError, parse("1234567"), "here: 7 bytes");
+  EXPECT_REFUSED(FileError, parse(std::string(8, '\xff')), "at most 100000000");
+  EXPECT_REFUSED(FileError, parse(std::string("\x01\xe1\xf5\x05\0\0\0\0{}", 10)), "at most 100000000");
+  EXPECT_REFUSED(FileError, parse(std::string("\x03\0\0\0\0\0\0\0{}", 10)), "the header claims 3 bytes, the file has 2");
+  EXPECT_REFUSED(FileError, parse(file("")), "not a JSON object");
+}
+
+TEST(Safetensors, RefusesAHeaderThatIsNotOneJsonObject) {
+  EXPECT_REFUSED(FileError, parse(file(" {}")), "not a JSON object");
+  EXPECT_REFUSED(FileError, parse(file("[]")), "not a JSON object");
+  EXPECT_REFUSED(FileError, parse(file("{")), "header: json: at byte 1");
+  EXPECT_REFUSED(FileError, parse(file("{}x")), "header: json: at byte 3");
+  EXPECT_REFUSED(FileError, parse(file(std::string("{}\0", 3))), "header: json: at byte 3");
+  EXPECT_REFUSED(FileError, parse(file("{\"\xff\":1}")), "header: json: at byte 3");
+  EXPECT_REFUSED(FileError, parse(file(R"({"__metadata__":{},"__metadata__":{}})")), "given twice");
+  EXPECT_REFUSED(FileError, parse(file(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[0],"data_offsets":[8,8]}})", zeros8)), "given twice");
+  EXPECT_REFUSED(FileError, parse(file(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", zeros8)), "given twice");
+  EXPECT_REFUSED(FileError, parse(file(std::string(100000, '{'))), "header: json: ");
+  std::string deep = R"({"a":)";
+  for (int i = 0; i < 70; ++i) deep += '[';
+  EXPECT_REFUSED(FileError, parse(file(deep)), "64 levels");
+}
+
+TEST(Safetensors, RefusesMetadataThatIsNotStrings) {
+  EXPECT_REFUSED(FileError, parse(file(R"({"__metadata__":[]})")), "__metadata__ is not an object");
+  EXPECT_REFUSED(FileError, parse(file(R"({"__metadata__":{"k":1}})")), "__metadata__ \"k\" is not a string");
+}
+
+TEST(Safetensors, RefusesEntriesWithOtherFields) {
+  EXPECT_REFUSED(FileError, parse(file(R"({"a":1})")), "tensor \"a\": expected exactly");
+  EXPECT_REFUSED(FileError, parse(file(R"({"a":{}})")), "tensor \"a\": expected exactly");
+  EXPECT_REFUSED(FileError, parse(file(R"({"a":{"dtype":"F32","shape":[2]}})", zeros8)), "tensor \"a\": expected exactly");
+  EXPECT_REFUSED(FileError, parse(file(R"({"a":{"dtype":"F32","shape":[2],"offsets":[0,8]}})", zeros8)), "tensor \"a\": expected exactly");
+  EXPECT_REFUSED(FileError, parse(file(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":0}})", zeros8)), "tensor \"a\": expected exactly");
+}
+
+TEST(Safetensors, RefusesDtypesItDoesNotKnow) {
+  for (const char* type : {"\"F8_E4M3\"", "\"U16\"", "\"U64\"", "\"f32\"", "\"\"", "32", "null"})
+    EXPECT_REFUSED(FileError, parse(file(one(type, "[2]", "[0,8]"), zeros8)), std::string("tensor \"a\": dtype ") + type + " is not one of F32");
+}
+
+TEST(Safetensors, RefusesShapesThatAreNotSizes) {
+  for (const char* shape : {"[-1]", "[2.0]", "[\"2\"]", "[true]", "[1e1]", "[[2]]", "[9223372036854775808]", "[null]"})
+    EXPECT_REFUSED(FileError, parse(file(one("\"F32\"", shape, "[0,8]"), zeros8)), "has an entry that is not a size");
+  for (const char* shape : {"2", "null", "{}", "[1,1,1,1,1,1,1,1,2]"}) EXPECT_REFUSED(FileError, parse(file(one("\"F32\"", shape, "[0,8]"), zeros8)), "not a list of at most 8 sizes");
+  EXPECT_EQ(parse(file(one("\"F32\"", "[1,1,1,1,1,1,1,2]", "[0,8]"), zeros8)).tensors[0].second.dim(), 8);
+}
+
+TEST(Safetensors, RefusesSizesWhoseProductOverflows) {
+  for (const char* shape : {"[4611686018427387904]", "[4294967296,4294967296]", "[2,9223372036854775807]", "[3037000500,3037000500]", "[0,4611686018427387904,4]", "[4611686018427387904,4,0]"})
+    EXPECT_REFUSED(FileError, parse(file(one("\"F32\"", shape, "[0,0]"))), "more bytes than can be counted");
+}
+
+TEST(Safetensors, RefusesRangesThatDoNotFit) {
+  for (const char* range : {"[8,0]", "[0]", "[0,8,8]", "[-8,0]", "[0,8.0]", "[0,\"8\"]", "8", "[18446744073709551608,0]"})
+    EXPECT_REFUSED(FileError, parse(file(one("\"F32\"", "[2]", range), zeros8)), "are not a begin and an end");
+  EXPECT_REFUSED(FileError, parse(file(one("\"F32\"", "[2]", "[0,9]"), zeros8)), "reach beyond the file's 8 bytes");
+  EXPECT_REFUSED(FileError, parse(file(one("\"F32\"", "[2]", "[9223372036854775799,9223372036854775807]"), zeros8)), "reach beyond");
+  EXPECT_REFUSED(FileError, parse(file(one("\"F32\"", "[1]", "[0,8]"), zeros8)), "hold 8 bytes, shape and dtype need 4");
+  EXPECT_REFUSED(FileError, parse(file(one("\"F64\"", "[]", "[0,4]"), zeros8)), "hold 4 bytes, shape and dtype need 8");
+}
+
+TEST(Safetensors, RefusesGapsOverlapsAndLeftovers) {
+  const auto two = [](const char* first, const char* second) {
+    return file(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)" + std::string(first) + R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + second + "}}", std::string(9, '\0'));
+  };
+  EXPECT_REFUSED(FileError, parse(two("[0,4]", "[5,9]")), "tensor \"b\" begins at byte 5, expected 4 (gap)");
+  EXPECT_REFUSED(FileError, parse(two("[0,4]", "[3,7]")), "tensor \"b\" begins at byte 3, expected 4 (overlap)");
+  EXPECT_REFUSED(FileError, parse(two("[0,4]", "[0,4]")), "(overlap)");
+  EXPECT_REFUSED(FileError, parse(two("[1,5]", "[5,9]")), "tensor \"a\" begins at byte 1, expected 0 (gap)");
+  EXPECT_REFUSED(FileError, parse(two("[0,4]", "[4,8]")), "1 bytes after the last tensor");
+  EXPECT_REFUSED(FileError, parse(file("{}", "x")), "1 bytes after the last tensor");
+  EXPECT_REFUSED(FileError, parse(file(R"({"a":{"dtype":"U8","shape":[0],"data_offsets":[2,2]},"b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", "1234")), "(overlap)");
+}
+
+TEST(Safetensors, RefusesBoolsThatAreNeitherZeroNorOne) {
+  const std::string header = one("\"BOOL\"", "[3]", "[0,3]");
+  EXPECT_EQ(parse(file(header, std::string("\x01\0\x01", 3))).tensors[0].second.to_vector<int>(), (std::vector<int>{1, 0, 1}));
+  EXPECT_REFUSED(FileError, parse(file(header, std::string("\x01\x02\0", 3))), "tensor \"a\": a BOOL byte is 2");
+}
+
+TEST(Safetensors, KeepsHostileQuotesShort) {
+  std::string shape = "[";
+  for (int i = 0; i < 100000; ++i) shape += "1,";
+  const std::string bytes = file(one("\"F32\"", shape + "1]", "[0,4]"), "1234");
+  EXPECT_LT(testing::refusal<FileError>([&] { parse(bytes); }).size(), 300u);
+}
+
+TEST(Safetensors, SurvivesDamageAnywhere) {
+  const std::string good = file(R"({"__metadata__":{"k":"v"},"a":{"dtype":"I32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"BOOL","shape":[2],"data_offsets":[8,10]}})", std::string(10, '\0'));
+  parse(good);
+  for (std::size_t n = 0; n < good.size(); ++n) EXPECT_THROW(parse(good.substr(0, n)), FileError) << n;
+  std::mt19937 random(1);
+  for (int i = 0; i < 20000; ++i) {
+    std::string bad = good;
+    for (unsigned k = 0; k <= random() % 3; ++k) bad[random() % bad.size()] = static_cast<char>(random());
+    try {
+      parse(bad);
+    } catch (const FileError&) {
+    }
+  }
+}
+
+TEST(Safetensors, RefusesFilesThatCannotBeRead) {
+  TemporaryFolder dir;
+  EXPECT_REFUSED(FileError, load_safetensors(dir / "none"), "cannot be read: No such file");
+  EXPECT_REFUSED(FileError, load_safetensors(dir / ""), "is not a regular file");
+  EXPECT_REFUSED(FileError, read_file(dir / ""), "is not a regular file");
+}
+
+TEST(Safetensors, WritesWhatItReads) {
+  TemporaryFolder dir;
+  std::vector<std::pair<std::string, Tensor>> tensors;
+  for (const DType t : {kFloat32, kFloat64, kBFloat16, kFloat16, kInt8, kUInt8, kInt32, kInt64, kBool}) {
+    Tensor x = empty({2, 3}, t);
+    std::memset(x.data_ptr(), 1, static_cast<std::size_t>(x.numel() * item_size(t)));
+    tensors.emplace_back(std::string("t.") + name(t) + " \"\xc3\xa9\n", x);
+  }
+  tensors.emplace_back("scalar", empty({}, kBool));
+  *tensors.back().second.data<bool>() = true;
+  tensors.emplace_back("nothing", empty({0, 4}, kFloat32));
+  save_safetensors(dir / "a", tensors, {{"z", "1"}, {"a", "{\"x\": \"y\"}"}});
+  const SafetensorsFile f = load_safetensors(dir / "a");
+  EXPECT_EQ(f.metadata, (std::vector<std::pair<std::string, std::string>>{{"z", "1"}, {"a", "{\"x\": \"y\"}"}}));
+  ASSERT_EQ(f.tensors.size(), tensors.size());
+  for (const auto& [n, want] : tensors) {
+    const Tensor* got = nullptr;
+    for (const auto& [m, t] : f.tensors)
+      if (m == n) got = &t;
+    ASSERT_TRUE(got) << n;
+    EXPECT_EQ(got->dtype(), want.dtype());
+    EXPECT_EQ(got->sizes(), want.sizes());
+    const auto bytes = static_cast<std::size_t>(want.numel() * item_size(want.dtype()));
+    EXPECT_TRUE(bytes == 0 || std::memcmp(got->data_ptr(), want.data_ptr(), bytes) == 0) << n;
+  }
+  save_safetensors(dir / "b", f.tensors, f.metadata);
+  EXPECT_EQ(content(dir / "a"), content(dir / "b")) << "the bytes do not depend on the order given";
+}
+
+TEST(Safetensors, WritesAlignedDataWideTypesFirst) {
+  TemporaryFolder dir;
+  save_safetensors(dir / "a", {{"b", zeros({1}, kUInt8)}, {"d", zeros({1}, kFloat32)}, {"a", zeros({3}, kUInt8)}, {"c", zeros({1}, kFloat64)}});
+  const std::string s = content(dir / "a");
+  EXPECT_EQ(static_cast<unsigned char>(s[0]) % 8, 0);
+  const SafetensorsFile f = load_safetensors(dir / "a");
+  std::string order;
+  for (const auto& [n, t] : f.tensors) order += n;
+  EXPECT_EQ(order, "cdab");
+}
+
+TEST(Safetensors, RefusesNamesItCouldNotReadBack) {
+  TemporaryFolder dir;
+  const Tensor t = zeros({1});
+  EXPECT_REFUSED(OptionError, save_safetensors(dir / "a", {{"x", t}, {"y", t}, {"x", t}}), "\"x\" is given twice");
+  EXPECT_REFUSED(OptionError, save_safetensors(dir / "a", {{"__metadata__", t}}), "reserved");
+  EXPECT_REFUSED(OptionError, save_safetensors(dir / "a", {{"\xff", t}}), "not UTF-8");
+  EXPECT_REFUSED(OptionError, save_safetensors(dir / "a", {{"x", t}}, {{"k", "1"}, {"k", "2"}}), "metadata key \"k\" is given twice");
+  EXPECT_REFUSED(OptionError, save_safetensors(dir / "a", {{"x", t}}, {{"k", "\xc0"}}), "metadata value of \"k\" is not UTF-8");
+  EXPECT_EQ(dir.files(), 0u);
+}
+
+TEST(Safetensors, KeepsTheOldFileWhenTheDiskIsFull) {
+  TemporaryFolder dir;
+  save_safetensors(dir / "a", {{"x", zeros({1000})}});
+  const std::string before = content(dir / "a");
+  for (const long long room : {0, 4, 50, 2000}) {
+    fail_writes_after(room);
+    EXPECT_REFUSED(FileError, save_safetensors(dir / "a", {{"y", zeros({1000})}}), "the file is as it was before");
+    fail_writes_after(-1);
+    EXPECT_EQ(content(dir / "a"), before);
+    EXPECT_EQ(dir.files(), 1u);
+  }
+}
+
+}  // namespace
+}  // namespace dropin
