@@ -53,13 +53,18 @@ template <class T> void forward_row(const RowNorm& a, std::int64_t r) {
   T mean = 0;
   double squares;
   if (a.mean) {
-    mean = static_cast<T>(sum_row<T>(n, [&](auto at) HWY_ATTR { return at.load(d, x); }) / static_cast<double>(n));
-    out<T>(a.mean)[r] = mean;
-    const auto m = hn::Set(d, mean);
+    const T rough = static_cast<T>(sum_row<T>(n, [&](auto at) HWY_ATTR { return at.load(d, x); }) / static_cast<double>(n));
+    const auto m = hn::Set(d, rough);
+    auto drift = hn::Zero(d);  // the deviations' own sum repairs the mean of numbers far from 0
     squares = sum_row<T>(n, [&](auto at) HWY_ATTR {
       const auto e = hn::Sub(at.load(d, x), m);
+      drift = hn::Add(drift, at.only(d, e));
       return hn::Mul(e, e);
     });
+    const double shift = static_cast<double>(sum_lanes(d, drift)) / static_cast<double>(n);
+    mean = static_cast<T>(static_cast<double>(rough) + shift);
+    squares = std::max(0.0, squares - static_cast<double>(n) * shift * shift) + 0 * squares;
+    out<T>(a.mean)[r] = mean;
   } else {
     squares = sum_row<T>(n, [&](auto at) HWY_ATTR {
       const auto e = at.load(d, x);
