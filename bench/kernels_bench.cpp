@@ -60,10 +60,13 @@ struct Buffer {
 };
 
 void row(const std::string& name, double bytes, const std::function<void()>& f) {
-  benchmark::RegisterBenchmark(name.c_str(), [bytes, f](benchmark::State& state) {
-    for (auto _ : state) f();
-    state.SetBytesProcessed(static_cast<std::int64_t>(static_cast<double>(state.iterations()) * bytes));
-  })->UseRealTime()->MinTime(0.2);
+  benchmark::RegisterBenchmark(name.c_str(),
+                               [bytes, f](benchmark::State& state) {
+                                 for (auto _ : state) f();
+                                 state.SetBytesProcessed(static_cast<std::int64_t>(static_cast<double>(state.iterations()) * bytes));
+                               })
+      ->UseRealTime()
+      ->MinTime(0.2);
 }
 
 }  // namespace
@@ -74,7 +77,8 @@ int main(int argc, char** argv) {
   using kernels::Unary;
   const double mb = 4.0 * kN;
   Buffer a({kN}), b({kN}), c({kN}), m({kN}), v({kN}), small({16}), small2({16}), small_out({16});
-  Buffer x({4096, 1024}), y({4096, 1024}), g({4096, 1024}), w({1024}), bias({1024}), rows({4096}), rows2({4096}), rows3({4096}), gw({1024}), gb({1024});
+  Buffer x({4096, 1024}), y({4096, 1024}), g({4096, 1024}), w({1024}), bias({1024}), rows({4096}), rows2({4096}), rows3({4096}), gw({1024}),
+      gb({1024});
   Buffer planes({32, 64, 2048}), planes_y({32, 64, 2048}), planes_g({32, 64, 2048}), per_channel({64}), rstd({64}), var({64}), gw64({64}), gb64({64});
   Buffer half({kN}, kBFloat16), half16({kN}, kFloat16), wide({kN / 2}, kFloat64), narrow({kN / 2}), mask({kN}, kBool), target({4096}, kInt64);
   Buffer column({1024, 4096}), one({1}), per_row({4096, 1}), per_column({1, 1024}), index({4096, 1}, kInt64);
@@ -98,9 +102,10 @@ int main(int argc, char** argv) {
   row("add row [4096, 1024] + [1024]", 2 * mb, [&] { run<kernels::binary>(kCPU, Binary::Add, x, bias.expanded({4096, 1024}), y); });
   row("lt", 9.0 * kN, [&] { run<kernels::binary>(kCPU, Binary::Lt, a, b, mask); });
   row("pow", 3 * mb, [&] { run<kernels::binary>(kCPU, Binary::Pow, a, b, c); });
-  const std::pair<const char*, Unary> unaries[] = {{"relu", Unary::Relu}, {"exp", Unary::Exp}, {"log", Unary::Log}, {"tanh", Unary::Tanh},
-                                                   {"sigmoid", Unary::Sigmoid}, {"silu", Unary::Silu}, {"gelu", Unary::Gelu},
-                                                   {"gelu_tanh", Unary::GeluTanh}, {"erf", Unary::Erf}, {"sin", Unary::Sin}, {"sqrt", Unary::Sqrt}};
+  const std::pair<const char*, Unary> unaries[] = {
+      {"relu", Unary::Relu},       {"exp", Unary::Exp},   {"log", Unary::Log},   {"tanh", Unary::Tanh},
+      {"sigmoid", Unary::Sigmoid}, {"silu", Unary::Silu}, {"gelu", Unary::Gelu}, {"gelu_tanh", Unary::GeluTanh},
+      {"erf", Unary::Erf},         {"sin", Unary::Sin},   {"sqrt", Unary::Sqrt}};
   for (auto [name, op] : unaries) row(name, 2 * mb, [&, op = op] { run<kernels::unary>(kCPU, op, a, c); });
   row("gelu gradient", 3 * mb, [&] { run<kernels::unary_grad>(kCPU, kernels::UnaryGrad::Gelu, a, b, c); });
   row("relu bf16", 4.0 * kN, [&] { run<kernels::unary>(kCPU, Unary::Relu, half, half); });
@@ -120,26 +125,21 @@ int main(int argc, char** argv) {
   row("cumsum rows [4096, 1024]", 2 * mb, [&] { run<kernels::scan>(kCPU, kernels::Scan::CumSum, x, 1, false, y); });
   row("softmax [4096, 1024]", 2 * mb, [&] { run<kernels::softmax_forward>(kCPU, x, false, y); });
   row("softmax gradient [4096, 1024]", 3 * mb, [&] { run<kernels::softmax_backward>(kCPU, g, x, false, y); });
-  row("cross_entropy [4096, 1024]", mb, [&] { run<kernels::cross_entropy_forward>(kCPU, x, target, abi::TensorIn{}, std::int64_t{-100}, 0.0, rows, rows2); });
-  row("cross_entropy gradient [4096, 1024]", 2 * mb, [&] {
-    run<kernels::cross_entropy_backward>(kCPU, rows3, x, target, abi::TensorIn{}, std::int64_t{-100}, 0.0, rows2, y);
-  });
+  row("cross_entropy [4096, 1024]", mb,
+      [&] { run<kernels::cross_entropy_forward>(kCPU, x, target, abi::TensorIn{}, std::int64_t{-100}, 0.0, rows, rows2); });
+  row("cross_entropy gradient [4096, 1024]", 2 * mb,
+      [&] { run<kernels::cross_entropy_backward>(kCPU, rows3, x, target, abi::TensorIn{}, std::int64_t{-100}, 0.0, rows2, y); });
   row("layer_norm [4096, 1024]", 2 * mb, [&] { run<kernels::layer_norm_forward>(kCPU, x, std::int64_t{1024}, w, bias, 1e-5, y, rows, rows2); });
-  row("layer_norm gradient [4096, 1024]", 3 * mb, [&] {
-    run<kernels::layer_norm_backward>(kCPU, g, x, std::int64_t{1024}, w, rows, rows2, y, gw, gb);
-  });
+  row("layer_norm gradient [4096, 1024]", 3 * mb,
+      [&] { run<kernels::layer_norm_backward>(kCPU, g, x, std::int64_t{1024}, w, rows, rows2, y, gw, gb); });
   row("rms_norm [4096, 1024]", 2 * mb, [&] { run<kernels::rms_norm_forward>(kCPU, x, std::int64_t{1024}, w, 1e-5, y, rows2); });
   row("batch_norm stats [32, 64, 2048]", mb, [&] { run<kernels::batch_norm_stats>(kCPU, planes, 1e-5, per_channel, var, rstd); });
   row("batch_norm [32, 64, 2048]", 2 * mb, [&] { run<kernels::batch_norm_forward>(kCPU, planes, per_channel, rstd, var, gb64, planes_y); });
-  row("batch_norm gradient [32, 64, 2048]", 5 * mb, [&] {
-    run<kernels::batch_norm_backward>(kCPU, planes_g, planes, per_channel, rstd, var, true, planes_y, gw64, gb64);
-  });
-  row("sgd with momentum", 5 * mb, [&] {
-    run<kernels::sgd_step>(kCPU, c, a, m, 1e-6, 0.9, 0.0, 0.0, false, false, false);
-  });
-  row("adam", 7 * mb, [&] {
-    run<kernels::adam_step>(kCPU, c, a, m, v, abi::TensorOut{}, 1e-6, 0.9, 0.999, 1e-8, 0.01, true, false, std::int64_t{10});
-  });
+  row("batch_norm gradient [32, 64, 2048]", 5 * mb,
+      [&] { run<kernels::batch_norm_backward>(kCPU, planes_g, planes, per_channel, rstd, var, true, planes_y, gw64, gb64); });
+  row("sgd with momentum", 5 * mb, [&] { run<kernels::sgd_step>(kCPU, c, a, m, 1e-6, 0.9, 0.0, 0.0, false, false, false); });
+  row("adam", 7 * mb,
+      [&] { run<kernels::adam_step>(kCPU, c, a, m, v, abi::TensorOut{}, 1e-6, 0.9, 0.999, 1e-8, 0.01, true, false, std::int64_t{10}); });
   row("triad again", 3 * mb, triad);
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();

@@ -1,6 +1,5 @@
+#include "kernels/any_array.h"
 #include "kernels/optim/kernel.h"
-
-#include "kernels/arrays.h"
 
 namespace dropin::test {
 namespace {
@@ -13,19 +12,22 @@ struct Adam {
 TEST(AdamStep, FollowsTheFormulaOverManySteps) {
   for (DType t : {kFloat32, kFloat64})
     for (std::int64_t n : {0, 1, 5, 37, 70000})
-      for (const Adam& a : {Adam{}, Adam{.decay = 0.1}, Adam{.decay = 0.1, .decoupled = true}, Adam{.maximize = true, .amsgrad = true}, Adam{.beta1 = 0.3}}) {
+      for (const Adam& a :
+           {Adam{}, Adam{.decay = 0.1}, Adam{.decay = 0.1, .decoupled = true}, Adam{.maximize = true, .amsgrad = true}, Adam{.beta1 = 0.3}}) {
         Array p(t, {n}), g(t, {n}), m(t, {n}), v(t, {n}), top(t, {n});
         p.random(-1, 1, 1);
         std::vector<double> rp, rm(n), rv(n), rtop(n);
         for (std::int64_t i = 0; i < n; ++i) rp.push_back(p[i]);
         for (int step = 1; step <= 4; ++step) {
           g.random(-1, 1, 10 + step);
-          run<kernels::adam_step>(kCPU, p.out(), g.in(), m.out(), v.out(), a.amsgrad ? top.out() : abi::TensorOut{}, a.lr, a.beta1, a.beta2, a.eps, a.decay,
-                                  a.decoupled, a.maximize, std::int64_t{step});
+          run<kernels::adam_step>(kCPU, p.out(), g.in(), m.out(), v.out(), a.amsgrad ? top.out() : abi::TensorOut{}, a.lr, a.beta1, a.beta2, a.eps,
+                                  a.decay, a.decoupled, a.maximize, std::int64_t{step});
           for (std::int64_t i = 0; i < n; ++i) {
             double e = a.maximize ? -g[i] : g[i];
-            if (a.decoupled) rp[i] *= 1 - a.lr * a.decay;
-            else e += a.decay * rp[i];
+            if (a.decoupled)
+              rp[i] *= 1 - a.lr * a.decay;
+            else
+              e += a.decay * rp[i];
             rm[i] = a.beta1 * rm[i] + (1 - a.beta1) * e;
             rv[i] = a.beta2 * rv[i] + (1 - a.beta2) * e * e;
             rtop[i] = std::max(rtop[i], rv[i]);
@@ -33,10 +35,15 @@ TEST(AdamStep, FollowsTheFormulaOverManySteps) {
             rp[i] -= a.lr / (1 - std::pow(a.beta1, step)) * rm[i] / (std::sqrt(second) / std::sqrt(1 - std::pow(a.beta2, step)) + a.eps);
           }
         }
-        expect_close(p, [&](std::int64_t i) { return rp[i]; }, 8, 1, "p");
-        expect_close(m, [&](std::int64_t i) { return rm[i]; }, 8, 0.3, "m");
-        expect_close(v, [&](std::int64_t i) { return rv[i]; }, 12, 0, "v");
-        if (a.amsgrad) expect_close(top, [&](std::int64_t i) { return rtop[i]; }, 12, 0, "vmax");
+        expect_close(
+            p, [&](std::int64_t i) { return rp[i]; }, 8, 1, "p");
+        expect_close(
+            m, [&](std::int64_t i) { return rm[i]; }, 8, 0.3, "m");
+        expect_close(
+            v, [&](std::int64_t i) { return rv[i]; }, 12, 0, "v");
+        if (a.amsgrad)
+          expect_close(
+              top, [&](std::int64_t i) { return rtop[i]; }, 12, 0, "vmax");
       }
 }
 
@@ -52,7 +59,8 @@ TEST(SgdStep, FollowsTheFormulaOverManySteps) {
         for (std::int64_t i = 0; i < n; ++i) rp.push_back(p[i]);
         for (int step = 0; step < 3; ++step) {
           g.random(-1, 1, 10 + step);
-          run<kernels::sgd_step>(kCPU, p.out(), g.in(), momentum != 0 ? buf.out() : abi::TensorOut{}, lr, momentum, dampening, decay, nesterov, step == 0, maximize);
+          run<kernels::sgd_step>(kCPU, p.out(), g.in(), momentum != 0 ? buf.out() : abi::TensorOut{}, lr, momentum, dampening, decay, nesterov,
+                                 step == 0, maximize);
           for (std::int64_t i = 0; i < n; ++i) {
             double e = (maximize ? -g[i] : g[i]) + decay * rp[i];
             if (momentum != 0) {
@@ -62,7 +70,8 @@ TEST(SgdStep, FollowsTheFormulaOverManySteps) {
             rp[i] -= lr * e;
           }
         }
-        expect_close(p, [&](std::int64_t i) { return rp[i]; }, 6, 1, "p");
+        expect_close(
+            p, [&](std::int64_t i) { return rp[i]; }, 6, 1, "p");
       }
 }
 
