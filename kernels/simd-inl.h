@@ -73,7 +73,8 @@ template <class D> HWY_INLINE VecOf<D> exp_split(D d, VecOf<D> x, VecOf<D>& n) {
   return exp_reduced(d, r);
 }
 
-template <class D> HWY_INLINE VecOf<D> keep_nan(VecOf<D> x, VecOf<D> y) { return hn::IfThenElse(hn::Ne(x, x), x, y); }
+// IsNaN, not Ne(x, x): on AVX-512 Highway 1.0.3 compares that "ordered", and a NaN is not unequal to itself.
+template <class D> HWY_INLINE VecOf<D> keep_nan(VecOf<D> x, VecOf<D> y) { return hn::IfThenElse(hn::IsNaN(x), x, y); }
 /// Multiplies by 2^n in two steps, so that subnormal results and those near the largest number come out right.
 template <class D> HWY_INLINE VecOf<D> scale_by_power(D d, VecOf<D> y, VecOf<D> n) {
   const auto half = hn::Floor(hn::Mul(n, hn::Set(d, static_cast<hn::TFromD<D>>(0.5))));
@@ -219,7 +220,7 @@ template <class D> HWY_INLINE VecOf<D> erf(D d, VecOf<D> x) {
     p = polynomial(d, u, c);
   }
   const auto signed_tail = hn::CopySign(tail, x);
-  return hn::IfThenElse(hn::Lt(z, one), hn::Mul(x, p), hn::IfThenElse(hn::Ne(x, x), x, signed_tail));
+  return hn::IfThenElse(hn::Lt(z, one), hn::Mul(x, p), hn::IfThenElse(hn::IsNaN(x), x, signed_tail));
 }
 
 /// The normal distribution function of x, and on request exp(-x^2 / 2). Right down to its smallest values (erfc, not 1 + erf).

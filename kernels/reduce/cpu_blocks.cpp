@@ -41,7 +41,7 @@ struct ProdFold {
   static double merge_scalar(double a, double b) { return a * b; }
   template <class D, class V> static HWY_INLINE V step(D, V acc, V x, V) { return hn::Mul(acc, x); }
 };
-template <class V> HWY_INLINE V prefer_nan(V x, V y) { return hn::IfThenElse(hn::Ne(x, x), x, y); }
+template <class V> HWY_INLINE V prefer_nan(V x, V y) { return hn::IfThenElse(hn::IsNaN(x), x, y); }
 struct MaxFold {
   static constexpr double kInit = -std::numeric_limits<double>::infinity();
   template <class V> static HWY_INLINE V merge(V a, V b) { return prefer_nan(a, prefer_nan(b, hn::Max(a, b))); }
@@ -152,7 +152,7 @@ template <class T> std::int64_t find_extreme(bool maximum, const T* x, std::int6
   std::int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
     const auto e = hn::LoadU(d, x + i);
-    const std::intptr_t at = hn::FindFirstTrue(d, nan ? hn::Ne(e, e) : hn::Eq(e, v));
+    const std::intptr_t at = hn::FindFirstTrue(d, nan ? hn::IsNaN(e) : hn::Eq(e, v));
     if (at >= 0) return i + at;
   }
   for (; i < n; ++i)
