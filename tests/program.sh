@@ -1,0 +1,62 @@
+#!/usr/bin/env bash
+# What the program answers: exit codes, messages, and a training run that is cut and resumed.
+set -u
+dropin=$1
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+failures=0
+
+# expect CODE TEXT ARGUMENTS...: the exit code, and a text in what is printed
+expect() {
+  local code=$1 text=$2 out got
+  shift 2
+  out=$("$dropin" "$@" 2>&1 </dev/null)
+  got=$?
+  if [ $got -ne "$code" ] || [[ "$out" != *"$text"* ]]; then
+    printf 'FAILED: dropin %s\n  exit %s, expected %s; expected to read: %s\n%s\n' "$*" $got "$code" "$text" "$out"
+    failures=$((failures + 1))
+  fi
+}
+
+expect 0 "MultiheadAttention" list
+expect 0 '"name": "RMSNorm"' list --family Norm --json
+expect 2 'no family "Norms"' list --family Norms
+expect 0 "embed_dim" describe MultiheadAttention
+expect 0 '"default": 1e-06' describe RMSNorm --json
+expect 2 'the nearest name is "MultiheadAttention"' describe MultiheadAttenton
+expect 0 "cpu:" devices
+expect 2 "required" describe
+expect 2 "see dropin --help" nonsense
+expect 2 "no such file" conform "$folder/none"
+printf 'not a tensor file' > "$folder/bad.safetensors"
+expect 2 "bad.safetensors" conform "$folder/bad.safetensors"
+expect 2 "no task \"poems\"" train --task poems
+expect 2 "expected OLD=NEW" train --task recall --swap LayerNorm
+expect 2 "is a Norm" train --task recall --swap LayerNorm=Linear
+expect 2 "the model has no Conv2d" train --task recall --swap Conv2d=DepthwiseConv2d
+expect 2 "cannot be read" train --task text --data "$folder/none.txt"
+expect 2 "FashionMNIST" train --task images --data "$folder"
+expect 2 "there is no folder" train --task recall --save "$folder/none/x"
+expect 2 "bad.safetensors" train --task recall --resume "$folder/bad.safetensors"
+expect 0 "RMSNorm" train --task recall --steps 3 --batch 2 --length 9 --width 16 --layers 1 --swap LayerNorm=RMSNorm
+expect 0 "accuracy" train --task images --steps 2 --batch 4 --width 4 --layers 2
+
+# A run cut in the middle and resumed ends exactly like one that was not.
+run=(train --task recall --steps 12 --batch 4 --length 9 --width 16 --layers 1 --swap LayerNorm=RMSNorm --json)
+"$dropin" "${run[@]}" --save "$folder/whole" --save-every 5 > "$folder/whole.json" 2>/dev/null
+"$dropin" "${run[@]}" --save "$folder/part" --save-every 5 > /dev/null 2>&1 &
+pid=$!
+for _ in $(seq 200); do [ -e "$folder/part" ] && break; sleep 0.01; done
+kill -9 $pid 2>/dev/null
+wait $pid 2>/dev/null
+"$dropin" "${run[@]}" --save "$folder/part" --save-every 5 --resume "$folder/part" > "$folder/part.json" 2>/dev/null
+same() { grep -E '"(loss|metric|parameters)"' "$1"; }
+if [ "$(same "$folder/whole.json")" != "$(same "$folder/part.json")" ] || [ -z "$(same "$folder/whole.json")" ]; then
+  echo "FAILED: the resumed run differs"
+  diff "$folder/whole.json" "$folder/part.json"
+  failures=$((failures + 1))
+fi
+expect 2 "other settings" train --task recall --steps 13 --resume "$folder/whole"
+
+[ $failures -eq 0 ] && echo "all answers as expected"
+exit $((failures > 0))
