@@ -86,17 +86,66 @@ bool same_sizes(const TensorIn& a, const TensorIn& b) {
   return true;
 }
 
+/// Walks an index array in blocks of [n along dim] x [some places of another dimension, `across`]. Blocks touch different lines, so they run at once.
+/// Every line is walked in index order; of the two loops the inner one is that of the smaller stride, so that memory is read in order whatever dim is.
+class Blocks {
+ public:
+  Blocks(const TensorIn& index, int dim) : index_(index), dim_(dim), n_(length(index, dim)), outer_(index, dim) {
+    for (int i = 0; i < index.ndim; ++i)
+      if (i != dim && index.sizes[i] > 1) across_ = i;
+    if (across_ < 0) return;
+    TensorIn rest = index;
+    rest.sizes[across_] = 1;
+    outer_ = Lines(rest, dim);
+    m_ = index.sizes[across_];
+    along_first_ = index.strides[dim] <= index.strides[across_];
+  }
+  /// visit(index, offset of the line in `picked`, offset of the element in `each`) for every element of the index.
+  template <class Visit>
+  void walk(const TensorIn& picked, const TensorIn& each, Visit visit) const {
+    const int64_t si = stride(index_, dim_), se = stride(each, dim_);
+    const int64_t ti = step(index_), tp = step(picked), te = step(each);
+    const int64_t grain = std::max<int64_t>(along_first_ ? 1 : 16, kGrain / std::max<int64_t>(1, n_));
+    parallel_for(outer_.count() * m_, grain, [&](int64_t u, int64_t end) {
+      while (u < end) {
+        const int64_t o = u / m_, j0 = u % m_, m = std::min(m_ - j0, end - u);
+        const int64_t* p = index_.as<int64_t>() + outer_.offset(o, index_) + j0 * ti;
+        const int64_t line = outer_.offset(o, picked) + j0 * tp, element = outer_.offset(o, each) + j0 * te;
+        if (along_first_)
+          for (int64_t j = 0; j < m; ++j)
+            for (int64_t i = 0; i < n_; ++i) visit(p[i * si + j * ti], line + j * tp, element + i * se + j * te);
+        else
+          for (int64_t i = 0; i < n_; ++i)
+            for (int64_t j = 0; j < m; ++j) visit(p[i * si + j * ti], line + j * tp, element + i * se + j * te);
+        u += m;
+      }
+    });
+  }
+
+ private:
+  int64_t step(const TensorIn& t) const { return across_ < 0 ? 0 : t.strides[across_]; }
+
+  const TensorIn& index_;
+  int dim_, across_ = -1;
+  int64_t n_, m_ = 1;
+  bool along_first_ = true;
+  Lines outer_;
+};
+
 bool indices_in_range(const TensorIn& index, int dim, int64_t limit) {
-  const Lines lines(index, dim);
-  const int64_t n = length(index, dim), s = stride(index, dim);
+  const auto top = static_cast<std::uint64_t>(limit);
   std::atomic<bool> good{true};
-  parallel_for(lines.count(), std::max<int64_t>(1, kGrain / std::max<int64_t>(1, n)), [&](int64_t u, int64_t end) {
-    bool ok = true;
-    for (; u < end; ++u) {
-      const int64_t* p = index.as<int64_t>() + lines.offset(u, index);
-      for (int64_t i = 0; i < n; ++i) ok &= static_cast<std::uint64_t>(p[i * s]) < static_cast<std::uint64_t>(limit);
-    }
-    if (!ok) good.store(false, std::memory_order_relaxed);
+  if (index.contiguous()) {
+    const int64_t* p = index.as<int64_t>();
+    parallel_for(index.numel(), kGrain, [&](int64_t i, int64_t end) {
+      std::uint64_t most = 0;  // a negative index is a very large one
+      for (; i < end; ++i) most = std::max(most, static_cast<std::uint64_t>(p[i]));
+      if (most >= top) good.store(false, std::memory_order_relaxed);
+    });
+    return good.load() || index.numel() == 0;
+  }
+  Blocks(index, dim).walk(index, index, [&](int64_t i, int64_t, int64_t) {
+    if (static_cast<std::uint64_t>(i) >= top) good.store(false, std::memory_order_relaxed);
   });
   return good.load();
 }
@@ -105,36 +154,24 @@ Status gather_cpu(const abi::KernelContext&, const TensorIn& x, int dim, const T
   if (!dim_fits(x, dim) || !same_sizes(index, y) || !lines_fit(index, x, dim)) return abi::failed("gather: sizes do not fit");
   if (index.dtype != DType::Int64 || x.dtype != y.dtype) return abi::unsupported("gather: types do not fit");
   if (!indices_in_range(index, dim, length(x, dim))) return abi::failed(kRange);
-  const Lines lines(index, dim);
-  const int64_t n = length(index, dim), si = stride(index, dim), sx = stride(x, dim), sy = stride(y, dim);
+  const Blocks blocks(index, dim);
+  const int64_t sx = stride(x, dim);
   visit_size(x.dtype, [&](auto word) {
     using T = decltype(word);
-    parallel_for(lines.count(), std::max<int64_t>(1, kGrain / std::max<int64_t>(1, n)), [&](int64_t u, int64_t end) {
-      for (; u < end; ++u) {
-        const int64_t* p = index.as<int64_t>() + lines.offset(u, index);
-        const T* from = x.as<T>() + lines.offset(u, x);
-        T* to = y.as<T>() + lines.offset(u, y);
-        for (int64_t i = 0; i < n; ++i) to[i * sy] = from[p[i * si] * sx];
-      }
-    });
+    const T* from = x.as<T>();
+    T* to = y.as<T>();
+    blocks.walk(x, y, [=](int64_t i, int64_t line, int64_t element) { to[element] = from[line + i * sx]; });
   });
   return abi::ok();
 }
 
-/// op(y element, src element) along every line of index. Lines touch different elements of y, so they may run at once; within a line the order is
-/// kept.
+/// op(y element, src element) for every element of index; within a line the order is kept.
 template <class T, class Op>
 void scatter_lines(const TensorIn& index, const TensorIn& src, int dim, const TensorOut& y, Op op) {
-  const Lines lines(index, dim);
-  const int64_t n = length(index, dim), si = stride(index, dim), ss = stride(src, dim), sy = stride(y, dim);
-  parallel_for(lines.count(), std::max<int64_t>(1, kGrain / std::max<int64_t>(1, n)), [&](int64_t u, int64_t end) {
-    for (; u < end; ++u) {
-      const int64_t* p = index.as<int64_t>() + lines.offset(u, index);
-      const T* from = src.as<T>() + lines.offset(u, src);
-      T* to = y.as<T>() + lines.offset(u, y);
-      for (int64_t i = 0; i < n; ++i) op(to[p[i * si] * sy], from[i * ss]);
-    }
-  });
+  const int64_t sy = stride(y, dim);
+  const T* from = src.as<T>();
+  T* to = y.as<T>();
+  Blocks(index, dim).walk(y, src, [=](int64_t i, int64_t line, int64_t element) { op(to[line + i * sy], from[element]); });
 }
 
 Status scatter_cpu(const abi::KernelContext&, const TensorIn& index, const TensorIn& src, int dim, bool add, const TensorOut& y) {
@@ -186,6 +223,13 @@ TensorIn inner_of(const TensorIn& t, int dim) {
   return in;
 }
 
+/// A call of memcpy costs more than a few elements.
+template <class T>
+void copy_row(const T* from, int64_t n, T* to) {
+  if (n > 8) return static_cast<void>(std::memcpy(to, from, static_cast<std::size_t>(n) * sizeof(T)));
+  for (int64_t k = 0; k < n; ++k) to[k] = from[k];
+}
+
 Status index_select_cpu(const abi::KernelContext&, const TensorIn& x, int dim, const TensorIn& index, const TensorOut& y) {
   if (!selects(x, y, dim, index)) return abi::failed("index_select: sizes do not fit");
   if (index.dtype != DType::Int64 || x.dtype != y.dtype) return abi::unsupported("index_select: types do not fit");
@@ -194,17 +238,22 @@ Status index_select_cpu(const abi::KernelContext&, const TensorIn& x, int dim, c
   const Lines outs(outer, -1), ins(inner, -1);
   const int64_t n = index.numel(), width = ins.count(), si = stride(index, 0), sx = stride(x, dim), sy = stride(y, dim);
   const bool dense = tail_contiguous(x, dim) && tail_contiguous(y, dim);
+  const int64_t* p = index.as<int64_t>();
   visit_size(x.dtype, [&](auto word) {
     using T = decltype(word);
     parallel_for(outs.count() * n, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, width)), [&](int64_t u, int64_t end) {
-      for (; u < end; ++u) {
-        const int64_t o = u / n, i = u % n;
-        const T* from = x.as<T>() + outs.offset(o, outer) + index.as<int64_t>()[i * si] * sx;
-        T* to = y.as<T>() + outs.offset(o, outer_y) + i * sy;
-        if (dense)
-          std::memcpy(to, from, static_cast<std::size_t>(width) * sizeof(T));
+      while (u < end) {
+        const int64_t o = u / n, first = u % n, last = std::min(n, first + end - u);
+        const T* from = x.as<T>() + outs.offset(o, outer);
+        T* to = y.as<T>() + outs.offset(o, outer_y);
+        if (width == 1)
+          for (int64_t i = first; i < last; ++i) to[i * sy] = from[p[i * si] * sx];
+        else if (dense)
+          for (int64_t i = first; i < last; ++i) copy_row(from + p[i * si] * sx, width, to + i * sy);
         else
-          for (int64_t k = 0; k < width; ++k) to[ins.offset(k, inner_y)] = from[ins.offset(k, inner)];
+          for (int64_t i = first; i < last; ++i)
+            for (int64_t k = 0; k < width; ++k) to[i * sy + ins.offset(k, inner_y)] = from[p[i * si] * sx + ins.offset(k, inner)];
+        u += last - first;
       }
     });
   });

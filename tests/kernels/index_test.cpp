@@ -86,6 +86,32 @@ TYPED_TEST(Index, SelectAndAddAlongEveryDim) {
       }
 }
 
+TYPED_TEST(Index, NarrowRowsAndSinglePicks) {
+  using T = TypeParam;
+  WithThreads w(3);
+  for (std::int64_t width : {1, 2, 8, 9}) {
+    Array<T> x = Array<T>({6, 5, width}).random(1, 0, 100), y({6, 40, width});
+    I64 at = indices({40}, 5);
+    run<kernels::index_select>(kCPU, x.in(), 1, at.in(), y.out());
+    EXPECT_TRUE(y.guarded());
+    for (std::int64_t i = 0; i < 6; ++i)
+      for (std::int64_t j = 0; j < 40; ++j)
+        for (std::int64_t k = 0; k < width; ++k) ASSERT_EQ(y(i, j, k), x(i, at(j), k));
+  }
+  const std::int64_t n = 30000;
+  Array<T> x = Array<T>({n, 7}).random(2, 0, 100), one({n, 1}), added = x, flat = Array<T>({n}).random(3, 0, 100), picked({n});
+  I64 at = indices({n, 1}, 7), flat_at = indices({n}, n);
+  run<kernels::gather>(kCPU, x.in(), 1, at.in(), one.out());
+  run<kernels::scatter>(kCPU, at.in(), one.in(), 1, true, added.out());
+  run<kernels::gather>(kCPU, flat.in(), 0, flat_at.in(), picked.out());
+  EXPECT_TRUE(one.guarded() && added.guarded() && picked.guarded());
+  for (std::int64_t i = 0; i < n; ++i) {
+    ASSERT_EQ(one(i, 0), x(i, at(i, 0)));
+    ASSERT_EQ(added(i, at(i, 0)), static_cast<T>(x(i, at(i, 0)) + one(i, 0)));
+    ASSERT_EQ(picked(i), flat(flat_at(i)));
+  }
+}
+
 TYPED_TEST(Index, NonzeroListsPositions) {
   using T = TypeParam;
   Array<T> x = Array<T>({1000}).random(3, 0, 3);

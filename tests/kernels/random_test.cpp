@@ -114,6 +114,27 @@ TEST(RandomNormal, IsAccurateEverywhere) {
   EXPECT_LT(worst, 2e-6);
 }
 
+TEST(RandomNormal, IsAccurateInFloat64) {
+  const std::int64_t n = 1 << 16;
+  Array<double> z({n});
+  run<kernels::random_fill>(kCPU, Distribution::Normal, 0.0, 1.0, std::uint64_t{9}, std::uint64_t{0}, z.out());
+  double worst = 0;
+  for (std::int64_t i = 0; i < n; i += 2) {
+    const philox::Block b = philox::block(9, i / 2);
+    const double r = std::sqrt(-2 * std::log(philox::open_double(b.w[0], b.w[1]))), angle = 2 * M_PI * philox::unit_double(b.w[2], b.w[3]);
+    worst = std::max({worst, std::abs(z(i) - r * std::cos(angle)), std::abs(z(i + 1) - r * std::sin(angle))});
+  }
+  EXPECT_LT(worst, 6e-15);
+}
+
+TEST(RandomWords, CarryIntoTheUpperCounter) {
+  const std::uint64_t offset = 0xffffffffull - 100;
+  Array<float> u({2000});
+  run<kernels::random_fill>(kCPU, Distribution::Uniform, 0.0, 1.0, std::uint64_t{3}, offset, u.out());
+  for (std::int64_t i = 0; i < 2000; ++i)
+    ASSERT_EQ(u(i), philox::unit_float(philox::block(3, offset + static_cast<std::uint64_t>(i / 4)).w[i % 4]));
+}
+
 TEST(RandomIntegers, FillTheirRangeEvenly) {
   const std::int64_t n = 300000;
   Array<std::int64_t> y({n});
