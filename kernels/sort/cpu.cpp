@@ -1,5 +1,5 @@
 // Sorting rows. Every value becomes an unsigned key whose order is the wanted one (NaN largest, -0 equal to 0, complemented when descending), so one
-// stable radix sort serves all types and both directions.
+// stable radix sort serves all types and both directions; short rows are sorted by counting.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -75,23 +75,67 @@ bool before(const Item<K>& a, const Item<K>& b) {
   return a.key < b.key || (a.key == b.key && a.at < b.at);
 }
 
-constexpr int64_t kRadixFrom = 256;
+// Where measurements cross: 64-bit keys have no vector comparison in the portable build, and twice the digits.
+template <class K>
+constexpr int64_t kRankBelow = sizeof(K) == 4 ? 112 : 28;
+constexpr int64_t kRadixFrom = 64, kFew = 16;
+
+/// Short rows: an item's place is the number of those before it, counted without a branch. Keys first, so that the counting is vector code.
+template <class K>
+void rank_sort(const K* keys, int64_t n, std::uint32_t* order) {
+  for (int64_t i = 0; i < n; ++i) {
+    const K key = keys[i];
+    K place = 0;
+    for (int64_t j = 0; j < i; ++j) place += keys[j] <= key;
+    for (int64_t j = i + 1; j < n; ++j) place += keys[j] < key;
+    order[place] = static_cast<std::uint32_t>(i);
+  }
+}
 
 template <class T>
 void sort_rows(const TensorIn& x, bool descending, const TensorOut& values, const TensorOut& indices, int64_t rows, int64_t n) {
   parallel_for(rows, std::max<int64_t>(1, 4096 / n), [&](int64_t r, int64_t end) {
-    const cpu::Scratch<Item<Key<T>>> room(2 * n);
+    using K = Key<T>;
+    const cpu::Scratch<Item<K>> room(2 * n);
+    K keys[kRankBelow<K>];
+    std::uint32_t order[kRankBelow<K>];
     for (; r < end; ++r) {
       const T* from = x.as<T>() + r * n;
-      Item<Key<T>>* items = room.data();
+      T* to = values.as<T>() + r * n;
+      int64_t* at = indices.as<int64_t>() + r * n;
+      if (n < kRankBelow<K>) {
+        for (int64_t i = 0; i < n; ++i) keys[i] = key_of(from[i], descending);
+        rank_sort(keys, n, order);
+        for (int64_t i = 0; i < n; ++i) to[i] = from[order[i]], at[i] = order[i];
+        continue;
+      }
+      Item<K>* items = room.data();
       for (int64_t i = 0; i < n; ++i) items[i] = {key_of(from[i], descending), static_cast<std::uint32_t>(i)};
-      if (n >= kRadixFrom)
-        items = radix_sort(items, items + n, n);
-      else
-        std::sort(items, items + n, before<Key<T>>);
+      if (n >= kRadixFrom) items = radix_sort(items, items + n, n);
+      else std::sort(items, items + n, before<K>);
+      for (int64_t i = 0; i < n; ++i) to[i] = from[items[i].at], at[i] = items[i].at;
+    }
+  });
+}
+
+/// Few of a row: the best so far, in order; a later key goes in only when it is below the last of them.
+template <class T>
+void topk_few(const TensorIn& x, int64_t k, bool largest, const TensorOut& values, const TensorOut& indices, int64_t rows, int64_t n) {
+  using K = Key<T>;
+  parallel_for(rows, std::max<int64_t>(1, 16384 / n), [&](int64_t r, int64_t end) {
+    Item<K> best[kFew];
+    for (; r < end; ++r) {
+      const T* from = x.as<T>() + r * n;
       for (int64_t i = 0; i < n; ++i) {
-        values.as<T>()[r * n + i] = from[items[i].at];
-        indices.as<int64_t>()[r * n + i] = items[i].at;
+        const K key = key_of(from[i], largest);
+        if (i >= k && key >= best[k - 1].key) continue;
+        int64_t j = std::min(i, k - 1);
+        for (; j > 0 && key < best[j - 1].key; --j) best[j] = best[j - 1];
+        best[j] = {key, static_cast<std::uint32_t>(i)};
+      }
+      for (int64_t i = 0; i < k; ++i) {
+        values.as<T>()[r * k + i] = from[best[i].at];
+        indices.as<int64_t>()[r * k + i] = best[i].at;
       }
     }
   });
@@ -153,7 +197,11 @@ Status topk_cpu(const abi::KernelContext&, const TensorIn& x, int64_t k, bool la
   if (Status st = check(x, values, indices, rows, n); st.code) return st;
   if (k < 0 || k > n || values.numel() != rows * k || indices.numel() != rows * k) return abi::failed("topk: sizes do not fit");
   if (rows == 0 || k == 0) return abi::ok();
-  visit_dtype(x.dtype, [&](auto v) { topk_rows<decltype(v)>(x, k, largest, values, indices, rows, n); });
+  visit_dtype(x.dtype, [&](auto v) {
+    using T = decltype(v);
+    if (k <= kFew) topk_few<T>(x, k, largest, values, indices, rows, n);
+    else topk_rows<T>(x, k, largest, values, indices, rows, n);
+  });
   return abi::ok();
 }
 
