@@ -87,7 +87,8 @@ bool same_sizes(const TensorIn& a, const TensorIn& b) {
 }
 
 /// Walks an index array in blocks of [n along dim] x [some places of another dimension, `across`]. Blocks touch different lines, so they run at once.
-/// Every line is walked in index order; of the two loops the inner one is that of the smaller stride, so that memory is read in order whatever dim is.
+/// Every line is walked in index order; of the two loops the inner one is that of the smaller stride, so that memory is read in order whatever dim
+/// is.
 class Blocks {
  public:
   Blocks(const TensorIn& index, int dim) : index_(index), dim_(dim), n_(length(index, dim)), outer_(index, dim) {

@@ -40,7 +40,8 @@ namespace {
 
 using std::int64_t;
 using U32 = std::uint32_t;
-template <class T> using WordOf = std::conditional_t<sizeof(T) == 8, std::uint64_t, U32>;
+template <class T>
+using WordOf = std::conditional_t<sizeof(T) == 8, std::uint64_t, U32>;
 
 #if HWY_TARGET == HWY_SCALAR
 void make_words(std::uint64_t seed, std::uint64_t counter, U32* words) {
@@ -51,7 +52,8 @@ void make_words(std::uint64_t seed, std::uint64_t counter, U32* words) {
 }
 #else
 /// a * m, the high and the low halves.
-template <class D, class V> HWY_INLINE void multiply(D d, V a, V m, V& high, V& low) {
+template <class D, class V>
+HWY_INLINE void multiply(D d, V a, V m, V& high, V& low) {
   const hn::Repartition<std::uint64_t, D> d64;
   const auto even = hn::MulEven(a, m);
   const auto odd = hn::MulEven(hn::BitCast(d, hn::ShiftRight<32>(hn::BitCast(d64, a))), m);
@@ -88,7 +90,8 @@ void make_words(std::uint64_t seed, std::uint64_t counter, U32* words) {
 #endif
 
 /// Integers up to 2^24 (f32) or 2^53 (f64) as reals, exactly.
-template <class D, class DU> HWY_INLINE VecOf<D> to_real(D d, DU du, VecOf<DU> k) {
+template <class D, class DU>
+HWY_INLINE VecOf<D> to_real(D d, DU du, VecOf<DU> k) {
   if constexpr (sizeof(hn::TFromD<D>) == 4) {
     return hn::ConvertTo(d, hn::BitCast(hn::RebindToSigned<D>(), k));
   } else {  // no such instruction before AVX-512: each half goes into the mantissa of 2^52
@@ -98,28 +101,37 @@ template <class D, class DU> HWY_INLINE VecOf<D> to_real(D d, DU du, VecOf<DU> k
   }
 }
 
-/// Element words from memory: f32 a word, f64 two, the first of them the high half; `even` and `odd` are the elements with those numbers.
-template <class T> HWY_INLINE VecOf<Tag<WordOf<T>>> ordered(VecOf<Tag<WordOf<T>>> v) {
-  if constexpr (sizeof(T) == 4) return v;
-  else return hn::Or(hn::ShiftLeft<32>(v), hn::ShiftRight<32>(v));
+/// An element's word from memory: f32 a word, f64 two, the first of them the high half.
+template <class T>
+HWY_INLINE VecOf<Tag<WordOf<T>>> ordered(VecOf<Tag<WordOf<T>>> v) {
+  if constexpr (sizeof(T) == 4)
+    return v;
+  else
+    return hn::Or(hn::ShiftLeft<32>(v), hn::ShiftRight<32>(v));
 }
-template <class T> HWY_INLINE VecOf<Tag<WordOf<T>>> load_words(const U32* words, int64_t element) {
+template <class T>
+HWY_INLINE VecOf<Tag<WordOf<T>>> load_words(const U32* words, int64_t element) {
   const Tag<WordOf<T>> du;
   return ordered<T>(hn::LoadU(du, reinterpret_cast<const WordOf<T>*>(words) + element));
 }
-template <class T> constexpr int kDrop = sizeof(T) == 4 ? 8 : 11;  // bits that a mantissa has no room for
-template <class T> constexpr T kUnit = sizeof(T) == 4 ? T(5.9604644775390625e-08) : T(1.1102230246251565e-16);  // 2^-24, 2^-53
-template <class T> constexpr int64_t kElements = kRandomWords * 4 / static_cast<int64_t>(sizeof(T));
+template <class T>
+constexpr int kDrop = sizeof(T) == 4 ? 8 : 11;  // bits that a mantissa has no room for
+template <class T>
+constexpr T kUnit = sizeof(T) == 4 ? T(5.9604644775390625e-08) : T(1.1102230246251565e-16);  // 2^-24, 2^-53
+template <class T>
+constexpr int64_t kElements = kRandomWords * 4 / static_cast<int64_t>(sizeof(T));
 
 /// In [0, 1): the words' upper 24 or 53 bits.
-template <class T> HWY_INLINE VecOf<Tag<T>> unit(const U32* words, int64_t element) {
+template <class T>
+HWY_INLINE VecOf<Tag<T>> unit(const U32* words, int64_t element) {
   const Tag<T> d;
   const Tag<WordOf<T>> du;
   return hn::Mul(to_real(d, du, hn::ShiftRight<kDrop<T>>(load_words<T>(words, element))), hn::Set(d, kUnit<T>));
 }
 
 /// a + (b - a) u, and below b even where that rounds up to it.
-template <class T> void make_uniform(const U32* words, T a, T b, T* y) {
+template <class T>
+void make_uniform(const U32* words, T a, T b, T* y) {
   const Tag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto low = hn::Set(d, a), span = hn::Set(d, b - a), top = hn::Set(d, a < b ? std::nextafter(b, a) : std::numeric_limits<T>::infinity());
@@ -127,7 +139,8 @@ template <class T> void make_uniform(const U32* words, T a, T b, T* y) {
 }
 
 /// 1 where u < p, else 0.
-template <class T> void make_bernoulli(const U32* words, T p, T* y) {
+template <class T>
+void make_bernoulli(const U32* words, T p, T* y) {
   const Tag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto limit = hn::Set(d, p), one = hn::Set(d, T(1));
@@ -135,14 +148,16 @@ template <class T> void make_bernoulli(const U32* words, T p, T* y) {
 }
 
 /// c[0] + c[1] x + ..., as products and sums.
-template <class D, class T, std::size_t N> HWY_INLINE VecOf<D> series(D d, VecOf<D> x, const T (&c)[N]) {
+template <class D, class T, std::size_t N>
+HWY_INLINE VecOf<D> series(D d, VecOf<D> x, const T (&c)[N]) {
   auto y = hn::Set(d, c[N - 1]);
   for (std::size_t i = N - 1; i-- > 0;) y = hn::Add(hn::Mul(y, x), hn::Set(d, c[i]));
   return y;
 }
 
 /// sqrt(-2 log(k / 2^24)), k in 1..2^24 (f64: 2^53): k = 2^e m, m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) / (m + 1)).
-template <class T, class V> HWY_INLINE VecOf<Tag<T>> radius(V k) {
+template <class T, class V>
+HWY_INLINE VecOf<Tag<T>> radius(V k) {
   const Tag<T> d;
   const Tag<WordOf<T>> du;
   constexpr bool f32 = sizeof(T) == 4;
@@ -162,7 +177,8 @@ template <class T, class V> HWY_INLINE VecOf<Tag<T>> radius(V k) {
 }
 
 /// Cosine and sine of 2 pi k / 2^24 (f64: 2^53): the nearest quarter turn is taken off in integers, exactly.
-template <class T, class V> HWY_INLINE void turn(V k, VecOf<Tag<T>>& cosine, VecOf<Tag<T>>& sine) {
+template <class T, class V>
+HWY_INLINE void turn(V k, VecOf<Tag<T>>& cosine, VecOf<Tag<T>>& sine) {
   const Tag<T> d;
   const Tag<WordOf<T>> du;
   constexpr bool f32 = sizeof(T) == 4;
@@ -171,7 +187,8 @@ template <class T, class V> HWY_INLINE void turn(V k, VecOf<Tag<T>>& cosine, Vec
   const auto q = hn::ShiftRight<kQuarter>(hn::Add(k, half));
   // (rest + 1/8 turn) is not negative
   const auto rest = hn::Sub(to_real(d, du, hn::Sub(hn::Add(k, half), hn::ShiftLeft<kQuarter>(q))), to_real(d, du, half));
-  const auto x = hn::Mul(rest, hn::Set(d, static_cast<T>(1.57079632679489661923 / static_cast<double>(std::int64_t{1} << kQuarter)))), x2 = hn::Mul(x, x);
+  const auto x = hn::Mul(rest, hn::Set(d, static_cast<T>(1.57079632679489661923 / static_cast<double>(std::int64_t{1} << kQuarter)))),
+             x2 = hn::Mul(x, x);
   VecOf<Tag<T>> s, c;
   if constexpr (f32) {
     constexpr T kSin[] = {-1.f / 6, 1.f / 120, -1.f / 5040, 1.f / 362880}, kCos[] = {1.f / 24, -1.f / 720, 1.f / 40320, -1.f / 3628800};
@@ -191,7 +208,8 @@ template <class T, class V> HWY_INLINE void turn(V k, VecOf<Tag<T>>& cosine, Vec
 }
 
 /// Box-Muller: two elements' words give the radius and the angle, and the cosine and the sine are the two elements.
-template <class T> void make_normal(const U32* words, T mean, T std, T* y) {
+template <class T>
+void make_normal(const U32* words, T mean, T std, T* y) {
   const Tag<T> d;
   const Tag<WordOf<T>> du;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
@@ -208,7 +226,8 @@ template <class T> void make_normal(const U32* words, T mean, T std, T* y) {
 }
 
 /// Calls make(words, out) for every batch of kPer-word elements, the last one through a buffer.
-template <class T, int kPer, class Make> void fill(const RandomFill& a, T* y, const Make& make) {
+template <class T, int kPer, class Make>
+void fill(const RandomFill& a, T* y, const Make& make) {
   constexpr int64_t kSize = kRandomWords / kPer;
   parallel_for((a.n + kSize - 1) / kSize, kRandomGrain, [&](int64_t u, int64_t end) HWY_ATTR {
     alignas(64) U32 words[kRandomWords];
@@ -225,15 +244,20 @@ template <class T, int kPer, class Make> void fill(const RandomFill& a, T* y, co
   });
 }
 
-template <class T> void make_real(const RandomFill& a, const U32* words, T* y) {
+template <class T>
+void make_real(const RandomFill& a, const U32* words, T* y) {
   const T p = static_cast<T>(a.a), q = static_cast<T>(a.b);
-  if (a.d == Distribution::Uniform) make_uniform(words, p, q, y);
-  else if (a.d == Distribution::Normal) make_normal(words, p, q, y);
-  else make_bernoulli(words, p, y);
+  if (a.d == Distribution::Uniform)
+    make_uniform(words, p, q, y);
+  else if (a.d == Distribution::Normal)
+    make_normal(words, p, q, y);
+  else
+    make_bernoulli(words, p, y);
 }
 
 /// The largest number of T below b.
-template <class T> T below16(float b) {
+template <class T>
+T below16(float b) {
   T top = b;
   while (static_cast<float>(top) >= b)
     top.bits = static_cast<std::uint16_t>((top.bits & 0x7fff) == 0 ? 0x8001 : top.bits & 0x8000 ? top.bits + 1 : top.bits - 1);
@@ -241,7 +265,8 @@ template <class T> T below16(float b) {
 }
 
 /// 16 bits: made in float; the rounding of uniform numbers must not reach b either.
-template <class T> void fill_half(const RandomFill& a, T* y) {
+template <class T>
+void fill_half(const RandomFill& a, T* y) {
   const float b = static_cast<float>(a.b);
   const bool cut = a.d == Distribution::Uniform && a.a < a.b && std::isfinite(a.a) && std::isfinite(a.b);
   const T top = cut ? below16<T>(b) : T();
@@ -256,22 +281,27 @@ template <class T> void fill_half(const RandomFill& a, T* y) {
 }
 
 /// Integers a..b-1, two words an element.
-template <class T> void fill_integer(const RandomFill& a, T* y) {
+template <class T>
+void fill_integer(const RandomFill& a, T* y) {
   const int64_t low = static_cast<int64_t>(a.a);
   const std::uint64_t top = a.b >= 9223372036854775808.0 ? std::uint64_t{1} << 63 : static_cast<std::uint64_t>(static_cast<int64_t>(a.b));
   const std::uint64_t count = top - static_cast<std::uint64_t>(low);
   fill<T, 2>(a, y, [&](const U32* words, T* out) HWY_ATTR {
     for (int64_t i = 0; i < kRandomWords / 2; ++i) {
       const int64_t v = static_cast<int64_t>(static_cast<std::uint64_t>(low) + philox::below(words[2 * i], words[2 * i + 1], count));
-      if constexpr (std::is_same_v<T, bool>) out[i] = v != 0;
-      else if constexpr (std::is_arithmetic_v<T>) out[i] = static_cast<T>(v);
-      else out[i] = static_cast<T>(static_cast<float>(v));
+      if constexpr (std::is_same_v<T, bool>)
+        out[i] = v != 0;
+      else if constexpr (std::is_arithmetic_v<T>)
+        out[i] = static_cast<T>(v);
+      else
+        out[i] = static_cast<T>(static_cast<float>(v));
     }
   });
 }
 
 /// Bernoulli into integers and bool, a word an element.
-template <class T> void fill_flags(const RandomFill& a, T* y) {
+template <class T>
+void fill_flags(const RandomFill& a, T* y) {
   const U32 limit = threshold(static_cast<float>(a.a));
   fill<T, 1>(a, y, [&](const U32* words, T* out) HWY_ATTR {
     for (int64_t i = 0; i < kRandomWords; ++i) out[i] = static_cast<T>((words[i] >> 8) < limit);
@@ -281,15 +311,20 @@ template <class T> void fill_flags(const RandomFill& a, T* y) {
 void random_any(const RandomFill& a, const abi::TensorOut& y) {
   visit_dtype(y.dtype, [&](auto v) {
     using T = decltype(v);
-    if (a.d == Distribution::Integer) fill_integer(a, y.as<T>());
-    else if constexpr (std::is_same_v<T, float>) fill<float, 1>(a, y.as<T>(), [&](const U32* words, float* out) { make_real(a, words, out); });
-    else if constexpr (std::is_same_v<T, double>) fill<double, 2>(a, y.as<T>(), [&](const U32* words, double* out) { make_real(a, words, out); });
-    else if constexpr (std::is_arithmetic_v<T>) fill_flags(a, y.as<T>());
-    else fill_half(a, y.as<T>());
+    if (a.d == Distribution::Integer)
+      fill_integer(a, y.as<T>());
+    else if constexpr (std::is_same_v<T, float>)
+      fill<float, 1>(a, y.as<T>(), [&](const U32* words, float* out) { make_real(a, words, out); });
+    else if constexpr (std::is_same_v<T, double>)
+      fill<double, 2>(a, y.as<T>(), [&](const U32* words, double* out) { make_real(a, words, out); });
+    else if constexpr (std::is_arithmetic_v<T>)
+      fill_flags(a, y.as<T>());
+    else
+      fill_half(a, y.as<T>());
   });
 }
 
-/// f32: vectors. mask receives 1 or 0.
+/// y = x scale where the word keeps it, else 0; mask receives 1 or 0.
 HWY_INLINE void drop(const U32* words, U32 limit, const float* x, float scale, int64_t n, float* y, std::uint8_t* mask) {
   const Tag<float> d;
   const Tag<U32> du;
@@ -310,14 +345,16 @@ HWY_INLINE void drop(const U32* words, U32 limit, const float* x, float scale, i
   }
 }
 /// Other types, one element at a time.
-template <class T> void drop(const U32* words, U32 limit, const T* x, std::conditional_t<std::is_same_v<T, double>, double, float> scale, int64_t n, T* y,
-                             std::uint8_t* mask) {
+template <class T>
+void drop(const U32* words, U32 limit, const T* x, std::conditional_t<std::is_same_v<T, double>, double, float> scale, int64_t n, T* y,
+          std::uint8_t* mask) {
   using R = decltype(scale);
   for (int64_t i = 0; i < n; ++i) mask[i] = (words[i] >> 8) < limit;
   for (int64_t i = 0; i < n; ++i) y[i] = static_cast<T>((words[i] >> 8) < limit ? static_cast<R>(x[i]) * scale : R(0));
 }
 
-template <class T> void dropout_all(const abi::TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset, const abi::TensorOut& y, const abi::TensorOut& mask) {
+template <class T>
+void dropout_all(const abi::TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset, const abi::TensorOut& y, const abi::TensorOut& mask) {
   using R = std::conditional_t<std::is_same_v<T, double>, double, float>;
   const int64_t n = x.numel();
   const U32 limit = threshold(static_cast<float>(1 - p));

@@ -111,8 +111,10 @@ void sort_rows(const TensorIn& x, bool descending, const TensorOut& values, cons
       }
       Item<K>* items = room.data();
       for (int64_t i = 0; i < n; ++i) items[i] = {key_of(from[i], descending), static_cast<std::uint32_t>(i)};
-      if (n >= kRadixFrom) items = radix_sort(items, items + n, n);
-      else std::sort(items, items + n, before<K>);
+      if (n >= kRadixFrom)
+        items = radix_sort(items, items + n, n);
+      else
+        std::sort(items, items + n, before<K>);
       for (int64_t i = 0; i < n; ++i) to[i] = from[items[i].at], at[i] = items[i].at;
     }
   });
@@ -199,8 +201,10 @@ Status topk_cpu(const abi::KernelContext&, const TensorIn& x, int64_t k, bool la
   if (rows == 0 || k == 0) return abi::ok();
   visit_dtype(x.dtype, [&](auto v) {
     using T = decltype(v);
-    if (k <= kFew) topk_few<T>(x, k, largest, values, indices, rows, n);
-    else topk_rows<T>(x, k, largest, values, indices, rows, n);
+    if (k <= kFew)
+      topk_few<T>(x, k, largest, values, indices, rows, n);
+    else
+      topk_rows<T>(x, k, largest, values, indices, rows, n);
   });
   return abi::ok();
 }

@@ -131,8 +131,7 @@ TEST(RandomWords, CarryIntoTheUpperCounter) {
   const std::uint64_t offset = 0xffffffffull - 100;
   Array<float> u({2000});
   run<kernels::random_fill>(kCPU, Distribution::Uniform, 0.0, 1.0, std::uint64_t{3}, offset, u.out());
-  for (std::int64_t i = 0; i < 2000; ++i)
-    ASSERT_EQ(u(i), philox::unit_float(philox::block(3, offset + static_cast<std::uint64_t>(i / 4)).w[i % 4]));
+  for (std::int64_t i = 0; i < 2000; ++i) ASSERT_EQ(u(i), philox::unit_float(philox::block(3, offset + static_cast<std::uint64_t>(i / 4)).w[i % 4]));
 }
 
 TEST(RandomIntegers, FillTheirRangeEvenly) {

@@ -53,7 +53,8 @@ TYPED_TEST_SUITE(Sort, Types);
 TYPED_TEST(Sort, IsStableWithNaNLargest) {
   using T = TypeParam;
   for (int threads : {1, 3})
-    for (auto [rows, n] : std::vector<std::array<std::int64_t, 2>>{{3, 1}, {40, 13}, {20, 50}, {40, 100}, {9, 200}, {5, 1000}, {1, 70000}, {2, 0}, {0, 5}})
+    for (auto [rows, n] :
+         std::vector<std::array<std::int64_t, 2>>{{3, 1}, {40, 13}, {20, 50}, {40, 100}, {9, 200}, {5, 1000}, {1, 70000}, {2, 0}, {0, 5}})
       for (bool descending : {false, true}) {
         WithThreads t(threads);
         Array<T> x = some<T>(rows, n), values({rows, n});
@@ -72,7 +73,8 @@ TYPED_TEST(Sort, IsStableWithNaNLargest) {
 
 TYPED_TEST(Sort, TopkIsTheBeginningOfTheSortedRow) {
   using T = TypeParam;
-  for (auto [rows, n, k] : std::vector<std::array<std::int64_t, 3>>{{3, 1, 1}, {40, 100, 1}, {9, 8, 8}, {5, 1000, 7}, {3, 300, 16}, {3, 300, 17}, {2, 5000, 900}, {3, 60, 60}, {2, 10, 0}})
+  for (auto [rows, n, k] : std::vector<std::array<std::int64_t, 3>>{
+           {3, 1, 1}, {40, 100, 1}, {9, 8, 8}, {5, 1000, 7}, {3, 300, 16}, {3, 300, 17}, {2, 5000, 900}, {3, 60, 60}, {2, 10, 0}})
     for (bool largest : {false, true}) {
       Array<T> x = some<T>(rows, n), values({rows, k});
       Array<std::int64_t> at({rows, k});
