@@ -1,5 +1,5 @@
-// Products and convolutions beside direct oneDNN calls of the same shapes. The context lines give the machine's multiply-add peak, measured in the same run;
-// "peak" is the share of it (all threads). Best with --benchmark_enable_random_interleaving=true --benchmark_repetitions=5.
+// Products and convolutions beside direct oneDNN calls of the same shapes. The context lines give the machine's multiply-add peak, measured in the
+// same run; "peak" is the share of it (all threads). Best with --benchmark_enable_random_interleaving=true --benchmark_repetitions=5.
 #include <benchmark/benchmark.h>
 #include <oneapi/dnnl/dnnl.h>
 
@@ -22,22 +22,22 @@ double seconds() { return std::chrono::duration<double>(std::chrono::steady_cloc
 
 /// Multiply-adds on registers only, one thread, in flops a second.
 #if defined(__x86_64__)
-#define DROPIN_PEAK(NAME, TARGET, LANES)                                                                                  \
-  __attribute__((target(TARGET), noinline)) double NAME() {                                                               \
-    typedef float V __attribute__((vector_size(LANES * 4)));                                                              \
-    V m = V{} + 0.999f, c = V{} + 1e-3f, a0{}, a1{}, a2{}, a3{}, a4{}, a5{}, a6{}, a7{}, a8{}, a9{};                      \
-    double best = 1e9;                                                                                                    \
-    constexpr int kLoops = 1 << 20;                                                                                       \
-    for (int r = 0; r < 8; ++r) {                                                                                         \
-      const double t0 = seconds();                                                                                        \
-      for (int i = 0; i < kLoops; ++i) {                                                                                  \
-        a0 = a0 * m + c, a1 = a1 * m + c, a2 = a2 * m + c, a3 = a3 * m + c, a4 = a4 * m + c;                              \
-        a5 = a5 * m + c, a6 = a6 * m + c, a7 = a7 * m + c, a8 = a8 * m + c, a9 = a9 * m + c;                              \
+#define DROPIN_PEAK(NAME, TARGET, LANES)                                                                                       \
+  __attribute__((target(TARGET), noinline)) double NAME() {                                                                    \
+    typedef float V __attribute__((vector_size(LANES * 4)));                                                                   \
+    V m = V{} + 0.999f, c = V{} + 1e-3f, a0{}, a1{}, a2{}, a3{}, a4{}, a5{}, a6{}, a7{}, a8{}, a9{};                           \
+    double best = 1e9;                                                                                                         \
+    constexpr int kLoops = 1 << 20;                                                                                            \
+    for (int r = 0; r < 8; ++r) {                                                                                              \
+      const double t0 = seconds();                                                                                             \
+      for (int i = 0; i < kLoops; ++i) {                                                                                       \
+        a0 = a0 * m + c, a1 = a1 * m + c, a2 = a2 * m + c, a3 = a3 * m + c, a4 = a4 * m + c;                                   \
+        a5 = a5 * m + c, a6 = a6 * m + c, a7 = a7 * m + c, a8 = a8 * m + c, a9 = a9 * m + c;                                   \
         asm volatile("" : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3), "+v"(a4), "+v"(a5), "+v"(a6), "+v"(a7), "+v"(a8), "+v"(a9)); \
-      }                                                                                                                   \
-      best = std::min(best, seconds() - t0);                                                                              \
-    }                                                                                                                     \
-    return kLoops * 10.0 * 2 * LANES / best;                                                                              \
+      }                                                                                                                        \
+      best = std::min(best, seconds() - t0);                                                                                   \
+    }                                                                                                                          \
+    return kLoops * 10.0 * 2 * LANES / best;                                                                                   \
   }
 DROPIN_PEAK(peak512, "avx512f", 16)
 DROPIN_PEAK(peak256, "avx2,fma", 8)
@@ -99,14 +99,14 @@ struct Product {
   bool ta, tb;
 };
 const Product kShapes[] = {{"square 1024", 1, 1024, 1024, 1024, false, false},
-                         {"square 1024 NT", 1, 1024, 1024, 1024, false, true},
-                         {"square 256 NT", 1, 256, 256, 256, false, true},
-                         {"weight gradient 512x512, 4096 rows", 1, 512, 512, 4096, true, false},
-                         {"small result 64x64, sum of 65536", 1, 64, 64, 65536, true, false},
-                         {"attention scores T32 64x64x64", 32, 64, 64, 64, false, true},
-                         {"attention scores T32 256x256x64", 32, 256, 256, 64, false, true},
-                         {"attention values T32 256x64x256", 32, 256, 64, 256, false, false},
-                         {"attention step T32 1x256x64", 32, 1, 256, 64, false, true}};
+                           {"square 1024 NT", 1, 1024, 1024, 1024, false, true},
+                           {"square 256 NT", 1, 256, 256, 256, false, true},
+                           {"weight gradient 512x512, 4096 rows", 1, 512, 512, 4096, true, false},
+                           {"small result 64x64, sum of 65536", 1, 64, 64, 65536, true, false},
+                           {"attention scores T32 64x64x64", 32, 64, 64, 64, false, true},
+                           {"attention scores T32 256x256x64", 32, 256, 256, 64, false, true},
+                           {"attention values T32 256x64x256", 32, 256, 64, 256, false, false},
+                           {"attention step T32 1x256x64", 32, 1, 256, 64, false, true}};
 
 void ours_matmul(benchmark::State& state, const Product& s) {
   Array a({s.T, s.M, s.K}, s.ta ? std::vector<std::int64_t>{s.M * s.K, 1, s.M} : std::vector<std::int64_t>{});
@@ -141,9 +141,9 @@ struct Conv {
   const char* name;
   std::int64_t b, c, o, size, k, groups, stride;
 };
-const Conv kConvs[] = {{"3x3 64-64 56x56 B8", 8, 64, 64, 56, 3, 1, 1},    {"3x3 64-64 56x56 B1", 1, 64, 64, 56, 3, 1, 1},
-                       {"3x3 512-512 7x7 B8", 8, 512, 512, 7, 3, 1, 1},   {"1x1 256-64 56x56 B8", 8, 256, 64, 56, 1, 1, 1},
-                       {"7x7 s2 3-64 224x224 B4", 4, 3, 64, 224, 7, 1, 2}, {"depthwise 3x3 96 56x56 B8", 8, 96, 96, 56, 3, 96, 1},
+const Conv kConvs[] = {{"3x3 64-64 56x56 B8", 8, 64, 64, 56, 3, 1, 1},        {"3x3 64-64 56x56 B1", 1, 64, 64, 56, 3, 1, 1},
+                       {"3x3 512-512 7x7 B8", 8, 512, 512, 7, 3, 1, 1},       {"1x1 256-64 56x56 B8", 8, 256, 64, 56, 1, 1, 1},
+                       {"7x7 s2 3-64 224x224 B4", 4, 3, 64, 224, 7, 1, 2},    {"depthwise 3x3 96 56x56 B8", 8, 96, 96, 56, 3, 96, 1},
                        {"depthwise 5x5 96 56x56 B8", 8, 96, 96, 56, 5, 96, 1}};
 
 void conv(benchmark::State& state, const Conv& v, int pass) {
@@ -153,9 +153,12 @@ void conv(benchmark::State& state, const Conv& v, int pass) {
   const std::int64_t out = (v.size + 2 * (v.k / 2) - v.k) / v.stride + 1;
   Array x({v.b, v.c, v.size, v.size}), w({v.o, v.c / v.groups, v.k, v.k}), bias({v.o}), y({v.b, v.o, out, out});
   for (auto _ : state) {
-    if (pass == 0) run<kernels::conv2d_forward>(kCPU, x.t, w.t, bias.t, g, y.t);
-    else if (pass == 1) run<kernels::conv2d_backward_input>(kCPU, y.t, w.t, g, x.t);
-    else run<kernels::conv2d_backward_weight>(kCPU, y.t, x.t, g, w.t, bias.t);
+    if (pass == 0)
+      run<kernels::conv2d_forward>(kCPU, x.t, w.t, bias.t, g, y.t);
+    else if (pass == 1)
+      run<kernels::conv2d_backward_input>(kCPU, y.t, w.t, g, x.t);
+    else
+      run<kernels::conv2d_backward_weight>(kCPU, y.t, x.t, g, w.t, bias.t);
   }
   report(state, 2.0 * v.b * v.o * (v.c / v.groups) * v.k * v.k * out * out);
 }
@@ -181,7 +184,10 @@ int main(int argc, char** argv) {
     }
   for (const Conv& v : kConvs)
     for (int pass = 0; pass < 3; ++pass)
-      add(std::string("conv/") + v.name + (pass == 0 ? "/forward" : pass == 1 ? "/backward_input" : "/backward_weight"),
+      add(std::string("conv/") + v.name +
+              (pass == 0   ? "/forward"
+               : pass == 1 ? "/backward_input"
+                           : "/backward_weight"),
           [&v, pass](benchmark::State& st) { conv(st, v, pass); });
   benchmark::RunSpecifiedBenchmarks();
 }

@@ -1,5 +1,5 @@
-// Convolutions: oneDNN's (f32), cut into images and channels for the threads; otherwise products with unrolled patches, or with the image itself when the
-// kernel is 1x1. Depthwise weight gradients have their own kernel (cpu_plane.cpp), because oneDNN refuses kernels wider than 3.
+// Convolutions: oneDNN's (f32), cut into images and channels for the threads; otherwise products with unrolled patches, or with the image itself when
+// the kernel is 1x1. Depthwise weight gradients have their own kernel (cpu_plane.cpp), because oneDNN refuses kernels wider than 3.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
@@ -50,14 +50,16 @@ Status check(const TensorIn& x, const TensorIn& w, const TensorIn& y, const Conv
     return abi::failed("conv2d: channels do not fit");
   const int64_t in[2] = {s.H, s.W}, out[2] = {s.P, s.Q}, k[2] = {s.kh, s.kw};
   for (int i = 0; i < 2; ++i) {
-    if (g.stride[i] < 1 || g.dilation[i] < 1 || g.pad_begin[i] < 0 || g.pad_end[i] < 0 || k[i] < 1) return abi::failed("conv2d: geometry out of range");
+    if (g.stride[i] < 1 || g.dilation[i] < 1 || g.pad_begin[i] < 0 || g.pad_end[i] < 0 || k[i] < 1)
+      return abi::failed("conv2d: geometry out of range");
     const int64_t room = in[i] + g.pad_begin[i] + g.pad_end[i] - g.dilation[i] * (k[i] - 1) - 1;
     if (room < 0 || out[i] != room / g.stride[i] + 1) return abi::failed("conv2d: output size does not fit");
   }
   return abi::ok();
 }
 
-// ---- Patches -------------------------------------------------------------------------------------------------------------------------------------------
+// ---- Patches
+// -------------------------------------------------------------------------------------------------------------------------------------------
 
 /// Output columns [first, last) whose tap j falls inside the image.
 void inside(int64_t out, int64_t in, int64_t stride, int64_t offset, int64_t& first, int64_t& last) {
@@ -67,7 +69,8 @@ void inside(int64_t out, int64_t in, int64_t stride, int64_t offset, int64_t& fi
 }
 
 /// col [channels * taps, rows * Q] from the image's channels, for output rows p0 .. p0 + rows.
-template <class T> void unroll(const Sizes& s, const T* x, int64_t channels, int64_t p0, int64_t rows, T* col) {
+template <class T>
+void unroll(const Sizes& s, const T* x, int64_t channels, int64_t p0, int64_t rows, T* col) {
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t i = 0; i < s.kh; ++i)
       for (int64_t j = 0; j < s.kw; ++j) {
@@ -82,7 +85,8 @@ template <class T> void unroll(const Sizes& s, const T* x, int64_t channels, int
           }
           const T* row = x + (c * s.H + h) * s.W + dx;
           std::fill_n(col, first, T(0));
-          if (st == 1) std::copy(row + first, row + last, col + first);
+          if (st == 1)
+            std::copy(row + first, row + last, col + first);
           else
             for (int64_t q = first; q < last; ++q) col[q] = row[q * st];
           std::fill(col + last, col + s.Q, T(0));
@@ -91,7 +95,8 @@ template <class T> void unroll(const Sizes& s, const T* x, int64_t channels, int
 }
 
 /// The transpose of unroll: adds col into the image.
-template <class T> void roll_up(const Sizes& s, const T* col, int64_t channels, int64_t p0, int64_t rows, T* x) {
+template <class T>
+void roll_up(const Sizes& s, const T* col, int64_t channels, int64_t p0, int64_t rows, T* x) {
   for (int64_t c = 0; c < channels; ++c)
     for (int64_t i = 0; i < s.kh; ++i)
       for (int64_t j = 0; j < s.kw; ++j) {
@@ -111,7 +116,8 @@ template <class T> void roll_up(const Sizes& s, const T* col, int64_t channels, 
 }
 
 /// Output rows whose patches of `channels` channels stay in L2.
-template <class T> int64_t rows_at_once(const Sizes& s, int64_t channels) {
+template <class T>
+int64_t rows_at_once(const Sizes& s, int64_t channels) {
   return std::clamp<int64_t>(kImageBytes / 2 / static_cast<int64_t>(sizeof(T)) / std::max<int64_t>(1, channels * s.taps() * s.Q), 1, s.P);
 }
 
@@ -125,12 +131,14 @@ int64_t channel_parts(int64_t tasks, int64_t n, int64_t least, double flops) {
 
 int64_t grain(double flops) { return flops >= kMinFlops ? 1 : static_cast<int64_t>(std::min(kMinFlops / std::max(flops, 1.0), 1e9)); }
 
-template <class T> void plain_forward(const Sizes& s, const T* x, const T* w, const T* bias, T* y) {
+template <class T>
+void plain_forward(const Sizes& s, const T* x, const T* w, const T* bias, T* y) {
   const int64_t K = s.cg() * s.taps();
   const bool direct = s.is_1x1();
   int64_t rows = direct ? s.P : rows_at_once<T>(s, s.cg());
   const int64_t threads = in_parallel_region() ? 1 : get_num_threads();
-  if (s.B * s.groups < 2 * threads && s.image_flops() * s.B > 2 * kMinFlops) rows = std::min(rows, ceil_div(s.P, ceil_div(2 * threads, s.B * s.groups)));
+  if (s.B * s.groups < 2 * threads && s.image_flops() * s.B > 2 * kMinFlops)
+    rows = std::min(rows, ceil_div(s.P, ceil_div(2 * threads, s.B * s.groups)));
   const int64_t parts = ceil_div(s.P, rows);
   parallel_for(s.B * s.groups * parts, grain(s.image_flops() / static_cast<double>(s.groups * parts)), [&](int64_t from, int64_t to) {
     cpu::Scratch<T> col(direct ? 0 : K * rows * s.Q);
@@ -145,12 +153,14 @@ template <class T> void plain_forward(const Sizes& s, const T* x, const T* w, co
       }
       if (bias)
         for (int64_t o = 0; o < s.og(); ++o) std::fill_n(out + o * s.out_area(), n * s.Q, bias[g * s.og() + o]);
-      cpu::gemm(s.og(), n * s.Q, K, cpu::Matrix<const T>{w + g * s.og() * K, K, 1}, patches, bias ? T(1) : T(0), cpu::Matrix<T>{out, s.out_area(), 1});
+      cpu::gemm(s.og(), n * s.Q, K, cpu::Matrix<const T>{w + g * s.og() * K, K, 1}, patches, bias ? T(1) : T(0),
+                cpu::Matrix<T>{out, s.out_area(), 1});
     }
   });
 }
 
-template <class T> void plain_backward_input(const Sizes& s, const T* gy, const T* w, T* gx) {
+template <class T>
+void plain_backward_input(const Sizes& s, const T* gy, const T* w, T* gx) {
   const int64_t K = s.cg() * s.taps();
   const bool direct = s.is_1x1();
   const int64_t parts = channel_parts(s.B * s.groups, s.cg(), 1, s.image_flops() * s.B), part = ceil_div(s.cg(), parts);
@@ -170,7 +180,8 @@ template <class T> void plain_backward_input(const Sizes& s, const T* gy, const 
       std::fill_n(image, c * s.area(), T(0));
       for (int64_t p0 = 0; p0 < s.P; p0 += rows) {
         const int64_t n = std::min(rows, s.P - p0);
-        cpu::gemm(c * s.taps(), n * s.Q, s.og(), wt, cpu::Matrix<const T>{out + p0 * s.Q, s.out_area(), 1}, T(0), cpu::Matrix<T>{col.data(), n * s.Q, 1});
+        cpu::gemm(c * s.taps(), n * s.Q, s.og(), wt, cpu::Matrix<const T>{out + p0 * s.Q, s.out_area(), 1}, T(0),
+                  cpu::Matrix<T>{col.data(), n * s.Q, 1});
         roll_up(s, col.data(), c, p0, n, image);
       }
     }
@@ -178,7 +189,8 @@ template <class T> void plain_backward_input(const Sizes& s, const T* gy, const 
 }
 
 /// Every task owns some input channels of a group and goes through the whole batch, so sums have one order whatever the thread count.
-template <class T> void plain_backward_weight(const Sizes& s, const T* gy, const T* x, T* gw) {
+template <class T>
+void plain_backward_weight(const Sizes& s, const T* gy, const T* x, T* gw) {
   const int64_t K = s.cg() * s.taps();
   const bool direct = s.is_1x1();
   const int64_t parts = channel_parts(s.groups, s.cg(), 1, s.image_flops() * s.B), part = ceil_div(s.cg(), parts);
@@ -198,8 +210,8 @@ template <class T> void plain_backward_weight(const Sizes& s, const T* gy, const
             unroll(s, image, c, p0, n, col.data());
             patches = {col.data(), 1, n * s.Q};
           }
-          cpu::gemm(s.og(), c * s.taps(), n * s.Q, cpu::Matrix<const T>{gy + (b * s.O + g * s.og()) * s.out_area() + p0 * s.Q, s.out_area(), 1}, patches,
-                    beta, cpu::Matrix<T>{gw + g * s.og() * K + c0 * s.taps(), K, 1});
+          cpu::gemm(s.og(), c * s.taps(), n * s.Q, cpu::Matrix<const T>{gy + (b * s.O + g * s.og()) * s.out_area() + p0 * s.Q, s.out_area(), 1},
+                    patches, beta, cpu::Matrix<T>{gw + g * s.og() * K + c0 * s.taps(), K, 1});
           beta = 1;
         }
     }
@@ -207,7 +219,8 @@ template <class T> void plain_backward_weight(const Sizes& s, const T* gy, const
 }
 
 /// Sums in several lanes, so that the loop becomes vector code.
-template <class T> struct Lanes {
+template <class T>
+struct Lanes {
   static constexpr int kN = 64 / sizeof(T);
   T v[kN] = {};
   void add(const T* a, int64_t n) {
@@ -226,7 +239,8 @@ template <class T> struct Lanes {
 };
 
 /// gb[o] = sum of gy over images and positions.
-template <class T> void bias_gradient(const Sizes& s, const T* gy, T* gb) {
+template <class T>
+void bias_gradient(const Sizes& s, const T* gy, T* gb) {
   parallel_for(s.O, std::max<int64_t>(1, (1 << 17) / std::max<int64_t>(1, s.B * s.out_area())), [&](int64_t from, int64_t to) {
     for (int64_t o = from; o < to; ++o) {
       Lanes<T> sum;
@@ -237,15 +251,18 @@ template <class T> void bias_gradient(const Sizes& s, const T* gy, T* gb) {
 }
 
 /// One input channel per group.
-template <class T> void depthwise_backward_weight(const Sizes& s, const T* gy, const T* x, T* gw) {
-  const cpu::PlaneConv plane{{s.H, s.W}, {s.P, s.Q}, {s.kh, s.kw}, {s.g.stride[0], s.g.stride[1]}, {s.g.dilation[0], s.g.dilation[1]}, {s.g.pad_begin[0], s.g.pad_begin[1]}};
+template <class T>
+void depthwise_backward_weight(const Sizes& s, const T* gy, const T* x, T* gw) {
+  const cpu::PlaneConv plane{
+      {s.H, s.W}, {s.P, s.Q}, {s.kh, s.kw}, {s.g.stride[0], s.g.stride[1]}, {s.g.dilation[0], s.g.dilation[1]}, {s.g.pad_begin[0], s.g.pad_begin[1]}};
   parallel_for(s.O, grain(s.image_flops() * s.B / static_cast<double>(s.O) * 4), [&](int64_t o, int64_t end) {
     for (; o < end; ++o)
       cpu::plane_weight_gradient(plane, s.B, gy + o * s.out_area(), s.O * s.out_area(), x + o / s.og() * s.area(), s.C * s.area(), gw + o * s.taps());
   });
 }
 
-// ---- oneDNN --------------------------------------------------------------------------------------------------------------------------------------------
+// ---- oneDNN
+// --------------------------------------------------------------------------------------------------------------------------------------------
 
 using cpu::onednn::Conv;
 using cpu::onednn::ConvPass;
@@ -278,7 +295,8 @@ Part part(const Sizes& s, ConvPass pass, const Parts& parts, int64_t i, int64_t 
   Conv& c = p.conv;
   c.batch = batch, c.groups = s.groups, c.in = s.C, c.out = s.O;
   c.size[0] = s.H, c.size[1] = s.W, c.out_size[0] = s.P, c.out_size[1] = s.Q, c.kernel[0] = s.kh, c.kernel[1] = s.kw;
-  for (int d = 0; d < 2; ++d) c.stride[d] = s.g.stride[d], c.dilation[d] = s.g.dilation[d], c.pad_begin[d] = s.g.pad_begin[d], c.pad_end[d] = s.g.pad_end[d];
+  for (int d = 0; d < 2; ++d)
+    c.stride[d] = s.g.stride[d], c.dilation[d] = s.g.dilation[d], c.pad_begin[d] = s.g.pad_begin[d], c.pad_end[d] = s.g.pad_end[d];
   if (parts.count == 1) return p;
   const int64_t first = i * parts.width;
   if (parts.by_group) {
@@ -313,17 +331,20 @@ bool onednn_images(const Sizes& s, ConvPass pass, const float* from, const float
       if (!cpu::onednn::conv_supported(pass, last)) return false;
     }
   }
-  parallel_for(chunks * parts.count, grain(s.image_flops() * static_cast<double>(images) / static_cast<double>(parts.count)), [&](int64_t u, int64_t end) {
-    for (; u < end; ++u) {
-      const Part& p = all[u % parts.count];
-      const int64_t b = u / parts.count * images;
-      Conv c = p.conv;
-      c.batch = std::min(images, s.B - b);
-      const int64_t in = (b * s.C + p.in0) * s.area(), out = (b * s.O + p.out0) * s.out_area();
-      if (forward) cpu::onednn::conv_forward(c, *p.weights, from + in, bias ? bias + p.out0 : nullptr, to + out);
-      else cpu::onednn::conv_backward_input(c, *p.weights, from + out, to + in);
-    }
-  });
+  parallel_for(chunks * parts.count, grain(s.image_flops() * static_cast<double>(images) / static_cast<double>(parts.count)),
+               [&](int64_t u, int64_t end) {
+                 for (; u < end; ++u) {
+                   const Part& p = all[u % parts.count];
+                   const int64_t b = u / parts.count * images;
+                   Conv c = p.conv;
+                   c.batch = std::min(images, s.B - b);
+                   const int64_t in = (b * s.C + p.in0) * s.area(), out = (b * s.O + p.out0) * s.out_area();
+                   if (forward)
+                     cpu::onednn::conv_forward(c, *p.weights, from + in, bias ? bias + p.out0 : nullptr, to + out);
+                   else
+                     cpu::onednn::conv_backward_input(c, *p.weights, from + out, to + in);
+                 }
+               });
   return true;
 }
 
@@ -382,7 +403,8 @@ bool onednn_backward_weight(const Sizes& s, const float* gy, const float* x, flo
   return true;
 }
 
-// ---- The kernels ---------------------------------------------------------------------------------------------------------------------------------------
+// ---- The kernels
+// ---------------------------------------------------------------------------------------------------------------------------------------
 
 bool use_onednn(const Sizes& s) { return cpu::onednn_enabled() && !(s.is_1x1() && s.groups == 1); }
 
@@ -391,7 +413,8 @@ Status forward_cpu(const abi::KernelContext&, const TensorIn& x, const TensorIn&
   if (Status st = check(x, w, y, g, s); st.code) return st;
   if (bias.data && (bias.dtype != x.dtype || bias.numel() != s.O || !bias.contiguous())) return abi::failed("conv2d: bias does not fit");
   if (s.B == 0 || s.O == 0) return abi::ok();
-  if (x.dtype == DType::Float64) plain_forward(s, x.as<double>(), w.as<double>(), bias.as<double>(), y.as<double>());
+  if (x.dtype == DType::Float64)
+    plain_forward(s, x.as<double>(), w.as<double>(), bias.as<double>(), y.as<double>());
   else if (s.C == 0 || !use_onednn(s) || !onednn_images(s, ConvPass::Forward, x.as<float>(), w.as<float>(), bias.as<float>(), y.as<float>()))
     plain_forward(s, x.as<float>(), w.as<float>(), bias.as<float>(), y.as<float>());
   return abi::ok();
@@ -401,25 +424,33 @@ Status backward_input_cpu(const abi::KernelContext&, const TensorIn& gy, const T
   Sizes s;
   if (Status st = check(gx, w, gy, g, s); st.code) return st;
   if (s.B == 0 || s.C == 0) return abi::ok();
-  if (gy.dtype == DType::Float64) plain_backward_input(s, gy.as<double>(), w.as<double>(), gx.as<double>());
+  if (gy.dtype == DType::Float64)
+    plain_backward_input(s, gy.as<double>(), w.as<double>(), gx.as<double>());
   else if (s.O == 0 || !use_onednn(s) || !onednn_images(s, ConvPass::BackwardInput, gy.as<float>(), w.as<float>(), nullptr, gx.as<float>()))
     plain_backward_input(s, gy.as<float>(), w.as<float>(), gx.as<float>());
   return abi::ok();
 }
 
-template <class T> void own_backward_weight(const Sizes& s, const TensorIn& gy, const TensorIn& x, const TensorOut& gw, const TensorOut& gb) {
-  if (s.B == 0) std::fill_n(gw.as<T>(), s.O * s.cg() * s.taps(), T(0));
-  else if (s.cg() == 1) depthwise_backward_weight(s, gy.as<T>(), x.as<T>(), gw.as<T>());
-  else if (s.C > 0 && s.O > 0) plain_backward_weight(s, gy.as<T>(), x.as<T>(), gw.as<T>());
+template <class T>
+void own_backward_weight(const Sizes& s, const TensorIn& gy, const TensorIn& x, const TensorOut& gw, const TensorOut& gb) {
+  if (s.B == 0)
+    std::fill_n(gw.as<T>(), s.O * s.cg() * s.taps(), T(0));
+  else if (s.cg() == 1)
+    depthwise_backward_weight(s, gy.as<T>(), x.as<T>(), gw.as<T>());
+  else if (s.C > 0 && s.O > 0)
+    plain_backward_weight(s, gy.as<T>(), x.as<T>(), gw.as<T>());
   if (gb.data) bias_gradient(s, gy.as<T>(), gb.as<T>());
 }
 
-Status backward_weight_cpu(const abi::KernelContext&, const TensorIn& gy, const TensorIn& x, const ConvGeometry& g, const TensorOut& gw, const TensorOut& gb) {
+Status backward_weight_cpu(const abi::KernelContext&, const TensorIn& gy, const TensorIn& x, const ConvGeometry& g, const TensorOut& gw,
+                           const TensorOut& gb) {
   Sizes s;
   if (Status st = check(x, gw, gy, g, s); st.code) return st;
   if (gb.data && (gb.dtype != x.dtype || gb.numel() != s.O || !gb.contiguous())) return abi::failed("conv2d: bias does not fit");
-  if (x.dtype == DType::Float64) own_backward_weight<double>(s, gy, x, gw, gb);
-  else if (s.B == 0 || s.C == 0 || s.O == 0 || s.cg() == 1 || !use_onednn(s) || !onednn_backward_weight(s, gy.as<float>(), x.as<float>(), gw.as<float>(), gb.as<float>()))
+  if (x.dtype == DType::Float64)
+    own_backward_weight<double>(s, gy, x, gw, gb);
+  else if (s.B == 0 || s.C == 0 || s.O == 0 || s.cg() == 1 || !use_onednn(s) ||
+           !onednn_backward_weight(s, gy.as<float>(), x.as<float>(), gw.as<float>(), gb.as<float>()))
     own_backward_weight<float>(s, gy, x, gw, gb);
   return abi::ok();
 }

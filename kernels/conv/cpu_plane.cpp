@@ -1,10 +1,9 @@
-// Weight gradients of depthwise convolutions. The image's rows are copied once with their padding, columns split by their remainder modulo the stride, so
-// that every tap of every stride is a contiguous load; the taps of a kernel row share each vector of gy.
-#include "kernels/conv/plane.h"
-
+// Weight gradients of depthwise convolutions. The image's rows are copied once with their padding, columns split by their remainder modulo the
+// stride, so that every tap of every stride is a contiguous load; the taps of a kernel row share each vector of gy.
 #include <algorithm>
 #include <utility>
 
+#include "kernels/conv/plane.h"
 #include "src/cpu/scratch.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -22,12 +21,19 @@ namespace dropin::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-template <class F, int... I> HWY_INLINE void each(std::integer_sequence<int, I...>, F&& f) { (f(std::integral_constant<int, I>{}), ...); }
-template <int N, class F> HWY_INLINE void each(F&& f) { each(std::make_integer_sequence<int, N>{}, f); }
+template <class F, int... I>
+HWY_INLINE void each(std::integer_sequence<int, I...>, F&& f) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+template <int N, class F>
+HWY_INLINE void each(F&& f) {
+  each(std::make_integer_sequence<int, N>{}, f);
+}
 
 /// sums[t] += over `rows` rows of n of gy times x + at[t]; consecutive rows of x are x_row apart.
 template <int J, class T>
-HWY_INLINE void taps(const T* gy, std::int64_t gy_row, const T* x, std::int64_t x_row, std::int64_t rows, std::int64_t n, const std::int64_t* at, T* sums) {
+HWY_INLINE void taps(const T* gy, std::int64_t gy_row, const T* x, std::int64_t x_row, std::int64_t rows, std::int64_t n, const std::int64_t* at,
+                     T* sums) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   const std::int64_t L = static_cast<std::int64_t>(hn::Lanes(d));
@@ -68,10 +74,12 @@ void weight_gradient(const PlaneConv& c, std::int64_t images, const T* gy, std::
     for (std::int64_t h = 0; h < H; ++h)
       for (std::int64_t f = 0; f * phase < row; ++f) {
         // Column k of phase f is the image's column k * st + f - pad.
-        const std::int64_t dx = f - c.pad_begin[1], first = dx < 0 ? (-dx + st - 1) / st : 0, last = W > dx ? std::min(phase, (W - 1 - dx) / st + 1) : 0;
+        const std::int64_t dx = f - c.pad_begin[1], first = dx < 0 ? (-dx + st - 1) / st : 0,
+                           last = W > dx ? std::min(phase, (W - 1 - dx) / st + 1) : 0;
         T* to = padded.data() + h * row + f * phase;
         const T* from = x + h * W + dx;
-        if (st == 1) std::copy(from + first, from + std::max(first, last), to + first);
+        if (st == 1)
+          std::copy(from + first, from + std::max(first, last), to + first);
         else
           for (std::int64_t k = first; k < last; ++k) to[k] = from[k * st];
       }
@@ -92,8 +100,12 @@ void weight_gradient(const PlaneConv& c, std::int64_t images, const T* gy, std::
   }
 }
 
-void GradientF32(const PlaneConv& c, std::int64_t n, const float* gy, std::int64_t gs, const float* x, std::int64_t xs, float* gw) { weight_gradient(c, n, gy, gs, x, xs, gw); }
-void GradientF64(const PlaneConv& c, std::int64_t n, const double* gy, std::int64_t gs, const double* x, std::int64_t xs, double* gw) { weight_gradient(c, n, gy, gs, x, xs, gw); }
+void GradientF32(const PlaneConv& c, std::int64_t n, const float* gy, std::int64_t gs, const float* x, std::int64_t xs, float* gw) {
+  weight_gradient(c, n, gy, gs, x, xs, gw);
+}
+void GradientF64(const PlaneConv& c, std::int64_t n, const double* gy, std::int64_t gs, const double* x, std::int64_t xs, double* gw) {
+  weight_gradient(c, n, gy, gs, x, xs, gw);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace dropin::cpu
@@ -103,10 +115,13 @@ HWY_AFTER_NAMESPACE();
 namespace dropin::cpu {
 HWY_EXPORT(GradientF32);
 HWY_EXPORT(GradientF64);
-template <> void plane_weight_gradient<float>(const PlaneConv& c, std::int64_t n, const float* gy, std::int64_t gs, const float* x, std::int64_t xs, float* gw) {
+template <>
+void plane_weight_gradient<float>(const PlaneConv& c, std::int64_t n, const float* gy, std::int64_t gs, const float* x, std::int64_t xs, float* gw) {
   HWY_DYNAMIC_DISPATCH(GradientF32)(c, n, gy, gs, x, xs, gw);
 }
-template <> void plane_weight_gradient<double>(const PlaneConv& c, std::int64_t n, const double* gy, std::int64_t gs, const double* x, std::int64_t xs, double* gw) {
+template <>
+void plane_weight_gradient<double>(const PlaneConv& c, std::int64_t n, const double* gy, std::int64_t gs, const double* x, std::int64_t xs,
+                                   double* gw) {
   HWY_DYNAMIC_DISPATCH(GradientF64)(c, n, gy, gs, x, xs, gw);
 }
 }  // namespace dropin::cpu

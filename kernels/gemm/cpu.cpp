@@ -16,9 +16,9 @@ namespace dropin::cpu {
 namespace {
 
 using std::int64_t;
-constexpr double kMinFlops = 4e6;         // per range of parallel_for: some 40 us, well above the cost of waking a thread
-constexpr double kMinBytes = 1 << 18;     // the same for kernels bound by memory
-constexpr int64_t kSkinnyRows = 32;       // up to here reading b in place beats packing it
+constexpr double kMinFlops = 4e6;      // per range of parallel_for: some 40 us, well above the cost of waking a thread
+constexpr double kMinBytes = 1 << 18;  // the same for kernels bound by memory
+constexpr int64_t kSkinnyRows = 32;    // up to here reading b in place beats packing it
 
 int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
@@ -42,7 +42,8 @@ BlasOperand blas_operand(Matrix<const float> m, int64_t rows, int64_t cols) {
   return o;
 }
 
-template <class T> void scale(int64_t M, int64_t N, T beta, Matrix<T> c) {
+template <class T>
+void scale(int64_t M, int64_t N, T beta, Matrix<T> c) {
   for (int64_t i = 0; i < M; ++i)
     for (int64_t j = 0; j < N; ++j) {
       T& v = c.data[i * c.row + j * c.col];
@@ -63,7 +64,8 @@ inline float half_to_float(std::uint16_t h) {  // branch-free, so that loops of 
 }
 
 /// n elements `stride` apart, as T.
-template <class T> void load(const void* data, DType dtype, int64_t at, int64_t stride, int64_t n, T* out) {
+template <class T>
+void load(const void* data, DType dtype, int64_t at, int64_t stride, int64_t n, T* out) {
   auto copy = [&](auto get) {
     if (stride == 1)
       for (int64_t i = 0; i < n; ++i) out[i] = get(at + i);
@@ -81,15 +83,21 @@ template <class T> void load(const void* data, DType dtype, int64_t at, int64_t 
   }
 }
 
-template <class T> void store(void* data, DType dtype, int64_t at, T v) {
-  if constexpr (std::is_same_v<T, double>) static_cast<double*>(data)[at] = v;
-  else if (dtype == DType::BFloat16) static_cast<bfloat16*>(data)[at] = v;
-  else if (dtype == DType::Float16) static_cast<float16*>(data)[at] = v;
-  else static_cast<float*>(data)[at] = v;
+template <class T>
+void store(void* data, DType dtype, int64_t at, T v) {
+  if constexpr (std::is_same_v<T, double>)
+    static_cast<double*>(data)[at] = v;
+  else if (dtype == DType::BFloat16)
+    static_cast<bfloat16*>(data)[at] = v;
+  else if (dtype == DType::Float16)
+    static_cast<float16*>(data)[at] = v;
+  else
+    static_cast<float*>(data)[at] = v;
 }
 
 /// Rows i0.. and columns j0.. of product t of an operand, converted to T where it is of another type.
-template <class T> struct Piece {
+template <class T>
+struct Piece {
   Matrix<const T> m;
   Scratch<T> copy;
   Piece(const Operand& o, int64_t t, int64_t i0, int64_t rows, int64_t j0, int64_t cols) {
@@ -147,7 +155,8 @@ Plan plan(const BatchedGemm& g, bool skinny) {
   return p;
 }
 
-template <class T> void run_tile(const BatchedGemm& g, const Plan& p, int64_t t, int64_t i0, int64_t M, int64_t j0, int64_t N) {
+template <class T>
+void run_tile(const BatchedGemm& g, const Plan& p, int64_t t, int64_t i0, int64_t M, int64_t j0, int64_t N) {
   Piece<T> a(g.a, t, i0, M, 0, g.K), b(g.b, t, 0, g.K, j0, N);
   const int64_t c0 = t * g.c.batch + i0 * g.c.row + j0 * g.c.col;
   void* cdata = const_cast<void*>(g.c.data);
@@ -190,7 +199,8 @@ template <class T> void run_tile(const BatchedGemm& g, const Plan& p, int64_t t,
 }
 
 /// The K dimension in parts, each into its own scratch, then added in order.
-template <class T> void run_k_parts(const BatchedGemm& g, const Plan& p) {
+template <class T>
+void run_k_parts(const BatchedGemm& g, const Plan& p) {
   const int64_t part = ceil_div(g.K, p.k_parts), parts = ceil_div(g.K, part), area = g.M * g.N;
   Scratch<T> sums(parts * area);
   T* const out = sums.data();
@@ -222,7 +232,8 @@ template <class T> void run_k_parts(const BatchedGemm& g, const Plan& p) {
   }
 }
 
-template <class T> void run_batched(BatchedGemm g) {
+template <class T>
+void run_batched(BatchedGemm g) {
   // One shared b and stacked a: one tall product.
   if (g.T > 1 && g.b.batch == 0 && g.a.batch == g.M * g.a.row && g.c.batch == g.M * g.c.row) {
     g.M *= g.T;
@@ -274,8 +285,10 @@ void gemm(int64_t M, int64_t N, int64_t K, Matrix<const double> a, Matrix<const 
 
 void batched_gemm(const BatchedGemm& g) {
   if (g.T <= 0 || g.M <= 0 || g.N <= 0) return;
-  if (g.c.dtype == DType::Float64) run_batched<double>(g);
-  else run_batched<float>(g);
+  if (g.c.dtype == DType::Float64)
+    run_batched<double>(g);
+  else
+    run_batched<float>(g);
 }
 
 }  // namespace dropin::cpu
@@ -292,7 +305,8 @@ cpu::Operand operand(const TensorIn& t) { return {t.data, t.dtype, t.sizes[0] ==
 bool is_f32_like(DType t) { return t == DType::Float32 || t == DType::BFloat16 || t == DType::Float16; }
 
 /// Integers wrap around, so the sums are unsigned.
-template <class T> void integer_matmul(const TensorIn& a, const TensorIn& b, double beta, const TensorOut& c) {
+template <class T>
+void integer_matmul(const TensorIn& a, const TensorIn& b, double beta, const TensorOut& c) {
   using U = std::make_unsigned_t<T>;
   const int64_t M = c.sizes[1], N = c.sizes[2], K = a.sizes[2];
   const U scale = static_cast<U>(static_cast<int64_t>(beta));

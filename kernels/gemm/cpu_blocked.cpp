@@ -29,7 +29,8 @@ constexpr int kMR = 6;
 #endif
 constexpr std::int64_t kKC = 256, kMC = 96;  // a block of a: 96 KiB (f32), stays in L2; a panel of b: kKC * 2 vectors, stays in L1
 
-template <class T> HWY_INLINE void store_tile(const T* tile, std::int64_t nr, T beta, T* c, std::int64_t c_row, std::int64_t rows, std::int64_t cols) {
+template <class T>
+HWY_INLINE void store_tile(const T* tile, std::int64_t nr, T beta, T* c, std::int64_t c_row, std::int64_t rows, std::int64_t cols) {
   for (std::int64_t i = 0; i < rows; ++i)
     for (std::int64_t j = 0; j < cols; ++j) {
       const T old = beta == T(0) ? T(0) : beta * c[i * c_row + j];
@@ -38,7 +39,9 @@ template <class T> HWY_INLINE void store_tile(const T* tile, std::int64_t nr, T 
 }
 
 /// One register tile: a packed [K][kMR], b packed [K][NR].
-template <class T> HWY_INLINE void micro_kernel(std::int64_t K, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b, T beta, T* c, std::int64_t c_row, std::int64_t rows, std::int64_t cols) {
+template <class T>
+HWY_INLINE void micro_kernel(std::int64_t K, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b, T beta, T* c, std::int64_t c_row, std::int64_t rows,
+                             std::int64_t cols) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   const std::int64_t L = static_cast<std::int64_t>(hn::Lanes(d)), nr = 2 * L;
@@ -74,7 +77,8 @@ template <class T> HWY_INLINE void micro_kernel(std::int64_t K, const T* HWY_RES
 }
 
 /// Panels of `width` rows of m [count, K], k-major, the last one filled up with zeros.
-template <class T> void pack(const T* m, std::int64_t along, std::int64_t k_stride, std::int64_t count, std::int64_t K, std::int64_t width, T* out) {
+template <class T>
+void pack(const T* m, std::int64_t along, std::int64_t k_stride, std::int64_t count, std::int64_t K, std::int64_t width, T* out) {
   for (std::int64_t at = 0; at < count; at += width, out += width * K) {
     const std::int64_t n = std::min(width, count - at);
     const T* p = m + at * along;
@@ -92,7 +96,8 @@ template <class T> void pack(const T* m, std::int64_t along, std::int64_t k_stri
   }
 }
 
-template <class T> void blocked(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const T> a, Matrix<const T> b, T beta, Matrix<T> c) {
+template <class T>
+void blocked(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const T> a, Matrix<const T> b, T beta, Matrix<T> c) {
   const hn::ScalableTag<T> d;
   const std::int64_t nr = 2 * static_cast<std::int64_t>(hn::Lanes(d));
   const std::int64_t nc = std::min<std::int64_t>((N + nr - 1) / nr * nr, 16 * nr * 8), kc = std::min(K, kKC);
@@ -116,8 +121,14 @@ template <class T> void blocked(std::int64_t M, std::int64_t N, std::int64_t K, 
 }
 
 /// f(0), ..., f(N - 1) with constants, so that arrays of vectors indexed by them live in registers.
-template <class F, int... I> HWY_INLINE void each(std::integer_sequence<int, I...>, F&& f) { (f(std::integral_constant<int, I>{}), ...); }
-template <int N, class F> HWY_INLINE void each(F&& f) { each(std::make_integer_sequence<int, N>{}, f); }
+template <class F, int... I>
+HWY_INLINE void each(std::integer_sequence<int, I...>, F&& f) {
+  (f(std::integral_constant<int, I>{}), ...);
+}
+template <int N, class F>
+HWY_INLINE void each(F&& f) {
+  each(std::make_integer_sequence<int, N>{}, f);
+}
 
 /// R rows of a times S rows of b.
 template <class T, int R, int S>
@@ -156,7 +167,8 @@ HWY_INLINE void columns(std::int64_t M, std::int64_t K, const T* a, std::int64_t
 }
 
 template <class T>
-void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int64_t a_row, const T* b, std::int64_t b_row, const T* bias, Matrix<T> c) {
+void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int64_t a_row, const T* b, std::int64_t b_row, const T* bias,
+            Matrix<T> c) {
 #if HWY_TARGET <= HWY_AVX3
   constexpr int kR = 4, kS1 = 8, kS2 = 8, kS3 = 8, kS = 6;  // 24 sums, 4 vectors of a, 1 of b
 #else
@@ -173,10 +185,20 @@ void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int
   run.template operator()<kR, 1>();
 }
 
-void BlockedF32(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c) { blocked<float>(M, N, K, a, b, beta, c); }
-void BlockedF64(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a, Matrix<const double> b, double beta, Matrix<double> c) { blocked<double>(M, N, K, a, b, beta, c); }
-void SkinnyF32(std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t ar, const float* b, std::int64_t br, const float* bias, Matrix<float> c) { skinny<float>(M, N, K, a, ar, b, br, bias, c); }
-void SkinnyF64(std::int64_t M, std::int64_t N, std::int64_t K, const double* a, std::int64_t ar, const double* b, std::int64_t br, const double* bias, Matrix<double> c) { skinny<double>(M, N, K, a, ar, b, br, bias, c); }
+void BlockedF32(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c) {
+  blocked<float>(M, N, K, a, b, beta, c);
+}
+void BlockedF64(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a, Matrix<const double> b, double beta, Matrix<double> c) {
+  blocked<double>(M, N, K, a, b, beta, c);
+}
+void SkinnyF32(std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t ar, const float* b, std::int64_t br, const float* bias,
+               Matrix<float> c) {
+  skinny<float>(M, N, K, a, ar, b, br, bias, c);
+}
+void SkinnyF64(std::int64_t M, std::int64_t N, std::int64_t K, const double* a, std::int64_t ar, const double* b, std::int64_t br, const double* bias,
+               Matrix<double> c) {
+  skinny<double>(M, N, K, a, ar, b, br, bias, c);
+}
 
 }  // namespace HWY_NAMESPACE
 }  // namespace dropin::cpu
@@ -189,16 +211,23 @@ HWY_EXPORT(BlockedF64);
 HWY_EXPORT(SkinnyF32);
 HWY_EXPORT(SkinnyF64);
 
-template <> void blocked_gemm<float>(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c) {
+template <>
+void blocked_gemm<float>(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c) {
   HWY_DYNAMIC_DISPATCH(BlockedF32)(M, N, K, a, b, beta, c);
 }
-template <> void blocked_gemm<double>(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a, Matrix<const double> b, double beta, Matrix<double> c) {
+template <>
+void blocked_gemm<double>(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a, Matrix<const double> b, double beta,
+                          Matrix<double> c) {
   HWY_DYNAMIC_DISPATCH(BlockedF64)(M, N, K, a, b, beta, c);
 }
-template <> void skinny_gemm<float>(std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t ar, const float* b, std::int64_t br, const float* bias, Matrix<float> c) {
+template <>
+void skinny_gemm<float>(std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t ar, const float* b, std::int64_t br,
+                        const float* bias, Matrix<float> c) {
   HWY_DYNAMIC_DISPATCH(SkinnyF32)(M, N, K, a, ar, b, br, bias, c);
 }
-template <> void skinny_gemm<double>(std::int64_t M, std::int64_t N, std::int64_t K, const double* a, std::int64_t ar, const double* b, std::int64_t br, const double* bias, Matrix<double> c) {
+template <>
+void skinny_gemm<double>(std::int64_t M, std::int64_t N, std::int64_t K, const double* a, std::int64_t ar, const double* b, std::int64_t br,
+                         const double* bias, Matrix<double> c) {
   HWY_DYNAMIC_DISPATCH(SkinnyF64)(M, N, K, a, ar, b, br, bias, c);
 }
 }  // namespace dropin::cpu

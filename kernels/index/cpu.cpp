@@ -21,7 +21,8 @@ constexpr int64_t kGrain = 1 << 14;
 constexpr const char* kRange = "index out of range";
 
 /// Calls f with the unsigned type of the dtype's size.
-template <class F> void visit_size(DType t, F&& f) {
+template <class F>
+void visit_size(DType t, F&& f) {
   switch (item_size(t)) {
     case 8: f(std::uint64_t{}); break;
     case 4: f(std::uint32_t{}); break;
@@ -31,10 +32,14 @@ template <class F> void visit_size(DType t, F&& f) {
 }
 
 /// a + b as PyTorch adds: floats in their type, integers wrapping around, bool as or.
-template <class T> T sum(T a, T b) {
-  if constexpr (std::is_same_v<T, bool>) return a || b;
-  else if constexpr (std::is_integral_v<T>) return static_cast<T>(static_cast<std::make_unsigned_t<T>>(static_cast<std::make_unsigned_t<T>>(a) + static_cast<std::make_unsigned_t<T>>(b)));
-  else return static_cast<T>(a + b);
+template <class T>
+T sum(T a, T b) {
+  if constexpr (std::is_same_v<T, bool>)
+    return a || b;
+  else if constexpr (std::is_integral_v<T>)
+    return static_cast<T>(static_cast<std::make_unsigned_t<T>>(static_cast<std::make_unsigned_t<T>>(a) + static_cast<std::make_unsigned_t<T>>(b)));
+  else
+    return static_cast<T>(a + b);
 }
 
 /// An array as [outer, n, inner] around dimension dim, where outer and inner are odometers over strided dims.
@@ -116,8 +121,10 @@ Status gather_cpu(const abi::KernelContext&, const TensorIn& x, int dim, const T
   return abi::ok();
 }
 
-/// op(y element, src element) along every line of index. Lines touch different elements of y, so they may run at once; within a line the order is kept.
-template <class T, class Op> void scatter_lines(const TensorIn& index, const TensorIn& src, int dim, const TensorOut& y, Op op) {
+/// op(y element, src element) along every line of index. Lines touch different elements of y, so they may run at once; within a line the order is
+/// kept.
+template <class T, class Op>
+void scatter_lines(const TensorIn& index, const TensorIn& src, int dim, const TensorOut& y, Op op) {
   const Lines lines(index, dim);
   const int64_t n = length(index, dim), si = stride(index, dim), ss = stride(src, dim), sy = stride(y, dim);
   parallel_for(lines.count(), std::max<int64_t>(1, kGrain / std::max<int64_t>(1, n)), [&](int64_t u, int64_t end) {
@@ -136,9 +143,15 @@ Status scatter_cpu(const abi::KernelContext&, const TensorIn& index, const Tenso
   if (index.dtype != DType::Int64 || src.dtype != y.dtype) return abi::unsupported("scatter: types do not fit");
   if (!indices_in_range(index, dim, length(y, dim))) return abi::failed(kRange);
   if (add)
-    visit_dtype(y.dtype, [&](auto v) { using T = decltype(v); scatter_lines<T>(index, src, dim, y, [](T& to, const T& from) { to = sum<T>(to, from); }); });
+    visit_dtype(y.dtype, [&](auto v) {
+      using T = decltype(v);
+      scatter_lines<T>(index, src, dim, y, [](T& to, const T& from) { to = sum<T>(to, from); });
+    });
   else
-    visit_size(y.dtype, [&](auto v) { using T = decltype(v); scatter_lines<T>(index, src, dim, y, [](T& to, const T& from) { to = from; }); });
+    visit_size(y.dtype, [&](auto v) {
+      using T = decltype(v);
+      scatter_lines<T>(index, src, dim, y, [](T& to, const T& from) { to = from; });
+    });
   return abi::ok();
 }
 
@@ -188,7 +201,8 @@ Status index_select_cpu(const abi::KernelContext&, const TensorIn& x, int dim, c
         const int64_t o = u / n, i = u % n;
         const T* from = x.as<T>() + outs.offset(o, outer) + index.as<int64_t>()[i * si] * sx;
         T* to = y.as<T>() + outs.offset(o, outer_y) + i * sy;
-        if (dense) std::memcpy(to, from, static_cast<std::size_t>(width) * sizeof(T));
+        if (dense)
+          std::memcpy(to, from, static_cast<std::size_t>(width) * sizeof(T));
         else
           for (int64_t k = 0; k < width; ++k) to[ins.offset(k, inner_y)] = from[ins.offset(k, inner)];
       }
@@ -198,7 +212,8 @@ Status index_select_cpu(const abi::KernelContext&, const TensorIn& x, int dim, c
 }
 
 /// Threads own ranges of the columns (or outer slices), never of the index, so each sum is taken in index order.
-template <class T> void add_rows(const TensorIn& index, const TensorIn& src, int dim, const TensorOut& y) {
+template <class T>
+void add_rows(const TensorIn& index, const TensorIn& src, int dim, const TensorOut& y) {
   const TensorIn outer = outer_of(y, dim), outer_s = outer_of(src, dim), inner = inner_of(y, dim), inner_s = inner_of(src, dim);
   const Lines outs(outer, -1), ins(inner, -1);
   const int64_t n = index.numel(), width = ins.count(), si = stride(index, 0), sy = stride(y, dim), ss = stride(src, dim);
@@ -234,12 +249,16 @@ Status index_add_cpu(const abi::KernelContext&, const TensorIn& index, const Ten
 }
 
 /// -0.0 is zero, NaN is not.
-template <class T> bool non_zero(const T& v) {
-  if constexpr (std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>) return (v.bits & 0x7fff) != 0;
-  else return v != T(0);
+template <class T>
+bool non_zero(const T& v) {
+  if constexpr (std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>)
+    return (v.bits & 0x7fff) != 0;
+  else
+    return v != T(0);
 }
 
-template <class T> int64_t positions(const T* x, int64_t n, int64_t* out) {
+template <class T>
+int64_t positions(const T* x, int64_t n, int64_t* out) {
   int64_t count = 0;
   for (int64_t i = 0; i < n; ++i) {
     out[count] = i;  // without a branch; out is n long
@@ -250,8 +269,13 @@ template <class T> int64_t positions(const T* x, int64_t n, int64_t* out) {
 
 Status nonzero_cpu(const abi::KernelContext&, const TensorIn& x, const TensorOut& out, int64_t* count) {
   if (!x.contiguous() || !out.contiguous() || out.dtype != DType::Int64 || out.numel() < x.numel()) return abi::failed("nonzero: out does not fit");
-  if (x.dtype == DType::Bool) *count = positions(x.as<std::uint8_t>(), x.numel(), out.as<int64_t>());
-  else visit_dtype(x.dtype, [&](auto v) { using T = decltype(v); *count = positions(x.as<T>(), x.numel(), out.as<int64_t>()); });
+  if (x.dtype == DType::Bool)
+    *count = positions(x.as<std::uint8_t>(), x.numel(), out.as<int64_t>());
+  else
+    visit_dtype(x.dtype, [&](auto v) {
+      using T = decltype(v);
+      *count = positions(x.as<T>(), x.numel(), out.as<int64_t>());
+    });
   return abi::ok();
 }
 

@@ -53,13 +53,18 @@ template <class T> void forward_row(const RowNorm& a, std::int64_t r) {
   T mean = 0;
   double squares;
   if (a.mean) {
-    mean = static_cast<T>(sum_row<T>(n, [&](auto at) HWY_ATTR { return at.load(d, x); }) / static_cast<double>(n));
-    out<T>(a.mean)[r] = mean;
-    const auto m = hn::Set(d, mean);
+    const T rough = static_cast<T>(sum_row<T>(n, [&](auto at) HWY_ATTR { return at.load(d, x); }) / static_cast<double>(n));
+    const auto m = hn::Set(d, rough);
+    auto drift = hn::Zero(d);  // the deviations' own sum repairs the mean of numbers far from 0
     squares = sum_row<T>(n, [&](auto at) HWY_ATTR {
       const auto e = hn::Sub(at.load(d, x), m);
+      drift = hn::Add(drift, at.only(d, e));
       return hn::Mul(e, e);
     });
+    const double shift = static_cast<double>(sum_lanes(d, drift)) / static_cast<double>(n);
+    mean = static_cast<T>(static_cast<double>(rough) + shift);
+    squares = std::max(0.0, squares - static_cast<double>(n) * shift * shift) + 0 * squares;  // the last term keeps NaN
+    out<T>(a.mean)[r] = mean;
   } else {
     squares = sum_row<T>(n, [&](auto at) HWY_ATTR {
       const auto e = at.load(d, x);
@@ -166,6 +171,36 @@ template <class T> void backward_rows(const RowNorm& a) {
   }
 }
 
+/// Mean and sum of squared deviations of every channel; a channel's second pass finds it in cache where it fits.
+template <class T> void batch_stats(const T* x, std::int64_t batch, std::int64_t channels, std::int64_t s, double* mean, double* squares) {
+  const Tag<T> d;
+  const double count = static_cast<double>(batch * s);
+  parallel_for(channels, rows_per_thread(batch * s), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    for (std::int64_t c = begin; c < end; ++c) {
+      double sum = 0, square = 0, shift = 0;
+      for (std::int64_t i = 0; i < batch; ++i) {
+        const T* p = x + (i * channels + c) * s;
+        sum += sum_row<T>(s, [&](auto at) HWY_ATTR { return at.load(d, p); });
+      }
+      const T rough = static_cast<T>(sum / count);
+      const auto m = hn::Set(d, rough);
+      for (std::int64_t i = 0; i < batch; ++i) {
+        const T* p = x + (i * channels + c) * s;
+        auto drift = hn::Zero(d);
+        square += sum_row<T>(s, [&](auto at) HWY_ATTR {
+          const auto e = hn::Sub(at.load(d, p), m);
+          drift = hn::Add(drift, at.only(d, e));
+          return hn::Mul(e, e);
+        });
+        shift += static_cast<double>(sum_lanes(d, drift));
+      }
+      shift /= count;
+      mean[c] = static_cast<double>(rough) + shift;
+      squares[c] = std::max(0.0, square - count * shift * shift) + 0 * square;  // the last term keeps NaN
+    }
+  });
+}
+
 /// y = (x - mean) scale + shift, the three per channel. One position: vectors run along the channels; else along the positions.
 template <class T> void batch_forward(const BatchNorm& a) {
   const Tag<T> d;
@@ -269,6 +304,10 @@ template <class T> void batch_backward(const BatchNorm& a) {
 
 void row_forward(DType t, const RowNorm& a) { t == DType::Float32 ? forward_rows<float>(a) : forward_rows<double>(a); }
 void row_backward(DType t, const RowNorm& a) { t == DType::Float32 ? backward_rows<float>(a) : backward_rows<double>(a); }
+void channel_stats(const abi::TensorIn& x, double* mean, double* squares) {
+  if (x.dtype == DType::Float32) batch_stats(x.as<float>(), x.sizes[0], x.sizes[1], x.sizes[2], mean, squares);
+  else batch_stats(x.as<double>(), x.sizes[0], x.sizes[1], x.sizes[2], mean, squares);
+}
 void channel_forward(DType t, const BatchNorm& a) { t == DType::Float32 ? batch_forward<float>(a) : batch_forward<double>(a); }
 void channel_backward(DType t, const BatchNorm& a) { t == DType::Float32 ? batch_backward<float>(a) : batch_backward<double>(a); }
 
@@ -280,6 +319,7 @@ HWY_AFTER_NAMESPACE();
 namespace dropin::kernels {
 HWY_EXPORT(row_forward);
 HWY_EXPORT(row_backward);
+HWY_EXPORT(channel_stats);
 HWY_EXPORT(channel_forward);
 HWY_EXPORT(channel_backward);
 namespace {
@@ -360,7 +400,8 @@ Status batch_stats(const KernelContext&, const TensorIn& x, double eps, const Te
   const std::int64_t channels = p.sizes[1];
   const double count = static_cast<double>(p.sizes[0] * p.sizes[2]);
   std::vector<double> m(static_cast<std::size_t>(channels)), v(static_cast<std::size_t>(channels));
-  moments(p, 0b101, m.data(), v.data());
+  if (p.sizes[2] < 16) moments(p, 0b101, m.data(), v.data());  // vectors along the channels, or nothing much to gain
+  else HWY_DYNAMIC_DISPATCH(channel_stats)(p, m.data(), v.data());
   for (std::int64_t c = 0; c < channels; ++c) {
     const double values[3] = {m[c], v[c] / count, 1 / std::sqrt(v[c] / count + eps)};
     const TensorOut* to[3] = {&mean, &var, &rstd};

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <type_traits>
 
 #include "dropin/core/parallel.h"
 #include "kernels/pool/kernel.h"
@@ -37,7 +38,8 @@ Status check(const PoolGeometry& g) {
 }
 
 /// f(plane) for all of them, in parallel; `work` is the operations of one.
-template <class F> void each_plane(int64_t planes, int64_t work, F&& f) {
+template <class F>
+void each_plane(int64_t planes, int64_t work, F&& f) {
   parallel_for(planes, std::max<int64_t>(1, (1 << 17) / std::max<int64_t>(1, work)), [&](int64_t u, int64_t end) {
     for (; u < end; ++u) f(u);
   });
@@ -61,36 +63,60 @@ Window window(int64_t p, int64_t in, int64_t kernel, int64_t stride, int64_t pad
   return {begin, end, std::max<int64_t>(0, include_pad ? e - b : end - begin)};
 }
 
-template <class T> void max_forward(const Sizes& s, const PoolGeometry& g, const T* x, T* y, int64_t* index) {
+/// best[q], at[q]: replaced where v[q * stride] is greater, or the first NaN. `stride` is a constant where that lets the loop become vector code.
+template <class T, class I>
+void take_greater(const T* __restrict v, int64_t stride, I position, int64_t first, int64_t last, T* __restrict best, I* __restrict at) {
+  auto run = [=](auto step) {
+    const I move = static_cast<I>(step), from = static_cast<I>(first), to = static_cast<I>(last);
+    for (I q = from; q < to; ++q) {
+      const T x = v[q * step], old = best[q];
+      const I here = position + q * move, there = at[q];
+      const bool keep = (x <= old) | (old != old);
+      best[q] = keep ? old : x;
+      at[q] = keep ? there : here;
+    }
+  };
+  if (stride == 1)
+    run(std::integral_constant<int64_t, 1>{});
+  else if (stride == 2)
+    run(std::integral_constant<int64_t, 2>{});
+  else
+    run(stride);
+}
+
+/// I: an integer of T's width where positions fit in it.
+template <class I, class T>
+void max_forward(const Sizes& s, const PoolGeometry& g, const T* x, T* y, int64_t* index) {
   each_plane(s.planes, s.P * s.Q * g.kernel[0] * g.kernel[1] * 2, [&](int64_t u) {
     const T* in = x + u * s.H * s.W;
+    const cpu::Scratch<I> at(s.Q);
     for (int64_t p = 0; p < s.P; ++p) {
       T* const out = y + (u * s.P + p) * s.Q;
-      int64_t* const at = index + (u * s.P + p) * s.Q;
-      // The first cell of each window stands until a greater one (or the first NaN) comes; a window wholly outside keeps -inf and -1.
-      std::fill_n(out, s.Q, -std::numeric_limits<T>::infinity());
-      std::fill_n(at, s.Q, int64_t{-1});
+      // A window begins with its first cell inside the image; one wholly outside has -inf and -1.
+      const int64_t h0 = p * g.stride[0] - g.padding[0], top = h0 < 0 ? h0 + ceil_div(-h0, g.dilation[0]) * g.dilation[0] : h0;
+      for (int64_t q = 0; q < s.Q; ++q) {
+        const int64_t w0 = q * g.stride[1] - g.padding[1], left = w0 < 0 ? w0 + ceil_div(-w0, g.dilation[1]) * g.dilation[1] : w0;
+        const bool any = top < std::min(s.H, h0 + g.kernel[0] * g.dilation[0]) && left < std::min(s.W, w0 + g.kernel[1] * g.dilation[1]);
+        out[q] = any ? in[top * s.W + left] : -std::numeric_limits<T>::infinity();
+        at[q] = any ? static_cast<I>(top * s.W + left) : I(-1);
+      }
       for (int64_t i = 0; i < g.kernel[0]; ++i) {
-        const int64_t h = p * g.stride[0] + i * g.dilation[0] - g.padding[0];
+        const int64_t h = h0 + i * g.dilation[0];
         if (h < 0 || h >= s.H) continue;
         for (int64_t j = 0; j < g.kernel[1]; ++j) {
           const int64_t dx = j * g.dilation[1] - g.padding[1];
           int64_t first, last;
           inside(s.Q, s.W, g.stride[1], dx, first, last);
-          const T* row = in + h * s.W + dx;
-          for (int64_t q = first; q < last; ++q) {
-            const T v = row[q * g.stride[1]], best = out[q];
-            const bool take = (at[q] < 0) | (v > best) | ((v != v) & (best == best));
-            out[q] = take ? v : best;
-            at[q] = take ? h * s.W + dx + q * g.stride[1] : at[q];
-          }
+          take_greater(in + h * s.W + dx, g.stride[1], static_cast<I>(h * s.W + dx), first, last, out, at.data());
         }
       }
+      std::copy_n(at.data(), s.Q, index + (u * s.P + p) * s.Q);
     }
   });
 }
 
-template <class T> void max_backward(const Sizes& s, const T* gy, const int64_t* index, T* gx) {
+template <class T>
+void max_backward(const Sizes& s, const T* gy, const int64_t* index, T* gx) {
   each_plane(s.planes, s.P * s.Q * 2 + s.H * s.W, [&](int64_t u) {
     T* in = gx + u * s.H * s.W;
     std::fill_n(in, s.H * s.W, T(0));
@@ -100,19 +126,22 @@ template <class T> void max_backward(const Sizes& s, const T* gy, const int64_t*
 }
 
 /// The divisor of every window.
-template <class T> cpu::Scratch<T> divisors(const Sizes& s, const PoolGeometry& g) {
+template <class T>
+cpu::Scratch<T> divisors(const Sizes& s, const PoolGeometry& g) {
   cpu::Scratch<T> w(s.P * s.Q);
   for (int64_t p = 0; p < s.P; ++p) {
     const int64_t rows = window(p, s.H, g.kernel[0], g.stride[0], g.padding[0], g.count_include_pad).cells;
     for (int64_t q = 0; q < s.Q; ++q) {
-      const int64_t cells = g.divisor_override ? g.divisor_override : rows * window(q, s.W, g.kernel[1], g.stride[1], g.padding[1], g.count_include_pad).cells;
+      const int64_t cells =
+          g.divisor_override ? g.divisor_override : rows * window(q, s.W, g.kernel[1], g.stride[1], g.padding[1], g.count_include_pad).cells;
       w[p * s.Q + q] = static_cast<T>(cells ? cells : 1);  // a window without cells sums nothing
     }
   }
   return w;
 }
 
-template <class T> void avg_forward(const Sizes& s, const PoolGeometry& g, const T* x, T* y) {
+template <class T>
+void avg_forward(const Sizes& s, const PoolGeometry& g, const T* x, T* y) {
   const cpu::Scratch<T> w = divisors<T>(s, g);
   each_plane(s.planes, s.P * s.Q * g.kernel[0] * g.kernel[1], [&](int64_t u) {
     const T* in = x + u * s.H * s.W;
@@ -139,7 +168,8 @@ template <class T> void avg_forward(const Sizes& s, const PoolGeometry& g, const
   });
 }
 
-template <class T> void avg_backward(const Sizes& s, const PoolGeometry& g, const T* gy, T* gx) {
+template <class T>
+void avg_backward(const Sizes& s, const PoolGeometry& g, const T* gy, T* gx) {
   const cpu::Scratch<T> w = divisors<T>(s, g);
   each_plane(s.planes, s.P * s.Q * g.kernel[0] * g.kernel[1] + s.H * s.W, [&](int64_t u) {
     T* in = gx + u * s.H * s.W;
@@ -168,7 +198,8 @@ Window adaptive(int64_t p, int64_t in, int64_t out) {
   return {b, e, e - b};
 }
 
-template <class T> T sum_of(const T* v, int64_t n) {
+template <class T>
+T sum_of(const T* v, int64_t n) {
   constexpr int kLanes = 64 / sizeof(T);
   T lanes[kLanes] = {}, total = 0;
   int64_t i = 0;
@@ -179,7 +210,8 @@ template <class T> T sum_of(const T* v, int64_t n) {
   return total;
 }
 
-template <class T> void adaptive_forward(const Sizes& s, const T* x, T* y) {
+template <class T>
+void adaptive_forward(const Sizes& s, const T* x, T* y) {
   each_plane(s.planes, s.H * s.W + s.P * s.Q, [&](int64_t u) {
     const T* in = x + u * s.H * s.W;
     T* out = y + u * s.P * s.Q;
@@ -199,7 +231,8 @@ template <class T> void adaptive_forward(const Sizes& s, const T* x, T* y) {
   });
 }
 
-template <class T> void adaptive_backward(const Sizes& s, const T* gy, T* gx) {
+template <class T>
+void adaptive_backward(const Sizes& s, const T* gy, T* gx) {
   each_plane(s.planes, s.H * s.W + s.P * s.Q, [&](int64_t u) {
     T* in = gx + u * s.H * s.W;
     const T* out = gy + u * s.P * s.Q;
@@ -227,8 +260,12 @@ Status max_forward_cpu(const abi::KernelContext&, const TensorIn& x, const PoolG
   if (Status st = check(x, y, s); st.code) return st;
   if (Status st = check(g); st.code) return st;
   if (!is_index(index, y)) return abi::failed("max_pool2d: the index must be int64 of the output's shape");
-  if (x.dtype == DType::Float64) max_forward(s, g, x.as<double>(), y.as<double>(), index.as<int64_t>());
-  else max_forward(s, g, x.as<float>(), y.as<float>(), index.as<int64_t>());
+  if (x.dtype == DType::Float64)
+    max_forward<int64_t>(s, g, x.as<double>(), y.as<double>(), index.as<int64_t>());
+  else if (s.H * s.W > std::numeric_limits<std::int32_t>::max())
+    max_forward<int64_t>(s, g, x.as<float>(), y.as<float>(), index.as<int64_t>());
+  else
+    max_forward<std::int32_t>(s, g, x.as<float>(), y.as<float>(), index.as<int64_t>());
   return abi::ok();
 }
 
@@ -239,8 +276,10 @@ Status max_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const Ten
   const int64_t n = s.planes * s.P * s.Q, area = s.H * s.W;
   for (int64_t i = 0; i < n; ++i)
     if (index.as<int64_t>()[i] < -1 || index.as<int64_t>()[i] >= area) return abi::failed("index out of range");
-  if (gy.dtype == DType::Float64) max_backward(s, gy.as<double>(), index.as<int64_t>(), gx.as<double>());
-  else max_backward(s, gy.as<float>(), index.as<int64_t>(), gx.as<float>());
+  if (gy.dtype == DType::Float64)
+    max_backward(s, gy.as<double>(), index.as<int64_t>(), gx.as<double>());
+  else
+    max_backward(s, gy.as<float>(), index.as<int64_t>(), gx.as<float>());
   return abi::ok();
 }
 
@@ -248,8 +287,10 @@ Status avg_forward_cpu(const abi::KernelContext&, const TensorIn& x, const PoolG
   Sizes s;
   if (Status st = check(x, y, s); st.code) return st;
   if (Status st = check(g); st.code) return st;
-  if (x.dtype == DType::Float64) avg_forward(s, g, x.as<double>(), y.as<double>());
-  else avg_forward(s, g, x.as<float>(), y.as<float>());
+  if (x.dtype == DType::Float64)
+    avg_forward(s, g, x.as<double>(), y.as<double>());
+  else
+    avg_forward(s, g, x.as<float>(), y.as<float>());
   return abi::ok();
 }
 
@@ -257,8 +298,10 @@ Status avg_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const Poo
   Sizes s;
   if (Status st = check(gx, gy, s); st.code) return st;
   if (Status st = check(g); st.code) return st;
-  if (gy.dtype == DType::Float64) avg_backward(s, g, gy.as<double>(), gx.as<double>());
-  else avg_backward(s, g, gy.as<float>(), gx.as<float>());
+  if (gy.dtype == DType::Float64)
+    avg_backward(s, g, gy.as<double>(), gx.as<double>());
+  else
+    avg_backward(s, g, gy.as<float>(), gx.as<float>());
   return abi::ok();
 }
 
@@ -267,16 +310,20 @@ Status adaptive_forward_cpu(const abi::KernelContext&, const TensorIn& x, const 
   if (Status st = check(x, y, s); st.code) return st;
   if (s.planes * s.P * s.Q == 0) return abi::ok();
   if (s.H == 0 || s.W == 0) return abi::failed("adaptive_avg_pool2d: empty image");
-  if (x.dtype == DType::Float64) adaptive_forward(s, x.as<double>(), y.as<double>());
-  else adaptive_forward(s, x.as<float>(), y.as<float>());
+  if (x.dtype == DType::Float64)
+    adaptive_forward(s, x.as<double>(), y.as<double>());
+  else
+    adaptive_forward(s, x.as<float>(), y.as<float>());
   return abi::ok();
 }
 
 Status adaptive_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const TensorOut& gx) {
   Sizes s;
   if (Status st = check(gx, gy, s); st.code) return st;
-  if (gy.dtype == DType::Float64) adaptive_backward(s, gy.as<double>(), gx.as<double>());
-  else adaptive_backward(s, gy.as<float>(), gx.as<float>());
+  if (gy.dtype == DType::Float64)
+    adaptive_backward(s, gy.as<double>(), gx.as<double>());
+  else
+    adaptive_backward(s, gy.as<float>(), gx.as<float>());
   return abi::ok();
 }
 

@@ -32,7 +32,8 @@ struct Batch {
 };
 
 /// f(first element, count, values): the values of a batch are made by `make(batch, values)`, kPer elements a block.
-template <class T, int kPer, class Make> void fill(int64_t n, std::uint64_t seed, std::uint64_t offset, T* y, Make&& make) {
+template <class T, int kPer, class Make>
+void fill(int64_t n, std::uint64_t seed, std::uint64_t offset, T* y, Make&& make) {
   constexpr int64_t kSize = kBatch * kPer;
   const int64_t batches = (n + kSize - 1) / kSize;
   parallel_for(batches, kGrain, [&](int64_t u, int64_t end) {
@@ -50,7 +51,8 @@ template <class T, int kPer, class Make> void fill(int64_t n, std::uint64_t seed
 }
 
 /// Every word is one element.
-template <class T, class F> void fill_words(int64_t n, std::uint64_t seed, std::uint64_t offset, T* y, F&& f) {
+template <class T, class F>
+void fill_words(int64_t n, std::uint64_t seed, std::uint64_t offset, T* y, F&& f) {
   fill<T, 4>(n, seed, offset, y, [&](const Batch& b, T* out) {
     for (int i = 0; i < kBatch; ++i)
       for (int j = 0; j < 4; ++j) out[4 * i + j] = f(b.w[j][i]);
@@ -58,7 +60,8 @@ template <class T, class F> void fill_words(int64_t n, std::uint64_t seed, std::
 }
 
 /// Every two words (high, low) are one element.
-template <class T, class F> void fill_pairs(int64_t n, std::uint64_t seed, std::uint64_t offset, T* y, F&& f) {
+template <class T, class F>
+void fill_pairs(int64_t n, std::uint64_t seed, std::uint64_t offset, T* y, F&& f) {
   fill<T, 2>(n, seed, offset, y, [&](const Batch& b, T* out) {
     for (int i = 0; i < kBatch; ++i)
       for (int j = 0; j < 2; ++j) out[2 * i + j] = f(b.w[2 * j][i], b.w[2 * j + 1][i]);
@@ -66,17 +69,20 @@ template <class T, class F> void fill_pairs(int64_t n, std::uint64_t seed, std::
 }
 
 /// Uniform numbers below b: rounding must not reach it.
-template <class R> R uniform(R u, R a, R b) {
+template <class R>
+R uniform(R u, R a, R b) {
   const R v = a + (b - a) * u;
   return v < b || !(a < b) ? v : std::nextafter(b, a);
 }
 
 /// v in 16 bits; the rounding must not reach b either.
-template <class T> T uniform16(float v, float a, float b) {
+template <class T>
+T uniform16(float v, float a, float b) {
   T t = v;
   if (static_cast<float>(t) >= b && a < b) {
     T top = b;
-    while (static_cast<float>(top) >= b) top.bits = static_cast<std::uint16_t>((top.bits & 0x7fff) == 0 ? 0x8001 : top.bits & 0x8000 ? top.bits + 1 : top.bits - 1);
+    while (static_cast<float>(top) >= b)
+      top.bits = static_cast<std::uint16_t>((top.bits & 0x7fff) == 0 ? 0x8001 : top.bits & 0x8000 ? top.bits + 1 : top.bits - 1);
     t = top;
   }
   return t;
@@ -89,26 +95,34 @@ void normal_pair(std::uint32_t w0, std::uint32_t w1, float mean, float std, floa
   out[1] = mean + std * (r * std::sin(angle));
 }
 
-template <class T> void fill_real(Distribution d, double a, double b, std::uint64_t seed, std::uint64_t offset, int64_t n, T* y) {
+template <class T>
+void fill_real(Distribution d, double a, double b, std::uint64_t seed, std::uint64_t offset, int64_t n, T* y) {
   if constexpr (std::is_same_v<T, double>) {
-    if (d == Distribution::Uniform) fill_pairs(n, seed, offset, y, [=](auto h, auto l) { return uniform(philox::unit_double(h, l), a, b); });
-    else if (d == Distribution::Bernoulli) fill_pairs(n, seed, offset, y, [=](auto h, auto l) { return philox::unit_double(h, l) < a ? 1.0 : 0.0; });
+    if (d == Distribution::Uniform)
+      fill_pairs(n, seed, offset, y, [=](auto h, auto l) { return uniform(philox::unit_double(h, l), a, b); });
+    else if (d == Distribution::Bernoulli)
+      fill_pairs(n, seed, offset, y, [=](auto h, auto l) { return philox::unit_double(h, l) < a ? 1.0 : 0.0; });
     else
       fill<double, 2>(n, seed, offset, y, [=](const Batch& w, double* out) {
         for (int i = 0; i < kBatch; ++i) {
-          const double r = std::sqrt(-2.0 * std::log(philox::open_double(w.w[0][i], w.w[1][i]))), angle = 6.283185307179586 * philox::unit_double(w.w[2][i], w.w[3][i]);
+          const double r = std::sqrt(-2.0 * std::log(philox::open_double(w.w[0][i], w.w[1][i]))),
+                       angle = 6.283185307179586 * philox::unit_double(w.w[2][i], w.w[3][i]);
           out[2 * i] = a + b * (r * std::cos(angle));
           out[2 * i + 1] = a + b * (r * std::sin(angle));
         }
       });
   } else {
     const float fa = static_cast<float>(a), fb = static_cast<float>(b);
-    if (d == Distribution::Uniform) fill_words(n, seed, offset, y, [=](auto w) {
+    if (d == Distribution::Uniform)
+      fill_words(n, seed, offset, y, [=](auto w) {
         const float v = uniform(philox::unit_float(w), fa, fb);
-        if constexpr (std::is_same_v<T, float>) return v;
-        else return uniform16<T>(v, fa, fb);
+        if constexpr (std::is_same_v<T, float>)
+          return v;
+        else
+          return uniform16<T>(v, fa, fb);
       });
-    else if (d == Distribution::Bernoulli) fill_words(n, seed, offset, y, [=](auto w) { return static_cast<T>(philox::unit_float(w) < fa ? 1.0f : 0.0f); });
+    else if (d == Distribution::Bernoulli)
+      fill_words(n, seed, offset, y, [=](auto w) { return static_cast<T>(philox::unit_float(w) < fa ? 1.0f : 0.0f); });
     else
       fill<T, 4>(n, seed, offset, y, [=](const Batch& w, T* out) {
         for (int i = 0; i < kBatch; ++i) {
@@ -128,14 +142,18 @@ Status random_fill_cpu(const abi::KernelContext&, Distribution d, double a, doub
     const double limit = 9223372036854775808.0;
     if (!(a < b) || a < -limit || b > limit) return abi::failed("random_fill: the range of integers is empty or too large");
     const int64_t low = static_cast<int64_t>(a);
-    const std::uint64_t count = (b >= limit ? std::uint64_t{1} << 63 : static_cast<std::uint64_t>(static_cast<int64_t>(b))) - static_cast<std::uint64_t>(low);
+    const std::uint64_t count =
+        (b >= limit ? std::uint64_t{1} << 63 : static_cast<std::uint64_t>(static_cast<int64_t>(b))) - static_cast<std::uint64_t>(low);
     auto value = [=](std::uint32_t h, std::uint32_t l) { return static_cast<int64_t>(static_cast<std::uint64_t>(low) + philox::below(h, l, count)); };
     visit_dtype(y.dtype, [&](auto v) {
       using T = decltype(v);
       fill_pairs(n, seed, offset, y.as<T>(), [=](auto h, auto l) {
-        if constexpr (std::is_same_v<T, bool>) return value(h, l) != 0;
-        else if constexpr (std::is_arithmetic_v<T>) return static_cast<T>(value(h, l));
-        else return static_cast<T>(static_cast<float>(value(h, l)));
+        if constexpr (std::is_same_v<T, bool>)
+          return value(h, l) != 0;
+        else if constexpr (std::is_arithmetic_v<T>)
+          return static_cast<T>(value(h, l));
+        else
+          return static_cast<T>(static_cast<float>(value(h, l)));
       });
     });
     return abi::ok();
@@ -157,7 +175,8 @@ Status random_fill_cpu(const abi::KernelContext&, Distribution d, double a, doub
   return abi::ok();
 }
 
-template <class T> void dropout_values(const TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset, const TensorOut& y, const TensorOut& mask) {
+template <class T>
+void dropout_values(const TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset, const TensorOut& y, const TensorOut& mask) {
   using R = std::conditional_t<std::is_same_v<T, double>, double, float>;
   constexpr int64_t kSize = 4 * kBatch;
   const int64_t n = x.numel(), batches = (n + kSize - 1) / kSize;
@@ -179,8 +198,10 @@ template <class T> void dropout_values(const TensorIn& x, double p, std::uint64_
   });
 }
 
-Status dropout_cpu(const abi::KernelContext&, const TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset, const TensorOut& y, const TensorOut& mask) {
-  if (x.dtype != y.dtype || mask.dtype != DType::Bool || x.numel() != y.numel() || x.numel() != mask.numel()) return abi::failed("dropout: arrays do not fit");
+Status dropout_cpu(const abi::KernelContext&, const TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset, const TensorOut& y,
+                   const TensorOut& mask) {
+  if (x.dtype != y.dtype || mask.dtype != DType::Bool || x.numel() != y.numel() || x.numel() != mask.numel())
+    return abi::failed("dropout: arrays do not fit");
   if (!x.contiguous() || !y.contiguous() || !mask.contiguous()) return abi::unsupported("dropout: arrays must be contiguous");
   if (!(p >= 0 && p <= 1)) return abi::failed("dropout: p is not in 0..1");
   switch (x.dtype) {

@@ -20,7 +20,7 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-constexpr std::int64_t kRowBlock = 4096;  // elements of a row folded at a time
+constexpr std::int64_t kRowBlock = 1024;  // elements of a row folded at a time
 constexpr std::int64_t kRows = 128;       // rows of a column block
 constexpr std::int64_t kChunks = 64;      // parts into which a single tall tile of columns is cut for the threads
 constexpr std::int64_t kManyTasks = 16;   // with as many independent results there is no need to cut them

@@ -175,9 +175,10 @@ bool alike(const TensorIn& a, const TensorIn& b) {
 
 Status forward_cpu(const KernelContext& context, const TensorIn& x, bool log, const TensorOut& y) {
   if (!is_floating(x.dtype)) return abi::unsupported("needs a float dtype");
-  if (!alike(x, y) || x.ndim < 1) return abi::failed("x and y must be contiguous and alike");
-  const std::int64_t n = x.sizes[x.ndim - 1], total = x.numel();
+  const std::int64_t total = x.numel();
   if (total == 0) return abi::ok();
+  if (!alike(x, y) || x.ndim < 1) return abi::failed("x and y must be contiguous and alike");
+  const std::int64_t n = x.sizes[x.ndim - 1];
   if (is_half(x.dtype)) {
     const Packed wide(x, DType::Float32);
     forward_cpu(context, wide.tensor, log, wide.tensor);
@@ -190,9 +191,10 @@ Status forward_cpu(const KernelContext& context, const TensorIn& x, bool log, co
 
 Status backward_cpu(const KernelContext& context, const TensorIn& g, const TensorIn& y, bool log, const TensorOut& gx) {
   if (!is_floating(y.dtype)) return abi::unsupported("needs a float dtype");
-  if (!alike(g, y) || !alike(y, gx) || y.ndim < 1) return abi::failed("g, y and gx must be contiguous and alike");
-  const std::int64_t n = y.sizes[y.ndim - 1], total = y.numel();
+  const std::int64_t total = y.numel();
   if (total == 0) return abi::ok();
+  if (!alike(g, y) || !alike(y, gx) || y.ndim < 1) return abi::failed("g, y and gx must be contiguous and alike");
+  const std::int64_t n = y.sizes[y.ndim - 1];
   if (is_half(y.dtype)) {
     const Packed wide_g(g, DType::Float32), wide_y(y, DType::Float32);
     backward_cpu(context, wide_g.tensor, wide_y.tensor, log, wide_g.tensor);

@@ -1,5 +1,5 @@
-// Sorting rows. Every value becomes an unsigned key whose order is the wanted one (NaN largest, -0 equal to 0, complemented when descending), so one stable
-// radix sort serves all types and both directions.
+// Sorting rows. Every value becomes an unsigned key whose order is the wanted one (NaN largest, -0 equal to 0, complemented when descending), so one
+// stable radix sort serves all types and both directions.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -19,9 +19,11 @@ using abi::TensorIn;
 using abi::TensorOut;
 using std::int64_t;
 
-template <class T> using Key = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
+template <class T>
+using Key = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
 
-template <class T> Key<T> key_of(T v, bool descending) {
+template <class T>
+Key<T> key_of(T v, bool descending) {
   using K = Key<T>;
   K k;
   if constexpr (std::is_same_v<T, bfloat16> || std::is_same_v<T, float16>) {
@@ -32,20 +34,23 @@ template <class T> Key<T> key_of(T v, bool descending) {
     const K sign = K(1) << (8 * sizeof(K) - 1);
     k = v != v ? ~K(0) : k & sign ? ~k : k | sign;
   } else if constexpr (std::is_signed_v<T>) {
-    k = static_cast<K>(static_cast<std::make_unsigned_t<std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>>>(v)) ^ (K(1) << (8 * sizeof(K) - 1));
+    k = static_cast<K>(static_cast<std::make_unsigned_t<std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>>>(v)) ^
+        (K(1) << (8 * sizeof(K) - 1));
   } else {
     k = static_cast<K>(v);
   }
   return descending ? static_cast<K>(~k) : k;
 }
 
-template <class K> struct Item {
+template <class K>
+struct Item {
   K key;
   std::uint32_t at;
 };
 
 /// Stable; `other` is room for n more. Passes over digits that all items share are left out.
-template <class K> Item<K>* radix_sort(Item<K>* a, Item<K>* other, int64_t n) {
+template <class K>
+Item<K>* radix_sort(Item<K>* a, Item<K>* other, int64_t n) {
   constexpr int kDigits = sizeof(K);
   std::array<std::array<std::uint32_t, 256>, kDigits> counts{};
   for (int64_t i = 0; i < n; ++i)
@@ -65,19 +70,25 @@ template <class K> Item<K>* radix_sort(Item<K>* a, Item<K>* other, int64_t n) {
   return a;
 }
 
-template <class K> bool before(const Item<K>& a, const Item<K>& b) { return a.key < b.key || (a.key == b.key && a.at < b.at); }
+template <class K>
+bool before(const Item<K>& a, const Item<K>& b) {
+  return a.key < b.key || (a.key == b.key && a.at < b.at);
+}
 
 constexpr int64_t kRadixFrom = 256;
 
-template <class T> void sort_rows(const TensorIn& x, bool descending, const TensorOut& values, const TensorOut& indices, int64_t rows, int64_t n) {
+template <class T>
+void sort_rows(const TensorIn& x, bool descending, const TensorOut& values, const TensorOut& indices, int64_t rows, int64_t n) {
   parallel_for(rows, std::max<int64_t>(1, 4096 / n), [&](int64_t r, int64_t end) {
     const cpu::Scratch<Item<Key<T>>> room(2 * n);
     for (; r < end; ++r) {
       const T* from = x.as<T>() + r * n;
       Item<Key<T>>* items = room.data();
       for (int64_t i = 0; i < n; ++i) items[i] = {key_of(from[i], descending), static_cast<std::uint32_t>(i)};
-      if (n >= kRadixFrom) items = radix_sort(items, items + n, n);
-      else std::sort(items, items + n, before<Key<T>>);
+      if (n >= kRadixFrom)
+        items = radix_sort(items, items + n, n);
+      else
+        std::sort(items, items + n, before<Key<T>>);
       for (int64_t i = 0; i < n; ++i) {
         values.as<T>()[r * n + i] = from[items[i].at];
         indices.as<int64_t>()[r * n + i] = items[i].at;
@@ -87,7 +98,8 @@ template <class T> void sort_rows(const TensorIn& x, bool descending, const Tens
 }
 
 /// Keeps the best of what was seen in a buffer; once it is full only what beats the k-th best so far comes in.
-template <class T> void topk_rows(const TensorIn& x, int64_t k, bool largest, const TensorOut& values, const TensorOut& indices, int64_t rows, int64_t n) {
+template <class T>
+void topk_rows(const TensorIn& x, int64_t k, bool largest, const TensorOut& values, const TensorOut& indices, int64_t rows, int64_t n) {
   using K = Key<T>;
   parallel_for(rows, std::max<int64_t>(1, 16384 / n), [&](int64_t r, int64_t end) {
     const int64_t room = std::min(n, std::max<int64_t>(2 * k, k + 64));

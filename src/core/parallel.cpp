@@ -1,5 +1,5 @@
-// One pool, one region at a time. A region is a set of ranges dealt to slots (slot 0: the caller); whoever has finished its own slot takes ranges from the
-// others, so a worker that the system does not schedule costs nothing: the caller does its share and closes the gate without it.
+// One pool, one region at a time. A region is a set of ranges dealt to slots (slot 0: the caller); whoever has finished its own slot takes ranges
+// from the others, so a worker that the system does not schedule costs nothing: the caller does its share and closes the gate without it.
 #include "dropin/core/parallel.h"
 
 #include <pthread.h>
@@ -27,7 +27,7 @@ namespace dropin {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-constexpr int kRangesPerThread = 4;          // enough to even out a core that someone else is using
+constexpr int kRangesPerThread = 4;  // enough to even out a core that someone else is using
 constexpr auto kSpin = std::chrono::microseconds(4);
 constexpr std::uint32_t kOpen = 1u << 31, kCallerSleeps = 1u << 30;  // the gate's flags; the low bits count the workers inside
 
@@ -50,7 +50,8 @@ void wake(std::atomic<std::uint32_t>& word) {
 }
 
 /// Polls for a few microseconds; true as soon as `done` says so.
-template <class F> bool spin_until(F&& done) {
+template <class F>
+bool spin_until(F&& done) {
   const auto end = std::chrono::steady_clock::now() + kSpin;
   do {
     for (int i = 0; i < 16; ++i) {
@@ -151,8 +152,10 @@ class Pool {
     epoch_.fetch_add(1);
     wake(epoch_);
     for (int i = 0; i < started_; ++i) {
-      if (pthread_equal(workers_[i], pthread_self())) pthread_detach(workers_[i]);  // exit() called inside a range
-      else pthread_join(workers_[i], nullptr);
+      if (pthread_equal(workers_[i], pthread_self()))
+        pthread_detach(workers_[i]);  // exit() called inside a range
+      else
+        pthread_join(workers_[i], nullptr);
     }
     started_ = 0;
   }
@@ -249,7 +252,9 @@ union Storage {  // never destroyed
 Pool& pool() {
   static Storage storage;
   static const struct AtExit {
-    AtExit() { pthread_atfork(nullptr, nullptr, [] { storage.pool.forget_workers(); }); }
+    AtExit() {
+      pthread_atfork(nullptr, nullptr, [] { storage.pool.forget_workers(); });
+    }
     ~AtExit() { storage.pool.stop(); }
   } at_exit;
   return storage.pool;

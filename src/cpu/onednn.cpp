@@ -1,13 +1,13 @@
 #include "src/cpu/onednn.h"
 
 #include <dlfcn.h>
-#include <dnnl.hpp>
 
 #include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <dnnl.hpp>
 #include <memory>
 #include <mutex>
 #include <string_view>
@@ -44,7 +44,9 @@ std::int64_t onednn_primitives_created() { return g_created.load(); }
 
 const char* onednn_version() {
   static const auto text = [] {
-    struct { char s[32]; } t;
+    struct {
+      char s[32];
+    } t;
     const dnnl_version_t* v = ::dnnl_version();
     std::snprintf(t.s, sizeof t.s, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
     return t;
@@ -149,7 +151,10 @@ dnnl::primitive reorder(const memory::desc& from, const memory::desc& to) {
   return pd.scratchpad_desc().get_size() == 0 ? dnnl::reorder(pd) : dnnl::reorder(dnnl::reorder::primitive_desc(engine(), from, engine(), to));
 }
 
-template <class PD> bool is_reference(const PD& pd) { return std::strncmp(pd.impl_info_str(), "ref", 3) == 0; }
+template <class PD>
+bool is_reference(const PD& pd) {
+  return std::strncmp(pd.impl_info_str(), "ref", 3) == 0;
+}
 
 /// Null when there is only oneDNN's reference loop.
 std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
@@ -179,8 +184,8 @@ std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
 #endif
   if (pass == Pass::Forward) {
     const auto pd = [&] {
-      // Left to itself oneDNN likes channels last. Where a convolution does little work (depthwise, a few input channels) the reorders to and from that
-      // take longer than the convolution; those of blocks of channels are cheap.
+      // Left to itself oneDNN likes channels last. Where a convolution does little work (depthwise, a few input channels) the reorders to and from
+      // that take longer than the convolution; those of blocks of channels are cheap.
       if (c.in == c.groups || c.in <= 4) {
         const auto tag = blocked_tag();
         const memory::desc blocked_dst({c.batch, c.out, c.out_size[0], c.out_size[1]}, f32, tag);
@@ -201,8 +206,8 @@ std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
 #if DNNL_VERSION_MAJOR >= 3
     const convolution_backward_data::primitive_desc pd(engine(), algorithm, src, weights, dst, strides, dilation, begin, end, hint, attr);
 #else
-    const convolution_backward_data::primitive_desc pd(convolution_backward_data::desc(algorithm, src, weights, dst, strides, dilation, begin, end), attr,
-                                                       engine(), hint);
+    const convolution_backward_data::primitive_desc pd(convolution_backward_data::desc(algorithm, src, weights, dst, strides, dilation, begin, end),
+                                                       attr, engine(), hint);
 #endif
     if (is_reference(pd)) return nullptr;
     e->src = pd.diff_src_desc(), e->weights = pd.weights_desc(), e->dst = pd.diff_dst_desc(), e->scratchpad = pd.scratchpad_desc();
@@ -210,8 +215,9 @@ std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
   } else {
     const auto hint = forward(c.bias, src, dst);
 #if DNNL_VERSION_MAJOR >= 3
-    const auto pd = c.bias ? convolution_backward_weights::primitive_desc(engine(), algorithm, src, weights, bias, dst, strides, dilation, begin, end, hint, attr)
-                           : convolution_backward_weights::primitive_desc(engine(), algorithm, src, weights, dst, strides, dilation, begin, end, hint, attr);
+    const auto pd =
+        c.bias ? convolution_backward_weights::primitive_desc(engine(), algorithm, src, weights, bias, dst, strides, dilation, begin, end, hint, attr)
+               : convolution_backward_weights::primitive_desc(engine(), algorithm, src, weights, dst, strides, dilation, begin, end, hint, attr);
 #else
     const convolution_backward_weights::primitive_desc pd(
         c.bias ? convolution_backward_weights::desc(algorithm, src, weights, bias, dst, strides, dilation, begin, end)
@@ -226,12 +232,18 @@ std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
   e->plain_src = plain_image(c.batch, c.in, c.size, c.in_stride);
   e->plain_dst = plain_image(c.batch, c.out, c.out_size, c.out_stride);
   e->plain_weights = plain_weights(c);
-  if (pass != Pass::BackwardInput) e->src_in = reorder(e->plain_src, e->src);
-  else e->src_out = reorder(e->src, e->plain_src);
-  if (pass != Pass::Forward) e->dst_in = reorder(e->plain_dst, e->dst);
-  else e->dst_out = reorder(e->dst, e->plain_dst);
-  if (pass != Pass::BackwardWeight) e->weights_in = reorder(e->plain_weights, e->weights);
-  else e->weights_out = reorder(e->weights, e->plain_weights);
+  if (pass != Pass::BackwardInput)
+    e->src_in = reorder(e->plain_src, e->src);
+  else
+    e->src_out = reorder(e->src, e->plain_src);
+  if (pass != Pass::Forward)
+    e->dst_in = reorder(e->plain_dst, e->dst);
+  else
+    e->dst_out = reorder(e->dst, e->plain_dst);
+  if (pass != Pass::BackwardWeight)
+    e->weights_in = reorder(e->plain_weights, e->weights);
+  else
+    e->weights_out = reorder(e->weights, e->plain_weights);
   return e;
 }
 
@@ -308,8 +320,8 @@ void take(const dnnl::primitive& how, const memory& from, const memory::desc& pl
 
 }  // namespace
 
-bool sgemm(bool trans_a, bool trans_b, std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t lda, const float* b, std::int64_t ldb,
-           float beta, float* c, std::int64_t ldc) {
+bool sgemm(bool trans_a, bool trans_b, std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t lda, const float* b,
+           std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
   const OneThread one;
   return ::dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', M, N, K, 1.0f, a, lda, b, ldb, beta, c, ldc) == dnnl_success;
 }
@@ -345,7 +357,8 @@ bool conv_forward(const Conv& c, const ConvWeights& w, const float* x, const flo
   if (!e) return false;
   const OneThread one;
   Scratch<float> x_hold, w_hold, y_hold, pad = room(e->scratchpad);
-  memory src = brought(e->src_in, e->plain_src, e->src, x, x_hold), dst = target(e->dst_out, e->dst, y, y_hold), scratchpad = view(e->scratchpad, pad.data());
+  memory src = brought(e->src_in, e->plain_src, e->src, x, x_hold), dst = target(e->dst_out, e->dst, y, y_hold),
+         scratchpad = view(e->scratchpad, pad.data());
   memory weights = w.desc == e->weights ? view(e->weights, w.pointer()) : brought(e->weights_in, e->plain_weights, e->weights, w.plain, w_hold);
   std::unordered_map<int, memory> args{{DNNL_ARG_SRC, src}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_DST, dst}, {DNNL_ARG_SCRATCHPAD, scratchpad}};
   if (c.bias) args.emplace(DNNL_ARG_BIAS, view(e->bias, bias));
@@ -359,7 +372,8 @@ bool conv_backward_input(const Conv& c, const ConvWeights& w, const float* gy, f
   if (!e) return false;
   const OneThread one;
   Scratch<float> gy_hold, w_hold, gx_hold, pad = room(e->scratchpad);
-  memory dst = brought(e->dst_in, e->plain_dst, e->dst, gy, gy_hold), src = target(e->src_out, e->src, gx, gx_hold), scratchpad = view(e->scratchpad, pad.data());
+  memory dst = brought(e->dst_in, e->plain_dst, e->dst, gy, gy_hold), src = target(e->src_out, e->src, gx, gx_hold),
+         scratchpad = view(e->scratchpad, pad.data());
   memory weights = w.desc == e->weights ? view(e->weights, w.pointer()) : brought(e->weights_in, e->plain_weights, e->weights, w.plain, w_hold);
   e->run.execute(stream(), {{DNNL_ARG_DIFF_DST, dst}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_DIFF_SRC, src}, {DNNL_ARG_SCRATCHPAD, scratchpad}});
   take(e->src_out, src, e->plain_src, gx);
@@ -373,7 +387,8 @@ bool conv_backward_weight(const Conv& c, const float* x, const float* gy, float*
   Scratch<float> x_hold, gy_hold, gw_hold, pad = room(e->scratchpad);
   memory src = brought(e->src_in, e->plain_src, e->src, x, x_hold), dst = brought(e->dst_in, e->plain_dst, e->dst, gy, gy_hold);
   memory weights = target(e->weights_out, e->weights, gw, gw_hold), scratchpad = view(e->scratchpad, pad.data());
-  std::unordered_map<int, memory> args{{DNNL_ARG_SRC, src}, {DNNL_ARG_DIFF_DST, dst}, {DNNL_ARG_DIFF_WEIGHTS, weights}, {DNNL_ARG_SCRATCHPAD, scratchpad}};
+  std::unordered_map<int, memory> args{
+      {DNNL_ARG_SRC, src}, {DNNL_ARG_DIFF_DST, dst}, {DNNL_ARG_DIFF_WEIGHTS, weights}, {DNNL_ARG_SCRATCHPAD, scratchpad}};
   if (c.bias) args.emplace(DNNL_ARG_DIFF_BIAS, view(e->bias, gb));
   e->run.execute(stream(), args);
   take(e->weights_out, weights, e->plain_weights, gw);

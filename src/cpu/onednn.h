@@ -18,8 +18,8 @@ std::int64_t onednn_primitives_created();
 namespace onednn {
 
 /// Row-major C = op(A) op(B) + beta C, op given by the transpose flags; false when oneDNN refuses.
-bool sgemm(bool trans_a, bool trans_b, std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t lda, const float* b, std::int64_t ldb,
-           float beta, float* c, std::int64_t ldc);
+bool sgemm(bool trans_a, bool trans_b, std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t lda, const float* b,
+           std::int64_t ldb, float beta, float* c, std::int64_t ldc);
 
 /// One f32 convolution of `batch` images [in, H, W] to [out, H', W'], weights [out, in / groups, kh, kw].
 struct Conv {

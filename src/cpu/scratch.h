@@ -52,8 +52,10 @@ inline ScratchCache& scratch_cache() {
 }
 }  // namespace detail
 
-/// n uninitialised elements, 64-byte aligned, until the end of the scope; to be made and destroyed by the same thread. std::bad_alloc if there is no memory.
-template <class T> class Scratch {
+/// n uninitialised elements, 64-byte aligned, until the end of the scope; to be made and destroyed by the same thread. std::bad_alloc if there is no
+/// memory.
+template <class T>
+class Scratch {
  public:
   Scratch() = default;
   explicit Scratch(std::int64_t n) : block_(detail::scratch_cache().take((static_cast<std::size_t>(n) * sizeof(T) + 4095) / 4096 * 4096)) {}

@@ -113,7 +113,7 @@ NamedTensors MultiheadAttention::call(const NamedTensors& in) {
   SequenceArgs args;
   args.key_padding_mask = in.find("key_padding_mask");
   args.attn_mask = in.find("attn_mask");
-  const Tensor x = in.find("x");
+  const Tensor x = in.contains("query") ? Tensor() : in.get("x", who());
   const Tensor query = x.defined() ? x : in.get("query", who()), key = x.defined() ? x : in.get("key", who()), value = x.defined() ? x : in.get("value", who());
   Result r = attend(query, key, value, args);
   NamedTensors out{{"y", r.y}};

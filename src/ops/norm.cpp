@@ -42,6 +42,12 @@ namespace {
 void check_affine(const char* who, const char* what, const Tensor& t, const Shape& want) {
   if (t.defined() && !(t.sizes() == want)) fail<ShapeError>({who, ": ", what, " is ", t.sizes(), ", expected ", want});
 }
+// Positions per channel of x [B, C, *].
+std::int64_t positions(const Tensor& x) {
+  std::int64_t n = 1;
+  for (int i = 2; i < x.dim(); ++i) n *= x.sizes()[i];
+  return n;
+}
 Tensor want_if(bool needed, const Tensor& like) { return needed ? empty_like(like) : Tensor(); }
 
 }  // namespace
@@ -95,7 +101,7 @@ Tensor group_norm(const Tensor& x, std::int64_t groups, const Tensor& weight, co
   if (groups <= 0 || c % groups) fail<OptionError>({"group_norm: ", c, " channels are not divisible into ", groups, " groups"});
   check_affine("group_norm", "weight", weight, {c});
   check_affine("group_norm", "bias", bias, {c});
-  const std::int64_t spatial = x.numel() / std::max<std::int64_t>(1, x.size(0) * c);
+  const std::int64_t spatial = positions(x);
   // normalise rows of one group each, then scale per channel
   Tensor y = layer_norm(x.reshape({x.size(0) * groups, c / groups * spatial}), {c / groups * spatial}, {}, {}, eps).reshape({x.size(0), c, spatial});
   if (weight.defined()) y = y * weight.unsqueeze(1);
@@ -116,7 +122,7 @@ Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& ru
   const std::int64_t n = c ? x_.numel() / c : 0;
   if (training && n <= 1) fail<ShapeError>({"batch_norm: expected more than 1 value per channel when training, got x of ", x_.sizes()});
   Tensor x = prepared(x_);
-  x = x.reshape({x.size(0), c, n / std::max<std::int64_t>(1, x.size(0))});
+  x = x.reshape({x.size(0), c, positions(x)});
   auto like_x = [&](const Tensor& t) { return t.defined() ? t.to(x.dtype()).contiguous() : t; };
   const Tensor w = like_x(weight_), b = like_x(bias_);
   Tensor mean, rstd;

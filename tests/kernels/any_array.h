@@ -23,7 +23,12 @@ inline constexpr double kInf = std::numeric_limits<double>::infinity();
 inline const double kNaN = std::numeric_limits<double>::quiet_NaN();
 
 /// How an array lies in memory.
-enum class Layout { Dense, Transposed /* last two dims */, Strided /* every second element of a wider last dim */, Reversed /* dims back to front */ };
+enum class Layout {
+  Dense,
+  Transposed /* last two dims */,
+  Strided /* every second element of a wider last dim */,
+  Reversed /* dims back to front */
+};
 inline constexpr Layout kLayouts[] = {Layout::Dense, Layout::Transposed, Layout::Strided, Layout::Reversed};
 
 inline std::int64_t count(const Sizes& s) { return std::accumulate(s.begin(), s.end(), std::int64_t{1}, std::multiplies<>()); }
@@ -76,17 +81,22 @@ class Array {
     return visit_dtype(dtype_, [&](auto zero) {
       decltype(zero) v;
       std::memcpy(&v, at(flat), sizeof v);
-      if constexpr (sizeof v == 2) return static_cast<double>(static_cast<float>(v));
-      else return static_cast<double>(v);
+      if constexpr (sizeof v == 2)
+        return static_cast<double>(static_cast<float>(v));
+      else
+        return static_cast<double>(v);
     });
   }
   void set(std::int64_t flat, double value) {
     visit_dtype(dtype_, [&](auto zero) {
       using T = decltype(zero);
       T v;
-      if constexpr (sizeof(T) == 2 || std::is_same_v<T, float>) v = T(static_cast<float>(value));
-      else if constexpr (std::is_same_v<T, bool>) v = value != 0;
-      else v = static_cast<T>(value);
+      if constexpr (sizeof(T) == 2 || std::is_same_v<T, float>)
+        v = T(static_cast<float>(value));
+      else if constexpr (std::is_same_v<T, bool>)
+        v = value != 0;
+      else
+        v = static_cast<T>(value);
       std::memcpy(at(flat), &v, sizeof v);
     });
   }
@@ -166,7 +176,8 @@ inline void expect_close(const Array& got, const std::function<double(std::int64
 }
 
 /// Runs f with 1 and with 3 threads, whatever the machine has.
-template <class F> void with_threads(F&& f) {
+template <class F>
+void with_threads(F&& f) {
   const int before = get_num_threads();
   for (int n : {1, 3}) {
     set_num_threads(n);

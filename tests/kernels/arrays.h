@@ -13,7 +13,8 @@
 namespace dropin::testing {
 
 /// A dense row-major array, or (with an order) one whose dims are laid out in another order. Guard elements after the end tell of writes beyond it.
-template <class T> class Array {
+template <class T>
+class Array {
  public:
   Array() = default;
   explicit Array(std::vector<std::int64_t> sizes, std::vector<int> order = {}) {
@@ -41,7 +42,8 @@ template <class T> class Array {
   const T* data() const { return reinterpret_cast<const T*>(storage_.data()); }
   std::int64_t numel() const { return n_; }
   std::int64_t size(int i) const { return t_.sizes[i]; }
-  template <class... I> T& operator()(I... i) {
+  template <class... I>
+  T& operator()(I... i) {
     std::int64_t at = 0;
     int d = 0;
     ((at += i * t_.strides[d++]), ...);

@@ -1,9 +1,8 @@
-#include "kernels/conv/kernel.h"
-
 #include <gtest/gtest.h>
 
 #include <limits>
 
+#include "kernels/conv/kernel.h"
 #include "src/cpu/onednn.h"
 #include "tests/kernels/arrays.h"
 
@@ -25,7 +24,8 @@ std::int64_t out_size(const Case& k, int d) {
 }
 
 /// f(b, o, p, q, c, i, j, h, w): every product of the convolution, c being the channel within the weights.
-template <class F> void each_product(const Case& k, F&& f) {
+template <class F>
+void each_product(const Case& k, F&& f) {
   const std::int64_t cg = k.c / k.g.groups, og = k.o / k.g.groups;
   for (std::int64_t b = 0; b < k.b; ++b)
     for (std::int64_t o = 0; o < k.o; ++o)
@@ -34,12 +34,14 @@ template <class F> void each_product(const Case& k, F&& f) {
           for (std::int64_t c = 0; c < cg; ++c)
             for (std::int64_t i = 0; i < k.kh; ++i)
               for (std::int64_t j = 0; j < k.kw; ++j) {
-                const std::int64_t h = p * k.g.stride[0] + i * k.g.dilation[0] - k.g.pad_begin[0], w = q * k.g.stride[1] + j * k.g.dilation[1] - k.g.pad_begin[1];
+                const std::int64_t h = p * k.g.stride[0] + i * k.g.dilation[0] - k.g.pad_begin[0],
+                                   w = q * k.g.stride[1] + j * k.g.dilation[1] - k.g.pad_begin[1];
                 if (h >= 0 && h < k.h && w >= 0 && w < k.w) f(b, o, p, q, o / og * cg + c, c, i, j, h, w);
               }
 }
 
-template <class T> void expect_near(Array<T>& got, Array<double>& want, const char* what) {
+template <class T>
+void expect_near(Array<T>& got, Array<double>& want, const char* what) {
   EXPECT_TRUE(got.guarded()) << what;
   double worst = 0, largest = 1;
   for (std::int64_t i = 0; i < got.numel(); ++i) {
@@ -50,10 +52,11 @@ template <class T> void expect_near(Array<T>& got, Array<double>& want, const ch
   EXPECT_LE(worst, (std::is_same_v<T, double> ? 1e-13 : 5e-6) * largest) << what;
 }
 
-template <class T> void check(const Case& k) {
-  SCOPED_TRACE(::testing::Message() << "B " << k.b << " C " << k.c << " O " << k.o << " H " << k.h << " W " << k.w << " k " << k.kh << "x" << k.kw << " groups "
-                                    << k.g.groups << " stride " << k.g.stride[0] << " dilation " << k.g.dilation[0] << " onednn " << cpu::onednn_enabled()
-                                    << " threads " << get_num_threads());
+template <class T>
+void check(const Case& k) {
+  SCOPED_TRACE(::testing::Message() << "B " << k.b << " C " << k.c << " O " << k.o << " H " << k.h << " W " << k.w << " k " << k.kh << "x" << k.kw
+                                    << " groups " << k.g.groups << " stride " << k.g.stride[0] << " dilation " << k.g.dilation[0] << " onednn "
+                                    << cpu::onednn_enabled() << " threads " << get_num_threads());
   const std::int64_t P = out_size(k, 0), Q = out_size(k, 1), cg = k.c / k.g.groups;
   const T nan = std::numeric_limits<T>::quiet_NaN();
   Array<T> x = Array<T>({k.b, k.c, k.h, k.w}).random(1), w = Array<T>({k.o, cg, k.kh, k.kw}).random(2), bias = Array<T>({k.o}).random(3),
@@ -141,7 +144,8 @@ TEST(Conv2d, AWholeBatchIsSummedInPieces) {
 }
 
 TEST(Conv2d, TheSecondCallCreatesNoPrimitive) {
-  Array<float> x = Array<float>({5, 16, 30, 30}).random(1), w = Array<float>({32, 16, 3, 3}).random(2), y({5, 32, 28, 28}), gx({5, 16, 30, 30}), gw({32, 16, 3, 3});
+  Array<float> x = Array<float>({5, 16, 30, 30}).random(1), w = Array<float>({32, 16, 3, 3}).random(2), y({5, 32, 28, 28}), gx({5, 16, 30, 30}),
+               gw({32, 16, 3, 3});
   auto all = [&] {
     run<kernels::conv2d_forward>(kCPU, x.in(), w.in(), abi::TensorIn{}, ConvGeometry{}, y.out());
     run<kernels::conv2d_backward_input>(kCPU, y.in(), w.in(), ConvGeometry{}, gx.out());

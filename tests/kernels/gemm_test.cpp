@@ -1,9 +1,8 @@
-#include "kernels/gemm/kernel.h"
-
 #include <gtest/gtest.h>
 
 #include <limits>
 
+#include "kernels/gemm/kernel.h"
 #include "src/cpu/onednn.h"
 #include "tests/kernels/arrays.h"
 
@@ -20,7 +19,8 @@ struct WithOneDnn {
   ~WithOneDnn() { cpu::set_onednn_enabled(before); }
 };
 
-template <class T> double tolerance() {
+template <class T>
+double tolerance() {
   if (std::is_same_v<T, double>) return 1e-13;
   if (std::is_same_v<T, float>) return 2e-6;
   return std::is_same_v<T, bfloat16> ? 8e-3 : 1e-3;
@@ -31,10 +31,13 @@ struct Layout {
 };
 
 /// Against a loop in double, the error relative to the sum of the magnitudes.
-template <class T> void check_matmul(std::int64_t t, std::int64_t m, std::int64_t n, std::int64_t k, double beta, const Layout& l = {}, bool broadcast = false) {
+template <class T>
+void check_matmul(std::int64_t t, std::int64_t m, std::int64_t n, std::int64_t k, double beta, const Layout& l = {}, bool broadcast = false) {
   Array<T> a = Array<T>({t, m, k}, l.a).random(1), b = Array<T>({broadcast ? 1 : t, k, n}, l.b).random(2), c({t, m, n}, l.c);
-  if (beta == 0) c.fill(static_cast<T>(kNaN));
-  else c.random(3);
+  if (beta == 0)
+    c.fill(static_cast<T>(kNaN));
+  else
+    c.random(3);
   Array<T> before = c;
   abi::TensorIn b_in = b.in();
   if (broadcast) b_in.sizes[0] = t, b_in.strides[0] = 0;
@@ -57,7 +60,8 @@ template <class T> void check_matmul(std::int64_t t, std::int64_t m, std::int64_
                                    << l.b[1] << l.b[2] << "] c[" << l.c[1] << l.c[2] << "]";
 }
 
-template <class T> class Matmul : public ::testing::Test {};
+template <class T>
+class Matmul : public ::testing::Test {};
 using FloatTypes = ::testing::Types<float, double, bfloat16, float16>;
 TYPED_TEST_SUITE(Matmul, FloatTypes);
 
@@ -103,7 +107,8 @@ TEST(MatmulIntegers, WrapAround) {
   a(0, 0, 0) = 1 << 30, a(0, 0, 1) = 3, b(0, 0, 0) = 4, b(0, 1, 0) = 5, c(0, 0, 0) = 7;
   run<kernels::matmul>(kCPU, a.in(), b.in(), 2.0, c.out());
   EXPECT_EQ(c(0, 0, 0), 29);
-  Array<std::int64_t> p = Array<std::int64_t>({2, 5, 3}, {0, 2, 1}).random(1, -50, 50), q = Array<std::int64_t>({2, 3, 4}).random(2, -50, 50), r({2, 5, 4});
+  Array<std::int64_t> p = Array<std::int64_t>({2, 5, 3}, {0, 2, 1}).random(1, -50, 50), q = Array<std::int64_t>({2, 3, 4}).random(2, -50, 50),
+                      r({2, 5, 4});
   run<kernels::matmul>(kCPU, p.in(), q.in(), 0.0, r.out());
   for (int t = 0; t < 2; ++t)
     for (int i = 0; i < 5; ++i)
@@ -114,7 +119,8 @@ TEST(MatmulIntegers, WrapAround) {
       }
 }
 
-template <class T> class Linear : public ::testing::Test {};
+template <class T>
+class Linear : public ::testing::Test {};
 TYPED_TEST_SUITE(Linear, FloatTypes);
 
 TYPED_TEST(Linear, AgreesWithTheLoop) {
@@ -122,8 +128,18 @@ TYPED_TEST(Linear, AgreesWithTheLoop) {
   for (int threads : {1, 3})
     for (bool onednn : {true, false})
       for (bool with_bias : {false, true})
-        for (auto [m, n, k] : std::vector<std::array<std::int64_t, 3>>{
-                 {1, 1, 1}, {1, 1000, 300}, {2, 257, 129}, {3, 65, 100}, {4, 30, 8}, {7, 9, 40}, {16, 33, 511}, {31, 64, 64}, {33, 31, 65}, {300, 10, 77}, {0, 3, 4}, {5, 4, 0}}) {
+        for (auto [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{1, 1, 1},
+                                                                       {1, 1000, 300},
+                                                                       {2, 257, 129},
+                                                                       {3, 65, 100},
+                                                                       {4, 30, 8},
+                                                                       {7, 9, 40},
+                                                                       {16, 33, 511},
+                                                                       {31, 64, 64},
+                                                                       {33, 31, 65},
+                                                                       {300, 10, 77},
+                                                                       {0, 3, 4},
+                                                                       {5, 4, 0}}) {
           WithThreads w(threads);
           WithOneDnn o(onednn);
           Array<T> x = Array<T>({m, k}).random(1), wt = Array<T>({n, k}).random(2), bias = Array<T>({n}).random(3), y({m, n});

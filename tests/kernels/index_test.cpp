@@ -1,7 +1,6 @@
-#include "kernels/index/kernel.h"
-
 #include <gtest/gtest.h>
 
+#include "kernels/index/kernel.h"
 #include "tests/kernels/arrays.h"
 
 namespace dropin {
@@ -15,7 +14,8 @@ I64 indices(std::vector<std::int64_t> sizes, std::int64_t limit, std::vector<int
   return I64(sizes, order).random(11, 0, static_cast<double>(limit) - 1e-9);
 }
 
-template <class T> class Index : public ::testing::Test {};
+template <class T>
+class Index : public ::testing::Test {};
 using Types = ::testing::Types<float, double, std::int32_t, std::int64_t, std::uint8_t>;
 TYPED_TEST_SUITE(Index, Types);
 
@@ -95,7 +95,9 @@ TYPED_TEST(Index, NonzeroListsPositions) {
   run<kernels::nonzero>(kCPU, x.in(), out.out(), &count);
   std::int64_t n = 0;
   for (std::int64_t i = 0; i < 1000; ++i)
-    if (x(i) != 0) { ASSERT_EQ(out(n++), i); }
+    if (x(i) != 0) {
+      ASSERT_EQ(out(n++), i);
+    }
   EXPECT_EQ(count, n);
   EXPECT_TRUE(out.guarded());
 }

@@ -65,7 +65,11 @@ TEST(Parallel, NestedRegionsRunTheSameRangesSerially) {
 TEST(Parallel, TheFirstExceptionArrivesAndThePoolGoesOn) {
   WithThreads w(4);
   for (int round = 0; round < 50; ++round) {
-    EXPECT_THROW(parallel_for(64, 1, [&](std::int64_t b, std::int64_t e) { if (b <= 33 && 33 < e) throw std::out_of_range("33"); }), std::out_of_range);
+    EXPECT_THROW(parallel_for(64, 1,
+                              [&](std::int64_t b, std::int64_t e) {
+                                if (b <= 33 && 33 < e) throw std::out_of_range("33");
+                              }),
+                 std::out_of_range);
     std::atomic<std::int64_t> sum{0};
     parallel_for(64, 1, [&](std::int64_t b, std::int64_t e) { sum += e - b; });
     EXPECT_EQ(sum, 64);
@@ -81,7 +85,9 @@ TEST(Parallel, ManyThreadsMayCallAtOnce) {
     users.emplace_back([&] {
       for (int round = 0; round < 500; ++round) {
         std::vector<std::int64_t> out(200);
-        parallel_for(200, 10, [&](std::int64_t b, std::int64_t e) { for (; b < e; ++b) out[b] = b; });
+        parallel_for(200, 10, [&](std::int64_t b, std::int64_t e) {
+          for (; b < e; ++b) out[b] = b;
+        });
         total += std::accumulate(out.begin(), out.end(), std::int64_t{0});
       }
     });

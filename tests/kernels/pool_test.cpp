@@ -1,9 +1,8 @@
-#include "kernels/pool/kernel.h"
-
 #include <gtest/gtest.h>
 
 #include <limits>
 
+#include "kernels/pool/kernel.h"
 #include "tests/kernels/arrays.h"
 
 namespace dropin {
@@ -40,7 +39,8 @@ std::vector<Case> cases() {
   };
 }
 
-template <class T> class Pool : public ::testing::Test {};
+template <class T>
+class Pool : public ::testing::Test {};
 using Types = ::testing::Types<float, double>;
 TYPED_TEST_SUITE(Pool, Types);
 
@@ -101,7 +101,8 @@ TYPED_TEST(Pool, AverageDividesAsDocumented) {
         k.g.count_include_pad = include, k.g.divisor_override = divisor;
         const std::int64_t P = out_size(k.h, k.g.kernel[0], k.g.stride[0], k.g.padding[0], 1, k.ceil),
                            Q = out_size(k.w, k.g.kernel[1], k.g.stride[1], k.g.padding[1], 1, k.ceil);
-        Array<T> x = Array<T>({k.b, k.c, k.h, k.w}).random(1), y({k.b, k.c, P, Q}), gy = Array<T>({k.b, k.c, P, Q}).random(2), gx({k.b, k.c, k.h, k.w});
+        Array<T> x = Array<T>({k.b, k.c, k.h, k.w}).random(1), y({k.b, k.c, P, Q}), gy = Array<T>({k.b, k.c, P, Q}).random(2),
+                 gx({k.b, k.c, k.h, k.w});
         Array<double> want_gx({k.b, k.c, k.h, k.w});
         want_gx.fill(0);
         run<kernels::avg_pool2d_forward>(kCPU, x.in(), k.g, y.fill(7).out());
@@ -114,7 +115,8 @@ TYPED_TEST(Pool, AverageDividesAsDocumented) {
                 double sum = 0, padded = 0, real = 0;
                 auto each = [&](auto&& f) {
                   for (std::int64_t i = 0; i < k.g.kernel[0]; ++i)
-                    for (std::int64_t j = 0; j < k.g.kernel[1]; ++j) f(p * k.g.stride[0] + i - k.g.padding[0], q * k.g.stride[1] + j - k.g.padding[1]);
+                    for (std::int64_t j = 0; j < k.g.kernel[1]; ++j)
+                      f(p * k.g.stride[0] + i - k.g.padding[0], q * k.g.stride[1] + j - k.g.padding[1]);
                 };
                 each([&](std::int64_t h, std::int64_t w) {
                   if (h >= k.h + k.g.padding[0] || w >= k.w + k.g.padding[1]) return;  // only ceil_mode reaches these

@@ -1,7 +1,6 @@
-#include "kernels/random/kernel.h"
-
 #include <gtest/gtest.h>
 
+#include "kernels/random/kernel.h"
 #include "kernels/random/philox.h"
 #include "tests/kernels/arrays.h"
 
@@ -32,7 +31,8 @@ TEST(Philox, BelowIsTheUpperHalfOfTheProduct) {
   EXPECT_EQ(philox::below(0xffffffffu, 0xffffffffu, 0x123456789abcdefull), 0x123456789abcdeeull);
 }
 
-template <class T> class Random : public ::testing::Test {};
+template <class T>
+class Random : public ::testing::Test {};
 using Types = ::testing::Types<float, double, bfloat16, float16>;
 TYPED_TEST_SUITE(Random, Types);
 

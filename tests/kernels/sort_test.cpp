@@ -1,11 +1,10 @@
-#include "kernels/sort/kernel.h"
-
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <limits>
 #include <numeric>
 
+#include "kernels/sort/kernel.h"
 #include "tests/kernels/arrays.h"
 
 namespace dropin {
@@ -14,17 +13,21 @@ namespace {
 using testing::Array;
 using testing::WithThreads;
 
-template <class T> bool less(T a, T b) {
+template <class T>
+bool less(T a, T b) {
   const double x = static_cast<double>(a), y = static_cast<double>(b);
   return std::isnan(y) ? !std::isnan(x) : x < y;
 }
 
-template <class T> Array<T> some(std::int64_t rows, std::int64_t n) {
+template <class T>
+Array<T> some(std::int64_t rows, std::int64_t n) {
   Array<T> x({rows, n});
   std::mt19937 r(7);
   for (std::int64_t i = 0; i < x.numel(); ++i) {
-    if constexpr (std::is_integral_v<T>) x.data()[i] = static_cast<T>(r() % 200 - (std::is_signed_v<T> ? 100 : 0));
-    else x.data()[i] = static_cast<T>(static_cast<float>(static_cast<int>(r() % 400) - 200) * 0.25f);
+    if constexpr (std::is_integral_v<T>)
+      x.data()[i] = static_cast<T>(r() % 200 - (std::is_signed_v<T> ? 100 : 0));
+    else
+      x.data()[i] = static_cast<T>(static_cast<float>(static_cast<int>(r() % 400) - 200) * 0.25f);
     if constexpr (!std::is_integral_v<T>) {
       if (r() % 17 == 0) x.data()[i] = static_cast<T>(std::numeric_limits<float>::quiet_NaN());
       if (r() % 17 == 0) x.data()[i] = static_cast<T>(r() % 2 ? -0.0f : 0.0f);
@@ -34,14 +37,16 @@ template <class T> Array<T> some(std::int64_t rows, std::int64_t n) {
   return x;
 }
 
-template <class T> std::vector<std::int64_t> order_of(const T* row, std::int64_t n, bool descending) {
+template <class T>
+std::vector<std::int64_t> order_of(const T* row, std::int64_t n, bool descending) {
   std::vector<std::int64_t> at(n);
   std::iota(at.begin(), at.end(), 0);
   std::stable_sort(at.begin(), at.end(), [&](auto a, auto b) { return descending ? less(row[b], row[a]) : less(row[a], row[b]); });
   return at;
 }
 
-template <class T> class Sort : public ::testing::Test {};
+template <class T>
+class Sort : public ::testing::Test {};
 using Types = ::testing::Types<float, double, bfloat16, float16, std::int8_t, std::uint8_t, std::int32_t, std::int64_t, bool>;
 TYPED_TEST_SUITE(Sort, Types);
 
