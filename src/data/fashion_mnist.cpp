@@ -157,7 +157,7 @@ Tensor read_idx(const std::string& path) {
 Tensor normalize_images(const Tensor& images, double mean, double std) {
   if (images.dtype() != kUInt8 || images.dim() != 3) fail<ShapeError>({"NormalizeImages: images are ", images.sizes(), " ", images.dtype(), ", expected [N, H, W] uint8"});
   if (!(std > 0)) fail<OptionError>({"NormalizeImages: std is ", std, ", expected a positive number"});
-  return ((images.to(kFloat32) / 255.0 - mean) / std).unsqueeze(1);
+  return affine(images.to(kFloat32), 1 / (255 * std), -mean / std).unsqueeze(1);
 }
 
 // --- the data set
@@ -174,8 +174,9 @@ constexpr Known kFiles[] = {{"train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef
                             {"t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310", "ec29112dd5afa0611ce80d1b7f02629c"}};
 
 std::string locate(const std::string& root, const std::string& name) {
+  std::error_code unreadable;  // counts as missing
   for (const std::string& tail : {std::string(".gz"), std::string()})
-    if (std::filesystem::is_regular_file(root + "/" + name + tail)) return root + "/" + name + tail;
+    if (std::filesystem::is_regular_file(root + "/" + name + tail, unreadable)) return root + "/" + name + tail;
   fail<FileError>({"FashionMNIST: ", root, " has neither ", name, ".gz nor ", name,
                    "; the files are {train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte, or sprite900-* for the small set"});
 }
@@ -219,7 +220,7 @@ FashionMNIST::FashionMNIST(const FashionMNISTOptions& o) : options_(o) {
 }
 
 Tensor FashionMNIST::prepare(const Tensor& pixels) const {
-  const Tensor x = options_.normalize ? normalize_images(pixels) : (pixels.to(kFloat32) / 255.0).unsqueeze(1);
+  const Tensor x = options_.normalize ? normalize_images(pixels) : normalize_images(pixels, 0, 1);
   return options_.flatten ? x.reshape({x.size(0), 784}) : x;
 }
 Tensor FashionMNIST::images() const { return prepare(pixels_); }
@@ -236,11 +237,16 @@ BackgroundLoader FashionMNIST::loader(std::int64_t batch_size, bool shuffle, std
   if (batch_size <= 0) fail<OptionError>({"FashionMNIST: batch_size is ", batch_size, ", expected a positive number"});
   const FashionMNIST copy = *this;
   return BackgroundLoader(
-      [copy, batch_size, shuffle, seed](std::int64_t i) -> Batch {
-        const std::int64_t n = copy.size(), per_epoch = (n + batch_size - 1) / batch_size, at = i % per_epoch * batch_size, k = std::min(batch_size, n - at);
-        Generator g(seed);
-        g.set_offset(static_cast<std::uint64_t>(i / per_epoch) << 32);
-        const Tensor order = shuffle ? randperm(n, &g) : arange(0, static_cast<double>(n));
+      [copy, batch_size, shuffle, seed, order = Tensor(), order_epoch = std::int64_t{-1}](std::int64_t i) mutable -> Batch {
+        const std::int64_t n = copy.size(), per_epoch = n / batch_size + (n % batch_size != 0), epoch = i / per_epoch;
+        const std::int64_t at = i % per_epoch * batch_size, k = std::min(batch_size, n - at);
+        if (!shuffle) return {copy.prepare(copy.pixels_.narrow(0, at, k)), copy.labels_.narrow(0, at, k).clone()};
+        if (epoch != order_epoch) {  // one order serves its whole epoch
+          Generator g(seed);
+          g.set_offset(static_cast<std::uint64_t>(epoch) << 32);
+          order = randperm(n, &g);
+          order_epoch = epoch;
+        }
         const Tensor index = order.narrow(0, at, k);
         return {copy.prepare(index_select(copy.pixels_, 0, index)), index_select(copy.labels_, 0, index)};
       },
