@@ -7,6 +7,10 @@ install(TARGETS dropin EXPORT dropinTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_
 install(DIRECTORY include/dropin DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 if(TARGET dropin_cli)
+  if(DROPIN_BUILD_SHARED)  # found beside the program, wherever the tree is put
+    file(RELATIVE_PATH to_lib /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
+    set_target_properties(dropin_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${to_lib}")
+  endif()
   install(TARGETS dropin_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 endif()
 if(TARGET dropin_cuda)
