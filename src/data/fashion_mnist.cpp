@@ -17,13 +17,15 @@ namespace {
 // Bytes of a plain or gzipped file, in order. Inflates as it goes, so that nothing beyond what the header promises is ever held.
 class Source {
  public:
-  Source(const unsigned char* data, std::size_t bytes, const std::string& label) : p_(data), left_(bytes), label_(label) {
+  Source(const unsigned char* data, std::size_t bytes, const std::string& label) : p_(data), left_(bytes), total_(bytes), label_(label) {
     gzip_ = bytes >= 2 && data[0] == 0x1f && data[1] == 0x8b;
     if (gzip_) start_member();
   }
   ~Source() {
     if (open_) inflateEnd(&z_);
   }
+  // The most that can still be read: a plain file holds what it promises, a gzipped one cannot expand more than 1032 times.
+  std::uint64_t most() const { return gzip_ ? total_ * 1032 : left_; }
   // Reads up to n bytes; fewer only at the end.
   std::size_t read(void* out, std::size_t n) {
     auto* o = static_cast<unsigned char*>(out);
@@ -67,7 +69,7 @@ class Source {
     open_ = true;
   }
   const unsigned char* p_;
-  std::size_t left_;
+  std::size_t left_, total_;
   const std::string& label_;
   bool gzip_ = false, open_ = false;
   z_stream z_{};
@@ -94,14 +96,17 @@ Tensor parse_idx(const void* data, std::size_t bytes, const std::string& label) 
   if (rank > abi::kMaxDims) fail<FileError>({label, ": ", rank, " dimensions; at most 8 are supported"});
   Shape sizes;
   std::int64_t n = 1;
+  bool nothing = false;
   for (int i = 0; i < rank; ++i) {
     unsigned char s[4];
     if (in.read(s, 4) != 4) fail<FileError>({label, ": truncated in the sizes of its ", rank, " dimensions"});
     sizes.push_back(big_endian(s));
-    if (__builtin_mul_overflow(n, sizes.back(), &n) || n > (std::int64_t{1} << 31)) fail<FileError>({label, ": sizes ", sizes, " have more than 2^31 elements"});
+    // Zeros apart: they would hide sizes whose strides overflow.
+    if (sizes.back() == 0) nothing = true;
+    else if (__builtin_mul_overflow(n, sizes.back(), &n) || n > (std::int64_t{1} << 31)) fail<FileError>({label, ": sizes ", sizes, " have more than 2^31 elements"});
   }
-  // A plain file must hold what it promises before anything of that size is allocated; a gzipped one cannot expand more than 1032 times.
-  if (static_cast<std::uint64_t>(n * width) / 1032 > bytes) fail<FileError>({label, ": truncated: sizes ", sizes, " need ", n * width, " bytes"});
+  if (nothing) n = 0;
+  if (static_cast<std::uint64_t>(n * width) > in.most()) fail<FileError>({label, ": truncated: sizes ", sizes, " need ", n * width, " bytes"});
   const DType dtype = code == 0x08 ? kUInt8 : code <= 0x0c ? kInt32 : kFloat32;
   Tensor t = empty(sizes, dtype);
   if (code == 0x08) {
