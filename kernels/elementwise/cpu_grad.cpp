@@ -100,9 +100,10 @@ template <class T> void clamp_values(const RowArgs& args, void* y, const void* c
       return keep_nan<decltype(d)>(x, hn::Min(hn::Max(x, hn::Set(d, lo)), hn::Set(d, hi)));
     });
   } else {  // bounds that the type can not hold do not bind, nor does NaN
-    const double least = static_cast<double>(std::numeric_limits<T>::min()), most = static_cast<double>(std::numeric_limits<T>::max());
-    const T lo = !(args.a > least) ? std::numeric_limits<T>::min() : args.a >= most ? std::numeric_limits<T>::max() : static_cast<T>(std::ceil(args.a));
-    const T hi = !(args.b < most) ? std::numeric_limits<T>::max() : args.b <= least ? std::numeric_limits<T>::min() : static_cast<T>(std::floor(args.b));
+    constexpr T min = std::numeric_limits<T>::min(), max = std::numeric_limits<T>::max();
+    const double least = static_cast<double>(min), most = static_cast<double>(max);
+    const T lo = !(args.a > least) ? min : args.a >= most ? max : static_cast<T>(std::ceil(args.a));
+    const T hi = !(args.b < most) ? max : args.b <= least ? min : static_cast<T>(std::floor(args.b));
     loop1<T, T>(y, in, step, n, [lo, hi](T x) HWY_ATTR {
       const T v = x < lo ? lo : x;
       return v > hi ? hi : v;

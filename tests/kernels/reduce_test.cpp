@@ -56,7 +56,8 @@ double expected(Reduce op, const std::vector<double>& v) {
   return 0;
 }
 
-const Sizes kShapes[] = {{}, {1}, {7}, {5000}, {5, 7}, {300, 70}, {70, 300}, {3, 5, 7}, {20, 33, 19}, {2, 3, 4, 5}, {1, 9, 1}, {40000, 3}, {3, 41, 31}, {2, 9000}};
+const Sizes kShapes[] = {{}, {1}, {7}, {5000}, {5, 7}, {300, 70}, {70, 300}, {3, 5, 7}, {20, 33, 19}, {2, 3, 4, 5},
+                         {1, 9, 1}, {40000, 3}, {3, 41, 31}, {2, 9000}};
 
 TEST(Reduce, FloatsMatchDoubleForEveryMaskAndLayout) {
   for (const Sizes& s : kShapes)
