@@ -9,6 +9,7 @@
 
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "hwy/contrib/math/math-inl.h"
 #include "hwy/highway.h"
@@ -136,11 +137,16 @@ template <class D> HWY_INLINE VecOf<D> expm1(D d, VecOf<D> x) {
   return hn::IfThenElse(hn::Eq(x, hn::Zero(d)), x, keep_nan<D>(x, y));
 }
 
-template <class D> HWY_INLINE VecOf<D> tanh(D d, VecOf<D> x) {
-  using T = hn::TFromD<D>;
-  const auto limit = hn::Set(d, static_cast<T>(20));
-  return keep_nan<D>(x, hn::Tanh(d, hn::Min(hn::Max(x, hn::Neg(limit)), limit)));
+/// x within [-limit, limit]. Whether NaN stays NaN depends on the target.
+template <class D> HWY_INLINE VecOf<D> bounded(D d, VecOf<D> x, hn::TFromD<D> limit) {
+  return hn::Min(hn::Max(x, hn::Set(d, -limit)), hn::Set(d, limit));
 }
+/// x w where w is NaN for NaN and falls to 0 faster than x grows: infinite x counts as the largest number, so that inf 0 is 0.
+template <class D> HWY_INLINE VecOf<D> weighted(D d, VecOf<D> x, VecOf<D> w) {
+  return hn::Mul(hn::Max(x, hn::Set(d, std::numeric_limits<hn::TFromD<D>>::lowest())), w);
+}
+
+template <class D> HWY_INLINE VecOf<D> tanh(D d, VecOf<D> x) { return keep_nan<D>(x, hn::Tanh(d, bounded(d, x, static_cast<hn::TFromD<D>>(20)))); }
 
 /// f on the vector where every lane is small enough for the vector version, else the C library's on each lane.
 template <class D, class V, class S> HWY_INLINE VecOf<D> in_range(D d, VecOf<D> x, double limit, V&& vector, S&& scalar) {

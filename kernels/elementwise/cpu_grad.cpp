@@ -15,24 +15,27 @@ template <class D> HWY_INLINE VecOf<D> sign(D d, VecOf<D> x) {
   const auto one = constant(d, 1), zero = hn::Zero(d);
   return hn::Sub(hn::IfThenElseZero(hn::Gt(x, zero), one), hn::IfThenElseZero(hn::Lt(x, zero), one));
 }
+template <class D> constexpr hn::TFromD<D> largest() { return std::numeric_limits<hn::TFromD<D>>::max(); }
+// The slopes have limits at infinity: x is bounded before it meets a factor that is 0 there. NaN comes through the other factors.
 /// s (1 + x (1 - s)) with s = sigmoid(x)
 template <class D> HWY_INLINE VecOf<D> silu_slope(D d, VecOf<D> x) {
   const auto s = sigmoid(d, x);
-  return hn::MulAdd(hn::Mul(s, x), hn::Sub(constant(d, 1), s), s);
+  return hn::MulAdd(hn::Mul(s, bounded(d, x, largest<D>())), hn::Sub(constant(d, 1), s), s);
 }
 /// Phi(x) + x phi(x)
 template <class D> HWY_INLINE VecOf<D> gelu_slope(D d, VecOf<D> x) {
   VecOf<D> bell;
   const auto cdf = normal_cdf(d, x, &bell);
-  return hn::MulAdd(hn::Mul(x, constant(d, 0.39894228040143267794)), bell, cdf);
+  return hn::MulAdd(hn::Mul(bounded(d, x, largest<D>()), constant(d, 0.39894228040143267794)), bell, cdf);
 }
 /// gelu = x sigmoid(u), u = x (a + b x^2): s + x s (1 - s) (a + 3 b x^2)
-template <class D> HWY_INLINE VecOf<D> gelu_tanh_slope(D d, VecOf<D> x) {
+template <class D> HWY_INLINE VecOf<D> gelu_tanh_slope(D d, VecOf<D> unbounded) {
   const double a = 2 * 0.79788456080286535588, b = a * 0.044715;
+  const auto x = bounded(d, unbounded, 100);  // s (1 - s) is 0 long before; x^2 would overflow
   const auto x2 = hn::Mul(x, x);
   const auto s = sigmoid(d, hn::Mul(x, hn::MulAdd(x2, constant(d, b), constant(d, a))));
   const auto du = hn::MulAdd(x2, constant(d, 3 * b), constant(d, a));
-  return hn::MulAdd(hn::Mul(hn::Mul(x, s), hn::Sub(constant(d, 1), s)), du, s);
+  return keep_nan<D>(unbounded, hn::MulAdd(hn::Mul(hn::Mul(x, s), hn::Sub(constant(d, 1), s)), du, s));
 }
 
 template <class T, class F> Row vector_row(F) {
@@ -63,13 +66,20 @@ template <class T> Row grad_row(UnaryGrad op) {
 }
 #undef GRAD
 
+/// A factor of integers, converted as by copy: truncated, saturated, 0 for NaN.
+std::uint64_t whole(double v) {
+  if (v != v) return 0;
+  if (v >= 0x1p63) return static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
+  return static_cast<std::uint64_t>(v <= -0x1p63 ? std::numeric_limits<std::int64_t>::min() : static_cast<std::int64_t>(v));
+}
+
 template <class T> void affine(const RowArgs& args, void* y, const void* const* in, const std::int64_t* step, std::int64_t n) {
   if constexpr (std::is_floating_point_v<T>) {
     const T a = static_cast<T>(args.a), b = static_cast<T>(args.b);
     if (b == 0) row1<T>(y, in, step, n, [a](auto d, auto x) HWY_ATTR { return hn::Mul(x, hn::Set(d, a)); });  // keeps -0
     else row1<T>(y, in, step, n, [a, b](auto d, auto x) HWY_ATTR { return hn::MulAdd(x, hn::Set(d, a), hn::Set(d, b)); });
   } else {  // wraps
-    const auto a = static_cast<std::uint64_t>(static_cast<std::int64_t>(args.a)), b = static_cast<std::uint64_t>(static_cast<std::int64_t>(args.b));
+    const std::uint64_t a = whole(args.a), b = whole(args.b);
     loop1<T, T>(y, in, step, n, [a, b](T x) HWY_ATTR { return static_cast<T>(static_cast<std::uint64_t>(x) * a + b); });
   }
 }
@@ -79,7 +89,7 @@ template <class T> void axpy_values(const RowArgs& args, void* y, const void* co
     if (a == 1) row2<T>(y, in, step, n, [](auto, auto y, auto x) HWY_ATTR { return hn::Add(y, x); });
     else row2<T>(y, in, step, n, [a](auto d, auto y, auto x) HWY_ATTR { return hn::MulAdd(hn::Set(d, a), x, y); });
   } else {
-    const auto a = static_cast<std::uint64_t>(static_cast<std::int64_t>(args.a));
+    const std::uint64_t a = whole(args.a);
     loop2<T, T>(y, in, step, n, [a](T y, T x) HWY_ATTR { return static_cast<T>(static_cast<std::uint64_t>(y) + a * static_cast<std::uint64_t>(x)); });
   }
 }
@@ -89,10 +99,11 @@ template <class T> void clamp_values(const RowArgs& args, void* y, const void* c
     row1<T>(y, in, step, n, [lo, hi](auto d, auto x) HWY_ATTR {
       return keep_nan<decltype(d)>(x, hn::Min(hn::Max(x, hn::Set(d, lo)), hn::Set(d, hi)));
     });
-  } else {  // bounds that the type can not hold do not bind
-    const double least = static_cast<double>(std::numeric_limits<T>::min()), most = static_cast<double>(std::numeric_limits<T>::max());
-    const T lo = args.a <= least ? std::numeric_limits<T>::min() : args.a >= most ? std::numeric_limits<T>::max() : static_cast<T>(std::ceil(args.a));
-    const T hi = args.b >= most ? std::numeric_limits<T>::max() : args.b <= least ? std::numeric_limits<T>::min() : static_cast<T>(std::floor(args.b));
+  } else {  // bounds that the type can not hold do not bind, nor does NaN
+    constexpr T min = std::numeric_limits<T>::min(), max = std::numeric_limits<T>::max();
+    const double least = static_cast<double>(min), most = static_cast<double>(max);
+    const T lo = !(args.a > least) ? min : args.a >= most ? max : static_cast<T>(std::ceil(args.a));
+    const T hi = !(args.b < most) ? max : args.b <= least ? min : static_cast<T>(std::floor(args.b));
     loop1<T, T>(y, in, step, n, [lo, hi](T x) HWY_ATTR {
       const T v = x < lo ? lo : x;
       return v > hi ? hi : v;

@@ -49,6 +49,14 @@ template <class F> void with_item(std::int64_t item, F&& f) {
   }
 }
 
+/// q[i] = p[(phase + i) % period]
+template <class T> void repeat(const T* p, std::int64_t period, std::int64_t phase, T* q, std::int64_t n) {
+  const std::int64_t first = std::min(n, period), wrap = std::min(first, period - phase);
+  std::copy_n(p + phase, wrap, q);
+  std::copy_n(p, first - wrap, q + wrap);
+  for (std::int64_t done = first; done < n; done *= 2) std::memcpy(q + done, q, static_cast<std::size_t>(std::min(done, n - done)) * sizeof(T));
+}
+
 /// The loop seen by one operand alone: for_runs then follows only that one.
 Loop only(const Loop& l, int operand) {
   Loop r;
@@ -101,6 +109,24 @@ void map_blocks(Row row, const RowArgs& args, const Loop& loop, const Operand* o
     if (!y.dense) scatter(loop, 0, y.item, to, i, n, y.data);
   }
 }
+
+/// Does the operand run across the loop's order (a transposed matrix)? Gathering would then touch a cache line per element.
+bool crosses(const Loop& l, int operand) {
+  const std::int64_t* s = l.stride[operand];
+  return s[l.ndim - 1] > 1 && l.size[l.ndim - 1] >= 4 && std::find(s, s + l.ndim - 1, 1) != s + l.ndim - 1;
+}
+
+/// x in memory of its own, laid out as y, which is dense.
+struct Aligned {
+  std::unique_ptr<char[]> memory;
+  abi::TensorOut tensor;
+  Aligned(const abi::TensorIn& x, const abi::TensorIn& y) : memory(new char[static_cast<std::size_t>(y.numel() * item_size(x.dtype))]) {
+    static_cast<abi::TensorIn&>(tensor) = y;
+    tensor.dtype = x.dtype;
+    tensor.data = memory.get();
+    copy_values(x, tensor);
+  }
+};
 
 }  // namespace
 
@@ -162,9 +188,11 @@ std::int64_t Loop::offset(int k, std::int64_t flat) const {
 
 void gather(const Loop& loop, int operand, std::int64_t item, const void* from, std::int64_t begin, std::int64_t n, void* block) {
   const Loop l = only(loop, operand);
-  const std::int64_t s = l.stride[0][l.ndim - 1];
+  const std::int64_t s = l.stride[0][l.ndim - 1], period = l.size[l.ndim - 1];
+  const bool repeats = s == 1 && period < n && std::all_of(l.stride[0], l.stride[0] + l.ndim - 1, [](std::int64_t v) { return v == 0; });
   with_item(item, [&](auto zero) {
     using T = decltype(zero);
+    if (repeats) return repeat(static_cast<const T*>(from), period, begin % period, static_cast<T*>(block), n);
     for_runs(l, begin, n, [&](const std::int64_t* offset, std::int64_t done, std::int64_t run) {
       const T* p = static_cast<const T*>(from) + offset[0];
       T* q = static_cast<T*>(block) + done;
@@ -221,6 +249,17 @@ void map(Row row, const RowArgs& args, const abi::TensorOut& y, std::initializer
     default: loop.make({&y, in.begin()[0], in.begin()[1], in.begin()[2]}); break;
   }
   const int last = loop.ndim - 1;
+  if (total >= kGrain && loop.dense(0)) {
+    for (int j = 1; j < operands; ++j) {
+      if (!crosses(loop, j)) continue;
+      const abi::TensorIn* const* t = in.begin();
+      const Aligned packed(*t[j - 1], y);  // by tiles, once, beats block by block
+      auto pick = [&](int i) { return i == j ? &packed.tensor : t[i - 1]; };
+      if (operands == 2) return map(row, args, y, {pick(1)});
+      if (operands == 3) return map(row, args, y, {pick(1), pick(2)});
+      return map(row, args, y, {pick(1), pick(2), pick(3)});
+    }
+  }
   bool rows = loop.inner() >= kLongRow || loop.ndim == 1;
   for (int j = 0; j < operands; ++j) {
     operand[j].dense = loop.dense(j);

@@ -54,10 +54,10 @@ template <class T> Row float_row(Unary op) {
     VECTOR(LogSigmoid, hn::Neg(softplus(d, hn::Neg(x))));
     VECTOR(Softplus, softplus(d, x));
     VECTOR(Relu, hn::IfThenZeroElse(hn::Le(x, hn::Zero(d)), x));
-    VECTOR(Silu, hn::Mul(x, sigmoid(d, x)));
-    VECTOR(Gelu, hn::Mul(x, normal_cdf(d, x)));
-    VECTOR(GeluTanh, hn::Mul(x, sigmoid(d, hn::Mul(x, hn::MulAdd(hn::Mul(x, x), constant(d, 2 * 0.79788456080286535588 * 0.044715),
-                                                                 constant(d, 2 * 0.79788456080286535588))))));
+    VECTOR(Silu, weighted(d, x, sigmoid(d, x)));
+    VECTOR(Gelu, weighted(d, x, normal_cdf(d, x)));
+    VECTOR(GeluTanh, weighted(d, x, sigmoid(d, hn::Mul(x, hn::MulAdd(hn::Mul(x, x), constant(d, 2 * 0.79788456080286535588 * 0.044715),
+                                                                     constant(d, 2 * 0.79788456080286535588))))));
     VECTOR(Erf, erf(d, x));
     VECTOR(Floor, hn::Floor(x));
     VECTOR(Ceil, hn::Ceil(x));

@@ -5,7 +5,7 @@
 
 namespace dropin::kernels {
 
-enum class Fold : std::int32_t { Sum, Prod, Max, Min, SumSquares, SumExp /* of x - shift */, SumSquaredDeviations /* from shift */ };
+enum class Fold : std::int32_t { Sum, Prod, Max, Min, SumSquares, SumExp /* of x - shift <= 0 */, SumSquaredDeviations /* from shift */ };
 
 /// A partial result: f for float inputs, i for the others.
 union Partial {
@@ -28,9 +28,6 @@ FoldFns float_fold(Fold fold, DType t);
 /// Int8, UInt8, Int32, Int64, and Bool for Max (any) and Min (all).
 FoldFns int_fold(Fold fold, DType t);
 
-/// Folds x over the dims of `mask` into result[...], one entry per kept index in row-major order; `shift` has the same layout or is null.
-/// bfloat16 and float16 are not taken. The blocks and the order in which they are merged depend on the sizes alone.
-void fold_into(Fold fold, const abi::TensorIn& x, std::uint32_t mask, const double* shift, Partial* result);
 /// Product of the sizes of the kept dims, and of the reduced ones.
 std::int64_t kept_count(const abi::TensorIn& x, std::uint32_t mask);
 std::int64_t reduced_count(const abi::TensorIn& x, std::uint32_t mask);

@@ -102,7 +102,29 @@ class Tree {
   Partial level_[64];
 };
 
-void fold_rows(const Plan& p, const FoldFns& f, const char* x, std::int64_t item, const double* shift, Partial* result) {
+/// Takes results as they come, on the thread that made them: f(first, n, p) gets p[i] for the kept index first + i. Refers to f.
+class Sink {
+ public:
+  template <class F> Sink(const F& f)
+      : self_(&f), fn_([](const void* self, std::int64_t first, std::int64_t n, const Partial* p) { (*static_cast<const F*>(self))(first, n, p); }) {}
+  void operator()(std::int64_t first, std::int64_t n, const Partial* p) const { fn_(self_, first, n, p); }
+
+ private:
+  const void* self_;
+  void (*fn_)(const void*, std::int64_t, std::int64_t, const Partial*);
+};
+
+/// Calls result(o) for every output of [begin, end) and hands the results over a few at a time.
+template <class F> void drain(std::int64_t begin, std::int64_t end, const Sink& sink, F&& result) {
+  Partial some[256];
+  for (std::int64_t n; begin < end; begin += n) {
+    n = std::min<std::int64_t>(256, end - begin);
+    for (std::int64_t i = 0; i < n; ++i) some[i] = result(begin + i);
+    sink(begin, n, some);
+  }
+}
+
+void fold_rows(const Plan& p, const FoldFns& f, const char* x, std::int64_t item, const double* shift, const Sink& sink) {
   Dims outer = p.reduced;
   const std::int64_t n = outer.size[--outer.n];
   const std::int64_t outputs = p.kept.total(), lines = outer.total();
@@ -113,16 +135,16 @@ void fold_rows(const Plan& p, const FoldFns& f, const char* x, std::int64_t item
   };
   if (blocks == 1) {
     parallel_for(outputs, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, n)), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t o = begin; o < end; ++o) result[o] = f.row(x + p.kept.offset(o) * item, n, shift ? shift[o] : 0);
+      drain(begin, end, sink, [&](std::int64_t o) { return f.row(x + p.kept.offset(o) * item, n, shift ? shift[o] : 0); });
     });
   } else if (outputs >= kManyTasks || outputs * lines * n <= kGrain) {
     parallel_for(outputs, std::max<std::int64_t>(1, kGrain / (n * lines)), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t o = begin; o < end; ++o) {
+      drain(begin, end, sink, [&](std::int64_t o) {
         Tree tree(f);
         const std::int64_t at = p.kept.offset(o);
         for (std::int64_t b = 0; b < blocks; ++b) tree.push(block(at, b, shift ? shift[o] : 0));
-        result[o] = tree.result();
-      }
+        return tree.result();
+      });
     });
   } else {
     const std::unique_ptr<Partial[]> parts(new Partial[static_cast<std::size_t>(outputs * blocks)]);
@@ -132,15 +154,15 @@ void fold_rows(const Plan& p, const FoldFns& f, const char* x, std::int64_t item
         parts[i] = block(p.kept.offset(o), i % blocks, shift ? shift[o] : 0);
       }
     });
-    for (std::int64_t o = 0; o < outputs; ++o) {
+    drain(0, outputs, sink, [&](std::int64_t o) {
       Tree tree(f);
       for (std::int64_t b = 0; b < blocks; ++b) tree.push(parts[o * blocks + b]);
-      result[o] = tree.result();
-    }
+      return tree.result();
+    });
   }
 }
 
-void fold_columns(const Plan& p, const FoldFns& f, const char* x, std::int64_t item, const double* shift, Partial* result) {
+void fold_columns(const Plan& p, const FoldFns& f, const char* x, std::int64_t item, const double* shift, const Sink& sink) {
   Dims kept = p.kept, outer = p.reduced;
   const std::int64_t width = kept.size[--kept.n];
   std::int64_t rows = 1, stride = 0;
@@ -157,11 +179,16 @@ void fold_columns(const Plan& p, const FoldFns& f, const char* x, std::int64_t i
                 shift ? shift + k * width + column : nullptr, acc);
     }
   };
-  auto place = [&](std::int64_t task) { return result + task / tiles * width + task % tiles * kColumns; };
+  auto place = [&](std::int64_t task) { return task / tiles * width + task % tiles * kColumns; };
+  auto columns_of = [&](std::int64_t task) { return std::min(kColumns, width - task % tiles * kColumns); };
   if (tasks >= kManyTasks || blocks == 1) {
     parallel_for(tasks, std::max<std::int64_t>(1, kGrain / (std::min(width, kColumns) * rows * outer.total())),
                  [&](std::int64_t begin, std::int64_t end) {
-                   for (std::int64_t t = begin; t < end; ++t) fold(t, 0, blocks, place(t));
+                   Partial acc[kColumns];
+                   for (std::int64_t t = begin; t < end; ++t) {
+                     fold(t, 0, blocks, acc);
+                     sink(place(t), columns_of(t), acc);
+                   }
                  });
     return;
   }
@@ -174,12 +201,12 @@ void fold_columns(const Plan& p, const FoldFns& f, const char* x, std::int64_t i
     }
   });
   for (std::int64_t t = 0; t < tasks; ++t) {
-    const std::int64_t columns = std::min(kColumns, width - t % tiles * kColumns);
-    for (std::int64_t j = 0; j < columns; ++j) {
+    const std::int64_t first = place(t);
+    drain(first, first + columns_of(t), sink, [&](std::int64_t o) {
       Partial r = f.init;
-      for (std::int64_t c = 0; c < chunks; ++c) r = f.merge(r, parts[(t * chunks + c) * room + j]);
-      place(t)[j] = r;
-    }
+      for (std::int64_t c = 0; c < chunks; ++c) r = f.merge(r, parts[(t * chunks + c) * room + o - first]);
+      return r;
+    });
   }
 }
 
@@ -188,16 +215,33 @@ template <class T> T narrowed(double v) {
   else return static_cast<T>(v);
 }
 
-/// y[kept index] = f(flat index) for the kept dims in row-major order.
-template <class F> void store(const TensorIn& x, std::uint32_t mask, const TensorOut& y, F&& f) {
-  Dims d;
-  for (int i = 0; i < x.ndim; ++i)
-    if (!(mask >> i & 1) && x.sizes[i] != 1) d.size[d.n] = x.sizes[i], d.stride[d.n++] = y.strides[i];
-  std::int64_t expect = 1;
-  bool dense = true;
-  for (int i = d.n - 1; i >= 0; --i) dense = dense && d.stride[i] == expect, expect *= d.size[i];
-  const std::int64_t n = d.total();
-  for (std::int64_t o = 0; o < n; ++o) f(o, dense ? o : d.offset(o));
+/// Where y keeps the result of each kept index.
+class Places {
+ public:
+  Places(const TensorIn& x, std::uint32_t mask, const TensorOut& y) {
+    for (int i = 0; i < x.ndim; ++i)
+      if (!(mask >> i & 1) && x.sizes[i] != 1) d_.size[d_.n] = x.sizes[i], d_.stride[d_.n++] = y.strides[i];
+    std::int64_t expect = 1;
+    for (int i = d_.n - 1; i >= 0; --i) dense_ = dense_ && d_.stride[i] == expect, expect *= d_.size[i];
+  }
+  std::int64_t operator()(std::int64_t o) const { return dense_ ? o : d_.offset(o); }
+
+ private:
+  Dims d_;
+  bool dense_ = true;
+};
+
+/// Folds x over the dims of `mask`; sink gets one result per kept index in row-major order, and `shift` has that layout or is null.
+/// bfloat16 and float16 are not taken. The blocks and the order in which they are merged depend on the sizes alone.
+void fold_into(Fold fold, const TensorIn& x, std::uint32_t mask, const double* shift, const Sink& sink) {
+  const FoldFns f = is_floating(x.dtype) ? float_fold(fold, x.dtype) : int_fold(fold, x.dtype);
+  if (reduced_count(x, mask) == 0) return drain(0, kept_count(x, mask), sink, [&](std::int64_t) { return f.init; });
+  if (kept_count(x, mask) == 0) return;
+  const Plan p = plan(x, mask);
+  if (!p.usable) return fold_into(fold, Packed(x, x.dtype).tensor, mask, shift, sink);
+  const char* data = x.as<char>();
+  if (p.rows) fold_rows(p, f, data, item_size(x.dtype), shift, sink);
+  else fold_columns(p, f, data, item_size(x.dtype), shift, sink);
 }
 
 /// Room for the results; a few live on the stack.
@@ -233,20 +277,27 @@ Status reduce_floats(Reduce op, const TensorIn& x, std::uint32_t mask, const Ten
     case Reduce::Sum: case Reduce::Mean: break;
     default: return abi::unsupported("any and all need bool");
   }
-  const std::int64_t outputs = kept_count(x, mask), n = reduced_count(x, mask);
-  Scratch<Partial> result(outputs);
-  Scratch<double> shift(op == Reduce::LogSumExp ? outputs : 0);
-  if (op == Reduce::LogSumExp) {
-    fold_into(Fold::Max, x, mask, nullptr, result.get());
-    for (std::int64_t o = 0; o < outputs; ++o) shift[o] = std::isfinite(result[o].f) ? result[o].f : 0;  // infinities pass through exp and log
-  }
-  fold_into(fold, x, mask, op == Reduce::LogSumExp ? shift.get() : nullptr, result.get());
+  const Places place(x, mask, y);
   visit_dtype(y.dtype, [&](auto zero) {
     using T = decltype(zero);
     T* out = y.as<T>();
-    if (op == Reduce::Mean) store(x, mask, y, [&](std::int64_t o, std::int64_t at) { out[at] = narrowed<T>(result[o].f / static_cast<double>(n)); });
-    else if (op == Reduce::LogSumExp) store(x, mask, y, [&](std::int64_t o, std::int64_t at) { out[at] = narrowed<T>(std::log(result[o].f) + shift[o]); });
-    else store(x, mask, y, [&](std::int64_t o, std::int64_t at) { out[at] = narrowed<T>(result[o].f); });
+    auto store = [&](const double* shift, auto&& value) {
+      fold_into(fold, x, mask, shift, [&](std::int64_t first, std::int64_t n, const Partial* p) {
+        for (std::int64_t i = 0; i < n; ++i) out[place(first + i)] = narrowed<T>(value(p[i].f, first + i));
+      });
+    };
+    if (op == Reduce::Mean) {
+      const double count = static_cast<double>(reduced_count(x, mask));
+      store(nullptr, [&](double v, std::int64_t) { return v / count; });
+    } else if (op == Reduce::LogSumExp) {
+      Scratch<double> shift(kept_count(x, mask));
+      fold_into(Fold::Max, x, mask, nullptr, [&](std::int64_t first, std::int64_t n, const Partial* p) {
+        for (std::int64_t i = 0; i < n; ++i) shift[first + i] = p[i].f;
+      });
+      store(shift.get(), [&](double v, std::int64_t o) { return std::isinf(shift[o]) ? shift[o] : std::log(v) + shift[o]; });
+    } else {
+      store(nullptr, [](double v, std::int64_t) { return v; });
+    }
   });
   return abi::ok();
 }
@@ -265,11 +316,14 @@ Status reduce_cpu(const KernelContext&, Reduce op, const TensorIn& x, std::uint3
   }
   if ((x.dtype == DType::Bool) != (op == Reduce::Any || op == Reduce::All)) return abi::unsupported("any and all need bool, the others numbers");
   if (y.dtype != to) return abi::failed("y has the wrong dtype");
-  Scratch<Partial> result(kept_count(x, mask));
-  fold_into(fold, x, mask, nullptr, result.get());
+  const Places place(x, mask, y);
   visit_dtype(to, [&](auto zero) {
     using T = decltype(zero);
-    if constexpr (std::is_integral_v<T>) store(x, mask, y, [&](std::int64_t o, std::int64_t at) { y.as<T>()[at] = static_cast<T>(result[o].i); });
+    if constexpr (std::is_integral_v<T>) {
+      fold_into(fold, x, mask, nullptr, [&](std::int64_t first, std::int64_t n, const Partial* p) {
+        for (std::int64_t i = 0; i < n; ++i) y.as<T>()[place(first + i)] = static_cast<T>(p[i].i);
+      });
+    }
   });
   return abi::ok();
 }
@@ -283,7 +337,8 @@ void store_moments(const TensorIn& x, std::uint32_t mask, double correction, con
     if (!y.data) return;
     visit_dtype(y.dtype, [&](auto zero) {
       using T = decltype(zero);
-      store(x, mask, y, [&](std::int64_t o, std::int64_t at) { y.as<T>()[at] = narrowed<T>(value(o)); });
+      const Places place(x, mask, y);
+      for (std::int64_t o = 0; o < outputs; ++o) y.as<T>()[place(o)] = narrowed<T>(value(o));
     });
   };
   write(mean, [&](std::int64_t o) { return m[o]; });
@@ -309,30 +364,18 @@ std::int64_t kept_count(const TensorIn& x, std::uint32_t mask) {
 }
 std::int64_t reduced_count(const TensorIn& x, std::uint32_t mask) { return kept_count(x, ~mask); }
 
-void fold_into(Fold fold, const TensorIn& x, std::uint32_t mask, const double* shift, Partial* result) {
-  const FoldFns f = is_floating(x.dtype) ? float_fold(fold, x.dtype) : int_fold(fold, x.dtype);
-  if (reduced_count(x, mask) == 0) return static_cast<void>(std::fill_n(result, kept_count(x, mask), f.init));
-  if (kept_count(x, mask) == 0) return;
-  const Plan p = plan(x, mask);
-  if (!p.usable) return fold_into(fold, Packed(x, x.dtype).tensor, mask, shift, result);
-  const char* data = x.as<char>();
-  if (p.rows) fold_rows(p, f, data, item_size(x.dtype), shift, result);
-  else fold_columns(p, f, data, item_size(x.dtype), shift, result);
-}
-
 void moments(const TensorIn& x, std::uint32_t mask, double* mean, double* squares) {
-  const std::int64_t outputs = kept_count(x, mask);
-  const double n = static_cast<double>(reduced_count(x, mask));
-  const std::unique_ptr<Partial[]> sums(new Partial[static_cast<std::size_t>(outputs)]);
-  fold_into(Fold::Sum, x, mask, nullptr, sums.get());
-  for (std::int64_t o = 0; o < outputs; ++o) mean[o] = sums[o].f / n;
-  fold_into(Fold::SumSquaredDeviations, x, mask, mean, sums.get());
-  for (std::int64_t o = 0; o < outputs; ++o) {
-    // The deviations were taken from the mean rounded to x's dtype; what that added is known.
-    const double error = x.dtype == DType::Float32 ? mean[o] - static_cast<double>(static_cast<float>(mean[o])) : 0;
-    squares[o] = std::isfinite(error) ? std::max(0.0, sums[o].f - n * error * error) : sums[o].f;
-    if (sums[o].f != sums[o].f) squares[o] = sums[o].f;
-  }
+  const double count = static_cast<double>(reduced_count(x, mask));
+  fold_into(Fold::Sum, x, mask, nullptr, [&](std::int64_t first, std::int64_t n, const Partial* p) {
+    for (std::int64_t i = 0; i < n; ++i) mean[first + i] = p[i].f / count;
+  });
+  fold_into(Fold::SumSquaredDeviations, x, mask, mean, [&](std::int64_t first, std::int64_t n, const Partial* p) {
+    for (std::int64_t i = 0; i < n; ++i) {
+      // The deviations were taken from the mean rounded to x's dtype; what that added is known.
+      const double m = mean[first + i], sum = p[i].f, error = x.dtype == DType::Float32 ? m - static_cast<double>(static_cast<float>(m)) : 0;
+      squares[first + i] = std::isfinite(error) && sum == sum ? std::max(0.0, sum - count * error * error) : sum;
+    }
+  });
 }
 
 void provide_reduce_cpu(abi::KernelTable& t) {

@@ -33,7 +33,8 @@ struct DeviationFold : AddMerge {
   }
 };
 struct ExpFold : AddMerge {
-  template <class D, class V> static HWY_INLINE V step(D d, V acc, V x, V s) { return hn::Add(acc, exp(d, hn::Sub(x, s))); }
+  static constexpr double kPad = -std::numeric_limits<double>::infinity();  // an element that adds nothing
+  template <class D, class V> static HWY_INLINE V step(D d, V acc, V x, V s) { return hn::Add(acc, exp_nonpositive(d, hn::Sub(x, s))); }
 };
 struct ProdFold {
   static constexpr double kInit = 1;
@@ -75,6 +76,14 @@ template <class F, class T> Partial fold_row(const void* data, std::int64_t n, d
     e = F::step(d, e, hn::LoadU(d, x + i + 3 * lanes), s);
   }
   for (; i + lanes <= n; i += lanes) a = F::step(d, a, hn::LoadU(d, x + i), s);
+  if constexpr (std::is_same_v<F, ExpFold>) {  // one by one, the tail would cost more than the rest of a short row
+    if (i < n) {
+      HWY_ALIGN T last[hn::MaxLanes(d)];
+      for (std::int64_t k = 0; k < lanes; ++k) last[k] = i + k < n ? x[i + k] : static_cast<T>(F::kPad);
+      b = F::step(d, b, hn::Load(d, last), s);
+      i = n;
+    }
+  }
   double result = F::kInit;
   if (i > 0) {
     HWY_ALIGN T lane[hn::MaxLanes(d)];

@@ -1,5 +1,6 @@
 // Folds of integers and Bool: plain loops with 64-bit accumulators.
 #include <limits>
+#include <type_traits>
 
 #include "kernels/reduce/blocks.h"
 #include "dropin/core/dtype.h"
@@ -8,20 +9,24 @@ namespace dropin::kernels {
 namespace {
 
 struct Sum {
+  template <class T> using Acc = std::int64_t;  // of a row
   static constexpr std::int64_t kInit = 0;
   static std::int64_t merge(std::int64_t a, std::int64_t b) { return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) + static_cast<std::uint64_t>(b)); }
 };
 struct Prod {
+  template <class T> using Acc = std::int64_t;
   static constexpr std::int64_t kInit = 1;
   static std::int64_t merge(std::int64_t a, std::int64_t b) { return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b)); }
 };
 struct Max {
+  template <class T> using Acc = T;
   static constexpr std::int64_t kInit = std::numeric_limits<std::int64_t>::min();
-  static std::int64_t merge(std::int64_t a, std::int64_t b) { return a < b ? b : a; }
+  template <class A> static A merge(A a, A b) { return a < b ? b : a; }
 };
 struct Min {
+  template <class T> using Acc = T;
   static constexpr std::int64_t kInit = std::numeric_limits<std::int64_t>::max();
-  static std::int64_t merge(std::int64_t a, std::int64_t b) { return b < a ? b : a; }
+  template <class A> static A merge(A a, A b) { return b < a ? b : a; }
 };
 
 template <class F, class T> FoldFns fns(std::int64_t init) {
@@ -33,9 +38,11 @@ template <class F, class T> FoldFns fns(std::int64_t init) {
   };
   f.row = [](const void* data, std::int64_t n, double) {
     const T* x = static_cast<const T*>(data);
+    using Acc = typename F::template Acc<T>;
+    Acc acc = static_cast<Acc>(x[0]);  // rows are never empty
+    for (std::int64_t i = 1; i < n; ++i) acc = F::merge(acc, static_cast<Acc>(x[i]));
     Partial p;
-    p.i = F::kInit;
-    for (std::int64_t i = 0; i < n; ++i) p.i = F::merge(p.i, static_cast<std::int64_t>(x[i]));
+    p.i = static_cast<std::int64_t>(acc);
     return p;
   };
   f.columns = [](const void* data, std::int64_t stride, std::int64_t rows, std::int64_t columns, const double*, Partial* acc) {
@@ -50,9 +57,9 @@ template <class F, class T> FoldFns fns(std::int64_t init) {
 
 FoldFns int_fold(Fold fold, DType t) {
   return visit_dtype(t, [&](auto zero) -> FoldFns {
-    using T = decltype(zero);
-    if constexpr (std::is_integral_v<T>) {
-      constexpr bool truth = std::is_same_v<T, bool>;  // any of nothing is false, all of nothing true
+    if constexpr (std::is_integral_v<decltype(zero)>) {
+      constexpr bool truth = std::is_same_v<decltype(zero), bool>;
+      using T = std::conditional_t<truth, std::uint8_t, decltype(zero)>;  // bytes vectorise; any of nothing is false, all of nothing true
       switch (fold) {
         case Fold::Prod: return fns<Prod, T>(1);
         case Fold::Max: return fns<Max, T>(truth ? 0 : Max::kInit);

@@ -41,19 +41,20 @@ template <class F> void for_tiles(const Planes& p, F&& f) {
   });
 }
 
-template <class T> void arg_columns(bool maximum, const T* x, const Planes& p, std::int64_t* y) {
+/// Index: as wide as T where it can be, so that value and place go through vectors of one shape.
+template <class T, class Index> void arg_columns(bool maximum, const T* x, const Planes& p, std::int64_t* y) {
   for_tiles(p, [&](std::int64_t at, std::int64_t columns, std::int64_t to) {
     T best[kTile];
-    std::int64_t where[kTile];
+    Index where[kTile];
     std::copy_n(x + at, columns, best);
-    std::fill_n(where, columns, 0);
+    std::fill_n(where, columns, Index(0));
     for (std::int64_t r = 1; r < p.n; ++r) {
       const T* row = x + at + r * p.inner;
       for (std::int64_t j = 0; j < columns; ++j) {
         const T v = row[j], b = best[j];
-        const bool wins = b == b && (v != v || (maximum ? v > b : v < b));
+        const bool wins = (b == b) & !(maximum ? v <= b : v >= b);  // negated: true for NaN
         best[j] = wins ? v : b;
-        where[j] = wins ? r : where[j];
+        where[j] = wins ? static_cast<Index>(r) : where[j];
       }
     }
     std::copy_n(where, columns, y + to);
@@ -85,7 +86,11 @@ Status arg_reduce_cpu(const KernelContext& context, bool maximum, const TensorIn
   }
   visit_dtype(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    if constexpr (sizeof(T) != 2 && !std::is_same_v<T, bool>) arg_columns(maximum, x.as<T>(), p, out);
+    if constexpr (sizeof(T) == 8) arg_columns<T, std::int64_t>(maximum, x.as<T>(), p, out);
+    else if constexpr (sizeof(T) != 2 && !std::is_same_v<T, bool>) {
+      if (p.n <= std::numeric_limits<std::int32_t>::max()) arg_columns<T, std::int32_t>(maximum, x.as<T>(), p, out);
+      else arg_columns<T, std::int64_t>(maximum, x.as<T>(), p, out);
+    }
   });
   return abi::ok();
 }

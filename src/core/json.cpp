@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstring>
 #include <nlohmann/json.hpp>
 #include <type_traits>
 #include <unordered_set>
@@ -84,9 +85,11 @@ struct Cursor {
 // Builds a Json from nlohmann's events; stops at a repeated key or too deep a nesting.
 class Json::Parser : public nlohmann::json_sax<nlohmann::json> {
  public:
-  explicit Parser(std::string_view text) : begin_(text.data()), at_(text.data()), end_(text.data() + text.size()) {}
+  explicit Parser(std::string_view text) : begin_(text.empty() ? "" : text.data()), at_(begin_), end_(begin_ + text.size()) {}
 
   Json run() {
+    if (const void* nul = std::memchr(begin_, 0, static_cast<std::size_t>(end_ - begin_)))  // the parser would take it for the end
+      fail<OptionError>({"json: at byte ", static_cast<const char*>(nul) - begin_ + 1, ": a zero byte"});
     if (!nlohmann::json::sax_parse(Cursor{begin_, &at_}, Cursor{end_, &at_}, this)) fail<OptionError>({"json: at byte ", at_ - begin_, ": ", error_});
     return std::move(result_);
   }

@@ -17,13 +17,15 @@ namespace {
 // Bytes of a plain or gzipped file, in order. Inflates as it goes, so that nothing beyond what the header promises is ever held.
 class Source {
  public:
-  Source(const unsigned char* data, std::size_t bytes, const std::string& label) : p_(data), left_(bytes), label_(label) {
+  Source(const unsigned char* data, std::size_t bytes, const std::string& label) : p_(data), left_(bytes), total_(bytes), label_(label) {
     gzip_ = bytes >= 2 && data[0] == 0x1f && data[1] == 0x8b;
     if (gzip_) start_member();
   }
   ~Source() {
     if (open_) inflateEnd(&z_);
   }
+  // The most that can still be read: a plain file holds what it promises, a gzipped one cannot expand more than 1032 times.
+  std::uint64_t most() const { return gzip_ ? total_ * 1032 : left_; }
   // Reads up to n bytes; fewer only at the end.
   std::size_t read(void* out, std::size_t n) {
     auto* o = static_cast<unsigned char*>(out);
@@ -67,7 +69,7 @@ class Source {
     open_ = true;
   }
   const unsigned char* p_;
-  std::size_t left_;
+  std::size_t left_, total_;
   const std::string& label_;
   bool gzip_ = false, open_ = false;
   z_stream z_{};
@@ -94,14 +96,17 @@ Tensor parse_idx(const void* data, std::size_t bytes, const std::string& label) 
   if (rank > abi::kMaxDims) fail<FileError>({label, ": ", rank, " dimensions; at most 8 are supported"});
   Shape sizes;
   std::int64_t n = 1;
+  bool nothing = false;
   for (int i = 0; i < rank; ++i) {
     unsigned char s[4];
     if (in.read(s, 4) != 4) fail<FileError>({label, ": truncated in the sizes of its ", rank, " dimensions"});
     sizes.push_back(big_endian(s));
-    if (__builtin_mul_overflow(n, sizes.back(), &n) || n > (std::int64_t{1} << 31)) fail<FileError>({label, ": sizes ", sizes, " have more than 2^31 elements"});
+    // Zeros apart: they would hide sizes whose strides overflow.
+    if (sizes.back() == 0) nothing = true;
+    else if (__builtin_mul_overflow(n, sizes.back(), &n) || n > (std::int64_t{1} << 31)) fail<FileError>({label, ": sizes ", sizes, " have more than 2^31 elements"});
   }
-  // A plain file must hold what it promises before anything of that size is allocated; a gzipped one cannot expand more than 1032 times.
-  if (static_cast<std::uint64_t>(n * width) / 1032 > bytes) fail<FileError>({label, ": truncated: sizes ", sizes, " need ", n * width, " bytes"});
+  if (nothing) n = 0;
+  if (static_cast<std::uint64_t>(n * width) > in.most()) fail<FileError>({label, ": truncated: sizes ", sizes, " need ", n * width, " bytes"});
   const DType dtype = code == 0x08 ? kUInt8 : code <= 0x0c ? kInt32 : kFloat32;
   Tensor t = empty(sizes, dtype);
   if (code == 0x08) {
@@ -152,7 +157,7 @@ Tensor read_idx(const std::string& path) {
 Tensor normalize_images(const Tensor& images, double mean, double std) {
   if (images.dtype() != kUInt8 || images.dim() != 3) fail<ShapeError>({"NormalizeImages: images are ", images.sizes(), " ", images.dtype(), ", expected [N, H, W] uint8"});
   if (!(std > 0)) fail<OptionError>({"NormalizeImages: std is ", std, ", expected a positive number"});
-  return ((images.to(kFloat32) / 255.0 - mean) / std).unsqueeze(1);
+  return affine(images.to(kFloat32), 1 / (255 * std), -mean / std).unsqueeze(1);
 }
 
 // --- the data set
@@ -169,8 +174,9 @@ constexpr Known kFiles[] = {{"train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef
                             {"t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310", "ec29112dd5afa0611ce80d1b7f02629c"}};
 
 std::string locate(const std::string& root, const std::string& name) {
+  std::error_code unreadable;  // counts as missing
   for (const std::string& tail : {std::string(".gz"), std::string()})
-    if (std::filesystem::is_regular_file(root + "/" + name + tail)) return root + "/" + name + tail;
+    if (std::filesystem::is_regular_file(root + "/" + name + tail, unreadable)) return root + "/" + name + tail;
   fail<FileError>({"FashionMNIST: ", root, " has neither ", name, ".gz nor ", name,
                    "; the files are {train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte, or sprite900-* for the small set"});
 }
@@ -214,7 +220,7 @@ FashionMNIST::FashionMNIST(const FashionMNISTOptions& o) : options_(o) {
 }
 
 Tensor FashionMNIST::prepare(const Tensor& pixels) const {
-  const Tensor x = options_.normalize ? normalize_images(pixels) : (pixels.to(kFloat32) / 255.0).unsqueeze(1);
+  const Tensor x = options_.normalize ? normalize_images(pixels) : normalize_images(pixels, 0, 1);
   return options_.flatten ? x.reshape({x.size(0), 784}) : x;
 }
 Tensor FashionMNIST::images() const { return prepare(pixels_); }
@@ -231,11 +237,16 @@ BackgroundLoader FashionMNIST::loader(std::int64_t batch_size, bool shuffle, std
   if (batch_size <= 0) fail<OptionError>({"FashionMNIST: batch_size is ", batch_size, ", expected a positive number"});
   const FashionMNIST copy = *this;
   return BackgroundLoader(
-      [copy, batch_size, shuffle, seed](std::int64_t i) -> Batch {
-        const std::int64_t n = copy.size(), per_epoch = (n + batch_size - 1) / batch_size, at = i % per_epoch * batch_size, k = std::min(batch_size, n - at);
-        Generator g(seed);
-        g.set_offset(static_cast<std::uint64_t>(i / per_epoch) << 32);
-        const Tensor order = shuffle ? randperm(n, &g) : arange(0, static_cast<double>(n));
+      [copy, batch_size, shuffle, seed, order = Tensor(), order_epoch = std::int64_t{-1}](std::int64_t i) mutable -> Batch {
+        const std::int64_t n = copy.size(), per_epoch = n / batch_size + (n % batch_size != 0), epoch = i / per_epoch;
+        const std::int64_t at = i % per_epoch * batch_size, k = std::min(batch_size, n - at);
+        if (!shuffle) return {copy.prepare(copy.pixels_.narrow(0, at, k)), copy.labels_.narrow(0, at, k).clone()};
+        if (epoch != order_epoch) {  // one order serves its whole epoch
+          Generator g(seed);
+          g.set_offset(static_cast<std::uint64_t>(epoch) << 32);
+          order = randperm(n, &g);
+          order_epoch = epoch;
+        }
         const Tensor index = order.narrow(0, at, k);
         return {copy.prepare(index_select(copy.pixels_, 0, index)), index_select(copy.labels_, 0, index)};
       },

@@ -3,6 +3,7 @@
 
 #define DROPIN_CPU_KERNELS(X) \
   X(elementwise)              \
+  X(attention)                \
   X(reduce)                   \
   X(softmax)                  \
   X(norm)                     \

@@ -7,6 +7,7 @@
 #include "dropin/ops/matmul.h"
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
+#include "kernels/attention/kernel.h"
 #include "ops/common.h"
 
 namespace dropin {
@@ -62,11 +63,18 @@ Tensor alibi_slopes(std::int64_t heads, const TensorOptions& o) {
   return tensor(s, o);
 }
 
-Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_, const AttentionParams& p, Tensor* weights) {
+namespace {
+
+// Position of query 0 among the keys.
+std::int64_t query_offset(const AttentionParams& p, std::int64_t lq, std::int64_t lk) { return p.causal_offset.value_or(p.causal ? lk - lq : 0); }
+
+}  // namespace
+
+Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_, const AttentionParams& p, Tensor* weights, Tensor* lse) {
   check_heads("attention", q, k_, v_, p);
   const std::int64_t groups = q.size(1) / k_.size(1), lq = q.size(2), lk = k_.size(2);
   const Tensor k = groups > 1 ? repeat_interleave(k_, groups, 1) : k_, v = groups > 1 ? repeat_interleave(v_, groups, 1) : v_;
-  const double scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
+  const double scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3)))), inf = std::numeric_limits<double>::infinity();
   Tensor s = matmul(q * scale, k.mT());
   const Tensor i = arange(0, static_cast<double>(lq)).to(q.device()).unsqueeze(1), j = arange(0, static_cast<double>(lk)).to(q.device()).unsqueeze(0);
   if (p.alibi) {
@@ -75,30 +83,124 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_, con
   }
   Tensor forbidden;
   auto forbid = [&](const Tensor& m) { forbidden = forbidden.defined() ? logical_or(forbidden, m) : m; };
-  if (p.causal) forbid(j > i + static_cast<double>(p.causal_offset.value_or(lk - lq)));
+  const Tensor at = i + static_cast<double>(query_offset(p, lq, lk));
+  if (p.causal) forbid(j > at);
+  if (p.window_left) forbid(j < at - static_cast<double>(*p.window_left));
+  if (p.window_right) forbid(j > at + static_cast<double>(*p.window_right));
   if (p.key_padding_mask.defined()) forbid(p.key_padding_mask.unsqueeze(1).unsqueeze(1));
   if (p.attn_mask.defined()) {
     if (p.attn_mask.dtype() == kBool) {
       forbid(p.attn_mask);
     } else {
       s = s + p.attn_mask.to(q.dtype());
-      forbid(p.attn_mask.detach() == -std::numeric_limits<double>::infinity());
+      forbid(p.attn_mask.detach() == -inf);
     }
   }
   Tensor prob;
-  if (forbidden.defined()) {
-    s = masked_fill(s, forbidden, -std::numeric_limits<double>::infinity());
+  if (p.sigmoid_bias) {
+    prob = sigmoid(s + *p.sigmoid_bias);
+    if (forbidden.defined()) prob = masked_fill(prob, forbidden, 0);
+  } else if (forbidden.defined()) {
+    s = masked_fill(s, forbidden, -inf);
     const Tensor blind = all(forbidden, {-1}, true);  // rows that see nothing
     prob = masked_fill(softmax(masked_fill(s, blind, 0), -1), blind, 0);
   } else {
     prob = lk ? softmax(s, -1) : s;
   }
+  if (lse) *lse = logsumexp(s, {-1});
   if (weights) *weights = prob;
   if (p.dropout_p > 0) prob = dropout(prob, p.dropout_p, true);
   return weighted_values(prob, v, forbidden.defined());
 }
 
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) { return plain::attention(q, k, v, p); }
+namespace {
+
+// Kernels want the last dimension contiguous and work in f32.
+Tensor laid_out(const Tensor& x) {
+  const Tensor f = x.to(kFloat32);
+  return f.stride(-1) == 1 || f.size(-1) <= 1 ? f : f.contiguous();
+}
+// Memory [B, L, H, D] seen as [B, H, L, D], so that merging the heads copies nothing.
+Tensor heads_last(const Shape& s, const Device& d) { return empty({s[0], s[2], s[1], s[3]}, {kFloat32, d}).transpose(1, 2); }
+
+AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_, const AttentionParams& p) {
+  const std::int64_t b = q_.size(0), h = q_.size(1), lq = q_.size(2), lk = k_.size(2);
+  kernels::AttentionSpec spec;
+  spec.kind = p.sigmoid_bias ? kernels::ScoreKind::Sigmoid : kernels::ScoreKind::Softmax;
+  spec.scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q_.size(3))));
+  spec.bias = p.sigmoid_bias.value_or(0);
+  spec.offset = query_offset(p, lq, lk);
+  if (p.window_left) spec.left = -*p.window_left;
+  if (p.window_right) spec.right = *p.window_right;
+  if (p.causal) spec.right = std::min<std::int64_t>(spec.right, 0);
+  spec.alibi_offset = lk - lq;
+  const Tensor q = laid_out(q_), k = laid_out(k_), v = laid_out(v_);
+  const Tensor slopes = p.alibi ? alibi_slopes(h).to(q.device()) : Tensor(), pad = p.key_padding_mask.defined() ? p.key_padding_mask.contiguous() : Tensor();
+  Tensor forbidden, added;
+  if (p.attn_mask.defined()) {
+    const Tensor m = detail::broadcast_to(p.attn_mask.dtype() == kBool ? p.attn_mask : p.attn_mask.detach().to(kFloat32), {b, h, lq, lk});
+    (m.dtype() == kBool ? forbidden : added) = m;
+  }
+  Tensor o = heads_last({b, h, lq, v.size(3)}, q.device()), lse = p.sigmoid_bias ? Tensor() : empty({b, h, lq}, q.options());
+  run<kernels::attention_forward>(q.device(), q.in(), k.in(), v.in(), spec, slopes.in(), pad.in(), forbidden.in(), added.in(), o.out(), lse.out());
+  Tensors r = record_many("attention", {o, lse}, {q, k, v}, {q, k, v, o, lse, slopes, pad, forbidden, added}, [spec, p](const Saved& s, const Tensors& g) -> Tensors {
+    const Tensor q = s[0], k = s[1], v = s[2];
+    if (grad_enabled()) {
+      // both results enter one sum, whose gradient with respect to each is what came in
+      return plain_gradients(s, {q, k, v}, ones({}, q.options()), [&](const Tensors& in) {
+        Tensor lse, total = zeros({}, q.options());
+        const Tensor o = plain::attention(in[0], in[1], in[2], p, nullptr, g[1].defined() ? &lse : nullptr);
+        if (g[0].defined()) total = total + sum(o * g[0]);
+        if (g[1].defined()) total = total + sum(where(isfinite(lse), lse * g[1], 0.0));
+        return total;
+      });
+    }
+    const Tensor go = g[0].defined() ? laid_out(g[0]) : zeros(s[3].sizes(), q.options()), glse = g[1].defined() ? g[1].contiguous() : Tensor();
+    Tensor gq = heads_last(q.sizes(), q.device()), gk = heads_last(k.sizes(), q.device()), gv = heads_last(v.sizes(), q.device());
+    run<kernels::attention_backward>(q.device(), go.in(), glse.in(), q.in(), k.in(), v.in(), s[3].in(), s[4].in(), spec, s[5].in(), s[6].in(), s[7].in(), s[8].in(), gq.out(), gk.out(),
+                                     gv.out());
+    return {gq, gk, gv};
+  });
+  return {r[0].to(q_.dtype()), r[1]};
+}
+
+bool has_tiled(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
+  auto narrow = [](const Tensor& t) { return t.dtype() == kFloat32 || t.dtype() == kBFloat16 || t.dtype() == kFloat16; };
+  return narrow(q) && narrow(k) && narrow(v) && p.dropout_p == 0 && !(p.attn_mask.defined() && p.attn_mask.requires_grad()) &&
+         has_kernels<kernels::attention_forward, kernels::attention_backward>(q.device());
+}
+
+}  // namespace
+
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
+  check_heads("attention", q, k, v, p);
+  return has_tiled(q, k, v, p) ? tiled(q, k, v, p).o : plain::attention(q, k, v, p);
+}
+
+AttentionWithLse attention_with_lse(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
+  check_heads("attention", q, k, v, p);
+  if (p.sigmoid_bias) fail<OptionError>({"attention_with_lse: sigmoid weights are not normalised; there is no log-sum-exp"});
+  if (has_tiled(q, k, v, p)) return tiled(q, k, v, p);
+  AttentionWithLse r;
+  r.o = plain::attention(q, k, v, p, nullptr, &r.lse);
+  return r;
+}
+
+AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts) {
+  if (parts.empty()) fail<ShapeError>({"merge_attention: no parts"});
+  if (parts.size() == 1) return parts[0];
+  const double inf = std::numeric_limits<double>::infinity();
+  Tensors lses;
+  for (const auto& a : parts) lses.push_back(a.lse);
+  const Tensor all_lse = stack(lses, -1), total = logsumexp(all_lse, {-1}), base = masked_fill(total, total == -inf, 0);
+  AttentionWithLse r;
+  r.lse = total;
+  for (const auto& a : parts) {
+    const Tensor share = (a.o * exp(a.lse - base).unsqueeze(-1).to(a.o.dtype()));
+    r.o = r.o.defined() ? r.o + share : share;
+  }
+  return r;
+}
 
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& attn_mask, double dropout_p, bool is_causal, std::optional<double> scale) {
   AttentionParams p;

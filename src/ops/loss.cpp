@@ -68,7 +68,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& w
   run<kernels::cross_entropy_forward>(x.device(), x.in(), t.in(), w.in(), ignore_index, smoothing, loss.out(), lse.out());
   loss = record(who, loss, {x}, {x, t, w, lse}, [ignore_index, smoothing](const Saved& s, const Tensor& g) -> Tensors {
     const Tensor x = s[0], t = s[1], w = s[2];
-    if (grad_enabled()) return plain_gradients(s, {x}, g, [&] { return plain_cross_entropy(x, t, w, ignore_index, smoothing); });
+    if (grad_enabled()) return plain_gradients(s, {x}, g, [&](const Tensors& in) { return plain_cross_entropy(in[0], t, w, ignore_index, smoothing); });
     Tensor gx = empty_like(x);
     run<kernels::cross_entropy_backward>(x.device(), g.contiguous().in(), x.in(), t.in(), w.in(), ignore_index, smoothing, s[3].in(), gx.out());
     return {gx};

@@ -70,7 +70,7 @@ Tensor layer_norm(const Tensor& x_, const Shape& normalized, const Tensor& weigh
     if (grad_enabled()) {
       // the bias does not enter its own gradient; any tensor of its shape stands in for it
       Tensor b = s.needs(2) ? zeros(normalized, x.options()).requires_grad_() : Tensor();
-      return plain_gradients(s, {x, w, b}, g, [&] { return plain::layer_norm(x, normalized, w, b, eps); });
+      return plain_gradients(s, {x, w, b}, g, [&](const Tensors& in) { return plain::layer_norm(in[0], normalized, in[1], in[2], eps); });
     }
     Tensor gx = want_if(s.needs(0), x), gw = s.needs(1) ? empty(normalized, x.options()) : Tensor(), gb = s.needs(2) ? empty(normalized, x.options()) : Tensor();
     run<kernels::layer_norm_backward>(x.device(), g.contiguous().in(), x.in(), n, w.in(), s[2].in(), s[3].in(), gx.out(), gw.out(), gb.out());
@@ -88,7 +88,7 @@ Tensor rms_norm(const Tensor& x_, const Tensor& weight_, double eps) {
   run<kernels::rms_norm_forward>(x.device(), x.in(), n, w.in(), eps, y.out(), rstd.out());
   return record("rms_norm", y, {x, w}, {x, w, rstd}, [n, eps](const Saved& s, const Tensor& g) -> Tensors {
     const Tensor x = s[0], w = s[1];
-    if (grad_enabled()) return plain_gradients(s, {x, w}, g, [&] { return plain::rms_norm(x, w, eps); });
+    if (grad_enabled()) return plain_gradients(s, {x, w}, g, [&](const Tensors& in) { return plain::rms_norm(in[0], in[1], eps); });
     Tensor gx = want_if(s.needs(0), x), gw = s.needs(1) ? empty({n}, x.options()) : Tensor();
     run<kernels::rms_norm_backward>(x.device(), g.contiguous().in(), x.in(), n, w.in(), s[2].in(), gx.out(), gw.out());
     return {gx, gw};
@@ -145,11 +145,11 @@ Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& ru
     const Tensor x = s[0], w = s[1], mean = s[2], rstd = s[3];
     if (grad_enabled()) {
       Tensor b = s.needs(2) ? zeros({c}, x.options()).requires_grad_() : Tensor();
-      return plain_gradients(s, {x, w, b}, g, [&] {
-        if (training) return plain::batch_norm_train(x, w, b, eps);
-        Tensor y = (x - mean.unsqueeze(1)) * rstd.unsqueeze(1);
-        if (w.defined()) y = y * w.unsqueeze(1);
-        return b.defined() ? y + b.unsqueeze(1) : y;
+      return plain_gradients(s, {x, w, b}, g, [&](const Tensors& in) {
+        if (training) return plain::batch_norm_train(in[0], in[1], in[2], eps);
+        Tensor y = (in[0] - mean.unsqueeze(1)) * rstd.unsqueeze(1);
+        if (w.defined()) y = y * in[1].unsqueeze(1);
+        return b.defined() ? y + in[2].unsqueeze(1) : y;
       });
     }
     Tensor gx = want_if(s.needs(0), x), gw = s.needs(1) ? empty({c}, x.options()) : Tensor(), gb = s.needs(2) ? empty({c}, x.options()) : Tensor();

@@ -6,6 +6,7 @@ namespace dropin {
 void register_image_mixers(Registry& r) {
   r.add<Conv2d>();
   r.add<DepthwiseConv2d>();
+  r.add<SeparableConv2d>();
   r.add<Conv1d>();
   r.add<MaxPool2d>();
   r.add<AvgPool2d>();

@@ -20,6 +20,7 @@ std::atomic<long long> write_budget{-1};
 void fail_writes_after(long long bytes) { write_budget = bytes; }
 
 AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
+  if (path_.empty()) fail<FileError>({"the path of a file to write is empty"});
   struct stat old {};
   const bool exists = stat(path_.c_str(), &old) == 0;
   // Renaming over a device would replace the device.

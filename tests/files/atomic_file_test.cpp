@@ -3,7 +3,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#include "support.h"
+#include "files/temporary.h"
 
 namespace dropin {
 namespace {
@@ -47,7 +47,7 @@ TEST(AtomicFile, LeavesTheOldFileWhenTheDiskIsFull) {
   for (const long long room : {0, 1, 5}) {
     AtomicFile f(dir / "a");
     fail_writes_after(room);
-    EXPECT_REFUSED(FileError, (f.write("123"), f.write("456")), "No space left on device; the file is as it was before");
+    EXPECT_ERROR((f.write("123"), f.write("456")), FileError, "No space left on device; the file is as it was before");
     fail_writes_after(-1);
     EXPECT_EQ(content(dir / "a"), "old");
     EXPECT_EQ(dir.files(), 1u) << "the temporary is gone";
@@ -94,12 +94,12 @@ TEST(AtomicFile, WritesThroughALink) {
 
 TEST(AtomicFile, RefusesFoldersDevicesAndMissingFolders) {
   TemporaryFolder dir;
-  EXPECT_REFUSED(FileError, AtomicFile(dir / "missing/a"), "cannot be written: No such file or directory");
-  EXPECT_REFUSED(FileError, AtomicFile(dir / ""), "is not a regular file");
+  EXPECT_ERROR(AtomicFile(dir / "missing/a"), FileError, "cannot be written: No such file or directory");
+  EXPECT_ERROR(AtomicFile(dir / ""), FileError, "is not a regular file");
   ASSERT_EQ(mkfifo((dir / "pipe").c_str(), 0600), 0);
-  EXPECT_REFUSED(FileError, AtomicFile(dir / "pipe"), "is not a regular file");
-  EXPECT_REFUSED(FileError, AtomicFile("/dev/null"), "is not a regular file");
-  EXPECT_REFUSED(FileError, AtomicFile(""), "cannot be written");
+  EXPECT_ERROR(AtomicFile(dir / "pipe"), FileError, "is not a regular file");
+  EXPECT_ERROR(AtomicFile("/dev/null"), FileError, "is not a regular file");
+  EXPECT_ERROR(AtomicFile(""), FileError, "is empty");
 }
 
 }  // namespace

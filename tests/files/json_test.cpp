@@ -5,7 +5,7 @@
 #include <limits>
 #include <random>
 
-#include "support.h"
+#include "files/temporary.h"
 
 namespace dropin {
 namespace {
@@ -63,35 +63,36 @@ TEST(Json, RealsReadBackTheSame) {
 
 TEST(Json, RefusesWhatJsonDoesNotHave) {
   for (const double d : {std::nan(""), HUGE_VAL, -HUGE_VAL}) {
-    EXPECT_REFUSED(OptionError, Json(d).dump(), "NaN and Infinity");
+    EXPECT_ERROR(Json(d).dump(), OptionError, "NaN and Infinity");
     Json a = Json::array();
     a.push_back(Json(d));
-    EXPECT_REFUSED(OptionError, a.dump(), "NaN and Infinity");
-    EXPECT_REFUSED(OptionError, Json(d).as_string(), "expected a string");
+    EXPECT_ERROR(a.dump(), OptionError, "NaN and Infinity");
+    EXPECT_ERROR(Json(d).as_string(), OptionError, "expected a string");
   }
   for (const char* text : {"NaN", "Infinity", "-Infinity", "nan", "'a'", "{a:1}", "01", "+1", ".5", "1.", "0x10", "[1,]", "{\"a\":1,}", "// c\n1", "tru", "\"\t\"", "\"\\x\"", ""})
-    EXPECT_REFUSED(OptionError, Json::parse(text), "json: at byte ") << text;
-  EXPECT_REFUSED(OptionError, Json::parse("1e999"), "json: at byte 5");
+    EXPECT_ERROR(Json::parse(text), OptionError, "json: at byte ");
+  EXPECT_ERROR(Json::parse("1e999"), OptionError, "json: at byte 5");
 }
 
 TEST(Json, SaysWhereTheTextIsWrong) {
-  EXPECT_REFUSED(OptionError, Json::parse("[1, 2 3]"), "at byte 7: ");
-  EXPECT_REFUSED(OptionError, Json::parse("{} {}"), "at byte 4: ");
-  EXPECT_REFUSED(OptionError, Json::parse("[1] x"), "at byte 5: ");
-  EXPECT_REFUSED(OptionError, Json::parse(std::string("1\0", 2)), "at byte 2: ");
-  EXPECT_REFUSED(OptionError, Json::parse(R"({"a": 1, "b": {"a": 2}, "a": 3})"), "at byte 27: the key \"a\" is given twice");
-  EXPECT_REFUSED(OptionError, Json::parse(R"({"a": 1, "\u0061": 3})"), "the key \"a\" is given twice");
+  EXPECT_ERROR(Json::parse("[1, 2 3]"), OptionError, "at byte 8: ");
+  EXPECT_ERROR(Json::parse("{} {}"), OptionError, "at byte 4: ");
+  EXPECT_ERROR(Json::parse("[1] x"), OptionError, "at byte 5: ");
+  EXPECT_ERROR(Json::parse(std::string("1\0", 2)), OptionError, "at byte 2: a zero byte");
+  EXPECT_ERROR(Json::parse(std::string("{}\0{}", 5)), OptionError, "at byte 3: a zero byte");
+  EXPECT_ERROR(Json::parse(R"({"a": 1, "b": {"a": 2}, "a": 3})"), OptionError, "at byte 27: the key \"a\" is given twice");
+  EXPECT_ERROR(Json::parse(R"({"a": 1, "\u0061": 3})"), OptionError, "the key \"a\" is given twice");
 }
 
 TEST(Json, RefusesMalformedUtf8) {
   // a lone tail, overlong forms, a surrogate, beyond U+10FFFF, cut short
   for (const char* bytes : {"\x80", "\xc0\xaf", "\xc1\xbf", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf0\x80\x80\xaf", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80", "\xff", "\xc3", "\xe2\x82", "\xf0\x9f\x98"}) {
     EXPECT_FALSE(is_utf8(bytes));
-    EXPECT_REFUSED(OptionError, Json::parse('"' + std::string(bytes) + '"'), "json: at byte ");
-    EXPECT_REFUSED(OptionError, Json::parse("{\"" + std::string(bytes) + "\":1}"), "json: at byte ");
+    EXPECT_ERROR(Json::parse('"' + std::string(bytes) + '"'), OptionError, "json: at byte ");
+    EXPECT_ERROR(Json::parse("{\"" + std::string(bytes) + "\":1}"), OptionError, "json: at byte ");
     EXPECT_TRUE(is_utf8(Json(bytes).dump())) << "dump makes them U+FFFD";
   }
-  EXPECT_REFUSED(OptionError, Json::parse(R"("\ud800")"), "json: at byte ");
+  EXPECT_ERROR(Json::parse(R"("\ud800")"), OptionError, "json: at byte ");
   for (const char* bytes : {"", "a", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
     EXPECT_TRUE(is_utf8(bytes));
     EXPECT_EQ(Json::parse('"' + std::string(bytes) + '"').as_string(), bytes);
@@ -110,8 +111,8 @@ TEST(Json, EscapesWhatStringsMustNotHold) {
 TEST(Json, AllowsSixtyFourLevels) {
   const auto nested = [](std::size_t n) { return std::string(n, '[') + std::string(n, ']'); };
   EXPECT_EQ(Json::parse(nested(64)).dump(), nested(64));
-  EXPECT_REFUSED(OptionError, Json::parse(nested(65)), "at byte 65: nested more than 64 levels");
-  EXPECT_REFUSED(OptionError, Json::parse(std::string(10'000'000, '[')), "nested more than 64 levels");
+  EXPECT_ERROR(Json::parse(nested(65)), OptionError, "at byte 65: nested more than 64 levels");
+  EXPECT_ERROR(Json::parse(std::string(10'000'000, '[')), OptionError, "nested more than 64 levels");
 }
 
 TEST(Json, ReadsAnObjectOfManyKeysInLinearTime) {
@@ -133,13 +134,13 @@ TEST(Json, QuotesOnlyTheBeginningOfALongText) {
 }
 
 TEST(Json, GettersNameBothKinds) {
-  EXPECT_REFUSED(OptionError, Json("five").as_int(), "expected an integer, got \"five\"");
-  EXPECT_REFUSED(OptionError, Json(5.0).as_int(), "expected an integer, got 5.0");
-  EXPECT_REFUSED(OptionError, Json(1).as_bool(), "expected a bool, got 1");
-  EXPECT_REFUSED(OptionError, Json::array().as_double(), "expected a number, got an array");
-  EXPECT_REFUSED(OptionError, Json().as_string(), "expected a string, got null");
-  EXPECT_REFUSED(OptionError, Json(1).items(), "expected an object, got 1");
-  EXPECT_REFUSED(IndexError, Json::array()[0], "index 0");
+  EXPECT_ERROR(Json("five").as_int(), OptionError, "expected an integer, got \"five\"");
+  EXPECT_ERROR(Json(5.0).as_int(), OptionError, "expected an integer, got 5.0");
+  EXPECT_ERROR(Json(1).as_bool(), OptionError, "expected a bool, got 1");
+  EXPECT_ERROR(Json::array().as_double(), OptionError, "expected a number, got an array");
+  EXPECT_ERROR(Json().as_string(), OptionError, "expected a string, got null");
+  EXPECT_ERROR(Json(1).items(), OptionError, "expected an object, got 1");
+  EXPECT_ERROR(Json::array()[0], IndexError, "index 0");
 }
 
 TEST(Json, EqualityIgnoresTheOrderOfKeysOnly) {

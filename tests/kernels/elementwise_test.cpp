@@ -15,7 +15,7 @@ constexpr DType kAll[] = {kFloat32, kFloat64, kBFloat16, kFloat16, kInt8, kUInt8
 double sigmoid(double x) { return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x)); }
 double softplus(double x) { return std::isnan(x) ? x : std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
 double gelu_tanh(double x) {
-  if (std::isinf(x)) return x > 0 ? x : kNaN;
+  if (std::isinf(x)) return x > 0 ? x : 0;
   return x * sigmoid(2 * 0.7978845608028653559 * (x + 0.044715 * x * x * x));
 }
 double sign(double x) { return (x > 0) - (x < 0); }
@@ -57,8 +57,8 @@ const UnaryCase kUnary[] = {
     {Unary::LogSigmoid, "log_sigmoid", [](double x) { return -softplus(-x); }, -30, 30, 4, 0},
     {Unary::Softplus, "softplus", softplus, -30, 30, 4, 0},
     {Unary::Relu, "relu", [](double x) { return x <= 0 ? 0 : x; }, -4, 4, 0, 0},
-    {Unary::Silu, "silu", [](double x) { return x == -kInf ? kNaN : x * sigmoid(x); }, -40, 40, 4, 0},
-    {Unary::Gelu, "gelu", [](double x) { return x == -kInf ? kNaN : x * cdf(x); }, -10, 10, 30, 0},  // far in the tail without FMA; 5 with it
+    {Unary::Silu, "silu", [](double x) { return x == -kInf ? 0 : x * sigmoid(x); }, -40, 40, 4, 0},
+    {Unary::Gelu, "gelu", [](double x) { return x == -kInf ? 0 : x * cdf(x); }, -10, 10, 30, 0},  // far in the tail without FMA; 5 with it
     {Unary::GeluTanh, "gelu_tanh", gelu_tanh, -4, 4, 40, 0},                                         // the exponent's rounding is multiplied by it
     {Unary::Erf, "erf", [](double x) { return std::erf(x); }, -5, 5, 3, 0},
     {Unary::Floor, "floor", [](double x) { return std::floor(x); }, -9, 9, 0, 0},
@@ -191,6 +191,20 @@ TEST(UnaryGrad, MatchesTheDerivative) {
       }
 }
 
+TEST(UnaryGrad, HasLimitsAtLargeAndInfiniteValues) {
+  const std::vector<double> at = {-kInf, -1e38, -1e20, -1000, 1000, 1e20, 1e38, kInf, kNaN};
+  const std::int64_t n = static_cast<std::int64_t>(at.size());
+  for (UnaryGrad op : {UnaryGrad::Silu, UnaryGrad::Gelu, UnaryGrad::GeluTanh, UnaryGrad::Softplus})
+    for (DType t : {kFloat32, kFloat64, kBFloat16}) {
+      Array g(t, {n}), s(t, {n}), gx(t, {n});
+      g.values({3});
+      s.values(at);
+      run<kernels::unary_grad>(kCPU, op, g.in(), s.in(), gx.out());
+      expect_close(
+          gx, [&](std::int64_t i) { return std::isnan(at[i]) ? kNaN : at[i] > 0 ? 3 : 0; }, 0, 0, "limit");
+    }
+}
+
 double remainder_of(double a, double b) {
   const double r = std::fmod(a, b);
   return r != 0 && (r < 0) != (b < 0) ? r + b : r;
@@ -306,6 +320,22 @@ TEST(Binary, BroadcastsAndTakesEveryLayout) {
           }
 }
 
+TEST(Binary, RepeatsShortRowsAndTakesLargeTransposedOperands) {
+  for (const Sizes& s : {Sizes{20000, 3}, Sizes{701, 67}, Sizes{5, 90, 101}}) {
+    Array x(kFloat32, s, Layout::Transposed), y(kFloat32, s), bias(kFloat32, {s.back()}), z(kBFloat16, s, Layout::Transposed), w(kFloat32, s);
+    x.random(-2, 2, 1), bias.random(-2, 2, 2), z.random(-2, 2, 3);
+    with_threads([&] { run<kernels::binary>(kCPU, Binary::Add, x.in(), bias.broadcast(s), y.out()); });
+    expect_close(
+        y, [&](std::int64_t i) { return x[i] + bias[i % s.back()]; }, 1, 0, "row");
+    run<kernels::binary>(kCPU, Binary::Sub, y.in(), x.in(), y.out());
+    expect_close(
+        y, [&](std::int64_t i) { return static_cast<double>(static_cast<float>(x[i] + bias[i % s.back()])) - x[i]; }, 1, 0, "over its input");
+    run<kernels::copy>(kCPU, z.in(), w.out());
+    expect_close(
+        w, [&](std::int64_t i) { return z[i]; }, 0, 0, "converted");
+  }
+}
+
 TEST(Binary, MayWriteOverItsInput) {
   Array a(kFloat32, {1000}), b(kFloat32, {1000});
   a.random(-1, 1, 1), b.random(-1, 1, 2);
@@ -351,6 +381,22 @@ TEST(Affine, AndAxpyAndClampAndWhere) {
   EXPECT_TRUE(std::isnan(y[0]));
   EXPECT_EQ(y[1], 1);
   EXPECT_EQ(y[2], -1);
+}
+
+TEST(Affine, FactorsBeyondTheIntegersSaturate) {
+  Array x(kInt64, {3}), y(kInt64, {3});
+  x.values({0, 1, -1});
+  run<kernels::affine>(kCPU, x.in(), 1.0, kInf, y.out());
+  EXPECT_EQ(y.out().as<std::int64_t>()[0], std::numeric_limits<std::int64_t>::max());
+  run<kernels::affine>(kCPU, x.in(), kNaN, -2.5, y.out());
+  EXPECT_EQ(y[1], -2);
+  run<kernels::axpy>(kCPU, -1e300, x.in(), y.out());
+  EXPECT_EQ(y[0], -2);
+  Array b(kInt8, {2}), c(kInt8, {2});
+  b.values({-128, 127});
+  run<kernels::clamp>(kCPU, b.in(), kNaN, kNaN, c.out());
+  EXPECT_EQ(c[0], -128);
+  EXPECT_EQ(c[1], 127);
 }
 
 double converted(double v, DType from, DType to) {

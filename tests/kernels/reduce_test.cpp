@@ -56,7 +56,8 @@ double expected(Reduce op, const std::vector<double>& v) {
   return 0;
 }
 
-const Sizes kShapes[] = {{}, {1}, {7}, {5000}, {5, 7}, {300, 70}, {70, 300}, {3, 5, 7}, {20, 33, 19}, {2, 3, 4, 5}, {1, 9, 1}, {40000, 3}};
+const Sizes kShapes[] = {{}, {1}, {7}, {5000}, {5, 7}, {300, 70}, {70, 300}, {3, 5, 7}, {20, 33, 19}, {2, 3, 4, 5},
+                         {1, 9, 1}, {40000, 3}, {3, 41, 31}, {2, 9000}};
 
 TEST(Reduce, FloatsMatchDoubleForEveryMaskAndLayout) {
   for (const Sizes& s : kShapes)
@@ -161,7 +162,7 @@ TEST(Reduce, SpecialValues) {
 }
 
 TEST(Reduce, DoesNotDependOnTheNumberOfThreads) {
-  for (const Sizes& s : {Sizes{3000000}, Sizes{3, 500000}, Sizes{40000, 70}, Sizes{64, 64, 300}})
+  for (const Sizes& s : {Sizes{3000000}, Sizes{3, 500000}, Sizes{40000, 70}, Sizes{64, 64, 300}, Sizes{90001, 7}, Sizes{37, 2111, 5}})
     for (std::uint32_t mask = 1; mask < (1u << s.size()); ++mask) {
       Array x(kFloat32, s), one(kFloat32, kept(s, mask)), many(kFloat32, kept(s, mask));
       x.random(-1, 1);

@@ -32,7 +32,7 @@ struct TensorIn {
   bool contiguous() const {
     std::int64_t expect = 1;
     for (int i = ndim - 1; i >= 0; --i) {
-      if (sizes[i] != 1 && strides[i] != expect) return false;
+      if (sizes[i] != 1 && strides[i] != expect) return numel() == 0;
       expect *= sizes[i];
     }
     return true;

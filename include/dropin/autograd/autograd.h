@@ -142,12 +142,23 @@ template <class F> Tensors record_many(const char* name, Tensors ys, const Tenso
   return ys;
 }
 
-/// Second derivatives of a fused op: the gradients of its plain definition y = plain(), recorded. Call from a backward function when grad_enabled().
+namespace detail {
+/// x itself as the result of a recorded operation, so that a gradient can be asked of this use of it alone.
+inline Tensor identity(const Tensor& x) {
+  if (!x.defined() || !x.requires_grad()) return x;
+  return record("identity", x.detach(), {x}, {}, [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
+}
+}  // namespace detail
+
+/// Second derivatives of a fused op: the recorded gradients of its plain definition, `plain(inputs) -> Tensor`. Call from a backward function when
+/// grad_enabled(), with the op's inputs in order; gy is the gradient of its result.
 template <class Plain> Tensors plain_gradients(const Saved& s, const Tensors& inputs, const Tensor& gy, Plain&& plain) {
-  Tensors wanted;
-  for (int i = 0; i < s.inputs(); ++i)
-    if (s.needs(i)) wanted.push_back(inputs[static_cast<std::size_t>(i)]);
-  Tensors g = grad({plain()}, wanted, {gy}, /*retain_graph=*/true, /*create_graph=*/true, /*allow_unused=*/true);
+  Tensors used, wanted;
+  for (int i = 0; i < s.inputs(); ++i) {
+    used.push_back(detail::identity(inputs[static_cast<std::size_t>(i)]));  // one tensor may be several inputs
+    if (s.needs(i)) wanted.push_back(used.back());
+  }
+  const Tensors g = grad({plain(used)}, wanted, {gy}, /*retain_graph=*/true, /*create_graph=*/true, /*allow_unused=*/true);
   Tensors all(static_cast<std::size_t>(s.inputs()));
   for (int i = 0, k = 0; i < s.inputs(); ++i)
     if (s.needs(i)) all[static_cast<std::size_t>(i)] = g[static_cast<std::size_t>(k++)];

@@ -16,11 +16,24 @@ struct AttentionParams {
   Tensor attn_mask;                           ///< broadcasts to [B, H, Lq, Lk]; bool (true = forbidden) or float (added)
   bool alibi = false;                         ///< adds -slope_h |i + Lk - Lq - j| (Press et al. 2021)
   double dropout_p = 0;                       ///< on the probabilities
+  std::optional<std::int64_t> window_left;    ///< key j is seen only when j >= i + offset - window_left (offset: causal_offset, 0 unless causal or given)
+  std::optional<std::int64_t> window_right;   ///< and when j <= i + offset + window_right
+  std::optional<double> sigmoid_bias;         ///< weights sigmoid(score + sigmoid_bias) instead of the softmax (Ramapuram et al. 2024)
 };
 
 /// softmax(q k^T scale + ...) v. q [B, H, Lq, Dh], k [B, Hk, Lk, Dh], v [B, Hk, Lk, Dv], Hk divides H -> [B, H, Lq, Dv].
 /// (Vaswani et al. 2017; specs: MultiheadAttention.)
+/// Tiled: memory is linear in L, backward recomputes the probabilities. Float64, dropout, and float masks that want a gradient take the plain definition.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p = {});
+
+struct AttentionWithLse {
+  Tensor o;    ///< [B, H, Lq, Dv]
+  Tensor lse;  ///< [B, H, Lq]: log of the sum of exponentials of the scores seen, -inf where none is; differentiable
+};
+/// The same with what is needed to merge attention over several sets of keys: o = sum_s exp(lse_s - lse) o_s. Not for the sigmoid.
+AttentionWithLse attention_with_lse(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p = {});
+/// Merges attention over disjoint sets of keys into attention over their union, by log-sum-exp.
+AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts);
 
 /// PyTorch's F.scaled_dot_product_attention: here a boolean attn_mask is true where a query MAY attend, and is_causal aligns top-left.
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& attn_mask = {}, double dropout_p = 0, bool is_causal = false,
@@ -39,8 +52,8 @@ Tensor split_heads(const Tensor& x, std::int64_t heads);
 Tensor merge_heads(const Tensor& x);
 
 namespace plain {
-/// The definition, with the L x L scores in memory. `weights` receives the probabilities [B, H, Lq, Lk] when not null.
-Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p, Tensor* weights = nullptr);
+/// The definition, with the L x L scores in memory. `weights` receives the probabilities [B, H, Lq, Lk], `lse` the log-sum-exp, when not null.
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p, Tensor* weights = nullptr, Tensor* lse = nullptr);
 }  // namespace plain
 
 }  // namespace dropin

@@ -1,14 +1,12 @@
-// What the file tests share: a folder that goes away, whole files, and errors checked by type and by words.
+// A folder that goes away, whole files, and the words of an error.
 #pragma once
-#include <gtest/gtest.h>
-
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <iterator>
 #include <string>
 
-#include "dropin/core/error.h"
+#include "support.h"
 
 namespace dropin::testing {
 
@@ -53,10 +51,3 @@ template <class E, class F> std::string refusal(F&& f) {
 }
 
 }  // namespace dropin::testing
-
-/// EXPECT_REFUSED(OptionError, Json::parse("["), "at byte 1"): throws that type, and says these words.
-#define EXPECT_REFUSED(TYPE, STATEMENT, WORDS)                                                  \
-  do {                                                                                          \
-    const std::string said = ::dropin::testing::refusal<::dropin::TYPE>([&] { (void)(STATEMENT); }); \
-    EXPECT_NE(said.find(WORDS), std::string::npos) << "said: " << said;                         \
-  } while (0)

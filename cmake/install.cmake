@@ -1,0 +1,42 @@
+# cmake --install: headers, library, program, plugin; found again by find_package(dropin) and by pkg-config.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/dropin)
+install(TARGETS dropin EXPORT dropinTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(DIRECTORY include/dropin DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
+install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+if(TARGET dropin_cli)
+  if(DROPIN_BUILD_SHARED)  # found beside the program, wherever the tree is put
+    file(RELATIVE_PATH to_lib /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})
+    set_target_properties(dropin_cli PROPERTIES INSTALL_RPATH "$ORIGIN/${to_lib}")
+  endif()
+  install(TARGETS dropin_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
+if(TARGET dropin_cuda)
+  install(TARGETS dropin_cuda LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
+endif()
+
+install(EXPORT dropinTargets NAMESPACE dropin:: DESTINATION ${package_dir})
+set(DROPIN_PACKAGE_SHARED ${DROPIN_BUILD_SHARED})
+configure_package_config_file(cmake/dropinConfig.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/dropinConfig.cmake INSTALL_DESTINATION ${package_dir})
+write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/dropinConfigVersion.cmake COMPATIBILITY SameMinorVersion)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/dropinConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/dropinConfigVersion.cmake DESTINATION ${package_dir})
+
+# pkg-config: relative to the file itself, so that an installed tree can be moved (cmake --install --prefix included).
+set(DROPIN_PC_LIBDIR ${CMAKE_INSTALL_FULL_LIBDIR})
+set(DROPIN_PC_INCLUDEDIR ${CMAKE_INSTALL_FULL_INCLUDEDIR})
+set(DROPIN_PC_PREFIX ${CMAKE_INSTALL_PREFIX})
+if(NOT IS_ABSOLUTE ${CMAKE_INSTALL_LIBDIR} AND NOT IS_ABSOLUTE ${CMAKE_INSTALL_INCLUDEDIR})
+  file(RELATIVE_PATH up /${CMAKE_INSTALL_LIBDIR}/pkgconfig /)
+  string(REGEX REPLACE "/$" "" up ${up})
+  set(DROPIN_PC_PREFIX "\${pcfiledir}/${up}")
+  set(DROPIN_PC_LIBDIR "\${prefix}/${CMAKE_INSTALL_LIBDIR}")
+  set(DROPIN_PC_INCLUDEDIR "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
+endif()
+if(NOT DROPIN_BUILD_SHARED)  # named in full: with no shared library beside it, `pkg-config --libs` must do without --static
+  set(DROPIN_PC_REQUIRES zlib)
+  set(DROPIN_PC_LIBS "-lhwy_contrib -lhwy -ldnnl -ldl -pthread")
+endif()
+configure_file(cmake/dropin.pc.in ${CMAKE_CURRENT_BINARY_DIR}/dropin.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/dropin.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
