@@ -16,6 +16,12 @@ struct AttentionSpec {
   std::int64_t left = INT64_MIN;   ///< INT64_MIN: no bound
   std::int64_t right = INT64_MAX;  ///< 0: causal; INT64_MAX: no bound
   std::int64_t alibi_offset = 0;   ///< scores get -slope_h |i + alibi_offset - j|
+  /// Strands, when step is not null (Lq = Lk, H = Hk): positions are cut into segments of `segment` (0: one segment), and in head h every step[h]-th position of a
+  /// segment, counted from first[h] (null or -1: from each of 0 .. step[h] - 1), sees only its own kind. left and right then count positions of that strand.
+  std::int64_t segment = 0;
+  const std::int64_t* step = nullptr;
+  const std::int64_t* first = nullptr;
+  bool accumulate = false;  ///< merges into the o and lse that are there (by log-sum-exp; the sigmoid adds), adds to gq, gk, gv
 };
 
 /// slopes [H] f32 or null; key_mask [B, Lk] bool (true = ignored) or null; forbidden [B, H, Lq, Lk] bool (any strides) or null; added [B, H, Lq, Lk] f32 (any strides) or null.

@@ -77,7 +77,7 @@ Shape contiguous_strides(const Shape& sizes) {
   std::int64_t step = 1;
   for (int i = sizes.size() - 1; i >= 0; --i) {
     s[i] = step;
-    step *= std::max<std::int64_t>(sizes[i], 1);
+    if (__builtin_mul_overflow(step, std::max<std::int64_t>(sizes[i], 1), &step)) step = INT64_MAX;  // no memory holds it: the allocator says so
   }
   return s;
 }

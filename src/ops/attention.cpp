@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <limits>
+#include <memory>
 
 #include "dropin/ops/loss.h"
 #include "dropin/ops/matmul.h"
@@ -31,6 +32,15 @@ void check_heads(const char* who, const Tensor& q, const Tensor& k, const Tensor
     if (p.attn_mask.dim() > 4 || !(broadcast_shapes(full, p.attn_mask.sizes(), who) == full))
       fail<ShapeError>({who, ": attn_mask is ", p.attn_mask.sizes(), ", expected something that broadcasts to ", full});
   }
+  if (p.step.empty()) return;
+  if (q.size(1) != k.size(1) || q.size(2) != k.size(2)) fail<ShapeError>({who, ": strands need queries and keys of one shape, got ", q.sizes(), " and ", k.sizes()});
+  if (p.attn_mask.defined()) fail<OptionError>({who, ": strands do not go with attn_mask"});
+  const auto heads = static_cast<std::size_t>(q.size(1));
+  if (p.step.size() != heads || (!p.first.empty() && p.first.size() != heads))
+    fail<OptionError>({who, ": step has ", p.step.size(), " and first ", p.first.size(), " entries, expected one per head: ", heads});
+  for (std::size_t h = 0; h < heads; ++h)
+    if (p.step[h] < 1 || (!p.first.empty() && p.first[h] < 0)) fail<OptionError>({who, ": step must be positive and first not negative"});
+  if (p.segment < 0) fail<OptionError>({who, ": segment is ", p.segment, ", expected 0 (none) or a length"});
 }
 
 // Probabilities times values in which masked keys may hold NaN or Inf: 0 * Inf must not leak, so what is not finite is added only where it is seen.
@@ -65,6 +75,26 @@ Tensor alibi_slopes(std::int64_t heads, const TensorOptions& o) {
 
 namespace {
 
+// Who sees whom along strands, [H, L, L] bool (true = forbidden), the window included.
+Tensor strand_mask(const AttentionParams& p, std::int64_t length) {
+  const auto heads = static_cast<std::int64_t>(p.step.size()), segment = p.segment > 0 ? p.segment : std::max<std::int64_t>(length, 1);
+  Tensor mask = empty({heads, length, length}, kBool);
+  bool* m = mask.data<bool>();
+  for (std::int64_t h = 0; h < heads; ++h) {
+    const std::int64_t step = p.step[static_cast<std::size_t>(h)], first = p.first.empty() ? -1 : p.first[static_cast<std::size_t>(h)];
+    for (std::int64_t i = 0; i < length; ++i)
+      for (std::int64_t j = 0; j < length; ++j) {
+        const std::int64_t u = i % segment, w = j % segment, apart = w / step - u / step;
+        bool seen = i / segment == j / segment && u % step == w % step && (first < 0 || u % step == first);
+        if (p.causal) seen = seen && apart <= 0;
+        if (p.window_left) seen = seen && apart >= -*p.window_left;
+        if (p.window_right) seen = seen && apart <= *p.window_right;
+        *m++ = !seen;
+      }
+  }
+  return mask;
+}
+
 // Position of query 0 among the keys.
 std::int64_t query_offset(const AttentionParams& p, std::int64_t lq, std::int64_t lk) { return p.causal_offset.value_or(p.causal ? lk - lq : 0); }
 
@@ -84,9 +114,13 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_, con
   Tensor forbidden;
   auto forbid = [&](const Tensor& m) { forbidden = forbidden.defined() ? logical_or(forbidden, m) : m; };
   const Tensor at = i + static_cast<double>(query_offset(p, lq, lk));
-  if (p.causal) forbid(j > at);
-  if (p.window_left) forbid(j < at - static_cast<double>(*p.window_left));
-  if (p.window_right) forbid(j > at + static_cast<double>(*p.window_right));
+  if (!p.step.empty()) {
+    forbid(strand_mask(p, lk).to(q.device()));
+  } else {
+    if (p.causal) forbid(j > at);
+    if (p.window_left) forbid(j < at - static_cast<double>(*p.window_left));
+    if (p.window_right) forbid(j > at + static_cast<double>(*p.window_right));
+  }
   if (p.key_padding_mask.defined()) forbid(p.key_padding_mask.unsqueeze(1).unsqueeze(1));
   if (p.attn_mask.defined()) {
     if (p.attn_mask.dtype() == kBool) {
@@ -123,42 +157,84 @@ Tensor laid_out(const Tensor& x) {
 // Memory [B, L, H, D] seen as [B, H, L, D], so that merging the heads copies nothing.
 Tensor heads_last(const Shape& s, const Device& d) { return empty({s[0], s[2], s[1], s[3]}, {kFloat32, d}).transpose(1, 2); }
 
-AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_, const AttentionParams& p) {
-  const std::int64_t b = q_.size(0), h = q_.size(1), lq = q_.size(2), lk = k_.size(2);
+// A pattern as the kernels take it.
+struct Pattern {
   kernels::AttentionSpec spec;
-  spec.kind = p.sigmoid_bias ? kernels::ScoreKind::Sigmoid : kernels::ScoreKind::Softmax;
-  spec.scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q_.size(3))));
-  spec.bias = p.sigmoid_bias.value_or(0);
-  spec.offset = query_offset(p, lq, lk);
-  if (p.window_left) spec.left = -*p.window_left;
-  if (p.window_right) spec.right = *p.window_right;
-  if (p.causal) spec.right = std::min<std::int64_t>(spec.right, 0);
-  spec.alibi_offset = lk - lq;
-  const Tensor q = laid_out(q_), k = laid_out(k_), v = laid_out(v_);
-  const Tensor slopes = p.alibi ? alibi_slopes(h).to(q.device()) : Tensor(), pad = p.key_padding_mask.defined() ? p.key_padding_mask.contiguous() : Tensor();
-  Tensor forbidden, added;
-  if (p.attn_mask.defined()) {
-    const Tensor m = detail::broadcast_to(p.attn_mask.dtype() == kBool ? p.attn_mask : p.attn_mask.detach().to(kFloat32), {b, h, lq, lk});
-    (m.dtype() == kBool ? forbidden : added) = m;
+  std::vector<std::int64_t> step, first;
+  Tensor slopes, pad, forbidden, added;
+
+  Pattern(const Tensor& q, const Tensor& k, const AttentionParams& p) : step(p.step), first(p.first) {
+    const std::int64_t b = q.size(0), h = q.size(1), lq = q.size(2), lk = k.size(2);
+    spec.kind = p.sigmoid_bias ? kernels::ScoreKind::Sigmoid : kernels::ScoreKind::Softmax;
+    spec.scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
+    spec.bias = p.sigmoid_bias.value_or(0);
+    spec.offset = query_offset(p, lq, lk);
+    if (p.window_left) spec.left = -*p.window_left;
+    if (p.window_right) spec.right = *p.window_right;
+    if (p.causal) spec.right = std::min<std::int64_t>(spec.right, 0);
+    spec.alibi_offset = lk - lq;
+    spec.segment = p.segment;
+    if (p.alibi) slopes = alibi_slopes(h).to(q.device());
+    if (p.key_padding_mask.defined()) pad = p.key_padding_mask.contiguous();
+    if (p.attn_mask.defined()) {
+      const Tensor m = detail::broadcast_to(p.attn_mask.dtype() == kBool ? p.attn_mask : p.attn_mask.detach().to(kFloat32), {b, h, lq, lk});
+      (m.dtype() == kBool ? forbidden : added) = m;
+    }
   }
-  Tensor o = heads_last({b, h, lq, v.size(3)}, q.device()), lse = p.sigmoid_bias ? Tensor() : empty({b, h, lq}, q.options());
-  run<kernels::attention_forward>(q.device(), q.in(), k.in(), v.in(), spec, slopes.in(), pad.in(), forbidden.in(), added.in(), o.out(), lse.out());
-  Tensors r = record_many("attention", {o, lse}, {q, k, v}, {q, k, v, o, lse, slopes, pad, forbidden, added}, [spec, p](const Saved& s, const Tensors& g) -> Tensors {
+  /// The kernel's view of it, valid as long as this object.
+  kernels::AttentionSpec bound(bool accumulate) const {
+    kernels::AttentionSpec s = spec;
+    s.step = step.empty() ? nullptr : step.data();
+    s.first = first.empty() ? nullptr : first.data();
+    s.accumulate = accumulate;
+    return s;
+  }
+};
+
+AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_, const std::vector<AttentionParams>& params, bool exact_gradient = true) {
+  const Tensor q = laid_out(q_), k = laid_out(k_), v = laid_out(v_);
+  auto patterns = std::make_shared<std::vector<Pattern>>();
+  for (const AttentionParams& p : params) patterns->emplace_back(q, k, p);
+  const bool merged = params.size() > 1 || !params[0].step.empty(), softmax = !params[0].sigmoid_bias;
+  auto forward = [merged](const Pattern& p, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse) {
+    run<kernels::attention_forward>(q.device(), q.in(), k.in(), v.in(), p.bound(merged), p.slopes.in(), p.pad.in(), p.forbidden.in(), p.added.in(), o.out(), lse.out());
+  };
+  Tensor o = heads_last({q.size(0), q.size(1), q.size(2), v.size(3)}, q.device()), lse = softmax ? empty({q.size(0), q.size(1), q.size(2)}, q.options()) : Tensor();
+  auto reset = [](Tensor& o, Tensor& lse) {
+    o.zero_();
+    if (lse.defined()) lse.fill_(-std::numeric_limits<double>::infinity());
+  };
+  if (merged) reset(o, lse);
+  for (const Pattern& p : *patterns) forward(p, q, k, v, o, lse);
+  Tensors r = record_many("attention", {o, lse}, {q, k, v}, {q, k, v, o, lse}, [=](const Saved& s, const Tensors& g) -> Tensors {
     const Tensor q = s[0], k = s[1], v = s[2];
     if (grad_enabled()) {
       // both results enter one sum, whose gradient with respect to each is what came in
       return plain_gradients(s, {q, k, v}, ones({}, q.options()), [&](const Tensors& in) {
-        Tensor lse, total = zeros({}, q.options());
-        const Tensor o = plain::attention(in[0], in[1], in[2], p, nullptr, g[1].defined() ? &lse : nullptr);
-        if (g[0].defined()) total = total + sum(o * g[0]);
-        if (g[1].defined()) total = total + sum(where(isfinite(lse), lse * g[1], 0.0));
+        Tensor total = zeros({}, q.options());
+        AttentionWithLse a;
+        if (merged) a = plain::attention_mixture(in[0], in[1], in[2], params, exact_gradient);
+        else a.o = plain::attention(in[0], in[1], in[2], params[0], nullptr, g[1].defined() ? &a.lse : nullptr);
+        if (g[0].defined()) total = total + sum(a.o * g[0]);
+        if (g[1].defined()) total = total + sum(where(isfinite(a.lse), a.lse * g[1], 0.0));
         return total;
       });
     }
     const Tensor go = g[0].defined() ? laid_out(g[0]) : zeros(s[3].sizes(), q.options()), glse = g[1].defined() ? g[1].contiguous() : Tensor();
     Tensor gq = heads_last(q.sizes(), q.device()), gk = heads_last(k.sizes(), q.device()), gv = heads_last(v.sizes(), q.device());
-    run<kernels::attention_backward>(q.device(), go.in(), glse.in(), q.in(), k.in(), v.in(), s[3].in(), s[4].in(), spec, s[5].in(), s[6].in(), s[7].in(), s[8].in(), gq.out(), gk.out(),
-                                     gv.out());
+    if (merged)
+      for (Tensor* t : {&gq, &gk, &gv}) t->zero_();
+    Tensor own, own_lse;
+    if (patterns->size() > 1 && !exact_gradient) own = empty_like(s[3]), own_lse = empty_like(s[4]);
+    for (const Pattern& p : *patterns) {
+      if (own.defined()) {  // each pattern's own result, in one buffer that all of them use in turn
+        reset(own, own_lse);
+        forward(p, q, k, v, own, own_lse);
+      }
+      const Tensor& o = own.defined() ? own : s[3];
+      run<kernels::attention_backward>(q.device(), go.in(), glse.in(), q.in(), k.in(), v.in(), o.in(), s[4].in(), p.bound(merged), p.slopes.in(), p.pad.in(), p.forbidden.in(),
+                                       p.added.in(), gq.out(), gk.out(), gv.out());
+    }
     return {gq, gk, gv};
   });
   return {r[0].to(q_.dtype()), r[1]};
@@ -174,32 +250,64 @@ bool has_tiled(const Tensor& q, const Tensor& k, const Tensor& v, const Attentio
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
   check_heads("attention", q, k, v, p);
-  return has_tiled(q, k, v, p) ? tiled(q, k, v, p).o : plain::attention(q, k, v, p);
+  return has_tiled(q, k, v, p) ? tiled(q, k, v, {p}).o : plain::attention(q, k, v, p);
 }
 
 AttentionWithLse attention_with_lse(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
   check_heads("attention", q, k, v, p);
   if (p.sigmoid_bias) fail<OptionError>({"attention_with_lse: sigmoid weights are not normalised; there is no log-sum-exp"});
-  if (has_tiled(q, k, v, p)) return tiled(q, k, v, p);
+  if (has_tiled(q, k, v, p)) return tiled(q, k, v, {p});
   AttentionWithLse r;
   r.o = plain::attention(q, k, v, p, nullptr, &r.lse);
   return r;
 }
 
-AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts) {
-  if (parts.empty()) fail<ShapeError>({"merge_attention: no parts"});
-  if (parts.size() == 1) return parts[0];
+namespace {
+
+AttentionWithLse merge(const std::vector<AttentionWithLse>& parts, bool exact_gradient) {
   const double inf = std::numeric_limits<double>::infinity();
   Tensors lses;
   for (const auto& a : parts) lses.push_back(a.lse);
-  const Tensor all_lse = stack(lses, -1), total = logsumexp(all_lse, {-1}), base = masked_fill(total, total == -inf, 0);
   AttentionWithLse r;
-  r.lse = total;
+  r.lse = logsumexp(stack(lses, -1), {-1});
+  const Tensor base = masked_fill(r.lse, r.lse == -inf, 0);
   for (const auto& a : parts) {
-    const Tensor share = (a.o * exp(a.lse - base).unsqueeze(-1).to(a.o.dtype()));
+    const Tensor alpha = exp(a.lse - base).unsqueeze(-1).to(a.o.dtype()), share = a.o * (exact_gradient ? alpha : alpha.detach());
     r.o = r.o.defined() ? r.o + share : share;
   }
   return r;
+}
+void check_patterns(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<AttentionParams>& patterns) {
+  if (patterns.empty()) fail<ShapeError>({"attention_mixture: no patterns"});
+  for (const AttentionParams& p : patterns) {
+    check_heads("attention_mixture", q, k, v, p);
+    if (p.sigmoid_bias) fail<OptionError>({"attention_mixture: sigmoid weights are not normalised; add the outputs instead"});
+  }
+}
+
+}  // namespace
+
+AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts) {
+  if (parts.empty()) fail<ShapeError>({"merge_attention: no parts"});
+  return parts.size() == 1 ? parts[0] : merge(parts, true);
+}
+
+AttentionWithLse plain::attention_mixture(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<AttentionParams>& patterns, bool exact_gradient) {
+  check_patterns(q, k, v, patterns);
+  std::vector<AttentionWithLse> parts;
+  for (const AttentionParams& p : patterns) {
+    AttentionWithLse a;
+    a.o = plain::attention(q, k, v, p, nullptr, &a.lse);
+    parts.push_back(std::move(a));
+  }
+  return merge(parts, exact_gradient);
+}
+
+AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<AttentionParams>& patterns, bool exact_gradient) {
+  check_patterns(q, k, v, patterns);
+  for (const AttentionParams& p : patterns)
+    if (!has_tiled(q, k, v, p)) return plain::attention_mixture(q, k, v, patterns, exact_gradient);
+  return tiled(q, k, v, patterns, exact_gradient);
 }
 
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& attn_mask, double dropout_p, bool is_causal, std::optional<double> scale) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <optional>
 #include <string_view>
+#include <vector>
 
 #include "dropin/autograd/autograd.h"
 
@@ -19,6 +20,11 @@ struct AttentionParams {
   std::optional<std::int64_t> window_left;    ///< key j is seen only when j >= i + offset - window_left (offset: causal_offset, 0 unless causal or given)
   std::optional<std::int64_t> window_right;   ///< and when j <= i + offset + window_right
   std::optional<double> sigmoid_bias;         ///< weights sigmoid(score + sigmoid_bias) instead of the softmax (Ramapuram et al. 2024)
+  /// Strands (self-attention, Lq = Lk and H = Hk; not with attn_mask): positions are cut into segments of `segment` (0: one), and in head h the positions of a
+  /// segment that are first[h] modulo step[h] see only each other; the others see nothing. first empty: every residue is a strand of its own, which with a
+  /// window is dilation. The window then counts positions of the strand.
+  std::int64_t segment = 0;
+  std::vector<std::int64_t> step = {}, first = {};  ///< [H] each; step empty: no strands
 };
 
 /// softmax(q k^T scale + ...) v. q [B, H, Lq, Dh], k [B, Hk, Lk, Dh], v [B, Hk, Lk, Dv], Hk divides H -> [B, H, Lq, Dv].
@@ -32,6 +38,9 @@ struct AttentionWithLse {
 };
 /// The same with what is needed to merge attention over several sets of keys: o = sum_s exp(lse_s - lse) o_s. Not for the sigmoid.
 AttentionWithLse attention_with_lse(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p = {});
+/// softmax attention over several patterns at once: o = sum_i alpha_i o_i with alpha_i = exp(lse_i - lse), in one buffer, as if the keys of all patterns were
+/// one list (Ding et al. 2023, LongNet, section 2.2). exact_gradient = false holds the alpha_i constant in backward, as the paper's code does.
+AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<AttentionParams>& patterns, bool exact_gradient = true);
 /// Merges attention over disjoint sets of keys into attention over their union, by log-sum-exp.
 AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts);
 
@@ -52,6 +61,8 @@ Tensor split_heads(const Tensor& x, std::int64_t heads);
 Tensor merge_heads(const Tensor& x);
 
 namespace plain {
+/// attention_mixture by its definition, each pattern's output in memory.
+AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<AttentionParams>& patterns, bool exact_gradient = true);
 /// The definition, with the L x L scores in memory. `weights` receives the probabilities [B, H, Lq, Lk], `lse` the log-sum-exp, when not null.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p, Tensor* weights = nullptr, Tensor* lse = nullptr);
 }  // namespace plain

@@ -1,0 +1,119 @@
+// Small matrix products in registers, for kernels that work tile by tile. Included once per target, after hwy/highway.h (no ordinary include guard).
+#if defined(DROPIN_KERNELS_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
+#ifdef DROPIN_KERNELS_TILE_INL_H_
+#undef DROPIN_KERNELS_TILE_INL_H_
+#else
+#define DROPIN_KERNELS_TILE_INL_H_
+#endif
+
+#include <algorithm>
+#include <cstdint>
+
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace dropin::kernels::HWY_NAMESPACE {
+namespace {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// --- small matrix products: C[M, N] (+)= A B, where A(r, k) = a[r * ar + k * ak] is broadcast and B's rows are vectors
+
+#if HWY_TARGET <= HWY_AVX3
+constexpr int kRows = 12;
+#else
+constexpr int kRows = 6;
+#endif
+
+template <int R, int W> HWY_INLINE void product_block(std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                                                      bool add) {
+  const hn::ScalableTag<float> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  hn::Vec<decltype(d)> acc[R][W];
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int w = 0; w < W; ++w) acc[r][w] = add ? hn::LoadU(d, c + r * ldc + w * lanes) : hn::Zero(d);
+  for (std::int64_t k = 0; k < depth; ++k) {
+    hn::Vec<decltype(d)> row[W];
+#pragma GCC unroll 2
+    for (int w = 0; w < W; ++w) row[w] = hn::LoadU(d, b + k * ldb + w * lanes);
+#pragma GCC unroll 16
+    for (int r = 0; r < R; ++r) {
+      const auto x = hn::Set(d, a[r * ar + k * ak]);
+#pragma GCC unroll 2
+      for (int w = 0; w < W; ++w) acc[r][w] = hn::MulAdd(x, row[w], acc[r][w]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int r = 0; r < R; ++r)
+#pragma GCC unroll 2
+    for (int w = 0; w < W; ++w) hn::StoreU(acc[r][w], d, c + r * ldc + w * lanes);
+}
+
+template <int R> HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb, float* c,
+                                                std::int64_t ldc, bool add) {
+  const hn::ScalableTag<float> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t j = 0;
+  for (; j + 2 * lanes <= n; j += 2 * lanes) product_block<R, 2>(depth, a, ar, ak, b + j, ldb, c + j, ldc, add);
+  for (; j + lanes <= n; j += lanes) product_block<R, 1>(depth, a, ar, ak, b + j, ldb, c + j, ldc, add);
+  for (; j < n; ++j)
+    for (int r = 0; r < R; ++r) {
+      float s = add ? c[r * ldc + j] : 0;
+      for (std::int64_t k = 0; k < depth; ++k) s += a[r * ar + k * ak] * b[k * ldb + j];
+      c[r * ldc + j] = s;
+    }
+}
+
+[[maybe_unused]] void product(std::int64_t m, std::int64_t n, std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb, float* c, std::int64_t ldc, bool add) {
+  std::int64_t i = 0;
+  for (; i + kRows <= m; i += kRows) product_rows<kRows>(n, depth, a + i * ar, ar, ak, b, ldb, c + i * ldc, ldc, add);
+  for (; i + 4 <= m; i += 4) product_rows<4>(n, depth, a + i * ar, ar, ak, b, ldb, c + i * ldc, ldc, add);
+  for (; i < m; ++i) product_rows<1>(n, depth, a + i * ar, ar, ak, b, ldb, c + i * ldc, ldc, add);
+}
+
+// The same where A's zeros stand for masked pairs and B may hold NaN or Inf there: those products are left out.
+[[maybe_unused]] void careful_product(std::int64_t m, std::int64_t n, std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                     bool add) {
+  for (std::int64_t i = 0; i < m; ++i) {
+    if (!add) std::fill_n(c + i * ldc, n, 0.0f);
+    for (std::int64_t k = 0; k < depth; ++k) {
+      const float x = a[i * ar + k * ak];
+      if (x != 0)
+        for (std::int64_t j = 0; j < n; ++j) c[i * ldc + j] += x * b[k * ldb + j];
+    }
+  }
+}
+[[maybe_unused]] void masked_product(bool careful, std::int64_t m, std::int64_t n, std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb, float* c,
+                    std::int64_t ldc, bool add) {
+  (careful ? careful_product : product)(m, n, depth, a, ar, ak, b, ldb, c, ldc, add);
+}
+
+[[maybe_unused]] bool all_finite(const float* p, std::int64_t rows, std::int64_t n, std::int64_t stride) {
+  const hn::ScalableTag<float> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  auto sum = hn::Zero(d);  // 0 * x is NaN unless x is finite
+  float rest = 0;
+  for (std::int64_t r = 0; r < rows; ++r) {
+    std::int64_t j = 0;
+    for (; j + lanes <= n; j += lanes) sum = hn::MulAdd(hn::LoadU(d, p + r * stride + j), hn::Zero(d), sum);
+    for (; j < n; ++j) rest += p[r * stride + j] * 0.0f;
+  }
+  return hn::AllFalse(d, hn::IsNaN(sum)) && rest == 0;
+}
+
+// rows [n, width] with a stride -> columns [width, ld]; what is beyond n is 0.
+[[maybe_unused]] void pack_transposed(const float* x, std::int64_t n, std::int64_t width, std::int64_t stride, float* out, std::int64_t ld) {
+  for (std::int64_t c0 = 0; c0 < width; c0 += 8) {
+    const std::int64_t c1 = std::min(width, c0 + 8);
+    for (std::int64_t j = 0; j < n; ++j)
+      for (std::int64_t c = c0; c < c1; ++c) out[c * ld + j] = x[j * stride + c];
+    for (std::int64_t c = c0; c < c1; ++c) std::fill(out + c * ld + n, out + (c + 1) * ld, 0.0f);
+  }
+}
+
+}  // namespace
+}  // namespace dropin::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#endif  // per-target guard
