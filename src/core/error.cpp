@@ -3,6 +3,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cstdio>
+#include <mutex>
+#include <set>
 #include <vector>
 
 #include "dropin/core/device.h"
@@ -54,6 +57,13 @@ std::string nearest_name(std::string_view name, const std::string* known, std::s
     }
   }
   return best;
+}
+
+void warn_once(const std::string& message) {
+  static std::mutex lock;
+  static std::set<std::string> said;
+  std::lock_guard guard(lock);
+  if (said.insert(message).second) std::fprintf(stderr, "dropin: warning: %s\n", message.c_str());
 }
 
 }  // namespace dropin

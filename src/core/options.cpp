@@ -12,6 +12,8 @@ Json field_to_json(const Size2& v) {
   return a;
 }
 Json field_to_json(const Padding& v) { return v.mode.empty() ? field_to_json(v.size) : Json(v.mode); }
+Json field_to_json(const OneOrMany& v) { return v.one && v.values.size() == 1 ? Json(v.values[0]) : field_to_json(v.values); }
+Json field_to_json(const NumberOrName& v) { return v.name.empty() ? Json(v.number) : Json(v.name); }
 
 bool field_from_json(const Json& j, bool& v) {
   if (!j.is_bool()) return false;
@@ -55,6 +57,17 @@ bool field_from_json(const Json& j, Padding& v) {
   }
   v.mode.clear();
   return field_from_json(j, v.size);
+}
+bool field_from_json(const Json& j, OneOrMany& v) {
+  std::int64_t one = 0;
+  v.one = field_from_json(j, one);
+  if (!v.one) return field_from_json(j, v.values);
+  v.values = {one};
+  return true;
+}
+bool field_from_json(const Json& j, NumberOrName& v) {
+  v = {};
+  return j.is_string() ? field_from_json(j, v.name) : field_from_json(j, v.number);
 }
 
 void unknown_option(std::string_view who, const std::string& name, const std::vector<FieldInfo>& fields) {

@@ -9,7 +9,7 @@ NamedTensors SequenceMixer::call(const NamedTensors& in) {
   SequenceArgs args;
   args.key_padding_mask = in.find("key_padding_mask");
   args.attn_mask = in.find("attn_mask");
-  args.global_mask = in.find("global_mask");
+  args.global_attention_mask = in.find("global_attention_mask");
   return {{"y", forward(in.get("x", type()), args)}};
 }
 

@@ -5,35 +5,58 @@
 namespace dropin {
 
 MultiheadAttention::MultiheadAttention(const MultiheadAttentionOptions& o) : Component(o) {
-  DROPIN_CHECK(o.embed_dim > 0 && o.num_heads > 0, OptionError, who(), ": embed_dim ", o.embed_dim, " and num_heads ", o.num_heads, " must be positive");
-  DROPIN_CHECK(o.embed_dim % o.num_heads == 0, OptionError, who(), ": embed_dim ", o.embed_dim, " is not divisible by num_heads ", o.num_heads);
+  detail::check_heads_options(who(), o.embed_dim, o.num_heads, o.rope, o.dropout);
   const std::int64_t hk = kv_heads(), dh = o.embed_dim / o.num_heads, kdim = o.kdim.value_or(o.embed_dim), vdim = o.vdim.value_or(o.embed_dim);
   DROPIN_CHECK(hk > 0 && o.num_heads % hk == 0, OptionError, who(), ": num_heads ", o.num_heads, " is not divisible by num_kv_heads ", hk);
   DROPIN_CHECK(kdim > 0 && vdim > 0, OptionError, who(), ": kdim ", kdim, " and vdim ", vdim, " must be positive");
-  DROPIN_CHECK(o.rope == "none" || o.rope == "half" || o.rope == "interleaved", OptionError, who(), ": rope is \"", o.rope, "\", expected none, half or interleaved");
-  DROPIN_CHECK(o.rope == "none" || dh % 2 == 0, OptionError, who(), ": rope turns pairs, but the head width embed_dim / num_heads = ", dh, " is odd");
-  DROPIN_CHECK(o.dropout >= 0 && o.dropout < 1, OptionError, who(), ": dropout is ", o.dropout, ", expected 0 <= dropout < 1");
   q_proj_ = child<Linear>("q_proj", {.in_features = o.embed_dim, .out_features = o.embed_dim, .bias = o.bias});
   k_proj_ = child<Linear>("k_proj", {.in_features = kdim, .out_features = hk * dh, .bias = o.bias});
   v_proj_ = child<Linear>("v_proj", {.in_features = vdim, .out_features = hk * dh, .bias = o.bias});
   out_proj_ = child<Linear>("out_proj", {.in_features = o.embed_dim, .out_features = o.embed_dim, .bias = o.bias});
-  // PyTorch: the packed in-projection is one [3D, D] matrix to xavier; separate widths are initialised one by one; biases are 0
-  const bool packed = kdim == o.embed_dim && vdim == o.embed_dim && hk == o.num_heads;
+  detail::init_attention(q_proj_, k_proj_, v_proj_, out_proj_, kdim == o.embed_dim && vdim == o.embed_dim && hk == o.num_heads);
+}
+
+void detail::init_attention(const Child<Linear>& q, const Child<Linear>& k, const Child<Linear>& v, const Child<Linear>& out, bool packed) {
   no_grad guard;
-  for (auto* p : {&q_proj_, &k_proj_, &v_proj_}) {
+  for (auto* p : {&q, &k, &v}) {
     Tensor& w = p->as()->weight();
-    w.copy_(packed ? init::uniform(w.sizes(), std::sqrt(6.0 / static_cast<double>(4 * o.embed_dim))) : init::xavier_uniform(w.sizes(), w.size(1), w.size(0)));
+    const std::int64_t fan_in = w.size(1), fan_out = packed ? 3 * w.size(0) : w.size(0);
+    w.copy_(init::xavier_uniform(w.sizes(), fan_in, fan_out));
   }
-  for (auto* p : {&q_proj_, &k_proj_, &v_proj_, &out_proj_})
-    if (o.bias) p->as()->bias().zero_();
+  for (auto* p : {&q, &k, &v, &out})
+    if (p->as()->bias().defined()) p->as()->bias().zero_();
+}
+
+void detail::check_heads_options(std::string_view who, std::int64_t embed_dim, std::int64_t num_heads, const std::string& rope, double dropout) {
+  DROPIN_CHECK(embed_dim > 0 && num_heads > 0, OptionError, who, ": embed_dim ", embed_dim, " and num_heads ", num_heads, " must be positive");
+  DROPIN_CHECK(embed_dim % num_heads == 0, OptionError, who, ": embed_dim ", embed_dim, " is not divisible by num_heads ", num_heads);
+  DROPIN_CHECK(rope == "none" || rope == "half" || rope == "interleaved", OptionError, who, ": rope is \"", rope, "\", expected none, half or interleaved");
+  DROPIN_CHECK(rope == "none" || embed_dim / num_heads % 2 == 0, OptionError, who, ": rope turns pairs, but the head width embed_dim / num_heads = ", embed_dim / num_heads, " is odd");
+  DROPIN_CHECK(dropout >= 0 && dropout < 1, OptionError, who, ": dropout is ", dropout, ", expected 0 <= dropout < 1");
+}
+
+void detail::check_attention_inputs(std::string_view who, const Tensor& query, const Tensor& key, const Tensor& value, std::int64_t embed_dim, std::int64_t kdim, std::int64_t vdim) {
+  DROPIN_CHECK(query.dim() == 3 && query.size(2) == embed_dim, ShapeError, who, ": ", query.is_same(key) ? "x" : "query", " is ", query.sizes(), ", expected [B, L, ",
+               embed_dim, "] because embed_dim = ", embed_dim);
+  DROPIN_CHECK(key.dim() == 3 && key.size(2) == kdim && key.size(0) == query.size(0), ShapeError, who, ": key is ", key.sizes(), ", expected [", query.size(0), ", L, ", kdim, "]");
+  DROPIN_CHECK(value.dim() == 3 && value.size(2) == vdim && value.size(0) == query.size(0) && value.size(1) == key.size(1), ShapeError, who, ": value is ", value.sizes(),
+               ", expected [", query.size(0), ", ", key.size(1), ", ", vdim, "]");
+}
+
+Tensor detail::check_attn_mask(std::string_view who, const Tensor& m, std::int64_t batch, std::int64_t heads, std::int64_t lq, std::int64_t lk) {
+  if (!m.defined()) return m;
+  const bool flat = m.dim() == 2 && m.size(0) == lq && m.size(1) == lk;
+  const bool full = m.dim() == 4 && m.size(0) == batch && (m.size(1) == 1 || m.size(1) == heads) && m.size(2) == lq && m.size(3) == lk;
+  DROPIN_CHECK(flat || full, ShapeError, who, ": attn_mask is ", m.sizes(), ", expected [", lq, ", ", lk, "] or [", batch, ", 1 or ", heads, ", ", lq, ", ", lk, "]");
+  return m;
 }
 
 void detail::check_sequence(std::string_view who, const Tensor& x, std::int64_t embed_dim, const SequenceArgs& args) {
   DROPIN_CHECK(x.dim() == 3 && x.size(2) == embed_dim, ShapeError, who, ": x is ", x.sizes(), ", expected [B, L, ", embed_dim, "] because embed_dim = ", embed_dim);
   DROPIN_CHECK(is_floating(x.dtype()), DTypeError, who, ": x is ", x.dtype(), ", expected a floating-point tensor");
-  for (const Tensor& m : {args.key_padding_mask, args.global_mask}) {
+  for (const Tensor& m : {args.key_padding_mask, args.global_attention_mask}) {
     if (!m.defined()) continue;
-    const char* what = m.is_same(args.key_padding_mask) ? "key_padding_mask" : "global_mask";
+    const char* what = m.is_same(args.key_padding_mask) ? "key_padding_mask" : "global_attention_mask";
     DROPIN_CHECK(m.dtype() == kBool, DTypeError, who, ": ", what, " is ", m.dtype(), ", expected bool");
     DROPIN_CHECK(m.dim() == 2 && m.size(0) == x.size(0) && m.size(1) == x.size(1), ShapeError, who, ": ", what, " is ", m.sizes(), ", expected [", x.size(0), ", ", x.size(1), "]");
   }
@@ -41,12 +64,7 @@ void detail::check_sequence(std::string_view who, const Tensor& x, std::int64_t 
 
 MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const Tensor& key, const Tensor& value, const SequenceArgs& args) {
   const auto& o = options_;
-  const std::int64_t kdim = o.kdim.value_or(o.embed_dim), vdim = o.vdim.value_or(o.embed_dim);
-  DROPIN_CHECK(query.dim() == 3 && query.size(2) == o.embed_dim, ShapeError, who(), ": ", query.is_same(key) ? "x" : "query", " is ", query.sizes(), ", expected [B, L, ",
-               o.embed_dim, "] because embed_dim = ", o.embed_dim);
-  DROPIN_CHECK(key.dim() == 3 && key.size(2) == kdim && key.size(0) == query.size(0), ShapeError, who(), ": key is ", key.sizes(), ", expected [", query.size(0), ", L, ", kdim, "]");
-  DROPIN_CHECK(value.dim() == 3 && value.size(2) == vdim && value.size(0) == query.size(0) && value.size(1) == key.size(1), ShapeError, who(), ": value is ", value.sizes(),
-               ", expected [", query.size(0), ", ", key.size(1), ", ", vdim, "]");
+  detail::check_attention_inputs(who(), query, key, value, o.embed_dim, o.kdim.value_or(o.embed_dim), o.vdim.value_or(o.embed_dim));
   const std::int64_t lq = query.size(1), lk = key.size(1);
   AttentionParams p;
   p.scale = o.scale;
@@ -54,13 +72,7 @@ MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const
   p.alibi = o.alibi;
   p.dropout_p = is_training() ? o.dropout : 0;
   p.key_padding_mask = args.key_padding_mask;
-  if (args.attn_mask.defined()) {
-    const Tensor& m = args.attn_mask;
-    const bool flat = m.dim() == 2 && m.size(0) == lq && m.size(1) == lk;
-    const bool full = m.dim() == 4 && m.size(0) == query.size(0) && (m.size(1) == 1 || m.size(1) == o.num_heads) && m.size(2) == lq && m.size(3) == lk;
-    DROPIN_CHECK(flat || full, ShapeError, who(), ": attn_mask is ", m.sizes(), ", expected [", lq, ", ", lk, "] or [", query.size(0), ", 1 or ", o.num_heads, ", ", lq, ", ", lk, "]");
-    p.attn_mask = m;
-  }
+  p.attn_mask = detail::check_attn_mask(who(), args.attn_mask, query.size(0), o.num_heads, lq, lk);
   const std::int64_t shift = o.causal ? lk - lq : 0;
   const Tensor q = rope(split_heads(q_proj_(query), o.num_heads), o.rope, o.rope_base, shift);
   const Tensor k = rope(split_heads(k_proj_(key), kv_heads()), o.rope, o.rope_base), v = split_heads(v_proj_(value), kv_heads());
@@ -77,36 +89,50 @@ MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const
   return r;
 }
 
-Box<SequenceState> MultiheadAttention::init_state(std::int64_t batch, std::int64_t max_len) {
-  DROPIN_CHECK(options_.causal, OptionError, who(), ": step() needs causal = true");
-  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who(), ": init_state(", batch, ", ", max_len, "): sizes must not be negative");
+std::pair<Tensor, Tensor> KeyValueState::append(const Tensor& k, const Tensor& v) {
+  const std::int64_t n = k.size(2);
+  keys.narrow(2, length, n).copy_(k);
+  values.narrow(2, length, n).copy_(v);
+  length += n;
+  return {keys.narrow(2, 0, length), values.narrow(2, 0, length)};
+}
+
+Box<SequenceState> detail::key_value_state(std::string_view who, std::int64_t batch, std::int64_t max_len, std::int64_t heads, std::int64_t width, const TensorOptions& like) {
+  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who, ": init_state(", batch, ", ", max_len, "): sizes must not be negative");
   auto s = Box<KeyValueState>(new KeyValueState);
-  const std::int64_t dh = options_.embed_dim / options_.num_heads;
-  const TensorOptions like = parameters()[0].options();
-  s->keys = zeros({batch, kv_heads(), max_len, dh}, like);
-  s->values = zeros({batch, kv_heads(), max_len, dh}, like);
+  s->keys = zeros({batch, heads, max_len, width}, like);
+  s->values = zeros({batch, heads, max_len, width}, like);
   return s;
 }
 
-Tensor MultiheadAttention::step(const Tensor& x_t, SequenceState& state) {
+KeyValueState& detail::check_step(std::string_view who, const Tensor& x_t, SequenceState& state, bool causal, std::int64_t embed_dim) {
   auto* s = dynamic_cast<KeyValueState*>(&state);
+  DROPIN_CHECK(causal, OptionError, who, ": step() needs causal = true");
+  DROPIN_CHECK(s, StateError, who, ": step() was given the state of another layer type");
+  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == embed_dim, ShapeError, who, ": x_t is ", x_t.sizes(), ", expected [B, n, ", embed_dim, "]");
+  DROPIN_CHECK(x_t.size(0) == s->keys.size(0), ShapeError, who, ": x_t has batch ", x_t.size(0), ", the state ", s->keys.size(0));
+  DROPIN_CHECK(s->length + x_t.size(1) <= s->keys.size(2), StateError, who, ": the state is full: ", s->length, " tokens and ", x_t.size(1), " more exceed its capacity of ",
+               s->keys.size(2));
+  return *s;
+}
+
+Box<SequenceState> MultiheadAttention::init_state(std::int64_t batch, std::int64_t max_len) {
   DROPIN_CHECK(options_.causal, OptionError, who(), ": step() needs causal = true");
-  DROPIN_CHECK(s, StateError, who(), ": step() was given the state of another layer type");
-  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == options_.embed_dim, ShapeError, who(), ": x_t is ", x_t.sizes(), ", expected [B, n, ", options_.embed_dim, "]");
-  DROPIN_CHECK(x_t.size(0) == s->keys.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0), ", the state ", s->keys.size(0));
-  const std::int64_t n = x_t.size(1), t = s->length;
-  DROPIN_CHECK(t + n <= s->keys.size(2), StateError, who(), ": the state is full: ", t, " tokens and ", n, " more exceed its capacity of ", s->keys.size(2));
+  return detail::key_value_state(who(), batch, max_len, kv_heads(), options_.embed_dim / options_.num_heads, parameters()[0].options());
+}
+
+Tensor MultiheadAttention::step(const Tensor& x_t, SequenceState& state) {
+  KeyValueState& s = detail::check_step(who(), x_t, state, options_.causal, options_.embed_dim);
   no_grad guard;
   const auto& o = options_;
+  const std::int64_t t = s.length;
   const Tensor q = rope(split_heads(q_proj_(x_t), o.num_heads), o.rope, o.rope_base, t);
-  s->keys.narrow(2, t, n).copy_(rope(split_heads(k_proj_(x_t), kv_heads()), o.rope, o.rope_base, t));
-  s->values.narrow(2, t, n).copy_(split_heads(v_proj_(x_t), kv_heads()));
-  s->length = t + n;
+  const auto [keys, values] = s.append(rope(split_heads(k_proj_(x_t), kv_heads()), o.rope, o.rope_base, t), split_heads(v_proj_(x_t), kv_heads()));
   AttentionParams p;
   p.scale = o.scale;
   p.causal = true;
   p.alibi = o.alibi;
-  return out_proj_(merge_heads(attention(q, s->keys.narrow(2, 0, t + n), s->values.narrow(2, 0, t + n), p)));
+  return out_proj_(merge_heads(attention(q, keys, values, p)));
 }
 
 NamedTensors MultiheadAttention::call(const NamedTensors& in) {
@@ -121,6 +147,12 @@ NamedTensors MultiheadAttention::call(const NamedTensors& in) {
   return out;
 }
 
+void detail::rename_state(StateDict& state, const std::string& from, const std::string& to, std::vector<std::string>& renamed) {
+  Tensor t = state.take(from);
+  if (!t.defined()) return;
+  state.set(to, t);
+  renamed.push_back(from + " -> " + to);
+}
 void detail::translate_in_proj(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) {
   for (const char* kind : {"weight", "bias"}) {
     const std::string packed = prefix + "in_proj_" + kind;
@@ -133,13 +165,7 @@ void detail::translate_in_proj(StateDict& state, const std::string& prefix, std:
       renamed.push_back(packed + " -> " + prefix + "{q,k,v}_proj." + kind);
     }
   }
-  for (const char* which : {"q_proj", "k_proj", "v_proj"}) {
-    const std::string old = prefix + which + "_weight";
-    if (Tensor t = state.take(old); t.defined()) {
-      state.set(prefix + which + ".weight", t);
-      renamed.push_back(old + " -> " + prefix + which + ".weight");
-    }
-  }
+  for (const char* which : {"q_proj", "k_proj", "v_proj"}) rename_state(state, prefix + which + "_weight", prefix + which + ".weight", renamed);
 }
 void MultiheadAttention::translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const {
   detail::translate_in_proj(state, prefix, renamed);

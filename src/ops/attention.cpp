@@ -287,9 +287,9 @@ void check_patterns(const Tensor& q, const Tensor& k, const Tensor& v, const std
 
 }  // namespace
 
-AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts) {
+AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts, bool exact_gradient) {
   if (parts.empty()) fail<ShapeError>({"merge_attention: no parts"});
-  return parts.size() == 1 ? parts[0] : merge(parts, true);
+  return parts.size() == 1 ? parts[0] : merge(parts, exact_gradient);
 }
 
 AttentionWithLse plain::attention_mixture(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<AttentionParams>& patterns, bool exact_gradient) {

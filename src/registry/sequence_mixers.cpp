@@ -1,5 +1,8 @@
+#include "dropin/nn/dilated_attention.h"
+#include "dropin/nn/longformer_attention.h"
 #include "dropin/nn/multihead_attention.h"
 #include "dropin/nn/rnn.h"
+#include "dropin/nn/sigmoid_attention.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -8,6 +11,9 @@ void register_sequence_mixers(Registry& r) {
   r.add<MultiheadAttention>();
   r.add<LSTM>();
   r.add<GRU>();
+  r.add<LongformerAttention>();
+  r.add<DilatedAttention>();
+  r.add<SigmoidAttention>();
 }
 
 }  // namespace dropin

@@ -60,6 +60,9 @@ std::string join(std::initializer_list<Part> parts);
 /// Throws E with the joined parts.
 template <class E = Error> [[noreturn, gnu::cold, gnu::noinline]] void fail(std::initializer_list<Part> parts) { throw E(join(parts)); }
 
+/// Writes "dropin: warning: ..." to stderr, once per message in a process.
+[[gnu::cold]] void warn_once(const std::string& message);
+
 /// The entry of `known` nearest to `name` by edit distance; empty when there is none.
 std::string nearest_name(std::string_view name, const std::string* known, std::size_t count);
 

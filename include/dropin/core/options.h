@@ -12,6 +12,7 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <initializer_list>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -46,6 +47,30 @@ struct Padding {
   bool operator==(const Padding&) const = default;
 };
 
+/// A list of whole numbers, or one that stands for all. JSON: 3 or [3, 5].
+struct OneOrMany {
+  std::vector<std::int64_t> values{1};
+  bool one = true;
+  OneOrMany() = default;
+  OneOrMany(int v) : values{v} {}
+  OneOrMany(std::int64_t v) : values{v} {}
+  OneOrMany(std::vector<std::int64_t> v) : values(std::move(v)), one(false) {}
+  OneOrMany(std::initializer_list<std::int64_t> v) : values(v), one(false) {}
+  bool operator==(const OneOrMany&) const = default;
+};
+
+/// A number, or the name of a rule that gives it. JSON: -7.62 or "-log_n".
+struct NumberOrName {
+  double number = 0;
+  std::string name;
+  NumberOrName() = default;
+  NumberOrName(double v) : number(v) {}
+  NumberOrName(int v) : number(v) {}
+  NumberOrName(const char* n) : name(n) {}
+  NumberOrName(std::string n) : name(std::move(n)) {}
+  bool operator==(const NumberOrName&) const = default;
+};
+
 /// One line of an option table.
 struct FieldInfo {
   std::string name, type;
@@ -63,6 +88,8 @@ inline Json field_to_json(const std::string& v) { return Json(v); }
 inline Json field_to_json(const Json& v) { return v; }
 Json field_to_json(const Size2& v);
 Json field_to_json(const Padding& v);
+Json field_to_json(const OneOrMany& v);
+Json field_to_json(const NumberOrName& v);
 template <class T> Json field_to_json(const std::vector<T>& v) {
   Json a = Json::array();
   for (const T& x : v) a.push_back(field_to_json(x));
@@ -77,6 +104,8 @@ bool field_from_json(const Json& j, std::string& v);
 inline bool field_from_json(const Json& j, Json& v) { v = j; return true; }
 bool field_from_json(const Json& j, Size2& v);
 bool field_from_json(const Json& j, Padding& v);
+bool field_from_json(const Json& j, OneOrMany& v);
+bool field_from_json(const Json& j, NumberOrName& v);
 template <class T> bool field_from_json(const Json& j, std::vector<T>& v) {
   if (!j.is_array()) return false;
   std::vector<T> r(j.size());
@@ -101,6 +130,8 @@ template <> inline std::string field_type(const std::string*) { return "string";
 template <> inline std::string field_type(const Json*) { return "any"; }
 template <> inline std::string field_type(const Size2*) { return "int or [int, int]"; }
 template <> inline std::string field_type(const Padding*) { return "int, [int, int], \"same\" or \"tf_same\""; }
+template <> inline std::string field_type(const OneOrMany*) { return "int or list of int"; }
+template <> inline std::string field_type(const NumberOrName*) { return "float or string"; }
 template <class T> std::string field_type(const std::vector<T>*) { return "list of " + field_type(static_cast<const T*>(nullptr)); }
 template <class T> std::string field_type(const std::optional<T>*) { return field_type(static_cast<const T*>(nullptr)) + " or null"; }
 

@@ -16,9 +16,9 @@ class Projection : public Module {
 
 /// What a sequence mixer may be told besides its input.
 struct SequenceArgs {
-  Tensor key_padding_mask;  ///< [B, Lk] bool, true = padding (ignored)
-  Tensor attn_mask;         ///< [Lq, Lk] or [B, 1 or H, Lq, Lk]; bool (true = forbidden) or float (added to the scores)
-  Tensor global_mask;       ///< [B, L] bool, true = attends everywhere (members that know global tokens)
+  Tensor key_padding_mask;       ///< [B, Lk] bool, true = padding (ignored)
+  Tensor attn_mask;              ///< [Lq, Lk] or [B, 1 or H, Lq, Lk]; bool (true = forbidden) or float (added to the scores)
+  Tensor global_attention_mask;  ///< [B, L] bool, true = attends everywhere (members that know global tokens)
 };
 
 /// What step() keeps between tokens. Each member derives its own.

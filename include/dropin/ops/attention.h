@@ -41,8 +41,8 @@ AttentionWithLse attention_with_lse(const Tensor& q, const Tensor& k, const Tens
 /// softmax attention over several patterns at once: o = sum_i alpha_i o_i with alpha_i = exp(lse_i - lse), in one buffer, as if the keys of all patterns were
 /// one list (Ding et al. 2023, LongNet, section 2.2). exact_gradient = false holds the alpha_i constant in backward, as the paper's code does.
 AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<AttentionParams>& patterns, bool exact_gradient = true);
-/// Merges attention over disjoint sets of keys into attention over their union, by log-sum-exp.
-AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts);
+/// Merges attention over several sets of keys into attention over all of them, by log-sum-exp. exact_gradient as attention_mixture().
+AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts, bool exact_gradient = true);
 
 /// PyTorch's F.scaled_dot_product_attention: here a boolean attn_mask is true where a query MAY attend, and is_causal aligns top-left.
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& attn_mask = {}, double dropout_p = 0, bool is_causal = false,

@@ -1,0 +1,306 @@
+// One task is one head: its state (N x D) and the tiles of a chunk stay in cache, and the chunk is a handful of small matrix products.
+#include "kernels/simd.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/latent/cpu.cpp"
+#include "hwy/foreach_target.h"
+//
+#include <algorithm>
+#include <cmath>
+
+#include "cpu/scratch.h"
+#include "dropin/core/parallel.h"
+#include "kernels/latent/kernel.h"
+#include "kernels/simd-inl.h"
+#include "kernels/tile-inl.h"
+
+#ifndef DROPIN_LATENT_PROBLEM_
+#define DROPIN_LATENT_PROBLEM_
+namespace dropin::kernels {
+
+struct LatentProblem {
+  std::int64_t batch, heads, tokens, latents, width, chunk;
+  abi::TensorIn p, k, v, go, kept;
+  abi::TensorOut o, state, keep, gp, gk, gv;
+  std::int64_t padded() const { return (latents + 15) / 16 * 16; }
+  std::int64_t chunks() const { return (tokens + kLatentChunk - 1) / kLatentChunk; }
+};
+
+}  // namespace dropin::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace dropin::kernels::HWY_NAMESPACE {
+namespace {
+
+constexpr float kNone = -HUGE_VALF;
+constexpr std::int64_t kC = kLatentChunk;
+
+const float* at(const abi::TensorIn& t, std::int64_t b, std::int64_t h, std::int64_t i) { return t.as<float>() + b * t.strides[0] + h * t.strides[1] + i * t.strides[2]; }
+float* at(const abi::TensorOut& t, std::int64_t b, std::int64_t h, std::int64_t i) { return t.as<float>() + b * t.strides[0] + h * t.strides[1] + i * t.strides[2]; }
+
+// Latents are padded to whole vectors (np); what is padded has score -inf, so its weights are 0 throughout.
+struct State {
+  float *m, *z, *s;  // [np], [np], [np, D]
+};
+void load_state(const float* from, std::int64_t n, std::int64_t np, std::int64_t d, const State& s) {
+  std::copy_n(from, n, s.m);
+  std::copy_n(from + n, n, s.z);
+  std::copy_n(from + 2 * n, n * d, s.s);
+  std::fill(s.m + n, s.m + np, kNone);
+  std::fill(s.z + n, s.z + np, 0.0f);
+  std::fill(s.s + n * d, s.s + np * d, 0.0f);
+}
+void store_state(const State& s, std::int64_t n, std::int64_t d, float* to) {
+  std::copy_n(s.m, n, to);
+  std::copy_n(s.z, n, to + n);
+  std::copy_n(s.s, n * d, to + 2 * n);
+}
+
+// The tiles of one chunk of c tokens: e = exp(k - M) and q = p / z [c, np], its keys transposed et [np, kC], and a [c, kC].
+struct Tiles {
+  float *e, *q, *iz, *et, *a;
+};
+
+// The scores of c tokens, padded, into e.
+void load_scores(const float* k, std::int64_t stride, std::int64_t c, std::int64_t n, std::int64_t np, float* e) {
+  for (std::int64_t t = 0; t < c; ++t) {
+    std::copy_n(k + t * stride, n, e + t * np);
+    std::fill(e + t * np + n, e + (t + 1) * np, kNone);
+  }
+}
+
+// How many of the c tokens with scores e may share one unit exp(M): a later score must not dwarf the sum that an earlier token divides by.
+std::int64_t shared_unit(const State& s, const float* e, std::int64_t c, std::int64_t np) {
+  const hn::ScalableTag<float> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto none = hn::Set(d, kNone), far = hn::Set(d, 60.0f);
+  for (; c > 1; c = (c + 1) / 2) {
+    bool fits = true;
+    for (std::int64_t l = 0; l < np && fits; l += lanes) {
+      auto top = hn::LoadU(d, s.m + l), low = none;  // the running maximum, and the first one that is not -inf
+      for (std::int64_t t = 0; t < c; ++t) {
+        top = hn::Max(top, hn::LoadU(d, e + t * np + l));
+        low = hn::IfThenElse(hn::Eq(low, none), top, low);
+      }
+      fits = hn::AllFalse(d, hn::Gt(hn::Sub(top, low), far));
+    }
+    if (fits) break;
+  }
+  return c;
+}
+
+// Moves the state to the unit of the chunk, and fills e, iz = 1 / z and q. state.z holds z before the chunk on entry, after it on exit; s is only rescaled.
+// `decay` [np] receives exp(m before - m after).
+void enter_chunk(const State& s, const Tiles& x, const float* p, std::int64_t stride, std::int64_t c, std::int64_t n, std::int64_t np, std::int64_t d, float* decay) {
+  const hn::ScalableTag<float> tag;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
+  const auto none = hn::Set(tag, kNone), zero = hn::Zero(tag), one = hn::Set(tag, 1.0f);
+  for (std::int64_t l = 0; l < np; l += lanes) {
+    const auto old = hn::LoadU(tag, s.m + l);
+    auto top = old, bad = hn::Zero(tag);
+    for (std::int64_t t = 0; t < c; ++t) {
+      const auto k = hn::LoadU(tag, x.e + t * np + l);
+      top = hn::Max(top, k);
+      bad = hn::IfThenElse(hn::IsNaN(k), k, bad);
+    }
+    top = hn::IfThenElse(hn::IsNaN(bad), bad, top);
+    const auto shrink = hn::IfThenZeroElse(hn::Eq(old, none), exp_nonpositive(tag, hn::Sub(old, top)));
+    hn::StoreU(top, tag, s.m + l);
+    hn::StoreU(shrink, tag, decay + l);
+    auto z = hn::Mul(hn::LoadU(tag, s.z + l), shrink);
+    for (std::int64_t t = 0; t < c; ++t) {
+      const auto k = hn::LoadU(tag, x.e + t * np + l);
+      const auto e = hn::IfThenZeroElse(hn::Eq(k, none), exp_nonpositive(tag, hn::Sub(k, top)));
+      z = hn::Add(z, e);
+      const auto inverse = hn::IfThenZeroElse(hn::Eq(z, zero), hn::Div(one, z));  // nothing seen yet: no output
+      hn::StoreU(e, tag, x.e + t * np + l);
+      hn::StoreU(inverse, tag, x.iz + t * np + l);
+    }
+    hn::StoreU(z, tag, s.z + l);
+  }
+  for (std::int64_t l = 0; l < n; ++l)
+    if (decay[l] != 1)
+      for (std::int64_t j = 0; j < d; ++j) s.s[l * d + j] *= decay[l];
+  for (std::int64_t t = 0; t < c; ++t) {
+    const float *row = p + t * stride, *iz = x.iz + t * np;
+    float* q = x.q + t * np;
+    for (std::int64_t l = 0; l < n; ++l) q[l] = row[l] * iz[l];
+    std::fill(q + n, q + np, 0.0f);
+  }
+}
+
+// a [c, kC] = the lower triangle of x y^T.
+void lower_product(const float* x, std::int64_t ldx, const float* yt, std::int64_t depth, std::int64_t c, float* a) {
+  product(c, (c + 15) / 16 * 16, depth, x, ldx, 1, yt, kC, a, kC, false);
+  for (std::int64_t t = 0; t < c; ++t) std::fill(a + t * kC + t + 1, a + (t + 1) * kC, 0.0f);
+}
+
+void Forward(const LatentProblem& x) {
+  const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
+  parallel_for(x.batch * x.heads, 1, [&](std::int64_t first, std::int64_t last) {
+    cpu::Scratch<float> work(np * (d + 3) + kC * np * 4 + kC * kC);
+    float* w = work.data();
+    const State s{w, w + np, w + 2 * np};
+    float* decay = w + np * (d + 2);
+    w += np * (d + 3);
+    const Tiles tiles{w, w + kC * np, w + 2 * kC * np, w + 3 * kC * np, w + 4 * kC * np};
+    for (std::int64_t bh = first; bh < last; ++bh) {
+      const std::int64_t b = bh / x.heads, h = bh % x.heads;
+      float* state = x.state.as<float>() + bh * size;
+      load_state(state, n, np, d, s);
+      for (std::int64_t t0 = 0; t0 < x.tokens; t0 += kC) {
+        if (x.keep.data) store_state(s, n, d, x.keep.as<float>() + (bh * x.chunks() + t0 / kC) * size);
+        for (std::int64_t t = t0; t < std::min(x.tokens, t0 + kC);) {
+          std::int64_t c = std::min({x.chunk, t0 + kC - t, x.tokens - t});
+          load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
+          c = shared_unit(s, tiles.e, c, np);
+          enter_chunk(s, tiles, at(x.p, b, h, t), x.p.strides[2], c, n, np, d, decay);
+          pack_transposed(tiles.e, c, np, np, tiles.et, kC);
+          lower_product(tiles.q, np, tiles.et, np, c, tiles.a);
+          const float* v = at(x.v, b, h, t);
+          float* o = at(x.o, b, h, t);
+          product(c, d, np, tiles.q, np, 1, s.s, d, o, x.o.strides[2], false);
+          product(c, d, c, tiles.a, kC, 1, v, x.v.strides[2], o, x.o.strides[2], true);
+          product(np, d, c, tiles.e, 1, np, v, x.v.strides[2], s.s, d, true);
+          t += c;
+        }
+      }
+      store_state(s, n, d, state);
+    }
+  });
+}
+
+// A reverse scan over the chunks, with r = sum over later tokens of q_t g_t^T and rs = sum of q_t dp_t, in the unit of the chunk at hand.
+void Backward(const LatentProblem& x) {
+  const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
+  parallel_for(x.batch * x.heads, 1, [&](std::int64_t first, std::int64_t last) {
+    const std::int64_t one = np * (d + 2);  // a state in padded form
+    cpu::Scratch<float> work(3 * one + 2 * np + kC * np * 6 + 2 * kC * kC + np * d + kC * d);
+    cpu::Scratch<float> starts(kC * one);  // the states before each part of a chunk
+    float* w = work.data();
+    auto take = [&](std::int64_t count) {
+      float* p = w;
+      w += count;
+      return p;
+    };
+    const State s{take(np), take(np), take(np * d)};
+    float *r = take(np * d), *rs = take(np), *unit = take(np), *decay = take(np);
+    const Tiles tiles{take(kC * np), take(kC * np), take(kC * np), take(kC * np), take(kC * kC)};
+    float *g = take(kC * kC), *dp = take(kC * np), *dk = take(kC * np), *packed = take(np * d + kC * d);
+    for (std::int64_t bh = first; bh < last; ++bh) {
+      const std::int64_t b = bh / x.heads, h = bh % x.heads;
+      std::fill_n(r, np * d, 0.0f);
+      std::fill_n(rs, np, 0.0f);
+      bool later = false;  // r and rs have a unit
+      for (std::int64_t chunk = x.chunks() - 1; chunk >= 0; --chunk) {
+        const std::int64_t t0 = chunk * kC, t1 = std::min(x.tokens, t0 + kC);
+        // forward again over the chunk, to find its parts and the state before each
+        std::int64_t begin[kC + 1], parts = 0;
+        load_state(x.kept.as<float>() + (bh * x.chunks() + chunk) * size, n, np, d, s);
+        for (std::int64_t t = t0; t < t1;) {
+          std::int64_t c = std::min(x.chunk, t1 - t);
+          load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
+          c = shared_unit(s, tiles.e, c, np);
+          std::copy_n(s.m, one, starts.data() + parts * one);
+          begin[parts++] = t;
+          t += c;
+          if (t >= t1) break;
+          enter_chunk(s, tiles, at(x.p, b, h, t - c), x.p.strides[2], c, n, np, d, decay);
+          product(np, d, c, tiles.e, 1, np, at(x.v, b, h, t - c), x.v.strides[2], s.s, d, true);
+        }
+        begin[parts] = t1;
+        for (std::int64_t part = parts - 1; part >= 0; --part) {
+          const std::int64_t t = begin[part], c = begin[part + 1] - t;
+          std::copy_n(starts.data() + part * one, one, s.m);
+          load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
+          enter_chunk(s, tiles, at(x.p, b, h, t), x.p.strides[2], c, n, np, d, decay);
+          if (later)
+            for (std::int64_t l = 0; l < n; ++l) {  // to this part's unit, which is smaller: 1 / z shrinks
+              const float by = s.m[l] == unit[l] ? 1 : std::exp(s.m[l] - unit[l]);
+              rs[l] *= by;
+              for (std::int64_t j = 0; j < d; ++j) r[l * d + j] *= by;
+            }
+          std::copy_n(s.m, np, unit);
+          later = true;
+          const float *go = at(x.go, b, h, t), *v = at(x.v, b, h, t);
+          const std::int64_t ldg = x.go.strides[2], ldv = x.v.strides[2];
+          // g = tril(go v^T), a = tril(q e^T)
+          pack_transposed(v, c, d, ldv, packed, kC);
+          lower_product(go, ldg, packed, d, c, g);
+          pack_transposed(tiles.e, c, np, np, tiles.et, kC);
+          lower_product(tiles.q, np, tiles.et, np, c, tiles.a);
+          // dp = (g e + go S^T) / z
+          product(c, np, c, g, kC, 1, tiles.e, np, dp, np, false);
+          pack_transposed(s.s, np, d, d, packed, np);
+          product(c, np, d, go, ldg, 1, packed, np, dp, np, true);
+          for (std::int64_t i = 0; i < c * np; ++i) dp[i] *= tiles.iz[i];
+          // dv = a^T go + e r
+          float* gv = at(x.gv, b, h, t);
+          product(c, d, np, tiles.e, np, 1, r, d, gv, x.gv.strides[2], false);
+          product(c, d, c, tiles.a, 1, kC, go, ldg, gv, x.gv.strides[2], true);
+          // dk = e (g^T q + v r^T - rs), rs running from the end
+          product(c, np, c, g, 1, kC, tiles.q, np, dk, np, false);
+          pack_transposed(r, np, d, d, packed, np);
+          product(c, np, d, v, ldv, 1, packed, np, dk, np, true);
+          for (std::int64_t i = c - 1; i >= 0; --i) {
+            float *gk = at(x.gk, b, h, t + i), *gp = at(x.gp, b, h, t + i);
+            for (std::int64_t l = 0; l < n; ++l) {
+              rs[l] += tiles.q[i * np + l] * dp[i * np + l];
+              gk[l] = tiles.e[i * np + l] * (dk[i * np + l] - rs[l]);
+              gp[l] = dp[i * np + l];
+            }
+          }
+          product(np, d, c, tiles.q, 1, np, go, ldg, r, d, true);
+        }
+      }
+    }
+  });
+}
+
+}  // namespace
+}  // namespace dropin::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dropin::kernels {
+namespace {
+
+HWY_EXPORT(Forward);
+HWY_EXPORT(Backward);
+
+abi::Status unpack(LatentProblem& x, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, std::int64_t chunk) {
+  for (const abi::TensorIn* t : {&p, &k, &v})
+    if (t->dtype != DType::Float32 || t->ndim != 4 || (t->strides[3] != 1 && t->sizes[3] > 1)) return abi::unsupported("float32 [B, H, T, N] with a contiguous last dimension");
+  x.batch = p.sizes[0], x.heads = p.sizes[1], x.tokens = p.sizes[2], x.latents = p.sizes[3], x.width = v.sizes[3];
+  x.chunk = std::clamp<std::int64_t>(chunk, 1, kLatentChunk);
+  x.p = p, x.k = k, x.v = v;
+  return abi::ok();
+}
+
+abi::Status forward(const abi::KernelContext&, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, std::int64_t chunk, const abi::TensorOut& o,
+                    const abi::TensorOut& state, const abi::TensorOut& kept) {
+  LatentProblem x;
+  if (abi::Status s = unpack(x, p, k, v, chunk); s.code) return s;
+  x.o = o, x.state = state, x.keep = kept;
+  HWY_DYNAMIC_DISPATCH(Forward)(x);
+  return abi::ok();
+}
+
+abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, std::int64_t chunk,
+                     const abi::TensorIn& kept, const abi::TensorOut& gp, const abi::TensorOut& gk, const abi::TensorOut& gv) {
+  LatentProblem x;
+  if (abi::Status s = unpack(x, p, k, v, chunk); s.code) return s;
+  x.go = go, x.kept = kept, x.gp = gp, x.gk = gk, x.gv = gv;
+  HWY_DYNAMIC_DISPATCH(Backward)(x);
+  return abi::ok();
+}
+
+}  // namespace
+
+void provide_latent_cpu(abi::KernelTable& t) {
+  t.provide<latent_forward>(&forward);
+  t.provide<latent_backward>(&backward);
+}
+
+}  // namespace dropin::kernels
+#endif  // HWY_ONCE
