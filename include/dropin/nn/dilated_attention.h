@@ -39,6 +39,7 @@ class DilatedAttention : public Component<DilatedAttention, DilatedAttentionOpti
   static constexpr const char* kReplaces = "MultiheadAttention";
   static constexpr const char* kPaper = "Ding et al. 2023 (LongNet), arXiv 2307.02486";
   static std::vector<std::string> examples();
+  static bool surrogate_gradient(const DilatedAttentionOptions& o) { return !o.mix_grad && o.segment_length.size() > 1; }
   explicit DilatedAttention(const DilatedAttentionOptions& o);
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
   /// Sequence parallel (section 3.1): this rank holds tokens [rank l, (rank + 1) l) as x_local [B, l, D] and gets their outputs. l and every w_i divide one

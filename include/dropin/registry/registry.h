@@ -17,6 +17,7 @@ struct ComponentInfo {
   ComponentKind kind = ComponentKind::Module;
   std::vector<FieldInfo> options;
   std::vector<std::string> examples;  ///< options (JSON) that the property tests also run, over the family's sample options
+  std::function<bool(const Json&)> surrogate_gradient;  ///< true for options whose backward is not the derivative, by the paper's intent; null: never
   std::function<Box<Module>(const Json&)> make_module;
   std::function<Box<Optimizer>(const Tensors&, const Json&)> make_optimizer;
   std::function<NamedTensors(const Json&, const NamedTensors&)> call;
@@ -25,7 +26,8 @@ struct ComponentInfo {
 /// Components in order of registration. Names are unique.
 class Registry {
  public:
-  /// Adds module or optimizer class T: its name, options, family and documentation come from the class (kSummary, kReplaces, kPaper, examples()).
+  /// Adds module or optimizer class T: its name, options, family and documentation come from the class (kSummary, kReplaces, kPaper, examples(),
+  /// surrogate_gradient(options)).
   template <class T> void add() {
     ComponentInfo c;
     c.name = type_name<T>();
@@ -35,6 +37,8 @@ class Registry {
     if constexpr (requires { T::kReplaces; }) c.replaces = T::kReplaces;
     if constexpr (requires { T::kPaper; }) c.paper = T::kPaper;
     if constexpr (requires { T::examples(); }) c.examples = T::examples();
+    if constexpr (requires(const typename T::Options& o) { T::surrogate_gradient(o); })
+      c.surrogate_gradient = [](const Json& j) { return T::surrogate_gradient(options_from_json<typename T::Options>(j, type_name<T>())); };
     if constexpr (std::is_base_of_v<Optimizer, T>) {
       c.kind = ComponentKind::Optimizer;
       c.make_optimizer = [](const Tensors& p, const Json& j) { return Box<Optimizer>(new T(p, options_from_json<typename T::Options>(j, type_name<T>()))); };
