@@ -52,11 +52,11 @@ Box<Optimizer> make_optimizer(std::string_view name, const Tensors& params, cons
 
 namespace {
 
-// The old component's values of the options that the new one has too.
+// The old component's values of the options that the new one has too; null stands for a default, and each has its own.
 Json shared_options(const Json& old_options, const ComponentInfo& to, const Json& changes) {
   Json all = Json::object();
   for (const FieldInfo& f : to.options)
-    if (const Json* v = old_options.find(f.name)) all.set(f.name, *v);
+    if (const Json* v = old_options.find(f.name); v && !v->is_null()) all.set(f.name, *v);
   for (const auto& [k, v] : changes.items()) all.set(k, v);
   return all;
 }
