@@ -1,11 +1,9 @@
 """bench_attention beside torch: python bench/peers/attention.py build/release/bench/bench_attention [--threads N] [--json F]"""
-import argparse
-import json
 import math
 
 import torch
 import torch.nn.functional as F
-from peers import compare
+from peers import main
 
 H, D = 8, 64
 
@@ -82,15 +80,7 @@ def latent_cumsum(q, k, v):
     return (p[..., None] * u).sum(-2)
 
 
-def main():
-    a = argparse.ArgumentParser()
-    a.add_argument("program")
-    a.add_argument("--threads", type=int, default=2)
-    a.add_argument("--rounds", type=int, default=5)
-    a.add_argument("--json")
-    args = a.parse_args()
-    torch.set_num_threads(args.threads)
-    print("torch", torch.__version__, "with", "MKL" if torch.backends.mkl.is_available() else "its own BLAS", "threads", args.threads)
+def all_rows():
     rows = []
     for length in (1024, 4096):
         for backward in (False, True):
@@ -102,10 +92,7 @@ def main():
         rows.append((f"window w:256{tail}/L:4096", "chunks of w", timed(window(256), 4096, backward)))
         rows.append((f"dilated{tail}/L:4096", "gather, SDPA, scatter", timed(dilated([256, 512, 1024, 2048], [1, 2, 4, 8]), 4096, backward)))
         rows.append((f"latent causal{tail}/L:1024", "cumsum", timed(latent_cumsum, 1024, backward)))
-    results = compare(args.program, rows, args.threads, args.rounds)
-    if args.json:
-        with open(args.json, "w") as f:
-            json.dump({"torch": torch.__version__, "rows": results}, f, indent=1)
+    return rows
 
 
-main()
+main(all_rows)

@@ -511,113 +511,211 @@ struct BackwardWork {
   float *kt, *vt, *k, *s, *ds, *gk, *gv, *q, *go;
 };
 
-// Key blocks [block0, block1) of one strand: their gradients, and their share of the gradients of queries [from, to) of its heads (gq: [heads, to - from, dp],
-// added to, without the scale).
-void backward_run(const AttentionProblem& p, const Strand& strand, std::int64_t block0, std::int64_t block1, std::int64_t from, std::int64_t to, float* gq, const BackwardWork& w) {
+// Queries [i0, i0 + m) against keys [j0, j0 + n) of head h.
+struct Tile {
+  std::int64_t b, h, i0, m, j0, n;
+  Cover cover;
+  bool plain;
+  Band bands[kTile];
+  Tile(const AttentionProblem& p, std::int64_t b_, std::int64_t h_, std::int64_t i, std::int64_t j)
+      : b(b_), h(h_), i0(i), m(std::min(kTile, p.queries - i)), j0(j), n(std::min(kTile, p.keys - j)), cover(kernels::HWY_NAMESPACE::cover(p, b, i, i + m, j, j + n)),
+        plain(plain_scores(p, cover)) {}
+};
+
+// s becomes the probabilities, ds their gradient go v^T times what softmax or sigmoid makes of it: the gradient of the scores. kOwn: ds stays go v^T, and per row
+// its mean under the probabilities is gathered: own += sum of s ds, mass += sum of s.
+template <bool kOwn> void tile_scores(const AttentionProblem& p, Tile& t, const float* q, const float* kt, const float* go, const float* vt, float* s, float* ds, float* own, float* mass) {
   const bool softmax = p.spec.kind == ScoreKind::Softmax;
-  const std::int64_t b = strand.b, hk = strand.head / p.group(), d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv), span = to - from;
-  const std::int64_t last = std::min(p.queries, to);
-  for (std::int64_t g = 0; g < strand.heads; ++g) {
-    pack_rows(p.row(p.q, b, strand.head + g, from), last - from, d, p.q.strides[2], static_cast<float>(p.spec.scale), w.q + g * span * dp, dp);
-    pack_rows(p.row(p.go, b, strand.head + g, from), last - from, dv, p.go.strides[2], 1, w.go + g * span * dvp, dvp);
-  }
+  const std::int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv), ld = padded(t.n);
   const hn::ScalableTag<float> tag;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
   const auto zero = hn::Zero(tag), one = hn::Set(tag, 1.0f), none = hn::Set(tag, -kInfinity);
+  for_groups(t.m, [&](std::int64_t i, std::int64_t rows) {
+    const Band in = t.bands[i] = band(p, t.cover, t.i0 + i, rows, t.j0, t.j0 + t.n);
+    if (in.hi > in.lo) group_product(rows, in.hi - in.lo, d, q + i * dp, dp, 1, kt + in.lo, ld, s + i * kTile + in.lo, kTile, false);
+  });
+  for_groups(t.m, [&](std::int64_t i, std::int64_t rows) {
+    const Band in = t.bands[i];
+    if (in.hi > in.lo) group_product(rows, in.hi - in.lo, dv, go + i * dvp, dvp, 1, vt + in.lo, ld, ds + i * kTile + in.lo, kTile, false);
+  });
+  for_groups(t.m, [&](std::int64_t first, std::int64_t rows) {
+    const Band in = t.bands[first];
+    for (std::int64_t i = first; i < first + rows; ++i) {
+      float *row = s + i * kTile, *drow = ds + i * kTile;
+      if (t.cover == Cover::Partial)
+        for (float* x : {row, drow}) std::fill(x, x + in.lo, 0.0f), std::fill(x + in.hi, x + ld, 0.0f);
+      if (!t.plain && in.hi > in.lo) finish_row(p, t.b, t.h, t.i0 + i, t.j0, t.j0 + t.n, t.cover, in, row);
+      // a query that sees nothing has lse -inf: every score is -inf and every probability 0
+      const auto top = hn::Set(tag, softmax ? *p.row(p.lse, t.b, t.h, t.i0 + i) : 0.0f);
+      const auto shift = hn::Set(tag, softmax && !kOwn ? p.delta[(t.b * p.heads + t.h) * p.delta_size + (t.i0 + i) * p.delta_step] : 0.0f);
+      auto sum_own = zero, sum_mass = zero;
+      for (std::int64_t j = in.lo; j < in.hi; j += lanes) {
+        const auto x = hn::LoadU(tag, row + j), dprob = hn::LoadU(tag, drow + j);
+        const auto hidden = hn::Eq(x, none);
+        auto pr = zero, slope = zero;
+        if (!softmax) {
+          pr = hn::IfThenZeroElse(hidden, weight_of(tag, x));
+          slope = hn::IfThenZeroElse(hidden, hn::Mul(hn::Mul(pr, hn::Sub(one, pr)), dprob));
+        } else {
+          // lse is rounded, so a score may exceed it by a hair; the exponent is kept at 0 or below (a NaN stays: Min gives its second operand then)
+          const auto exponent = hn::Min(zero, hn::Sub(x, top));
+          if (t.plain) {
+            pr = exp_weight(tag, exponent);
+            slope = hn::Mul(pr, hn::Sub(dprob, shift));
+          } else {
+            pr = hn::IfThenZeroElse(hidden, exp_nonpositive(tag, exponent));
+            slope = hn::IfThenZeroElse(hidden, hn::Mul(pr, hn::Sub(dprob, shift)));
+          }
+        }
+        hn::StoreU(pr, tag, row + j);
+        if (kOwn) {
+          sum_own = hn::Add(sum_own, slope);
+          sum_mass = hn::Add(sum_mass, pr);
+        } else {
+          hn::StoreU(slope, tag, drow + j);
+        }
+      }
+      if (kOwn) {
+        own[i] += hn::GetLane(hn::SumOfLanes(tag, sum_own));
+        mass[i] += hn::GetLane(hn::SumOfLanes(tag, sum_mass));
+      }
+    }
+  });
+}
+
+// What the gradient of the scores ds and the probabilities s give: gq += ds k, gv += s^T go, gk += ds^T q.
+void tile_gradients(const AttentionProblem& p, const Tile& t, bool careful, const float* s, const float* ds, const float* q, const float* go, const float* k, float* gq, float* gk, float* gv) {
+  const std::int64_t m = t.m, n = t.n, dp = rounded(p.width), dvp = rounded(p.value_width);
+  if (careful) {
+    careful_product(n, dvp, m, s, 1, kTile, go, dvp, gv, dvp, true);
+    careful_product(n, dp, m, ds, 1, kTile, q, dp, gk, dp, true);
+    careful_product(m, dp, n, ds, kTile, 1, k, dp, gq, dp, true);
+    return;
+  }
+  for_groups(m, [&](std::int64_t i, std::int64_t rows) {
+    const Band in = t.bands[i];
+    if (in.hi > in.lo) group_product(rows, dp, std::min(in.hi, n) - in.lo, ds + i * kTile + in.lo, kTile, 1, k + in.lo * dp, dp, gq + i * dp, dp, true);
+  });
+  auto queries_of = [&](std::int64_t j, std::int64_t rows) {  // of this tile, those that may see keys [j, j + rows)
+    if (t.cover == Cover::Full) return Band{0, m};
+    std::int64_t lo, hi;
+    p.query_range(t.j0 + j, t.j0 + j + rows, lo, hi);
+    lo = std::clamp<std::int64_t>(lo - t.i0, 0, m);
+    return Band{lo, std::clamp<std::int64_t>(hi - t.i0, lo, m)};
+  };
+  for_groups(n, [&](std::int64_t j, std::int64_t rows) {
+    const Band in = queries_of(j, rows);
+    if (in.hi > in.lo) group_product(rows, dvp, in.hi - in.lo, s + in.lo * kTile + j, 1, kTile, go + in.lo * dvp, dvp, gv + j * dvp, dvp, true);
+  });
+  for_groups(n, [&](std::int64_t j, std::int64_t rows) {
+    const Band in = queries_of(j, rows);
+    if (in.hi > in.lo) group_product(rows, dp, in.hi - in.lo, ds + in.lo * kTile + j, 1, kTile, q + in.lo * dp, dp, gk + j * dp, dp, true);
+  });
+}
+
+void pack_queries(const AttentionProblem& p, const Strand& strand, std::int64_t from, std::int64_t to, float* q, float* go) {
+  const std::int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv), span = to - from, rows = std::min(p.queries, to) - from;
+  for (std::int64_t g = 0; g < strand.heads; ++g) {
+    pack_rows(p.row(p.q, strand.b, strand.head + g, from), rows, d, p.q.strides[2], static_cast<float>(p.spec.scale), q + g * span * dp, dp);
+    pack_rows(p.row(p.go, strand.b, strand.head + g, from), rows, dv, p.go.strides[2], 1, go + g * span * dvp, dvp);
+  }
+}
+
+// The keys [j0, j0 + n) and values packed; returns whether all are finite.
+bool pack_keys(const AttentionProblem& p, const Strand& strand, std::int64_t j0, std::int64_t n, float* kt, float* vt, float* k) {
+  const std::int64_t hk = strand.head / p.group(), d = p.width, dv = p.value_width, dp = rounded(d), ld = padded(n);
+  pack_transposed(p.row(p.k, strand.b, hk, j0), n, d, p.k.strides[2], kt, ld);
+  pack_transposed(p.row(p.v, strand.b, hk, j0), n, dv, p.v.strides[2], vt, ld);
+  pack_rows(p.row(p.k, strand.b, hk, j0), n, d, p.k.strides[2], 1, k, dp);
+  return all_finite(k, n, dp, dp) && all_finite(vt, dv, ld, ld);
+}
+
+void store_keys(const AttentionProblem& p, const Strand& strand, std::int64_t j0, std::int64_t n, const float* from_k, const float* from_v) {
+  const std::int64_t hk = strand.head / p.group(), d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv);
+  for (std::int64_t j = 0; j < n; ++j) {
+    float *gk = p.row(p.gk, strand.b, hk, j0 + j), *gv = p.row(p.gv, strand.b, hk, j0 + j);
+    if (p.spec.accumulate) {
+      for (std::int64_t c = 0; c < d; ++c) gk[c] += from_k[j * dp + c];
+      for (std::int64_t c = 0; c < dv; ++c) gv[c] += from_v[j * dvp + c];
+    } else {
+      std::copy_n(from_k + j * dp, d, gk);
+      std::copy_n(from_v + j * dvp, dv, gv);
+    }
+  }
+}
+
+// Key blocks [block0, block1) of one strand: their gradients, and their share of the gradients of queries [from, to) of its heads (gq: [heads, to - from, dp],
+// added to, without the scale).
+void backward_run(const AttentionProblem& p, const Strand& strand, std::int64_t block0, std::int64_t block1, std::int64_t from, std::int64_t to, float* gq, const BackwardWork& w) {
+  const std::int64_t dp = rounded(p.width), dvp = rounded(p.value_width), span = to - from;
+  pack_queries(p, strand, from, to, w.q, w.go);
   for (std::int64_t block = block0; block < block1; ++block) {
-    const std::int64_t j0 = block * kTile, j1 = std::min(p.keys, j0 + kTile), n = j1 - j0, ld = padded(n);
-    pack_transposed(p.row(p.k, b, hk, j0), n, d, p.k.strides[2], w.kt, ld);
-    pack_transposed(p.row(p.v, b, hk, j0), n, dv, p.v.strides[2], w.vt, ld);
-    pack_rows(p.row(p.k, b, hk, j0), n, d, p.k.strides[2], 1, w.k, dp);
-    const bool finite = all_finite(w.k, n, dp, dp) && all_finite(w.vt, dv, ld, ld);
+    const std::int64_t j0 = block * kTile, n = std::min(kTile, p.keys - j0);
+    const bool finite = pack_keys(p, strand, j0, n, w.kt, w.vt, w.k);
     std::fill_n(w.gk, n * dp, 0.0f);
     std::fill_n(w.gv, n * dvp, 0.0f);
     std::int64_t begin, end;
-    p.query_range(j0, j1, begin, end);
-    for (std::int64_t g = 0; g < strand.heads; ++g) {
-      const std::int64_t h = strand.head + g;
+    p.query_range(j0, j0 + n, begin, end);
+    for (std::int64_t g = 0; g < strand.heads; ++g)
       for (std::int64_t i0 = begin / kTile * kTile; i0 < end; i0 += kTile) {
-        const std::int64_t i1 = std::min(p.queries, i0 + kTile), m = i1 - i0;
-        const Cover c = cover(p, b, i0, i1, j0, j1);
-        if (c == Cover::None) continue;
-        const float *q = w.q + (g * span + i0 - from) * dp, *go = w.go + (g * span + i0 - from) * dvp;
-        const bool plain = plain_scores(p, c), careful = c == Cover::Partial && (!finite || !all_finite(q, m, dp, dp) || !all_finite(go, m, dvp, dvp));
-        float* to_q = gq + (g * span + i0 - from) * dp;
-        Band bands[kTile];
-        for_groups(m, [&](std::int64_t i, std::int64_t rows) {
-          const Band in = bands[i] = band(p, c, i0 + i, rows, j0, j1);
-          if (in.hi > in.lo) group_product(rows, in.hi - in.lo, d, q + i * dp, dp, 1, w.kt + in.lo, ld, w.s + i * kTile + in.lo, kTile, false);
-        });
-        for_groups(m, [&](std::int64_t i, std::int64_t rows) {
-          const Band in = bands[i];
-          if (in.hi > in.lo) group_product(rows, in.hi - in.lo, dv, go + i * dvp, dvp, 1, w.vt + in.lo, ld, w.ds + i * kTile + in.lo, kTile, false);
-        });
-        for_groups(m, [&](std::int64_t i, std::int64_t rows) {
-          const Band in = bands[i];
-          for (std::int64_t t = i; t < i + rows; ++t) {
-            float *row = w.s + t * kTile, *drow = w.ds + t * kTile;
-            if (c == Cover::Partial)
-              for (float* x : {row, drow}) std::fill(x, x + in.lo, 0.0f), std::fill(x + in.hi, x + ld, 0.0f);
-            if (!plain && in.hi > in.lo) finish_row(p, b, h, i0 + t, j0, j1, c, in, row);
-            // a query that sees nothing has lse -inf: every score is -inf and every probability 0
-            const auto top = hn::Set(tag, softmax ? *p.row(p.lse, b, h, i0 + t) : 0.0f);
-            const auto shift = hn::Set(tag, softmax ? p.delta[(b * p.heads + h) * p.delta_size + (i0 + t) * p.delta_step] : 0.0f);
-            for (std::int64_t j = in.lo; j < in.hi; j += lanes) {
-              const auto s = hn::LoadU(tag, row + j), dprob = hn::LoadU(tag, drow + j);
-              const auto hidden = hn::Eq(s, none);
-              if (softmax && plain) {
-                const auto pr = exp_weight(tag, hn::Min(zero, hn::Sub(s, top)));
-                hn::StoreU(pr, tag, row + j);
-                hn::StoreU(hn::Mul(pr, hn::Sub(dprob, shift)), tag, drow + j);
-              } else if (softmax) {
-                // lse is rounded, so a score may exceed it by a hair; the exponent is kept at 0 or below (a NaN stays: Min gives its second operand then)
-                const auto pr = hn::IfThenZeroElse(hidden, exp_nonpositive(tag, hn::Min(zero, hn::Sub(s, top))));
-                hn::StoreU(pr, tag, row + j);
-                hn::StoreU(hn::IfThenZeroElse(hidden, hn::Mul(pr, hn::Sub(dprob, shift))), tag, drow + j);
-              } else {
-                const auto pr = hn::IfThenZeroElse(hidden, weight_of(tag, s));
-                hn::StoreU(pr, tag, row + j);
-                hn::StoreU(hn::IfThenZeroElse(hidden, hn::Mul(hn::Mul(pr, hn::Sub(one, pr)), dprob)), tag, drow + j);
-              }
-            }
-          }
-          if (!careful && in.hi > in.lo) group_product(rows, dp, std::min(in.hi, n) - in.lo, w.ds + i * kTile + in.lo, kTile, 1, w.k + in.lo * dp, dp, to_q + i * dp, dp, true);
-        });
-        if (careful) {
-          careful_product(n, dvp, m, w.s, 1, kTile, go, dvp, w.gv, dvp, true);
-          careful_product(n, dp, m, w.ds, 1, kTile, q, dp, w.gk, dp, true);
-          careful_product(m, dp, n, w.ds, kTile, 1, w.k, dp, to_q, dp, true);
-          continue;
-        }
-        auto queries_of = [&](std::int64_t j, std::int64_t rows, std::int64_t& lo, std::int64_t& hi) {  // of this tile, those that may see keys [j, j + rows)
-          lo = 0, hi = m;
-          if (c == Cover::Full) return;
-          p.query_range(j0 + j, j0 + j + rows, lo, hi);
-          lo = std::clamp<std::int64_t>(lo - i0, 0, m), hi = std::clamp<std::int64_t>(hi - i0, lo, m);
-        };
-        for_groups(n, [&](std::int64_t j, std::int64_t rows) {
-          std::int64_t lo, hi;
-          queries_of(j, rows, lo, hi);
-          if (hi > lo) group_product(rows, dvp, hi - lo, w.s + lo * kTile + j, 1, kTile, go + lo * dvp, dvp, w.gv + j * dvp, dvp, true);
-        });
-        for_groups(n, [&](std::int64_t j, std::int64_t rows) {
-          std::int64_t lo, hi;
-          queries_of(j, rows, lo, hi);
-          if (hi > lo) group_product(rows, dp, hi - lo, w.ds + lo * kTile + j, 1, kTile, q + lo * dp, dp, w.gk + j * dp, dp, true);
-        });
+        Tile t(p, strand.b, strand.head + g, i0, j0);
+        if (t.cover == Cover::None) continue;
+        const std::int64_t at = g * span + i0 - from;
+        const float *q = w.q + at * dp, *go = w.go + at * dvp;
+        const bool careful = t.cover == Cover::Partial && (!finite || !all_finite(q, t.m, dp, dp) || !all_finite(go, t.m, dvp, dvp));
+        tile_scores<false>(p, t, q, w.kt, go, w.vt, w.s, w.ds, nullptr, nullptr);
+        tile_gradients(p, t, careful, w.s, w.ds, q, go, w.k, gq + at * dp, w.gk, w.gv);
       }
-    }
-    for (std::int64_t j = 0; j < n; ++j) {
-      float *gk = p.row(p.gk, b, hk, j0 + j), *gv = p.row(p.gv, b, hk, j0 + j);
-      if (p.spec.accumulate) {
-        for (std::int64_t c = 0; c < d; ++c) gk[c] += w.gk[j * dp + c];
-        for (std::int64_t c = 0; c < dv; ++c) gv[c] += w.gv[j * dvp + c];
-      } else {
-        std::copy_n(w.gk + j * dp, d, gk);
-        std::copy_n(w.gv + j * dvp, dv, gv);
-      }
-    }
+    store_keys(p, strand, j0, n, w.gk, w.gv);
   }
+}
+
+// The whole of a strand whose probabilities are its share of a mixture, a share that is held constant: a row's shift is the mean of go v^T under its own
+// probabilities, which is only known once all its keys were seen. The tiles of a short strand are kept between the two passes; a long one makes them again.
+constexpr std::int64_t kKeptRows = 256;
+void backward_own(const AttentionProblem& p, const Strand& strand, float* gq, const BackwardWork& w) {
+  const std::int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv), count = p.keys, blocks = (count + kTile - 1) / kTile, area = kTile * kTile;
+  const std::int64_t span = blocks * kTile;
+  const bool keep = count <= kKeptRows;
+  pack_queries(p, strand, 0, span, w.q, w.go);
+  cpu::Scratch<float> work(blocks * kTile * (d + dv + 2 * dp + dvp) + 2 * span + (keep ? 2 * blocks * blocks * area : 0));
+  float *kt = work.data(), *vt = kt + span * d, *k = vt + span * dv, *gk = k + span * dp, *gv = gk + span * dp, *own = gv + span * dvp, *mass = own + span, *kept = mass + span;
+  bool finite = all_finite(w.q, count, dp, dp) && all_finite(w.go, count, dvp, dvp);
+  for (std::int64_t j0 = 0; j0 < count; j0 += kTile) finite &= pack_keys(p, strand, j0, std::min(kTile, count - j0), kt + j0 * d, vt + j0 * dv, k + j0 * dp);
+  std::fill_n(gk, span * (dp + dvp), 0.0f);
+  std::fill_n(own, 2 * span, 0.0f);
+  auto tiles = [&](bool first) {
+    for (std::int64_t i0 = 0; i0 < count; i0 += kTile) {
+      std::int64_t begin, end;
+      p.key_range(i0, std::min(count, i0 + kTile), begin, end);
+      for (std::int64_t j0 = begin / kTile * kTile; j0 < end; j0 += kTile) {
+        Tile t(p, strand.b, strand.head, i0, j0);
+        if (t.cover == Cover::None) continue;
+        const float *q = w.q + i0 * dp, *go = w.go + i0 * dvp;
+        float *s = keep ? kept + (i0 / kTile * blocks + j0 / kTile) * 2 * area : w.s, *ds = keep ? s + area : w.ds;
+        if (first || !keep) {
+          float unused[2 * kTile];
+          tile_scores<true>(p, t, q, kt + j0 * d, go, vt + j0 * dv, s, ds, first ? own + i0 : unused, first ? mass + i0 : unused + kTile);
+        } else {
+          for_groups(t.m, [&](std::int64_t i, std::int64_t rows) { t.bands[i] = band(p, t.cover, i0 + i, rows, j0, j0 + t.n); });
+        }
+        if (first) continue;
+        for_groups(t.m, [&](std::int64_t i, std::int64_t rows) {
+          const Band in = t.bands[i];
+          for (std::int64_t r = i; r < i + rows; ++r)
+            for (std::int64_t j = in.lo; j < in.hi; ++j) ds[r * kTile + j] = s[r * kTile + j] == 0 ? 0 : s[r * kTile + j] * (ds[r * kTile + j] - own[i0 + r]);
+        });
+        tile_gradients(p, t, t.cover == Cover::Partial && !finite, s, ds, q, go, k + j0 * dp, gq + i0 * dp, gk + j0 * dp, gv + j0 * dvp);
+      }
+    }
+  };
+  tiles(true);
+  for (std::int64_t i = 0; i < count; ++i) {
+    own[i] = mass[i] > 0 ? own[i] / mass[i] : 0;
+    if (p.glse.data) own[i] -= *p.row(p.glse, strand.b, strand.head, i);
+  }
+  tiles(false);
+  for (std::int64_t j0 = 0; j0 < count; j0 += kTile) store_keys(p, strand, j0, std::min(kTile, count - j0), gk + j0 * dp, gv + j0 * dvp);
 }
 
 void Backward(const AttentionProblem& all) {
@@ -627,7 +725,7 @@ void Backward(const AttentionProblem& all) {
   // delta_i = gO_i . O_i - (gradient of lse_i)
   cpu::Scratch<float> delta(p.batch * p.heads * p.queries);
   p.delta = delta.data();
-  if (p.spec.kind == ScoreKind::Softmax)
+  if (p.spec.kind == ScoreKind::Softmax && !p.spec.own_mean)
     parallel_for(p.batch * p.heads * p.queries, 256, [&](std::int64_t first, std::int64_t last) {
       for (std::int64_t t = first; t < last; ++t) {
         const std::int64_t b = t / p.queries / p.heads, h = t / p.queries % p.heads, i = t % p.queries;
@@ -649,7 +747,7 @@ void Backward(const AttentionProblem& all) {
     const AttentionProblem part = p.spec.step ? p.strand(s.first, s.step, s.count) : p;
     const std::int64_t blocks = (s.count + kTile - 1) / kTile;
     // enough tasks for a few threads, whatever the number of threads
-    const std::int64_t runs = s.count * 2 < longest ? 1 : std::clamp<std::int64_t>(8 / static_cast<std::int64_t>(strands.size()), 1, std::max<std::int64_t>(1, blocks));
+    const std::int64_t runs = s.count * 2 < longest || p.spec.own_mean ? 1 : std::clamp<std::int64_t>(8 / static_cast<std::int64_t>(strands.size()), 1, std::max<std::int64_t>(1, blocks));
     first_task.push_back(tasks.size());
     for (std::int64_t r = 0; r < runs; ++r) {
       Task x{t, blocks * r / runs, blocks * (r + 1) / runs, 0, 0, size};
@@ -678,7 +776,9 @@ void Backward(const AttentionProblem& all) {
       const Task& x = tasks[static_cast<std::size_t>(t)];
       const Strand& s = strands[x.strand];
       std::fill_n(gq.data() + x.gq, s.heads * (x.to - x.from) * dp, 0.0f);
-      backward_run(p.spec.step ? p.strand(s.first, s.step, s.count) : p, s, x.block0, x.block1, x.from, x.to, gq.data() + x.gq, w);
+      const AttentionProblem part = p.spec.step ? p.strand(s.first, s.step, s.count) : p;
+      if (p.spec.own_mean) backward_own(part, s, gq.data() + x.gq, w);
+      else backward_run(part, s, x.block0, x.block1, x.from, x.to, gq.data() + x.gq, w);
     }
   });
   // the shares of each query, in order
@@ -726,6 +826,7 @@ abi::Status unpack(AttentionProblem& p, const abi::TensorIn& q, const abi::Tenso
                    const abi::TensorIn& key_mask, const abi::TensorIn& forbidden, const abi::TensorIn& added) {
   for (const abi::TensorIn* t : {&q, &k, &v})
     if (t->dtype != DType::Float32 || t->ndim != 4 || (t->strides[3] != 1 && t->sizes[3] > 1)) return abi::unsupported("float32 [B, H, L, D] with a contiguous last dimension");
+  if (spec.own_mean && !spec.step) return abi::unsupported("a share of a mixture along strands");
   if (spec.step && (q.sizes[1] != k.sizes[1] || q.sizes[2] != k.sizes[2] || !spec.accumulate)) return abi::unsupported("strands where queries and keys are the same positions, accumulated");
   p.spec = spec;
   p.batch = q.sizes[0], p.heads = q.sizes[1], p.key_heads = k.sizes[1], p.queries = q.sizes[2], p.keys = k.sizes[2], p.width = q.sizes[3], p.value_width = v.sizes[3];
