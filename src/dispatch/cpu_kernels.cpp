@@ -13,6 +13,7 @@
   X(pool)                     \
   X(index)                    \
   X(sort)                     \
+  X(suppression)              \
   X(random)
 
 namespace dropin {
