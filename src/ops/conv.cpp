@@ -102,6 +102,23 @@ Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, std::int64_t
       .squeeze(2);
 }
 
+namespace plain {
+
+Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups, const Pair& stride) {
+  Tensors parts;
+  std::int64_t at = 0;
+  for (const DepthwiseGroup& g : groups) {
+    const std::int64_t c = g.weight.size(0);
+    parts.push_back(conv2d(x.narrow(1, at, c), g.weight, g.bias, {.stride = stride, .pad_begin = g.pad_begin, .pad_end = g.pad_end, .dilation = g.dilation, .groups = c}));
+    at += c;
+  }
+  return concat(parts, 1);
+}
+
+}  // namespace plain
+
+Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups, const Pair& stride) { return plain::mixed_depthwise_conv2d(x, groups, stride); }
+
 Pair same_padding(std::int64_t kernel, std::int64_t dilation) {
   const std::int64_t total = dilation * (kernel - 1);
   return {total / 2, total - total / 2};
