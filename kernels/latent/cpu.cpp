@@ -19,6 +19,7 @@ namespace dropin::kernels {
 
 struct LatentProblem {
   std::int64_t batch, heads, tokens, latents, width, chunk;
+  bool causal;
   abi::TensorIn p, k, v, go, kept;
   abi::TensorOut o, state, keep, gp, gk, gv;
   std::int64_t padded() const { return (latents + 15) / 16 * 16; }
@@ -135,7 +136,128 @@ void lower_product(const float* x, std::int64_t ldx, const float* yt, std::int64
   for (std::int64_t t = 0; t < c; ++t) std::fill(a + t * kC + t + 1, a + (t + 1) * kC, 0.0f);
 }
 
+// --- every token sees every token: the state after the last one serves all
+
+// q = p / z of c tokens, padded.
+void weigh(const float* p, std::int64_t stride, std::int64_t c, std::int64_t n, std::int64_t np, const float* inverse, float* q) {
+  for (std::int64_t t = 0; t < c; ++t) {
+    for (std::int64_t l = 0; l < n; ++l) q[t * np + l] = p[t * stride + l] * inverse[l];
+    std::fill(q + t * np + n, q + (t + 1) * np, 0.0f);
+  }
+}
+void invert(const float* z, std::int64_t np, float* inverse) {
+  for (std::int64_t l = 0; l < np; ++l) inverse[l] = z[l] == 0 ? 0 : 1 / z[l];  // nothing seen: no output
+}
+// e = exp(e - m), and 0 where e is -inf.
+void exponentials(float* e, std::int64_t c, std::int64_t np, const float* m) {
+  const hn::ScalableTag<float> tag;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
+  const auto none = hn::Set(tag, kNone);
+  for (std::int64_t t = 0; t < c; ++t)
+    for (std::int64_t l = 0; l < np; l += lanes) {
+      const auto k = hn::LoadU(tag, e + t * np + l);
+      hn::StoreU(hn::IfThenZeroElse(hn::Eq(k, none), exp_nonpositive(tag, hn::Sub(k, hn::LoadU(tag, m + l)))), tag, e + t * np + l);
+    }
+}
+
+void forward_all(const LatentProblem& x) {
+  const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
+  parallel_for(x.batch * x.heads, 1, [&](std::int64_t first, std::int64_t last) {
+    cpu::Scratch<float> work(np * (d + 4) + kC * np);
+    float* w = work.data();
+    const State s{w, w + np, w + 2 * np};
+    float *top = w + np * (d + 2), *inverse = top + np, *e = inverse + np;
+    const hn::ScalableTag<float> tag;
+    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
+    for (std::int64_t bh = first; bh < last; ++bh) {
+      const std::int64_t b = bh / x.heads, h = bh % x.heads;
+      float* state = x.state.as<float>() + bh * size;
+      load_state(state, n, np, d, s);
+      for (std::int64_t t = 0; t < x.tokens; t += kC) {
+        const std::int64_t c = std::min(kC, x.tokens - t);
+        load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, e);
+        for (std::int64_t l = 0; l < np; l += lanes) {  // the unit grows to the largest score so far
+          const auto old = hn::LoadU(tag, s.m + l);
+          auto m = old, bad = hn::Zero(tag);
+          for (std::int64_t i = 0; i < c; ++i) {
+            const auto k = hn::LoadU(tag, e + i * np + l);
+            m = hn::Max(m, k);
+            bad = hn::IfThenElse(hn::IsNaN(k), k, bad);
+          }
+          m = hn::IfThenElse(hn::IsNaN(hn::Add(bad, old)), hn::Add(bad, old), m);
+          hn::StoreU(hn::IfThenZeroElse(hn::Eq(old, hn::Set(tag, kNone)), exp_nonpositive(tag, hn::Sub(old, m))), tag, top + l);
+          hn::StoreU(m, tag, s.m + l);
+        }
+        for (std::int64_t l = 0; l < n; ++l)
+          if (top[l] != 1) {
+            s.z[l] *= top[l];
+            for (std::int64_t j = 0; j < d; ++j) s.s[l * d + j] *= top[l];
+          }
+        exponentials(e, c, np, s.m);
+        for (std::int64_t i = 0; i < c; ++i)
+          for (std::int64_t l = 0; l < np; ++l) s.z[l] += e[i * np + l];
+        product(np, d, c, e, 1, np, at(x.v, b, h, t), x.v.strides[2], s.s, d, true);
+      }
+      invert(s.z, np, inverse);
+      for (std::int64_t t = 0; t < x.tokens; t += kC) {
+        const std::int64_t c = std::min(kC, x.tokens - t);
+        weigh(at(x.p, b, h, t), x.p.strides[2], c, n, np, inverse, e);
+        product(c, d, np, e, np, 1, s.s, d, at(x.o, b, h, t), x.o.strides[2], false);
+      }
+      store_state(s, n, d, state);
+    }
+  });
+}
+
+// With r = sum_t q_t go_t^T and rs = sum_t q_t dp_t: dp = go S^T / z, dv = e r, dk = e (v r^T - rs).
+void backward_all(const LatentProblem& x) {
+  const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
+  parallel_for(x.batch * x.heads, 1, [&](std::int64_t first, std::int64_t last) {
+    cpu::Scratch<float> work(np * (3 * d + 4) + 2 * kC * np);
+    float* w = work.data();
+    const State s{w, w + np, w + 2 * np};
+    float *r = w + np * (d + 2), *turned = r + np * d, *rs = turned + np * d, *inverse = rs + np, *e = inverse + np, *dp = e + kC * np;
+    for (std::int64_t bh = first; bh < last; ++bh) {
+      const std::int64_t b = bh / x.heads, h = bh % x.heads;
+      load_state(x.kept.as<float>() + bh * size, n, np, d, s);
+      invert(s.z, np, inverse);
+      std::fill_n(r, np * d, 0.0f);
+      std::fill_n(rs, np, 0.0f);
+      pack_transposed(s.s, np, d, d, turned, np);
+      for (std::int64_t t = 0; t < x.tokens; t += kC) {
+        const std::int64_t c = std::min(kC, x.tokens - t);
+        const float* go = at(x.go, b, h, t);
+        weigh(at(x.p, b, h, t), x.p.strides[2], c, n, np, inverse, e);
+        product(c, np, d, go, x.go.strides[2], 1, turned, np, dp, np, false);
+        for (std::int64_t i = 0; i < c; ++i) {
+          float* gp = at(x.gp, b, h, t + i);
+          for (std::int64_t l = 0; l < n; ++l) {
+            gp[l] = dp[i * np + l] * inverse[l];
+            rs[l] += e[i * np + l] * gp[l];
+          }
+        }
+        product(np, d, c, e, 1, np, go, x.go.strides[2], r, d, true);
+      }
+      pack_transposed(r, np, d, d, turned, np);
+      for (std::int64_t t = 0; t < x.tokens; t += kC) {
+        const std::int64_t c = std::min(kC, x.tokens - t);
+        load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, e);
+        exponentials(e, c, np, s.m);
+        product(c, d, np, e, np, 1, r, d, at(x.gv, b, h, t), x.gv.strides[2], false);
+        product(c, np, d, at(x.v, b, h, t), x.v.strides[2], 1, turned, np, dp, np, false);
+        for (std::int64_t i = 0; i < c; ++i) {
+          float* gk = at(x.gk, b, h, t + i);
+          for (std::int64_t l = 0; l < n; ++l) gk[l] = e[i * np + l] * (dp[i * np + l] - rs[l]);
+        }
+      }
+    }
+  });
+}
+
+// --- causal
+
 void Forward(const LatentProblem& x) {
+  if (!x.causal) return forward_all(x);
   const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
   parallel_for(x.batch * x.heads, 1, [&](std::int64_t first, std::int64_t last) {
     cpu::Scratch<float> work(np * (d + 3) + kC * np * 4 + kC * kC);
@@ -172,6 +294,7 @@ void Forward(const LatentProblem& x) {
 
 // A reverse scan over the chunks, with r = sum over later tokens of q_t g_t^T and rs = sum of q_t dp_t, in the unit of the chunk at hand.
 void Backward(const LatentProblem& x) {
+  if (!x.causal) return backward_all(x);
   const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
   parallel_for(x.batch * x.heads, 1, [&](std::int64_t first, std::int64_t last) {
     const std::int64_t one = np * (d + 2);  // a state in padded form
@@ -268,28 +391,29 @@ namespace {
 HWY_EXPORT(Forward);
 HWY_EXPORT(Backward);
 
-abi::Status unpack(LatentProblem& x, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, std::int64_t chunk) {
+abi::Status unpack(LatentProblem& x, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, bool causal, std::int64_t chunk) {
   for (const abi::TensorIn* t : {&p, &k, &v})
     if (t->dtype != DType::Float32 || t->ndim != 4 || (t->strides[3] != 1 && t->sizes[3] > 1)) return abi::unsupported("float32 [B, H, T, N] with a contiguous last dimension");
   x.batch = p.sizes[0], x.heads = p.sizes[1], x.tokens = p.sizes[2], x.latents = p.sizes[3], x.width = v.sizes[3];
+  x.causal = causal;
   x.chunk = std::clamp<std::int64_t>(chunk, 1, kLatentChunk);
   x.p = p, x.k = k, x.v = v;
   return abi::ok();
 }
 
-abi::Status forward(const abi::KernelContext&, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, std::int64_t chunk, const abi::TensorOut& o,
-                    const abi::TensorOut& state, const abi::TensorOut& kept) {
+abi::Status forward(const abi::KernelContext&, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, bool causal, std::int64_t chunk,
+                    const abi::TensorOut& o, const abi::TensorOut& state, const abi::TensorOut& kept) {
   LatentProblem x;
-  if (abi::Status s = unpack(x, p, k, v, chunk); s.code) return s;
+  if (abi::Status s = unpack(x, p, k, v, causal, chunk); s.code) return s;
   x.o = o, x.state = state, x.keep = kept;
   HWY_DYNAMIC_DISPATCH(Forward)(x);
   return abi::ok();
 }
 
-abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, std::int64_t chunk,
-                     const abi::TensorIn& kept, const abi::TensorOut& gp, const abi::TensorOut& gk, const abi::TensorOut& gv) {
+abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, bool causal,
+                     std::int64_t chunk, const abi::TensorIn& kept, const abi::TensorOut& gp, const abi::TensorOut& gk, const abi::TensorOut& gv) {
   LatentProblem x;
-  if (abi::Status s = unpack(x, p, k, v, chunk); s.code) return s;
+  if (abi::Status s = unpack(x, p, k, v, causal, chunk); s.code) return s;
   x.go = go, x.kept = kept, x.gp = gp, x.gk = gk, x.gv = gv;
   HWY_DYNAMIC_DISPATCH(Backward)(x);
   return abi::ok();

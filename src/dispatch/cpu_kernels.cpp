@@ -4,6 +4,7 @@
 #define DROPIN_CPU_KERNELS(X) \
   X(elementwise)              \
   X(attention)                \
+  X(latent)                   \
   X(reduce)                   \
   X(softmax)                  \
   X(norm)                     \

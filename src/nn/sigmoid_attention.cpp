@@ -59,7 +59,7 @@ Tensor SigmoidAttention::mix(Tensor q, Tensor k, const Tensor& v, AttentionParam
   p.sigmoid_bias = bias_for(lk);
   if (sigmoid_bias_->defined()) {  // q . k + b / scale, as one more channel
     const Tensor b = (*sigmoid_bias_ / *p.scale).reshape({1, -1, 1, 1});
-    q = concat({q, detail::broadcast_to(b, {q.size(0), q.size(1), lq, 1})}, -1);
+    q = concat({q, b.expand({q.size(0), q.size(1), lq, 1})}, -1);
     k = concat({k, ones({k.size(0), k.size(1), lk, 1}, k.options())}, -1);
     p.sigmoid_bias = 0;
   }

@@ -4,6 +4,7 @@
 #include "dropin/ops/conv.h"
 #include "dropin/ops/deform_conv.h"
 #include "dropin/ops/elementwise.h"
+#include "dropin/ops/latent.h"
 #include "dropin/ops/linalg.h"
 #include "dropin/ops/loss.h"
 #include "dropin/ops/matmul.h"
