@@ -15,6 +15,7 @@
   X(index)                    \
   X(sort)                     \
   X(suppression)              \
+  X(deform)                   \
   X(random)
 
 namespace dropin {

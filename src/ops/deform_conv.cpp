@@ -4,6 +4,7 @@
 #include "dropin/ops/matmul.h"
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
+#include "kernels/deform/kernel.h"
 #include "ops/common.h"
 
 namespace dropin {
@@ -70,7 +71,28 @@ Tensor deform_conv2d(const Tensor& x_, const Tensor& offset_, const Tensor& mask
   auto like_x = [&](const Tensor& t) { return t.defined() ? t.to(x.dtype()).contiguous() : t; };
   for (const Tensor& t : {offset_, mask_, w_, bias_})
     if (t.defined()) ops_detail::same_device(who, x, t);
-  return plain::deform_conv2d(x, like_x(offset_), like_x(mask_), like_x(w_), like_x(bias_), p).to(x_.dtype());
+  const Tensor offset = like_x(offset_), mask = like_x(mask_), w = like_x(w_), bias = like_x(bias_);
+  if (x.dtype() == kFloat64 || !has_kernels<kernels::deform_conv2d_forward, kernels::deform_conv2d_backward>(x.device())) return plain::deform_conv2d(x, offset, mask, w, bias, p);
+  kernels::ConvGeometry g;
+  for (int i = 0; i < 2; ++i) {
+    const auto k = static_cast<std::size_t>(i);
+    g.stride[i] = p.stride[k], g.dilation[i] = p.dilation[k], g.pad_begin[i] = g.pad_end[i] = p.pad_begin[k];
+  }
+  g.groups = p.groups;
+  Tensor y = empty({B, O, out[0], out[1]}, x.options());
+  run<kernels::deform_conv2d_forward>(x.device(), x.in(), offset.in(), mask.in(), w.in(), bias.in(), g, y.out());
+  return record("deform_conv2d", y, {x, offset, mask, w, bias}, {x, offset, mask, w}, [p, g](const Saved& s, const Tensor& gy_) -> Tensors {
+    const Tensor x = s[0], offset = s[1], mask = s[2], w = s[3], gy = gy_.contiguous();
+    if (grad_enabled()) {
+      Tensor bias = s.needs(4) ? zeros({w.size(0)}, x.options()).requires_grad_() : Tensor();  // its value does not enter a gradient
+      return plain_gradients(s, {x, offset, mask, w, bias}, gy, [&](const Tensors& v) { return plain::deform_conv2d(v[0], v[1], v[2], v[3], v[4], p); });
+    }
+    auto wanted = [&](int i, const Tensor& like) { return s.needs(i) ? empty_like(like) : Tensor(); };
+    const Tensor gx = wanted(0, x), goffset = wanted(1, offset), gmask = wanted(2, mask), gw = wanted(3, w);
+    if (gx.defined() || goffset.defined() || gmask.defined() || gw.defined())
+      run<kernels::deform_conv2d_backward>(x.device(), gy.in(), x.in(), offset.in(), mask.in(), w.in(), g, gx.out(), goffset.out(), gmask.out(), gw.out());
+    return {gx, goffset, gmask, gw, s.needs(4) ? sum(gy, {0, 2, 3}) : Tensor()};
+  }).to(x_.dtype());
 }
 
 }  // namespace dropin
