@@ -15,6 +15,7 @@ using abi::TensorOut;
 using std::int64_t;
 
 constexpr int64_t kWide = 16;         // channels of a unit where they lie side by side: whole vectors on every target
+constexpr int64_t kPlanes = 8;        // channels of a unit otherwise: they share one padded band
 constexpr double kSliceFlops = 1e6;   // least work of a slice
 constexpr int64_t kMostSlices = 128;
 
@@ -28,7 +29,7 @@ cpu::PlaneStrides plane_strides(const TensorIn& t, bool last) {
   return last ? cpu::PlaneStrides{1, w * c, c} : cpu::PlaneStrides{t.sizes[2] * w, w, 1};
 }
 
-/// A run as the planes see it, and its units: a channel each, or kWide where channels are vectors.
+/// A run as the planes see it, cut into units of a few channels.
 struct Run {
   cpu::PlaneConv plane;
   const DepthwiseRun* run;
@@ -49,7 +50,7 @@ Status prepare(const TensorIn& x, const TensorIn& y, const DepthwiseRun* runs, i
   c.last = !(x.contiguous() && y.contiguous());
   if (c.last && !(channels_last(x) && channels_last(y))) return abi::unsupported("depthwise: arrays must be contiguous or channels-last");
   if (x.sizes[0] != y.sizes[0] || x.sizes[1] != y.sizes[1]) return abi::failed("depthwise: arrays do not fit");
-  c.images = x.sizes[0], c.width = c.last ? kWide : 1;
+  c.images = x.sizes[0], c.width = c.last ? kWide : kPlanes;
   int64_t at = 0;
   for (int64_t i = 0; i < count; ++i) {
     const DepthwiseRun& r = runs[i];

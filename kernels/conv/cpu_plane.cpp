@@ -64,13 +64,23 @@ struct Band {
   int64_t row0, rows, col0, split, part, row;  ///< row: elements from one to the next
 };
 
+/// n elements; up to a vector beyond them becomes 0, which is what stands there.
 template <class T>
-void copy_row(const Band& b, int64_t width, const T* from, T* to) {
+HWY_INLINE void copy_columns(const T* from, int64_t n, T* to) {
   const hn::ScalableTag<T> d;
   const int64_t L = lanes_of<T>();
-  if (b.split == 2) {  // column pairs
+  int64_t k = 0;
+  for (; k + L <= n; k += L) hn::StoreU(hn::LoadU(d, from + k), d, to + k);
+  if (k < n) hn::StoreU(hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(n - k)), d, from + k), d, to + k);
+}
+
+/// Columns of one row inside the image, split by their remainder.
+template <class T>
+void split_row(const Band& b, int64_t width, const T* from, T* to) {
+  const hn::ScalableTag<T> d;
+  const int64_t L = lanes_of<T>(), st = b.split;
+  if (st == 2) {  // column pairs
     const int64_t first = std::clamp<int64_t>(ceil_div(-b.col0, 2), 0, b.part), last = std::clamp<int64_t>((width - b.col0) / 2, first, b.part);
-    std::fill_n(to, first, T(0)), std::fill_n(to + b.part, first, T(0));
     if (first > 0 && b.col0 + 2 * first == 1 && width > 0) to[b.part + first - 1] = from[0];  // half a pair
     int64_t k = first;
     for (; k + L <= last; k += L) {
@@ -80,55 +90,39 @@ void copy_row(const Band& b, int64_t width, const T* from, T* to) {
       hn::StoreU(odd, d, to + b.part + k);
     }
     for (; k < last; ++k) to[k] = from[b.col0 + 2 * k], to[b.part + k] = from[b.col0 + 2 * k + 1];
-    std::fill(to + last, to + b.part, T(0)), std::fill(to + b.part + last, to + 2 * b.part, T(0));
     if (last < b.part && b.col0 + 2 * last >= 0 && b.col0 + 2 * last < width) to[last] = from[b.col0 + 2 * last];
     return;
   }
-  for (int64_t f = 0; f < b.split; ++f) {
-    // Column k of part f is the image's column k * split + f + col0.
-    const int64_t dx = f + b.col0, first = std::clamp<int64_t>(ceil_div(-dx, b.split), 0, b.part);
-    const int64_t last = std::clamp<int64_t>(ceil_div(width - dx, b.split), first, b.part);
-    T* part = to + f * b.part;
-    std::fill_n(part, first, T(0));
-    if (b.split == 1) std::copy(from + dx + first, from + dx + last, part + first);
-    else
-      for (int64_t k = first; k < last; ++k) part[k] = from[k * b.split + dx];
-    std::fill(part + last, part + b.part, T(0));
+  for (int64_t f = 0; f < st; ++f) {
+    // Column k of part f is the image's column k * st + f + col0.
+    const int64_t dx = f + b.col0, first = std::clamp<int64_t>(ceil_div(-dx, st), 0, b.part), last = std::clamp<int64_t>(ceil_div(width - dx, st), first, b.part);
+    for (int64_t k = first; k < last; ++k) to[f * b.part + k] = from[k * st + dx];
   }
 }
 
-/// `to` has room for rows * row elements; what follows the columns of a row is 0.
+/// `to` has room for rows * row elements, and holds zeros outside the image already: from zero_band(), and from then on with every image of the same band.
 template <class T>
 void copy_band(const Band& b, const int64_t size[2], const T* from, const PlaneStrides& s, int64_t lanes, T* to) {
-  const int64_t L = lanes_of<T>();
-  for (int64_t r = 0; r < b.rows; ++r, to += b.row) {
-    const int64_t h = b.row0 + r;
-    if (h < 0 || h >= size[0]) {
-      std::fill_n(to, b.row, T(0));
-      continue;
-    }
-    const T* line = from + h * s.row;
-    int64_t done = b.split * b.part;
+  const hn::ScalableTag<T> d;
+  const int64_t L = lanes_of<T>(), r0 = std::clamp<int64_t>(-b.row0, 0, b.rows), r1 = std::clamp<int64_t>(size[0] - b.row0, r0, b.rows);
+  const int64_t first = std::clamp<int64_t>(-b.col0, 0, b.part), last = std::clamp<int64_t>(size[1] - b.col0, first, b.part);
+  for (int64_t r = r0; r < r1; ++r) {
+    const T* line = from + (b.row0 + r) * s.row;
+    T* row = to + r * b.row;
     if (s.column == 1) {
-      copy_row(b, size[1], line, to);
+      if (b.split == 1) copy_columns(line + b.col0 + first, last - first, row + first);
+      else split_row(b, size[1], line, row);
+    } else if (lanes == L) {
+      for (int64_t k = first; k < last; ++k) hn::Store(hn::LoadU(d, line + (b.col0 + k) * s.column), d, row + k * L);
     } else {
-      const hn::ScalableTag<T> d;
-      const int64_t first = std::clamp<int64_t>(-b.col0, 0, b.part), last = std::clamp<int64_t>(size[1] - b.col0, first, b.part);
-      std::fill_n(to, first * L, T(0));
-      for (int64_t k = first; k < last; ++k) {
-        const T* p = line + (b.col0 + k) * s.column;
-        if (lanes == L) {
-          hn::Store(hn::LoadU(d, p), d, to + k * L);
-        } else {
-          std::copy_n(p, lanes, to + k * L);
-          std::fill_n(to + k * L + lanes, L - lanes, T(0));
-        }
-      }
-      std::fill(to + last * L, to + b.part * L, T(0));
-      done = b.part * L;
+      const auto part = hn::FirstN(d, static_cast<std::size_t>(lanes));
+      for (int64_t k = first; k < last; ++k) hn::Store(hn::MaskedLoad(part, d, line + (b.col0 + k) * s.column), d, row + k * L);
     }
-    std::fill(to + done, to + b.row, T(0));
   }
+}
+template <class T>
+void zero_band(const Band& b, T* to) {
+  std::fill_n(to, b.rows * b.row, T(0));
 }
 
 // ---- Correlation
@@ -444,6 +438,7 @@ void Forward(const PlaneConv& c, int64_t channels, const float* x, const PlaneSt
       const int64_t count = std::min(rows, P - p);
       b.row0 = p * c.stride[0] - c.pad_begin[0];
       b.rows = rows_read(count);
+      if (rows < P || k == 0) zero_band(b, band.data());  // a plane in one band leaves the zeros where the next one needs them
       copy_band(b, c.size, x + k * sx.channel, sx, n, band.data());
       correlate({band.data(), b.row, c.dilation[0], c.stride[0], c.kernel[0], at.data(), c.kernel[1], wide ? wide_w.data() : w + k * taps, c.kernel[1] * width, width, wide,
                  bias ? wide ? wide_w.data() + taps * L : bias + k : nullptr, count, q.positions, q.step, q.last, wide ? sy.column : L, wide ? (Q - 1) * sy.column : q.last,
@@ -568,6 +563,8 @@ void Backward(const PlaneConv& c, int64_t channels, int64_t images, const float*
   Scratch<int64_t> at(c.kernel[1]);
   tap_offsets<float>(b, wide, c.kernel[1], c.dilation[1], at.data());
   const int64_t P = c.out_size[0], Q = c.out_size[1], positions = wide ? Q : (Q + L - 1) / L;
+  zero_band(input.band(), grad.data());
+  if (gw) zero_band(b, band.data());
   for (int64_t k = 0; k < channels; k += width) {
     const int64_t n = std::min(width, channels - k);
     if (wide && gx) widen(w + k * taps, taps, n, wide_w.data());
@@ -598,6 +595,8 @@ void weight_gradient(const PlaneConv& c, int64_t images, const T* gy, int64_t gy
   Scratch<int64_t> at(c.kernel[1]);
   tap_offsets<T>(b, false, c.kernel[1], c.dilation[1], at.data());
   std::fill_n(sums.data(), taps * L, T(0));
+  zero_band(b, band.data());
+  zero_band(g, grad.data());
   for (int64_t i = 0; i < images; ++i) {
     copy_band(b, c.size, x + i * x_image, {0, c.size[1], 1}, 1, band.data());
     copy_band(g, c.out_size, gy + i * gy_image, {0, Q, 1}, 1, grad.data());

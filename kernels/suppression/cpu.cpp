@@ -1,10 +1,11 @@
-// Suppression on sorted lists. For each box the vectors run over the boxes before it (greedy: over those that stayed), with an early end at the first that
-// suppresses it. No division: IoU > t is inter > c (area + area) with c = t / (1 + t), first in f32 with a margin that covers its rounding, then, for the
-// few pairs that pass, in f64 as written in the definition. So the answer is that of f64 arithmetic at the price of f32 vectors.
+// Suppression on sorted lists. Two vectors of boxes at a time are held against every box before them (greedy: those that stayed), one broadcast after the other, then
+// against each other. No division: IoU > t is inter > c (area + area) with c = t / (1 + t). In f32 that leaves a margin of 1e-5 in which its rounding might decide; the few
+// pairs within it are decided in f64 as the definition is written. So the answer is that of f64 arithmetic at the price of f32 vectors.
 #include "kernels/suppression/kernel.h"
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
 
 #include "dropin/core/parallel.h"
 #include "kernels/simd.h"
@@ -69,57 +70,94 @@ using suppression::Columns;
 using suppression::List;
 using std::int64_t;
 
-/// Calls hit(i) for every i < n, in order, whose box may overlap box b enough, until it says true; n is rounded up to whole vectors unless `exact_end`.
-template <class F>
-HWY_INLINE bool any_hit(const Columns& c, int64_t n, const Columns& b, int64_t at, bool exact_end, F&& hit) {
-  const hn::ScalableTag<float> d;
-  const int64_t L = static_cast<int64_t>(hn::Lanes(d));
-  const auto x1 = hn::Set(d, b.x1[at]), y1 = hn::Set(d, b.y1[at]), x2 = hn::Set(d, b.x2[at]), y2 = hn::Set(d, b.y2[at]), s = hn::Set(d, b.s[at]);
-  const auto zero = hn::Zero(d);
-  auto test = [&](int64_t i) HWY_ATTR {
-    const auto w = hn::Max(hn::Sub(hn::Min(x2, hn::LoadU(d, c.x2 + i)), hn::Max(x1, hn::LoadU(d, c.x1 + i))), zero);
-    const auto h = hn::Max(hn::Sub(hn::Min(y2, hn::LoadU(d, c.y2 + i)), hn::Max(y1, hn::LoadU(d, c.y1 + i))), zero);
-    return hn::Gt(hn::Mul(w, h), hn::Add(s, hn::LoadU(d, c.s + i)));
-  };
-  auto look = [&](int64_t i, auto mask) HWY_ATTR {
-    if (HWY_LIKELY(hn::AllFalse(d, mask))) return false;
-    if (exact_end && i + L > n) mask = hn::And(mask, hn::FirstN(d, static_cast<std::size_t>(n - i)));
-    std::uint8_t bits[8] = {};
-    hn::StoreMaskBits(d, mask, bits);
-    std::uint64_t m = 0;
-    for (int k = 7; k >= 0; --k) m = m << 8 | bits[k];
-    for (; m; m &= m - 1)
-      if (hit(i + __builtin_ctzll(m))) return true;
-    return false;
-  };
-  int64_t i = 0;
-  for (; i + 2 * L <= n; i += 2 * L) {
-    const auto a = test(i), b2 = test(i + L);
-    if (HWY_LIKELY(hn::AllFalse(d, hn::Or(a, b2)))) continue;
-    if (look(i, a) || look(i + L, b2)) return true;
+/// Two vectors of boxes of a list, from box `at` on.
+class Pair {
+ public:
+  using D = hn::ScalableTag<float>;
+  using V = hn::Vec<D>;
+  Pair(const Columns& c, int64_t at) {
+    const D d;
+    for (int k = 0; k < 2; ++k) {
+      const int64_t i = at + k * static_cast<int64_t>(hn::Lanes(d));
+      x1_[k] = hn::LoadU(d, c.x1 + i), y1_[k] = hn::LoadU(d, c.y1 + i), x2_[k] = hn::LoadU(d, c.x2 + i), y2_[k] = hn::LoadU(d, c.y2 + i), s_[k] = hn::LoadU(d, c.s + i);
+    }
   }
-  for (; i < n; i += L)
-    if (look(i, test(i))) return true;
-  return false;
-}
+  /// Bit k: box k and box i of c overlap too much for sure (gone), or perhaps (unsure). False when there is neither.
+  HWY_INLINE bool test(const Columns& c, int64_t i, std::uint64_t& gone, std::uint64_t& unsure) const {
+    const D d;
+    const V x1 = hn::Set(d, c.x1[i]), y1 = hn::Set(d, c.y1[i]), x2 = hn::Set(d, c.x2[i]), y2 = hn::Set(d, c.y2[i]), s = hn::Set(d, c.s[i]);
+    const V a = inter(0, x1, y1, x2, y2), b = inter(1, x1, y1, x2, y2), u = hn::Add(s, s_[0]), v = hn::Add(s, s_[1]);
+    const auto p = hn::Gt(a, u), q = hn::Gt(b, v);
+    if (HWY_LIKELY(hn::AllFalse(d, hn::Or(p, q)))) return false;
+    const V more = hn::Set(d, 1 + 3e-5f);
+    gone = bits(hn::Gt(a, hn::Mul(u, more)), hn::Gt(b, hn::Mul(v, more)));
+    unsure = bits(p, q) & ~gone;
+    return true;
+  }
 
-void Greedy(const List& l) {
+ private:
+  HWY_INLINE V inter(int k, V x1, V y1, V x2, V y2) const {
+    const V zero = hn::Zero(D());
+    return hn::Mul(hn::Max(hn::Sub(hn::Min(x2, x2_[k]), hn::Max(x1, x1_[k])), zero), hn::Max(hn::Sub(hn::Min(y2, y2_[k]), hn::Max(y1, y1_[k])), zero));
+  }
+  template <class M>
+  static HWY_INLINE std::uint64_t bits(M p, M q) {
+    const D d;
+    std::uint8_t a[8] = {}, b[8] = {};
+    hn::StoreMaskBits(d, p, a);
+    hn::StoreMaskBits(d, q, b);
+    std::uint64_t u, v;
+    std::memcpy(&u, a, 8);
+    std::memcpy(&v, b, 8);
+    return u | v << hn::Lanes(d);
+  }
+  V x1_[2], y1_[2], x2_[2], y2_[2], s_[2];
+};
+
+/// Decides boxes [first, last) of the list. Greedy: first is 0. Otherwise boxes before `first` need not be decided.
+template <bool kGreedy>
+void decide(const List& l, int64_t first, int64_t last) {
+  const int64_t width = 2 * static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));
+  const Columns& before = kGreedy ? l.stayed : l.all;
   int64_t stayed = 0;
-  for (int64_t j = 0; j < l.n; ++j) {
-    const bool gone = any_hit(l.stayed, stayed, l.all, j, false, [&](int64_t i) { return i < stayed && suppression::iou(l.boxes[l.stayed_at[i]], l.boxes[j]) > l.threshold; });
-    l.kept[j] = !gone;
-    if (gone || l.all.x1[j] == l.all.x2[j]) continue;
-    float *to[] = {l.stayed.x1, l.stayed.y1, l.stayed.x2, l.stayed.y2, l.stayed.s};
-    const float* from[] = {l.all.x1, l.all.y1, l.all.x2, l.all.y2, l.all.s};
-    for (int k = 0; k < 5; ++k) to[k][stayed] = from[k][j];
-    l.stayed_at[stayed++] = j;
+  for (int64_t j = first; j < last; j += width) {
+    const int64_t count = std::min(width, last - j), earlier = kGreedy ? stayed : j;
+    const std::uint64_t all = count == 64 ? ~std::uint64_t{0} : (std::uint64_t{1} << count) - 1;
+    const Pair boxes(l.all, j);
+    std::uint64_t gone = 0, g, u;
+    // The pairs that f32 leaves open, in f64.
+    auto settle = [&](int64_t i, std::uint64_t open) {
+      for (open &= all & ~gone; open; open &= open - 1) {
+        const int64_t k = __builtin_ctzll(open);
+        if (suppression::iou(l.boxes[i], l.boxes[j + k]) > l.threshold) gone |= std::uint64_t{1} << k;
+      }
+    };
+    for (int64_t i = 0; i < earlier && (gone & all) != all; ++i)
+      if (boxes.test(before, i, g, u)) {
+        gone |= g;
+        if (HWY_UNLIKELY(u)) settle(kGreedy ? l.stayed_at[i] : i, u);
+      }
+    for (int64_t k = 0; k < count; ++k) {
+      const bool stays = !(gone >> k & 1);
+      l.kept[j + k] = stays;
+      if ((kGreedy && !stays) || l.all.x1[j + k] == l.all.x2[j + k]) continue;  // a box without area suppresses nothing
+      if (boxes.test(l.all, j + k, g, u)) {
+        const std::uint64_t later = k < 63 ? ~std::uint64_t{0} << (k + 1) : 0;
+        gone |= g & later;
+        if (u & later) settle(j + k, u & later);
+      }
+      if constexpr (kGreedy) {
+        float* to[] = {l.stayed.x1, l.stayed.y1, l.stayed.x2, l.stayed.y2, l.stayed.s};
+        const float* from[] = {l.all.x1, l.all.y1, l.all.x2, l.all.y2, l.all.s};
+        for (int c = 0; c < 5; ++c) to[c][stayed] = from[c][j + k];
+        l.stayed_at[stayed++] = j + k;
+      }
+    }
   }
 }
 
-void Fast(const List& l, int64_t first, int64_t last) {
-  for (int64_t j = first; j < last; ++j)
-    l.kept[j] = !any_hit(l.all, j, l.all, j, true, [&](int64_t i) { return suppression::iou(l.boxes[i], l.boxes[j]) > l.threshold; });
-}
+void Greedy(const List& l) { decide<true>(l, 0, l.n); }
+void Fast(const List& l, int64_t first, int64_t last) { decide<false>(l, first, last); }
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -162,7 +200,7 @@ bool gather(const T* boxes, const int64_t* order, int64_t n, double threshold, B
     c.x1[i] = static_cast<float>(b.x1), c.y1[i] = static_cast<float>(b.y1), c.x2[i] = static_cast<float>(b.x2), c.y2[i] = static_cast<float>(b.y2);
     c.s[i] = static_cast<float>(area * factor);
   }
-  for (float* p : {c.x1, c.y1, c.x2, c.y2, c.s}) std::fill_n(p + n, kSlack, 0.0f);
+  for (float* p : {c.x1, c.y1, c.x2, c.y2, c.s}) std::fill_n(p + n, kSlack, 0.0f);  // boxes that overlap nothing
   return safe;
 }
 
@@ -185,7 +223,6 @@ void run_lists(const T* boxes, const int64_t* order, const int64_t* starts, int6
           plain(l, true, 0, n);
           continue;
         }
-        std::fill_n(l.stayed.x1, 5 * row, 0.0f);
         HWY_DYNAMIC_DISPATCH(Greedy)(l);
         continue;
       }
