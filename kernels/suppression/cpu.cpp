@@ -36,8 +36,8 @@ inline double iou(const Box& a, const Box& b) {
 template <class T>
 Box clean(const T* p) {
   const Box b{static_cast<double>(p[0]), static_cast<double>(p[1]), static_cast<double>(p[2]), static_cast<double>(p[3])};
-  const bool finite = std::isfinite(b.x1) && std::isfinite(b.y1) && std::isfinite(b.x2) && std::isfinite(b.y2);
-  return finite && b.x1 < b.x2 && b.y1 < b.y2 ? b : Box{0, 0, 0, 0};
+  const double w = b.x2 - b.x1, h = b.y2 - b.y1;
+  return w > 0 && h > 0 && w < HUGE_VAL && h < HUGE_VAL ? b : Box{0, 0, 0, 0};
 }
 
 constexpr int64_t kSlack = 64;  // elements that whole vectors may read beyond a list
@@ -47,14 +47,16 @@ struct Columns {
   float *x1, *y1, *x2, *y2, *s;
 };
 
-/// One list: its boxes in f64, the same in f32 columns, and where the survivors' columns go (greedy).
+/// One list: its boxes as they came and as columns, and where the survivors' columns go (greedy).
 struct List {
   int64_t n;
-  const Box* boxes;
+  const float* boxes;
+  const int64_t* order;
   Columns all, stayed;
   int64_t* stayed_at;
   double threshold;
   std::uint8_t* kept;
+  bool too_much(int64_t i, int64_t j) const { return iou(clean(boxes + 4 * order[i]), clean(boxes + 4 * order[j])) > threshold; }
 };
 
 }  // namespace suppression
@@ -129,7 +131,7 @@ void decide(const List& l, int64_t first, int64_t last) {
     auto settle = [&](int64_t i, std::uint64_t open) {
       for (open &= all & ~gone; open; open &= open - 1) {
         const int64_t k = __builtin_ctzll(open);
-        if (suppression::iou(l.boxes[i], l.boxes[j + k]) > l.threshold) gone |= std::uint64_t{1} << k;
+        if (l.too_much(i, j + k)) gone |= std::uint64_t{1} << k;
       }
     };
     for (int64_t i = 0; i < earlier && (gone & all) != all; ++i)
@@ -179,58 +181,64 @@ using suppression::Columns;
 using suppression::kSlack;
 using suppression::List;
 
-/// The definition, for values that f32 vectors can not hold.
-void plain(const List& l, bool greedy, int64_t first, int64_t last) {
+/// The definition, for values that f32 can not decide; boxes [first, last) of a list.
+void plain(const Box* boxes, double threshold, bool greedy, int64_t first, int64_t last, std::uint8_t* kept) {
   for (int64_t j = first; j < last; ++j) {
     bool gone = false;
-    for (int64_t i = 0; i < j && !gone; ++i) gone = (!greedy || l.kept[i]) && suppression::iou(l.boxes[i], l.boxes[j]) > l.threshold;
-    l.kept[j] = !gone;
+    for (int64_t i = 0; i < j && !gone; ++i) gone = (!greedy || kept[i]) && suppression::iou(boxes[i], boxes[j]) > threshold;
+    kept[j] = !gone;
   }
 }
 
-/// Fills the list's boxes and columns; false when f32 can not decide safely.
-template <class T>
-bool gather(const T* boxes, const int64_t* order, int64_t n, double threshold, Box* out, const Columns& c) {
-  const double factor = threshold / (1 + threshold) * (1 - 1e-5);
-  bool safe = std::is_same_v<T, float> && threshold >= 1e-6;
-  for (int64_t i = 0; i < n; ++i) {
-    const Box b = out[i] = suppression::clean(boxes + 4 * order[i]);
-    const double area = b.area();
-    safe = safe && (area == 0 || (area > 1e-30 && area < 1e30));
-    c.x1[i] = static_cast<float>(b.x1), c.y1[i] = static_cast<float>(b.y1), c.x2[i] = static_cast<float>(b.x2), c.y2[i] = static_cast<float>(b.y2);
-    c.s[i] = static_cast<float>(area * factor);
+/// Fills the list's columns; false when f32 can not decide safely.
+bool gather(const List& l) {
+  if (!(l.threshold >= 1e-6)) return false;
+  const Columns& c = l.all;
+  const float factor = static_cast<float>(l.threshold / (1 + l.threshold) * (1 - 1e-5));
+  float least = 1, most = 1;
+  for (int64_t i = 0; i < l.n; ++i) {
+    const float* p = l.boxes + 4 * l.order[i];
+    const float w = p[2] - p[0], h = p[3] - p[1];
+    const bool good = w > 0 && h > 0 && w < HUGE_VALF && h < HUGE_VALF;  // others become boxes without area at 0
+    const float area = good ? w * h : 0;
+    least = std::min(least, good ? area : 1), most = std::max(most, area);
+    c.x1[i] = good ? p[0] : 0, c.y1[i] = good ? p[1] : 0, c.x2[i] = good ? p[2] : 0, c.y2[i] = good ? p[3] : 0;
+    c.s[i] = area * factor;
   }
-  for (float* p : {c.x1, c.y1, c.x2, c.y2, c.s}) std::fill_n(p + n, kSlack, 0.0f);  // boxes that overlap nothing
-  return safe;
+  for (float* p : {c.x1, c.y1, c.x2, c.y2, c.s}) std::fill_n(p + l.n, kSlack, 0.0f);  // boxes that overlap nothing
+  return least > 1e-30f && most < 1e30f;
 }
 
 Columns columns(float* p, int64_t row) { return {p, p + row, p + 2 * row, p + 3 * row, p + 4 * row}; }
 
 template <class T>
+void plain_list(const T* boxes, const int64_t* order, int64_t n, double threshold, bool greedy, std::uint8_t* kept) {
+  const cpu::Scratch<Box> exact(n);
+  for (int64_t i = 0; i < n; ++i) exact[i] = suppression::clean(boxes + 4 * order[i]);
+  if (greedy) return plain(exact.data(), threshold, true, 0, n, kept);
+  parallel_for((n + 63) / 64, 4, [&](int64_t b, int64_t e) { plain(exact.data(), threshold, false, b * 64, std::min(n, e * 64), kept); });
+}
+
+void fast_list(const float* boxes, const int64_t* order, int64_t n, double threshold, bool greedy, std::uint8_t* kept) {
+  const int64_t row = n + kSlack;
+  const cpu::Scratch<float> room(row * (greedy ? 10 : 5));
+  const cpu::Scratch<int64_t> at(greedy ? n : 1);
+  const List l{n, boxes, order, columns(room.data(), row), columns(room.data() + (greedy ? 5 * row : 0), row), at.data(), threshold, kept};
+  if (!gather(l)) return plain_list(boxes, order, n, threshold, greedy, kept);
+  if (greedy) return HWY_DYNAMIC_DISPATCH(Greedy)(l);
+  // Every box is decided by itself; a long list alone still keeps all threads busy.
+  parallel_for((n + 63) / 64, 8, [&](int64_t b, int64_t e) { HWY_DYNAMIC_DISPATCH(Fast)(l, b * 64, std::min(n, e * 64)); });
+}
+
+template <class T>
 void run_lists(const T* boxes, const int64_t* order, const int64_t* starts, int64_t lists, double threshold, bool greedy, std::uint8_t* kept) {
   const int64_t total = starts[lists];
-  parallel_for(lists, std::max<int64_t>(1, lists * 256 / std::max<int64_t>(1, total)), [&](int64_t from, int64_t to) {
+  parallel_for(lists, std::max<int64_t>(1, lists * 512 / std::max<int64_t>(1, total)), [&](int64_t from, int64_t to) {
     for (int64_t s = from; s < to; ++s) {
-      const int64_t n = starts[s + 1] - starts[s], row = n + kSlack;
+      const int64_t n = starts[s + 1] - starts[s];
       if (n == 0) continue;
-      const cpu::Scratch<Box> exact(n);
-      const cpu::Scratch<float> room(row * (greedy ? 10 : 5));
-      const cpu::Scratch<int64_t> at(greedy ? n : 1);
-      const List l{n, exact.data(), columns(room.data(), row), columns(room.data() + (greedy ? 5 * row : 0), row), at.data(), threshold, kept + starts[s]};
-      const bool safe = gather(boxes, order + starts[s], n, threshold, exact.data(), l.all);
-      if (greedy) {
-        if (!safe) {
-          plain(l, true, 0, n);
-          continue;
-        }
-        HWY_DYNAMIC_DISPATCH(Greedy)(l);
-        continue;
-      }
-      // Every box is decided by itself; a long list alone still keeps all threads busy.
-      parallel_for((n + 63) / 64, 4, [&](int64_t b, int64_t e) {
-        if (safe) HWY_DYNAMIC_DISPATCH(Fast)(l, b * 64, std::min(n, e * 64));
-        else plain(l, false, b * 64, std::min(n, e * 64));
-      });
+      if constexpr (std::is_same_v<T, float>) fast_list(boxes, order + starts[s], n, threshold, greedy, kept + starts[s]);
+      else plain_list(boxes, order + starts[s], n, threshold, greedy, kept + starts[s]);
     }
   });
 }

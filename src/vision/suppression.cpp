@@ -6,6 +6,7 @@
 #include <numeric>
 #include <utility>
 
+#include "cpu/scratch.h"
 #include "dropin/core/parallel.h"
 #include "dropin/dispatch/dispatch.h"
 #include "kernels/suppression/kernel.h"
@@ -46,36 +47,56 @@ std::uint64_t sort_key(float score, Index i) {
   return std::uint64_t{std::isnan(score) ? 0xffffffffu : ~ascending} << 32 | static_cast<std::uint32_t>(i);
 }
 
-// Ascending, by three passes over 11 bits each of the upper half; equal upper halves keep their order, which is the lower half's.
-void radix_sort(std::vector<std::uint64_t>& keys) {
-  std::vector<std::uint64_t> other(keys.size());
-  Index counts[3][2048] = {};
-  for (const std::uint64_t k : keys)
-    for (int p = 0; p < 3; ++p) ++counts[p][k >> (32 + 11 * p) & 2047];
-  for (int p = 0; p < 3; ++p) {
-    Index at = 0;
-    for (Index& c : counts[p]) at += std::exchange(c, at);
-    for (const std::uint64_t k : keys) other[static_cast<std::size_t>(counts[p][k >> (32 + 11 * p) & 2047]++)] = k;
-    keys.swap(other);
+// Ascending by the upper half, a few bits at a time; equal upper halves keep their order, which is the lower half's.
+template <int kBits> void radix_sort(cpu::Scratch<std::uint64_t>& keys, Index n) {
+  constexpr int passes = (32 + kBits - 1) / kBits;
+  constexpr std::uint64_t mask = (1 << kBits) - 1;
+  cpu::Scratch<std::uint64_t> other(n);
+  std::uint32_t counts[passes][1 << kBits] = {};
+  for (Index i = 0; i < n; ++i)
+    for (int p = 0; p < passes; ++p) ++counts[p][keys[i] >> (32 + kBits * p) & mask];
+  for (int p = 0; p < passes; ++p) {
+    const int shift = 32 + kBits * p;
+    if (counts[p][keys[0] >> shift & mask] == static_cast<std::uint64_t>(n)) continue;  // all the same
+    std::uint32_t at = 0;
+    for (std::uint32_t& c : counts[p]) at += std::exchange(c, at);
+    for (Index i = 0; i < n; ++i) other[counts[p][keys[i] >> shift & mask]++] = keys[i];
+    std::swap(keys, other);
   }
+}
+
+// The least `keep` of n keys to the front; equal upper halves in the order of the lower. By a histogram of their first bits, then within the bucket on the border.
+void keep_least(cpu::Scratch<std::uint64_t>& keys, Index n, Index keep) {
+  std::uint32_t counts[2048] = {};
+  for (Index i = 0; i < n; ++i) ++counts[keys[i] >> 53];
+  std::uint64_t border = 0;
+  for (Index below = 0; below + counts[border] < keep; ++border) below += counts[border];
+  cpu::Scratch<std::uint64_t> least(n + 1), same(n + 1);
+  Index a = 0, b = 0;
+  for (Index i = 0; i < n; ++i) {
+    const std::uint64_t k = keys[i], digit = k >> 53;
+    least[a] = same[b] = k;
+    a += digit < border;
+    b += digit == border;
+  }
+  if (a + b > keep) std::nth_element(same.data(), same.data() + (keep - a), same.data() + b);
+  std::sort(same.data(), same.data() + (keep - a));
+  std::copy_n(same.data(), keep - a, least.data() + a);
+  std::swap(keys, least);
 }
 
 // The first `limit` (0: all) of `among` (indices into scores, ascending) by descending score.
 Indices ranked(const float* scores, const Index* among, Index n, Index limit) {
   const Index keep = limit > 0 ? std::min(limit, n) : n;
-  std::vector<std::uint64_t> keys(static_cast<std::size_t>(n));
-  for (Index i = 0; i < n; ++i) keys[static_cast<std::size_t>(i)] = sort_key(scores[among ? among[i] : i], among ? among[i] : i);
-  if (keep < n) {
-    std::nth_element(keys.begin(), keys.begin() + keep, keys.end());
-    keys.resize(static_cast<std::size_t>(keep));
-    std::sort(keys.begin(), keys.end());
-  } else if (n < 512) {
-    std::sort(keys.begin(), keys.end());
-  } else {
-    radix_sort(keys);
-  }
-  Indices r(keys.size());
-  for (std::size_t i = 0; i < r.size(); ++i) r[i] = static_cast<Index>(keys[i] & 0xffffffffu);
+  if (n == 0) return {};
+  cpu::Scratch<std::uint64_t> keys(n);
+  for (Index i = 0; i < n; ++i) keys[i] = sort_key(scores[among ? among[i] : i], among ? among[i] : i);
+  if (keep < n) keep_least(keys, n, keep);
+  if (keep < 128) std::sort(keys.data(), keys.data() + keep);
+  else if (keep < 8192) radix_sort<8>(keys, keep);
+  else radix_sort<11>(keys, keep);
+  Indices r(static_cast<std::size_t>(keep));
+  for (std::size_t i = 0; i < r.size(); ++i) r[i] = static_cast<Index>(keys[static_cast<Index>(i)] & 0xffffffffu);
   return r;
 }
 Indices ranked(const double* scores, const Index* among, Index n, Index limit) {
