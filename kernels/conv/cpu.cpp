@@ -1,11 +1,12 @@
 // Convolutions: oneDNN's (f32), cut into images and channels for the threads; otherwise products with unrolled patches, or with the image itself when
-// the kernel is 1x1. Depthwise weight gradients have their own kernel (cpu_plane.cpp), because oneDNN refuses kernels wider than 3.
+// the kernel is 1x1. Depthwise convolutions (f32, one filter per channel) and all depthwise weight gradients are our own (cpu_plane.cpp).
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <memory>
 
 #include "dropin/core/parallel.h"
+#include "kernels/conv/depthwise.h"
 #include "kernels/conv/kernel.h"
 #include "kernels/conv/plane.h"
 #include "src/cpu/gemm.h"
@@ -406,6 +407,8 @@ bool onednn_backward_weight(const Sizes& s, const float* gy, const float* x, flo
 // ---- The kernels
 // ---------------------------------------------------------------------------------------------------------------------------------------
 
+bool depthwise(const Sizes& s) { return s.cg() == 1 && s.og() == 1; }
+
 bool use_onednn(const Sizes& s) { return cpu::onednn_enabled() && !(s.is_1x1() && s.groups == 1); }
 
 Status forward_cpu(const abi::KernelContext&, const TensorIn& x, const TensorIn& w, const TensorIn& bias, const ConvGeometry& g, const TensorOut& y) {
@@ -415,7 +418,10 @@ Status forward_cpu(const abi::KernelContext&, const TensorIn& x, const TensorIn&
   if (s.B == 0 || s.O == 0) return abi::ok();
   if (x.dtype == DType::Float64)
     plain_forward(s, x.as<double>(), w.as<double>(), bias.as<double>(), y.as<double>());
-  else if (s.C == 0 || !use_onednn(s) || !onednn_images(s, ConvPass::Forward, x.as<float>(), w.as<float>(), bias.as<float>(), y.as<float>()))
+  else if (depthwise(s)) {
+    const DepthwiseRun run{w, bias, {}, {}, g};
+    return depthwise_forward(x, &run, 1, y);
+  } else if (s.C == 0 || !use_onednn(s) || !onednn_images(s, ConvPass::Forward, x.as<float>(), w.as<float>(), bias.as<float>(), y.as<float>()))
     plain_forward(s, x.as<float>(), w.as<float>(), bias.as<float>(), y.as<float>());
   return abi::ok();
 }
@@ -426,7 +432,10 @@ Status backward_input_cpu(const abi::KernelContext&, const TensorIn& gy, const T
   if (s.B == 0 || s.C == 0) return abi::ok();
   if (gy.dtype == DType::Float64)
     plain_backward_input(s, gy.as<double>(), w.as<double>(), gx.as<double>());
-  else if (s.O == 0 || !use_onednn(s) || !onednn_images(s, ConvPass::BackwardInput, gy.as<float>(), w.as<float>(), nullptr, gx.as<float>()))
+  else if (depthwise(s)) {
+    const DepthwiseRun run{w, {}, {}, {}, g};
+    return depthwise_backward(gy, {}, &run, 1, gx);
+  } else if (s.O == 0 || !use_onednn(s) || !onednn_images(s, ConvPass::BackwardInput, gy.as<float>(), w.as<float>(), nullptr, gx.as<float>()))
     plain_backward_input(s, gy.as<float>(), w.as<float>(), gx.as<float>());
   return abi::ok();
 }
@@ -449,7 +458,10 @@ Status backward_weight_cpu(const abi::KernelContext&, const TensorIn& gy, const 
   if (gb.data && (gb.dtype != x.dtype || gb.numel() != s.O || !gb.contiguous())) return abi::failed("conv2d: bias does not fit");
   if (x.dtype == DType::Float64)
     own_backward_weight<double>(s, gy, x, gw, gb);
-  else if (s.B == 0 || s.C == 0 || s.O == 0 || s.cg() == 1 || !use_onednn(s) ||
+  else if (depthwise(s)) {
+    const DepthwiseRun run{{}, {}, gw, gb, g};
+    return depthwise_backward(gy, x, &run, 1, {});
+  } else if (s.B == 0 || s.C == 0 || s.O == 0 || s.cg() == 1 || !use_onednn(s) ||
            !onednn_backward_weight(s, gy.as<float>(), x.as<float>(), gw.as<float>(), gb.as<float>()))
     own_backward_weight<float>(s, gy, x, gw, gb);
   return abi::ok();
@@ -457,10 +469,19 @@ Status backward_weight_cpu(const abi::KernelContext&, const TensorIn& gy, const 
 
 }  // namespace
 
+namespace {
+Status mixed_forward_cpu(const abi::KernelContext&, const TensorIn& x, const DepthwiseRun* runs, std::int64_t count, const TensorOut& y) { return depthwise_forward(x, runs, count, y); }
+Status mixed_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const TensorIn& x, const DepthwiseRun* runs, std::int64_t count, const TensorOut& gx) {
+  return depthwise_backward(gy, x, runs, count, gx);
+}
+}  // namespace
+
 void provide_conv_cpu(abi::KernelTable& t) {
   t.provide<conv2d_forward>(&forward_cpu);
   t.provide<conv2d_backward_input>(&backward_input_cpu);
   t.provide<conv2d_backward_weight>(&backward_weight_cpu);
+  t.provide<mixed_depthwise_forward>(&mixed_forward_cpu);
+  t.provide<mixed_depthwise_backward>(&mixed_backward_cpu);
 }
 
 }  // namespace dropin::kernels

@@ -18,4 +18,15 @@ DROPIN_KERNEL(conv2d_backward_input, const abi::TensorIn& gy, const abi::TensorI
 /// gb may have data null.
 DROPIN_KERNEL(conv2d_backward_weight, const abi::TensorIn& gy, const abi::TensorIn& x, const ConvGeometry& g, const abi::TensorOut& gw, const abi::TensorOut& gb);
 
+/// Consecutive channels of a mixed depthwise convolution. w, gw [channels, 1, kh, kw]; bias, gb [channels] or null.
+struct DepthwiseRun {
+  abi::TensorIn w, bias;
+  abi::TensorOut gw, gb;
+  ConvGeometry g;  ///< groups is not read
+};
+/// x [B, C, H, W], y [B, C, H', W'], f32, both contiguous or both channels-last (strides of [B, H, W, C]); the runs' channels add up to C.
+DROPIN_KERNEL(mixed_depthwise_forward, const abi::TensorIn& x, const DepthwiseRun* runs, std::int64_t count, const abi::TensorOut& y);
+/// gx, and each run's gw and gb; any may have data null. x is read for gw only.
+DROPIN_KERNEL(mixed_depthwise_backward, const abi::TensorIn& gy, const abi::TensorIn& x, const DepthwiseRun* runs, std::int64_t count, const abi::TensorOut& gx);
+
 }  // namespace dropin::kernels

@@ -14,6 +14,8 @@
   X(pool)                     \
   X(index)                    \
   X(sort)                     \
+  X(suppression)              \
+  X(deform)                   \
   X(random)
 
 namespace dropin {

@@ -1,6 +1,7 @@
 #include "dropin/ops/conv.h"
 
 #include <limits>
+#include <utility>
 
 #include "dropin/ops/matmul.h"
 #include "dropin/ops/reduce.h"
@@ -72,26 +73,44 @@ Tensor conv_weight_gradient(const Tensor& gy, const Tensor& x, const Shape& w_si
 
 }  // namespace
 
-Tensor conv2d(const Tensor& x_, const Tensor& w_, const Tensor& bias_, const ConvParams& p) {
-  need_floating("conv2d", x_);
-  if (x_.dim() != 4) fail<ShapeError>({"conv2d: x is ", x_.sizes(), ", expected [B, C, H, W]"});
-  if (w_.dim() != 4) fail<ShapeError>({"conv2d: weight is ", w_.sizes(), ", expected [O, C / groups, kh, kw]"});
-  const std::int64_t c = x_.size(1), o = w_.size(0);
+namespace {
+
+/// Output sizes of a convolution, all arguments checked.
+Shape conv_sizes(const Tensor& x, const Tensor& w, const Tensor& bias, const ConvParams& p) {
+  need_floating("conv2d", x);
+  if (x.dim() != 4) fail<ShapeError>({"conv2d: x is ", x.sizes(), ", expected [B, C, H, W]"});
+  if (w.dim() != 4) fail<ShapeError>({"conv2d: weight is ", w.sizes(), ", expected [O, C / groups, kh, kw]"});
+  const std::int64_t c = x.size(1), o = w.size(0);
   if (p.groups <= 0 || c % p.groups || o % p.groups) fail<OptionError>({"conv2d: ", c, " input and ", o, " output channels are not divisible by groups ", p.groups});
-  if (w_.size(1) != c / p.groups) fail<ShapeError>({"conv2d: weight is ", w_.sizes(), ", expected [O, ", c / p.groups, ", kh, kw] because x has ", c, " channels in ", p.groups, " groups"});
-  if (bias_.defined() && !(bias_.sizes() == Shape{o})) fail<ShapeError>({"conv2d: bias is ", bias_.sizes(), ", expected [", o, "]"});
-  ops_detail::same_device("conv2d", x_, w_);
-  Shape y_sizes{x_.size(0), o, 0, 0};
+  if (w.size(1) != c / p.groups) fail<ShapeError>({"conv2d: weight is ", w.sizes(), ", expected [O, ", c / p.groups, ", kh, kw] because x has ", c, " channels in ", p.groups, " groups"});
+  if (bias.defined() && !(bias.sizes() == Shape{o})) fail<ShapeError>({"conv2d: bias is ", bias.sizes(), ", expected [", o, "]"});
+  ops_detail::same_device("conv2d", x, w);
+  Shape y_sizes{x.size(0), o, 0, 0};
   for (std::size_t i = 0; i < 2; ++i) {
-    if (p.stride[i] <= 0 || p.dilation[i] <= 0 || p.pad_begin[i] < 0 || p.pad_end[i] < 0 || w_.size(static_cast<int>(i) + 2) <= 0)
+    if (p.stride[i] <= 0 || p.dilation[i] <= 0 || p.pad_begin[i] < 0 || p.pad_end[i] < 0 || w.size(static_cast<int>(i) + 2) <= 0)
       fail<OptionError>({"conv2d: kernel size, stride and dilation must be positive and padding not negative"});
-    const std::int64_t room = x_.size(static_cast<int>(i) + 2) + p.pad_begin[i] + p.pad_end[i], reach = p.dilation[i] * (w_.size(static_cast<int>(i) + 2) - 1) + 1;
-    if (room < reach) fail<ShapeError>({"conv2d: x is ", x_.sizes(), ": the padded size ", room, " is smaller than the kernel's reach ", reach, " (empty output)"});
+    const std::int64_t room = x.size(static_cast<int>(i) + 2) + p.pad_begin[i] + p.pad_end[i], reach = p.dilation[i] * (w.size(static_cast<int>(i) + 2) - 1) + 1;
+    if (room < reach) fail<ShapeError>({"conv2d: x is ", x.sizes(), ": the padded size ", room, " is smaller than the kernel's reach ", reach, " (empty output)"});
     y_sizes[static_cast<int>(i) + 2] = (room - reach) / p.stride[i] + 1;
   }
+  return y_sizes;
+}
+
+Tensor like(const Tensor& t, const Tensor& x) { return t.defined() ? t.to(x.dtype()).contiguous() : t; }
+
+/// By the general kernels, whatever the groups.
+Tensor general_conv2d(const Tensor& x_, const Tensor& w, const Tensor& bias, const ConvParams& p) {
+  const Shape y_sizes = conv_sizes(x_, w, bias, p);
   const Tensor x = prepared(x_);
-  auto like_x = [&](const Tensor& t) { return t.defined() ? t.to(x.dtype()).contiguous() : t; };
-  return conv_op(x, like_x(w_), like_x(bias_), y_sizes, p).to(x_.dtype());
+  return conv_op(x, like(w, x), like(bias, x), y_sizes, p).to(x_.dtype());
+}
+
+}  // namespace
+
+Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const ConvParams& p) {
+  if (x.dim() == 4 && p.groups == x.size(1) && w.dim() == 4 && w.size(0) == x.size(1) && w.size(1) == 1 && x.dtype() != kFloat64 && p.groups > 0)
+    return mixed_depthwise_conv2d(x, {{w, bias, p.pad_begin, p.pad_end, p.dilation}}, p.stride);
+  return general_conv2d(x, w, bias, p);
 }
 
 Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, std::int64_t stride, std::int64_t pad_begin, std::int64_t pad_end, std::int64_t dilation,
@@ -100,6 +119,96 @@ Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, std::int64_t
   if (w.dim() != 3) fail<ShapeError>({"conv1d: weight is ", w.sizes(), ", expected [O, C / groups, k]"});
   return conv2d(x.unsqueeze(2), w.unsqueeze(2), bias, {.stride = {1, stride}, .pad_begin = {0, pad_begin}, .pad_end = {0, pad_end}, .dilation = {1, dilation}, .groups = groups})
       .squeeze(2);
+}
+
+// --- depthwise convolution with several kernels
+
+namespace plain {
+
+Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups, const Pair& stride) {
+  Tensors parts;
+  std::int64_t at = 0;
+  for (const DepthwiseGroup& g : groups) {
+    const std::int64_t c = g.weight.size(0);
+    parts.push_back(general_conv2d(x.narrow(1, at, c), g.weight, g.bias, {.stride = stride, .pad_begin = g.pad_begin, .pad_end = g.pad_end, .dilation = g.dilation, .groups = c}));
+    at += c;
+  }
+  return parts.size() == 1 ? parts[0] : concat(parts, 1);
+}
+
+}  // namespace plain
+
+namespace {
+
+/// Lies as [B, H, W, C] and not as [B, C, H, W] as well.
+bool channels_last(const Tensor& t) { return !t.is_contiguous() && t.permute({0, 2, 3, 1}).is_contiguous(); }
+Tensor as_channels_last(const Tensor& t) { return t.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2}); }
+Tensor empty_image(const Shape& s, const TensorOptions& o, bool last) { return last ? empty({s[0], s[2], s[3], s[1]}, o).permute({0, 3, 1, 2}) : empty(s, o); }
+
+}  // namespace
+
+Tensor mixed_depthwise_conv2d(const Tensor& x_, const std::vector<DepthwiseGroup>& groups_, const Pair& stride) {
+  const char* who = "mixed_depthwise_conv2d";
+  need_floating(who, x_);
+  if (x_.dim() != 4) fail<ShapeError>({who, ": x is ", x_.sizes(), ", expected [B, C, H, W]"});
+  Shape y_sizes;
+  std::int64_t channels = 0;
+  for (const DepthwiseGroup& g : groups_) {
+    const std::int64_t c = g.weight.dim() == 4 ? g.weight.size(0) : -1;
+    if (c <= 0 || channels + c > x_.size(1)) fail<ShapeError>({who, ": weight is ", g.weight.sizes(), ", expected [C_i, 1, kh, kw] with all C_i adding up to the ", x_.size(1), " channels of x"});
+    const Shape s = conv_sizes(x_.detach().narrow(1, channels, c), g.weight, g.bias, {.stride = stride, .pad_begin = g.pad_begin, .pad_end = g.pad_end, .dilation = g.dilation, .groups = c});
+    if (y_sizes.empty()) y_sizes = s;
+    if (s[2] != y_sizes[2] || s[3] != y_sizes[3]) fail<ShapeError>({who, ": groups give ", s[2], " x ", s[3], " and ", y_sizes[2], " x ", y_sizes[3], " outputs, expected the same"});
+    channels += c;
+  }
+  if (channels != x_.size(1)) fail<ShapeError>({who, ": x is ", x_.sizes(), ", expected ", channels, " channels as the weights have"});
+  y_sizes[1] = channels;
+  if (x_.dtype() == kFloat64 || !has_kernels<kernels::mixed_depthwise_forward, kernels::mixed_depthwise_backward>(x_.device())) return plain::mixed_depthwise_conv2d(x_, groups_, stride);
+
+  const bool last = x_.dtype() == kFloat32 && channels_last(x_);
+  const Tensor x = last ? x_ : prepared(x_);
+  std::vector<DepthwiseGroup> groups = groups_;
+  Tensors inputs{x};
+  for (DepthwiseGroup& g : groups) {
+    g.weight = like(g.weight, x), g.bias = like(g.bias, x);
+    inputs.push_back(g.weight);
+    inputs.push_back(g.bias);
+  }
+  auto geometry_of = [stride](const DepthwiseGroup& g) { return geometry(ConvParams{.stride = stride, .pad_begin = g.pad_begin, .pad_end = g.pad_end, .dilation = g.dilation}); };
+  Tensor y = empty_image(y_sizes, x.options(), last);
+  std::vector<kernels::DepthwiseRun> runs;
+  for (const DepthwiseGroup& g : groups) runs.push_back({g.weight.in(), g.bias.in(), {}, {}, geometry_of(g)});
+  run<kernels::mixed_depthwise_forward>(x.device(), x.in(), runs.data(), static_cast<std::int64_t>(runs.size()), y.out());
+  Tensors saved{x};
+  for (DepthwiseGroup& g : groups) {
+    saved.push_back(g.weight);
+    saved.push_back(std::exchange(g.bias, {}));
+    g.weight = {};
+  }
+  return record_many("mixed_depthwise_conv2d", {y}, inputs, saved, [groups, stride, last, geometry_of](const Saved& s, const Tensors& gs) -> Tensors {
+    const Tensor x = s[0];
+    const std::size_t n = groups.size();
+    if (grad_enabled()) {
+      Tensors in{x};
+      for (std::size_t i = 1; i <= 2 * n; ++i) in.push_back(s[static_cast<int>(i)]);
+      return plain_gradients(s, in, gs[0], [&](const Tensors& v) {
+        std::vector<DepthwiseGroup> all = groups;
+        for (std::size_t i = 0; i < n; ++i) all[i].weight = v[2 * i + 1], all[i].bias = v[2 * i + 2];
+        return plain::mixed_depthwise_conv2d(v[0], all, stride);
+      });
+    }
+    const Tensor g = last ? as_channels_last(gs[0]) : gs[0].contiguous();
+    Tensors out{s.needs(0) ? empty_image(x.sizes(), x.options(), last) : Tensor()};
+    std::vector<kernels::DepthwiseRun> runs;
+    for (std::size_t i = 0; i < n; ++i) {
+      const Tensor w = s[static_cast<int>(2 * i + 1)];
+      out.push_back(s.needs(static_cast<int>(2 * i + 1)) ? empty_like(w) : Tensor());
+      out.push_back(s.needs(static_cast<int>(2 * i + 2)) ? empty({w.size(0)}, w.options()) : Tensor());
+      runs.push_back({w.in(), {}, out[2 * i + 1].out(), out[2 * i + 2].out(), geometry_of(groups[i])});
+    }
+    run<kernels::mixed_depthwise_backward>(x.device(), g.in(), x.in(), runs.data(), static_cast<std::int64_t>(n), out[0].out());
+    return out;
+  })[0].to(x_.dtype());
 }
 
 Pair same_padding(std::int64_t kernel, std::int64_t dilation) {

@@ -1,4 +1,6 @@
 #include "dropin/nn/conv.h"
+#include "dropin/vision/deform_conv.h"
+#include "dropin/vision/mixnet.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -7,6 +9,10 @@ void register_image_mixers(Registry& r) {
   r.add<Conv2d>();
   r.add<DepthwiseConv2d>();
   r.add<SeparableConv2d>();
+  r.add<MixConv2d>();
+  r.add<MixNetBlock>();
+  r.add<DeformConv2d>();
+  r.add<ModulatedDeformConv2d>();
   r.add<Conv1d>();
   r.add<MaxPool2d>();
   r.add<AvgPool2d>();

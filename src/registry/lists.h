@@ -12,7 +12,9 @@ namespace dropin {
   X(token_embeddings)          \
   X(models)                    \
   X(optimizers)                \
-  X(data)
+  X(data)                      \
+  X(suppressions)              \
+  X(vision)
 
 #define X(list) void register_##list(Registry& r);
 DROPIN_FAMILY_LISTS(X)

@@ -52,11 +52,12 @@ Box<Optimizer> make_optimizer(std::string_view name, const Tensors& params, cons
 
 namespace {
 
-// The old component's values of the options that the new one has too; null stands for a default, and each has its own.
-Json shared_options(const Json& old_options, const ComponentInfo& to, const Json& changes) {
-  Json all = Json::object();
-  for (const FieldInfo& f : to.options)
-    if (const Json* v = old_options.find(f.name); v && !v->is_null()) all.set(f.name, *v);
+// The old component's values of the options that the new one has too (null stands for a default, and each has its own), or what the new one makes of them.
+Json shared_options(const ComponentInfo& from, const Json& old_options, const ComponentInfo& to, const Json& changes) {
+  Json all = to.options_from ? to.options_from(from.name, old_options) : Json::object();
+  if (all.size() == 0)
+    for (const FieldInfo& f : to.options)
+      if (const Json* v = old_options.find(f.name); v && !v->is_null()) all.set(f.name, *v);
   for (const auto& [k, v] : changes.items()) all.set(k, v);
   return all;
 }
@@ -75,7 +76,7 @@ void plan(Module& m, const std::string& path, const ComponentInfo& from, const C
       plan(*child, here, from, to, options, out);
       continue;
     }
-    Planned p{&m, name, here, to.make_module(shared_options(child->options_json(), to, options)), {}};
+    Planned p{&m, name, here, to.make_module(shared_options(from, child->options_json(), to, options)), {}};
     p.report.path = here;
     const StateDict old = child->state_dict();
     auto parameters = child->named_parameters();

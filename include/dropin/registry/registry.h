@@ -18,6 +18,8 @@ struct ComponentInfo {
   std::vector<FieldInfo> options;
   std::vector<std::string> examples;  ///< options (JSON) that the property tests also run, over the family's sample options
   std::function<bool(const Json&)> surrogate_gradient;  ///< true for options whose backward is not the derivative, by the paper's intent; null: never
+  /// swap(): options that let it take the place of a component with other option names; null: only names that both know carry over.
+  std::function<Json(std::string_view component, const Json& options)> options_from;
   std::function<Box<Module>(const Json&)> make_module;
   std::function<Box<Optimizer>(const Tensors&, const Json&)> make_optimizer;
   std::function<NamedTensors(const Json&, const NamedTensors&)> call;
@@ -27,7 +29,7 @@ struct ComponentInfo {
 class Registry {
  public:
   /// Adds module or optimizer class T: its name, options, family and documentation come from the class (kSummary, kReplaces, kPaper, examples(),
-  /// surrogate_gradient(options)).
+  /// surrogate_gradient(options), options_from(component, options)).
   template <class T> void add() {
     ComponentInfo c;
     c.name = type_name<T>();
@@ -39,6 +41,7 @@ class Registry {
     if constexpr (requires { T::examples(); }) c.examples = T::examples();
     if constexpr (requires(const typename T::Options& o) { T::surrogate_gradient(o); })
       c.surrogate_gradient = [](const Json& j) { return T::surrogate_gradient(options_from_json<typename T::Options>(j, type_name<T>())); };
+    if constexpr (requires(const Json& j) { T::options_from(std::string_view(), j); }) c.options_from = &T::options_from;
     if constexpr (std::is_base_of_v<Optimizer, T>) {
       c.kind = ComponentKind::Optimizer;
       c.make_optimizer = [](const Tensors& p, const Json& j) { return Box<Optimizer>(new T(p, options_from_json<typename T::Options>(j, type_name<T>()))); };
@@ -91,8 +94,8 @@ struct SwapReport {
   std::string str() const;
 };
 
-/// Replaces every instance of component `from` below `model` by `to`. The new one is made with the old one's values of the options both know,
-/// overridden by `options`; parameters whose name and shape agree are carried over, with mode, dtype and device. OptionError when there is no instance, the families
+/// Replaces every instance of component `from` below `model` by `to`. The new one is made with the old one's values of the options both know (or as its
+/// options_from says), overridden by `options`; parameters whose name and shape agree are carried over, with mode, dtype and device. OptionError when there is no instance, the families
 /// differ, or the options are refused; the model is unchanged then.
 SwapReport swap(Module& model, std::string_view from, std::string_view to, const Json& options = Json::object());
 

@@ -1,0 +1,204 @@
+// Vision: depthwise and mixed convolution, suppression, deformable convolution, each beside the form it replaces, in one run. bench/vision_peers.py runs these rows in
+// turn with torch's and torchvision's on the same inputs. FLOPs are of the convolution itself, bytes what must move at least.
+#include <benchmark/benchmark.h>
+
+#include <cmath>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "dropin/core/parallel.h"
+#include "dropin/ops/ops.h"
+#include "dropin/vision/deform_conv.h"
+#include "dropin/vision/masks.h"
+#include "dropin/vision/mix_conv.h"
+#include "dropin/vision/suppression.h"
+#include "src/cpu/onednn.h"
+
+namespace {
+
+using namespace dropin;
+
+void row(const std::string& name, double flops, double bytes, const std::function<void()>& f) {
+  benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+    f();
+    for (auto _ : state) f();
+    const auto n = static_cast<double>(state.iterations());
+    if (flops > 0) state.counters["GFLOPs"] = benchmark::Counter(n * flops / 1e9, benchmark::Counter::kIsRate);
+    if (bytes > 0) state.counters["GB"] = benchmark::Counter(n * bytes / 1e9, benchmark::Counter::kIsRate);
+  })->UseRealTime()->Unit(benchmark::kMicrosecond)->MinTime(0.2);
+}
+
+Tensor channels_last(const Tensor& x) { return x.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2}); }
+
+/// Forward alone, and with the gradients of everything that asks for one.
+void both(const std::string& name, double flops, double bytes, const std::function<Tensor()>& f, const Tensors& leaves, const Tensor& g) {
+  row(name + "/forward", flops, bytes, [f] {
+    no_grad guard;
+    benchmark::DoNotOptimize(f().data_ptr());
+  });
+  row(name + "/both", 3 * flops, 3 * bytes, [=] {
+    f().backward(g);
+    for (const Tensor& t : leaves) t.set_grad({});
+  });
+}
+
+/// The convolution as one oneDNN call per thread's images, weights reordered each time as everywhere.
+Tensor onednn_depthwise(const Tensor& x, const Tensor& w, std::int64_t pad) {
+  const std::int64_t B = x.size(0), C = x.size(1), H = x.size(2), W = x.size(3), k = w.size(2);
+  cpu::onednn::Conv c;
+  c.groups = c.in = c.out = C;
+  for (int i = 0; i < 2; ++i) c.size[i] = x.size(i + 2), c.out_size[i] = c.size[i], c.kernel[i] = k, c.pad_begin[i] = c.pad_end[i] = pad;
+  const std::unique_ptr<cpu::onednn::ConvWeights, cpu::onednn::DestroyWeights> ready(cpu::onednn::prepare_weights(cpu::onednn::ConvPass::Forward, c, w.data<float>()));
+  Tensor y = empty({B, C, H, W});
+  parallel_for(B, 1, [&](std::int64_t b, std::int64_t end) {
+    for (; b < end; ++b) cpu::onednn::conv_forward(c, *ready, x.data<float>() + b * C * H * W, nullptr, y.data<float>() + b * C * H * W);
+  });
+  return y;
+}
+
+// Boxes around `objects` centres of a 550 x 550 picture; 0: anywhere. The same as in vision_peers.py.
+struct Scene {
+  Tensor boxes, scores;
+};
+Scene scene(std::int64_t n, std::int64_t objects, std::int64_t classes) {
+  std::uint64_t s = 12345;
+  auto uniform = [&] {
+    s = s * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<double>(s >> 40) / 16777216.0;
+  };
+  std::vector<double> cx, cy, size;
+  for (std::int64_t i = 0; i < objects; ++i) cx.push_back(60 + 430 * uniform()), cy.push_back(60 + 430 * uniform()), size.push_back(40 + 120 * uniform());
+  Scene r{empty({n, 4}), classes ? empty({classes, n}) : empty({n})};
+  float* b = r.boxes.data<float>();
+  for (std::int64_t i = 0; i < n; ++i, b += 4) {
+    double x, y, w, h;
+    if (objects) {
+      const auto k = static_cast<std::size_t>(i % objects);
+      x = cx[k] + size[k] * 0.4 * (uniform() - 0.5), y = cy[k] + size[k] * 0.4 * (uniform() - 0.5);
+      w = size[k] * (0.7 + 0.6 * uniform()), h = size[k] * (0.7 + 0.6 * uniform());
+    } else {
+      x = 550 * uniform(), y = 550 * uniform(), w = 10 + 60 * uniform(), h = 10 + 60 * uniform();
+    }
+    b[0] = static_cast<float>(x - w / 2), b[1] = static_cast<float>(y - h / 2), b[2] = static_cast<float>(x + w / 2), b[3] = static_cast<float>(y + h / 2);
+  }
+  float* p = r.scores.data<float>();
+  for (std::int64_t i = 0; i < r.scores.numel(); ++i) p[i] = static_cast<float>(0.06 + 0.94 * uniform());
+  return r;
+}
+
+/// Greedy suppression as everyone writes it first.
+std::int64_t plain_nms(const Scene& s, double threshold) {
+  const Tensor order = argsort(s.scores, 0, true);
+  const float* b = s.boxes.data<float>();
+  const std::int64_t* o = order.data<std::int64_t>();
+  const std::int64_t n = order.numel();
+  std::vector<std::uint8_t> gone(static_cast<std::size_t>(n));
+  std::int64_t kept = 0;
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (gone[static_cast<std::size_t>(i)]) continue;
+    ++kept;
+    const float* p = b + 4 * o[i];
+    const float area = (p[2] - p[0]) * (p[3] - p[1]);
+    for (std::int64_t j = i + 1; j < n; ++j) {
+      const float* q = b + 4 * o[j];
+      const float w = std::max(0.f, std::min(p[2], q[2]) - std::max(p[0], q[0])), h = std::max(0.f, std::min(p[3], q[3]) - std::max(p[1], q[1]));
+      if (static_cast<double>(w * h / (area + (q[2] - q[0]) * (q[3] - q[1]) - w * h)) > threshold) gone[static_cast<std::size_t>(j)] = 1;
+    }
+  }
+  return kept;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Generator random(1);
+  const std::int64_t B = 8, C = 96, H = 56, W = 56;
+  const Tensor x = randn({B, C, H, W}, {}, &random).requires_grad_(), g = randn({B, C, H, W}, {}, &random), x_last = channels_last(x.detach()).requires_grad_(), g_last = channels_last(g);
+  const double cells = static_cast<double>(B * C * H * W), bytes = 8 * cells;
+  for (const std::int64_t k : {3, 5, 7, 9, 11}) {
+    const Tensor w = randn({C, 1, k, k}, {}, &random).requires_grad_();
+    const ConvParams p{.pad_begin = {k / 2, k / 2}, .pad_end = {k / 2, k / 2}, .groups = C};
+    const double flops = 2 * cells * static_cast<double>(k * k);
+    const std::string name = "depthwise/" + std::to_string(k);
+    both(name, flops, bytes, [=] { return conv2d(x, w, {}, p); }, {x, w}, g);
+    both(name + "/channels_last", flops, bytes, [=] { return conv2d(x_last, w, {}, p); }, {x_last, w}, g_last);
+    row(name + "/onednn/forward", flops, bytes, [=] { benchmark::DoNotOptimize(onednn_depthwise(x, w, k / 2).data_ptr()); });
+  }
+  {
+    const Tensor w = randn({C, 1, 5, 5}, {}, &random).requires_grad_(), half = randn({B, C, H / 2, W / 2}, {}, &random);
+    const ConvParams p{.stride = {2, 2}, .pad_begin = {2, 2}, .pad_end = {2, 2}, .groups = C};
+    both("depthwise/5s2", cells / 2 * 25, 5 * cells, [=] { return conv2d(x, w, {}, p); }, {x, w}, half);
+    const Tensor small = randn({B, 480, 14, 14}, {}, &random).requires_grad_(), gs = randn({B, 480, 14, 14}, {}, &random), ws = randn({480, 1, 5, 5}, {}, &random).requires_grad_();
+    both("depthwise/5at14", 2.0 * B * 480 * 196 * 25, 8.0 * B * 480 * 196, [=] { return conv2d(small, ws, {}, {.pad_begin = {2, 2}, .pad_end = {2, 2}, .groups = 480}); }, {small, ws}, gs);
+  }
+  {
+    std::vector<DepthwiseGroup> groups;
+    Tensors leaves{x};
+    for (const std::int64_t k : {3, 5, 7, 9}) {
+      groups.push_back({randn({C / 4, 1, k, k}, {}, &random).requires_grad_(), {}, {k / 2, k / 2}, {k / 2, k / 2}});
+      leaves.push_back(groups.back().weight);
+    }
+    Tensors last = leaves;
+    last[0] = x_last;
+    const double flops = 2 * cells * 41;
+    both("mixconv", flops, bytes, [=] { return mixed_depthwise_conv2d(x, groups); }, leaves, g);
+    both("mixconv/channels_last", flops, bytes, [=] { return mixed_depthwise_conv2d(x_last, groups); }, last, g_last);
+    both("mixconv/split_conv_concat", flops, bytes, [=] { return plain::mixed_depthwise_conv2d(x, groups, {1, 1}); }, leaves, g);
+  }
+  for (const std::int64_t n : {1000, 5000})
+    for (const std::int64_t objects : {0, 12}) {
+      const Scene s = scene(n, objects, 0);
+      const std::string name = "nms/" + std::to_string(n) + (objects ? "/crowded" : "/spread");
+      row(name, 0, 0, [s] { benchmark::DoNotOptimize(nms(s.boxes, s.scores, {.iou_threshold = 0.5}).data_ptr()); });
+      row(name + "/plain_loop", 0, 0, [s] { benchmark::DoNotOptimize(plain_nms(s, 0.5)); });
+      const Tensor one = s.scores.unsqueeze(0);
+      row(name + "/fast_nms", 0, 0, [s, one] { benchmark::DoNotOptimize(fast_nms(s.boxes, one, {.top_k = 0, .max_detections = 0}).indices.data_ptr()); });
+    }
+  {  // the reproduction: 80 classes, 1000 candidates, 200 of each class
+    const Scene s = scene(1000, 12, 80);
+    row("suppression/80x1000/fast_nms", 0, 0, [s] { benchmark::DoNotOptimize(fast_nms(s.boxes, s.scores, {.top_k = 200}).indices.data_ptr()); });
+    row("suppression/80x1000/nms", 0, 0, [s] {  // every class as fast_nms would have it: its 200 best
+      parallel_for(80, 1, [&](std::int64_t c, std::int64_t end) {
+        for (; c < end; ++c) {
+          const ValuesIndices best = topk(s.scores[c], 200);
+          benchmark::DoNotOptimize(nms(index_select(s.boxes, 0, best.indices), best.values, {.iou_threshold = 0.5}).data_ptr());
+        }
+      });
+    });
+    const Tensor boxes = s.boxes.unsqueeze(0).expand({80, 1000, 4}).contiguous().reshape({80000, 4}), scores = s.scores.reshape({80000});
+    const Tensor idxs = repeat_interleave(arange(0, 80), 1000, 0);
+    row("suppression/80x1000/batched_nms", 0, 0, [=] { benchmark::DoNotOptimize(batched_nms(boxes, scores, idxs, {.iou_threshold = 0.5}).data_ptr()); });
+    row("suppression/80x1000/matrix_form", 0, 0, [s] {  // the official code's tensor operations
+      no_grad guard;
+      const ValuesIndices top = sort(s.scores, 1, true);
+      const Tensor index = top.indices.narrow(1, 0, 200).contiguous(), b = index_select(s.boxes, 0, index.reshape({-1})).reshape({80, 200, 4});
+      const Tensor low = maximum(b.unsqueeze(2).slice(3, 0, 2), b.unsqueeze(1).slice(3, 0, 2)), high = minimum(b.unsqueeze(2).slice(3, 2, 4), b.unsqueeze(1).slice(3, 2, 4));
+      const Tensor wh = clamp(high - low, 0, 1e30), inter = wh.select(3, 0) * wh.select(3, 1);
+      const Tensor area = (b.select(2, 2) - b.select(2, 0)) * (b.select(2, 3) - b.select(2, 1));
+      const Tensor iou = triu(inter / (area.unsqueeze(2) + area.unsqueeze(1) - inter), 1);
+      benchmark::DoNotOptimize((amax(iou, {1}) <= 0.5).data_ptr());
+    });
+  }
+  {
+    const std::int64_t O = 64, N = 4;
+    const Tensor z = randn({N, O, H, W}, {}, &random).requires_grad_(), offset = (randn({N, 18, H, W}, {}, &random) * 2.0).requires_grad_();
+    const Tensor mask = rand({N, 9, H, W}, {}, &random).requires_grad_(), w = randn({O, O, 3, 3}, {}, &random).requires_grad_(), gz = randn({N, O, H, W}, {}, &random);
+    const ConvParams p{.pad_begin = {1, 1}, .pad_end = {1, 1}};
+    const double flops = 2.0 * N * H * W * O * O * 9;
+    both("deform", flops, 0, [=] { return deform_conv2d(z, offset, mask, w, {}, p); }, {z, offset, mask, w}, gz);
+    both("deform/conv2d", flops, 0, [=] { return conv2d(z, w, {}, p); }, {z, w}, gz);
+    both("deform/plain", flops, 0, [=] { return plain::deform_conv2d(z, offset, mask, w, {}, p); }, {z, offset, mask, w}, gz);
+  }
+  {
+    const Tensor prototypes = relu(randn({32, 138, 138}, {}, &random)), coefficients = tanh(randn({100, 32}, {}, &random)), corners = rand({100, 2}, {}, &random) * 0.7;
+    const Tensor boxes = concat({corners, corners + rand({100, 2}, {}, &random) * 0.3}, 1);
+    row("yolact_masks/100", 2.0 * 100 * 32 * 138 * 138, 0, [=] {
+      no_grad guard;
+      benchmark::DoNotOptimize(yolact_masks(prototypes, coefficients, boxes).data_ptr());
+    });
+  }
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+}
