@@ -13,7 +13,8 @@
   X(pool)                     \
   X(index)                    \
   X(sort)                     \
-  X(random)
+  X(random)                   \
+  X(fft)
 
 namespace dropin {
 namespace kernels {

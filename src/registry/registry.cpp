@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "registry/lists.h"
 
 namespace dropin {
@@ -52,11 +54,29 @@ Box<Optimizer> make_optimizer(std::string_view name, const Tensors& params, cons
 
 namespace {
 
-// The old component's values of the options that the new one has too.
-Json shared_options(const Json& old_options, const ComponentInfo& to, const Json& changes) {
+// Names that different members of a family have for one option.
+constexpr const char* kWidth[] = {"embed_dim", "d_model"};
+constexpr const char* kLength[] = {"max_len", "l_max"};
+
+// The value of `name`, or of an option that is the same thing by another name; null if there is none.
+const Json* find_option(const Json& options, const std::string& name) {
+  if (const Json* v = options.find(name)) return v;
+  for (const auto& names : {kWidth, kLength})
+    if (name == names[0] || name == names[1]) return options.find(name == names[0] ? names[1] : names[0]);
+  return nullptr;
+}
+bool is_length(const std::string& name) { return name == kLength[0] || name == kLength[1]; }
+
+// The old component's values of the options that the new one has too; a length limit may come from the modules around it, the nearest first.
+Json shared_options(const std::vector<Json>& around, const Json& old_options, const ComponentInfo& to, const Json& changes) {
   Json all = Json::object();
-  for (const FieldInfo& f : to.options)
-    if (const Json* v = old_options.find(f.name)) all.set(f.name, *v);
+  for (const FieldInfo& f : to.options) {
+    if (std::find(to.own_options.begin(), to.own_options.end(), f.name) != to.own_options.end()) continue;
+    const Json* v = find_option(old_options, f.name);
+    if (is_length(f.name))
+      for (auto it = around.rbegin(); !v && it != around.rend(); ++it) v = find_option(*it, f.name);
+    if (v) all.set(f.name, *v);
+  }
   for (const auto& [k, v] : changes.items()) all.set(k, v);
   return all;
 }
@@ -68,14 +88,15 @@ struct Planned {
   SwapReport::Instance report;
 };
 
-void plan(Module& m, const std::string& path, const ComponentInfo& from, const ComponentInfo& to, const Json& options, std::vector<Planned>& out) {
+void plan(Module& m, const std::string& path, const ComponentInfo& from, const ComponentInfo& to, const Json& options, std::vector<Json>& around, std::vector<Planned>& out) {
+  around.push_back(m.options_json());
   for (auto& [name, child] : m.children()) {
     const std::string here = path.empty() ? name : path + "." + name;
     if (child->type() != from.name) {
-      plan(*child, here, from, to, options, out);
+      plan(*child, here, from, to, options, around, out);
       continue;
     }
-    Planned p{&m, name, here, to.make_module(shared_options(child->options_json(), to, options)), {}};
+    Planned p{&m, name, here, to.make_module(shared_options(around, child->options_json(), to, options)), {}};
     p.report.path = here;
     const StateDict old = child->state_dict();
     auto parameters = child->named_parameters();
@@ -101,6 +122,7 @@ void plan(Module& m, const std::string& path, const ComponentInfo& from, const C
     p.module->train(child->is_training());
     out.push_back(std::move(p));
   }
+  around.pop_back();
 }
 
 }  // namespace
@@ -110,7 +132,8 @@ SwapReport swap(Module& model, std::string_view from_name, std::string_view to_n
   if (!from.make_module || !to.make_module) fail<OptionError>({"swap: ", from.make_module ? to_name : from_name, " is not a module"});
   if (from.family != to.family) fail<OptionError>({"swap: ", from_name, " is a ", from.family, " and ", to_name, " a ", to.family, "; only members of one family replace each other"});
   std::vector<Planned> planned;
-  plan(model, "", from, to, options, planned);
+  std::vector<Json> around;
+  plan(model, "", from, to, options, around, planned);
   if (planned.empty()) fail<OptionError>({"swap: the model has no ", from_name});
   SwapReport report;
   for (Planned& p : planned) {

@@ -1,4 +1,5 @@
 #include "dropin/nn/dilated_attention.h"
+#include "dropin/nn/hyena.h"
 #include "dropin/nn/longformer_attention.h"
 #include "dropin/nn/multihead_attention.h"
 #include "dropin/nn/rnn.h"
@@ -14,6 +15,7 @@ void register_sequence_mixers(Registry& r) {
   r.add<LongformerAttention>();
   r.add<DilatedAttention>();
   r.add<SigmoidAttention>();
+  r.add<HyenaOperator>();
 }
 
 }  // namespace dropin

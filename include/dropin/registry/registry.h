@@ -17,6 +17,7 @@ struct ComponentInfo {
   ComponentKind kind = ComponentKind::Module;
   std::vector<FieldInfo> options;
   std::vector<std::string> examples;  ///< options (JSON) that the property tests also run, over the family's sample options
+  std::vector<std::string> own_options;  ///< names that mean something else in other members of the family: swap() does not carry them over
   std::function<bool(const Json&)> surrogate_gradient;  ///< true for options whose backward is not the derivative, by the paper's intent; null: never
   std::function<Box<Module>(const Json&)> make_module;
   std::function<Box<Optimizer>(const Tensors&, const Json&)> make_optimizer;
@@ -27,7 +28,7 @@ struct ComponentInfo {
 class Registry {
  public:
   /// Adds module or optimizer class T: its name, options, family and documentation come from the class (kSummary, kReplaces, kPaper, examples(),
-  /// surrogate_gradient(options)).
+  /// own_options(), surrogate_gradient(options)).
   template <class T> void add() {
     ComponentInfo c;
     c.name = type_name<T>();
@@ -37,6 +38,7 @@ class Registry {
     if constexpr (requires { T::kReplaces; }) c.replaces = T::kReplaces;
     if constexpr (requires { T::kPaper; }) c.paper = T::kPaper;
     if constexpr (requires { T::examples(); }) c.examples = T::examples();
+    if constexpr (requires { T::own_options(); }) c.own_options = T::own_options();
     if constexpr (requires(const typename T::Options& o) { T::surrogate_gradient(o); })
       c.surrogate_gradient = [](const Json& j) { return T::surrogate_gradient(options_from_json<typename T::Options>(j, type_name<T>())); };
     if constexpr (std::is_base_of_v<Optimizer, T>) {
@@ -91,8 +93,9 @@ struct SwapReport {
   std::string str() const;
 };
 
-/// Replaces every instance of component `from` below `model` by `to`. The new one is made with the old one's values of the options both know,
-/// overridden by `options`; parameters whose name and shape agree are carried over, with mode, dtype and device. OptionError when there is no instance, the families
+/// Replaces every instance of component `from` below `model` by `to`. The new one is made with the old one's values of the options both know (embed_dim
+/// and d_model are one option by two names, as are max_len and l_max), overridden by `options`; a length limit that the old one did not have is that of the
+/// model around it; parameters whose name and shape agree are carried over, with mode, dtype and device. OptionError when there is no instance, the families
 /// differ, or the options are refused; the model is unchanged then.
 SwapReport swap(Module& model, std::string_view from, std::string_view to, const Json& options = Json::object());
 
