@@ -5,35 +5,18 @@
 #include <list>
 #include <memory>
 #include <mutex>
-#include <numbers>
-#include <type_traits>
 #include <vector>
 
 #include "cpu/scratch.h"
 #include "dropin/core/parallel.h"
 #include "kernels/fft/kernel.h"
+#include "kernels/fft/roots.h"
 
 namespace dropin::kernels {
 namespace {
 
 constexpr std::int64_t kBundle = 16;  // transforms side by side
 constexpr std::int64_t kLargestRadix = 13;
-
-// exp(-2 pi i k / n), accurate to the last bits: the angle is reduced to an eighth of a turn with whole numbers.
-void root(std::int64_t k, std::int64_t n, double& re, double& im) {
-  k %= n;
-  const bool lower = 2 * k > n;  // the conjugate half
-  if (lower) k = n - k;
-  const bool second = 4 * k > n;
-  std::int64_t num = second ? n - 2 * k : 2 * k;  // angle = pi num / n, at most pi / 2
-  const bool swap = 4 * num > n;
-  if (swap) num = n - 2 * num;  // what is left to pi / 2: pi num / (2 n)
-  const double a = swap ? std::numbers::pi * static_cast<double>(num) / (2 * static_cast<double>(n)) : std::numbers::pi * static_cast<double>(num) / static_cast<double>(n);
-  double c = std::cos(a), s = std::sin(a);
-  if (swap) std::swap(c, s);
-  re = second ? -c : c;
-  im = lower ? s : -s;
-}
 
 std::vector<std::int64_t> radices(std::int64_t n) {
   std::vector<std::int64_t> r;

@@ -14,7 +14,8 @@
   X(index)                    \
   X(sort)                     \
   X(random)                   \
-  X(fft)
+  X(fft)                      \
+  X(fft_conv)
 
 namespace dropin {
 namespace kernels {

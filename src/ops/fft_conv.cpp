@@ -3,6 +3,8 @@
 #include "dropin/ops/fft.h"
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
+#include "kernels/fft_conv/kernel.h"
+#include "kernels/fft_conv/plan.h"
 #include "ops/common.h"
 
 namespace dropin {
@@ -84,23 +86,106 @@ void check(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs&
   gate("post_gate", args.post_gate);
 }
 
+// float32 and the 16-bit types have the kernels.
+bool fused(const Tensor& u) {
+  return ops_detail::compute_type(u.dtype()) == kFloat32 && has_kernels<kernels::fft_conv_size, kernels::fft_conv_spectrum, kernels::fft_conv_forward, kernels::fft_conv_backward>(u.device());
+}
+std::int64_t spectrum_size(const Device& device, std::int64_t channels, std::int64_t length) {
+  std::int64_t floats = 0;
+  run<kernels::fft_conv_size>(device, channels, length, &floats);
+  return floats;
+}
+Tensor spectrum_of(const Tensor& k, const Tensor& k_rev, std::int64_t length) {
+  Tensor s = empty({spectrum_size(k.device(), k.size(0), length)}, k.options());
+  run<kernels::fft_conv_spectrum>(k.device(), k.in(), k_rev.in(), length, s.out());
+  return s;
+}
+Tensor single(const Tensor& x) { return x.defined() ? x.to(kFloat32) : x; }
+// An array of x's sizes [B, C, L] or [C, L] whose channels lie side by side if those of x do.
+Tensor laid_out_as(const Tensor& x) {
+  const bool channels_last = x.dim() >= 2 && x.stride(-2) == 1 && x.size(-2) > 1 && x.stride(-1) != 1;
+  if (!channels_last) return empty(x.sizes(), x.options());
+  Shape sizes = x.sizes();
+  std::swap(sizes[sizes.size() - 1], sizes[sizes.size() - 2]);
+  return empty(sizes, x.options()).transpose(-1, -2);
+}
+
+Tensor fused_fft_conv(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs& args) {
+  const Tensor &rev = args.k_rev, &pre = args.pre_gate, &post = args.post_gate;
+  const std::int64_t channels = u.size(1), length = u.size(2), taps = k.size(1), taps_rev = rev.defined() ? rev.size(1) : 0;
+  const Tensor spectrum = args.spectrum.defined() ? args.spectrum.detach() : spectrum_of(k, rev, length);
+  Tensor y = laid_out_as(u), conv, kept;
+  bool recorded = false;
+  for (const Tensor& t : {u, k, D, rev, pre, post}) recorded = recorded || (grad_enabled() && t.defined() && t.requires_grad());
+  if (recorded && post.defined() && post.requires_grad()) conv = laid_out_as(u);
+  if (recorded && args.keep_spectra && (k.requires_grad() || (rev.defined() && rev.requires_grad())) && length > kernels::kDirectLength)
+    kept = empty({u.size(0), spectrum_size(u.device(), channels, length)}, u.options());
+  auto inputs = [=](const Tensor& u, const Tensor& D, const Tensor& pre, const Tensor& post, const Tensor& spectrum) {
+    return kernels::FftConvInputs{u.in(), pre.in(), post.in(), D.in(), spectrum.in(), taps, taps_rev};
+  };
+  run<kernels::fft_conv_forward>(u.device(), inputs(u, D, pre, post, spectrum), y.out(), conv.out(), kept.out());
+  const Tensors all{u, k, D, rev, pre, post};
+  // the filters themselves are saved for second derivatives only; backward reads their spectrum
+  const Tensors saved{u, k, D, rev, pre, post, spectrum, conv, kept};
+  return record("fft_conv", y, all.data(), all.size(), saved.data(), saved.size(), [inputs](const Saved& s, const Tensor& g) -> Tensors {
+    const Tensor u = s[0], k = s[1], D = s[2], rev = s[3], pre = s[4], post = s[5];
+    if (grad_enabled())
+      return plain_gradients(s, {u, k, D, rev, pre, post}, g, [](const Tensors& in) { return reference(in[0], in[1], in[2], {.k_rev = in[3], .pre_gate = in[4], .post_gate = in[5]}); });
+    auto wanted = [&](int i, const Tensor& x) { return s.needs(i) ? laid_out_as(x) : Tensor(); };
+    Tensors grads;
+    const Tensors in{u, k, D, rev, pre, post};
+    for (int i = 0; i < 6; ++i) grads.push_back(wanted(i, in[static_cast<std::size_t>(i)]));
+    run<kernels::fft_conv_backward>(u.device(), g.in(), inputs(u, D, pre, post, s[6]), s[7].in(), s[8].in(),
+                                    kernels::FftConvGradients{grads[0].out(), grads[4].out(), grads[5].out(), grads[2].out(), grads[1].out(), grads[3].out()});
+    return grads;
+  });
+}
+
 }  // namespace
 
-Tensor fft_conv_spectrum(const Tensor&, std::int64_t, const Tensor&) { return {}; }
+Tensor fft_conv_spectrum(const Tensor& k, std::int64_t length, const Tensor& k_rev) {
+  constexpr const char* who = "fft_conv_spectrum";
+  need_floating(who, k);
+  for (const Tensor& f : {k, k_rev})
+    if (f.defined() && (f.dim() != 2 || f.size(0) != k.size(0) || f.size(1) < 1 || f.size(1) > length))
+      fail<ShapeError>({who, ": a filter is ", f.sizes(), ", expected [C, Lk] with 1 <= Lk <= length = ", length});
+  if (!fused(k)) return {};
+  no_grad guard;
+  return spectrum_of(single(k.detach()), single(k_rev.defined() ? k_rev.detach() : k_rev), length);
+}
 
 Tensor fft_conv(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs& args) {
   check(u, k, D, args);
-  return reference(u, k, D, args);
+  if (!fused(u)) return reference(u, k, D, args);
+  const std::int64_t want = args.spectrum.defined() ? spectrum_size(u.device(), u.size(1), u.size(2)) : 0;
+  if (args.spectrum.defined() && (args.spectrum.dtype() != kFloat32 || args.spectrum.numel() != want))
+    fail<ShapeError>({"fft_conv: spectrum has ", args.spectrum.numel(), " numbers, expected ", want, "; it is of another filter or length (see fft_conv_spectrum)"});
+  FftConvArgs a = args;
+  a.k_rev = single(args.k_rev), a.pre_gate = single(args.pre_gate), a.post_gate = single(args.post_gate);
+  const Tensor skip = D.defined() ? single(D).contiguous() : D;
+  return fused_fft_conv(single(u), single(k), skip, a).to(u.dtype());
 }
 
-Tensor causal_depthwise_conv(const Tensor& x, const Tensor& weight, const Tensor& bias) {
+Tensor causal_depthwise_conv(const Tensor& x_, const Tensor& weight, const Tensor& bias) {
   constexpr const char* who = "causal_depthwise_conv";
-  need_floating(who, x);
-  if (x.dim() != 3) fail<ShapeError>({who, ": x is ", x.sizes(), ", expected [B, L, C]"});
-  if (weight.dim() != 3 || weight.size(0) != x.size(2) || weight.size(1) != 1 || weight.size(2) < 1)
-    fail<ShapeError>({who, ": weight is ", weight.sizes(), ", expected [", x.size(2), ", 1, K] with K of at least 1"});
-  if (bias.defined() && !(bias.sizes() == Shape{x.size(2)})) fail<ShapeError>({who, ": bias is ", bias.sizes(), ", expected [", x.size(2), "]"});
-  return plain::causal_depthwise_conv(x, weight, bias);
+  need_floating(who, x_);
+  if (x_.dim() != 3) fail<ShapeError>({who, ": x is ", x_.sizes(), ", expected [B, L, C]"});
+  if (weight.dim() != 3 || weight.size(0) != x_.size(2) || weight.size(1) != 1 || weight.size(2) < 1)
+    fail<ShapeError>({who, ": weight is ", weight.sizes(), ", expected [", x_.size(2), ", 1, K] with K of at least 1"});
+  if (bias.defined() && !(bias.sizes() == Shape{x_.size(2)})) fail<ShapeError>({who, ": bias is ", bias.sizes(), ", expected [", x_.size(2), "]"});
+  if (ops_detail::compute_type(x_.dtype()) != kFloat32 || !has_kernels<kernels::short_conv_forward, kernels::short_conv_backward>(x_.device()))
+    return plain::causal_depthwise_conv(x_, weight, bias);
+  const Tensor x = single(x_).contiguous(), w = single(weight).reshape({x_.size(2), weight.size(2)}).contiguous(), b = bias.defined() ? single(bias).contiguous() : bias;
+  Tensor y = empty_like(x);
+  run<kernels::short_conv_forward>(x.device(), x.in(), w.in(), b.in(), y.out());
+  return record("causal_depthwise_conv", y, {x, w, b}, {x, w, b}, [](const Saved& s, const Tensor& g_) -> Tensors {
+    const Tensor x = s[0], w = s[1], b = s[2];
+    if (grad_enabled()) return plain_gradients(s, {x, w, b}, g_, [](const Tensors& in) { return plain::causal_depthwise_conv(in[0], in[1].unsqueeze(1), in[2]); });
+    const Tensor g = g_.contiguous();
+    Tensor gx = s.needs(0) ? empty_like(x) : Tensor(), gw = s.needs(1) ? empty_like(w) : Tensor(), gb = s.needs(2) ? empty_like(b) : Tensor();
+    run<kernels::short_conv_backward>(x.device(), g.in(), x.in(), w.in(), gx.out(), gw.out(), gb.out());
+    return {gx, gw, gb};
+  }).to(x_.dtype());
 }
 
 }  // namespace dropin
