@@ -75,7 +75,8 @@ template <int R, bool kInverse> HWY_INLINE void dft(Complex* a) {
     a[4] = {hn::Sub(t1.re, v1.im), hn::Add(t1.im, v1.re)};
     a[2] = {hn::Add(t2.re, v2.im), hn::Sub(t2.im, v2.re)};
     a[3] = {hn::Sub(t2.re, v2.im), hn::Add(t2.im, v2.re)};
-  } else if constexpr (R == 8) {
+  } else {
+    static_assert(R == 8);
     dft4<kInverse>(a[0], a[2], a[4], a[6]);
     dft4<kInverse>(a[1], a[3], a[5], a[7]);
     a[3] = turn<kInverse>(a[3], kHalfRoot, -kHalfRoot);
@@ -83,21 +84,6 @@ template <int R, bool kInverse> HWY_INLINE void dft(Complex* a) {
     a[7] = turn<kInverse>(a[7], -kHalfRoot, -kHalfRoot);
 #pragma GCC unroll 4
     for (int k = 0; k < 4; ++k) dft2<kInverse>(a[2 * k], a[2 * k + 1]);
-  } else {
-    static_assert(R == 16);
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) dft4<kInverse>(a[j], a[j + 4], a[j + 8], a[j + 12]);
-    a[5] = turn<kInverse>(a[5], kCos8, -kSin8);
-    a[9] = turn<kInverse>(a[9], kHalfRoot, -kHalfRoot);
-    a[13] = turn<kInverse>(a[13], kSin8, -kCos8);
-    a[6] = turn<kInverse>(a[6], kHalfRoot, -kHalfRoot);
-    a[10] = quarter<kInverse>(a[10]);
-    a[14] = turn<kInverse>(a[14], -kHalfRoot, -kHalfRoot);
-    a[7] = turn<kInverse>(a[7], kSin8, -kCos8);
-    a[11] = turn<kInverse>(a[11], -kHalfRoot, -kHalfRoot);
-    a[15] = turn<kInverse>(a[15], -kCos8, kSin8);
-#pragma GCC unroll 4
-    for (int k = 0; k < 4; ++k) dft4<kInverse>(a[4 * k], a[4 * k + 1], a[4 * k + 2], a[4 * k + 3]);
   }
 }
 

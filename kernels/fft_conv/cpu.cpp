@@ -2,8 +2,9 @@
 // and every twiddle loaded once for all. What each sequence goes through:
 //   first pass   reads u, the pre gate and zeros beyond L, and writes rows that fit a cache level;
 //   each row     goes down to its spectrum, is multiplied by the filter's, and comes back, before the next row is touched;
-//   last pass    takes the real part, adds D u, multiplies by the post gate and writes y.
+//   last pass    takes the real part, multiplies by the post gate and writes y.
 // So a sequence longer than a cache is swept three times, whatever the number of passes. No bit reversal: the spectra stay in the order they come in.
+// D u is a filter's lag 0: D is added to every frequency, and D's gradient is that of k[0].
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/fft_conv/cpu.cpp"
@@ -167,12 +168,10 @@ void fetch_gated(const Rows& x, const Rows& gate, const Place& p, float* tile, f
   fetch(gate, p, other);
   multiply(p, other, tile);
 }
-// D for the channels of a block, zeros where there is none
-V skip_of(const abi::TensorIn& D, std::int64_t c0, std::int64_t channels) {
-  const F d;
-  HWY_ALIGN float x[hn::MaxLanes(F())] = {};
-  if (D.data) std::copy_n(D.as<float>() + c0, channels, x);
-  return hn::Load(d, x);
+// D scale for the channels of a block, zeros where there is none
+void fetch_skip(const abi::TensorIn& D, std::int64_t c0, std::int64_t channels, float scale, float* to) {
+  std::fill_n(to, lanes(), 0.0f);
+  for (std::int64_t l = 0; D.data && l < channels; ++l) to[l] = scale * D.as<float>()[c0 + l];
 }
 
 // --- passes over rows
@@ -215,15 +214,15 @@ template <bool kUp> void level_pass(const ConvPlan& p, const ConvPlan::Level& l,
     case 3: return level_pass<3, kUp>(p, l, x);
     case 4: return level_pass<4, kUp>(p, l, x);
     case 5: return level_pass<5, kUp>(p, l, x);
-    case 8: return level_pass<8, kUp>(p, l, x);
-    default: return level_pass<16, kUp>(p, l, x);
+    default: return level_pass<8, kUp>(p, l, x);
   }
 }
 
 // What happens at the bottom, to `groups` rows of R elements that lie side by side at x (and at x2 in the second buffer), whose frequencies are from
 // `index` on in the order of the spectra.
-struct Convolve {  // x <- back(down(x) K), and down(x) kept on request
+struct Convolve {  // x <- back(down(x) (K + skip)), and down(x) kept on request
   const float* filter;
+  const float* skip;  // a vector
   float* kept;
   static constexpr bool kDown = true, kUp = true, kTwo = false;
   template <int R> HWY_INLINE void at(float* x, float*, std::int64_t index) const {
@@ -234,10 +233,11 @@ struct Convolve {  // x <- back(down(x) K), and down(x) kept on request
     dft<R, false>(a);
     if (kept)
       for (int k = 0; k < R; ++k) store(a[place<R>(k)], kept + (index + k) * size);
+    const V add = hn::Load(F(), skip);
 #pragma GCC unroll 16
     for (int k = 0; k < R; ++k) {
       const Complex f = load(filter + (index + k) * size);
-      b[k] = mul(a[place<R>(k)], f.re, f.im);
+      b[k] = mul(a[place<R>(k)], hn::Add(f.re, add), f.im);
     }
     dft<R, true>(b);
 #pragma GCC unroll 16
@@ -266,8 +266,8 @@ struct Analyse {  // out <- scale down(x), or out + its conjugate
     }
   }
 };
-struct Correlate {  // x <- back(conj(K) down(x)); sum += conj(U) down(x) with U = down(x2) or kept
-  const float *filter, *kept;
+struct Correlate {  // x <- back(conj(K + skip) down(x)); sum += conj(U) down(x) with U = down(x2) or kept
+  const float *filter, *skip, *kept;
   float* sum;
   static constexpr bool kDown = true, kUp = true, kTwo = true;
   template <int R> HWY_INLINE void at(float* x, float* x2, std::int64_t index) const {
@@ -289,10 +289,11 @@ struct Correlate {  // x <- back(conj(K) down(x)); sum += conj(U) down(x) with U
         store(add(load(to), mul_conj(a[place<R>(k)], u.re, u.im)), to);
       }
     }
+    const V more = hn::Load(F(), skip);
 #pragma GCC unroll 16
     for (int k = 0; k < R; ++k) {
       const Complex f = load(filter + (index + k) * size);
-      b[k] = mul_conj(a[place<R>(k)], f.re, f.im);
+      b[k] = mul_conj(a[place<R>(k)], hn::Add(f.re, more), f.im);
     }
     dft<R, true>(b);
 #pragma GCC unroll 16
@@ -326,8 +327,7 @@ template <class Bottom> void bottom(int radix, float* x, float* x2, std::int64_t
     case 3: return bottom<3>(x, x2, groups, index, f);
     case 4: return bottom<4>(x, x2, groups, index, f);
     case 5: return bottom<5>(x, x2, groups, index, f);
-    case 8: return bottom<8>(x, x2, groups, index, f);
-    default: return bottom<16>(x, x2, groups, index, f);
+    default: return bottom<8>(x, x2, groups, index, f);
   }
 }
 
@@ -446,6 +446,23 @@ std::int64_t Size(std::int64_t channels, std::int64_t length) {
   return Blocks(channels).count * block_floats(plan.get());
 }
 
+// The spectrum of one block's filters; tile and x are working memory.
+void block_spectrum(const ConvPlan* plan, const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t c0, std::int64_t channels, float* tile, float* x, float* to) {
+  if (!plan) {
+    fetch(Rows(k, 0), whole(c0, channels), to);
+    if (k_rev.data) fetch(Rows(k_rev, 0), whole(c0, channels), to + kDirectLength * lanes());
+    return;
+  }
+  for (const abi::TensorIn* f : {&k, &k_rev}) {
+    if (!f->data) continue;
+    tiles(*plan, c0, channels, [&](const Place& at) HWY_ATTR {
+      fetch(Rows(*f, 0), at, tile);
+      enter(*plan, tile, at, x);
+    });
+    rows(*plan, 1, x, nullptr, 0, Analyse{to, 1 / static_cast<float>(plan->n), f == &k_rev});
+  }
+}
+
 void Spectrum(const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t length, float* out) {
   const Blocks blocks(k.sizes[0]);
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
@@ -453,48 +470,31 @@ void Spectrum(const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t l
   parallel_for(blocks.count, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() : 0) + kTileRows * kColumns * lanes());
     float *tile = memory.data(), *x = tile + kTileRows * kColumns * lanes();
-    for (std::int64_t i = begin; i < end; ++i) {
-      float* to = out + i * floats;
-      if (!plan) {
-        fetch(Rows(k, 0), whole(blocks.first(i), blocks.size(i)), to);
-        if (k_rev.data) fetch(Rows(k_rev, 0), whole(blocks.first(i), blocks.size(i)), to + kDirectLength * lanes());
-        else std::fill_n(to + kDirectLength * lanes(), kDirectLength * lanes(), 0.0f);
-        continue;
-      }
-      for (const abi::TensorIn* f : {&k, &k_rev}) {
-        if (!f->data) continue;
-        tiles(*plan, blocks.first(i), blocks.size(i), [&](const Place& at) HWY_ATTR {
-          fetch(Rows(*f, 0), at, tile);
-          enter(*plan, tile, at, x);
-        });
-        rows(*plan, 1, x, nullptr, 0, Analyse{to, 1 / static_cast<float>(plan->n), f == &k_rev});
-      }
-    }
+    for (std::int64_t i = begin; i < end; ++i) block_spectrum(plan.get(), k, k_rev, blocks.first(i), blocks.size(i), tile, x, out + i * floats);
   });
 }
 
 void Forward(const ForwardArgs& a) {
   const FftConvInputs& in = a.in;
   const std::int64_t batch = in.u.sizes[0], length = in.u.sizes[2], tile_floats = kTileRows * kColumns * lanes();
+  const std::int64_t taps = in.k.sizes[1], taps_rev = in.k_rev.data ? in.k_rev.sizes[1] : 0;
   const Blocks blocks(in.u.sizes[1]);
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
   const std::int64_t floats = block_floats(plan.get()), grain = std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(length, 1));
   // batch entries of one block come one after the other: its spectrum stays in cache
   parallel_for(blocks.count * batch, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const F d;
-    cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() : 0) + 3 * tile_floats);
-    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats, *x = tile3 + tile_floats;
+    HWY_ALIGN float skip[hn::MaxLanes(F())];
+    cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() : 0) + 3 * tile_floats + (in.spectrum.data ? 0 : floats));
+    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats, *own = tile3 + tile_floats, *x = own + (in.spectrum.data ? 0 : floats);
     for (std::int64_t at = begin; at < end; ++at) {
       const std::int64_t i = at / batch, b = at % batch, c0 = blocks.first(i), channels = blocks.size(i);
       const Rows u(in.u, b), pre(in.pre, b), post(in.post, b), y(a.y, b), conv(a.conv, b);
-      const float* filter = in.spectrum.as<float>() + i * floats;
-      const V skip = skip_of(in.D, c0, channels);
+      if (!in.spectrum.data && (b == 0 || at == begin)) block_spectrum(plan.get(), in.k, in.k_rev, c0, channels, tile, x, own);
+      const float* filter = in.spectrum.data ? in.spectrum.as<float>() + i * floats : own;
+      fetch_skip(in.D, c0, channels, plan ? 1 / static_cast<float>(plan->n) : 1, skip);
       // the sums in tile become y
       auto finish = [&](const Place& p) HWY_ATTR {
-        if (in.D.data) {
-          fetch_gated(u, pre, p, tile2, tile3);
-          each(p, [&](std::int64_t k) HWY_ATTR { hn::Store(hn::MulAdd(hn::Load(d, tile2 + k), skip, hn::Load(d, tile + k)), d, tile + k); });
-        }
         if (conv) put(tile, p, conv);
         if (post) {
           fetch(post, p, tile2);
@@ -505,9 +505,10 @@ void Forward(const ForwardArgs& a) {
       if (!plan) {
         const Place p = whole(c0, channels);
         fetch_gated(u, pre, p, tile2, tile3);
-        std::fill_n(tile, kDirectLength * lanes(), 0.0f);
-        causal_sum(filter, std::min(in.taps, length), tile2, length, tile);
-        if (in.taps_rev) lookahead_sum(filter + kDirectLength * lanes(), in.taps_rev, tile2, length, length, tile);
+        const V s = hn::Load(d, skip);
+        each(p, [&](std::int64_t k) HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile2 + k), s), d, tile + k); });
+        causal_sum(filter, taps, tile2, length, tile);
+        if (taps_rev) lookahead_sum(filter + kDirectLength * lanes(), taps_rev, tile2, length, length, tile);
         finish(p);
         continue;
       }
@@ -515,7 +516,7 @@ void Forward(const ForwardArgs& a) {
         fetch_gated(u, pre, p, tile, tile2);
         enter(*plan, tile, p, x);
       });
-      rows(*plan, 1, x, nullptr, 0, Convolve{filter, a.kept.data ? a.kept.as<float>() + (b * blocks.count + i) * floats : nullptr});
+      rows(*plan, 1, x, nullptr, 0, Convolve{filter, skip, a.kept.data ? a.kept.as<float>() + (b * blocks.count + i) * floats : nullptr});
       tiles(*plan, c0, channels, [&](const Place& p) HWY_ATTR {
         leave(*plan, x, p, tile, nullptr);
         finish(p);
@@ -528,29 +529,30 @@ void Backward(const BackwardArgs& a) {
   const FftConvInputs& in = a.in;
   const FftConvGradients& out = a.out;
   const std::int64_t batch = in.u.sizes[0], length = in.u.sizes[2], tile_floats = kTileRows * kColumns * lanes();
+  const std::int64_t taps = in.k.sizes[1], taps_rev = in.k_rev.data ? in.k_rev.sizes[1] : 0;
   const Blocks blocks(in.u.sizes[1]);
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
   const std::int64_t floats = block_floats(plan.get()), buffer = plan ? plan->storage * 2 * lanes() : 0;
-  const bool filters = out.k.data || out.k_rev.data, second = filters && !a.kept.data;
+  const bool filters = out.k.data || out.k_rev.data || out.D.data, second = filters && !a.kept.data;
   parallel_for(blocks.count, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const F d;
-    cpu::Scratch<float> memory((second ? 2 : 1) * buffer + (filters ? floats : 0) + 4 * tile_floats);
-    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats, *tile4 = tile3 + tile_floats, *x = tile4 + tile_floats;
-    float *x2 = second ? x + buffer : nullptr, *sum = filters ? x + (second ? 2 : 1) * buffer : nullptr;
+    HWY_ALIGN float skip[hn::MaxLanes(F())];
+    cpu::Scratch<float> memory((second ? 2 : 1) * buffer + (filters ? floats : 0) + (in.spectrum.data ? 0 : floats) + 4 * tile_floats);
+    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats, *tile4 = tile3 + tile_floats, *x = tile4 + tile_floats, *next = x + buffer;
+    float *x2 = second ? next : nullptr, *sum = filters ? next + (second ? buffer : 0) : nullptr, *own = next + (second ? buffer : 0) + (filters ? floats : 0);
     for (std::int64_t i = begin; i < end; ++i) {
       const std::int64_t c0 = blocks.first(i), channels = blocks.size(i);
-      const float* filter = in.spectrum.as<float>() + i * floats;
-      const V skip = skip_of(in.D, c0, channels);
-      HWY_ALIGN float lane[hn::MaxLanes(F())];
-      double skip_gradient[hn::MaxLanes(F())] = {};
+      if (!in.spectrum.data) block_spectrum(plan.get(), in.k, in.k_rev, c0, channels, tile, x, own);
+      const float* filter = in.spectrum.data ? in.spectrum.as<float>() + i * floats : own;
+      fetch_skip(in.D, c0, channels, plan ? 1 / static_cast<float>(plan->n) : 1, skip);
       if (filters) std::fill_n(sum, floats, 0.0f);
       for (std::int64_t b = 0; b < batch; ++b) {
         const Rows u(in.u, b), pre(in.pre, b), post(in.post, b), g(a.g, b), conv(a.conv, b);
         const Rows gu(out.u, b), gpre(out.pre, b), gpost(out.post, b);
         // tile <- post g, and post's gradient on the way
-        auto incoming = [&](const Place& p, bool first) HWY_ATTR {
+        auto incoming = [&](const Place& p) HWY_ATTR {
           fetch(g, p, tile);
-          if (first && gpost) {
+          if (gpost) {
             fetch(conv, p, tile2);
             multiply(p, tile, tile2);
             put(tile2, p, gpost);
@@ -559,17 +561,8 @@ void Backward(const BackwardArgs& a) {
           fetch(post, p, tile2);
           multiply(p, tile2, tile);
         };
-        // tile3: the gradient of pre u but for D's share -> gradients of u, pre and D
+        // tile3, the gradient of pre u -> gradients of u and pre
         auto finish = [&](const Place& p) HWY_ATTR {
-          if (in.D.data || out.D.data) incoming(p, false);
-          if (in.D.data) each(p, [&](std::int64_t k) HWY_ATTR { hn::Store(hn::MulAdd(hn::Load(d, tile + k), skip, hn::Load(d, tile3 + k)), d, tile3 + k); });
-          if (out.D.data) {
-            fetch_gated(u, pre, p, tile2, tile4);
-            V s = hn::Zero(d);
-            each(p, [&](std::int64_t k) HWY_ATTR { s = hn::MulAdd(hn::Load(d, tile + k), hn::Load(d, tile2 + k), s); });
-            hn::Store(s, d, lane);
-            for (std::int64_t l = 0; l < channels; ++l) skip_gradient[l] += static_cast<double>(lane[l]);
-          }
           if (gpre) {
             fetch(u, p, tile2);
             multiply(p, tile3, tile2);
@@ -585,49 +578,53 @@ void Backward(const BackwardArgs& a) {
         if (!plan) {
           const Place p = whole(c0, channels);
           const std::int64_t n = lanes();
-          incoming(p, true);
-          std::fill_n(tile3, kDirectLength * n, 0.0f);
-          lookahead_sum(filter, std::min(in.taps, length), tile, length, length, tile3);
-          if (in.taps_rev) causal_sum(filter + kDirectLength * n, std::min(in.taps_rev, length), tile, length, tile3);
+          incoming(p);
+          const V s = hn::Load(d, skip);
+          each(p, [&](std::int64_t k) HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile + k), s), d, tile3 + k); });
+          lookahead_sum(filter, taps, tile, length, length, tile3);
+          if (taps_rev) causal_sum(filter + kDirectLength * n, taps_rev, tile, length, tile3);
           if (filters) {
             fetch_gated(u, pre, p, tile2, tile4);
-            lookahead_sum(tile2, length, tile, length, in.taps, sum);  // sum_t u[t] g[t + s]
-            if (in.taps_rev) lookahead_sum(tile, length, tile2, length, in.taps_rev, sum + kDirectLength * n);
+            lookahead_sum(tile2, length, tile, length, taps, sum);  // sum_t u[t] g[t + s]
+            if (taps_rev) lookahead_sum(tile, length, tile2, length, taps_rev, sum + kDirectLength * n);
           }
           finish(p);
           continue;
         }
         tiles(*plan, c0, channels, [&](const Place& p) HWY_ATTR {
-          incoming(p, true);
+          incoming(p);
           enter(*plan, tile, p, x);
           if (!second) return;
           fetch_gated(u, pre, p, tile, tile2);
           enter(*plan, tile, p, x2);
         });
-        rows(*plan, 1, x, x2, 0, Correlate{filter, a.kept.data ? a.kept.as<float>() + (b * blocks.count + i) * floats : nullptr, sum});
-        if (!gu && !gpre && !out.D.data) continue;
+        rows(*plan, 1, x, x2, 0, Correlate{filter, skip, a.kept.data ? a.kept.as<float>() + (b * blocks.count + i) * floats : nullptr, sum});
+        if (!gu && !gpre) continue;
         tiles(*plan, c0, channels, [&](const Place& p) HWY_ATTR {
           leave(*plan, x, p, tile3, nullptr);
           finish(p);
         });
       }
-      if (out.D.data)
-        for (std::int64_t l = 0; l < channels; ++l) out.D.as<float>()[c0 + l] = static_cast<float>(skip_gradient[l]);
       if (!filters) continue;
       const Rows gk(out.k, 0), gk_rev(out.k_rev, 0);
+      auto lag_0 = [&](const float* from) HWY_ATTR {
+        for (std::int64_t l = 0; l < channels; ++l) {
+          if (out.D.data) out.D.as<float>()[c0 + l] = from[l];
+          if (gk_rev) gk_rev.data[(c0 + l) * gk_rev.channel] = from[l];
+        }
+      };
       if (!plan) {
         if (gk) put(sum, whole(c0, channels), gk);
         if (gk_rev) put(sum + kDirectLength * lanes(), whole(c0, channels), gk_rev);
+        lag_0(sum);
         continue;
       }
       rows(*plan, 1, x, nullptr, 0, Return{sum, 1 / static_cast<float>(plan->n)});
       tiles(*plan, c0, channels, [&](const Place& p) HWY_ATTR {
         leave(*plan, x, p, tile, gk_rev ? tile2 : nullptr);
         if (gk) put(tile, p, gk);
-        if (!gk_rev) return;
-        if (p.t0 == 0)  // lag 0 is in both
-          for (std::int64_t l = 0; l < channels; ++l) gk_rev.data[(c0 + l) * gk_rev.channel] = tile[l];
-        put_reversed(tile2, p, plan->n, gk_rev);
+        if (gk_rev) put_reversed(tile2, p, plan->n, gk_rev);
+        if (p.t0 == 0) lag_0(tile);
       });
     }
   });
@@ -664,12 +661,12 @@ abi::Status spectrum(const abi::KernelContext&, const abi::TensorIn& k, const ab
   return abi::ok();
 }
 abi::Status forward(const abi::KernelContext&, const FftConvInputs& in, const abi::TensorOut& y, const abi::TensorOut& conv, const abi::TensorOut& kept) {
-  if (!floats({&in.u, &in.pre, &in.post, &in.D, &in.spectrum, &y, &conv, &kept})) return abi::unsupported(kFloats);
+  if (!floats({&in.u, &in.k, &in.k_rev, &in.pre, &in.post, &in.D, &in.spectrum, &y, &conv, &kept})) return abi::unsupported(kFloats);
   HWY_DYNAMIC_DISPATCH(Forward)({in, y, conv, kept});
   return abi::ok();
 }
 abi::Status backward(const abi::KernelContext&, const abi::TensorIn& g, const FftConvInputs& in, const abi::TensorIn& conv, const abi::TensorIn& kept, const FftConvGradients& out) {
-  if (!floats({&g, &in.u, &in.pre, &in.post, &in.D, &in.spectrum, &conv, &kept, &out.u, &out.pre, &out.post, &out.D, &out.k, &out.k_rev})) return abi::unsupported(kFloats);
+  if (!floats({&g, &in.u, &in.k, &in.k_rev, &in.pre, &in.post, &in.D, &in.spectrum, &conv, &kept, &out.u, &out.pre, &out.post, &out.D, &out.k, &out.k_rev})) return abi::unsupported(kFloats);
   HWY_DYNAMIC_DISPATCH(Backward)({g, conv, kept, in, out});
   return abi::ok();
 }

@@ -9,9 +9,11 @@ namespace dropin::kernels {
 namespace {
 
 // Time of a pass per element, in units of a radix-4 pass.
-double pass_cost(std::int64_t r) { return r == 16 ? 1.8 : r == 8 ? 1.5 : r == 5 ? 1.6 : r == 3 ? 1.1 : r == 2 ? 0.8 : 1; }
+double pass_cost(std::int64_t r) { return r == 16 ? 2 : r == 8 ? 1.4 : r == 5 ? 1.6 : r == 3 ? 1.1 : r == 2 ? 0.8 : 1; }
 
-// 4 or 16 first, the other powers of two in as few passes as can be, 3 and 5 last; empty when n has another factor.
+// 16 (or 4) in the pass that meets memory, then 8s and at most two 4s, 5s and 3s last: a radix-16 pass spills registers, which pays only where it spares a
+// sweep. Measured at n = 1024: 16 8 8 is 4 % faster than 16 4 16, 10 % than 16 16 4; at 8192 16 8 8 8 is 12 % faster than 16 16 8 4. Empty when n has
+// another factor.
 std::vector<std::int64_t> cut(std::int64_t n) {
   int twos = 0;
   while (n % 2 == 0) n /= 2, ++twos;
@@ -19,17 +21,13 @@ std::vector<std::int64_t> cut(std::int64_t n) {
   for (std::int64_t p : {5, 3})
     while (n % p == 0) n /= p, odd.push_back(p);
   if (n != 1 || twos < 2) return {};
-  std::vector<std::int64_t> r;
   const int first = twos >= 4 && twos != 5 ? 4 : 2;
-  r.push_back(std::int64_t{1} << first);
+  std::vector<std::int64_t> r{std::int64_t{1} << first};
   twos -= first;
-  std::vector<std::int64_t> tail;
-  if (twos % 4 == 1 && twos > 4) tail = {8, 4}, twos -= 5;
-  if (twos % 4 == 3) tail = {8}, twos -= 3;
-  if (twos % 4 == 2) tail = {4}, twos -= 2;
-  if (twos % 4 == 1) tail = {2}, twos -= 1;
-  for (; twos > 0; twos -= 4) r.push_back(16);
-  r.insert(r.end(), tail.begin(), tail.end());
+  const int fours = twos == 1 ? 0 : twos % 3 == 2 ? 1 : twos % 3 == 1 ? 2 : 0;
+  for (int left = twos - 2 * fours; left >= 3; left -= 3) r.push_back(8);
+  r.insert(r.end(), static_cast<std::size_t>(fours), 4);
+  if (twos == 1) r.push_back(2);
   r.insert(r.end(), odd.begin(), odd.end());
   return r.size() < 2 ? std::vector<std::int64_t>{} : r;
 }

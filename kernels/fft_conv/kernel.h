@@ -4,11 +4,10 @@
 
 namespace dropin::kernels {
 
-/// Arrays [B, C, L] (k, k_rev [C, Lk], D [C] contiguous) of any strides; data null where there is none.
+/// Arrays [B, C, L] and filters k, k_rev [C, Lk] of any strides, D [C] contiguous; data null where there is none.
 struct FftConvInputs {
-  abi::TensorIn u, pre, post, D;
-  abi::TensorIn spectrum;           ///< of fft_conv_spectrum, for this L
-  std::int64_t taps = 0, taps_rev = 0;  ///< Lk of k and of k_rev (0: none)
+  abi::TensorIn u, k, k_rev, pre, post, D;
+  abi::TensorIn spectrum;  ///< of fft_conv_spectrum for k, k_rev and this L; null: made block by block and not kept
 };
 struct FftConvGradients {
   abi::TensorOut u, pre, post, D, k, k_rev;  ///< written; null where not wanted
@@ -16,7 +15,7 @@ struct FftConvGradients {
 
 /// Floats of the filters' spectrum for sequences of `length`; that of one batch entry of u is as large.
 DROPIN_KERNEL(fft_conv_size, std::int64_t channels, std::int64_t length, std::int64_t* floats);
-/// The spectrum of filters k [C, Lk] and k_rev (or null), in a layout of its own.
+/// The spectrum of filters k [C, Lk] and k_rev (or null), without D, in a layout of its own.
 DROPIN_KERNEL(fft_conv_spectrum, const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t length, const abi::TensorOut& spectrum);
 /// y = post (k * (pre u) + D pre u). conv (or null) receives the value before the post gate, kept [B, fft_conv_size] (or null) the spectrum of pre u.
 DROPIN_KERNEL(fft_conv_forward, const FftConvInputs& in, const abi::TensorOut& y, const abi::TensorOut& conv, const abi::TensorOut& kept);

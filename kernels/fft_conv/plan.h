@@ -23,7 +23,7 @@ struct ConvPlan {
     std::vector<float> twiddles;                ///< pairs: level 0 [m][radix] with the shift, others [m][radix - 1] (k >= 1), the last none
   };
   std::int64_t n = 0, storage = 0;    ///< elements in all, padding included
-  std::vector<Level> levels;          ///< at least 2; the first has radix 4 or 16, the last m = 1
+  std::vector<Level> levels;          ///< at least 2; the first has radix 4 or 16, the others 2, 3, 4, 5 or 8, the last m = 1
   std::int64_t run = 1;               ///< elements of a row that lie side by side
   std::vector<std::int64_t> offsets;  ///< of each run of a row of level 0
 };

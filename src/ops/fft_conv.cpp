@@ -110,32 +110,28 @@ Tensor laid_out_as(const Tensor& x) {
   return empty(sizes, x.options()).transpose(-1, -2);
 }
 
+kernels::FftConvInputs kernel_inputs(const Tensor& u, const Tensor& k, const Tensor& D, const Tensor& rev, const Tensor& pre, const Tensor& post, const Tensor& spectrum) {
+  return {u.in(), k.in(), rev.in(), pre.in(), post.in(), D.in(), spectrum.in()};
+}
+
 Tensor fused_fft_conv(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs& args) {
   const Tensor &rev = args.k_rev, &pre = args.pre_gate, &post = args.post_gate;
-  const std::int64_t channels = u.size(1), length = u.size(2), taps = k.size(1), taps_rev = rev.defined() ? rev.size(1) : 0;
-  const Tensor spectrum = args.spectrum.defined() ? args.spectrum.detach() : spectrum_of(k, rev, length);
-  Tensor y = laid_out_as(u), conv, kept;
-  bool recorded = false;
-  for (const Tensor& t : {u, k, D, rev, pre, post}) recorded = recorded || (grad_enabled() && t.defined() && t.requires_grad());
-  if (recorded && post.defined() && post.requires_grad()) conv = laid_out_as(u);
-  if (recorded && args.keep_spectra && (k.requires_grad() || (rev.defined() && rev.requires_grad())) && length > kernels::kDirectLength)
-    kept = empty({u.size(0), spectrum_size(u.device(), channels, length)}, u.options());
-  auto inputs = [=](const Tensor& u, const Tensor& D, const Tensor& pre, const Tensor& post, const Tensor& spectrum) {
-    return kernels::FftConvInputs{u.in(), pre.in(), post.in(), D.in(), spectrum.in(), taps, taps_rev};
-  };
-  run<kernels::fft_conv_forward>(u.device(), inputs(u, D, pre, post, spectrum), y.out(), conv.out(), kept.out());
   const Tensors all{u, k, D, rev, pre, post};
-  // the filters themselves are saved for second derivatives only; backward reads their spectrum
+  bool recorded = false;
+  for (const Tensor& t : all) recorded = recorded || (grad_enabled() && t.defined() && t.requires_grad());
+  Tensor spectrum = args.spectrum.defined() ? args.spectrum.detach() : Tensor(), y = laid_out_as(u), conv, kept;
+  const bool keep = recorded && args.keep_spectra && u.size(2) > kernels::kDirectLength;
+  if (keep && !spectrum.defined()) spectrum = spectrum_of(k, rev, u.size(2));
+  if (keep) kept = empty({u.size(0), spectrum_size(u.device(), u.size(1), u.size(2))}, u.options());
+  if (recorded && post.defined() && post.requires_grad()) conv = laid_out_as(u);
+  run<kernels::fft_conv_forward>(u.device(), kernel_inputs(u, k, D, rev, pre, post, spectrum), y.out(), conv.out(), kept.out());
   const Tensors saved{u, k, D, rev, pre, post, spectrum, conv, kept};
-  return record("fft_conv", y, all.data(), all.size(), saved.data(), saved.size(), [inputs](const Saved& s, const Tensor& g) -> Tensors {
-    const Tensor u = s[0], k = s[1], D = s[2], rev = s[3], pre = s[4], post = s[5];
-    if (grad_enabled())
-      return plain_gradients(s, {u, k, D, rev, pre, post}, g, [](const Tensors& in) { return reference(in[0], in[1], in[2], {.k_rev = in[3], .pre_gate = in[4], .post_gate = in[5]}); });
-    auto wanted = [&](int i, const Tensor& x) { return s.needs(i) ? laid_out_as(x) : Tensor(); };
+  return record("fft_conv", y, all.data(), all.size(), saved.data(), saved.size(), [](const Saved& s, const Tensor& g) -> Tensors {
+    const Tensors in{s[0], s[1], s[2], s[3], s[4], s[5]};
+    if (grad_enabled()) return plain_gradients(s, in, g, [](const Tensors& v) { return reference(v[0], v[1], v[2], {.k_rev = v[3], .pre_gate = v[4], .post_gate = v[5]}); });
     Tensors grads;
-    const Tensors in{u, k, D, rev, pre, post};
-    for (int i = 0; i < 6; ++i) grads.push_back(wanted(i, in[static_cast<std::size_t>(i)]));
-    run<kernels::fft_conv_backward>(u.device(), g.in(), inputs(u, D, pre, post, s[6]), s[7].in(), s[8].in(),
+    for (int i = 0; i < 6; ++i) grads.push_back(s.needs(i) ? laid_out_as(in[static_cast<std::size_t>(i)]) : Tensor());
+    run<kernels::fft_conv_backward>(g.device(), g.in(), kernel_inputs(in[0], in[1], in[2], in[3], in[4], in[5], s[6]), s[7].in(), s[8].in(),
                                     kernels::FftConvGradients{grads[0].out(), grads[4].out(), grads[5].out(), grads[2].out(), grads[1].out(), grads[3].out()});
     return grads;
   });

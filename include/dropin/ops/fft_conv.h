@@ -9,7 +9,7 @@ struct FftConvArgs {
   Tensor pre_gate;            ///< [B, C, L]: pre u takes the place of u
   Tensor post_gate;           ///< [B, C, L]: multiplies the result
   Tensor spectrum;            ///< fft_conv_spectrum(k, L, k_rev): spares the filter's transform
-  bool keep_spectra = false;  ///< keeps the spectrum of u for backward: a transform fewer there, 2 floats per sample more memory
+  bool keep_spectra = false;  ///< keeps the spectra of u and k for backward instead of computing them again: 2 floats per sample of each
 };
 
 /// y[b, c, t] = post (sum_{s = 0}^{min(t, Lk - 1)} k[c, s] (pre u)[b, c, t - s] + D[c] (pre u)[b, c, t]): a linear convolution cut to L, never circular.
