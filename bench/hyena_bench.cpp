@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdlib>
 #include <functional>
+#include <memory>
 #include <string>
 
 #include "dropin/core/parallel.h"
@@ -53,5 +54,40 @@ int main(int argc, char** argv) {
     add("forward + backward, spectra kept", l, 6, [=] { both(u, k, d, g, true); });
     add("forward + backward, channels last", l, 8, [=] { both(ul, kl, d, gl, false); });
   }
+  // The layers: D = 64 and 256, one head of 64 per 64 channels, causal, B = 1. Attention is quadratic: its longest sizes take seconds.
+  for (const std::int64_t d : {64, 256})
+    for (const std::int64_t l : {1024, 2048, 4096, 8192, 16384, 32768, 65536}) {
+      const Tensor x = randn({1, l, d});
+      const auto hyena = std::make_shared<HyenaOperator>(HyenaOperatorOptions{.d_model = d, .l_max = l, .emb_dim = 33, .w = 14});
+      const auto attention = std::make_shared<MultiheadAttention>(MultiheadAttentionOptions{.embed_dim = d, .num_heads = d / 64, .causal = true});
+      auto layer = [&](const std::string& name, auto module, bool train) {
+        benchmark::RegisterBenchmark((name + (train ? " training step, D = " : " forward, D = ") + std::to_string(d) + "/" + std::to_string(l)).c_str(),
+                                     [=](benchmark::State& state) {
+                                       auto run = [&] {
+                                         if (!train) {
+                                           no_grad n;
+                                           module->forward(x);
+                                           return;
+                                         }
+                                         Tensor in = x.detach().requires_grad_();
+                                         sum(module->forward(in)).backward();
+                                       };
+                                       if (l <= 16384) run();
+                                       reset_peak_memory();
+                                       const std::int64_t before = memory_stats().allocated;
+                                       for (auto _ : state) run();
+                                       state.counters["peak MB"] = static_cast<double>(memory_stats().peak - before) / 1e6;
+                                     })
+            ->UseRealTime()
+            ->Unit(benchmark::kMillisecond)
+            ->MinTime(0.1);
+      };
+      layer("HyenaOperator", hyena, false);
+      layer("MultiheadAttention", attention, false);
+      if (d == 64) {
+        layer("HyenaOperator", hyena, true);
+        if (l <= 32768) layer("MultiheadAttention", attention, true);
+      }
+    }
   benchmark::RunSpecifiedBenchmarks();
 }

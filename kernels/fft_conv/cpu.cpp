@@ -384,10 +384,22 @@ void leave(const ConvPlan& p, const float* x, const Place& at, float* re, float*
   p.levels[0].radix == 16 ? leave<16>(p, x, at, re, im) : leave<4>(p, x, at, re, im);
 }
 
-/// f(place) for each tile of a sequence.
-template <class Fn> void tiles(const ConvPlan& p, std::int64_t c0, std::int64_t channels, Fn&& f) {
+struct Blocks {
+  std::int64_t channels, count;
+  explicit Blocks(std::int64_t c) : channels(c), count((c + lanes() - 1) / lanes()) {}
+  std::int64_t first(std::int64_t i) const { return i * lanes(); }
+  std::int64_t size(std::int64_t i) const { return std::min(lanes(), channels - first(i)); }
+};
+/// f(place, h) for each tile of a sequence, in each of the blocks first + h.
+template <class Fn> void tiles(const ConvPlan& p, const Blocks& blocks, std::int64_t first, std::int64_t last, Fn&& f) {
   const ConvPlan::Level& l = p.levels[0];
-  for (std::int64_t q = 0; q < l.m; q += kColumns) f(Place{l.radix, l.m, q, std::min(kColumns, l.m - q), c0, channels});
+  for (std::int64_t q = 0; q < l.m; q += kColumns)
+    for (std::int64_t i = first; i < last; ++i) f(Place{l.radix, l.m, q, std::min(kColumns, l.m - q), blocks.first(i), blocks.size(i)}, i - first);
+}
+/// Blocks that are taken together: where channels lie side by side, as many as fill a cache line.
+std::int64_t group_of(const abi::TensorIn& u, const Blocks& blocks) {
+  const bool channels_last = u.strides[1] == 1 && u.sizes[1] > 1 && u.strides[2] != 1;
+  return channels_last ? std::clamp<std::int64_t>(16 / lanes(), 1, std::max<std::int64_t>(blocks.count, 1)) : 1;
 }
 constexpr std::int64_t kTileRows = 16;
 
@@ -432,12 +444,6 @@ static_assert(kDirectRows <= kTileRows);
 
 // --- the kernels
 
-struct Blocks {
-  std::int64_t channels, count;
-  explicit Blocks(std::int64_t c) : channels(c), count((c + lanes() - 1) / lanes()) {}
-  std::int64_t first(std::int64_t i) const { return i * lanes(); }
-  std::int64_t size(std::int64_t i) const { return std::min(lanes(), channels - first(i)); }
-};
 // Floats of one block's spectrum: n complex numbers, or both filters themselves where sums are direct.
 std::int64_t block_floats(const ConvPlan* p) { return (p ? p->n : kDirectLength) * 2 * lanes(); }
 
@@ -446,20 +452,22 @@ std::int64_t Size(std::int64_t channels, std::int64_t length) {
   return Blocks(channels).count * block_floats(plan.get());
 }
 
-// The spectrum of one block's filters; tile and x are working memory.
-void block_spectrum(const ConvPlan* plan, const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t c0, std::int64_t channels, float* tile, float* x, float* to) {
-  if (!plan) {
-    fetch(Rows(k, 0), whole(c0, channels), to);
-    if (k_rev.data) fetch(Rows(k_rev, 0), whole(c0, channels), to + kDirectLength * lanes());
-    return;
+// The spectra of the filters of blocks first ... last - 1; tile and x (a buffer per block) are working memory.
+void block_spectra(const ConvPlan* plan, const abi::TensorIn& k, const abi::TensorIn& k_rev, const Blocks& blocks, std::int64_t first, std::int64_t last, float* tile, float* x, float* to) {
+  for (std::int64_t i = first; i < last && !plan; ++i, to += 2 * kDirectLength * lanes()) {
+    fetch(Rows(k, 0), whole(blocks.first(i), blocks.size(i)), to);
+    if (k_rev.data) fetch(Rows(k_rev, 0), whole(blocks.first(i), blocks.size(i)), to + kDirectLength * lanes());
+    else std::fill_n(to + kDirectLength * lanes(), kDirectLength * lanes(), 0.0f);
   }
+  if (!plan) return;
+  const std::int64_t buffer = plan->storage * 2 * lanes();
   for (const abi::TensorIn* f : {&k, &k_rev}) {
     if (!f->data) continue;
-    tiles(*plan, c0, channels, [&](const Place& at) HWY_ATTR {
+    tiles(*plan, blocks, first, last, [&](const Place& at, std::int64_t h) HWY_ATTR {
       fetch(Rows(*f, 0), at, tile);
-      enter(*plan, tile, at, x);
+      enter(*plan, tile, at, x + h * buffer);
     });
-    rows(*plan, 1, x, nullptr, 0, Analyse{to, 1 / static_cast<float>(plan->n), f == &k_rev});
+    for (std::int64_t h = 0; h < last - first; ++h) rows(*plan, 1, x + h * buffer, nullptr, 0, Analyse{to + h * block_floats(plan), 1 / static_cast<float>(plan->n), f == &k_rev});
   }
 }
 
@@ -467,10 +475,12 @@ void Spectrum(const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t l
   const Blocks blocks(k.sizes[0]);
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
   const std::int64_t floats = block_floats(plan.get());
-  parallel_for(blocks.count, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() : 0) + kTileRows * kColumns * lanes());
+  const std::int64_t group = std::clamp<std::int64_t>(16 / lanes(), 1, std::max<std::int64_t>(blocks.count, 1));
+  parallel_for((blocks.count + group - 1) / group, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() * group : 0) + kTileRows * kColumns * lanes());
     float *tile = memory.data(), *x = tile + kTileRows * kColumns * lanes();
-    for (std::int64_t i = begin; i < end; ++i) block_spectrum(plan.get(), k, k_rev, blocks.first(i), blocks.size(i), tile, x, out + i * floats);
+    for (std::int64_t i = begin * group; i < std::min(end * group, blocks.count); i += group)
+      block_spectra(plan.get(), k, k_rev, blocks, i, std::min(i + group, blocks.count), tile, x, out + i * floats);
   });
 }
 
@@ -481,18 +491,19 @@ void Forward(const ForwardArgs& a) {
   const Blocks blocks(in.u.sizes[1]);
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
   const std::int64_t floats = block_floats(plan.get()), grain = std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(length, 1));
-  // batch entries of one block come one after the other: its spectrum stays in cache
-  parallel_for(blocks.count * batch, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group, buffer = plan ? plan->storage * 2 * lanes() : 0, own_floats = in.spectrum.data ? 0 : floats;
+  // batch entries of one group of blocks come one after the other: its spectrum stays in cache
+  parallel_for(groups * batch, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const F d;
     HWY_ALIGN float skip[hn::MaxLanes(F())];
-    cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() : 0) + 3 * tile_floats + (in.spectrum.data ? 0 : floats));
-    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats, *own = tile3 + tile_floats, *x = own + (in.spectrum.data ? 0 : floats);
+    cpu::Scratch<float> memory(3 * tile_floats + group * (buffer + own_floats));
+    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats, *x = tile3 + tile_floats, *own = x + group * buffer;
     for (std::int64_t at = begin; at < end; ++at) {
-      const std::int64_t i = at / batch, b = at % batch, c0 = blocks.first(i), channels = blocks.size(i);
+      const std::int64_t b = at % batch, first = at / batch * group, last = std::min(blocks.count, first + group);
       const Rows u(in.u, b), pre(in.pre, b), post(in.post, b), y(a.y, b), conv(a.conv, b);
-      if (!in.spectrum.data && (b == 0 || at == begin)) block_spectrum(plan.get(), in.k, in.k_rev, c0, channels, tile, x, own);
-      const float* filter = in.spectrum.data ? in.spectrum.as<float>() + i * floats : own;
-      fetch_skip(in.D, c0, channels, plan ? 1 / static_cast<float>(plan->n) : 1, skip);
+      if (!in.spectrum.data && (b == 0 || at == begin))
+        block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
+      auto filter_of = [&](std::int64_t i) { return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats; };
       // the sums in tile become y
       auto finish = [&](const Place& p) HWY_ATTR {
         if (conv) put(tile, p, conv);
@@ -502,23 +513,28 @@ void Forward(const ForwardArgs& a) {
         }
         put(tile, p, y);
       };
-      if (!plan) {
-        const Place p = whole(c0, channels);
+      for (std::int64_t i = first; i < last && !plan; ++i) {
+        const Place p = whole(blocks.first(i), blocks.size(i));
+        const float* filter = filter_of(i);
         fetch_gated(u, pre, p, tile2, tile3);
+        fetch_skip(in.D, p.c0, p.channels, 1, skip);
         const V s = hn::Load(d, skip);
         each(p, [&](std::int64_t k) HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile2 + k), s), d, tile + k); });
         causal_sum(filter, taps, tile2, length, tile);
         if (taps_rev) lookahead_sum(filter + kDirectLength * lanes(), taps_rev, tile2, length, length, tile);
         finish(p);
-        continue;
       }
-      tiles(*plan, c0, channels, [&](const Place& p) HWY_ATTR {
+      if (!plan) continue;
+      tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
         fetch_gated(u, pre, p, tile, tile2);
-        enter(*plan, tile, p, x);
+        enter(*plan, tile, p, x + h * buffer);
       });
-      rows(*plan, 1, x, nullptr, 0, Convolve{filter, skip, a.kept.data ? a.kept.as<float>() + (b * blocks.count + i) * floats : nullptr});
-      tiles(*plan, c0, channels, [&](const Place& p) HWY_ATTR {
-        leave(*plan, x, p, tile, nullptr);
+      for (std::int64_t i = first; i < last; ++i) {
+        fetch_skip(in.D, blocks.first(i), blocks.size(i), 1 / static_cast<float>(plan->n), skip);
+        rows(*plan, 1, x + (i - first) * buffer, nullptr, 0, Convolve{filter_of(i), skip, a.kept.data ? a.kept.as<float>() + (b * blocks.count + i) * floats : nullptr});
+      }
+      tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+        leave(*plan, x + h * buffer, p, tile, nullptr);
         finish(p);
       });
     }
@@ -534,18 +550,18 @@ void Backward(const BackwardArgs& a) {
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
   const std::int64_t floats = block_floats(plan.get()), buffer = plan ? plan->storage * 2 * lanes() : 0;
   const bool filters = out.k.data || out.k_rev.data || out.D.data, second = filters && !a.kept.data;
-  parallel_for(blocks.count, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group, own_floats = in.spectrum.data ? 0 : floats;
+  parallel_for(groups, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const F d;
     HWY_ALIGN float skip[hn::MaxLanes(F())];
-    cpu::Scratch<float> memory((second ? 2 : 1) * buffer + (filters ? floats : 0) + (in.spectrum.data ? 0 : floats) + 4 * tile_floats);
-    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats, *tile4 = tile3 + tile_floats, *x = tile4 + tile_floats, *next = x + buffer;
-    float *x2 = second ? next : nullptr, *sum = filters ? next + (second ? buffer : 0) : nullptr, *own = next + (second ? buffer : 0) + (filters ? floats : 0);
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t c0 = blocks.first(i), channels = blocks.size(i);
-      if (!in.spectrum.data) block_spectrum(plan.get(), in.k, in.k_rev, c0, channels, tile, x, own);
-      const float* filter = in.spectrum.data ? in.spectrum.as<float>() + i * floats : own;
-      fetch_skip(in.D, c0, channels, plan ? 1 / static_cast<float>(plan->n) : 1, skip);
-      if (filters) std::fill_n(sum, floats, 0.0f);
+    cpu::Scratch<float> memory(4 * tile_floats + group * ((second ? 2 : 1) * buffer + (filters ? floats : 0) + own_floats));
+    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats, *tile4 = tile3 + tile_floats, *x = tile4 + tile_floats, *x2 = x + group * buffer;
+    float *sums = x2 + (second ? group * buffer : 0), *own = sums + (filters ? group * floats : 0);
+    for (std::int64_t at = begin; at < end; ++at) {
+      const std::int64_t first = at * group, last = std::min(blocks.count, first + group);
+      if (!in.spectrum.data) block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
+      auto filter_of = [&](std::int64_t i) { return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats; };
+      if (filters) std::fill_n(sums, (last - first) * floats, 0.0f);
       for (std::int64_t b = 0; b < batch; ++b) {
         const Rows u(in.u, b), pre(in.pre, b), post(in.post, b), g(a.g, b), conv(a.conv, b);
         const Rows gu(out.u, b), gpre(out.pre, b), gpost(out.post, b);
@@ -575,10 +591,13 @@ void Backward(const BackwardArgs& a) {
           }
           put(tile3, p, gu);
         };
-        if (!plan) {
-          const Place p = whole(c0, channels);
+        for (std::int64_t i = first; i < last && !plan; ++i) {
+          const Place p = whole(blocks.first(i), blocks.size(i));
           const std::int64_t n = lanes();
+          const float* filter = filter_of(i);
+          float* sum = sums + (i - first) * floats;
           incoming(p);
+          fetch_skip(in.D, p.c0, p.channels, 1, skip);
           const V s = hn::Load(d, skip);
           each(p, [&](std::int64_t k) HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile + k), s), d, tile3 + k); });
           lookahead_sum(filter, taps, tile, length, length, tile3);
@@ -589,42 +608,49 @@ void Backward(const BackwardArgs& a) {
             if (taps_rev) lookahead_sum(tile, length, tile2, length, taps_rev, sum + kDirectLength * n);
           }
           finish(p);
-          continue;
         }
-        tiles(*plan, c0, channels, [&](const Place& p) HWY_ATTR {
+        if (!plan) continue;
+        tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
           incoming(p);
-          enter(*plan, tile, p, x);
+          enter(*plan, tile, p, x + h * buffer);
           if (!second) return;
           fetch_gated(u, pre, p, tile, tile2);
-          enter(*plan, tile, p, x2);
+          enter(*plan, tile, p, x2 + h * buffer);
         });
-        rows(*plan, 1, x, x2, 0, Correlate{filter, skip, a.kept.data ? a.kept.as<float>() + (b * blocks.count + i) * floats : nullptr, sum});
+        for (std::int64_t i = first; i < last; ++i) {
+          const std::int64_t h = i - first;
+          fetch_skip(in.D, blocks.first(i), blocks.size(i), 1 / static_cast<float>(plan->n), skip);
+          rows(*plan, 1, x + h * buffer, second ? x2 + h * buffer : nullptr, 0,
+               Correlate{filter_of(i), skip, a.kept.data ? a.kept.as<float>() + (b * blocks.count + i) * floats : nullptr, filters ? sums + h * floats : nullptr});
+        }
         if (!gu && !gpre) continue;
-        tiles(*plan, c0, channels, [&](const Place& p) HWY_ATTR {
-          leave(*plan, x, p, tile3, nullptr);
+        tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+          leave(*plan, x + h * buffer, p, tile3, nullptr);
           finish(p);
         });
       }
       if (!filters) continue;
       const Rows gk(out.k, 0), gk_rev(out.k_rev, 0);
-      auto lag_0 = [&](const float* from) HWY_ATTR {
-        for (std::int64_t l = 0; l < channels; ++l) {
-          if (out.D.data) out.D.as<float>()[c0 + l] = from[l];
-          if (gk_rev) gk_rev.data[(c0 + l) * gk_rev.channel] = from[l];
+      auto lag_0 = [&](const Place& p, const float* from) HWY_ATTR {
+        for (std::int64_t l = 0; l < p.channels; ++l) {
+          if (out.D.data) out.D.as<float>()[p.c0 + l] = from[l];
+          if (gk_rev) gk_rev.data[(p.c0 + l) * gk_rev.channel] = from[l];
         }
       };
-      if (!plan) {
-        if (gk) put(sum, whole(c0, channels), gk);
-        if (gk_rev) put(sum + kDirectLength * lanes(), whole(c0, channels), gk_rev);
-        lag_0(sum);
-        continue;
+      for (std::int64_t i = first; i < last && !plan; ++i) {
+        const Place p = whole(blocks.first(i), blocks.size(i));
+        const float* sum = sums + (i - first) * floats;
+        if (gk) put(sum, p, gk);
+        if (gk_rev) put(sum + kDirectLength * lanes(), p, gk_rev);
+        lag_0(p, sum);
       }
-      rows(*plan, 1, x, nullptr, 0, Return{sum, 1 / static_cast<float>(plan->n)});
-      tiles(*plan, c0, channels, [&](const Place& p) HWY_ATTR {
-        leave(*plan, x, p, tile, gk_rev ? tile2 : nullptr);
+      if (!plan) continue;
+      for (std::int64_t h = 0; h < last - first; ++h) rows(*plan, 1, x + h * buffer, nullptr, 0, Return{sums + h * floats, 1 / static_cast<float>(plan->n)});
+      tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+        leave(*plan, x + h * buffer, p, tile, gk_rev ? tile2 : nullptr);
         if (gk) put(tile, p, gk);
         if (gk_rev) put_reversed(tile2, p, plan->n, gk_rev);
-        if (p.t0 == 0) lag_0(tile);
+        if (p.t0 == 0) lag_0(p, tile);
       });
     }
   });

@@ -226,18 +226,39 @@ HyenaOperator::HyenaOperator(const HyenaOperatorOptions& o) : Component(o) {
                                              .lr_pos_emb = o.lr_pos_emb}).as();
 }
 
+namespace {
+// The blocks of D channels of z [B, L, n D] as [B, D, L] each. They are views; their gradients are joined once, not padded with zeros and added one by one.
+Tensors channel_blocks(const Tensor& z, std::int64_t n) {
+  const std::int64_t d = z.size(2) / n;
+  Tensors blocks;
+  for (std::int64_t i = 0; i < n; ++i) blocks.push_back(detail::alias(z, {z.size(0), d, z.size(1)}, {z.stride(0), z.stride(2), z.stride(1)}, z.storage_offset() + i * d * z.stride(2)));
+  return record_many("channel_blocks", blocks, {z}, {}, [sizes = z.sizes(), d, n](const Saved&, const Tensors& gs) -> Tensors {
+    Tensors parts;
+    TensorOptions like;
+    for (const Tensor& g : gs)
+      if (g.defined()) like = g.options();
+    for (std::int64_t i = 0; i < n; ++i) {
+      const Tensor& g = gs[static_cast<std::size_t>(i)];
+      parts.push_back(g.defined() ? g.transpose(1, 2) : zeros({sizes[0], sizes[1], d}, like));
+    }
+    return {concat(parts, 2)};
+  });
+}
+}  // namespace
+
 Tensor HyenaOperator::activate(const Tensor& y) const { return options_.activation == "gelu" ? gelu(y) : y; }
 
 Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
   const auto& o = options_;
   detail::check_sequence(who(), x_, o.d_model, args);
   DROPIN_CHECK(!args.attn_mask.defined(), OptionError, who(), ": attn_mask has no meaning for a convolution");
-  const std::int64_t length = x_.size(1), d = o.d_model;
+  const std::int64_t length = x_.size(1);
   DROPIN_CHECK(length >= 1 && length <= o.l_max, ShapeError, who(), ": x is ", x_.sizes(), ", expected 1 <= L <= l_max = ", o.l_max);
   const Tensor pad = args.key_padding_mask.defined() ? args.key_padding_mask.unsqueeze(2) : Tensor();
   auto masked = [&](const Tensor& t) { return pad.defined() ? where(pad, 0.0, t) : t; };
   const Tensor z = masked(causal_depthwise_conv(masked(in_proj_(masked(x_))), *short_weight_, *short_bias_));
-  auto block = [&](std::int64_t i) { return z.narrow(2, i * d, d).transpose(1, 2); };
+  const Tensors blocks = channel_blocks(z, o.order + 1);
+  auto block = [&](std::int64_t i) { return blocks[static_cast<std::size_t>(i)]; };
   const std::vector<detail::HyenaTaps> taps = filter_->taps(length, o.order - 1, o.filter_layout == "channel_major");
   const bool noisy = is_training() && o.dropout > 0;
   Tensor v = block(o.order);

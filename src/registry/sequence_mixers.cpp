@@ -1,3 +1,4 @@
+#include "dropin/nn/causal_conv.h"
 #include "dropin/nn/dilated_attention.h"
 #include "dropin/nn/hyena.h"
 #include "dropin/nn/longformer_attention.h"
@@ -16,6 +17,7 @@ void register_sequence_mixers(Registry& r) {
   r.add<DilatedAttention>();
   r.add<SigmoidAttention>();
   r.add<HyenaOperator>();
+  r.add<CausalConv1d>();
 }
 
 }  // namespace dropin
