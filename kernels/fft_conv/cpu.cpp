@@ -59,39 +59,39 @@ std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(F())); }
 
 // --- tiles: kColumns samples of each of some rows (stride `rows apart` samples), [rows][kColumns][lanes]
 
-// Transposes W vectors of W floats between `from` and `to`, strides apart; W = 8, or 4 where vectors are short.
+// Transposes W vectors of W floats between `from` and `to`, strides apart; W = 8, or what a vector holds where that is less.
 using Block = hn::CappedTag<float, 8>;
 HWY_INLINE void transpose(const float* from, std::int64_t from_step, float* to, std::int64_t to_step) {
+#if HWY_TARGET == HWY_SCALAR
+  *to = *from;
+#else
   const Block d;
   const hn::Repartition<double, Block> dd;
   constexpr int W = static_cast<int>(hn::MaxLanes(Block()));
+  static_assert(W == 4 || W == 8);
   using B = hn::Vec<Block>;
   B x[W], y[W];
 #pragma GCC unroll 8
   for (int i = 0; i < W; ++i) x[i] = hn::LoadU(d, from + i * from_step);
-  if constexpr (W == 8 || W == 4) {
 #pragma GCC unroll 4
-    for (int i = 0; i < W; i += 2) y[i] = hn::InterleaveLower(d, x[i], x[i + 1]), y[i + 1] = hn::InterleaveUpper(d, x[i], x[i + 1]);
+  for (int i = 0; i < W; i += 2) y[i] = hn::InterleaveLower(d, x[i], x[i + 1]), y[i + 1] = hn::InterleaveUpper(d, x[i], x[i + 1]);
 #pragma GCC unroll 2
-    for (int i = 0; i < W; i += 4)
+  for (int i = 0; i < W; i += 4)
 #pragma GCC unroll 2
-      for (int h = 0; h < 2; ++h) {
-        x[i + 2 * h] = hn::BitCast(d, hn::InterleaveLower(dd, hn::BitCast(dd, y[i + h]), hn::BitCast(dd, y[i + 2 + h])));
-        x[i + 2 * h + 1] = hn::BitCast(d, hn::InterleaveUpper(dd, hn::BitCast(dd, y[i + h]), hn::BitCast(dd, y[i + 2 + h])));
-      }
-    if constexpr (W == 8) {
-#pragma GCC unroll 4
-      for (int i = 0; i < 4; ++i) y[i] = hn::ConcatLowerLower(d, x[i + 4], x[i]), y[i + 4] = hn::ConcatUpperUpper(d, x[i + 4], x[i]);
-#pragma GCC unroll 8
-      for (int i = 0; i < W; ++i) hn::StoreU(y[i], d, to + i * to_step);
-    } else {
-#pragma GCC unroll 4
-      for (int i = 0; i < W; ++i) hn::StoreU(x[i], d, to + i * to_step);
+    for (int h = 0; h < 2; ++h) {
+      x[i + 2 * h] = hn::BitCast(d, hn::InterleaveLower(dd, hn::BitCast(dd, y[i + h]), hn::BitCast(dd, y[i + 2 + h])));
+      x[i + 2 * h + 1] = hn::BitCast(d, hn::InterleaveUpper(dd, hn::BitCast(dd, y[i + h]), hn::BitCast(dd, y[i + 2 + h])));
     }
+  if constexpr (W == 8) {
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) y[i] = hn::ConcatLowerLower(d, x[i + 4], x[i]), y[i + 4] = hn::ConcatUpperUpper(d, x[i + 4], x[i]);
+#pragma GCC unroll 8
+    for (int i = 0; i < W; ++i) hn::StoreU(y[i], d, to + i * to_step);
   } else {
-    for (int i = 0; i < W; ++i)
-      for (int j = 0; j < W; ++j) to[j * to_step + i] = from[i * from_step + j];
+#pragma GCC unroll 4
+    for (int i = 0; i < W; ++i) hn::StoreU(x[i], d, to + i * to_step);
   }
+#endif
 }
 
 // Where a tile lies: rows of samples t0 + j apart + c, c < columns, channels from c0 on.

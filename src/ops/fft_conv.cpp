@@ -1,5 +1,7 @@
 #include "dropin/ops/fft_conv.h"
 
+#include <cstdint>
+
 #include "dropin/ops/fft.h"
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
@@ -157,6 +159,7 @@ Tensor fft_conv(const Tensor& u, const Tensor& k, const Tensor& D, const FftConv
   if (args.spectrum.defined() && (args.spectrum.dtype() != kFloat32 || args.spectrum.numel() != want))
     fail<ShapeError>({"fft_conv: spectrum has ", args.spectrum.numel(), " numbers, expected ", want, "; it is of another filter or length (see fft_conv_spectrum)"});
   FftConvArgs a = args;
+  if (args.spectrum.defined() && (!args.spectrum.is_contiguous() || reinterpret_cast<std::uintptr_t>(args.spectrum.data_ptr()) % 64)) a.spectrum = args.spectrum.clone();  // kernels read it aligned
   a.k_rev = single(args.k_rev), a.pre_gate = single(args.pre_gate), a.post_gate = single(args.post_gate);
   const Tensor skip = D.defined() ? single(D).contiguous() : D;
   return fused_fft_conv(single(u), single(k), skip, a).to(u.dtype());

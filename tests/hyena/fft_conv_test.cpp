@@ -137,6 +137,13 @@ TEST(FftConv, TheFutureDoesNotReachThePast) {
   }
 }
 
+TEST(FftConv, ASpectrumMayLieAnywhere) {
+  const Tensor u = random({1, 9, 100}, kFloat32), k = random({9, 100}, kFloat32, 2), s = fft_conv_spectrum(k, 100), y = fft_conv(u, k);
+  const Tensor shifted = concat({zeros({3}), s}).narrow(0, 3, s.numel()), strided = stack({s, s}, 1).select(1, 0);
+  EXPECT_EQ(max_difference(fft_conv(u, k, {}, {.spectrum = shifted}), y), 0);
+  EXPECT_EQ(max_difference(fft_conv(u, k, {}, {.spectrum = strided}), y), 0);
+}
+
 TEST(FftConv, NothingWrapsAround) {
   Tensor u = zeros({1, 1, 100}), k = zeros({1, 100});
   u.data<float>()[99] = 1;
