@@ -224,11 +224,11 @@ struct Convolve {  // x <- back(down(x) (K + skip)), and down(x) kept on request
   const float* filter;
   const float* skip;  // a vector
   float* kept;
-  static constexpr bool kDown = true, kUp = true, kTwo = false;
+  static constexpr bool kDown = true, kUp = true;
   template <int R> HWY_INLINE void at(float* x, float*, std::int64_t index) const {
     const std::int64_t size = 2 * lanes();
     Complex a[R], b[R];
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int j = 0; j < R; ++j) a[j] = load(x + j * size);
     dft<R, false>(a);
     if (kept)
@@ -244,11 +244,33 @@ struct Convolve {  // x <- back(down(x) (K + skip)), and down(x) kept on request
     for (int j = 0; j < R; ++j) store(b[place<R>(j)], x + j * size);
   }
 };
+struct ConvolveBoth {  // x <- back(down(x) (scale down(x2) + skip)): a filter used once
+  const float* skip;
+  float scale;
+  static constexpr bool kDown = true, kUp = true;
+  template <int R> HWY_INLINE void at(float* x, float* x2, std::int64_t) const {
+    const std::int64_t size = 2 * lanes();
+    Complex a[R], b[R];
+#pragma GCC unroll 8
+    for (int j = 0; j < R; ++j) a[j] = load(x2 + j * size);
+    dft<R, false>(a);
+#pragma GCC unroll 8
+    for (int j = 0; j < R; ++j) b[j] = load(x + j * size);
+    dft<R, false>(b);
+    const V s = set(scale), add = hn::Load(F(), skip);
+    Complex c[R];
+#pragma GCC unroll 8
+    for (int k = 0; k < R; ++k) c[k] = mul(b[place<R>(k)], hn::MulAdd(a[place<R>(k)].re, s, add), hn::Mul(a[place<R>(k)].im, s));
+    dft<R, true>(c);
+#pragma GCC unroll 8
+    for (int j = 0; j < R; ++j) store(c[place<R>(j)], x + j * size);
+  }
+};
 struct Analyse {  // out <- scale down(x), or out + its conjugate
   float* out;
   float scale;
   bool add_conjugate;
-  static constexpr bool kDown = true, kUp = false, kTwo = false;
+  static constexpr bool kDown = true, kUp = false;
   template <int R> HWY_INLINE void at(float* x, float*, std::int64_t index) const {
     const std::int64_t size = 2 * lanes();
     Complex a[R];
@@ -269,11 +291,11 @@ struct Analyse {  // out <- scale down(x), or out + its conjugate
 struct Correlate {  // x <- back(conj(K + skip) down(x)); sum += conj(U) down(x) with U = down(x2) or kept
   const float *filter, *skip, *kept;
   float* sum;
-  static constexpr bool kDown = true, kUp = true, kTwo = true;
+  static constexpr bool kDown = true, kUp = true;
   template <int R> HWY_INLINE void at(float* x, float* x2, std::int64_t index) const {
     const std::int64_t size = 2 * lanes();
     Complex a[R], b[R];
-#pragma GCC unroll 16
+#pragma GCC unroll 8
     for (int j = 0; j < R; ++j) a[j] = load(x + j * size);
     dft<R, false>(a);
     if (sum) {
@@ -303,7 +325,7 @@ struct Correlate {  // x <- back(conj(K + skip) down(x)); sum += conj(U) down(x)
 struct Return {  // x <- back(scale sum)
   const float* sum;
   float scale;
-  static constexpr bool kDown = false, kUp = true, kTwo = false;
+  static constexpr bool kDown = false, kUp = true;
   template <int R> HWY_INLINE void at(float* x, float*, std::int64_t index) const {
     const std::int64_t size = 2 * lanes();
     const V s = set(scale);
@@ -491,7 +513,8 @@ void Forward(const ForwardArgs& a) {
   const Blocks blocks(in.u.sizes[1]);
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
   const std::int64_t floats = block_floats(plan.get()), grain = std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(length, 1));
-  const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group, buffer = plan ? plan->storage * 2 * lanes() : 0, own_floats = in.spectrum.data ? 0 : floats;
+  const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group;
+  const std::int64_t buffer = plan ? plan->storage * 2 * lanes() : 0, own_floats = in.spectrum.data ? 0 : std::max(floats, buffer);
   // batch entries of one group of blocks come one after the other: its spectrum stays in cache
   parallel_for(groups * batch, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const F d;
@@ -501,8 +524,9 @@ void Forward(const ForwardArgs& a) {
     for (std::int64_t at = begin; at < end; ++at) {
       const std::int64_t b = at % batch, first = at / batch * group, last = std::min(blocks.count, first + group);
       const Rows u(in.u, b), pre(in.pre, b), post(in.post, b), y(a.y, b), conv(a.conv, b);
-      if (!in.spectrum.data && (b == 0 || at == begin))
-        block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
+      const bool once = plan && batch == 1 && !in.spectrum.data && !taps_rev;  // both signals go down together
+      if (!in.spectrum.data && !once && (b == 0 || at == begin)) block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
+      auto kept_of = [&](const auto& t, std::int64_t entry, std::int64_t i) { return t.data ? t.template as<float>() + (entry * blocks.count + i) * floats : nullptr; };
       auto filter_of = [&](std::int64_t i) { return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats; };
       // the sums in tile become y
       auto finish = [&](const Place& p) HWY_ATTR {
@@ -528,10 +552,14 @@ void Forward(const ForwardArgs& a) {
       tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
         fetch_gated(u, pre, p, tile, tile2);
         enter(*plan, tile, p, x + h * buffer);
+        if (!once) return;
+        fetch(Rows(in.k, 0), p, tile);
+        enter(*plan, tile, p, own + h * own_floats);
       });
       for (std::int64_t i = first; i < last; ++i) {
         fetch_skip(in.D, blocks.first(i), blocks.size(i), 1 / static_cast<float>(plan->n), skip);
-        rows(*plan, 1, x + (i - first) * buffer, nullptr, 0, Convolve{filter_of(i), skip, a.kept.data ? a.kept.as<float>() + (b * blocks.count + i) * floats : nullptr});
+        if (once) rows(*plan, 1, x + (i - first) * buffer, own + (i - first) * own_floats, 0, ConvolveBoth{skip, 1 / static_cast<float>(plan->n)});
+        else rows(*plan, 1, x + (i - first) * buffer, nullptr, 0, Convolve{filter_of(i), skip, kept_of(a.kept, b, i)});
       }
       tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
         leave(*plan, x + h * buffer, p, tile, nullptr);
@@ -560,6 +588,7 @@ void Backward(const BackwardArgs& a) {
     for (std::int64_t at = begin; at < end; ++at) {
       const std::int64_t first = at * group, last = std::min(blocks.count, first + group);
       if (!in.spectrum.data) block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
+      auto kept_of = [&](const auto& t, std::int64_t entry, std::int64_t i) { return t.data ? t.template as<float>() + (entry * blocks.count + i) * floats : nullptr; };
       auto filter_of = [&](std::int64_t i) { return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats; };
       if (filters) std::fill_n(sums, (last - first) * floats, 0.0f);
       for (std::int64_t b = 0; b < batch; ++b) {
@@ -621,7 +650,7 @@ void Backward(const BackwardArgs& a) {
           const std::int64_t h = i - first;
           fetch_skip(in.D, blocks.first(i), blocks.size(i), 1 / static_cast<float>(plan->n), skip);
           rows(*plan, 1, x + h * buffer, second ? x2 + h * buffer : nullptr, 0,
-               Correlate{filter_of(i), skip, a.kept.data ? a.kept.as<float>() + (b * blocks.count + i) * floats : nullptr, filters ? sums + h * floats : nullptr});
+               Correlate{filter_of(i), skip, kept_of(a.kept, b, i), filters ? sums + h * floats : nullptr});
         }
         if (!gu && !gpre) continue;
         tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {

@@ -81,11 +81,11 @@ TEST_P(EveryFftConv, EqualsTheDefinitionAndItsGradients) {
   EXPECT_LT(length_of(got.y.to(kFloat64) - want.y), 6e-7 * length_of(want.y));
   ASSERT_EQ(got.grads.size(), want.grads.size());
   for (std::size_t i = 0; i < got.grads.size(); ++i) EXPECT_LT(length_of(got.grads[i].to(kFloat64) - want.grads[i]), 1e-6 * length_of(want.grads[i]) + 1e-9) << "gradient " << i;
-  // a kept filter spectrum changes nothing, nor do threads
+  // a kept filter spectrum changes rounding at most, the number of threads nothing
   no_grad guard;
   FftConvArgs a = args(narrow);
   a.spectrum = fft_conv_spectrum(narrow[1], c.length, narrow[3]);
-  EXPECT_EQ(max_difference(fft_conv(narrow[0], narrow[1], narrow[2], a), got.y.detach()), 0);
+  EXPECT_LT(length_of(fft_conv(narrow[0], narrow[1], narrow[2], a) - got.y.detach()), 3e-7 * length_of(got.y));
   const int threads = get_num_threads();
   set_num_threads(threads == 1 ? 3 : 1);
   const Tensor other = fft_conv(narrow[0], narrow[1], narrow[2], args(narrow));
@@ -138,7 +138,7 @@ TEST(FftConv, TheFutureDoesNotReachThePast) {
 }
 
 TEST(FftConv, ASpectrumMayLieAnywhere) {
-  const Tensor u = random({1, 9, 100}, kFloat32), k = random({9, 100}, kFloat32, 2), s = fft_conv_spectrum(k, 100), y = fft_conv(u, k);
+  const Tensor u = random({1, 9, 100}, kFloat32), k = random({9, 100}, kFloat32, 2), s = fft_conv_spectrum(k, 100), y = fft_conv(u, k, {}, {.spectrum = s});
   const Tensor shifted = concat({zeros({3}), s}).narrow(0, 3, s.numel()), strided = stack({s, s}, 1).select(1, 0);
   EXPECT_EQ(max_difference(fft_conv(u, k, {}, {.spectrum = shifted}), y), 0);
   EXPECT_EQ(max_difference(fft_conv(u, k, {}, {.spectrum = strided}), y), 0);

@@ -1,7 +1,6 @@
 // HyenaFilter and HyenaOperator: convolutions as long as the sequence, with filters that a small network makes from positions.
 #pragma once
 #include "dropin/nn/linear.h"
-#include "dropin/ops/fft_conv.h"
 
 namespace dropin {
 
