@@ -8,6 +8,7 @@
   X(softmax)                  \
   X(norm)                     \
   X(optim)                    \
+  X(optim8)                   \
   X(gemm)                     \
   X(conv)                     \
   X(pool)                     \
