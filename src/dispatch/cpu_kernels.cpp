@@ -9,6 +9,7 @@
   X(norm)                     \
   X(optim)                    \
   X(optim8)                   \
+  X(fewbit)                   \
   X(gemm)                     \
   X(conv)                     \
   X(pool)                     \

@@ -9,6 +9,7 @@ namespace dropin {
   X(projections)               \
   X(image_mixers)              \
   X(layers)                    \
+  X(activations)               \
   X(token_embeddings)          \
   X(models)                    \
   X(optimizers)                \
