@@ -10,6 +10,7 @@
   X(optim)                    \
   X(optim8)                   \
   X(fewbit)                   \
+  X(bitlinear)                \
   X(gemm)                     \
   X(conv)                     \
   X(pool)                     \
