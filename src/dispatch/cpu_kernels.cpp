@@ -11,6 +11,7 @@
   X(optim8)                   \
   X(fewbit)                   \
   X(bitlinear)                \
+  X(mx)                       \
   X(gemm)                     \
   X(conv)                     \
   X(pool)                     \

@@ -13,6 +13,7 @@ namespace dropin {
   X(token_embeddings)          \
   X(models)                    \
   X(optimizers)                \
+  X(number_formats)            \
   X(data)
 
 #define X(list) void register_##list(Registry& r);

@@ -1,5 +1,6 @@
 #include "dropin/nn/bitlinear.h"
 #include "dropin/nn/feed_forward.h"
+#include "dropin/nn/microscaling.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -28,6 +29,8 @@ struct UnpackWeightOptions {
 void register_projections(Registry& r) {
   r.add<Linear>();
   r.add<BitLinear>();
+  r.add<MXLinear>();
+  r.add<MXMatmul>();
   r.add<MLP>();
   r.add<GatedMLP>();
   r.add_function<PackWeightOptions>("bitlinear_pack_weight", "Function", "weights of one bit or three values, packed", [](const PackWeightOptions& o, const NamedTensors& in) -> NamedTensors {
