@@ -1,4 +1,5 @@
 #include "dropin/autograd/autograd.h"
+#include "dropin/autograd/full_state.h"
 
 #include <algorithm>
 #include <queue>
@@ -13,7 +14,7 @@ namespace dropin {
 namespace {
 
 struct TapeMeta final : TapeEntry {
-  bool requires_grad = false;
+  bool requires_grad = false, full_state = false;
   Tensor grad;
   Ref<Node> node;
   int output = 0;
@@ -80,6 +81,11 @@ Tensor Tensor::grad() const {
 void Tensor::set_grad(Tensor g) const {
   if (g.defined() && !(g.sizes() == sizes())) fail<ShapeError>({"set_grad: the gradient is ", g.sizes(), ", the tensor ", sizes()});
   make_meta(*this).grad = std::move(g);
+}
+void keep_full_state(const Tensor& parameter) { make_meta(parameter).full_state = true; }
+bool keeps_full_state(const Tensor& parameter) {
+  const TapeMeta* m = meta(parameter);
+  return m && m->full_state;
 }
 Tensor Tensor::detach() const { return detail::alias(*this, sizes(), strides(), storage_offset()); }
 void Tensor::set_data(const Tensor& t) const {

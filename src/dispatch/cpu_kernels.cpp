@@ -9,6 +9,10 @@
   X(softmax)                  \
   X(norm)                     \
   X(optim)                    \
+  X(optim8)                   \
+  X(fewbit)                   \
+  X(bitlinear)                \
+  X(mx)                       \
   X(gemm)                     \
   X(conv)                     \
   X(pool)                     \

@@ -61,8 +61,13 @@ double Optimizer::lr() const {
 
 StateDict Optimizer::state_dict() const {
   StateDict s;
-  for (std::size_t i = 0; i < states_.size(); ++i)
-    for (const auto& [n, t] : states_[i]) s.set(fmt::format("state.{}.{}", i, n), t);
+  std::size_t i = 0;
+  for (std::size_t k = 0; k < groups_.size(); ++k)
+    for (const Tensor& p : groups_[k].params) {
+      for (const auto& [n, t] : states_[i]) s.set(fmt::format("state.{}.{}", i, n), t);
+      for (const auto& [n, t] : state_notes(k, p, states_[i])) s.set(fmt::format("state.{}.{}", i, n), t);
+      ++i;
+    }
   return s;
 }
 
@@ -82,7 +87,26 @@ void Optimizer::load_state_dict(const StateDict& state) {
     for (const auto& [n, t] : fresh[i])
       if ((n == "exp_avg" || n == "exp_avg_sq" || n == "momentum_buffer") && is_floating(t.dtype()) && !(t.sizes() == params[i].sizes()))
         fail<StateError>({type(), ": state.", i, ".", n, " is ", t.sizes(), ", expected ", params[i].sizes()});
+  std::size_t i = 0;
+  for (std::size_t k = 0; k < groups_.size(); ++k)
+    for (const Tensor& p : groups_[k].params) {
+      check_state(k, p, i, fresh[i]);
+      ++i;
+    }
   states_ = std::move(fresh);
+}
+
+bool Optimizer::holds(const Tensor& p, bool* has_state) const {
+  std::size_t i = 0;
+  for (const ParamGroup& g : groups_)
+    for (const Tensor& q : g.params) {
+      if (q.is_same(p)) {
+        *has_state = states_[i].size() > 0;
+        return true;
+      }
+      ++i;
+    }
+  return false;
 }
 
 std::int64_t Optimizer::state_bytes() const {

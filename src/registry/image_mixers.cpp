@@ -1,7 +1,8 @@
 #include "dropin/nn/conv.h"
+#include "dropin/nn/hyena.h"
+#include "dropin/nn/microscaling.h"
 #include "dropin/vision/deform_conv.h"
 #include "dropin/vision/mixnet.h"
-#include "dropin/nn/hyena.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -21,6 +22,7 @@ void register_image_mixers(Registry& r) {
   r.add<MixNetBlock>();
   r.add<DeformConv2d>();
   r.add<ModulatedDeformConv2d>();
+  r.add<MXConv2d>();
   r.add<Conv1d>();
   r.add<MaxPool2d>();
   r.add<AvgPool2d>();

@@ -9,12 +9,14 @@ namespace dropin {
   X(projections)               \
   X(image_mixers)              \
   X(layers)                    \
+  X(activations)               \
   X(token_embeddings)          \
   X(models)                    \
   X(optimizers)                \
   X(data)                      \
   X(suppressions)              \
-  X(vision)
+  X(vision)                    \
+  X(number_formats)
 
 #define X(list) void register_##list(Registry& r);
 DROPIN_FAMILY_LISTS(X)

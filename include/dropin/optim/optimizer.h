@@ -42,6 +42,12 @@ class Optimizer {
   /// Updates parameter p of a group; `state` is empty the first time.
   virtual void update(std::size_t group, const Tensor& p, const Tensor& g, NamedTensors& state) = 0;
   void add_first_group(const Tensors& params, const Json& options);
+  /// Entries that state_dict adds to parameter p's state, so that a later load can tell what it reads.
+  virtual NamedTensors state_notes(std::size_t /*group*/, const Tensor& /*p*/, const NamedTensors& /*state*/) const { return {}; }
+  /// StateError when `state` (of parameter number i) is not for p; takes the notes out. Nothing has been changed yet.
+  virtual void check_state(std::size_t /*group*/, const Tensor& /*p*/, std::size_t /*i*/, NamedTensors& /*state*/) const {}
+  /// True when the parameter is held; `has_state` tells whether it was updated before.
+  bool holds(const Tensor& p, bool* has_state) const;
 
  private:
   std::vector<ParamGroup> groups_;

@@ -1,0 +1,322 @@
+// 8-bit optimizer steps: per block of values decode, update and find the new maxima (the new states stay in L1), then encode. Threads take whole blocks.
+// Encoding needs no search and no division: the code is floor of a concave chain of lines in |x| (map.h), with |x| by one multiplication; lanes that come
+// so close to a midpoint that rounding could matter are done again by division and search, so every code is exact.
+#include "kernels/simd.h"
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "kernels/optim8/cpu.cpp"
+#include "hwy/foreach_target.h"
+//
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "dropin/core/parallel.h"
+#include "kernels/optim8/kernel.h"
+#include "kernels/optim8/map.h"
+#include "kernels/row-inl.h"
+#include "kernels/strided.h"
+#include "src/cpu/scratch.h"
+
+#ifndef DROPIN_OPTIM8_ARGS_
+#define DROPIN_OPTIM8_ARGS_
+namespace dropin::kernels {
+/// Null where there is none.
+struct Arrays8 {
+  float* p = nullptr;
+  const float* g = nullptr;
+  void *s1 = nullptr, *s2 = nullptr;
+  float *absmax1 = nullptr, *absmax2 = nullptr;
+  std::int64_t n = 0;
+};
+}  // namespace dropin::kernels
+#endif
+
+HWY_BEFORE_NAMESPACE();
+namespace dropin::kernels::HWY_NAMESPACE {
+namespace {
+
+using F = Tag<float>;
+using V = VecOf<F>;
+constexpr float kMost = std::numeric_limits<float>::max();
+const hn::Rebind<std::int32_t, F> di;
+const hn::Rebind<std::uint8_t, F> du8;
+
+HWY_INLINE V codes_to_values(const F d, const float* map, const std::uint8_t* codes) { return hn::GatherIndex(d, map, hn::PromoteTo(di, hn::LoadU(du8, codes))); }
+
+/// The code of value v in a block of this absmax; `signs`: optimizer states, where a negative value keeps its sign.
+HWY_INLINE std::uint8_t encode_one(const DynamicMap& map, float v, float absmax, bool signs) {
+  const int c = map.nearest(absmax > 0 ? v / absmax : 0.0f);
+  return static_cast<std::uint8_t>(signs && c == map.zero && v < 0 ? c - 1 : c);
+}
+
+/// Codes of n <= block values, all finite.
+template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT v, std::int64_t n, float absmax, std::uint8_t* HWY_RESTRICT codes) {
+  const F d;
+  const DynamicMap& map = dynamic_map(kSigned);
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t i = 0;
+  if (absmax > 1e-37f && absmax < 1e37f) {  // the reciprocal is as exact as others
+    const V inverse = hn::Set(d, 1 / absmax), half = hn::Set(d, 0.5f), far = hn::Set(d, 0.5f - 1e-4f);
+    constexpr int kVectors = 4;  // share the loads of the lines
+    for (; i + kVectors * lanes <= n; i += kVectors * lanes) {
+      V x[kVectors], y[kVectors];
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) {
+        x[k] = hn::Mul(hn::LoadU(d, v + i + k * lanes), inverse);
+        const V mag = kSigned ? hn::Abs(x[k]) : x[k];
+        y[k] = hn::MulAdd(hn::Set(d, map.slope[0]), mag, hn::Set(d, map.offset[0]));
+      }
+#pragma GCC unroll 16
+      for (int j = 1; j < DynamicMap::kLines - kSigned; ++j) {
+        const V s = hn::Set(d, map.slope[j]), o = hn::Set(d, map.offset[j]);
+#pragma GCC unroll 4
+        for (int k = 0; k < kVectors; ++k) y[k] = hn::Min(y[k], hn::MulAdd(s, kSigned ? hn::Abs(x[k]) : x[k], o));
+      }
+      V doubt = hn::Zero(d);
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) {
+        y[k] = hn::Max(y[k], hn::MulAdd(hn::Set(d, map.last_slope), kSigned ? hn::Abs(x[k]) : x[k], hn::Set(d, map.last_offset)));
+        const auto c = hn::ConvertTo(di, y[k]);  // y >= 0: the floor
+        doubt = hn::Max(doubt, hn::Abs(hn::Sub(hn::Sub(y[k], hn::ConvertTo(d, c)), half)));
+        auto code = c;
+        if constexpr (kSigned) {
+          const auto minus = hn::BroadcastSignBit(hn::BitCast(di, x[k]));
+          if constexpr (kSigns) code = hn::Max(code, hn::Neg(minus));  // there is no -0 among states
+          code = hn::Max(hn::Add(hn::Sub(hn::Xor(code, minus), minus), hn::Set(di, 127)), hn::Zero(di));
+        }
+        hn::StoreU(hn::DemoteTo(du8, code), du8, codes + i + k * lanes);
+      }
+      if (HWY_UNLIKELY(!hn::AllTrue(d, hn::Lt(doubt, far))))
+        for (std::int64_t k = i; k < i + kVectors * lanes; ++k) codes[k] = encode_one(map, v[k], absmax, kSigns);
+    }
+  }
+  for (; i < n; ++i) codes[i] = encode_one(map, v[i], absmax, kSigns);
+}
+
+void quantize_all(const float* x, std::int64_t n, bool is_signed, std::int64_t block, std::uint8_t* codes, float* absmax) {
+  const std::int64_t blocks = (n + block - 1) / block;
+  parallel_for(blocks, std::max<std::int64_t>(1, kGrain / block), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    const F d;
+    cpu::Scratch<float> finite(std::min(block, n));
+    for (std::int64_t b = begin; b < end; ++b) {
+      const std::int64_t from = b * block, size = std::min(block, n - from);
+      V top = hn::Zero(d);
+      each<float>(0, size, [&](auto at) HWY_ATTR {
+        const V v = at.load(d, x + from), ok = hn::IfThenElseZero(hn::IsFinite(v), v);
+        top = hn::Max(top, hn::Abs(ok));
+        at.store(d, is_signed ? ok : hn::Max(ok, hn::Zero(d)), finite.data());
+      });
+      absmax[b] = max_lanes(d, top);
+      if (is_signed) encode_block<true, false>(finite.data(), size, absmax[b], codes + from);
+      else encode_block<false, false>(finite.data(), size, absmax[b], codes + from);
+    }
+  });
+}
+
+void dequantize_all(const std::uint8_t* codes, const float* absmax, std::int64_t n, bool is_signed, std::int64_t block, float* y) {
+  const std::int64_t blocks = (n + block - 1) / block;
+  const float* map = dynamic_map(is_signed).value;
+  parallel_for(blocks, std::max<std::int64_t>(1, kGrain / block), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    const F d;
+    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    for (std::int64_t b = begin; b < end; ++b) {
+      const V scale = hn::Set(d, absmax[b]);
+      const std::int64_t stop = std::min(n, (b + 1) * block);
+      std::int64_t i = b * block;
+      for (; i + lanes <= stop; i += lanes) hn::StoreU(hn::Mul(codes_to_values(d, map, codes + i), scale), d, y + i);
+      for (; i < stop; ++i) y[i] = map[codes[i]] * absmax[b];
+    }
+  });
+}
+
+/// The rule on vectors: p, and the states s1, s2 of one place, from the scaled gradient. Returns the gradient with its decay.
+template <Rule8 kRule> struct Update {
+  const F d;
+  V rate, root, eps, decay, keep1, take1, keep2, take2;
+  bool first;
+  explicit Update(const Step8& a) : first(a.step == 1) {
+    auto constant = [&](double c) HWY_ATTR { return hn::Set(d, static_cast<float>(c)); };
+    const double t = static_cast<double>(a.step);
+    const bool adam = kRule == Rule8::Adam;
+    rate = constant(adam ? -a.lr / (1 - std::pow(a.beta1, t)) : -a.lr);
+    root = constant(adam ? 1 / std::sqrt(1 - std::pow(a.beta2, t)) : 1);
+    eps = constant(a.eps);
+    decay = constant(adam || kRule == Rule8::Lion ? 1 - a.lr * a.weight_decay : a.weight_decay);
+    keep1 = constant(a.beta1), take1 = constant(1 - a.beta1), keep2 = constant(a.beta2), take2 = constant(1 - a.beta2);
+  }
+  HWY_INLINE V operator()(V& p, V g, V& s1, V& s2) const {
+    const V most = hn::Set(d, kMost);
+    if constexpr (kRule == Rule8::Adam) {
+      p = hn::Mul(p, decay);
+      s1 = hn::MulAdd(keep1, s1, hn::Mul(take1, g));
+      s2 = hn::Min(hn::MulAdd(hn::Mul(take2, g), g, hn::Mul(keep2, s2)), most);
+      p = hn::Add(p, hn::Div(hn::Mul(rate, s1), hn::MulAdd(hn::Sqrt(s2), root, eps)));
+    } else if constexpr (kRule == Rule8::Momentum) {
+      g = hn::MulAdd(decay, p, g);
+      s1 = first ? g : hn::MulAdd(keep1, s1, g);
+      s1 = hn::Max(hn::Min(s1, most), hn::Neg(most));
+      p = hn::MulAdd(rate, s1, p);
+    } else if constexpr (kRule == Rule8::Lion) {
+      p = hn::Mul(p, decay);
+      const V c = hn::MulAdd(keep1, s1, hn::Mul(take1, g));
+      p = hn::Add(p, hn::IfThenZeroElse(hn::Eq(c, hn::Zero(d)), hn::CopySign(rate, hn::Neg(c))));
+      s1 = hn::MulAdd(keep2, s1, hn::Mul(take2, g));
+    } else {
+      g = hn::MulAdd(decay, p, g);
+      const V square = kRule == Rule8::RmsProp ? hn::Mul(take2, g) : g;
+      s1 = hn::Min(hn::MulAdd(square, g, kRule == Rule8::RmsProp ? hn::Mul(keep2, s1) : s1), most);
+      p = hn::Add(p, hn::Div(hn::Mul(rate, g), hn::Add(hn::Sqrt(s1), eps)));
+    }
+    return g;
+  }
+};
+
+/// One block. With bytes: codes before, new states to n1, n2 and their absmax; else the states in place.
+template <Rule8 kRule, bool kBytes> HWY_INLINE void step_block(const Update<kRule>& update, const Arrays8& t, float gradient_scale, std::int64_t from, std::int64_t size, float scale1,
+                                                               float scale2, float* n1, float* n2, float* top1, float* top2) {
+  constexpr bool kTwo = kRule == Rule8::Adam;
+  const F d;
+  const float *map1 = dynamic_map(true).value, *map2 = dynamic_map(false).value;
+  const std::uint8_t *c1 = static_cast<const std::uint8_t*>(t.s1) + from, *c2 = static_cast<const std::uint8_t*>(t.s2) + (kTwo ? from : 0);
+  const V a1 = hn::Set(d, scale1), a2 = hn::Set(d, scale2), gs = hn::Set(d, gradient_scale), zero = hn::Zero(d), most = hn::Set(d, kMost);
+  V m1 = zero, m2 = zero;
+  auto place = [&](auto at, V s1, V s2) HWY_ATTR {
+    const V old = at.load(d, t.p + from), g = hn::Mul(at.load(d, t.g + from), gs);
+    V p = old;
+    const auto finite = hn::Le(hn::Abs(update(p, g, s1, s2)), most);
+    p = hn::IfThenElse(finite, p, old);
+    s1 = hn::Add(hn::IfThenElseZero(finite, s1), zero);  // -0 becomes 0
+    m1 = hn::Max(m1, at.only(d, hn::Abs(s1)));
+    at.store(d, p, t.p + from);
+    at.store(d, s1, n1);
+    if constexpr (kTwo) {
+      s2 = hn::IfThenElseZero(finite, s2);
+      m2 = hn::Max(m2, at.only(d, s2));
+      at.store(d, s2, n2);
+    }
+  };
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  std::int64_t i = 0;
+  for (; i + lanes <= size; i += lanes) {
+    const Whole<float> at{i};
+    if constexpr (kBytes) place(at, hn::Mul(codes_to_values(d, map1, c1 + i), a1), kTwo ? hn::Mul(codes_to_values(d, map2, c2 + i), a2) : zero);
+    else place(at, at.load(d, n1), kTwo ? at.load(d, n2) : zero);
+  }
+  if (i < size) {
+    const Part<float> at{i, size - i};
+    if constexpr (kBytes) {
+      HWY_ALIGN float v1[hn::MaxLanes(F())] = {}, v2[hn::MaxLanes(F())] = {};
+      for (std::int64_t k = i; k < size; ++k) {
+        v1[k - i] = map1[c1[k]];
+        if (kTwo) v2[k - i] = map2[c2[k]];
+      }
+      place(at, hn::Mul(hn::Load(d, v1), a1), hn::Mul(hn::Load(d, v2), a2));
+    } else {
+      place(at, at.load(d, n1), kTwo ? at.load(d, n2) : zero);
+    }
+  }
+  *top1 = max_lanes(d, m1);
+  *top2 = max_lanes(d, m2);
+}
+
+template <Rule8 kRule> void step_rule(const Step8& a, const Arrays8& t) {
+  constexpr bool kTwo = kRule == Rule8::Adam;
+  const float gs = static_cast<float>(a.gradient_scale);
+  if (!t.absmax1) {  // states of floats
+    parallel_for(t.n, kGrain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      float top1, top2;
+      step_block<kRule, false>(Update<kRule>(a), t, gs, begin, end - begin, 1, 1, static_cast<float*>(t.s1) + begin, static_cast<float*>(t.s2) + (kTwo ? begin : 0), &top1, &top2);
+    });
+    return;
+  }
+  const std::int64_t blocks = (t.n + a.block - 1) / a.block;
+  parallel_for(blocks, std::max<std::int64_t>(1, kGrain / a.block), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    const Update<kRule> update(a);
+    const std::int64_t most = std::min(a.block, t.n);
+    cpu::Scratch<float> fresh(2 * most);
+    float *n1 = fresh.data(), *n2 = n1 + most;
+    for (std::int64_t b = begin; b < end; ++b) {
+      const std::int64_t from = b * a.block, size = std::min(a.block, t.n - from);
+      float top1, top2;
+      step_block<kRule, true>(update, t, gs, from, size, t.absmax1[b], kTwo ? t.absmax2[b] : 0, n1, n2, &top1, &top2);
+      t.absmax1[b] = top1;
+      encode_block<true, true>(n1, size, top1, static_cast<std::uint8_t*>(t.s1) + from);
+      if constexpr (kTwo) {
+        t.absmax2[b] = top2;
+        encode_block<false, false>(n2, size, top2, static_cast<std::uint8_t*>(t.s2) + from);
+      }
+    }
+  });
+}
+
+void step_all(const Step8& a, const Arrays8& t) {
+  switch (a.rule) {
+    case Rule8::Adam: return step_rule<Rule8::Adam>(a, t);
+    case Rule8::Momentum: return step_rule<Rule8::Momentum>(a, t);
+    case Rule8::Lion: return step_rule<Rule8::Lion>(a, t);
+    case Rule8::RmsProp: return step_rule<Rule8::RmsProp>(a, t);
+    case Rule8::Adagrad: return step_rule<Rule8::Adagrad>(a, t);
+  }
+}
+
+}  // namespace
+}  // namespace dropin::kernels::HWY_NAMESPACE
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace dropin::kernels {
+HWY_EXPORT(quantize_all);
+HWY_EXPORT(dequantize_all);
+HWY_EXPORT(step_all);
+namespace {
+
+using abi::KernelContext;
+using abi::Status;
+using abi::TensorIn;
+using abi::TensorOut;
+
+bool is(const TensorIn& t, DType dtype, std::int64_t n) { return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0); }
+std::int64_t blocks(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
+
+Status quantize_cpu(const KernelContext&, const TensorIn& x, bool is_signed, std::int64_t block, const TensorOut& codes, const TensorOut& absmax) {
+  const std::int64_t n = x.numel();
+  if (block < 1) return abi::failed("block must be positive");
+  if (!is(x, DType::Float32, n) || !is(codes, DType::UInt8, n) || !is(absmax, DType::Float32, blocks(n, block)))
+    return abi::failed("x must be contiguous float32, codes uint8 of its size, absmax float32 of a value per block");
+  HWY_DYNAMIC_DISPATCH(quantize_all)(x.as<float>(), n, is_signed, block, codes.as<std::uint8_t>(), absmax.as<float>());
+  return abi::ok();
+}
+
+Status dequantize_cpu(const KernelContext&, const TensorIn& codes, const TensorIn& absmax, bool is_signed, std::int64_t block, const TensorOut& y) {
+  const std::int64_t n = codes.numel();
+  if (block < 1) return abi::failed("block must be positive");
+  if (!is(codes, DType::UInt8, n) || !is(absmax, DType::Float32, blocks(n, block)) || !is(y, DType::Float32, n))
+    return abi::failed("codes must be contiguous uint8, y float32 of its size, absmax float32 of a value per block");
+  HWY_DYNAMIC_DISPATCH(dequantize_all)(codes.as<std::uint8_t>(), absmax.as<float>(), n, is_signed, block, y.as<float>());
+  return abi::ok();
+}
+
+Status step_cpu(const KernelContext&, const Step8& a, const TensorOut& p, const TensorIn& g, const TensorOut& s1, const TensorOut& absmax1, const TensorOut& s2, const TensorOut& absmax2) {
+  const std::int64_t n = p.numel();
+  const bool bytes = absmax1.data != nullptr, two = a.rule == Rule8::Adam;
+  const DType state = bytes ? DType::UInt8 : DType::Float32;
+  if (n == 0) return abi::ok();
+  if (a.block < 1) return abi::failed("block must be positive");
+  if (!is(p, DType::Float32, n) || !is(g, DType::Float32, n)) return abi::failed("p and g must be contiguous float32 and of one size");
+  if (!is(s1, state, n) || (two && !is(s2, state, n)) || (bytes && !is(absmax1, DType::Float32, blocks(n, a.block))) ||
+      (bytes && two && !is(absmax2, DType::Float32, blocks(n, a.block))))
+    return abi::failed("states must be contiguous, of p's size, uint8 with an absmax per block, or float32");
+  HWY_DYNAMIC_DISPATCH(step_all)(a, {p.as<float>(), g.as<float>(), s1.as<void>(), s2.as<void>(), absmax1.as<float>(), absmax2.as<float>(), n});
+  return abi::ok();
+}
+
+}  // namespace
+
+void provide_optim8_cpu(abi::KernelTable& t) {
+  t.provide<blockwise_quantize>(&quantize_cpu);
+  t.provide<blockwise_dequantize>(&dequantize_cpu);
+  t.provide<optimizer8_step>(&step_cpu);
+}
+
+}  // namespace dropin::kernels
+#endif
