@@ -1,5 +1,5 @@
 // Long convolutions: fft_conv forward and backward at D = 256, one core unless DROPIN_NUM_THREADS says more, against the same convolution from plain FFTs.
-// bench/hyena_torch.py times torch.fft at the same sizes.
+// bench/peers/hyena.py times torch.fft at the same sizes.
 #include <benchmark/benchmark.h>
 
 #include <cmath>

@@ -1,4 +1,4 @@
-// Vision: depthwise and mixed convolution, suppression, deformable convolution, each beside the form it replaces, in one run. bench/vision_peers.py runs these rows in
+// Vision: depthwise and mixed convolution, suppression, deformable convolution, each beside the form it replaces, in one run. bench/peers/vision.py runs these rows in
 // turn with torch's and torchvision's on the same inputs. FLOPs are of the convolution itself, bytes what must move at least.
 #include <benchmark/benchmark.h>
 
@@ -58,7 +58,7 @@ Tensor onednn_depthwise(const Tensor& x, const Tensor& w, std::int64_t pad) {
   return y;
 }
 
-// Boxes around `objects` centres of a 550 x 550 picture; 0: anywhere. The same as in vision_peers.py.
+// Boxes around `objects` centres of a 550 x 550 picture; 0: anywhere. The same as in peers/vision.py.
 struct Scene {
   Tensor boxes, scores;
 };

@@ -12,7 +12,7 @@ import torch
 def ours(program, name, threads, seconds):
     """Milliseconds of one row of a Google Benchmark program."""
     escaped = "".join(c if c.isalnum() else "." for c in name)  # Google Benchmark's regular expressions differ from build to build
-    out = subprocess.run([program, f"--benchmark_filter=^{escaped}(/real_time)?(/iterations:.*)?$", "--benchmark_format=json", f"--benchmark_min_time={seconds}"],
+    out = subprocess.run([program, f"--benchmark_filter=^{escaped}(/(min_time|real_time|iterations).*)?$", "--benchmark_format=json", f"--benchmark_min_time={seconds}"],
                          capture_output=True, text=True, check=True, env={**os.environ, "DROPIN_NUM_THREADS": str(threads)})
     rows = json.loads(out.stdout)["benchmarks"]
     if not rows:
