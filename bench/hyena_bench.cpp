@@ -56,7 +56,7 @@ int main(int argc, char** argv) {
   }
   // The layers: D = 64 and 256, one head of 64 per 64 channels, causal, B = 1. Attention is quadratic: its longest sizes take seconds.
   for (const std::int64_t d : {64, 256})
-    for (const std::int64_t l : {1024, 2048, 4096, 8192, 16384, 32768, 65536}) {
+    for (const std::int64_t l : {64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536}) {
       const Tensor x = randn({1, l, d});
       const auto hyena = std::make_shared<HyenaOperator>(HyenaOperatorOptions{.d_model = d, .l_max = l, .emb_dim = 33, .w = 14});
       const auto attention = std::make_shared<MultiheadAttention>(MultiheadAttentionOptions{.embed_dim = d, .num_heads = d / 64, .causal = true});

@@ -232,7 +232,8 @@ template <class T> void run(const T* x, Fft kind, std::int64_t outer, std::int64
   });
 }
 
-abi::Status fft_any(const abi::KernelContext&, const abi::TensorIn& x, Fft kind, std::int64_t outer, std::int64_t n, std::int64_t inner, bool inverse, double scale, const abi::TensorOut& y) {
+abi::Status fft_any(const abi::KernelContext&, const abi::TensorIn& x, Fft kind, std::int64_t outer, std::int64_t n, std::int64_t inner, bool inverse, double scale,
+                    const abi::TensorOut& y) {
   if (x.dtype != y.dtype || !x.contiguous() || !y.contiguous()) return abi::unsupported("contiguous arrays of one type");
   if (x.dtype == DType::Float32) run(x.as<float>(), kind, outer, n, inner, inverse, static_cast<float>(scale), y.as<float>());
   else if (x.dtype == DType::Float64) run(x.as<double>(), kind, outer, n, inner, inverse, scale, y.as<double>());

@@ -475,7 +475,8 @@ std::int64_t Size(std::int64_t channels, std::int64_t length) {
 }
 
 // The spectra of the filters of blocks first ... last - 1; tile and x (a buffer per block) are working memory.
-void block_spectra(const ConvPlan* plan, const abi::TensorIn& k, const abi::TensorIn& k_rev, const Blocks& blocks, std::int64_t first, std::int64_t last, float* tile, float* x, float* to) {
+void block_spectra(const ConvPlan* plan, const abi::TensorIn& k, const abi::TensorIn& k_rev, const Blocks& blocks, std::int64_t first, std::int64_t last, float* tile, float* x,
+                   float* to) {
   for (std::int64_t i = first; i < last && !plan; ++i, to += 2 * kDirectLength * lanes()) {
     fetch(Rows(k, 0), whole(blocks.first(i), blocks.size(i)), to);
     if (k_rev.data) fetch(Rows(k_rev, 0), whole(blocks.first(i), blocks.size(i)), to + kDirectLength * lanes());
@@ -721,7 +722,8 @@ abi::Status forward(const abi::KernelContext&, const FftConvInputs& in, const ab
   return abi::ok();
 }
 abi::Status backward(const abi::KernelContext&, const abi::TensorIn& g, const FftConvInputs& in, const abi::TensorIn& conv, const abi::TensorIn& kept, const FftConvGradients& out) {
-  if (!floats({&g, &in.u, &in.k, &in.k_rev, &in.pre, &in.post, &in.D, &in.spectrum, &conv, &kept, &out.u, &out.pre, &out.post, &out.D, &out.k, &out.k_rev})) return abi::unsupported(kFloats);
+  if (!floats({&g, &in.u, &in.k, &in.k_rev, &in.pre, &in.post, &in.D, &in.spectrum, &conv, &kept, &out.u, &out.pre, &out.post, &out.D, &out.k, &out.k_rev}))
+    return abi::unsupported(kFloats);
   HWY_DYNAMIC_DISPATCH(Backward)({g, conv, kept, in, out});
   return abi::ok();
 }

@@ -221,7 +221,8 @@ HyenaOperator::HyenaOperator(const HyenaOperatorOptions& o) : Component(o) {
   DROPIN_CHECK(o.short_filter_order >= 1, OptionError, who(), ": short_filter_order is ", o.short_filter_order, ", expected at least 1");
   DROPIN_CHECK(o.emb_dim >= 3 && o.emb_dim % 2 == 1, OptionError, who(), ": emb_dim is ", o.emb_dim, ", expected an odd number of at least 3");
   DROPIN_CHECK(o.activation == "id" || o.activation == "gelu", OptionError, who(), ": activation is \"", o.activation, "\", expected id or gelu");
-  DROPIN_CHECK(o.filter_layout == "channel_major" || o.filter_layout == "order_major", OptionError, who(), ": filter_layout is \"", o.filter_layout, "\", expected channel_major or order_major");
+  DROPIN_CHECK(o.filter_layout == "channel_major" || o.filter_layout == "order_major", OptionError, who(), ": filter_layout is \"", o.filter_layout,
+               "\", expected channel_major or order_major");
   DROPIN_CHECK(o.dropout >= 0 && o.dropout < 1, OptionError, who(), ": dropout is ", o.dropout, ", expected 0 <= dropout < 1");
   DROPIN_CHECK(o.num_heads == 1 && o.num_blocks == 1, OptionError, who(), ": num_heads ", o.num_heads, " and num_blocks ", o.num_blocks, ": only 1 is supported");
   const std::int64_t wide = (o.order + 1) * o.d_model;
@@ -232,7 +233,7 @@ HyenaOperator::HyenaOperator(const HyenaOperatorOptions& o) : Component(o) {
   filter_ = child<HyenaFilter>("filter_fn", {.d_model = o.d_model * (o.order - 1), .l_max = o.l_max, .filter_order = o.filter_order, .emb_dim = o.emb_dim,
                                              .num_inner_mlps = o.num_inner_mlps, .w = o.w, .modulate = o.modulate, .shift = o.shift, .fast_decay_pct = o.fast_decay_pct,
                                              .slow_decay_pct = o.slow_decay_pct, .target = o.target, .normalized = o.normalized, .bias = o.bias, .lr = o.lr, .wd = o.wd,
-                                             .lr_pos_emb = o.lr_pos_emb}).as();
+                                             .lr_pos_emb = o.lr_pos_emb});
 }
 
 namespace {
@@ -240,7 +241,8 @@ namespace {
 Tensors channel_blocks(const Tensor& z, std::int64_t n) {
   const std::int64_t d = z.size(2) / n;
   Tensors blocks;
-  for (std::int64_t i = 0; i < n; ++i) blocks.push_back(detail::alias(z, {z.size(0), d, z.size(1)}, {z.stride(0), z.stride(2), z.stride(1)}, z.storage_offset() + i * d * z.stride(2)));
+  for (std::int64_t i = 0; i < n; ++i)
+    blocks.push_back(detail::alias(z, {z.size(0), d, z.size(1)}, {z.stride(0), z.stride(2), z.stride(1)}, z.storage_offset() + i * d * z.stride(2)));
   return record_many("channel_blocks", blocks, {z}, {}, [sizes = z.sizes(), d, n](const Saved&, const Tensors& gs) -> Tensors {
     Tensors parts;
     TensorOptions like;
@@ -255,6 +257,12 @@ Tensors channel_blocks(const Tensor& z, std::int64_t n) {
 }
 }  // namespace
 
+HyenaFilter& HyenaOperator::filter() const {
+  HyenaFilter* f = filter_.as();
+  DROPIN_CHECK(f, StateError, who(), ": filter_fn is no HyenaFilter any more; only its filters fit here");
+  return *f;
+}
+
 Tensor HyenaOperator::activate(const Tensor& y) const { return options_.activation == "gelu" ? gelu(y) : y; }
 
 Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
@@ -268,7 +276,7 @@ Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
   const Tensor z = masked(causal_depthwise_conv(masked(in_proj_(masked(x_))), *short_weight_, *short_bias_));
   const Tensors blocks = channel_blocks(z, o.order + 1);
   auto block = [&](std::int64_t i) { return blocks[static_cast<std::size_t>(i)]; };
-  const std::vector<detail::HyenaTaps> taps = filter_->taps(length, o.order - 1, o.filter_layout == "channel_major");
+  const std::vector<detail::HyenaTaps> taps = filter().taps(length, o.order - 1, o.filter_layout == "channel_major");
   const bool noisy = is_training() && o.dropout > 0;
   Tensor v = block(o.order);
   for (std::int64_t s = 0; s < o.order - 1; ++s) {  // the gate before step s is the gate after step s - 1
@@ -289,7 +297,7 @@ Box<SequenceState> HyenaOperator::init_state(std::int64_t batch, std::int64_t ma
   const TensorOptions like = short_weight_->options();
   s->max_len = max_len;
   s->recent = zeros({batch, o.short_filter_order - 1, (o.order + 1) * o.d_model}, like);
-  for (const detail::HyenaTaps& t : filter_->taps(max_len, o.order - 1, o.filter_layout == "channel_major")) {
+  for (const detail::HyenaTaps& t : filter().taps(max_len, o.order - 1, o.filter_layout == "channel_major")) {
     Stream stream;
     stream.inputs = zeros({batch, max_len, o.d_model}, like);
     stream.sums = zeros({batch, max_len, o.d_model}, like);
@@ -366,8 +374,10 @@ Tensor HyenaOperator::step(const Tensor& x_t, SequenceState& state) {
 }
 
 std::vector<ParameterHint> HyenaOperator::param_groups() const {
-  std::vector<ParameterHint> r = filter_->param_groups();
-  for (const Tensor& p : {in_proj_.as()->weight(), in_proj_.as()->bias(), out_proj_.as()->weight(), out_proj_.as()->bias(), *short_weight_, *short_bias_}) r.back().params.push_back(p);
+  std::vector<ParameterHint> r = filter().param_groups();
+  for (const Child<Linear>& proj : {in_proj_, out_proj_})
+    for (const Tensor& p : proj->parameters()) r.back().params.push_back(p);  // whatever stands there now
+  for (const Tensor& p : {*short_weight_, *short_bias_}) r.back().params.push_back(p);
   return r;
 }
 

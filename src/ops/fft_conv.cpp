@@ -90,7 +90,8 @@ void check(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs&
 
 // float32 and the 16-bit types have the kernels.
 bool fused(const Tensor& u) {
-  return ops_detail::compute_type(u.dtype()) == kFloat32 && has_kernels<kernels::fft_conv_size, kernels::fft_conv_spectrum, kernels::fft_conv_forward, kernels::fft_conv_backward>(u.device());
+  return ops_detail::compute_type(u.dtype()) == kFloat32 &&
+         has_kernels<kernels::fft_conv_size, kernels::fft_conv_spectrum, kernels::fft_conv_forward, kernels::fft_conv_backward>(u.device());
 }
 std::int64_t spectrum_size(const Device& device, std::int64_t channels, std::int64_t length) {
   std::int64_t floats = 0;
@@ -159,7 +160,8 @@ Tensor fft_conv(const Tensor& u, const Tensor& k, const Tensor& D, const FftConv
   if (args.spectrum.defined() && (args.spectrum.dtype() != kFloat32 || args.spectrum.numel() != want))
     fail<ShapeError>({"fft_conv: spectrum has ", args.spectrum.numel(), " numbers, expected ", want, "; it is of another filter or length (see fft_conv_spectrum)"});
   FftConvArgs a = args;
-  if (args.spectrum.defined() && (!args.spectrum.is_contiguous() || reinterpret_cast<std::uintptr_t>(args.spectrum.data_ptr()) % 64)) a.spectrum = args.spectrum.clone();  // kernels read it aligned
+  // kernels read it aligned
+  if (want && (!args.spectrum.is_contiguous() || reinterpret_cast<std::uintptr_t>(args.spectrum.data_ptr()) % 64)) a.spectrum = args.spectrum.clone();
   a.k_rev = single(args.k_rev), a.pre_gate = single(args.pre_gate), a.post_gate = single(args.post_gate);
   const Tensor skip = D.defined() ? single(D).contiguous() : D;
   return fused_fft_conv(single(u), single(k), skip, a).to(u.dtype());

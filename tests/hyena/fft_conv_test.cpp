@@ -205,7 +205,8 @@ TEST(CausalDepthwiseConv, EqualsTheDefinition) {
       const Result got = run_with_gradients(narrow, w, [](const Tensors& in) { return causal_depthwise_conv(in[0], in[1], in[2]); });
       const Result want = run_with_gradients(wide, w, [](const Tensors& in) { return causal_depthwise_conv(in[0], in[1], in[2]); });
       EXPECT_LT(max_difference(got.y.to(kFloat64), want.y), 1e-5);
-      for (std::size_t i = 0; i < 3; ++i) EXPECT_LT(length_of(got.grads[i].to(kFloat64) - want.grads[i]), 1e-6 * length_of(want.grads[i]) + 1e-12) << "gradient " << i << " taps " << taps << " L " << l;
+      for (std::size_t i = 0; i < 3; ++i)
+        EXPECT_LT(length_of(got.grads[i].to(kFloat64) - want.grads[i]), 1e-6 * length_of(want.grads[i]) + 1e-12) << "gradient " << i << " taps " << taps << " L " << l;
       const Tensor x = random({3, 13, l}, kFloat64, 1).transpose(1, 2);
       EXPECT_LT(max_difference(causal_depthwise_conv(x.to(kFloat32), narrow[1]).to(kFloat64), causal_depthwise_conv(x, wide[1])), 1e-5);
     }

@@ -86,7 +86,8 @@ TEST(HyenaOperator, EqualsTheFormulasStepByStep) {
     const StateDict s = h.state_dict();
     const Tensor x = random({2, l, d}, kFloat32);
     no_grad guard;
-    const Tensor z = plain::causal_depthwise_conv(linear(x, s.find("in_proj.weight"), s.find("in_proj.bias")), s.find("short_filter.weight"), s.find("short_filter.bias")).transpose(1, 2);
+    const Tensor u = linear(x, s.find("in_proj.weight"), s.find("in_proj.bias"));
+    const Tensor z = plain::causal_depthwise_conv(u, s.find("short_filter.weight"), s.find("short_filter.bias")).transpose(1, 2);
     auto* filter = dynamic_cast<HyenaFilter*>(h.children()[3].second);
     ASSERT_NE(filter, nullptr);
     const Tensor taps = filter->filter(l), bias = s.find("filter_fn.bias");
@@ -218,6 +219,9 @@ TEST(HyenaOperator, TakesThePlaceOfAttention) {
   for (std::int64_t t = 0; t < 24; ++t) EXPECT_LT(max_difference(m.step(ids.narrow(1, t, 1), state), y.narrow(1, t, 1)), 1e-4);
   swap(m, "HyenaOperator", "GRU");  // and back to another: d_model is GRU's embed_dim
   EXPECT_EQ(m(ids).sizes(), (Shape{2, 24, 10}));
+  HyenaOperator alone({.d_model = 4, .l_max = 8});
+  swap(alone, "HyenaFilter", "Conv1d", Json::parse(R"({"in_channels": 4, "out_channels": 4, "kernel_size": 3})"));
+  EXPECT_ERROR(alone(zeros({1, 8, 4})), StateError, "filter_fn is no HyenaFilter any more");
   Transformer bare({.embed_dim = 16, .num_heads = 4, .max_len = 24});
   EXPECT_ERROR(swap(bare, "MultiheadAttention", "HyenaOperator", Json::parse(R"({"num_heads": 4})")), OptionError, "num_heads 4");
 }

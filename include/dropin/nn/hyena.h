@@ -164,7 +164,7 @@ struct HyenaOperatorOptions {
 /// u = short_filter(in_proj(x)) splits into x_0 ... x_{N-1}, v; v <- h^o * (v x_{N-1-o}) + D^o v x_{N-1-o} for o = 0 ... N - 2; out_proj(act(v x_0)).
 /// Padded positions (key_padding_mask) count as zeros before the short convolution and in every long one. ShapeError for L = 0 and L > l_max.
 /// Parameters in_proj, out_proj (.weight, .bias), short_filter.weight [(N+1)D, 1, K], short_filter.bias, and those of HyenaFilter under filter_fn.
-/// Rounding in float32: a changed x[t0] moves earlier outputs by about 1e-7 of the row's largest (see fft_conv).
+/// Rounding in float32: a changed x[t0] moves earlier outputs by at most 3e-7 of the largest value of each convolution (see fft_conv).
 class HyenaOperator : public Component<HyenaOperator, HyenaOperatorOptions, SequenceMixer> {
  public:
   static constexpr const char* kSummary = "gated convolutions as long as the sequence";
@@ -187,9 +187,10 @@ class HyenaOperator : public Component<HyenaOperator, HyenaOperatorOptions, Sequ
 
  private:
   Tensor activate(const Tensor& y) const;
+  HyenaFilter& filter() const;
   Child<Linear> in_proj_, out_proj_;
   Tensor *short_weight_, *short_bias_;
-  HyenaFilter* filter_;
+  Child<HyenaFilter> filter_;
 };
 
 }  // namespace dropin

@@ -16,7 +16,7 @@ struct FftConvArgs {
 /// u [B, C, L], k [C, Lk] with 1 <= Lk <= L, D [C] or undefined -> [B, C, L]; strides are free, [B, L, C] transposed is as good. (Poli et al. 2023, section 3.)
 /// float32 (16-bit types compute in it): one transform of length L each way with channels in the SIMD lanes, no zero padding; direct sums for short L.
 /// float64: the definition, or for long L the transforms of ops/fft.h. A NaN or Inf spoils its whole row [b, c] where a transform is used, earlier
-/// positions too. Rounding: a changed u[t0] changes earlier outputs by about 1e-7 of the row's largest output, by nothing for L <= 32.
+/// positions too. Rounding: a changed u[t0] moves earlier outputs by 2e-7 to 3e-7 of the row's largest output (L = 64 to 2^20), by nothing for L <= 32.
 Tensor fft_conv(const Tensor& u, const Tensor& k, const Tensor& D = {}, const FftConvArgs& args = {});
 
 /// The filters' transform for sequences of `length`, in a layout of fft_conv's own; to be kept while k stays the same. Undefined where fft_conv would not
