@@ -21,7 +21,7 @@ install(EXPORT dropinTargets NAMESPACE dropin:: DESTINATION ${package_dir})
 set(DROPIN_PACKAGE_SHARED ${DROPIN_BUILD_SHARED})
 configure_package_config_file(cmake/dropinConfig.cmake.in ${CMAKE_CURRENT_BINARY_DIR}/dropinConfig.cmake INSTALL_DESTINATION ${package_dir})
 write_basic_package_version_file(${CMAKE_CURRENT_BINARY_DIR}/dropinConfigVersion.cmake COMPATIBILITY SameMinorVersion)
-install(FILES ${CMAKE_CURRENT_BINARY_DIR}/dropinConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/dropinConfigVersion.cmake DESTINATION ${package_dir})
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/dropinConfig.cmake ${CMAKE_CURRENT_BINARY_DIR}/dropinConfigVersion.cmake cmake/FindDNNL.cmake DESTINATION ${package_dir})
 
 # pkg-config: relative to the file itself, so that an installed tree can be moved (cmake --install --prefix included).
 set(DROPIN_PC_LIBDIR ${CMAKE_INSTALL_FULL_LIBDIR})

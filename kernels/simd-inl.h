@@ -109,6 +109,17 @@ template <class D> HWY_INLINE VecOf<D> exp_nonpositive(D d, VecOf<D> x) {
   return hn::IfThenZeroElse(hn::Lt(x, low), hn::Mul(y, power_of_two(d, n)));
 }
 
+/// e^x in f32 for x <= 0 that is not -inf: two thirds of exp_nonpositive's work, 3e-7 relative. Below -87 it stays at e^-87; a NaN stays (Max gives its second operand then).
+template <class D> HWY_INLINE VecOf<D> exp_weight(D d, VecOf<D> x) {
+  const hn::RebindToUnsigned<D> du;
+  const auto magic = hn::Set(d, 12582912.0f), high = hn::Set(d, 1.4426950216293335f), low = hn::Set(d, 1.925963033500011e-08f);
+  const auto y = hn::Max(hn::Set(d, -87.0f), x);
+  const auto t = hn::MulAdd(y, high, magic), n = hn::Sub(t, magic);  // the low bits of t are the whole number nearest to y / ln 2
+  const auto r = hn::MulAdd(y, low, hn::MulSub(y, high, n));
+  constexpr float c[] = {1.000000071654662f, 0.6931469670640854f, 0.240221197239103f, 0.055507132746006375f, 0.009675541331622933f, 0.0013276471635976818f};  // 2^r, |r| <= 1/2
+  return hn::BitCast(d, hn::Add(hn::BitCast(du, polynomial(d, r, c)), hn::ShiftLeft<23>(hn::BitCast(du, t))));
+}
+
 template <class D> HWY_INLINE VecOf<D> log(D d, VecOf<D> x) {
   using T = hn::TFromD<D>;
   const auto zero = hn::Zero(d), inf = hn::Inf(d);

@@ -104,12 +104,32 @@ template <int R> HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t dep
 
 // rows [n, width] with a stride -> columns [width, ld]; what is beyond n is 0.
 [[maybe_unused]] void pack_transposed(const float* x, std::int64_t n, std::int64_t width, std::int64_t stride, float* out, std::int64_t ld) {
-  for (std::int64_t c0 = 0; c0 < width; c0 += 8) {
-    const std::int64_t c1 = std::min(width, c0 + 8);
-    for (std::int64_t j = 0; j < n; ++j)
-      for (std::int64_t c = c0; c < c1; ++c) out[c * ld + j] = x[j * stride + c];
-    for (std::int64_t c = c0; c < c1; ++c) std::fill(out + c * ld + n, out + (c + 1) * ld, 0.0f);
+  std::int64_t j = 0;
+  if constexpr (hn::MaxLanes(hn::ScalableTag<float>()) >= 8) {  // 8 rows by 4 columns: rows j and j + 4 share a vector, whose halves are transposed side by side
+    const hn::FixedTag<float, 8> d;
+    const hn::FixedTag<float, 4> half;
+    const hn::Repartition<double, decltype(d)> pairs;
+    for (; j + 8 <= n; j += 8) {
+      const float* row = x + j * stride;
+      std::int64_t c = 0;
+      for (; c + 4 <= width; c += 4) {
+        auto both = [&](std::int64_t r) { return hn::Combine(d, hn::LoadU(half, row + (r + 4) * stride + c), hn::LoadU(half, row + r * stride + c)); };
+        const auto r0 = both(0), r1 = both(1), r2 = both(2), r3 = both(3);
+        const auto lo01 = hn::BitCast(pairs, hn::InterleaveLower(d, r0, r1)), hi01 = hn::BitCast(pairs, hn::InterleaveUpper(d, r0, r1));
+        const auto lo23 = hn::BitCast(pairs, hn::InterleaveLower(d, r2, r3)), hi23 = hn::BitCast(pairs, hn::InterleaveUpper(d, r2, r3));
+        float* to = out + c * ld + j;
+        hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, lo01, lo23)), d, to);
+        hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, lo01, lo23)), d, to + ld);
+        hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, hi01, hi23)), d, to + 2 * ld);
+        hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, hi01, hi23)), d, to + 3 * ld);
+      }
+      for (; c < width; ++c)
+        for (std::int64_t r = 0; r < 8; ++r) out[c * ld + j + r] = row[r * stride + c];
+    }
   }
+  for (; j < n; ++j)
+    for (std::int64_t c = 0; c < width; ++c) out[c * ld + j] = x[j * stride + c];
+  for (std::int64_t c = 0; c < width; ++c) std::fill(out + c * ld + n, out + (c + 1) * ld, 0.0f);
 }
 
 }  // namespace

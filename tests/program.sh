@@ -23,6 +23,9 @@ expect 0 '"name": "RMSNorm"' list --family Norm --json
 expect 2 'no family "Norms"' list --family Norms
 expect 0 "embed_dim" describe MultiheadAttention
 expect 0 '"default": 1e-06' describe RMSNorm --json
+expect 0 "q_proj_global.weight" describe LongformerAttention
+expect 0 "[B, L, D]" describe LongformerAttention
+expect 2 'the nearest name is "LongformerAttention"; components: ' describe Longformer
 expect 2 'the nearest name is "MultiheadAttention"' describe MultiheadAttenton
 expect 0 "cpu:" devices
 expect 2 "required" describe

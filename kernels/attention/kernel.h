@@ -21,6 +21,7 @@ struct AttentionSpec {
   std::int64_t segment = 0;
   const std::int64_t* step = nullptr;
   const std::int64_t* first = nullptr;
+  bool own_mean = false;    ///< backward: lse is that of a mixture whose shares are constants, so each strand shifts by the mean under its own probabilities (o is not read)
   bool accumulate = false;  ///< merges into the o and lse that are there (by log-sum-exp; the sigmoid adds), adds to gq, gk, gv
 };
 

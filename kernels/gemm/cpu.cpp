@@ -127,7 +127,9 @@ Plan plan(const BatchedGemm& g, bool skinny) {
   const int64_t threads = in_parallel_region() ? 1 : get_num_threads();
   const double work = std::max(2.0 * g.M * g.N * g.K / kMinFlops, skinny ? static_cast<double>(g.N) * g.K * item_size(g.b.dtype) / kMinBytes : 0.0);
   if (threads > 1 && g.T < 2 * threads && work >= 2) {
-    const int64_t want = std::min<int64_t>(ceil_div(2 * threads, g.T), static_cast<int64_t>(std::min(work, 4096.0)));
+    // One large tile per thread: oneDNN's product falls to half its rate on tiles small enough for its kernel without packing (512 x 512 in rows of 1024).
+    const int64_t tiles_per_product = skinny ? ceil_div(2 * threads, g.T) : g.T == 1 ? threads : g.T % threads == 0 ? 1 : ceil_div(2 * threads, g.T);
+    const int64_t want = std::min<int64_t>(tiles_per_product, static_cast<int64_t>(std::min(work, 4096.0)));
     if (skinny) {
       p.tile_n = std::max<int64_t>(8, ceil_div(ceil_div(g.N, want), 8) * 8);
       p.tiles_n = ceil_div(g.N, p.tile_n);
@@ -270,7 +272,9 @@ void run_batched(BatchedGemm g) {
 void gemm(int64_t M, int64_t N, int64_t K, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c) {
   if (M == 0 || N == 0) return;
   if (K == 0) return scale(M, N, beta, c);
-  if (onednn_enabled() && (c.row >= N || M == 1)) {
+  // The weight gradient's shape, a long sum into a result so small that oneDNN would not pack: it reads rows a power of two apart at half its rate.
+  const bool unpacked = M >= 128 && N >= 128 && K >= 1024 && 1.0 / static_cast<double>(M) + 1.0 / static_cast<double>(N) >= 0.0038;
+  if (onednn_enabled() && !unpacked && (c.row >= N || M == 1)) {
     const BlasOperand x = blas_operand(a, M, K), y = blas_operand(b, K, N);
     if (onednn::sgemm(x.trans, y.trans, M, N, K, x.data, x.ld, y.data, y.ld, beta, c.data, M == 1 ? N : c.row)) return;
   }

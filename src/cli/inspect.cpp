@@ -15,15 +15,29 @@ namespace {
 
 const char* kind_name(ComponentKind k) { return k == ComponentKind::Module ? "module" : k == ComponentKind::Function ? "function" : "optimizer"; }
 
+std::string devices(const ComponentInfo&) { return has_kernels<kernels::fill>(kCUDA) ? "cpu,cuda" : "cpu"; }
+
+// Parameters and buffers with their sizes, of one made by the sample options; empty for what is not a module.
+std::vector<std::pair<std::string, std::string>> state_of(const ComponentInfo& c) {
+  std::vector<std::pair<std::string, std::string>> r;
+  if (c.kind != ComponentKind::Module) return r;
+  const Box<Module> m = c.make_module(sample_options(c));
+  for (const auto& [name, t] : m->named_parameters()) r.emplace_back(name, t.sizes().str());
+  for (const auto& [name, t] : m->named_buffers()) r.emplace_back(name, t.sizes().str() + " buffer");
+  return r;
+}
+
 Json to_json(const ComponentInfo& c, bool with_options) {
   Json j = Json::object();
   j.set("name", c.name);
   j.set("family", c.family);
   j.set("kind", kind_name(c.kind));
   j.set("replaces", c.replaces.empty() ? Json() : Json(c.replaces));
+  j.set("devices", devices(c));
   j.set("summary", c.summary);
   if (!with_options) return j;
   j.set("paper", c.paper.empty() ? Json() : Json(c.paper));
+  j.set("call", c.call_text.empty() ? Json() : Json(c.call_text));
   Json options = Json::array();
   for (const FieldInfo& f : c.options) {
     Json o = Json::object();
@@ -34,13 +48,19 @@ Json to_json(const ComponentInfo& c, bool with_options) {
     options.push_back(o);
   }
   j.set("options", options);
+  if (c.kind == ComponentKind::Module) {
+    Json parameters = Json::object();
+    for (const auto& [name, sizes] : state_of(c)) parameters.set(name, sizes);
+    j.set("sample_options", sample_options(c));
+    j.set("parameters", parameters);
+  }
   return j;
 }
 
 }  // namespace
 
 void add_list(CLI::App& app, Action& action) {
-  auto* sub = app.add_subcommand("list", "every component: name, family, what it replaces, one line");
+  auto* sub = app.add_subcommand("list", "every component: name, family, what it replaces, devices, one line");
   auto family = std::make_shared<std::string>();
   auto json = std::make_shared<bool>(false);
   sub->add_option("--family", *family, "only members of this family");
@@ -55,7 +75,7 @@ void add_list(CLI::App& app, Action& action) {
         if (!family->empty() && c.family != *family) continue;
         ++shown;
         if (*json) out.push_back(to_json(c, false));
-        else fmt::print("{:<24} {:<16} {:<20} {}\n", c.name, c.family, c.replaces.empty() ? "-" : c.replaces, c.summary);
+        else fmt::print("{:<24} {:<16} {:<20} {:<9} {}\n", c.name, c.family, c.replaces.empty() ? "-" : c.replaces, devices(c), c.summary);
       }
       if (!shown) fail<OptionError>({"list: no family \"", *family, "\"; families: ", fmt::format("{}", fmt::join(families, ", "))});
       if (*json) fmt::print("{}\n", out.dump(2));
@@ -65,7 +85,7 @@ void add_list(CLI::App& app, Action& action) {
 }
 
 void add_describe(CLI::App& app, Action& action) {
-  auto* sub = app.add_subcommand("describe", "options with types and defaults, parameters, paper");
+  auto* sub = app.add_subcommand("describe", "options with types and defaults, parameters, call, paper");
   auto name = std::make_shared<std::string>();
   auto json = std::make_shared<bool>(false);
   sub->add_option("NAME", *name, "a component of dropin list")->required();
@@ -79,8 +99,12 @@ void add_describe(CLI::App& app, Action& action) {
       }
       fmt::print("{}: {}\n  {} of the family {}{}\n", c.name, c.summary, kind_name(c.kind), c.family, c.replaces.empty() ? "" : ", replaces " + c.replaces);
       if (!c.paper.empty()) fmt::print("  paper: {}\n", c.paper);
+      if (!c.call_text.empty()) fmt::print("  call: {}\n", c.call_text);
       fmt::print("  options:{}\n", c.options.empty() ? " none" : "");
       for (const FieldInfo& f : c.options) fmt::print("    {:<22} {:<28} default {:<10} {}\n", f.name, f.type, f.value.dump(), f.doc);
+      const auto state = state_of(c);
+      if (!state.empty()) fmt::print("  parameters, with {}:\n", sample_options(c).dump());
+      for (const auto& [path, sizes] : state) fmt::print("    {:<40} {}\n", path, sizes);
       return 0;
     };
   });

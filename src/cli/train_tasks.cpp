@@ -58,7 +58,7 @@ class TextTask : public Task {
 class RecallTask : public Task {
  public:
   explicit RecallTask(const TaskSettings& s)
-      : s_(s), batch_(or_default(s.batch, 32, "batch")), length_(or_default(s.length, 33, "length")), vocab_(or_default(s.vocab, 20, "vocab")) {
+      : s_(s), batch_(or_default(s.batch, 32, "batch")), length_(or_default(s.length, 65, "length")), vocab_(or_default(s.vocab, 10, "vocab")) {
     if (!s.data.empty()) fail<OptionError>({"train: the recall task is generated; it takes no --data"});
     batch(0);
   }

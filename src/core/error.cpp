@@ -51,6 +51,9 @@ std::string nearest_name(std::string_view name, const std::string* known, std::s
         row[j + 1] = d;
       }
     }
+    // what was cut short is as near as two wrong letters
+    if (name.size() >= 3 && name.size() < s.size() && std::equal(name.begin(), name.end(), s.begin(), [&](char a, char b) { return lower(a) == lower(b); }))
+      row.back() = std::min<std::size_t>(row.back(), 4);
     if (row.back() < best_distance) {
       best_distance = row.back();
       best = s;

@@ -4,10 +4,25 @@
 #include <cstdint>
 #include <new>
 
+#ifdef __linux__
+#include <sys/mman.h>
+#endif
+
 namespace dropin::cpu {
 
 namespace detail {
-inline constexpr std::align_val_t kScratchAlign{64};
+inline constexpr std::size_t kHugePage = std::size_t{2} << 20;
+
+// Large blocks lie on huge pages, where the system has them: passes with large strides would otherwise miss the table of pages at every step.
+inline std::align_val_t scratch_align(std::size_t bytes) { return std::align_val_t{bytes >= 2 * kHugePage ? kHugePage : 64}; }
+inline void* scratch_new(std::size_t bytes) {
+  void* p = ::operator new(bytes, scratch_align(bytes));
+#ifdef __linux__
+  if (bytes >= 2 * kHugePage) madvise(p, bytes / kHugePage * kHugePage, MADV_HUGEPAGE);
+#endif
+  return p;
+}
+inline void scratch_delete(void* p, std::size_t bytes) { ::operator delete(p, scratch_align(bytes)); }
 
 /// The free blocks of one thread.
 class ScratchCache {
@@ -20,7 +35,7 @@ class ScratchCache {
     Block* best = nullptr;
     for (Block& b : kept_)
       if (b.data && b.bytes >= bytes && (!best || b.bytes < best->bytes)) best = &b;
-    if (!best) return {::operator new(bytes, kScratchAlign), bytes};
+    if (!best) return {scratch_new(bytes), bytes};
     const Block out = *best;
     *best = {};
     return out;
@@ -34,11 +49,11 @@ class ScratchCache {
       *worst = b;
       b = old;
     }
-    if (b.data) ::operator delete(b.data, kScratchAlign);
+    if (b.data) scratch_delete(b.data, b.bytes);
   }
   ~ScratchCache() {
     for (Block& b : kept_)
-      if (b.data) ::operator delete(b.data, kScratchAlign);
+      if (b.data) scratch_delete(b.data, b.bytes);
   }
 
  private:

@@ -16,7 +16,9 @@
   X(sort)                     \
   X(suppression)              \
   X(deform)                   \
-  X(random)
+  X(random)                   \
+  X(fft)                      \
+  X(fft_conv)
 
 namespace dropin {
 namespace kernels {

@@ -224,16 +224,11 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_, con
     Tensor gq = heads_last(q.sizes(), q.device()), gk = heads_last(k.sizes(), q.device()), gv = heads_last(v.sizes(), q.device());
     if (merged)
       for (Tensor* t : {&gq, &gk, &gv}) t->zero_();
-    Tensor own, own_lse;
-    if (patterns->size() > 1 && !exact_gradient) own = empty_like(s[3]), own_lse = empty_like(s[4]);
     for (const Pattern& p : *patterns) {
-      if (own.defined()) {  // each pattern's own result, in one buffer that all of them use in turn
-        reset(own, own_lse);
-        forward(p, q, k, v, own, own_lse);
-      }
-      const Tensor& o = own.defined() ? own : s[3];
-      run<kernels::attention_backward>(q.device(), go.in(), glse.in(), q.in(), k.in(), v.in(), o.in(), s[4].in(), p.bound(merged), p.slopes.in(), p.pad.in(), p.forbidden.in(),
-                                       p.added.in(), gq.out(), gk.out(), gv.out());
+      kernels::AttentionSpec spec = p.bound(merged);
+      spec.own_mean = patterns->size() > 1 && !exact_gradient;
+      run<kernels::attention_backward>(q.device(), go.in(), glse.in(), q.in(), k.in(), v.in(), s[3].in(), s[4].in(), spec, p.slopes.in(), p.pad.in(), p.forbidden.in(), p.added.in(),
+                                       gq.out(), gk.out(), gv.out());
     }
     return {gq, gk, gv};
   });

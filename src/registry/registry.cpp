@@ -23,7 +23,24 @@ const ComponentInfo& Registry::find(std::string_view name) const {
     if (c.name == name) return c;
     names.push_back(c.name);
   }
-  fail<OptionError>({"registry: no component \"", name, "\"; the nearest name is \"", nearest_name(name, names.data(), names.size()), "\""});
+  const std::string near = nearest_name(name, names.data(), names.size());
+  std::string all;
+  for (const std::string& n : names) all += (all.empty() ? "" : ", ") + n;
+  fail<OptionError>({"registry: no component \"", name, "\"; the nearest name is \"", near, "\"; components: ", all});
+}
+
+Json sample_options(const ComponentInfo& c) {
+  static const Json common = Json::parse(R"({
+    "embed_dim": 8, "num_heads": 2, "in_features": 8, "out_features": 6, "normalized_shape": [8], "num_features": 4, "num_groups": 2, "num_channels": 4,
+    "in_channels": 4, "out_channels": 4, "channels": 4, "kernel_size": 3, "padding": 1, "output_size": 2, "num_embeddings": 11, "embedding_dim": 8,
+    "vocab_size": 11, "num_layers": 1, "max_len": 12})");
+  Json o = Json::object();
+  for (const FieldInfo& f : c.options)
+    if (const Json* v = common.find(f.name); v && !(f.type == "string" && !v->is_string()) && !(f.type.rfind("list", 0) == 0 && !v->is_array())) o.set(f.name, *v);
+  if (c.sample.empty()) return o;
+  const Json own = Json::parse(c.sample);
+  for (const auto& [k, v] : own.items()) o.set(k, v);
+  return o;
 }
 
 Registry& registry() {
@@ -53,11 +70,14 @@ Box<Optimizer> make_optimizer(std::string_view name, const Tensors& params, cons
 namespace {
 
 // The old component's values of the options that the new one has too (null stands for a default, and each has its own), or what the new one makes of them.
-Json shared_options(const ComponentInfo& from, const Json& old_options, const ComponentInfo& to, const Json& changes) {
-  Json all = to.options_from ? to.options_from(from.name, old_options) : Json::object();
+Json shared_options(const ComponentInfo& from, const Json& old_options, const Json& around, const ComponentInfo& to, const Json& changes) {
+  Json all = to.options_from ? to.options_from(from.name, old_options, around) : Json::object();
   if (all.size() == 0)
-    for (const FieldInfo& f : to.options)
-      if (const Json* v = old_options.find(f.name); v && !v->is_null()) all.set(f.name, *v);
+    for (const FieldInfo& f : to.options) {
+      const Json* v = old_options.find(f.name);
+      if (!v && f.name == "embed_dim") v = old_options.find("d_model");  // a family's width, by the other name that papers give it
+      if (v && !v->is_null()) all.set(f.name, *v);
+    }
   for (const auto& [k, v] : changes.items()) all.set(k, v);
   return all;
 }
@@ -69,14 +89,16 @@ struct Planned {
   SwapReport::Instance report;
 };
 
-void plan(Module& m, const std::string& path, const ComponentInfo& from, const ComponentInfo& to, const Json& options, std::vector<Planned>& out) {
+void plan(Module& m, const std::string& path, const ComponentInfo& from, const ComponentInfo& to, const Json& options, Json around, std::vector<Planned>& out) {
+  const Json own = m.options_json();
+  for (const auto& [k, v] : own.items()) around.set(k, v);
   for (auto& [name, child] : m.children()) {
     const std::string here = path.empty() ? name : path + "." + name;
     if (child->type() != from.name) {
-      plan(*child, here, from, to, options, out);
+      plan(*child, here, from, to, options, around, out);
       continue;
     }
-    Planned p{&m, name, here, to.make_module(shared_options(from, child->options_json(), to, options)), {}};
+    Planned p{&m, name, here, to.make_module(shared_options(from, child->options_json(), around, to, options)), {}};
     p.report.path = here;
     const StateDict old = child->state_dict();
     auto parameters = child->named_parameters();
@@ -111,7 +133,7 @@ SwapReport swap(Module& model, std::string_view from_name, std::string_view to_n
   if (!from.make_module || !to.make_module) fail<OptionError>({"swap: ", from.make_module ? to_name : from_name, " is not a module"});
   if (from.family != to.family) fail<OptionError>({"swap: ", from_name, " is a ", from.family, " and ", to_name, " a ", to.family, "; only members of one family replace each other"});
   std::vector<Planned> planned;
-  plan(model, "", from, to, options, planned);
+  plan(model, "", from, to, options, Json::object(), planned);
   if (planned.empty()) fail<OptionError>({"swap: the model has no ", from_name});
   SwapReport report;
   for (Planned& p : planned) {

@@ -1,5 +1,7 @@
+#include "dropin/nn/causal_conv.h"
 #include "dropin/nn/dilated_attention.h"
 #include "dropin/nn/latent_attention.h"
+#include "dropin/nn/hyena.h"
 #include "dropin/nn/longformer_attention.h"
 #include "dropin/nn/multihead_attention.h"
 #include "dropin/nn/rnn.h"
@@ -16,6 +18,8 @@ void register_sequence_mixers(Registry& r) {
   r.add<DilatedAttention>();
   r.add<SigmoidAttention>();
   r.add<LatentAttention>();
+  r.add<HyenaOperator>();
+  r.add<CausalConv1d>();
 }
 
 }  // namespace dropin

@@ -88,7 +88,7 @@ Tensor MixConv2d::forward(const Tensor& x) {
   return dense.size() == 1 ? dense[0] : concat(dense, 1);
 }
 
-Json MixConv2d::options_from(std::string_view component, const Json& old) {
+Json MixConv2d::options_from(std::string_view component, const Json& old, const Json&) {
   const std::string who_from = "MixConv2d in place of " + std::string(component);
   Json r = Json::object();
   std::int64_t kernel = 0;

@@ -24,23 +24,6 @@ struct Member {
 };
 void PrintTo(const Member& m, std::ostream* os) { *os << m.label << " " << m.options.dump(); }
 
-// Sample options by name, good for every member that has an option of that name.
-Json sample_options(const ComponentInfo& c) {
-  static const Json all = Json::parse(R"({
-    "embed_dim": 8, "num_heads": 2, "in_features": 8, "out_features": 6, "normalized_shape": [8], "num_features": 4, "num_groups": 2, "num_channels": 4,
-    "in_channels": 4, "out_channels": 4, "channels": 4, "kernel_size": 3, "padding": 1, "output_size": 2, "num_embeddings": 11, "embedding_dim": 8,
-    "vocab_size": 11, "num_layers": 1, "max_len": 12, "width": 4, "num_blocks": 2})");
-  Json o = Json::object();
-  for (const FieldInfo& f : c.options)
-    if (const Json* v = all.find(f.name); v && !(f.type == "string" && !v->is_string()) && !(f.type.rfind("list", 0) == 0 && !v->is_array())) {
-      if (c.family == "Model" && f.name == "in_channels") o.set(f.name, 1);
-      else o.set(f.name, *v);
-    }
-  if (c.name == "MixNet") o = Json::parse(R"({"in_channels": 1, "num_classes": 3, "width_multiplier": 0.1, "dropout": 0})");
-  if (c.name == "FastMaskIoUNet") o = Json::parse(R"({"num_classes": 3, "channels": [3, 4]})");
-  return o;
-}
-
 std::vector<Member> members(std::function<bool(const ComponentInfo&)> wanted) {
   std::vector<Member> r;
   for (const ComponentInfo& c : registry().all()) {
@@ -68,12 +51,13 @@ std::string label(const ::testing::TestParamInfo<Member>& i) { return i.param.la
 Tensor input_for(const Member& m, std::int64_t batch, DType dtype = kFloat64, std::uint64_t seed = 5, std::int64_t length = 9) {
   const std::string& f = m.info->family;
   Generator g(seed);
+  if (!m.info->sample_input.empty()) {
+    Shape s{batch};
+    for (std::int64_t n : m.info->sample_input) s.push_back(n);
+    return random(s, dtype, seed);
+  }
   if (f == "TokenEmbedding" || m.info->name == "Transformer") return randint(0, 11, {batch, length}, kInt64, &g);
   if (f == "SequenceMixer" || f == "Projection" || f == "FeedForward" || f == "Activation") return random({batch, length, 8}, dtype, seed);
-  if (m.info->name == "Conv1d") return random({batch, 4, length}, dtype, seed);
-  if (m.info->name == "MixNet") return random({batch, 1, 33, 34}, dtype, seed);
-  if (m.info->name == "ConvNet" || m.info->name == "FastMaskIoUNet") return random({batch, 1, 8, 8}, dtype, seed);
-  if (m.info->name == "LayerNorm" || m.info->name == "RMSNorm") return random({batch, length, 8}, dtype, seed);
   return random({batch, 4, 7, 6}, dtype, seed);
 }
 Box<Module> made(const Member& m, DType dtype = kFloat64, std::uint64_t seed = 1) {
@@ -279,7 +263,11 @@ SequenceMixer& mixer(Module& m) { return dynamic_cast<SequenceMixer&>(m); }
 TEST_P(EveryMixer, KeepsTheShape) {
   Box<Module> m = made(GetParam());
   for (const std::int64_t l : {1, 2, 7, 16}) EXPECT_EQ(run(*m, input_for(GetParam(), 2, kFloat64, 5, l)).sizes(), (Shape{2, l, 8}));
-  EXPECT_EQ(run(*m, zeros({2, 0, 8}, kFloat64)).sizes(), (Shape{2, 0, 8}));
+  try {
+    EXPECT_EQ(run(*m, zeros({2, 0, 8}, kFloat64)).sizes(), (Shape{2, 0, 8}));
+  } catch (const ShapeError& e) {  // a member may ask for a token, in words
+    EXPECT_NE(std::string(e.what()).find("expected"), std::string::npos) << e.what();
+  }
 }
 
 TEST_P(EveryMixer, CausalMembersIgnoreTheFuture) {

@@ -159,8 +159,8 @@ TEST(MixConv2d, TakesThePlaceOfADepthwiseConvolution) {
   ConvNet other({.width = 8, .num_blocks = 2});
   swap(other, "DepthwiseConv2d", "MixConv2d", Json::parse(R"({"kernel_size": [3, 9], "padding": "same"})"));
   EXPECT_EQ(other.forward(zeros({2, 1, 12, 12})).sizes(), (Shape{2, 10}));
-  EXPECT_ERROR(MixConv2d::options_from("DepthwiseConv2d", DepthwiseConv2d({.channels = 4, .kernel_size = 3, .multiplier = 2, .padding = 1}).options_json()), OptionError, "multiplier is 2");
-  EXPECT_ERROR(MixConv2d::options_from("DepthwiseConv2d", DepthwiseConv2d({.channels = 4, .kernel_size = 3}).options_json()), OptionError, "padding is 0");
+  EXPECT_ERROR(MixConv2d::options_from("DepthwiseConv2d", DepthwiseConv2d({.channels = 4, .kernel_size = 3, .multiplier = 2, .padding = 1}).options_json(), Json::object()), OptionError, "multiplier is 2");
+  EXPECT_ERROR(MixConv2d::options_from("DepthwiseConv2d", DepthwiseConv2d({.channels = 4, .kernel_size = 3}).options_json(), Json::object()), OptionError, "padding is 0");
 }
 
 TEST(DepthwiseConv2d, KeepsChannelsLast) {

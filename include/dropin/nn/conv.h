@@ -141,6 +141,7 @@ struct Conv1dOptions {
 class Conv1d : public Component<Conv1d, Conv1dOptions, ImageMixer> {
  public:
   static constexpr const char* kSummary = "one-dimensional convolution";
+  static std::vector<std::int64_t> sample_input() { return {4, 9}; }
   explicit Conv1d(const Conv1dOptions& o);
   Tensor forward(const Tensor& x) override;
 

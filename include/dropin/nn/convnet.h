@@ -66,6 +66,8 @@ class ConvNet : public Component<ConvNet, ConvNetOptions, Module> {
  public:
   static constexpr const char* kFamily = "Model";
   static constexpr const char* kSummary = "MobileNet-style image classifier of swappable parts";
+  static constexpr const char* kSample = R"({"in_channels": 1, "width": 4, "num_blocks": 2})";
+  static std::vector<std::int64_t> sample_input() { return {1, 8, 8}; }
   explicit ConvNet(const ConvNetOptions& o) : Component(o) {
     DROPIN_CHECK(o.width > 0 && o.num_blocks > 0 && o.expand > 0 && o.kernel_size % 2 == 1, OptionError, who(),
                  ": width, num_blocks and expand must be positive and kernel_size odd");

@@ -9,6 +9,7 @@ class Projection : public Module {
  public:
   using Family = Projection;
   static constexpr const char* kFamily = "Projection";
+  static constexpr const char* kCall = "x [*, in] -> y [*, out]";
   virtual Tensor forward(const Tensor& x) = 0;
   Tensor operator()(const Tensor& x) { return forward(x); }
   NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
@@ -31,6 +32,7 @@ class SequenceMixer : public Module {
  public:
   using Family = SequenceMixer;
   static constexpr const char* kFamily = "SequenceMixer";
+  static constexpr const char* kCall = "x [B, L, D], key_padding_mask [B, L] bool -> y [B, L, D]";
   virtual Tensor forward(const Tensor& x, const SequenceArgs& args = {}) = 0;
   Tensor operator()(const Tensor& x, const SequenceArgs& args = {}) { return forward(x, args); }
   /// Empty state for batches of `batch` and at most max_len tokens. Error when the member cannot decode with these options.
@@ -47,6 +49,7 @@ class ImageMixer : public Module {
  public:
   using Family = ImageMixer;
   static constexpr const char* kFamily = "ImageMixer";
+  static constexpr const char* kCall = "x [B, C, H, W] -> y [B, C', H', W']";
   virtual Tensor forward(const Tensor& x) = 0;
   Tensor operator()(const Tensor& x) { return forward(x); }
   NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
@@ -57,6 +60,7 @@ class Activation : public Module {
  public:
   using Family = Activation;
   static constexpr const char* kFamily = "Activation";
+  static constexpr const char* kCall = "x of any shape -> y of the same";
   virtual Tensor forward(const Tensor& x) = 0;
   Tensor operator()(const Tensor& x) { return forward(x); }
   NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
@@ -67,6 +71,7 @@ class FeedForward : public Module {
  public:
   using Family = FeedForward;
   static constexpr const char* kFamily = "FeedForward";
+  static constexpr const char* kCall = "x [*, D] -> y [*, D]";
   virtual Tensor forward(const Tensor& x) = 0;
   Tensor operator()(const Tensor& x) { return forward(x); }
   NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
@@ -77,6 +82,7 @@ class Norm : public Module {
  public:
   using Family = Norm;
   static constexpr const char* kFamily = "Norm";
+  static constexpr const char* kCall = "x -> y of the same shape";
   virtual Tensor forward(const Tensor& x) = 0;
   Tensor operator()(const Tensor& x) { return forward(x); }
   NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
@@ -87,6 +93,7 @@ class TokenEmbedding : public Module {
  public:
   using Family = TokenEmbedding;
   static constexpr const char* kFamily = "TokenEmbedding";
+  static constexpr const char* kCall = "x [B, L] int64 ids -> y [B, L, D]";
   virtual Tensor forward(const Tensor& ids) = 0;
   Tensor operator()(const Tensor& ids) { return forward(ids); }
   NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
@@ -97,6 +104,7 @@ class Layer : public Module {
  public:
   using Family = Layer;
   static constexpr const char* kFamily = "Layer";
+  static constexpr const char* kCall = "x -> y";
   virtual Tensor forward(const Tensor& x) = 0;
   Tensor operator()(const Tensor& x) { return forward(x); }
   NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }

@@ -21,6 +21,7 @@ struct LayerNormOptions {
 class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 over the last dimensions";
+  static std::vector<std::int64_t> sample_input() { return {9, 8}; }
   explicit LayerNorm(const LayerNormOptions& o) : Component(o), shape_(o.normalized_shape) {
     DROPIN_CHECK(!shape_.empty(), OptionError, who(), ": normalized_shape is required");
     for (std::int64_t n : shape_) DROPIN_CHECK(n > 0, OptionError, who(), ": normalized_shape ", shape_, " must be positive");
@@ -49,6 +50,7 @@ struct RMSNormOptions {
 class RMSNorm : public Component<RMSNorm, RMSNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "x over its root mean square";
+  static std::vector<std::int64_t> sample_input() { return {9, 8}; }
   static constexpr const char* kReplaces = "LayerNorm";
   static constexpr const char* kPaper = "Zhang & Sennrich 2019, arXiv 1910.07467";
   explicit RMSNorm(const RMSNormOptions& o) : Component(o) {

@@ -5,6 +5,8 @@
 #include "dropin/ops/deform_conv.h"
 #include "dropin/ops/elementwise.h"
 #include "dropin/ops/latent.h"
+#include "dropin/ops/fft.h"
+#include "dropin/ops/fft_conv.h"
 #include "dropin/ops/linalg.h"
 #include "dropin/ops/loss.h"
 #include "dropin/ops/matmul.h"

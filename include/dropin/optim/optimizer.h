@@ -15,6 +15,7 @@ class Optimizer {
  public:
   using Family = Optimizer;
   static constexpr const char* kFamily = "Optimizer";
+  static constexpr const char* kCall = "parameters and their gradients -> new parameters, by step()";
   virtual ~Optimizer() = default;
   virtual std::string_view type() const = 0;
   /// One update from the parameters' grad(); those without a gradient stay as they are.

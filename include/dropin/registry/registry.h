@@ -14,12 +14,16 @@ enum class ComponentKind { Module, Function, Optimizer };
 /// One registered component.
 struct ComponentInfo {
   std::string name, family, replaces, summary, paper;
+  std::string call_text;  ///< what goes in and comes out
   ComponentKind kind = ComponentKind::Module;
   std::vector<FieldInfo> options;
   std::vector<std::string> examples;  ///< options (JSON) that the property tests also run, over the family's sample options
   std::function<bool(const Json&)> surrogate_gradient;  ///< true for options whose backward is not the derivative, by the paper's intent; null: never
-  /// swap(): options that let it take the place of a component with other option names; null: only names that both know carry over.
-  std::function<Json(std::string_view component, const Json& options)> options_from;
+  std::string sample;                      ///< small options (JSON) to make one by, for tests and descriptions, over those that fit every member
+  std::vector<std::int64_t> sample_input;  ///< sizes of an input x for these, after the batch; empty: the family's
+  /// swap(): options that let it take the place of a component with other option names; `around` are the options of the modules around that one, the nearest
+  /// winning. null or an empty answer: only names that both know carry over.
+  std::function<Json(std::string_view component, const Json& options, const Json& around)> options_from;
   std::function<Box<Module>(const Json&)> make_module;
   std::function<Box<Optimizer>(const Tensors&, const Json&)> make_optimizer;
   std::function<NamedTensors(const Json&, const NamedTensors&)> call;
@@ -29,7 +33,7 @@ struct ComponentInfo {
 class Registry {
  public:
   /// Adds module or optimizer class T: its name, options, family and documentation come from the class (kSummary, kReplaces, kPaper, examples(),
-  /// surrogate_gradient(options), options_from(component, options)).
+  /// kSample, sample_input(), surrogate_gradient(options), options_from(component, options, around)).
   template <class T> void add() {
     ComponentInfo c;
     c.name = type_name<T>();
@@ -38,10 +42,13 @@ class Registry {
     if constexpr (requires { T::kSummary; }) c.summary = T::kSummary;
     if constexpr (requires { T::kReplaces; }) c.replaces = T::kReplaces;
     if constexpr (requires { T::kPaper; }) c.paper = T::kPaper;
+    if constexpr (requires { T::kCall; }) c.call_text = T::kCall;
     if constexpr (requires { T::examples(); }) c.examples = T::examples();
     if constexpr (requires(const typename T::Options& o) { T::surrogate_gradient(o); })
       c.surrogate_gradient = [](const Json& j) { return T::surrogate_gradient(options_from_json<typename T::Options>(j, type_name<T>())); };
-    if constexpr (requires(const Json& j) { T::options_from(std::string_view(), j); }) c.options_from = &T::options_from;
+    if constexpr (requires(const Json& j) { T::options_from(std::string_view(), j, j); }) c.options_from = &T::options_from;
+    if constexpr (requires { T::kSample; }) c.sample = T::kSample;
+    if constexpr (requires { T::sample_input(); }) c.sample_input = T::sample_input();
     if constexpr (std::is_base_of_v<Optimizer, T>) {
       c.kind = ComponentKind::Optimizer;
       c.make_optimizer = [](const Tensors& p, const Json& j) { return Box<Optimizer>(new T(p, options_from_json<typename T::Options>(j, type_name<T>()))); };
@@ -73,6 +80,9 @@ class Registry {
   std::vector<ComponentInfo> components_;
 };
 
+/// Small options to make one by: those every member understands by name, then the component's own sample.
+Json sample_options(const ComponentInfo& c);
+
 /// The program's registry, with every built-in member. Add your own: registry().add<MyLayer>().
 Registry& registry();
 
@@ -95,8 +105,8 @@ struct SwapReport {
 };
 
 /// Replaces every instance of component `from` below `model` by `to`. The new one is made with the old one's values of the options both know (or as its
-/// options_from says), overridden by `options`; parameters whose name and shape agree are carried over, with mode, dtype and device. OptionError when there is no instance, the families
-/// differ, or the options are refused; the model is unchanged then.
+/// options_from says), overridden by `options`; parameters whose name and shape agree are carried over, with mode, dtype and device. OptionError when there is
+/// no instance, the families differ, or the options are refused; the model is unchanged then.
 SwapReport swap(Module& model, std::string_view from, std::string_view to, const Json& options = Json::object());
 
 }  // namespace dropin

@@ -22,6 +22,8 @@ class FastMaskIoUNet : public Component<FastMaskIoUNet, FastMaskIoUNetOptions, M
  public:
   static constexpr const char* kFamily = "Model";
   static constexpr const char* kSummary = "predicts the IoU of masks";
+  static constexpr const char* kSample = R"({"num_classes": 3, "channels": [3, 4]})";
+  static std::vector<std::int64_t> sample_input() { return {1, 8, 8}; }
   static constexpr const char* kPaper = "Bolya et al. 2022, arXiv 1912.06218";
   explicit FastMaskIoUNet(const FastMaskIoUNetOptions& o);
   Tensor forward(const Tensor& x);

@@ -35,7 +35,7 @@ class MixConv2d : public Component<MixConv2d, MixConv2dOptions, ImageMixer> {
   static constexpr const char* kPaper = "Tan & Le 2019, arXiv 1907.09595";
   static std::vector<std::string> examples();
   /// Options for taking the place of another component made with `options`.
-  static Json options_from(std::string_view component, const Json& options);
+  static Json options_from(std::string_view component, const Json& options, const Json& around);
   /// The channels of each group; OptionError naming `who` when a group would be empty.
   static std::vector<std::int64_t> split(std::string_view who, std::int64_t channels, std::int64_t groups, std::string_view partition);
   explicit MixConv2d(const MixConv2dOptions& o);

@@ -94,6 +94,8 @@ class MixNet : public Component<MixNet, MixNetOptions, Module> {
  public:
   static constexpr const char* kFamily = "Model";
   static constexpr const char* kSummary = "image classifier of mixed depthwise kernels";
+  static constexpr const char* kSample = R"({"in_channels": 1, "num_classes": 3, "width_multiplier": 0.1, "dropout": 0})";
+  static std::vector<std::int64_t> sample_input() { return {1, 33, 34}; }
   static constexpr const char* kPaper = "Tan & Le 2019, arXiv 1907.09595";
   explicit MixNet(const MixNetOptions& o);
   Tensor forward(const Tensor& x);
