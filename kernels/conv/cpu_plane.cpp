@@ -32,6 +32,7 @@ namespace hn = hwy::HWY_NAMESPACE;
 using std::int64_t;
 
 constexpr int64_t kBandBytes = 48 << 10;  // of copied rows worked on at a time: what stays close to the core
+constexpr int64_t kAhead = 16384;         // elements asked for in advance, at most
 constexpr int kMaxK = 11;                 // kernel rows with code of their own
 
 template <class F, int... I>
@@ -141,6 +142,8 @@ struct Correlation {
   int64_t P, positions, x_step, x_last, y_step, y_last;  ///< position n is at min(n step, last)
   T* y;
   int64_t y_row, lanes;
+  const T* ahead = nullptr;  ///< what will be copied next; asked for while this is worked on
+  int64_t ahead_size = 0;    ///< in elements
 };
 
 template <bool kWide, class D>
@@ -172,6 +175,9 @@ HWY_NOINLINE void sweep(const Correlation<float>& c) {
   using V = hn::Vec<decltype(d)>;
   const int64_t step = c.dil * c.row, wi = c.wi;
   const V bias = c.bias ? weight<kWide>(d, c.bias) : hn::Zero(d);
+  // A share of what comes next per block, in cache lines of 16 elements.
+  const int64_t blocks = std::max<int64_t>(1, (c.P / R) * c.positions), share = c.ahead ? (c.ahead_size / blocks + 15) / 16 * 16 : 0;
+  const float *ahead = c.ahead, *ahead_end = c.ahead + c.ahead_size;
   for (int64_t f = 0; f < std::min(c.dil, c.P); ++f) {  // outputs f, f + dil, ... share their rows of x
     const int64_t count = (c.P - f + c.dil - 1) / c.dil;
     for (int64_t t = 0; t < count; t += R) {
@@ -196,7 +202,13 @@ HWY_NOINLINE void sweep(const Correlation<float>& c) {
             });
           });
         }
-        store_rows<R>(d, acc, yr + std::min(n * c.y_step, c.y_last), c.dil * c.y_row, rows, c.lanes);
+        float* y = yr + std::min(n * c.y_step, c.y_last);
+        store_rows<R>(d, acc, y, c.dil * c.y_row, rows, c.lanes);
+        if (share > 0) {
+          for (int64_t k = 0; k < share && ahead < ahead_end; k += 16, ahead += 16) __builtin_prefetch(ahead);
+          if (t + 2 * R <= count)  // the lines of the rows below, to write
+            each<R>([&](auto r) DROPIN_LAMBDA { __builtin_prefetch(y + (R + r) * c.dil * c.y_row, 1); });
+        }
       }
     }
   }
@@ -440,9 +452,10 @@ void Forward(const PlaneConv& c, int64_t channels, const float* x, const PlaneSt
       b.rows = rows_read(count);
       if (rows < P || k == 0) zero_band(b, band.data());  // a plane in one band leaves the zeros where the next one needs them
       copy_band(b, c.size, x + k * sx.channel, sx, n, band.data());
+      const bool more = !wide && p + rows >= P && k + 1 < channels;
       correlate({band.data(), b.row, c.dilation[0], c.stride[0], c.kernel[0], at.data(), c.kernel[1], wide ? wide_w.data() : w + k * taps, c.kernel[1] * width, width, wide,
                  bias ? wide ? wide_w.data() + taps * L : bias + k : nullptr, count, q.positions, q.step, q.last, wide ? sy.column : L, wide ? (Q - 1) * sy.column : q.last,
-                 y + k * sy.channel + p * sy.row, sy.row, q.lanes});
+                 y + k * sy.channel + p * sy.row, sy.row, q.lanes, more ? x + (k + 1) * sx.channel : nullptr, more ? std::min(c.size[0] * c.size[1], kAhead) : 0});
     }
   }
 }
@@ -486,8 +499,8 @@ class InputGradient {
   /// Where gy's row 0, column 0 stands.
   int64_t origin() const { return -band_.row0 * band_.row - band_.col0 * (wide_ ? L_ : 1); }
 
-  /// w: [taps] numbers, or vectors when wide.
-  void run(const float* band, const float* w, int64_t channels, float* gx, const PlaneStrides& s) const {
+  /// w: [taps] numbers, or vectors when wide. `ahead` (or null): a plane of ahead_size elements that is needed next.
+  void run(const float* band, const float* w, int64_t channels, float* gx, const PlaneStrides& s, const float* ahead, int64_t ahead_size) const {
     const int64_t width = wide_ ? L_ : 1, sh = c_.stride[0], sw = c_.stride[1], across = std::min(sw, c_.size[1]);
     const bool mixed = !wide_ && sw > 1;  // column parts are put together from scratch
     const int64_t part = mixed ? (c_.size[1] + sw - 1) / sw + L_ : 0;
@@ -508,7 +521,7 @@ class InputGradient {
         const Columns k = columns<float>(wide_, q.count, 1, channels);
         correlate({band + (r.row - band_.row0) * band_.row + (q.row - band_.col0) * width, band_.row, r.dil, 1, r.taps, at.data(), q.taps,
                    w + (r.tap * c_.kernel[1] + q.tap) * width, -r.tap_step * c_.kernel[1] * width, -q.tap_step * width, wide_, nullptr, r.count, k.positions, k.step, k.last,
-                   wide_ ? to_column : L_, wide_ ? (q.count - 1) * to_column : k.last, to, to_row, k.lanes});
+                   wide_ ? to_column : L_, wide_ ? (q.count - 1) * to_column : k.last, to, to_row, k.lanes, a + b == 0 ? ahead : nullptr, ahead_size});
       }
       if (mixed)
         for (int64_t t = 0; t < r.count; ++t) interleave(parts.data() + t * part, part * r.count, across, gx + (a + t * sh) * s.row);
@@ -563,6 +576,7 @@ void Backward(const PlaneConv& c, int64_t channels, int64_t images, const float*
   Scratch<int64_t> at(c.kernel[1]);
   tap_offsets<float>(b, wide, c.kernel[1], c.dilation[1], at.data());
   const int64_t P = c.out_size[0], Q = c.out_size[1], positions = wide ? Q : (Q + L - 1) / L;
+  const int64_t ahead = std::min(c.size[0] * c.size[1], kAhead);
   zero_band(input.band(), grad.data());
   if (gw) zero_band(b, band.data());
   for (int64_t k = 0; k < channels; k += width) {
@@ -572,7 +586,7 @@ void Backward(const PlaneConv& c, int64_t channels, int64_t images, const float*
     for (int64_t i = 0; i < images; ++i) {
       copy_band(input.band(), c.out_size, gy + i * gy_image + k * sy.channel, sy, n, grad.data());
       const float* origin = grad.data() + input.origin();
-      if (gx) input.run(grad.data(), wide ? wide_w.data() : w + k * taps, n, gx + i * x_image + k * sx.channel, sx);
+      if (gx) input.run(grad.data(), wide ? wide_w.data() : w + k * taps, n, gx + i * x_image + k * sx.channel, sx, gw && !wide ? x + i * x_image + k * sx.channel : nullptr, ahead);
       if (gw) {
         copy_band(b, c.size, x + i * x_image + k * sx.channel, sx, n, band.data());
         gather_all<float>({origin, band.data(), input.band().row, L, b.row, c.dilation[0], c.stride[0], c.kernel[0], at.data(), c.kernel[1], P, positions, wide ? c.stride[1] * L : L,
