@@ -97,6 +97,16 @@ template <int kFirst, int kVectors> HWY_INLINE void apply_lines(const DynamicMap
   }
 }
 
+/// Four vectors of codes as bytes, saturated.
+HWY_INLINE void store_bytes(const hn::Vec<decltype(di)>* code, std::uint8_t* p) {
+#if HWY_TARGET == HWY_AVX2
+  const __m256i words = _mm256_packus_epi16(_mm256_packs_epi32(code[0].raw, code[1].raw), _mm256_packs_epi32(code[2].raw, code[3].raw));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+#else
+  for (int k = 0; k < 4; ++k) hn::StoreU(hn::DemoteTo(du8, code[k]), du8, p + k * static_cast<std::int64_t>(hn::Lanes(du8)));
+#endif
+}
+
 /// Codes of n <= block values, all finite.
 template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT v, std::int64_t n, float absmax, std::uint8_t* HWY_RESTRICT codes) {
   const F d;
@@ -104,7 +114,7 @@ template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
   if (absmax > 1e-37f && absmax < 1e37f) {  // the reciprocal is as exact as others
-    const V inverse = hn::Set(d, 1 / absmax), half = hn::Set(d, 0.5f), far = hn::Set(d, 0.5f - 1e-4f), large = hn::Set(d, 1e-4f), late = hn::Set(d, 0.4f);
+    const V inverse = hn::Set(d, 1 / absmax), half = hn::Set(d, 0.5f), near = hn::Set(d, 1e-4f), large = near, late = hn::Set(d, 0.4f), two = hn::Set(d, 2.0f);
     constexpr int kVectors = 4;  // share the loads of the lines
     for (; i + kVectors * lanes <= n; i += kVectors * lanes) {
       V x[kVectors], y[kVectors];
@@ -116,24 +126,26 @@ template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT
       const V least = hn::Min(hn::Min(x[0], x[1]), hn::Min(x[2], x[3]));
       if (hn::AllTrue(d, hn::Ge(least, large))) apply_lines<3, kVectors>(map, x, y);  // decade 3 begins there
       else apply_lines<0, kVectors>(map, x, y);
-      V doubt = hn::Zero(d);
+      V lowest = half, highest = half;  // of what the floors leave
+      hn::Vec<decltype(di)> code[kVectors];
 #pragma GCC unroll 4
       for (int k = 0; k < kVectors; ++k) {
-        y[k] = hn::Min(y[k], hn::Sub(hn::Add(y[k], y[k]), hn::Add(power_below(y[k]), late)));
+        y[k] = hn::Min(y[k], hn::MulSub(y[k], two, hn::Add(power_below(y[k]), late)));
         y[k] = hn::Max(y[k], hn::MulAdd(hn::Set(d, map.last_slope), x[k], hn::Set(d, map.last_offset)));
-        const auto c = hn::ConvertTo(di, y[k]);  // y >= 0: the floor
-        doubt = hn::Max(doubt, hn::Abs(hn::Sub(hn::Sub(y[k], hn::ConvertTo(d, c)), half)));
-        auto code = c;
+        code[k] = hn::ConvertTo(di, y[k]);  // y >= 0: the floor
+        const V rest = hn::Sub(y[k], hn::ConvertTo(d, code[k]));
+        lowest = hn::Min(lowest, rest);
+        highest = hn::Max(highest, rest);
         if constexpr (kSigned) {
           const auto minus = hn::BroadcastSignBit(hn::BitCast(di, hn::LoadU(d, v + i + k * lanes)));
-          if constexpr (kSigns) code = hn::Max(code, hn::Neg(minus));  // there is no -0 among states
-          code = hn::Add(hn::Sub(hn::Xor(code, minus), minus), hn::Set(di, 127));  // -128 would be -1: the conversion to bytes makes it 0
+          if constexpr (kSigns) code[k] = hn::Max(code[k], hn::Neg(minus));  // there is no -0 among states
+          code[k] = hn::Add(hn::Sub(hn::Xor(code[k], minus), minus), hn::Set(di, 127));  // -128 would be -1: the conversion to bytes makes it 0
         } else {
-          code = hn::Sub(code, hn::Set(di, 1));
+          code[k] = hn::Sub(code[k], hn::Set(di, 1));
         }
-        hn::StoreU(hn::DemoteTo(du8, code), du8, codes + i + k * lanes);
       }
-      if (HWY_UNLIKELY(!hn::AllTrue(d, hn::Lt(doubt, far))))
+      store_bytes(code, codes + i);
+      if (HWY_UNLIKELY(!hn::AllTrue(d, hn::And(hn::Gt(lowest, near), hn::Lt(highest, hn::Sub(hn::Set(d, 1.0f), near))))))
         for (std::int64_t k = i; k < i + kVectors * lanes; ++k) codes[k] = encode_one(map, v[k], absmax, kSigns);
     }
   }
@@ -191,15 +203,21 @@ template <Rule8 kRule> struct Update {
     decay = constant(adam || kRule == Rule8::Lion ? 1 - a.lr * a.weight_decay : a.weight_decay);
     keep1 = constant(a.beta1), take1 = constant(1 - a.beta1), keep2 = constant(a.beta2), take2 = constant(1 - a.beta2);
   }
+  /// Adam's moments alone, and what they do to p: two loops with short chains run faster than one.
+  HWY_INLINE void moments(V g, V& s1, V& s2) const {
+    s1 = hn::MulAdd(keep1, s1, hn::Mul(take1, g));
+    s2 = hn::Min(hn::MulAdd(hn::Mul(take2, g), g, hn::Mul(keep2, s2)), hn::Set(d, kMost));
+  }
+  HWY_INLINE V moved(V p, V s1, V s2) const {
+    // the reciprocal is good to 2 ulp: the divider is busy with the root
+    const V bottom = hn::MulAdd(hn::Sqrt(s2), root, eps), guess = hn::ApproximateReciprocal(bottom), one = hn::Set(d, 1.0f);
+    return hn::MulAdd(hn::Mul(rate, s1), hn::MulAdd(guess, hn::NegMulAdd(bottom, guess, one), guess), hn::Mul(p, decay));
+  }
   HWY_INLINE V operator()(V& p, V g, V& s1, V& s2) const {
     const V most = hn::Set(d, kMost);
     if constexpr (kRule == Rule8::Adam) {
-      p = hn::Mul(p, decay);
-      s1 = hn::MulAdd(keep1, s1, hn::Mul(take1, g));
-      s2 = hn::Min(hn::MulAdd(hn::Mul(take2, g), g, hn::Mul(keep2, s2)), most);
-      // a quotient good to 2 ulp of the step: the divider is busy with the root
-      const V bottom = hn::MulAdd(hn::Sqrt(s2), root, eps), guess = hn::ApproximateReciprocal(bottom), one = hn::Set(d, 1.0f);
-      p = hn::MulAdd(hn::Mul(rate, s1), hn::MulAdd(guess, hn::NegMulAdd(bottom, guess, one), guess), p);
+      moments(g, s1, s2);
+      p = moved(p, s1, s2);
     } else if constexpr (kRule == Rule8::Momentum) {
       g = hn::MulAdd(decay, p, g);
       s1 = first ? g : hn::MulAdd(keep1, s1, g);
@@ -248,6 +266,27 @@ template <Rule8 kRule, bool kBytes> HWY_INLINE void step_block(const Update<kRul
   };
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
+  if constexpr (kTwo && kBytes) {
+    const std::int64_t whole = size / lanes * lanes;
+    auto finite = hn::Le(zero, zero);
+    for (; i < whole; i += lanes) {
+      const V g = hn::Mul(hn::LoadU(d, t.g + from + i), gs);
+      V s1 = decode1(c1 + i), s2 = decode2(c2 + i);
+      update.moments(g, s1, s2);
+      finite = hn::And(finite, hn::Le(hn::Abs(g), most));
+      s1 = hn::Add(s1, zero);  // -0 becomes 0
+      m1 = hn::Max(m1, hn::Abs(s1));
+      m2 = hn::Max(m2, s2);
+      hn::StoreU(s1, d, n1 + i);
+      hn::StoreU(s2, d, n2 + i);
+    }
+    if (HWY_LIKELY(hn::AllTrue(d, finite))) {
+      for (i = 0; i < whole; i += lanes) hn::StoreU(update.moved(hn::LoadU(d, t.p + from + i), hn::LoadU(d, n1 + i), hn::LoadU(d, n2 + i)), d, t.p + from + i);
+    } else {  // again, element by element with care
+      m1 = m2 = zero;
+      for (i = 0; i < whole; i += lanes) place(Whole<float>{i}, decode1(c1 + i), decode2(c2 + i));
+    }
+  }
   for (; i + lanes <= size; i += lanes) {
     const Whole<float> at{i};
     if constexpr (kBytes) place(at, decode1(c1 + i), kTwo ? decode2(c2 + i) : zero);
