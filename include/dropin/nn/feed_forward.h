@@ -1,5 +1,6 @@
 // MLP and GatedMLP: the standard FeedForwards.
 #pragma once
+#include "dropin/nn/activation.h"
 #include "dropin/nn/linear.h"
 
 namespace dropin {
@@ -22,11 +23,11 @@ struct MLPOptions {
 
 namespace detail {
 /// The activation of that name; OptionError naming `who` and the choices otherwise.
-Tensor activate(const Tensor& x, const std::string& name, std::string_view who);
+Box<Module> make_activation(const std::string& name, std::string_view who);
 void check_mlp(std::string_view who, const MLPOptions& o);
 }  // namespace detail
 
-/// fc2(act(fc1(x))), [*, D] -> [*, D].
+/// fc2(act(fc1(x))), [*, D] -> [*, D]. The activation is the child act, so that it can be swapped.
 class MLP : public Component<MLP, MLPOptions, FeedForward> {
  public:
   static constexpr const char* kSummary = "two linear layers with an activation between";
@@ -34,12 +35,14 @@ class MLP : public Component<MLP, MLPOptions, FeedForward> {
     detail::check_mlp(who(), o);
     const std::int64_t h = o.hidden_dim ? o.hidden_dim : 4 * o.embed_dim;
     fc1_ = child<Linear>("fc1", {.in_features = o.embed_dim, .out_features = h, .bias = o.bias});
+    act_ = Child<Activation>(add_child("act", detail::make_activation(o.activation, who())));
     fc2_ = child<Linear>("fc2", {.in_features = h, .out_features = o.embed_dim, .bias = o.bias});
   }
-  Tensor forward(const Tensor& x) override { return fc2_(dropout(detail::activate(fc1_(x), options_.activation, who()), options_.dropout, is_training())); }
+  Tensor forward(const Tensor& x) override { return fc2_(dropout(act_(fc1_(x)), options_.dropout, is_training())); }
 
  private:
   Child<Linear> fc1_, fc2_;
+  Child<Activation> act_;
 };
 
 /// down(act(gate(x)) * up(x)) (Shazeer 2020), [*, D] -> [*, D].
@@ -52,13 +55,15 @@ class GatedMLP : public Component<GatedMLP, MLPOptions, FeedForward> {
     detail::check_mlp(who(), o);
     const std::int64_t h = o.hidden_dim ? o.hidden_dim : 4 * o.embed_dim;
     gate_ = child<Linear>("gate", {.in_features = o.embed_dim, .out_features = h, .bias = o.bias});
+    act_ = Child<Activation>(add_child("act", detail::make_activation(o.activation, who())));
     up_ = child<Linear>("up", {.in_features = o.embed_dim, .out_features = h, .bias = o.bias});
     down_ = child<Linear>("down", {.in_features = h, .out_features = o.embed_dim, .bias = o.bias});
   }
-  Tensor forward(const Tensor& x) override { return down_(dropout(detail::activate(gate_(x), options_.activation, who()) * up_(x), options_.dropout, is_training())); }
+  Tensor forward(const Tensor& x) override { return down_(dropout(act_(gate_(x)) * up_(x), options_.dropout, is_training())); }
 
  private:
   Child<Linear> gate_, up_, down_;
+  Child<Activation> act_;
 };
 
 }  // namespace dropin
