@@ -39,7 +39,7 @@ struct BitSlice {
   }
   std::int64_t codes() const { return blocks * 32 * planes; }
 };
-constexpr std::int64_t kPanelRows = 16, kDirectTokens = 4, kFlushSteps = 60;
+constexpr std::int64_t kPanelRows = 16, kDirectTokens = 8, kFlushSteps = 60;
 }  // namespace dropin::kernels
 #endif
 
@@ -373,11 +373,22 @@ template <int R, int T> void dot_tile(const std::uint8_t* u, std::int64_t n, con
 #endif
 
 /// The codes of a packed row, plane by plane of each block, as `arrange` orders the activations.
-inline void unpack_planes(const std::uint8_t* row, const BitSlice& s, std::uint8_t* out) {
-  const int shift = s.planes == 4 ? 2 : 1, mask = s.planes == 4 ? 3 : 1;
-  for (std::int64_t b = 0; b < s.blocks; ++b)
-    for (std::int64_t i = 0; i < s.planes; ++i)
-      for (int j = 0; j < 32; ++j) out[(b * s.planes + i) * 32 + j] = static_cast<std::uint8_t>(row[32 * b + j] >> i * shift & mask);
+template <bool kTernary> void unpack_planes(const std::uint8_t* row, const BitSlice& s, std::uint8_t* out) {
+  constexpr int kPlanes = kTernary ? 4 : 8, kShift = kTernary ? 2 : 1, kMask = kTernary ? 3 : 1;
+  for (std::int64_t b = 0; b < s.blocks; ++b) {
+#if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
+    __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + 32 * b));
+    const __m256i mask = _mm256_set1_epi8(kMask);
+#pragma GCC unroll 8
+    for (int i = 0; i < kPlanes; ++i) {
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + (b * kPlanes + i) * 32), _mm256_and_si256(v, mask));
+      v = _mm256_srli_epi16(v, kShift);
+    }
+#else
+    for (int i = 0; i < kPlanes; ++i)
+      for (int j = 0; j < 32; ++j) out[(b * kPlanes + i) * 32 + j] = static_cast<std::uint8_t>(row[32 * b + j] >> i * kShift & kMask);
+#endif
+  }
 }
 
 template <bool kTernary> void product(const BitActivations& a, const BitProduct& p) {
@@ -419,13 +430,16 @@ template <bool kTernary> void product(const BitActivations& a, const BitProduct&
       };
       if (tokens <= kDirectTokens) {
         for (std::int64_t o = begin * kPanelRows; o < std::min(p.n, end * kPanelRows); ++o) {
-          std::int32_t sums[4] = {};
+          std::int32_t sums[kDirectTokens + 4] = {};
           const std::uint8_t* row = bytes(o);
-          switch (tokens) {
-            case 1: dot_packed<kTernary, 1>(row, s.blocks, arranged.data(), width, sums); break;
-            case 2: dot_packed<kTernary, 2>(row, s.blocks, arranged.data(), width, sums); break;
-            case 3: dot_packed<kTernary, 3>(row, s.blocks, arranged.data(), width, sums); break;
-            default: dot_packed<kTernary, 4>(row, s.blocks, arranged.data(), width, sums); break;
+          for (std::int64_t t = 0; t < tokens; t += 4) {
+            const std::int8_t* x = arranged.data() + t * width;
+            switch (std::min<std::int64_t>(tokens - t, 4)) {
+              case 1: dot_packed<kTernary, 1>(row, s.blocks, x, width, sums + t); break;
+              case 2: dot_packed<kTernary, 2>(row, s.blocks, x, width, sums + t); break;
+              case 3: dot_packed<kTernary, 3>(row, s.blocks, x, width, sums + t); break;
+              default: dot_packed<kTernary, 4>(row, s.blocks, x, width, sums + t); break;
+            }
           }
           const std::int32_t of_ones = a.shift ? value(sums[p.m], own[p.m]) : 0;
           for (std::int64_t t = 0; t < p.m; ++t) finish(o, t, sums[t], of_ones);
@@ -435,7 +449,7 @@ template <bool kTernary> void product(const BitActivations& a, const BitProduct&
       cpu::Scratch<std::uint8_t> codes(kPanelRows * s.codes());
       for (std::int64_t panel = begin; panel < end; ++panel) {
         const std::int64_t first = panel * kPanelRows, rows = std::min(kPanelRows, p.n - first);
-        for (std::int64_t r = 0; r < rows; ++r) unpack_planes(bytes(first + r), s, codes.data() + r * s.codes());
+        for (std::int64_t r = 0; r < rows; ++r) unpack_planes<kTernary>(bytes(first + r), s, codes.data() + r * s.codes());
         std::int32_t of_ones[kPanelRows] = {};
         if (a.shift)
           for (std::int64_t r = 0; r < rows; ++r) {

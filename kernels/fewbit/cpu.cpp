@@ -127,7 +127,27 @@ template <class T> void code_row(const FewBitForward& a, const T* x, std::int64_
       return;
     }
     const auto all = hn::Set(di, static_cast<I>(count));
-    for (std::int64_t i = 0; i < n; i += lanes) {
+    std::int64_t i = 0;
+    constexpr int kVectors = 4;  // share the loads of the borders
+    for (; i + kVectors * lanes <= n; i += kVectors * lanes) {
+      VecOf<Tag<T>> v[kVectors];
+      hn::Vec<decltype(di)> code[kVectors];
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        v[j] = hn::LoadU(d, x + i + j * lanes);
+        if (a.scale != 1) v[j] = hn::Mul(v[j], scale);
+        if (fold) v[j] = hn::Abs(v[j]);
+        code[j] = all;
+      }
+      for (std::int64_t k = 0; k < count; ++k) {
+        const auto border = hn::Set(d, borders[k]);
+#pragma GCC unroll 4
+        for (int j = 0; j < kVectors; ++j) code[j] = hn::Add(code[j], hn::VecFromMask(di, hn::RebindMask(di, hn::Le(v[j], border))));
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) write(i + j * lanes, code[j]);
+    }
+    for (; i < n; i += lanes) {
       auto v = hn::Mul(load(i), scale);
       if (fold) v = hn::Abs(v);
       auto code = all;

@@ -182,54 +182,58 @@ template <bool kInt8, MxRounding kRounding, bool kFake> void last_axis(const MxA
   });
 }
 
-/// Blocks down the columns of [n, inner]; a strip of columns at a time.
+/// Blocks down the columns of [n, inner]: a strip of columns at a time, row after row, so that memory is walked in order and the second pass finds the rows in L2.
 template <bool kInt8, MxRounding kRounding, bool kFake> void inner_axis(const MxArgs& a, const MxArrays& p) {
   const MxTraits& t = mx_traits(a.format);
   const F f;
   const I i;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f)), per_row = (a.n + a.block - 1) / a.block, width = 4 * lanes, strips = (a.inner + width - 1) / width;
-  parallel_for(a.outer * per_row * strips, std::max<std::int64_t>(1, kGrain / (width * std::min(a.block, std::max<std::int64_t>(a.n, 1)))), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  constexpr std::int64_t kWidth = 512;
+  const std::int64_t per_row = (a.n + a.block - 1) / a.block, strips = (a.inner + kWidth - 1) / kWidth;
+  parallel_for(a.outer * per_row * strips, std::max<std::int64_t>(1, kGrain / (std::min(kWidth, a.inner) * std::min(a.block, std::max<std::int64_t>(a.n, 1)))), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const Coder<kInt8, kRounding> coder(t);
+    HWY_ALIGN std::int32_t low[kWidth + 16];
+    std::uint8_t bytes[kWidth];
+    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f));
     for (std::int64_t task = begin; task < end; ++task) {
       const std::int64_t strip = task % strips, b = task / strips % per_row, o = task / strips / per_row;
-      const std::int64_t rows = std::min(a.block, a.n - b * a.block), first = (o * a.n + b * a.block) * a.inner, stop = std::min(a.inner, (strip + 1) * width);
-      each<float>(strip * width, stop, [&](auto at) HWY_ATTR {
-        VI most = hn::Zero(i);
-        for (std::int64_t r = 0; r < rows; ++r) most = hn::Max(most, abs_bits(at.load(f, p.x + first + r * a.inner)));
-        HWY_ALIGN std::int32_t low[hn::MaxLanes(I())], top[hn::MaxLanes(I())];
-        hn::Store(most, i, top);
-        const std::int64_t columns = std::min(lanes, stop - at.i);
-        bool fast = true;
-        std::uint8_t bytes[hn::MaxLanes(I())];
-        for (std::int64_t c = 0; c < lanes; ++c) {
-          bool ok = true;
-          int coded = 127;
-          bytes[c] = static_cast<std::uint8_t>(c < columns ? scale_byte(top[c], a, t, &ok, &coded) : 0);
-          fast = fast && ok;
-          low[c] = coder.low_of(coded, t);
-        }
-        if (HWY_UNLIKELY(!fast)) {
-          for (std::int64_t c = at.i; c < at.i + columns; ++c)
-            mx_block<float>(a, p.x + first + c, p.u ? p.u + first + c : nullptr, rows, a.inner, kFake ? nullptr : p.codes + first + c,
-                            kFake ? nullptr : p.scales + (o * per_row + b) * a.inner + c, kFake ? p.y + first + c : nullptr);
-          return;
-        }
-        if constexpr (!kFake) std::memcpy(p.scales + (o * per_row + b) * a.inner + at.i, bytes, static_cast<std::size_t>(columns));
-        const VI lows = hn::Load(i, low);
-        for (std::int64_t r = 0; r < rows; ++r) {
-          const std::int64_t from = first + r * a.inner;
+      const std::int64_t rows = std::min(a.block, a.n - b * a.block), columns = std::min(kWidth, a.inner - strip * kWidth);
+      const std::int64_t first = (o * a.n + b * a.block) * a.inner + strip * kWidth, scales = (o * per_row + b) * a.inner + strip * kWidth;
+      std::memset(low, 0, sizeof low);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const float* x = p.x + first + r * a.inner;
+        each<float>(0, columns, [&](auto at) HWY_ATTR { hn::StoreU(hn::Max(hn::LoadU(i, low + at.i), abs_bits(at.load(f, x))), i, low + at.i); });
+      }
+      bool fast = true;
+      for (std::int64_t c = 0; c < columns; ++c) {
+        bool ok;
+        int coded;
+        bytes[c] = static_cast<std::uint8_t>(scale_byte(low[c], a, t, &ok, &coded));
+        low[c] = coder.low_of(coded, t);
+        fast = fast && ok;
+      }
+      if (HWY_UNLIKELY(!fast)) {  // some column goes by the definition; then all of these do
+        for (std::int64_t c = 0; c < columns; ++c)
+          mx_block<float>(a, p.x + first + c, p.u ? p.u + first + c : nullptr, rows, a.inner, kFake ? nullptr : p.codes + first + c, kFake ? nullptr : p.scales + scales + c,
+                          kFake ? p.y + first + c : nullptr);
+        continue;
+      }
+      if constexpr (!kFake) std::memcpy(p.scales + scales, bytes, static_cast<std::size_t>(columns));
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t from = first + r * a.inner;
+        each<float>(0, columns, [&](auto at) HWY_ATTR {
+          const VI lows = hn::LoadU(i, low + at.i);
           const VF x = at.load(f, p.x + from), u = kRounding == MxRounding::Stochastic ? at.load(f, p.u + from) : hn::Zero(f);
           if constexpr (kFake) {
             at.store(f, coder.fake(x, lows, u), p.y + from);
-          } else if (columns == lanes) {
+          } else if (at.i + lanes <= columns) {
             store_codes(coder.code(x, lows, u), p.codes + from + at.i);
           } else {
             HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
             hn::Store(coder.code(x, lows, u), i, c);
-            for (std::int64_t j = 0; j < columns; ++j) p.codes[from + at.i + j] = static_cast<std::uint8_t>(c[j]);
+            for (std::int64_t j = 0; j < columns - at.i; ++j) p.codes[from + at.i + j] = static_cast<std::uint8_t>(c[j]);
           }
-        }
-      });
+        });
+      }
     }
   });
 }

@@ -41,12 +41,70 @@ constexpr float kMost = std::numeric_limits<float>::max();
 const hn::Rebind<std::int32_t, F> di;
 const hn::Rebind<std::uint8_t, F> du8;
 
+/// Of y the power of two below.
+HWY_INLINE V power_below(V y) {
+  const hn::RebindToUnsigned<decltype(di)> du;
+  return hn::BitCast(F(), hn::And(hn::BitCast(du, y), hn::Set(du, 0xff800000u)));
+}
+/// States from codes without a table look-up: the decade's line, scaled by absmax, at the code.
+template <bool kSigned> struct Decoder {
+  V slope, offset;  // of the eight decades, on targets of eight lanes
+  float scale;
+  const DynamicMap& map = dynamic_map(kSigned);
+  explicit Decoder(float absmax) : scale(absmax) {
+    const F d;
+    if constexpr (hn::MaxLanes(F()) >= 8) {
+      HWY_ALIGN float s[hn::MaxLanes(F())], o[hn::MaxLanes(F())];
+      for (std::size_t i = 0; i < hn::MaxLanes(F()); ++i) s[i] = map.decade_slope[i & 7] * absmax, o[i] = map.decade_offset[i & 7] * absmax;
+      slope = hn::Load(d, s), offset = hn::Load(d, o);
+    }
+  }
+  HWY_INLINE V operator()(const std::uint8_t* codes) const {
+    const F d;
+    const auto c = hn::PromoteTo(di, hn::LoadU(du8, codes));
+    if constexpr (hn::MaxLanes(F()) >= 8) {
+      const V f = hn::ConvertTo(d, kSigned ? hn::Sub(c, hn::Set(di, 127)) : c);
+      const V u = kSigned ? hn::Add(hn::Abs(f), hn::Set(d, 0.5f)) : hn::MulAdd(f, hn::Set(d, 257.0f / 256), hn::Set(d, 1.0f));
+      const hn::RebindToUnsigned<decltype(di)> du;
+      auto exponent = hn::ShiftRight<23>(hn::BitCast(du, u));
+      if constexpr (hn::MaxLanes(F()) > 8) exponent = hn::And(exponent, hn::Set(du, 7));  // eight lanes read three bits
+      const auto index = hn::IndicesFromVec(d, hn::BitCast(di, exponent));
+      const V v = hn::MulAdd(hn::TableLookupLanes(slope, index), hn::Sub(u, power_below(u)), hn::TableLookupLanes(offset, index));
+      return kSigned ? hn::Xor(v, hn::And(f, hn::SignBit(d))) : v;
+    } else {
+      return hn::Mul(hn::GatherIndex(d, map.value, c), hn::Set(d, scale));
+    }
+  }
+};
 HWY_INLINE V codes_to_values(const F d, const float* map, const std::uint8_t* codes) { return hn::GatherIndex(d, map, hn::PromoteTo(di, hn::LoadU(du8, codes))); }
 
 /// The code of value v in a block of this absmax; `signs`: optimizer states, where a negative value keeps its sign.
 HWY_INLINE std::uint8_t encode_one(const DynamicMap& map, float v, float absmax, bool signs) {
   const int c = map.nearest(absmax > 0 ? v / absmax : 0.0f);
   return static_cast<std::uint8_t>(signs && c == map.zero && v < 0 ? c - 1 : c);
+}
+
+/// y = the least of the decades' lines from kFirst on, at x.
+template <int kFirst, int kVectors> HWY_INLINE void apply_lines(const DynamicMap& map, const V* x, V* y) {
+  const F d;
+#pragma GCC unroll 4
+  for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(hn::Set(d, map.slope[kFirst]), x[k], hn::Set(d, map.offset[kFirst]));
+#pragma GCC unroll 8
+  for (int j = kFirst + 1; j < DynamicMap::kDecades; ++j) {
+    const V s = hn::Set(d, map.slope[j]), o = hn::Set(d, map.offset[j]);
+#pragma GCC unroll 4
+    for (int k = 0; k < kVectors; ++k) y[k] = hn::Min(y[k], hn::MulAdd(s, x[k], o));
+  }
+}
+
+/// Four vectors of codes as bytes, saturated.
+HWY_INLINE void store_bytes(const hn::Vec<decltype(di)>* code, std::uint8_t* p) {
+#if HWY_TARGET == HWY_AVX2
+  const __m256i words = _mm256_packus_epi16(_mm256_packs_epi32(code[0].raw, code[1].raw), _mm256_packs_epi32(code[2].raw, code[3].raw));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+#else
+  for (int k = 0; k < 4; ++k) hn::StoreU(hn::DemoteTo(du8, code[k]), du8, p + k * static_cast<std::int64_t>(hn::Lanes(du8)));
+#endif
 }
 
 /// Codes of n <= block values, all finite.
@@ -56,37 +114,38 @@ template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
   if (absmax > 1e-37f && absmax < 1e37f) {  // the reciprocal is as exact as others
-    const V inverse = hn::Set(d, 1 / absmax), half = hn::Set(d, 0.5f), far = hn::Set(d, 0.5f - 1e-4f);
+    const V inverse = hn::Set(d, 1 / absmax), half = hn::Set(d, 0.5f), near = hn::Set(d, 1e-4f), large = near, late = hn::Set(d, 0.4f), two = hn::Set(d, 2.0f);
     constexpr int kVectors = 4;  // share the loads of the lines
     for (; i + kVectors * lanes <= n; i += kVectors * lanes) {
       V x[kVectors], y[kVectors];
 #pragma GCC unroll 4
       for (int k = 0; k < kVectors; ++k) {
         x[k] = hn::Mul(hn::LoadU(d, v + i + k * lanes), inverse);
-        const V mag = kSigned ? hn::Abs(x[k]) : x[k];
-        y[k] = hn::MulAdd(hn::Set(d, map.slope[0]), mag, hn::Set(d, map.offset[0]));
+        if constexpr (kSigned) x[k] = hn::Abs(x[k]);
       }
-#pragma GCC unroll 16
-      for (int j = 1; j < DynamicMap::kLines - kSigned; ++j) {
-        const V s = hn::Set(d, map.slope[j]), o = hn::Set(d, map.offset[j]);
-#pragma GCC unroll 4
-        for (int k = 0; k < kVectors; ++k) y[k] = hn::Min(y[k], hn::MulAdd(s, kSigned ? hn::Abs(x[k]) : x[k], o));
-      }
-      V doubt = hn::Zero(d);
+      const V least = hn::Min(hn::Min(x[0], x[1]), hn::Min(x[2], x[3]));
+      if (hn::AllTrue(d, hn::Ge(least, large))) apply_lines<3, kVectors>(map, x, y);  // decade 3 begins there
+      else apply_lines<0, kVectors>(map, x, y);
+      V lowest = half, highest = half;  // of what the floors leave
+      hn::Vec<decltype(di)> code[kVectors];
 #pragma GCC unroll 4
       for (int k = 0; k < kVectors; ++k) {
-        y[k] = hn::Max(y[k], hn::MulAdd(hn::Set(d, map.last_slope), kSigned ? hn::Abs(x[k]) : x[k], hn::Set(d, map.last_offset)));
-        const auto c = hn::ConvertTo(di, y[k]);  // y >= 0: the floor
-        doubt = hn::Max(doubt, hn::Abs(hn::Sub(hn::Sub(y[k], hn::ConvertTo(d, c)), half)));
-        auto code = c;
+        y[k] = hn::Min(y[k], hn::MulSub(y[k], two, hn::Add(power_below(y[k]), late)));
+        y[k] = hn::Max(y[k], hn::MulAdd(hn::Set(d, map.last_slope), x[k], hn::Set(d, map.last_offset)));
+        code[k] = hn::ConvertTo(di, y[k]);  // y >= 0: the floor
+        const V rest = hn::Sub(y[k], hn::ConvertTo(d, code[k]));
+        lowest = hn::Min(lowest, rest);
+        highest = hn::Max(highest, rest);
         if constexpr (kSigned) {
-          const auto minus = hn::BroadcastSignBit(hn::BitCast(di, x[k]));
-          if constexpr (kSigns) code = hn::Max(code, hn::Neg(minus));  // there is no -0 among states
-          code = hn::Max(hn::Add(hn::Sub(hn::Xor(code, minus), minus), hn::Set(di, 127)), hn::Zero(di));
+          const auto minus = hn::BroadcastSignBit(hn::BitCast(di, hn::LoadU(d, v + i + k * lanes)));
+          if constexpr (kSigns) code[k] = hn::Max(code[k], hn::Neg(minus));  // there is no -0 among states
+          code[k] = hn::Add(hn::Sub(hn::Xor(code[k], minus), minus), hn::Set(di, 127));  // -128 would be -1: the conversion to bytes makes it 0
+        } else {
+          code[k] = hn::Sub(code[k], hn::Set(di, 1));
         }
-        hn::StoreU(hn::DemoteTo(du8, code), du8, codes + i + k * lanes);
       }
-      if (HWY_UNLIKELY(!hn::AllTrue(d, hn::Lt(doubt, far))))
+      store_bytes(code, codes + i);
+      if (HWY_UNLIKELY(!hn::AllTrue(d, hn::And(hn::Gt(lowest, near), hn::Lt(highest, hn::Sub(hn::Set(d, 1.0f), near))))))
         for (std::int64_t k = i; k < i + kVectors * lanes; ++k) codes[k] = encode_one(map, v[k], absmax, kSigns);
     }
   }
@@ -144,13 +203,21 @@ template <Rule8 kRule> struct Update {
     decay = constant(adam || kRule == Rule8::Lion ? 1 - a.lr * a.weight_decay : a.weight_decay);
     keep1 = constant(a.beta1), take1 = constant(1 - a.beta1), keep2 = constant(a.beta2), take2 = constant(1 - a.beta2);
   }
+  /// Adam's moments alone, and what they do to p: two loops with short chains run faster than one.
+  HWY_INLINE void moments(V g, V& s1, V& s2) const {
+    s1 = hn::MulAdd(keep1, s1, hn::Mul(take1, g));
+    s2 = hn::Min(hn::MulAdd(hn::Mul(take2, g), g, hn::Mul(keep2, s2)), hn::Set(d, kMost));
+  }
+  HWY_INLINE V moved(V p, V s1, V s2) const {
+    // the reciprocal is good to 2 ulp: the divider is busy with the root
+    const V bottom = hn::MulAdd(hn::Sqrt(s2), root, eps), guess = hn::ApproximateReciprocal(bottom), one = hn::Set(d, 1.0f);
+    return hn::MulAdd(hn::Mul(rate, s1), hn::MulAdd(guess, hn::NegMulAdd(bottom, guess, one), guess), hn::Mul(p, decay));
+  }
   HWY_INLINE V operator()(V& p, V g, V& s1, V& s2) const {
     const V most = hn::Set(d, kMost);
     if constexpr (kRule == Rule8::Adam) {
-      p = hn::Mul(p, decay);
-      s1 = hn::MulAdd(keep1, s1, hn::Mul(take1, g));
-      s2 = hn::Min(hn::MulAdd(hn::Mul(take2, g), g, hn::Mul(keep2, s2)), most);
-      p = hn::Add(p, hn::Div(hn::Mul(rate, s1), hn::MulAdd(hn::Sqrt(s2), root, eps)));
+      moments(g, s1, s2);
+      p = moved(p, s1, s2);
     } else if constexpr (kRule == Rule8::Momentum) {
       g = hn::MulAdd(decay, p, g);
       s1 = first ? g : hn::MulAdd(keep1, s1, g);
@@ -178,7 +245,9 @@ template <Rule8 kRule, bool kBytes> HWY_INLINE void step_block(const Update<kRul
   const F d;
   const float *map1 = dynamic_map(true).value, *map2 = dynamic_map(false).value;
   const std::uint8_t *c1 = static_cast<const std::uint8_t*>(t.s1) + from, *c2 = static_cast<const std::uint8_t*>(t.s2) + (kTwo ? from : 0);
-  const V a1 = hn::Set(d, scale1), a2 = hn::Set(d, scale2), gs = hn::Set(d, gradient_scale), zero = hn::Zero(d), most = hn::Set(d, kMost);
+  const Decoder<true> decode1(scale1);
+  const Decoder<false> decode2(scale2);
+  const V gs = hn::Set(d, gradient_scale), zero = hn::Zero(d), most = hn::Set(d, kMost);
   V m1 = zero, m2 = zero;
   auto place = [&](auto at, V s1, V s2) HWY_ATTR {
     const V old = at.load(d, t.p + from), g = hn::Mul(at.load(d, t.g + from), gs);
@@ -197,9 +266,30 @@ template <Rule8 kRule, bool kBytes> HWY_INLINE void step_block(const Update<kRul
   };
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
+  if constexpr (kTwo && kBytes) {
+    const std::int64_t whole = size / lanes * lanes;
+    auto finite = hn::Le(zero, zero);
+    for (; i < whole; i += lanes) {
+      const V g = hn::Mul(hn::LoadU(d, t.g + from + i), gs);
+      V s1 = decode1(c1 + i), s2 = decode2(c2 + i);
+      update.moments(g, s1, s2);
+      finite = hn::And(finite, hn::Le(hn::Abs(g), most));
+      s1 = hn::Add(s1, zero);  // -0 becomes 0
+      m1 = hn::Max(m1, hn::Abs(s1));
+      m2 = hn::Max(m2, s2);
+      hn::StoreU(s1, d, n1 + i);
+      hn::StoreU(s2, d, n2 + i);
+    }
+    if (HWY_LIKELY(hn::AllTrue(d, finite))) {
+      for (i = 0; i < whole; i += lanes) hn::StoreU(update.moved(hn::LoadU(d, t.p + from + i), hn::LoadU(d, n1 + i), hn::LoadU(d, n2 + i)), d, t.p + from + i);
+    } else {  // again, element by element with care
+      m1 = m2 = zero;
+      for (i = 0; i < whole; i += lanes) place(Whole<float>{i}, decode1(c1 + i), decode2(c2 + i));
+    }
+  }
   for (; i + lanes <= size; i += lanes) {
     const Whole<float> at{i};
-    if constexpr (kBytes) place(at, hn::Mul(codes_to_values(d, map1, c1 + i), a1), kTwo ? hn::Mul(codes_to_values(d, map2, c2 + i), a2) : zero);
+    if constexpr (kBytes) place(at, decode1(c1 + i), kTwo ? decode2(c2 + i) : zero);
     else place(at, at.load(d, n1), kTwo ? at.load(d, n2) : zero);
   }
   if (i < size) {
@@ -207,10 +297,10 @@ template <Rule8 kRule, bool kBytes> HWY_INLINE void step_block(const Update<kRul
     if constexpr (kBytes) {
       HWY_ALIGN float v1[hn::MaxLanes(F())] = {}, v2[hn::MaxLanes(F())] = {};
       for (std::int64_t k = i; k < size; ++k) {
-        v1[k - i] = map1[c1[k]];
-        if (kTwo) v2[k - i] = map2[c2[k]];
+        v1[k - i] = map1[c1[k]] * scale1;
+        if (kTwo) v2[k - i] = map2[c2[k]] * scale2;
       }
-      place(at, hn::Mul(hn::Load(d, v1), a1), hn::Mul(hn::Load(d, v2), a2));
+      place(at, hn::Load(d, v1), hn::Load(d, v2));
     } else {
       place(at, at.load(d, n1), kTwo ? at.load(d, n2) : zero);
     }

@@ -10,12 +10,17 @@ struct DynamicMap {
   float value[256];
   float mid[255];
   int zero;  ///< code of 0: 127 signed, 0 unsigned
-  // Codes counted from `zero` are floor(max(min_j(slope[j] x + offset[j]), last_slope x + last_offset)) for 0 <= x <= 1 but next to midpoints: all
-  // midpoints but the last lie on a concave chain of lines, two per decade (the step into it; its equal cells).
-  static constexpr int kLines = 14;
-  float slope[kLines], offset[kLines], last_slope, last_offset;
+  // Encoding without a search, for 0 <= x <= 1 but next to midpoints. In decade i the midpoints lie on a line in x that reaches 2^(i + base) where the
+  // decade begins, so y = min over the decades' lines is (the code counted from `zero`) + base, but that the step into a decade comes 0.2 late. With p the power
+  // of two below y, floor(max(min(y, 2 y - p - 0.4), last_slope x + last_offset)) is right there too, and at the last step.
+  static constexpr int kDecades = 7;
+  int base;  ///< 0 signed, 1 unsigned
+  float slope[kDecades], offset[kDecades], last_slope, last_offset;
+  // Decoding without a table: |value| = decade_slope[e & 7] r + decade_offset[e & 7] to 2 ulp, where r = u - 2^(e - 127), e the biased exponent of u, and
+  // u = |code - zero| + 0.5 (signed) or code * (1 + 1/256) + 1 (unsigned).
+  float decade_slope[8], decade_offset[8];
 
-  explicit DynamicMap(bool is_signed) : zero(is_signed ? 127 : 0) {
+  explicit DynamicMap(bool is_signed) : zero(is_signed ? 127 : 0), base(is_signed ? 0 : 1) {
     // Every product and sum is rounded to float by itself; doubles hold them exactly before.
     auto product = [](double a, double b) { return static_cast<float>(a * b); };
     auto sum = [](double a, double b) { return static_cast<float>(a + b); };
@@ -32,6 +37,15 @@ struct DynamicMap {
       for (int c = 1; c <= 127; ++c) value[127 - c] = -value[127 + c];
     for (int c = 0; c < 255; ++c) mid[c] = product(sum(value[c], value[c + 1]), 0.5);
     make_lines(is_signed);
+    for (int i = 0; i < 7; ++i) {
+      const int e = i + base;
+      const double power = std::pow(10.0, i - 6), cells = 1 << e, stretch = is_signed ? 1 : 257.0 / 256, cell = 0.9 * power / cells;
+      decade_slope[(127 + e) & 7] = static_cast<float>(cell / stretch);
+      decade_offset[(127 + e) & 7] = static_cast<float>(is_signed ? 0.1 * power : 0.1 * power + cell / 2 - cell / stretch * (cells - 1) / 256);
+    }
+    const int ends = is_signed ? 6 : 7;  // the eighth pair serves both 0 and 1
+    decade_slope[ends] = is_signed ? 2 : 256.0f / 255;
+    decade_offset[ends] = 0;
   }
 
   /// The nearest code; on a tie the even one. x in [-1, 1].
@@ -44,27 +58,20 @@ struct DynamicMap {
 
  private:
   void make_lines(bool is_signed) {
-    int lines = 0;
-    auto add = [&](double x, double y, double s) {  // through (x, y)
-      slope[lines] = static_cast<float>(s);
-      offset[lines++] = static_cast<float>(y - s * x);
+    auto line = [&](int i, double x, double y, double steep) {  // through (x, y)
+      slope[i] = static_cast<float>(steep);
+      offset[i] = static_cast<float>(y - steep * x);
     };
-    add(mid[zero], 1, 0.5 / mid[zero]);  // 0 lies in the middle of its cell
-    int base = 1;                        // codes below decade i
-    double width = 0;
-    for (int i = 0; i < 7; ++i) {
-      const int n = is_signed ? 1 << i : 2 << i;
-      const double bottom = std::pow(10.0, i - 7);
-      if (i > 0) add(mid[zero + base - 1], base, 1 / (3 * width));
-      width = 9 * bottom / n;
-      if (n > 1) add(bottom, base, 1 / width);
-      base += n;
+    for (int i = 0; i < kDecades; ++i) {
+      const double cells = is_signed ? 1 << i : 2 << i, bottom = std::pow(10.0, i - 7);
+      line(i, bottom, 1 << (i + base), cells / (9 * bottom));
     }
-    const int last = 254 - zero;
-    const double steep = 1.5 / (static_cast<double>(mid[zero + last]) - mid[zero + last - 1]);
+    // the step away from 0 must come 0.2 late as well; the next is at the decade's only inner midpoint, or its end
+    const double first = mid[zero], next = is_signed ? 1e-6 : 5.5e-7;
+    line(0, first, (1 << base) + 0.2, 0.8 / (next - first));
+    const double steep = 1.5 / (static_cast<double>(mid[254]) - mid[253]);
     last_slope = static_cast<float>(steep);
-    last_offset = static_cast<float>(last + 1 - steep * mid[zero + last]);
-    while (lines < kLines) slope[lines] = slope[0], offset[lines] = offset[0], ++lines;
+    last_offset = static_cast<float>(255 - zero + base - steep * mid[254]);
   }
 };
 
