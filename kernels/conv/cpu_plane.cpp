@@ -33,6 +33,7 @@ using std::int64_t;
 
 constexpr int64_t kBandBytes = 48 << 10;  // of copied rows worked on at a time: what stays close to the core
 constexpr int64_t kAhead = 16384;         // elements asked for in advance, at most
+constexpr bool kVectors = HWY_TARGET != HWY_SCALAR;  // the fallback without vectors gets the general loops only
 constexpr int kMaxK = 11;                 // kernel rows with code of their own
 
 template <class F, int... I>
@@ -254,7 +255,7 @@ void pick(const Correlation<float>& c) {
   // Pictures are often 7 2^k high: seven rows at a time when eight would go over more of them twice.
   const bool seven = ceil_div(count, 7) * 7 < ceil_div(count, 8) * 8;
   auto with = [&]<int K>() {
-    if constexpr (rows_for<K>() == 8 && K <= 7)
+    if constexpr (rows_for<K>() == 8 && K <= 7 && S == 1)
       if (seven) return sweep<K, S, 7, kWide>(c);
     sweep<K, S, rows_for<K>(), kWide>(c);
   };
@@ -288,10 +289,11 @@ void correlate(const Correlation<float>& c) {
     a.x += c.x_last, a.y += c.y_last, a.P = 1;
     return sweep_any<false>(a);
   }
-  const bool own = c.K <= kMaxK && (c.S == 1 || (c.S == 2 && c.dil == 1));
-  if (!own) return c.wide ? sweep_any<true>(c) : sweep_any<false>(c);
-  if (c.S == 1) return c.wide ? pick<true, 1>(c) : pick<false, 1>(c);
-  return c.wide ? pick<true, 2>(c) : pick<false, 2>(c);
+  if constexpr (kVectors) {
+    if (c.K <= kMaxK && c.S == 1) return c.wide ? pick<true, 1>(c) : pick<false, 1>(c);
+    if (c.K <= kMaxK && c.S == 2 && c.dil == 1) return c.wide ? pick<true, 2>(c) : pick<false, 2>(c);
+  }
+  return c.wide ? sweep_any<true>(c) : sweep_any<false>(c);
 }
 
 // ---- Weight gradient
@@ -373,20 +375,24 @@ void gather_columns(const Gradient<T>& g, int64_t i0) {
 template <class T>
 void gather_all(const Gradient<T>& g) {
   if (g.P <= 0 || g.positions <= 0) return;
-  for (int64_t i = 0; i < g.K;) {
-    const int64_t left = g.K - i;
-    switch (left > kMaxK ? 8 : left) {  // sums and rows of gy fill 15 registers
-      case 1: gather_columns<1, 5, 4, 4>(g, i); i += 1; break;
-      case 2: gather_columns<2, 4, 4, 4>(g, i); i += 2; break;
-      case 3: gather_columns<3, 3, 4, 4>(g, i); i += 3; break;
-      case 4: gather_columns<4, 2, 4, 7>(g, i); i += 4; break;
-      case 5: gather_columns<5, 2, 4, 7>(g, i); i += 5; break;
-      case 6: gather_columns<6, 1, 7, 7>(g, i); i += 6; break;
-      case 7: gather_columns<7, 1, 7, 7>(g, i); i += 7; break;
-      case 8: gather_columns<8, 1, 6, 6>(g, i); i += 8; break;
-      case 9: gather_columns<9, 1, 5, 5>(g, i); i += 9; break;
-      case 10: gather_columns<10, 1, 4, 4>(g, i); i += 10; break;
-      default: gather_columns<11, 1, 3, 3>(g, i); i += 11;
+  if constexpr (!kVectors) {
+    for (int64_t i = 0; i < g.K; ++i) gather_columns<1, 1, 1, 1>(g, i);
+  } else {
+    for (int64_t i = 0; i < g.K;) {
+      const int64_t left = g.K - i;
+      switch (left > kMaxK ? 8 : left) {  // sums and rows of gy fill 15 registers
+        case 1: gather_columns<1, 5, 4, 4>(g, i); i += 1; break;
+        case 2: gather_columns<2, 4, 4, 4>(g, i); i += 2; break;
+        case 3: gather_columns<3, 3, 4, 4>(g, i); i += 3; break;
+        case 4: gather_columns<4, 2, 4, 7>(g, i); i += 4; break;
+        case 5: gather_columns<5, 2, 4, 7>(g, i); i += 5; break;
+        case 6: gather_columns<6, 1, 7, 7>(g, i); i += 6; break;
+        case 7: gather_columns<7, 1, 7, 7>(g, i); i += 7; break;
+        case 8: gather_columns<8, 1, 6, 6>(g, i); i += 8; break;
+        case 9: gather_columns<9, 1, 5, 5>(g, i); i += 9; break;
+        case 10: gather_columns<10, 1, 4, 4>(g, i); i += 10; break;
+        default: gather_columns<11, 1, 3, 3>(g, i); i += 11;
+      }
     }
   }
 }
