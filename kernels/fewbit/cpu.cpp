@@ -191,7 +191,8 @@ template <int kBits> void code_and_pack(const FewBitForward& a, const float* x, 
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
       const std::uint32_t w = static_cast<std::uint32_t>(hn::GetLane(hn::SumOfLanes(di, hn::Shl(code[j], places))));
-      std::memcpy(packed + (i / 8 + j) * kBits, &w, kBits);
+      if (i / 8 + j + 4 <= n / 8) std::memcpy(packed + (i / 8 + j) * kBits, &w, 4);  // what is too much the next groups overwrite
+      else std::memcpy(packed + (i / 8 + j) * kBits, &w, kBits);
     }
   }
 }
@@ -239,7 +240,7 @@ template <class T> void backward(int bits_, const std::uint8_t* packed, const T*
           const auto places = hn::Mul(hn::Iota(du, 0), hn::Set(du, kBits)), mask = hn::Set(du, (1u << kBits) - 1);
           const auto low = hn::Load(d, levels), high = hn::Load(d, levels + (kBits == 4 ? 8 : 0));
           const std::uint8_t* bytes = packed + from / 8 * kBits;
-          const std::int64_t safe = kBits == 4 ? size : size - 32;  // words of 4 bytes end within the array
+          const std::int64_t safe = kBits == 4 ? size : size - 24;  // words of 4 bytes end within the chunk's
           for (; i + 8 <= safe; i += 8) {
             std::uint32_t w;
             std::memcpy(&w, bytes + i / 8 * kBits, 4);
@@ -251,7 +252,7 @@ template <class T> void backward(int bits_, const std::uint8_t* packed, const T*
           }
         }
         if (i == size) continue;
-        unpack_codes<kBits>(packed + from / 8 * kBits, size, codes);
+        unpack_codes<kBits>(packed + (from + i) / 8 * kBits, size - i, codes + i);
         if constexpr (sizeof(T) == 4) {
           const hn::Rebind<std::int32_t, Tag<float>> di;
           const hn::Rebind<std::uint8_t, Tag<float>> du8;
