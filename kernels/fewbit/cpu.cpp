@@ -167,6 +167,36 @@ template <class T> void code_row(const FewBitForward& a, const T* x, std::int64_
   }
 }
 
+/// On targets of eight floats: codes of up to 4 bits, eight of them shifted to their places and added up. n is a multiple of 32.
+template <int kBits> void code_and_pack(const FewBitForward& a, const float* x, std::int64_t n, const float* borders, std::int64_t count, std::uint8_t* packed) {
+  const Tag<float> d;
+  const hn::Rebind<std::int32_t, Tag<float>> di;
+  const bool fold = a.split == FewBitSplit::Folded;
+  const auto scale = hn::Set(d, static_cast<float>(a.scale)), sign = hn::Set(d, fold ? -0.0f : 0.0f);
+  const auto all = hn::Set(di, static_cast<std::int32_t>(count)), places = hn::Mul(hn::Iota(di, 0), hn::Set(di, kBits));
+  constexpr int kVectors = 4;  // share the loads of the borders
+  for (std::int64_t i = 0; i < n; i += 8 * kVectors) {
+    VecOf<Tag<float>> v[kVectors];
+    hn::Vec<decltype(di)> code[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      v[j] = hn::AndNot(sign, hn::Mul(hn::LoadU(d, x + i + j * 8), scale));
+      code[j] = all;
+    }
+    for (std::int64_t k = 0; k < count; ++k) {
+      const auto border = hn::Set(d, borders[k]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) code[j] = hn::Add(code[j], hn::VecFromMask(di, hn::RebindMask(di, hn::Le(v[j], border))));
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      const std::uint32_t w = static_cast<std::uint32_t>(hn::GetLane(hn::SumOfLanes(di, hn::Shl(code[j], places))));
+      if (i / 8 + j + 4 <= n / 8) std::memcpy(packed + (i / 8 + j) * kBits, &w, 4);  // what is too much the next groups overwrite
+      else std::memcpy(packed + (i / 8 + j) * kBits, &w, kBits);
+    }
+  }
+}
+
 template <class T> void forward(const FewBitForward& a, const T* x, const T* borders, std::int64_t count, std::int64_t n, T* y, std::uint8_t* packed) {
   const ValueRow<T> values = value_row_of<T>(a.function);
   with_bits(a.bits, [&](auto bits) {
@@ -175,7 +205,12 @@ template <class T> void forward(const FewBitForward& a, const T* x, const T* bor
       alignas(64) std::uint8_t codes[kFewBitChunk + 64];
       for (std::int64_t c = begin; c < end; ++c) {
         const std::int64_t from = c * kFewBitChunk, size = std::min(kFewBitChunk, n - from);
-        if (packed) {
+        bool coded = false;
+        if constexpr (sizeof(T) == 4 && kBits <= 4 && hn::MaxLanes(Tag<float>()) == 8) {
+          coded = packed && size % 32 == 0 && (a.split == FewBitSplit::Borders || a.split == FewBitSplit::Folded);
+          if (coded) code_and_pack<kBits>(a, x + from, size, borders, count, packed + from / 8 * kBits);
+        }
+        if (packed && !coded) {
           code_row(a, x + from, size, borders, count, codes);
           pack_codes<kBits>(codes, size, packed + from / 8 * kBits);
         }
@@ -196,10 +231,28 @@ template <class T> void backward(int bits_, const std::uint8_t* packed, const T*
       alignas(64) std::uint8_t codes[kFewBitChunk];
       for (std::int64_t c = begin; c < end; ++c) {
         const std::int64_t from = c * kFewBitChunk, size = std::min(kFewBitChunk, n - from);
-        unpack_codes<kBits>(packed + from / 8 * kBits, size, codes);
         const T* in = g + from;
         T* out = gx + from;
         std::int64_t i = 0;
+        if constexpr (sizeof(T) == 4 && kBits <= 4 && hn::MaxLanes(Tag<float>()) == 8) {  // eight codes are in one 32-bit word
+          const hn::Rebind<std::int32_t, Tag<float>> di;
+          const hn::RebindToUnsigned<decltype(di)> du;
+          const auto places = hn::Mul(hn::Iota(du, 0), hn::Set(du, kBits)), mask = hn::Set(du, (1u << kBits) - 1);
+          const auto low = hn::Load(d, levels), high = hn::Load(d, levels + (kBits == 4 ? 8 : 0));
+          const std::uint8_t* bytes = packed + from / 8 * kBits;
+          const std::int64_t safe = kBits == 4 ? size : size - 24;  // words of 4 bytes end within the chunk's
+          for (; i + 8 <= safe; i += 8) {
+            std::uint32_t w;
+            std::memcpy(&w, bytes + i / 8 * kBits, 4);
+            const auto code = hn::And(hn::Shr(hn::Set(du, w), places), mask);
+            const auto index = hn::IndicesFromVec(d, hn::And(hn::BitCast(di, code), hn::Set(di, 7)));
+            auto level = hn::TableLookupLanes(low, index);
+            if constexpr (kBits == 4) level = hn::IfThenElse(hn::RebindMask(d, hn::Gt(hn::BitCast(di, code), hn::Set(di, 7))), hn::TableLookupLanes(high, index), level);
+            hn::StoreU(hn::Mul(level, hn::LoadU(d, in + i)), d, out + i);
+          }
+        }
+        if (i == size) continue;
+        unpack_codes<kBits>(packed + (from + i) / 8 * kBits, size - i, codes + i);
         if constexpr (sizeof(T) == 4) {
           const hn::Rebind<std::int32_t, Tag<float>> di;
           const hn::Rebind<std::uint8_t, Tag<float>> du8;
