@@ -10,8 +10,12 @@
 #include "dropin/ops/shape.h"
 #include "kernels/attention/kernel.h"
 #include "ops/common.h"
+#include "ops/heads.h"
 
 namespace dropin {
+
+using ops_detail::heads_last;
+using ops_detail::laid_out;
 
 namespace {
 
@@ -148,14 +152,6 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_, con
 }
 
 namespace {
-
-// Kernels want the last dimension contiguous and work in f32.
-Tensor laid_out(const Tensor& x) {
-  const Tensor f = x.to(kFloat32);
-  return f.stride(-1) == 1 || f.size(-1) <= 1 ? f : f.contiguous();
-}
-// Memory [B, L, H, D] seen as [B, H, L, D], so that merging the heads copies nothing.
-Tensor heads_last(const Shape& s, const Device& d) { return empty({s[0], s[2], s[1], s[3]}, {kFloat32, d}).transpose(1, 2); }
 
 // A pattern as the kernels take it.
 struct Pattern {

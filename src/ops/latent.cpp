@@ -8,8 +8,12 @@
 #include "dropin/ops/shape.h"
 #include "kernels/latent/kernel.h"
 #include "ops/common.h"
+#include "ops/heads.h"
 
 namespace dropin {
+
+using ops_detail::heads_last;
+using ops_detail::laid_out;
 
 namespace {
 
@@ -67,13 +71,6 @@ Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v
 }
 
 namespace {
-
-Tensor laid_out(const Tensor& x) {
-  const Tensor f = x.to(kFloat32);
-  return f.stride(-1) == 1 || f.size(-1) <= 1 ? f : f.contiguous();
-}
-// Memory [B, T, H, D] seen as [B, H, T, D], so that merging the heads copies nothing.
-Tensor heads_last(const Shape& s, const Device& d) { return empty({s[0], s[2], s[1], s[3]}, {kFloat32, d}).transpose(1, 2); }
 
 bool has_fused(const Tensor& p) { return p.dtype() != kFloat64 && has_kernels<kernels::latent_forward, kernels::latent_backward>(p.device()); }
 
