@@ -105,7 +105,8 @@ template <int R> HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t dep
 // rows [n, width] with a stride -> columns [width, ld]; what is beyond n is 0.
 [[maybe_unused]] void pack_transposed(const float* x, std::int64_t n, std::int64_t width, std::int64_t stride, float* out, std::int64_t ld) {
   std::int64_t j = 0;
-  if constexpr (hn::MaxLanes(hn::ScalableTag<float>()) >= 8) {  // 8 rows by 4 columns: rows j and j + 4 share a vector, whose halves are transposed side by side
+#if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
+  {  // 8 rows by 4 columns: rows j and j + 4 share a vector, whose halves are transposed side by side
     const hn::FixedTag<float, 8> d;
     const hn::FixedTag<float, 4> half;
     const hn::Repartition<double, decltype(d)> pairs;
@@ -127,6 +128,7 @@ template <int R> HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t dep
         for (std::int64_t r = 0; r < 8; ++r) out[c * ld + j + r] = row[r * stride + c];
     }
   }
+#endif
   for (; j < n; ++j)
     for (std::int64_t c = 0; c < width; ++c) out[c * ld + j] = x[j * stride + c];
   for (std::int64_t c = 0; c < width; ++c) std::fill(out + c * ld + n, out + (c + 1) * ld, 0.0f);
