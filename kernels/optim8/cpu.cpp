@@ -1,5 +1,5 @@
 // 8-bit optimizer steps: per block of values decode, update and find the new maxima (the new states stay in L1), then encode. Threads take whole blocks.
-// Encoding needs no search and no division: the code is floor of a concave chain of lines in |x| (map.h), with |x| by one multiplication; lanes that come
+// Encoding needs no search and no division: the code is floor of a chain of lines in |x| (map.h), with |x| by one multiplication; lanes that come
 // so close to a midpoint that rounding could matter are done again by division and search, so every code is exact.
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
@@ -47,6 +47,10 @@ HWY_INLINE V power_below(V y) {
   const hn::RebindToUnsigned<decltype(di)> du;
   return hn::BitCast(F(), hn::And(hn::BitCast(du, y), hn::Set(du, 0xff800000u)));
 }
+/// Min and max of floats that are not negative: as integers they run in any vector unit, and NaN is the largest.
+HWY_INLINE V lesser(V a, V b) { return hn::BitCast(F(), hn::Min(hn::BitCast(di, a), hn::BitCast(di, b))); }
+HWY_INLINE V larger(V a, V b) { return hn::BitCast(F(), hn::Max(hn::BitCast(di, a), hn::BitCast(di, b))); }
+
 /// States from codes without a table look-up: the decade's line, scaled by absmax, at the code.
 template <bool kSigned> struct Decoder {
   V slope, offset;  // of the eight decades, on targets of eight lanes
@@ -54,27 +58,47 @@ template <bool kSigned> struct Decoder {
   const DynamicMap& map = dynamic_map(kSigned);
   explicit Decoder(float absmax) : scale(absmax) {
     const F d;
-    if constexpr (hn::MaxLanes(F()) >= 8) {
+    if constexpr (hn::MaxLanes(F()) == 8) {
+      const V by = hn::Set(d, absmax);
+      slope = hn::Mul(hn::LoadU(d, map.decade_slope), by), offset = hn::Mul(hn::LoadU(d, map.decade_offset), by);
+    } else if constexpr (hn::MaxLanes(F()) > 8) {
       HWY_ALIGN float s[hn::MaxLanes(F())], o[hn::MaxLanes(F())];
       for (std::size_t i = 0; i < hn::MaxLanes(F()); ++i) s[i] = map.decade_slope[i & 7] * absmax, o[i] = map.decade_offset[i & 7] * absmax;
       slope = hn::Load(d, s), offset = hn::Load(d, o);
     }
   }
-  HWY_INLINE V operator()(const std::uint8_t* codes) const {
+  /// kVectors vectors of states, step by step side by side: threads that share a core see only few instructions ahead.
+  template <int kVectors> HWY_INLINE void decode(const std::uint8_t* codes, V* v) const {
     const F d;
-    const auto c = hn::PromoteTo(di, hn::LoadU(du8, codes));
+    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
     if constexpr (hn::MaxLanes(F()) >= 8) {
-      const V f = hn::ConvertTo(d, kSigned ? hn::Sub(c, hn::Set(di, 127)) : c);
-      const V u = kSigned ? hn::Add(hn::Abs(f), hn::Set(d, 0.5f)) : hn::MulAdd(f, hn::Set(d, 257.0f / 256), hn::Set(d, 1.0f));
+      V f[kVectors], u[kVectors], r[kVectors];
       const hn::RebindToUnsigned<decltype(di)> du;
-      auto exponent = hn::ShiftRight<23>(hn::BitCast(du, u));
-      if constexpr (hn::MaxLanes(F()) > 8) exponent = hn::And(exponent, hn::Set(du, 7));  // eight lanes read three bits
-      const auto index = hn::IndicesFromVec(d, hn::BitCast(di, exponent));
-      const V v = hn::MulAdd(hn::TableLookupLanes(slope, index), hn::Sub(u, power_below(u)), hn::TableLookupLanes(offset, index));
-      return kSigned ? hn::Xor(v, hn::And(f, hn::SignBit(d))) : v;
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) {
+        const auto c = hn::PromoteTo(di, hn::LoadU(du8, codes + k * lanes));
+        f[k] = hn::ConvertTo(d, kSigned ? hn::Sub(c, hn::Set(di, 127)) : c);
+      }
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) u[k] = kSigned ? hn::Add(hn::Abs(f[k]), hn::Set(d, 0.5f)) : hn::MulAdd(f[k], hn::Set(d, 257.0f / 256), hn::Set(d, 1.0f));
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) r[k] = hn::Sub(u[k], power_below(u[k]));
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) {
+        auto exponent = hn::ShiftRight<23>(hn::BitCast(du, u[k]));
+        if constexpr (hn::MaxLanes(F()) > 8) exponent = hn::And(exponent, hn::Set(du, 7));  // eight lanes read three bits
+        const auto index = hn::IndicesFromVec(d, hn::BitCast(di, exponent));
+        v[k] = hn::MulAdd(hn::TableLookupLanes(slope, index), r[k], hn::TableLookupLanes(offset, index));
+        if constexpr (kSigned) v[k] = hn::Xor(v[k], hn::And(f[k], hn::SignBit(d)));
+      }
     } else {
-      return hn::Mul(hn::GatherIndex(d, map.value, c), hn::Set(d, scale));
+      for (int k = 0; k < kVectors; ++k) v[k] = hn::Mul(hn::GatherIndex(d, map.value, hn::PromoteTo(di, hn::LoadU(du8, codes + k * lanes))), hn::Set(d, scale));
     }
+  }
+  HWY_INLINE V operator()(const std::uint8_t* codes) const {
+    V v;
+    decode<1>(codes, &v);
+    return v;
   }
 };
 HWY_INLINE V codes_to_values(const F d, const float* map, const std::uint8_t* codes) { return hn::GatherIndex(d, map, hn::PromoteTo(di, hn::LoadU(du8, codes))); }
@@ -85,27 +109,74 @@ HWY_INLINE std::uint8_t encode_one(const DynamicMap& map, float v, float absmax,
   return static_cast<std::uint8_t>(signs && c == map.zero && v < 0 ? c - 1 : c);
 }
 
-/// y = the least of the decades' lines from kFirst on, at x.
-template <int kFirst, int kVectors> HWY_INLINE void apply_lines(const DynamicMap& map, const V* x, V* y) {
+/// y = the chain of map.h at x, where no x is below decade kFirst. The terms that weigh most come last, so that roundings stay small.
+template <int kFirst, int kVectors> HWY_INLINE void apply_chain(const DynamicMap& map, const V* x, V* y) {
   const F d;
 #pragma GCC unroll 4
-  for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(hn::Set(d, map.slope[kFirst]), x[k], hn::Set(d, map.offset[kFirst]));
+  for (int k = 0; k < kVectors; ++k) y[k] = hn::Set(d, map.start[kFirst]);
 #pragma GCC unroll 8
   for (int j = kFirst + 1; j < DynamicMap::kDecades; ++j) {
-    const V s = hn::Set(d, map.slope[j]), o = hn::Set(d, map.offset[j]);
+    const V bend = hn::Set(d, map.bend[j]), less = hn::Set(d, map.less[j]);
 #pragma GCC unroll 4
-    for (int k = 0; k < kVectors; ++k) y[k] = hn::Min(y[k], hn::MulAdd(s, x[k], o));
+    for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(less, lesser(x[k], bend), y[k]);
   }
+  const V end = hn::Set(d, map.end), more = hn::Set(d, map.more), slope = hn::Set(d, map.slope);
+#pragma GCC unroll 4
+  for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(slope, x[k], y[k]);
+#pragma GCC unroll 4
+  for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(more, larger(x[k], end), y[k]);
 }
 
-/// Four vectors of codes as bytes, saturated.
-HWY_INLINE void store_bytes(const hn::Vec<decltype(di)>* code, std::uint8_t* p) {
+/// The floor of 0 <= y < 2^31, without care for what lies outside.
+HWY_INLINE hn::Vec<decltype(di)> floor_of(V y) {
 #if HWY_TARGET == HWY_AVX2
-  const __m256i words = _mm256_packus_epi16(_mm256_packs_epi32(code[0].raw, code[1].raw), _mm256_packs_epi32(code[2].raw, code[3].raw));
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(words, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+  return decltype(floor_of(y)){_mm256_cvttps_epi32(y.raw)};
 #else
-  for (int k = 0; k < 4; ++k) hn::StoreU(hn::DemoteTo(du8, code[k]), du8, p + k * static_cast<std::int64_t>(hn::Lanes(du8)));
+  return hn::ConvertTo(di, y);
 #endif
+}
+
+/// Four vectors of floors (map.h) of the values at v to their codes.
+template <bool kSigned, bool kSigns> HWY_INLINE void store_codes(hn::Vec<decltype(di)>* floors, const float* v, std::uint8_t* p) {
+#if HWY_TARGET == HWY_AVX2
+  __m256i low = _mm256_packs_epi32(floors[0].raw, floors[1].raw), high = _mm256_packs_epi32(floors[2].raw, floors[3].raw), codes;
+  if constexpr (kSigned) {
+    const __m256i *bits = reinterpret_cast<const __m256i*>(v), zero = _mm256_set1_epi8(127);
+    const __m256i a = _mm256_packs_epi32(_mm256_loadu_si256(bits), _mm256_loadu_si256(bits + 1)), b = _mm256_packs_epi32(_mm256_loadu_si256(bits + 2), _mm256_loadu_si256(bits + 3));
+    const __m256i size = _mm256_packus_epi16(low, high), size_below = kSigns ? _mm256_max_epu8(size, _mm256_set1_epi8(1)) : size;
+    codes = _mm256_blendv_epi8(_mm256_add_epi8(size, zero), _mm256_subs_epu8(zero, size_below), _mm256_packs_epi16(a, b));  // there is no -1: it saturates
+  } else {
+    const __m256i one = _mm256_set1_epi16(1);
+    codes = _mm256_packus_epi16(_mm256_sub_epi16(low, one), _mm256_sub_epi16(high, one));
+  }
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
+#else
+  const F d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (int k = 0; k < 4; ++k) {
+    auto code = floors[k];
+    if constexpr (kSigned) {
+      const auto minus = hn::BroadcastSignBit(hn::BitCast(di, hn::LoadU(d, v + k * lanes)));
+      if constexpr (kSigns) code = hn::Max(code, hn::Neg(minus));  // there is no -0 among states
+      code = hn::Add(hn::Sub(hn::Xor(code, minus), minus), hn::Set(di, 127));  // -128 would be -1: the conversion to bytes makes it 0
+    } else {
+      code = hn::Sub(code, hn::Set(di, 1));
+    }
+    hn::StoreU(hn::DemoteTo(du8, code), du8, p + k * lanes);
+  }
+#endif
+}
+
+/// Codes that may be one off, made exact where the floors left too little.
+HWY_NOINLINE void correct(const DynamicMap& map, const float* v, const float* rest, std::int64_t n, float absmax, bool signs, std::uint8_t* codes) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    if (rest[i] >= 4 * DynamicMap::kBias) continue;
+    const float x = v[i] / absmax;
+    int c = codes[i];
+    if (c < 255 && (x > map.mid[c] || (x == map.mid[c] && (c & 1)))) ++c;
+    else if (c > 0 && (x < map.mid[c - 1] || (x == map.mid[c - 1] && (c & 1)))) --c;
+    codes[i] = static_cast<std::uint8_t>(signs && c == map.zero && v[i] < 0 ? c - 1 : c);
+  }
 }
 
 /// Codes of n <= block values, all finite.
@@ -115,7 +186,7 @@ template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
   if (absmax > 1e-37f && absmax < 1e37f) {  // the reciprocal is as exact as others
-    const V inverse = hn::Set(d, 1 / absmax), half = hn::Set(d, 0.5f), near = hn::Set(d, 1e-4f), large = near, late = hn::Set(d, 0.4f), two = hn::Set(d, 2.0f);
+    const V inverse = hn::Set(d, 1 / absmax), large = hn::Set(d, 1e-4f), late = hn::Set(d, 0.4f), two = hn::Set(d, 2.0f);
     constexpr int kVectors = 4;  // share the loads of the lines
     for (; i + kVectors * lanes <= n; i += kVectors * lanes) {
       V x[kVectors], y[kVectors];
@@ -124,30 +195,26 @@ template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT
         x[k] = hn::Mul(hn::LoadU(d, v + i + k * lanes), inverse);
         if constexpr (kSigned) x[k] = hn::Abs(x[k]);
       }
-      const V least = hn::Min(hn::Min(x[0], x[1]), hn::Min(x[2], x[3]));
-      if (hn::AllTrue(d, hn::Ge(least, large))) apply_lines<3, kVectors>(map, x, y);  // decade 3 begins there
-      else apply_lines<0, kVectors>(map, x, y);
-      V lowest = half, highest = half;  // of what the floors leave
+      const V least = lesser(lesser(x[0], x[1]), lesser(x[2], x[3]));
+      if (hn::AllTrue(d, hn::Ge(least, large))) apply_chain<3, kVectors>(map, x, y);  // decade 3 begins there
+      else apply_chain<0, kVectors>(map, x, y);
       hn::Vec<decltype(di)> code[kVectors];
+      V rest[kVectors];
 #pragma GCC unroll 4
-      for (int k = 0; k < kVectors; ++k) {
-        y[k] = hn::Min(y[k], hn::MulSub(y[k], two, hn::Add(power_below(y[k]), late)));
-        y[k] = hn::Max(y[k], hn::MulAdd(hn::Set(d, map.last_slope), x[k], hn::Set(d, map.last_offset)));
-        code[k] = hn::ConvertTo(di, y[k]);  // y >= 0: the floor
-        const V rest = hn::Sub(y[k], hn::ConvertTo(d, code[k]));
-        lowest = hn::Min(lowest, rest);
-        highest = hn::Max(highest, rest);
-        if constexpr (kSigned) {
-          const auto minus = hn::BroadcastSignBit(hn::BitCast(di, hn::LoadU(d, v + i + k * lanes)));
-          if constexpr (kSigns) code[k] = hn::Max(code[k], hn::Neg(minus));  // there is no -0 among states
-          code[k] = hn::Add(hn::Sub(hn::Xor(code[k], minus), minus), hn::Set(di, 127));  // -128 would be -1: the conversion to bytes makes it 0
-        } else {
-          code[k] = hn::Sub(code[k], hn::Set(di, 1));
-        }
+      for (int k = 0; k < kVectors; ++k) rest[k] = hn::Add(power_below(y[k]), late);
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) y[k] = lesser(y[k], hn::MulSub(y[k], two, rest[k]));
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) code[k] = floor_of(y[k]);
+      store_codes<kSigned, kSigns>(code, v + i, codes + i);
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) rest[k] = hn::Sub(y[k], hn::ConvertTo(d, code[k]));
+      const V lowest = lesser(lesser(rest[0], rest[1]), lesser(rest[2], rest[3]));
+      if (HWY_UNLIKELY(!hn::AllTrue(d, hn::Ge(lowest, hn::Set(d, 4 * DynamicMap::kBias))))) {
+        HWY_ALIGN float rests[kVectors * hn::MaxLanes(F())];
+        for (int k = 0; k < kVectors; ++k) hn::Store(rest[k], d, rests + k * lanes);
+        correct(map, v + i, rests, kVectors * lanes, absmax, kSigns, codes + i);
       }
-      store_bytes(code, codes + i);
-      if (HWY_UNLIKELY(!hn::AllTrue(d, hn::And(hn::Gt(lowest, near), hn::Lt(highest, hn::Sub(hn::Set(d, 1.0f), near))))))
-        for (std::int64_t k = i; k < i + kVectors * lanes; ++k) codes[k] = encode_one(map, v[k], absmax, kSigns);
     }
   }
   for (; i < n; ++i) codes[i] = encode_one(map, v[i], absmax, kSigns);
@@ -206,8 +273,8 @@ template <Rule8 kRule> struct Update {
   }
   /// Adam's moments alone, and what they do to p: two loops with short chains run faster than one.
   HWY_INLINE void moments(V g, V& s1, V& s2) const {
-    s1 = hn::MulAdd(keep1, s1, hn::Mul(take1, g));
-    s2 = hn::Min(hn::MulAdd(hn::Mul(take2, g), g, hn::Mul(keep2, s2)), hn::Set(d, kMost));
+    s1 = hn::MulAdd(keep1, s1, hn::MulAdd(take1, g, hn::Zero(d)));  // never -0
+    s2 = hn::MulAdd(hn::Mul(take2, g), g, hn::Mul(keep2, s2));
   }
   HWY_INLINE V moved(V p, V s1, V s2) const {
     // the reciprocal is good to 2 ulp: the divider is busy with the root
@@ -218,6 +285,7 @@ template <Rule8 kRule> struct Update {
     const V most = hn::Set(d, kMost);
     if constexpr (kRule == Rule8::Adam) {
       moments(g, s1, s2);
+      s2 = hn::Min(s2, most);
       p = moved(p, s1, s2);
     } else if constexpr (kRule == Rule8::Momentum) {
       g = hn::MulAdd(decay, p, g);
@@ -269,19 +337,30 @@ template <Rule8 kRule, bool kBytes> HWY_INLINE void step_block(const Update<kRul
   std::int64_t i = 0;
   if constexpr (kTwo && kBytes) {
     const std::int64_t whole = size / lanes * lanes;
-    auto finite = hn::Le(zero, zero);
-    for (; i < whole; i += lanes) {
-      const V g = hn::Mul(hn::LoadU(d, t.g + from + i), gs);
-      V s1 = decode1(c1 + i), s2 = decode2(c2 + i);
-      update.moments(g, s1, s2);
-      finite = hn::And(finite, hn::Le(hn::Abs(g), most));
-      s1 = hn::Add(s1, zero);  // -0 becomes 0
-      m1 = hn::Max(m1, hn::Abs(s1));
-      m2 = hn::Max(m2, s2);
-      hn::StoreU(s1, d, n1 + i);
-      hn::StoreU(s2, d, n2 + i);
-    }
-    if (HWY_LIKELY(hn::AllTrue(d, finite))) {
+    auto vectors = [&](auto count) HWY_ATTR {
+      constexpr int kVectors = count;
+      for (; i + kVectors * lanes <= size; i += kVectors * lanes) {
+        V g[kVectors], s1[kVectors], s2[kVectors];
+        decode1.template decode<kVectors>(c1 + i, s1);
+        decode2.template decode<kVectors>(c2 + i, s2);
+#pragma GCC unroll 4
+        for (int k = 0; k < kVectors; ++k) {
+          g[k] = hn::Mul(hn::LoadU(d, t.g + from + i + k * lanes), gs);
+          update.moments(g[k], s1[k], s2[k]);
+        }
+#pragma GCC unroll 4
+        for (int k = 0; k < kVectors; ++k) {
+          m1 = larger(m1, hn::Abs(s1[k]));  // not finite once a gradient is not
+          m2 = larger(m2, s2[k]);
+          hn::StoreU(s1[k], d, n1 + i + k * lanes);
+          hn::StoreU(s2[k], d, n2 + i + k * lanes);
+        }
+      }
+    };
+    vectors(std::integral_constant<int, 2>());
+    vectors(std::integral_constant<int, 1>());
+    if (HWY_LIKELY(hn::AllTrue(d, hn::And(hn::Le(m1, most), hn::Le(m2, most))))) {
+#pragma GCC unroll 2
       for (i = 0; i < whole; i += lanes) hn::StoreU(update.moved(hn::LoadU(d, t.p + from + i), hn::LoadU(d, n1 + i), hn::LoadU(d, n2 + i)), d, t.p + from + i);
     } else {  // again, element by element with care
       m1 = m2 = zero;
@@ -330,15 +409,17 @@ template <Rule8 kRule> void step_rule(const Step8& a, const Arrays8& t) {
       const std::int64_t from = b * a.block, size = std::min(a.block, t.n - from);
       float top1, top2;
       // While a block is encoded no memory is read: the lines of the one after next are asked for beforehand.
-      if (const std::int64_t ahead = from + 2 * a.block; ahead < t.n && a.block <= 4096)
-        for (std::int64_t k = ahead; k < std::min(ahead + a.block, t.n); k += 16) {
+      if (const std::int64_t ahead = from + 2 * a.block; ahead < t.n && a.block <= 4096) {
+        const std::int64_t stop = std::min(ahead + a.block, t.n);
+        for (std::int64_t k = ahead; k < stop; k += 16) {
           hwy::Prefetch(t.p + k);
           hwy::Prefetch(t.g + k);
-          if (k % 64 < 16) {
-            hwy::Prefetch(static_cast<const std::uint8_t*>(t.s1) + k);
-            if constexpr (kTwo) hwy::Prefetch(static_cast<const std::uint8_t*>(t.s2) + k);
-          }
         }
+        for (std::int64_t k = ahead; k < stop; k += 64) {
+          hwy::Prefetch(static_cast<const std::uint8_t*>(t.s1) + k);
+          if constexpr (kTwo) hwy::Prefetch(static_cast<const std::uint8_t*>(t.s2) + k);
+        }
+      }
       step_block<kRule, true>(update, t, gs, from, size, t.absmax1[b], kTwo ? t.absmax2[b] : 0, n1, n2, &top1, &top2);
       t.absmax1[b] = top1;
       encode_block<true, true>(n1, size, top1, static_cast<std::uint8_t*>(t.s1) + from);

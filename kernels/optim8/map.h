@@ -11,11 +11,14 @@ struct DynamicMap {
   float mid[255];
   int zero;  ///< code of 0: 127 signed, 0 unsigned
   // Encoding without a search, for 0 <= x <= 1 but next to midpoints. In decade i the midpoints lie on a line in x that reaches 2^(i + base) where the
-  // decade begins, so y = min over the decades' lines is (the code counted from `zero`) + base, but that the step into a decade comes 0.2 late. With p the power
-  // of two below y, floor(max(min(y, 2 y - p - 0.4), last_slope x + last_offset)) is right there too, and at the last step.
+  // decade begins. The least of these lines, y = start[0] + sum less[j] min(x, bend[j]) + slope x + more max(x, end), is (the code counted from `zero`) + base,
+  // but that the step into a decade comes 0.2 late; the last term makes the last step 0.2 late too. With p the power of two below y, floor(min(y, 2 y - p - 0.4)) is right
+  // there too. All y are kBias too large, more than their rounding: a code may be wrong only where the floor leaves less than 4 kBias.
+  // start[i] is for x in decade i and above, whose terms below are constant.
   static constexpr int kDecades = 7;
+  static constexpr float kBias = 1e-4f;
   int base;  ///< 0 signed, 1 unsigned
-  float slope[kDecades], offset[kDecades], last_slope, last_offset;
+  float start[kDecades], bend[kDecades], less[kDecades], slope, more, end;
   // Decoding without a table: |value| = decade_slope[e & 7] r + decade_offset[e & 7] to 2 ulp, where r = u - 2^(e - 127), e the biased exponent of u, and
   // u = |code - zero| + 0.5 (signed) or code * (1 + 1/256) + 1 (unsigned).
   float decade_slope[8], decade_offset[8];
@@ -58,10 +61,8 @@ struct DynamicMap {
 
  private:
   void make_lines(bool is_signed) {
-    auto line = [&](int i, double x, double y, double steep) {  // through (x, y)
-      slope[i] = static_cast<float>(steep);
-      offset[i] = static_cast<float>(y - steep * x);
-    };
+    double steep[kDecades], at0[kDecades];
+    auto line = [&](int i, double x, double y, double s) { steep[i] = s, at0[i] = y - s * x; };  // through (x, y)
     for (int i = 0; i < kDecades; ++i) {
       const double cells = is_signed ? 1 << i : 2 << i, bottom = std::pow(10.0, i - 7);
       line(i, bottom, 1 << (i + base), cells / (9 * bottom));
@@ -69,9 +70,19 @@ struct DynamicMap {
     // the step away from 0 must come 0.2 late as well; the next is at the decade's only inner midpoint, or its end
     const double first = mid[zero], next = is_signed ? 1e-6 : 5.5e-7;
     line(0, first, (1 << base) + 0.2, 0.8 / (next - first));
-    const double steep = 1.5 / (static_cast<double>(mid[254]) - mid[253]);
-    last_slope = static_cast<float>(steep);
-    last_offset = static_cast<float>(255 - zero + base - steep * mid[254]);
+    slope = static_cast<float>(steep[kDecades - 1]);
+    end = mid[253];
+    more = static_cast<float>((255 - zero + base + 0.2 - at0[kDecades - 1] - slope * static_cast<double>(mid[254])) / (static_cast<double>(mid[254]) - end));
+    double sum = at0[0] + kBias - static_cast<double>(more) * end;
+    bend[0] = less[0] = 0;
+    for (int i = 0; i < kDecades; ++i) {
+      if (i > 0) {
+        bend[i] = static_cast<float>((at0[i] - at0[i - 1]) / (steep[i - 1] - steep[i]));
+        less[i] = static_cast<float>(steep[i - 1] - steep[i]);
+        sum += static_cast<double>(less[i]) * bend[i];
+      }
+      start[i] = static_cast<float>(sum);
+    }
   }
 };
 
