@@ -1,6 +1,6 @@
 // 8-bit optimizer steps: per block of values decode, update and find the new maxima (the new states stay in L1), then encode. Threads take whole blocks.
 // Encoding needs no search and no division: the code is floor of a chain of lines in |x| (map.h), with |x| by one multiplication; lanes that come
-// so close to a midpoint that rounding could matter are done again by division and search, so every code is exact.
+// so close to a midpoint that rounding could matter are done again by division and comparison, so every code is exact.
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/optim8/cpu.cpp"
