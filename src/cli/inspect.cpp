@@ -15,7 +15,11 @@ namespace {
 
 const char* kind_name(ComponentKind k) { return k == ComponentKind::Module ? "module" : k == ComponentKind::Function ? "function" : "optimizer"; }
 
-std::string devices(const ComponentInfo&) { return has_kernels<kernels::fill>(kCUDA) ? "cpu,cuda" : "cpu"; }
+// Where components run, found out once.
+const char* devices() {
+  static const char* const found = has_kernels<kernels::fill>(kCUDA) ? "cpu,cuda" : "cpu";
+  return found;
+}
 
 // Parameters and buffers with their sizes, of one made by the sample options; empty for what is not a module.
 std::vector<std::pair<std::string, std::string>> state_of(const ComponentInfo& c) {
@@ -33,7 +37,7 @@ Json to_json(const ComponentInfo& c, bool with_options) {
   j.set("family", c.family);
   j.set("kind", kind_name(c.kind));
   j.set("replaces", c.replaces.empty() ? Json() : Json(c.replaces));
-  j.set("devices", devices(c));
+  j.set("devices", devices());
   j.set("summary", c.summary);
   if (!with_options) return j;
   j.set("paper", c.paper.empty() ? Json() : Json(c.paper));
@@ -75,7 +79,7 @@ void add_list(CLI::App& app, Action& action) {
         if (!family->empty() && c.family != *family) continue;
         ++shown;
         if (*json) out.push_back(to_json(c, false));
-        else fmt::print("{:<24} {:<16} {:<20} {:<9} {}\n", c.name, c.family, c.replaces.empty() ? "-" : c.replaces, devices(c), c.summary);
+        else fmt::print("{:<24} {:<16} {:<20} {:<9} {}\n", c.name, c.family, c.replaces.empty() ? "-" : c.replaces, devices(), c.summary);
       }
       if (!shown) fail<OptionError>({"list: no family \"", *family, "\"; families: ", fmt::format("{}", fmt::join(families, ", "))});
       if (*json) fmt::print("{}\n", out.dump(2));
