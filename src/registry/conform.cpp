@@ -3,8 +3,10 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <cmath>
 #include <filesystem>
+#include <set>
 
 namespace dropin {
 namespace {
@@ -120,6 +122,18 @@ TensorCheck compare(std::string name, const Tensor& got_, const Tensor& want, co
   return r;
 }
 
+/// "3.0": step 3, parameter 0. StateError on anything else.
+std::pair<std::int64_t, std::size_t> step_and_index(const char* prefix, const std::string& name, std::size_t params) {
+  std::int64_t step = 0;
+  std::size_t index = 0;
+  const char *at = name.data(), *end = at + name.size();
+  const auto a = std::from_chars(at, end, step);
+  const auto b = a.ec == std::errc() && a.ptr != end && *a.ptr == '.' ? std::from_chars(a.ptr + 1, end, index) : std::from_chars_result{at, std::errc::invalid_argument};
+  if (b.ec != std::errc() || b.ptr != end || step < 1 || index >= params)
+    fail<StateError>({prefix, name, ": expected ", prefix, "<step>.<i> with step from 1 and i below ", params, ", the number of parameters"});
+  return {step, index};
+}
+
 void run_optimizer(const Case& c, const Device& device, CaseResult& r) {
   Tensors params;
   for (std::size_t i = 0;; ++i) {
@@ -129,8 +143,12 @@ void run_optimizer(const Case& c, const Device& device, CaseResult& r) {
   }
   if (params.size() != c.parameters.size()) fail<StateError>({"param.<i> must be numbered from 0 without gaps"});
   Box<Optimizer> optimizer = make_optimizer(c.name, params, c.config);
-  std::int64_t steps = 0;
-  for (const auto& [n, t] : c.step_gradients) steps = std::max<std::int64_t>(steps, std::atoll(n.c_str()));
+  std::set<std::int64_t> given;
+  for (const auto& [n, t] : c.step_gradients) given.insert(step_and_index("grad.", n, params.size()).first);
+  const std::int64_t steps = static_cast<std::int64_t>(given.size());
+  if (steps && *given.rbegin() != steps) fail<StateError>({"grad.<step>.<i>: there are gradients of ", steps, " steps, but the last is step ", *given.rbegin()});
+  for (const auto& [n, t] : c.outputs)
+    if (step_and_index("output.", n, params.size()).first > steps) fail<StateError>({"output.", n, ": the gradients end at step ", steps});
   for (std::int64_t s = 1; s <= steps; ++s) {
     for (std::size_t i = 0; i < params.size(); ++i) {
       const Tensor g = c.step_gradients.find(fmt::format("{}.{}", s, i));
