@@ -29,19 +29,23 @@ thread_local bool recording = true;
 thread_local bool anomaly = false;
 std::atomic<std::uint64_t> next_sequence{0};
 
-// Long chains would otherwise destroy themselves recursively: nodes dropped during a destruction wait in a list.
-thread_local std::vector<Ref<Node>>* graveyard = nullptr;
+// Long chains would otherwise destroy themselves recursively: nodes dropped during a destruction wait in a list, linked through themselves because a
+// destructor must not ask for memory.
+thread_local Ref<Node>* graveyard = nullptr;
 void bury(std::vector<Node::Edge>& edges) {
-  std::vector<Ref<Node>> local;
+  Ref<Node> local;
   const bool outermost = graveyard == nullptr;
   if (outermost) graveyard = &local;
   for (auto& e : edges)
-    if (e.node && e.node->use_count() == 1) graveyard->push_back(std::move(e.node));
+    if (e.node && e.node->use_count() == 1) {
+      e.node->next_dropped = std::move(*graveyard);
+      *graveyard = std::move(e.node);
+    }
   edges.clear();
   if (!outermost) return;
-  while (!local.empty()) {
-    Ref<Node> last = std::move(local.back());
-    local.pop_back();
+  while (local) {
+    Ref<Node> last = std::move(local);
+    local = std::move(last->next_dropped);
     last = {};
   }
   graveyard = nullptr;

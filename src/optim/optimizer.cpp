@@ -32,18 +32,27 @@ void Optimizer::add_param_group(const Tensors& params, const Json& changes) {
 
 void Optimizer::step() {
   no_grad guard;
+  std::vector<NamedTensors> made(states_.size());  // what needs memory comes first: without it, nothing has changed
   std::size_t i = 0;
   for (std::size_t k = 0; k < groups_.size(); ++k) {
     group_changed(k);
     for (const Tensor& p : groups_[k].params) {
+      if (p.grad().defined() && states_[i].size() == 0) made[i] = first_state(k, p);
+      ++i;
+    }
+  }
+  i = 0;
+  for (std::size_t k = 0; k < groups_.size(); ++k)
+    for (const Tensor& p : groups_[k].params) {
       const Tensor g = p.grad();
       if (g.defined()) {
-        update(k, p, g.to(p.dtype()).contiguous(), states_[i]);
+        const bool first = states_[i].size() == 0;
+        if (first) states_[i] = std::move(made[i]);
+        update(k, p, g.to(p.dtype()).contiguous(), states_[i], first);
         p.bump_version();
       }
       ++i;
     }
-  }
 }
 
 void Optimizer::zero_grad() {
@@ -88,11 +97,16 @@ void Optimizer::load_state_dict(const StateDict& state) {
       if ((n == "exp_avg" || n == "exp_avg_sq" || n == "momentum_buffer") && is_floating(t.dtype()) && !(t.sizes() == params[i].sizes()))
         fail<StateError>({type(), ": state.", i, ".", n, " is ", t.sizes(), ", expected ", params[i].sizes()});
   std::size_t i = 0;
-  for (std::size_t k = 0; k < groups_.size(); ++k)
+  for (std::size_t k = 0; k < groups_.size(); ++k) {
+    group_changed(k);
     for (const Tensor& p : groups_[k].params) {
       check_state(k, p, i, fresh[i]);
+      if (fresh[i].size() > 0)
+        for (const auto& [n, t] : first_state(k, p))
+          if (!fresh[i].contains(n)) fail<StateError>({type(), ": state.", i, ".", n, " is missing"});
       ++i;
     }
+  }
   states_ = std::move(fresh);
 }
 
@@ -135,12 +149,13 @@ template <class F> void contiguous_update(const Tensor& p, F f) {
   p.detach().copy_(c);
 }
 
+NamedTensors adam_start(const Tensor& p, bool amsgrad) {
+  NamedTensors state{{"step", zeros({}, kFloat32)}, {"exp_avg", zeros(p.sizes(), p.options())}, {"exp_avg_sq", zeros(p.sizes(), p.options())}};
+  if (amsgrad) state.set("max_exp_avg_sq", zeros(p.sizes(), p.options()));
+  return state;
+}
+
 void adam(const Tensor& p, const Tensor& g, NamedTensors& state, double lr, const std::vector<double>& betas, double eps, double decay, bool amsgrad, bool maximize, bool decoupled) {
-  if (!state.contains("step")) {
-    state.set("step", zeros({}, kFloat32));
-    state.set("exp_avg", zeros(p.sizes(), p.options()));
-    state.set("exp_avg_sq", zeros(p.sizes(), p.options()));
-  }
   if (amsgrad && !state.contains("max_exp_avg_sq")) state.set("max_exp_avg_sq", zeros(p.sizes(), p.options()));
   Tensor step = state.find("step");
   step.add_(1.0);
@@ -160,24 +175,24 @@ void check_adam(const char* who, double lr, const std::vector<double>& betas, do
 
 }  // namespace
 
-void SGD::update_one(const SGDOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state) {
-  Tensor buffer = state.find("momentum_buffer");
-  const bool first = o.momentum != 0 && !buffer.defined();
-  if (first) {
-    buffer = empty(p.sizes(), p.options());
-    state.set("momentum_buffer", buffer);
-  }
+NamedTensors SGD::start(const SGDOptions& o, const Tensor& p) const {
+  return o.momentum != 0 ? NamedTensors{{"momentum_buffer", empty(p.sizes(), p.options())}} : NamedTensors{};
+}
+void SGD::update_one(const SGDOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool first) {
+  const Tensor buffer = state.find("momentum_buffer");
   contiguous_update(p, [&](const Tensor& t) {
     run<kernels::sgd_step>(p.device(), t.out(), g.in(), o.momentum != 0 ? buffer.out() : abi::TensorOut{}, o.lr, o.momentum, o.dampening, o.weight_decay, o.nesterov, first, o.maximize);
   });
 }
 
 void Adam::check(const AdamOptions& o) { check_adam("Adam", o.lr, o.betas, o.eps, o.weight_decay); }
-void Adam::update_one(const AdamOptions& o, const Tensor& p, const Tensor& g, NamedTensors& s) {
+NamedTensors Adam::start(const AdamOptions& o, const Tensor& p) const { return adam_start(p, o.amsgrad); }
+void Adam::update_one(const AdamOptions& o, const Tensor& p, const Tensor& g, NamedTensors& s, bool) {
   adam(p, g, s, o.lr, o.betas, o.eps, o.weight_decay, o.amsgrad, o.maximize, false);
 }
 void AdamW::check(const AdamWOptions& o) { check_adam("AdamW", o.lr, o.betas, o.eps, o.weight_decay); }
-void AdamW::update_one(const AdamWOptions& o, const Tensor& p, const Tensor& g, NamedTensors& s) {
+NamedTensors AdamW::start(const AdamWOptions& o, const Tensor& p) const { return adam_start(p, o.amsgrad); }
+void AdamW::update_one(const AdamWOptions& o, const Tensor& p, const Tensor& g, NamedTensors& s, bool) {
   adam(p, g, s, o.lr, o.betas, o.eps, o.weight_decay, o.amsgrad, o.maximize, true);
 }
 

@@ -111,22 +111,23 @@ double clipped_scale(const Tensor& g, std::int64_t step, std::int64_t percentile
 
 }  // namespace
 
-void update8(const Rule8Options& o, bool eight, const Tensor& p, const Tensor& g_, NamedTensors& state) {
-  const bool two = o.kind == Kind8::Adam;
-  const std::int64_t n = p.numel(), b = o.common.block_size;
-  if (!state.contains("step")) {
-    state.set("step", zeros({}));
-    for (const char* s : {"1", "2"}) {
-      if (*s == '2' && !two) break;
-      if (eight) {
-        // the code of 0
-        state.set(std::string("state") + s, full(p.sizes(), *s == '1' ? 127 : 0, {kUInt8, p.device()}));
-        state.set(std::string("absmax") + s, zeros({blocks_of(n, b)}, {kFloat32, p.device()}));
-      } else {
-        state.set(std::string("state") + s, zeros(p.sizes(), {kFloat32, p.device()}));
-      }
+NamedTensors start8(const Rule8Options& o, bool eight, const Tensor& p) {
+  NamedTensors state{{"step", zeros({})}};
+  for (const char* s : {"1", "2"}) {
+    if (*s == '2' && o.kind != Kind8::Adam) break;
+    if (eight) {
+      // the code of 0
+      state.set(std::string("state") + s, full(p.sizes(), *s == '1' ? 127 : 0, {kUInt8, p.device()}));
+      state.set(std::string("absmax") + s, zeros({blocks_of(p.numel(), o.common.block_size)}, {kFloat32, p.device()}));
+    } else {
+      state.set(std::string("state") + s, zeros(p.sizes(), {kFloat32, p.device()}));
     }
   }
+  return state;
+}
+
+void update8(const Rule8Options& o, const Tensor& p, const Tensor& g_, NamedTensors& state) {
+  const std::int64_t n = p.numel(), b = o.common.block_size;
   Tensor step = state.find("step");
   step.add_(1.0);
   kernels::Step8 a{rule_of(o.kind), o.lr, o.beta1, o.beta2, o.eps, o.common.weight_decay, 1, static_cast<std::int64_t>(step.item()), b};

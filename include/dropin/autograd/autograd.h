@@ -83,6 +83,7 @@ class Node : public RefCounted {
   std::vector<SavedTensor> saved;
   std::vector<Shape> output_sizes;
   std::vector<TensorOptions> output_options;
+  Ref<Node> next_dropped;  ///< while its destruction waits for that of others
   bool released = false;
 };
 

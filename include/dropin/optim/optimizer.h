@@ -18,7 +18,7 @@ class Optimizer {
   static constexpr const char* kCall = "parameters and their gradients -> new parameters, by step()";
   virtual ~Optimizer() = default;
   virtual std::string_view type() const = 0;
-  /// One update from the parameters' grad(); those without a gradient stay as they are.
+  /// One update from the parameters' grad(); those without a gradient stay as they are. The states of all parameters are made before the first one changes.
   void step();
   /// Drops all gradients.
   void zero_grad();
@@ -39,8 +39,10 @@ class Optimizer {
   /// Reads the group's options again after a change.
   virtual void group_changed(std::size_t group) = 0;
   virtual Json check_options(const Json& all) const = 0;
-  /// Updates parameter p of a group; `state` is empty the first time.
-  virtual void update(std::size_t group, const Tensor& p, const Tensor& g, NamedTensors& state) = 0;
+  /// The state with which parameter p of a group starts.
+  virtual NamedTensors first_state(std::size_t group, const Tensor& p) const = 0;
+  /// Updates parameter p of a group; `first`: its state was made for this step.
+  virtual void update(std::size_t group, const Tensor& p, const Tensor& g, NamedTensors& state, bool first) = 0;
   void add_first_group(const Tensors& params, const Json& options);
   /// Entries that state_dict adds to parameter p's state, so that a later load can tell what it reads.
   virtual NamedTensors state_notes(std::size_t /*group*/, const Tensor& /*p*/, const NamedTensors& /*state*/) const { return {}; }
@@ -54,7 +56,8 @@ class Optimizer {
   std::vector<NamedTensors> states_;  ///< by order of registration
 };
 
-/// Gives Self its options per group. class SGD : public OptimizerOf<SGD, SGDOptions>; Self::update_one(options, p, g, state).
+/// Gives Self its options per group. class SGD : public OptimizerOf<SGD, SGDOptions>;
+/// self.start(options, p) makes a parameter's first state, self.update_one(options, p, g, state, first) updates it.
 template <class Self, class O> class OptimizerOf : public Optimizer {
  public:
   using Options = O;
@@ -74,7 +77,10 @@ template <class Self, class O> class OptimizerOf : public Optimizer {
     if (parsed_.size() <= g) parsed_.resize(g + 1);
     parsed_[g] = options_from_json<O>(param_groups()[g].options, type_name<Self>());
   }
-  void update(std::size_t g, const Tensor& p, const Tensor& grad, NamedTensors& state) override { static_cast<Self*>(this)->update_one(parsed_[g], p, grad, state); }
+  NamedTensors first_state(std::size_t g, const Tensor& p) const override { return static_cast<const Self*>(this)->start(parsed_[g], p); }
+  void update(std::size_t g, const Tensor& p, const Tensor& grad, NamedTensors& state, bool first) override {
+    static_cast<Self*>(this)->update_one(parsed_[g], p, grad, state, first);
+  }
 
  private:
   Json defaults_;
@@ -101,7 +107,8 @@ class SGD : public OptimizerOf<SGD, SGDOptions> {
   static constexpr const char* kSummary = "gradient descent with momentum";
   explicit SGD(const Tensors& params, const SGDOptions& o = {}) : OptimizerOf(params, o) {}
   static void check(const SGDOptions& o);
-  void update_one(const SGDOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state);
+  NamedTensors start(const SGDOptions& o, const Tensor& p) const;
+  void update_one(const SGDOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool first);
 };
 
 struct AdamOptions {
@@ -127,7 +134,8 @@ class Adam : public OptimizerOf<Adam, AdamOptions> {
   static constexpr const char* kPaper = "Kingma & Ba 2015, arXiv 1412.6980";
   explicit Adam(const Tensors& params, const AdamOptions& o = {}) : OptimizerOf(params, o) {}
   static void check(const AdamOptions& o);
-  void update_one(const AdamOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state);
+  NamedTensors start(const AdamOptions& o, const Tensor& p) const;
+  void update_one(const AdamOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool first);
 };
 
 struct AdamWOptions {
@@ -153,7 +161,8 @@ class AdamW : public OptimizerOf<AdamW, AdamWOptions> {
   static constexpr const char* kPaper = "Loshchilov & Hutter 2019, arXiv 1711.05101";
   explicit AdamW(const Tensors& params, const AdamWOptions& o = {}) : OptimizerOf(params, o) {}
   static void check(const AdamWOptions& o);
-  void update_one(const AdamWOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state);
+  NamedTensors start(const AdamWOptions& o, const Tensor& p) const;
+  void update_one(const AdamWOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool first);
 };
 
 /// Scales all gradients so that their joint L2 norm is at most max_norm; returns the norm before. torch.nn.utils.clip_grad_norm_.

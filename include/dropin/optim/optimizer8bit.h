@@ -34,7 +34,8 @@ class Overrides8 {
  private:
   std::vector<std::pair<Tensor, std::int64_t>> bits_;
 };
-void update8(const Rule8Options& o, bool eight, const Tensor& p, const Tensor& g, NamedTensors& state);
+NamedTensors start8(const Rule8Options& o, bool eight, const Tensor& p);
+void update8(const Rule8Options& o, const Tensor& p, const Tensor& g, NamedTensors& state);
 NamedTensors notes8(const Common8& o, const NamedTensors& state);
 void check_state8(std::string_view who, const Common8& o, bool two, const Tensor& p, std::size_t i, NamedTensors& state);
 
@@ -67,9 +68,8 @@ template <class Self, class O> class Optimizer8bit : public OptimizerOf<Self, O>
     DROPIN_CHECK(!has_state, OptionError, type_name<Self>(), ": override: the parameter has a state already; call it before the first step");
     overrides_.set(parameter, optim_bits);
   }
-  void update_one(const O& o, const Tensor& p, const Tensor& g, NamedTensors& state) {
-    detail::update8(Self::rule(o), overrides_.eight(p, o.min_8bit_size), p, g, state);
-  }
+  NamedTensors start(const O& o, const Tensor& p) const { return detail::start8(Self::rule(o), overrides_.eight(p, o.min_8bit_size), p); }
+  void update_one(const O& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool) { detail::update8(Self::rule(o), p, g, state); }
 
  protected:
   NamedTensors state_notes(std::size_t group, const Tensor&, const NamedTensors& state) const override { return detail::notes8(common(group), state); }
