@@ -1,0 +1,15 @@
+# cpack -G DEB (or TGZ) in a build tree: one package with library, headers and program.
+set(CPACK_PACKAGE_NAME libdropin-dev)
+set(CPACK_PACKAGE_VENDOR "dropin")
+set(CPACK_PACKAGE_CONTACT "dropin developers <dropin@localhost>")
+set(CPACK_PACKAGE_DESCRIPTION_SUMMARY "${PROJECT_DESCRIPTION}")
+set(CPACK_RESOURCE_FILE_LICENSE ${PROJECT_SOURCE_DIR}/LICENSE)
+set(CPACK_PACKAGING_INSTALL_PREFIX /usr)
+set(CPACK_STRIP_FILES ON)
+set(CPACK_GENERATOR DEB)
+set(CPACK_DEBIAN_FILE_NAME DEB-DEFAULT)
+set(CPACK_DEBIAN_PACKAGE_SECTION libdevel)
+set(CPACK_DEBIAN_PACKAGE_SHLIBDEPS ON)
+# What a program that links the static library needs beside it.
+set(CPACK_DEBIAN_PACKAGE_DEPENDS "libdnnl-dev, libhwy-dev, zlib1g-dev")
+include(CPack)

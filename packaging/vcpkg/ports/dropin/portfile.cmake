@@ -1,0 +1,15 @@
+# Use: vcpkg install dropin --overlay-ports=packaging/vcpkg/ports, from a checkout.
+set(SOURCE_PATH ${CMAKE_CURRENT_LIST_DIR}/../../../..)
+vcpkg_check_features(OUT_FEATURE_OPTIONS features FEATURES tools DROPIN_BUILD_CLI)
+string(COMPARE EQUAL "${VCPKG_LIBRARY_LINKAGE}" "dynamic" shared)
+vcpkg_cmake_configure(SOURCE_PATH ${SOURCE_PATH}
+  OPTIONS ${features} -DDROPIN_BUILD_SHARED=${shared} -DDROPIN_BUILD_TESTS=OFF -DDROPIN_BUILD_EXAMPLES=OFF -DDROPIN_INSTALL=ON -DDROPIN_CUDA=OFF)
+vcpkg_cmake_install()
+vcpkg_cmake_config_fixup(CONFIG_PATH lib/cmake/dropin)
+vcpkg_fixup_pkgconfig()
+if("tools" IN_LIST FEATURES)
+  vcpkg_copy_tools(TOOL_NAMES dropin AUTO_CLEAN)
+endif()
+file(REMOVE_RECURSE ${CURRENT_PACKAGES_DIR}/debug/include ${CURRENT_PACKAGES_DIR}/debug/share)
+vcpkg_install_copyright(FILE_LIST ${SOURCE_PATH}/LICENSE)
+file(INSTALL ${CMAKE_CURRENT_LIST_DIR}/usage DESTINATION ${CURRENT_PACKAGES_DIR}/share/${PORT})

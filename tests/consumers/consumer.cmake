@@ -1,0 +1,32 @@
+# Builds one consumer: cmake -DKIND=find_package -DSOURCE=<project> -DBUILD=<its build tree> -DWORK=<folder> -P consumer.cmake
+# find_package and pkg_config: against a tree installed under WORK/installed and then moved, built, run. add_subdirectory and fetch_content: configured as a part of the
+# consumer and its own source compiled against the target; the library itself, which is the same again, is not built a second time.
+function(run)
+  execute_process(COMMAND ${ARGN} RESULT_VARIABLE rc OUTPUT_VARIABLE out ERROR_VARIABLE out)
+  if(rc)
+    message(FATAL_ERROR "${ARGN}\n${out}")
+  endif()
+  set(out "${out}" PARENT_SCOPE)
+endfunction()
+
+set(here ${CMAKE_CURRENT_LIST_DIR})
+set(tree ${WORK}/${KIND})
+file(REMOVE_RECURSE ${tree})
+set(configure ${CMAKE_COMMAND} -S ${here}/${KIND} -B ${tree}/build -G ${GENERATOR} -DCMAKE_CXX_COMPILER=${CXX} -DCMAKE_BUILD_TYPE=Release)
+if(KIND MATCHES "find_package|pkg_config")
+  run(${CMAKE_COMMAND} --install ${BUILD} --prefix ${tree}/first)
+  file(RENAME ${tree}/first ${tree}/installed)  # an installed tree may be moved
+  file(GLOB_RECURSE pc ${tree}/installed/*/dropin.pc)
+  get_filename_component(pc_folder ${pc} DIRECTORY)
+  set(ENV{PKG_CONFIG_PATH} ${pc_folder})
+  run(${configure} -DCMAKE_PREFIX_PATH=${tree}/installed)
+  run(${CMAKE_COMMAND} --build ${tree}/build)
+  set(ENV{LD_LIBRARY_PATH} "${pc_folder}/..")
+  run(${tree}/build/consumer)
+  message(STATUS "${KIND}: ${out}")
+else()
+  run(${configure} -DDROPIN_SOURCE=${SOURCE} -DDROPIN_CUDA=OFF)
+  run(${CMAKE_COMMAND} --build ${tree}/build --target CMakeFiles/consumer.dir/${here}/main.cpp.o)
+  message(STATUS "${KIND}: configured, and its source compiled")
+endif()
+file(REMOVE_RECURSE ${tree})

@@ -1,0 +1,273 @@
+// dropin inside a LibTorch program. Built with -DDROPIN_TORCH=ON where there is a LibTorch.
+#include "dropin/interop/torch.h"
+
+#include <gtest/gtest.h>
+
+#include <chrono>
+
+#include "support.h"
+
+namespace dropin {
+namespace {
+
+using interop::Layer;
+
+double worst(const torch::Tensor& a, const torch::Tensor& b) { return (a.to(torch::kFloat64) - b.to(torch::kFloat64)).abs().max().item<double>(); }
+
+TEST(Torch, TensorsShareTheirMemoryBothWays) {
+  torch::Tensor t = torch::arange(6, torch::kFloat32).reshape({2, 3}).transpose(0, 1);
+  const Tensor d = interop::from_torch(t);
+  EXPECT_EQ(d.sizes(), (Shape{3, 2}));
+  EXPECT_EQ(d.data_ptr(), t.data_ptr());
+  t[2][1] = 50;
+  EXPECT_EQ(d[2][1].item(), 50);
+  const torch::Tensor back = interop::to_torch(d.narrow(0, 1, 2));
+  EXPECT_EQ(back.sizes(), (std::vector<std::int64_t>{2, 2}));
+  EXPECT_EQ(back[1][1].item<float>(), 50);
+  torch::Tensor outlives;
+  {
+    Tensor own = ones({3});
+    outlives = interop::to_torch(own);
+  }
+  EXPECT_EQ(outlives.sum().item<float>(), 3);
+  EXPECT_FALSE(interop::from_torch(torch::Tensor()).defined());
+  EXPECT_EQ(interop::from_torch(torch::empty({0, 4})).sizes(), (Shape{0, 4}));
+}
+
+TEST(Torch, TensorsThatDoNotFitAreNamed) {
+  EXPECT_ERROR(interop::from_torch(torch::zeros({2}, torch::kComplexFloat)), DTypeError, "dtype is ComplexFloat");
+  EXPECT_ERROR(interop::from_torch(torch::zeros({2, 2}).to_sparse()), Error, "layout is Sparse");
+  EXPECT_ERROR(interop::from_torch(torch::zeros({2}, torch::TensorOptions().device(torch::kMeta))), DeviceError, "is on meta, expected cpu or cuda");
+  EXPECT_ERROR(interop::from_torch(torch::zeros({1, 1, 1, 1, 1, 1, 1, 1, 1})), ShapeError, "9 dimensions");
+  Layer l("Linear", R"({"in_features": 3, "out_features": 2})");
+  EXPECT_ERROR(l->forward(torch::zeros({2, 4})), ShapeError, "expected");
+  EXPECT_ERROR(Layer("Linaer"), OptionError, "Linear");
+}
+
+TEST(Torch, ALayerComputesAndDifferentiatesAsTorchsOwn) {
+  torch::manual_seed(1);
+  for (const auto dtype : {torch::kFloat32, torch::kFloat64}) {
+    torch::nn::Linear reference(5, 4);
+    reference->to(dtype);
+    Layer layer = interop::from_layer(*reference);
+    const torch::Tensor x = torch::randn({3, 5}, dtype).requires_grad_(), z = x.detach().clone().requires_grad_(), g = torch::randn({3, 4}, dtype);
+    const torch::Tensor want = reference->forward(x), got = layer->forward(z);
+    want.backward(g);
+    got.backward(g);
+    const double eps = dtype == torch::kFloat32 ? 1e-5 : 1e-12;
+    EXPECT_LT(worst(got, want), eps);
+    EXPECT_LT(worst(z.grad(), x.grad()), eps);
+    const auto a = layer->named_parameters(), b = reference->named_parameters();
+    ASSERT_EQ(a.size(), 2u);
+    for (const auto& p : b) EXPECT_LT(worst(a[p.key()].grad(), p.value().grad()), eps) << p.key();
+  }
+}
+
+TEST(Torch, MultiheadAttentionTakesTorchsWeights) {
+  torch::manual_seed(2);
+  torch::nn::MultiheadAttention reference(torch::nn::MultiheadAttentionOptions(8, 2));
+  Layer layer = interop::from_layer(*reference);
+  const torch::Tensor x = torch::randn({2, 5, 8}), t = x.transpose(0, 1);
+  const torch::Tensor want = std::get<0>(reference->forward(t, t, t)).transpose(0, 1);
+  EXPECT_LT(worst(layer->forward(x), want), 1e-5);
+  torch::Tensor mask = torch::zeros({2, 5}, torch::kBool);
+  mask[0][4] = true;
+  const torch::Tensor masked = std::get<0>(reference->forward(t, t, t, mask)).transpose(0, 1);
+  EXPECT_LT(worst(layer->call({{"x", x}, {"key_padding_mask", mask}}).at("y"), masked), 1e-5);
+}
+
+TEST(Torch, TorchsOptimizerTrainsALayer) {
+  torch::manual_seed(3);
+  struct Net : torch::nn::Module {
+    Layer mix{"LongformerAttention", R"({"embed_dim": 8, "num_heads": 2, "window": 2})"};
+    torch::nn::Linear head{8, 1};
+    Net() { register_module("mix", mix), register_module("head", head); }
+    torch::Tensor forward(const torch::Tensor& x) { return head(mix->forward(x)).squeeze(-1); }
+  } net;
+  EXPECT_EQ(net.named_parameters().contains("mix.q_proj.weight"), true);
+  torch::optim::AdamW optimizer(net.parameters(), torch::optim::AdamWOptions(1e-2));
+  const torch::Tensor x = torch::randn({4, 6, 8}), y = x.sum(-1);
+  double first = 0, last = 0;
+  for (int i = 0; i < 60; ++i) {
+    optimizer.zero_grad();
+    const torch::Tensor loss = torch::mse_loss(net.forward(x), y);
+    loss.backward();
+    optimizer.step();
+    last = loss.item<double>();
+    if (i == 0) first = last;
+  }
+  EXPECT_LT(last, 0.3 * first);
+}
+
+TEST(Torch, DerivedWeightsFollowTorchsUpdates) {
+  // BitLinear quantizes once per change of its weight; a step by torch must be seen
+  Layer layer("BitLinear", R"({"in_features": 8, "out_features": 8, "bias": false})");
+  const torch::Tensor x = torch::randn({2, 8});
+  torch::NoGradGuard guard;
+  const torch::Tensor before = layer->forward(x).clone();
+  layer->named_parameters()["weight"].mul_(-1);
+  EXPECT_LT(worst(layer->forward(x), -before), 1e-5);
+}
+
+TEST(Torch, StateModeAndPlaceFollowTorch) {
+  Layer layer("BatchNorm2d", R"({"num_features": 3})");
+  EXPECT_TRUE(layer->named_buffers().contains("running_mean"));
+  layer->forward(torch::randn({4, 3, 5, 5}) + 7);
+  EXPECT_GT(layer->named_buffers()["running_mean"].abs().max().item<float>(), 0.1);
+  layer->eval();
+  EXPECT_FALSE(layer->module().is_training());
+  layer->to(torch::kFloat64);
+  EXPECT_EQ(layer->forward(torch::randn({1, 3, 2, 2}, torch::kFloat64)).scalar_type(), torch::kFloat64);
+  // torch's archives
+  Layer a("Linear", R"({"in_features": 3, "out_features": 2})"), b("Linear", R"({"in_features": 3, "out_features": 2})");
+  std::stringstream file;
+  torch::save(a, file);
+  torch::load(b, file);
+  const torch::Tensor x = torch::randn({2, 3});
+  EXPECT_EQ(worst(a->forward(x), b->forward(x)), 0);
+  const auto copy = std::dynamic_pointer_cast<interop::LayerImpl>(a->clone());
+  EXPECT_EQ(worst(copy->forward(x), a->forward(x)), 0);
+  EXPECT_NE(copy->named_parameters()["weight"].data_ptr(), a->named_parameters()["weight"].data_ptr());
+}
+
+TEST(Torch, FrozenParametersReceiveNothing) {
+  Layer layer("Linear", R"({"in_features": 3, "out_features": 2})");
+  layer->named_parameters()["weight"].set_requires_grad(false);
+  layer->forward(torch::randn({2, 3})).sum().backward();
+  EXPECT_FALSE(layer->named_parameters()["weight"].grad().defined());
+  EXPECT_TRUE(layer->named_parameters()["bias"].grad().defined());
+}
+
+TEST(Torch, TheTapeIsUsedAsTorchsIs) {
+  Layer layer("GELU");
+  torch::Tensor x = torch::randn({5}).requires_grad_();
+  torch::Tensor y = layer->forward(x).sum();
+  y.backward({}, /*retain_graph=*/true);
+  const torch::Tensor once = x.grad().clone();
+  y.backward();
+  EXPECT_LT(worst(x.grad(), 2 * once), 1e-6);
+  torch::Tensor z = torch::randn({5}).requires_grad_(), w = z * 1;
+  y = layer->forward(w).sum();
+  w.add_(1);
+  EXPECT_ANY_THROW(y.backward()) << "changed in place";
+  y = layer->forward(x).sum();
+  EXPECT_ANY_THROW(torch::autograd::grad({y}, {x}, {}, true, /*create_graph=*/true)) << "second derivatives";
+  {
+    torch::NoGradGuard guard;
+    EXPECT_FALSE(layer->forward(x).requires_grad());
+  }
+}
+
+TEST(Torch, SwapInsideATorchModel) {
+  torch::manual_seed(5);
+  torch::nn::Sequential net(torch::nn::Linear(8, 16), torch::nn::GELU(), torch::nn::Linear(16, 4));
+  const torch::Tensor x = torch::randn({3, 8}), before = net->forward(x);
+  const torch::Tensor weight = net->named_parameters()["0.weight"].clone();
+  auto report = interop::swap(*net, "GELU", "SiLU");
+  EXPECT_EQ(report.replaced, (std::vector<std::string>{"1"}));
+  EXPECT_GT(worst(net->forward(x), before), 1e-4);
+  report = interop::swap(*net, "Linear", "BitLinear");
+  EXPECT_EQ(report.replaced, (std::vector<std::string>{"0", "2"}));
+  EXPECT_EQ(worst(net->named_parameters()["0.weight"], weight), 0) << "weights carried over";
+  EXPECT_EQ(net->forward(x).sizes(), (std::vector<std::int64_t>{3, 4}));
+  net->forward(x).sum().backward();
+  EXPECT_TRUE(net->named_parameters()["0.weight"].grad().defined());
+
+  torch::nn::Sequential images(torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 4, 3).padding(1).groups(4).bias(false)));
+  interop::swap(*images, "DepthwiseConv2d", "MixConv2d", Json::parse(R"({"kernel_size": [3, 5]})"));
+  EXPECT_EQ(images->forward(torch::randn({1, 4, 6, 6})).sizes(), (std::vector<std::int64_t>{1, 4, 6, 6}));
+
+  struct Typed : torch::nn::Module {
+    torch::nn::Linear fc{3, 3};
+    Layer attention{interop::from_layer(*torch::nn::MultiheadAttention(torch::nn::MultiheadAttentionOptions(8, 2)))};
+    Typed() { register_module("fc", fc), register_module("attention", attention); }
+  } typed;
+  EXPECT_ERROR(interop::swap(typed, "Linear", "MXLinear", Json::parse(R"({"no": 1})")), Error, "");
+  const auto q = typed.attention->named_parameters()["q_proj.weight"].clone();
+  report = interop::swap(typed, "MultiheadAttention", "LongformerAttention", Json::parse(R"({"window": 2})"));
+  EXPECT_EQ(report.replaced, (std::vector<std::string>{"attention"}));
+  EXPECT_EQ(typed.attention->type(), "LongformerAttention");
+  EXPECT_EQ(worst(typed.attention->named_parameters()["q_proj.weight"], q), 0);
+  EXPECT_EQ(typed.attention->forward(torch::randn({1, 5, 8})).size(1), 5);
+  EXPECT_ERROR(interop::swap(typed, "LayerNorm", "RMSNorm"), OptionError, "no LayerNorm that could be replaced");
+  EXPECT_ERROR(interop::swap(typed, "LayerNrom", "RMSNorm"), OptionError, "LayerNorm");
+}
+
+TEST(Torch, DropinOptimizersTrainTorchParameters) {
+  torch::manual_seed(6);
+  for (const char* name : {"AdamW", "AdamW8bit", "SGD"}) {
+    torch::nn::Linear a(64, 64), b(64, 64);
+    {
+      torch::NoGradGuard guard;
+      b->weight.copy_(a->weight);
+      b->bias.copy_(a->bias);
+    }
+    interop::TorchOptimizer ours(name, a->parameters(), R"({"lr": 0.01})");
+    const torch::Tensor x = torch::randn({16, 64});
+    const auto version = a->weight._version();
+    std::unique_ptr<torch::optim::Optimizer> theirs;
+    if (std::string(name) == "SGD") theirs = std::make_unique<torch::optim::SGD>(b->parameters(), torch::optim::SGDOptions(0.01));
+    else theirs = std::make_unique<torch::optim::AdamW>(b->parameters(), torch::optim::AdamWOptions(0.01).weight_decay(std::string(name) == "AdamW8bit" ? 0.01 : 0.01));
+    for (int i = 0; i < 5; ++i) {
+      ours.zero_grad();
+      theirs->zero_grad();
+      a->forward(x).pow(2).mean().backward();
+      b->forward(x).pow(2).mean().backward();
+      ours.step();
+      theirs->step();
+    }
+    EXPECT_GT(a->weight._version(), version);
+    EXPECT_LT(worst(a->weight, b->weight), std::string(name) == "AdamW8bit" ? 2e-2 : 1e-5) << name;
+  }
+}
+
+TEST(Torch, TwoRuntimesOfThreadsDoNotHurtEachOther) {
+  // torch's OpenMP and dropin's pool (and oneDNN inside it) in turn: results stay right, and neither waits for the other's threads
+  torch::manual_seed(7);
+  torch::nn::Linear reference(256, 256);
+  Layer layer = interop::from_layer(*reference);
+  const torch::Tensor x = torch::randn({512, 256});
+  torch::NoGradGuard guard;
+  auto time = [](auto&& f) {
+    f();
+    double best = 1e9;
+    for (int r = 0; r < 30; ++r) {  // the best of many: others may be using the machine
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 0; i < 3; ++i) f();
+      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    }
+    return best;
+  };
+  const double apart = time([&] { reference->forward(x); }) + time([&] { layer->forward(x); });
+  const double together = time([&] {
+    reference->forward(x);
+    layer->forward(x);
+  });
+  EXPECT_LT(worst(layer->forward(x), reference->forward(x)), 1e-4);
+  EXPECT_LT(together, 3 * apart) << "apart " << apart << " s, together " << together << " s";
+}
+
+TEST(Torch, TheBridgeIsThin) {
+  Layer layer("ReLU");
+  const torch::Tensor x = torch::randn({16});
+  const Tensor d = interop::from_torch(x);
+  Box<Module> inside = make("ReLU");
+  torch::NoGradGuard guard;
+  no_grad off;
+  auto time = [](auto&& f) {
+    double best = 1e9;
+    for (int r = 0; r < 20; ++r) {
+      const auto start = std::chrono::steady_clock::now();
+      for (int i = 0; i < 500; ++i) f();
+      best = std::min(best, std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / 500);
+    }
+    return best;
+  };
+  const double bridge = time([&] { layer->forward(x); }) - time([&] { inside->call({{"x", d}}); });
+  RecordProperty("overhead_us", std::to_string(bridge));
+  std::printf("bridge: %.2f us per call\n", bridge);
+  EXPECT_LT(bridge, 5);
+}
+
+}  // namespace
+}  // namespace dropin
