@@ -232,7 +232,7 @@ int run(const Settings& s) {
   const Limits limits = measure_limits();
   fmt::print("{} thread{}: {:.4g} GFLOP/s of multiply-adds; triad", limits.threads, limits.threads == 1 ? "" : "s", limits.flops / 1e9);
   for (const auto& t : limits.triads) fmt::print(" {:.4g} GB/s in {:.4g} KiB,", t.rate / 1e9, t.bytes / 1024);
-  fmt::print(" first touch {:.3g} GB/s\nshare: of the least time for the arithmetic and the bytes that must move\n", limits.first_touch / 1e9);
+  fmt::print(" first touch {:.3g} GB/s\nshare: of the least time for the arithmetic and the bytes that must move (above 100 %: caches kept some)\n", limits.first_touch / 1e9);
   Bench bench(s, limits);
   for (const ComponentInfo* c : chosen) bench.run(*c);
   Json out = Json::object();

@@ -73,7 +73,7 @@ Tensor input_of(const ComponentInfo& c, int i, const Json& options) {
   const Picture p = kPictures[std::min(i, 2)];
   if (c.family == "TokenEmbedding" || c.name == "Transformer") return randint(0, 256, {int64_t{1} << std::min(2 * i, 3), length_of(c, i)}, kInt64);
   if (sequences(c)) return randn({1, kLengths[i], option("embed_dim", option("d_model", 256))});
-  if (c.family == "Model") return randn({p.batch, option("in_channels", c.sample_input.empty() ? 3 : c.sample_input[0]), int64_t{64} << (i / 2), int64_t{64} << (i / 2)});
+  if (c.family == "Model") return randn({i == 0 ? 1 : 8, option("in_channels", c.sample_input.empty() ? 3 : c.sample_input[0]), int64_t{64} << (i / 2), int64_t{64} << (i / 2)});
   if (c.sample_input.size() == 2 && c.family != "Norm") return randn({p.batch, option("in_channels", option("d_model", p.channels)), option("l_max", p.side * p.side)});  // [B, C, L]
   if (pictures(c)) return randn({p.batch, option("in_channels", option("channels", option("num_features", option("num_channels", p.channels)))), p.side, p.side});
   if (c.family == "Projection") return randn({kRows[i], option("in_features", 512)});
@@ -153,8 +153,13 @@ Case module_case(const ComponentInfo& c, int i, const ComponentInfo* standard, c
   r.both_flops = 3 * r.flops;
   r.bytes = bytes_of(x) + bytes_of(y) + weights;
   r.both_bytes = 3 * bytes_of(x) + 2 * bytes_of(y) + 3 * weights;  // back: x, its gradient and y's; parameters and theirs
+  if (c.family == "TokenEmbedding") r.bytes = bytes_of(x) + 2 * bytes_of(y), r.both_bytes = 2 * bytes_of(x) + 3 * bytes_of(y) + weights;  // rows in use; all of the gradient
+  if (y.data_ptr() == x.data_ptr()) r.bytes = 0;  // x itself is the answer
   r.kept_bytes = weights;
   r.options = learning->options_json();
+  r.module = learning;
+  r.input = leaf;
+  r.gradient = g;
   return r;
 }
 
@@ -172,6 +177,8 @@ Case optimizer_case(const ComponentInfo& c, int i, const Json& changes, const De
   if (find_default(c, "momentum")) r.options.set("momentum", 0.9);
   for (const auto& [k, v] : changes.items()) r.options.set(k, v);
   const std::shared_ptr<Optimizer> o(c.make_optimizer({p}, r.options).release());
+  r.input = p.detach().clone();
+  r.gradient = p.grad();
   o->step();
   r.forward = [o, p] {
     o->step();

@@ -1,5 +1,6 @@
 // What dropin bench runs for a component, made from its registry line alone: options, inputs and calls at a tiny size, one for the caches, one for memory.
 #pragma once
+#include <memory>
 #include <string>
 
 #include "dropin/registry/registry.h"
@@ -16,6 +17,9 @@ struct Case {
   double kept_bytes = 0;           ///< parameters, or an optimizer's state
   const char* forward_name = "forward";  ///< "forward", "step" or "call"
   Call forward, both;              ///< both: forward and backward; null where there is none
+  // What another library needs to do the same (modules and optimizers).
+  std::shared_ptr<Module> module;  ///< the one of `both`, with the same parameters as `forward`'s
+  Tensor input, gradient;          ///< x, and the gradient that `both` sends back; an optimizer's parameter and its gradient
 };
 
 /// How many sizes a component has.

@@ -13,10 +13,10 @@ void Findings::near(const std::string& what, double value, double wanted, double
   const bool ok = std::abs(value - wanted) <= tolerance;
   checks_.push_back({fmt::format("{} = {:.4g}, {}{:.4g} within {:.2g}", what, value, ok ? "" : "NOT ", wanted, tolerance), ok ? Check::Holds : Check::Fails});
 }
-void Findings::timed(const std::string& what, const Contest& c, bool ok, const char* relation, double limit) {
-  const bool noisy = !ok && c.noise > kNoiseLimit;
-  checks_.push_back({fmt::format("{} = {:.3g} (rounds {:.3g} to {:.3g}), {}{} {:.3g}{}", what, c.best_ratio, c.ratio.low, c.ratio.high, ok ? "" : "NOT ", relation, limit, noisy ? "; the machine is too noisy to say" : ""),
-                     ok ? Check::Holds : noisy ? Check::Undecided : Check::Fails});
+void Findings::timed(const std::string& what, const Contest& c, bool ok, bool some, const char* relation, double limit) {
+  checks_.push_back({fmt::format("{} = {:.3g} (rounds {:.3g} to {:.3g}), {}{} {:.3g}{}", what, c.ratio.middle, c.ratio.low, c.ratio.high, ok ? "" : "NOT ", relation, limit,
+                                 !ok && some ? "; the rounds differ too much to say" : ""),
+                     ok ? Check::Holds : some ? Check::Undecided : Check::Fails});
 }
 Check::Result Findings::verdict() const {
   Check::Result r = Check::Holds;

@@ -24,16 +24,16 @@ class Findings {
   void near(const std::string& what, double value, double wanted, double tolerance);
   void holds(const std::string& what, bool yes) { checks_.push_back({what + (yes ? ": yes" : ": NO"), yes ? Check::Holds : Check::Fails}); }
   void report(const std::string& text) { checks_.push_back({text, Check::Reported}); }
-  /// Of the best times of two calls in turn; undecided rather than failed when the rounds lie too far apart.
-  void below(const std::string& what, const Contest& c, double limit) { timed(what, c, c.best_ratio < limit, "below", limit); }
-  void above(const std::string& what, const Contest& c, double limit) { timed(what, c, c.best_ratio > limit, "above", limit); }
+  /// Of the rounds of two calls in turn, their middle; undecided rather than failed when the limit lies among them.
+  void below(const std::string& what, const Contest& c, double limit) { timed(what, c, c.ratio.middle < limit, c.ratio.low < limit, "below", limit); }
+  void above(const std::string& what, const Contest& c, double limit) { timed(what, c, c.ratio.middle > limit, c.ratio.high > limit, "above", limit); }
   const std::vector<Check>& checks() const { return checks_; }
   /// Fails when one fails, else Undecided when one is.
   Check::Result verdict() const;
 
  private:
   void number(const std::string& what, double value, bool ok, const char* relation, double limit);
-  void timed(const std::string& what, const Contest& c, bool ok, const char* relation, double limit);
+  void timed(const std::string& what, const Contest& c, bool ok, bool some, const char* relation, double limit);
   std::vector<Check> checks_;
 };
 

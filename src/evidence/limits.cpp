@@ -133,7 +133,7 @@ Limits measure_limits() {
   Limits l;
   l.threads = get_num_threads();
   l.flops = peak_flops();
-  for (const std::int64_t n : {std::int64_t{1} << 11, std::int64_t{1} << 15, std::int64_t{1} << 19, std::int64_t{1} << 24}) l.triads.push_back({12.0 * static_cast<double>(n), triad_rate(n)});
+  for (const std::int64_t n : {std::int64_t{1} << 11, std::int64_t{1} << 15, std::int64_t{1} << 19, std::int64_t{1} << 22, std::int64_t{1} << 24}) l.triads.push_back({12.0 * static_cast<double>(n), triad_rate(n)});
   l.first_touch = first_touch_rate();
   return l;
 }
