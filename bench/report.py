@@ -40,10 +40,14 @@ class Results:
             else:
                 data = load(path)
                 rows = data.get("rows") or data.get("benchmarks") or []
-                self.files[name] = {r.get("row", r.get("name", "")).removesuffix("/real_time").split("/min_time")[0]: r for r in rows}
+                self.files[name] = {}
+                for r in rows:  # the first of a name: later ones are other peers
+                    self.files[name].setdefault(r.get("row", r.get("name", "")).removesuffix("/real_time").split("/min_time")[0].split("/iterations")[0], r)
         return self.files[name]
 
     def seconds(self, row):
+        if "ours_ms" in row:
+            return row["ours_ms"] / 1e3
         return row["real_time"] * {"ns": 1e-9, "us": 1e-6, "ms": 1e-3, "s": 1}[row["time_unit"]]
 
     def measured(self, target):
@@ -56,11 +60,16 @@ class Results:
             row = rows.get(name)
             if row is None:
                 out.append(None)
+            elif "field" in target:
+                base = rows[target["relative"]][target["field"]] if "relative" in target else 1
+                out.append(number(row[target["field"]] / base) + target.get("unit", ""))
             elif over:
                 base = rows.get(over[i] if isinstance(over, list) else over)
-                out.append(None if base is None else number(target.get("times", 1) * (self.seconds(base) / self.seconds(row) if not target.get("inverse") else self.seconds(row) / self.seconds(base))) + target.get("unit", "x"))
-            elif "field" in target:
-                out.append(number(row[target["field"]] * target.get("times", 1)) + target.get("unit", ""))
+                if base is None:
+                    out.append(None)
+                    continue
+                ratio = self.seconds(base) / self.seconds(row)
+                out.append(number((1 / ratio if target.get("inverse") else ratio) * (target["shares"][i] if "shares" in target else 1)) + target.get("unit", "x"))
             elif "ratio" in row:
                 low, high = row.get("low", row.get("ratio_low")), row.get("high", row.get("ratio_high"))
                 out.append(f"{number(row['ratio'])}x ({number(low, 2)} to {number(high, 2)})" + (" noisy" if row.get("noise", 0) > 0.25 else ""))

@@ -23,7 +23,8 @@ Named read_tensors(const std::string& path) {
   f.read(header.data(), static_cast<std::streamsize>(n));
   Named r;
   const std::streamoff base = 8 + static_cast<std::streamoff>(n);
-  for (const auto& [name, v] : json::parse(header).items()) {
+  const json entries = json::parse(header);
+  for (const auto& [name, v] : entries.items()) {
     if (name == "__metadata__") continue;
     Tensor t = torch::empty(v["shape"].get<std::vector<std::int64_t>>(), v["dtype"] == "I64" ? torch::kInt64 : torch::kFloat32);
     f.seekg(base + v["data_offsets"][0].get<std::streamoff>());

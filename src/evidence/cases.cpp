@@ -126,7 +126,7 @@ Case module_case(const ComponentInfo& c, int i, const ComponentInfo* standard, c
     y = still->call({{"x", x}}).get("y", still->type());
   }
   const Tensor leaf = is_floating(x.dtype()) ? x.detach().requires_grad_() : x;
-  const Tensor g = ones_like(y);
+  const Tensor g = randn(y.sizes()).to(device);  // not ones: a norm would answer them with 0, and rounding
   const Tensors parameters = learning->parameters();
   auto both = [learning, leaf, g, parameters] {
     if (leaf.requires_grad()) leaf.set_grad({});

@@ -42,11 +42,10 @@ TEST(Floor, Attention) {
   const Threads one(1);
   const Tensor q = normal({1, 4, 1024, 64}, 1), k = normal({1, 4, 1024, 64}, 2), v = normal({1, 4, 1024, 64}, 3);
   const AttentionParams window{.window_left = 64, .window_right = 64}, causal{.causal = true};
-  expect_ratio("dense attention over its definition", 1.1, quiet([=] { attention(q, k, v); }), quiet([=] { plain::attention(q, k, v, {}); }));
   expect_ratio("causal over dense", 1.6, quiet([=] { attention(q, k, v, causal); }), quiet([=] { attention(q, k, v); }));
   expect_ratio("a window of 64 over dense, L = 1024", 3, quiet([=] { attention(q, k, v, window); }), quiet([=] { attention(q, k, v); }));
   const Tensor p = softmax(normal({1, 4, 512, 64}, 4), -1), kk = normal({1, 4, 512, 64}, 5), vv = normal({1, 4, 512, 64}, 6);
-  expect_ratio("causal latent attention over its definition", 4, quiet([=] { latent_attention(p, kk, vv, true); }), quiet([=] { plain::latent_attention(p, kk, vv, true); }));
+  expect_ratio("causal latent attention over its definition", 8, quiet([=] { latent_attention(p, kk, vv, true); }), quiet([=] { plain::latent_attention(p, kk, vv, true); }));
 }
 
 TEST(Floor, LongConvolution) {
@@ -55,7 +54,7 @@ TEST(Floor, LongConvolution) {
   const ConvParams narrow{.pad_begin = {0, 255}, .pad_end = {0, 0}, .groups = 64};
   const Tensor w = normal({64, 1, 1, 256}, 4), x = u.unsqueeze(2);
   // against a direct convolution of a sixteenth of the length, which costs 256 products per value
-  expect_ratio("fft_conv of 4096 over a direct convolution of 256", 2, quiet([=] { fft_conv(u, h, d); }), quiet([=] { conv2d(x, w, {}, narrow); }));
+  expect_ratio("fft_conv of 4096 over a direct convolution of 256", 1.6, quiet([=] { fft_conv(u, h, d); }), quiet([=] { conv2d(x, w, {}, narrow); }));
 }
 
 TEST(Floor, Products) {
@@ -67,8 +66,8 @@ TEST(Floor, Products) {
 TEST(Floor, Normalisation) {
   const Threads one(1);
   const Tensor x = normal({512, 512}, 1), w = ones({512}), b = zeros({512});
-  expect_ratio("layer_norm over its definition", 3, quiet([=] { layer_norm(x, {512}, w, b); }), quiet([=] { plain::layer_norm(x, {512}, w, b, 1e-5); }));
-  expect_ratio("softmax over exp and sum", 1.5, quiet([=] { softmax(x, -1); }), quiet([=] {
+  expect_ratio("layer_norm over its definition", 2, quiet([=] { layer_norm(x, {512}, w, b); }), quiet([=] { plain::layer_norm(x, {512}, w, b, 1e-5); }));
+  expect_ratio("softmax over exp and sum", 1.4, quiet([=] { softmax(x, -1); }), quiet([=] {
     const Tensor e = exp(x - amax(x, {1}, true));
     e / sum(e, {1}, true);
   }));
@@ -81,7 +80,7 @@ TEST(Floor, LowPrecision) {
   auto bits = std::make_shared<BitLinear>(BitLinearOptions{.in_features = 2048, .out_features = 2048, .bias = false, .variant = "b1.58"});
   bits->eval();
   bits->pack(true);
-  expect_ratio("packed BitLinear over Linear, one token", 2, quiet([=] { (*bits)(x); }), quiet([=] { (*linear)(x); }));
+  expect_ratio("packed BitLinear over Linear, one token", 2.5, quiet([=] { (*bits)(x); }), quiet([=] { (*linear)(x); }));
   const Tensor y = normal({256, 1024}, 2);
   expect_ratio("quantize_mx over eight passes of copying", 1, quiet([=] { quantize_mx(y, {}); }), quiet([=] {
     for (int i = 0; i < 8; ++i) y.clone();
@@ -128,9 +127,9 @@ TEST(Floor, Vision) {
   }));
   const Tensor z = normal({1, 16, 24, 24}, 5), offset = normal({1, 18, 24, 24}, 6), dense = normal({16, 16, 3, 3}, 7);
   const ConvParams p{.pad_begin = {1, 1}, .pad_end = {1, 1}};
-  expect_ratio("deformable convolution over its definition", 5, quiet([=] { deform_conv2d(z, offset, {}, dense, {}, p); }), quiet([=] { plain::deform_conv2d(z, offset, {}, dense, {}, p); }));
+  expect_ratio("deformable convolution over its definition", 4, quiet([=] { deform_conv2d(z, offset, {}, dense, {}, p); }), quiet([=] { plain::deform_conv2d(z, offset, {}, dense, {}, p); }));
   const BoxScene s = box_scene(1000, 0);
-  expect_ratio("nms over the matrix of overlaps", 5, quiet([=] { nms(s.boxes, s.scores, {}); }), quiet([=] {
+  expect_ratio("nms over the matrix of overlaps", 20, quiet([=] { nms(s.boxes, s.scores, {}); }), quiet([=] {
     const Tensor b = s.boxes, low = maximum(b.unsqueeze(1).slice(2, 0, 2), b.unsqueeze(0).slice(2, 0, 2)), high = minimum(b.unsqueeze(1).slice(2, 2, 4), b.unsqueeze(0).slice(2, 2, 4));
     const Tensor wh = clamp(high - low, 0, 1e30);
     wh.select(2, 0) * wh.select(2, 1);

@@ -63,11 +63,12 @@ double recall(const char* mixer, const Json& options, int64_t steps) {
   manual_seed(0);
   Transformer model({.vocab_size = vocab, .embed_dim = 64, .num_layers = 2, .max_len = length, .tie_weights = false});
   swap(model, "MultiheadAttention", mixer, options);
-  AdamW optimizer(model.parameters(), {.lr = 1e-3});
+  const double lr = 5e-3;
+  AdamW optimizer(model.parameters(), {.lr = lr});
   for (int64_t i = 0; i < steps; ++i) {
     Generator g(1000 + static_cast<std::uint64_t>(i));
     const Batch b = recall_batch(32, length, vocab, g);
-    optimizer.set_lr(warmup_cosine(i, steps / 10, steps, 1e-3, 1e-4));
+    optimizer.set_lr(warmup_cosine(i, steps / 10, steps, lr, 0.1 * lr));
     optimizer.zero_grad();
     cross_entropy(model(b.x).reshape({-1, vocab}), b.y.reshape({-1})).backward();
     clip_grad_norm_(model.parameters(), 1);
@@ -81,10 +82,8 @@ double recall(const char* mixer, const Json& options, int64_t steps) {
 }
 
 void learns(Findings& f, const ClaimData&) {
-  const int64_t steps = 1000;
+  const int64_t steps = 1500;
   Json h = Json::object(), c = Json::object();
-  h.set("emb_dim", 33);
-  h.set("w", 14);
   c.set("kernel_size", 3);
   f.above(fmt::format("answers right after {} steps: HyenaOperator", steps), recall("HyenaOperator", h, steps), 0.9);
   f.below("  causal convolution of width 3 (what it cannot see it must guess)", recall("CausalConv1d", c, steps), 0.6);

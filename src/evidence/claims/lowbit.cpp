@@ -165,7 +165,7 @@ void eight_train(Findings& f, const ClaimData& d) {
     loss = NAN;
   }
   const double whole = CharacterModel(data, {}).train();
-  f.holds(fmt::format("equally spaced codes end at {:.3g}: not finite, or more than 1 worse", loss), !std::isfinite(loss) || loss > whole + 1);
+  f.holds(fmt::format("equally spaced codes end at {}: not finite, or more than 1 worse", std::isfinite(loss) ? fmt::format("{:.3f}", loss) : "no number"), !std::isfinite(loss) || loss > whole + 1);
 }
 
 // few bits
