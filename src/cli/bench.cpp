@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <map>
 #include <memory>
+#include <set>
 
 #include "cli/command_line.h"
 #include "cli/peer.h"
@@ -55,9 +56,16 @@ class Bench {
   Bench(const Settings& s, const Limits& l) : s_(s), limits_(l), device_(s.device) {}
   void run(const ComponentInfo& c) {
     const ComponentInfo* standard = standard_of(c);
-    double last[2] = {0, 0};
+    double last[2] = {0, 0}, before[2] = {0, 0};  // forward, and with backward
     for (int i = 0; i < sizes_of(c); ++i) {
-      if (last[0] * 4 > 4 * kLongCall) break;
+      bool longer = false;  // as it grew, it would take too long
+      for (int k = 0; k < 2; ++k) longer = longer || (before[k] > 0 && last[k] * last[k] / before[k] > 3 * kLongCall);
+      if (longer) {
+        for (int k = i; k < sizes_of(c); ++k) too_long_.insert({c.name, k});
+        fmt::print("{:<52} left out: longer than {:.0f} s a call\n", fmt::format("{}, larger sizes", c.name), 3 * kLongCall);
+        break;
+      }
+      std::copy(last, last + 2, before);
       if (!one(c, standard, i, Json::object(), last)) return;
     }
     for (const FieldInfo& f : c.options)  // a window is swept too: time should follow it
@@ -86,7 +94,7 @@ class Bench {
     std::shared_ptr<Case> theirs;
     try {
       mine = make_case(c, i, standard, changes, device_);
-      if (standard) theirs = standard_case(*standard, i);
+      if (standard && !too_long_.count({standard->name, i})) theirs = standard_case(*standard, i);
     } catch (const Error& e) {
       fmt::print("{:<44} left out: {}\n", c.name, e.what());
       return false;
@@ -177,6 +185,7 @@ class Bench {
   std::string standard_family_;
   std::map<std::pair<std::string, int>, std::shared_ptr<Case>> standards_;
   std::map<std::tuple<std::string, bool, int>, double> long_;
+  std::set<std::pair<std::string, int>> too_long_;
 };
 
 int compare(const std::vector<std::string>& files) {

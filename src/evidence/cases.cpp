@@ -45,9 +45,12 @@ const Json* find_default(const ComponentInfo& c, const char* name) {
     if (f.name == name) return &f.value;
   return nullptr;
 }
+// Only what is left open: names whose default is 0 or nothing.
 void fill(Json& o, const ComponentInfo& c, const Json& values) {
+  auto open = [](const Json& d) { return d.is_null() || (d.is_number() && d.as_double() == 0) || (d.is_array() && d.size() == 0); };
   for (const FieldInfo& f : c.options)
-    if (const Json* v = values.find(f.name); v && !o.find(f.name) && !(f.type == "string" && !v->is_string()) && !(f.type.rfind("list", 0) == 0 && !v->is_array())) o.set(f.name, *v);
+    if (!open(f.value)) continue;
+    else if (const Json* v = values.find(f.name); v && !o.find(f.name) && !(f.type == "string" && !v->is_string()) && !(f.type.rfind("list", 0) == 0 && !v->is_array())) o.set(f.name, *v);
 }
 
 // Options of size i: those that swap() would give in place of the standard member, then the common ones.
@@ -58,7 +61,9 @@ Json options_of(const ComponentInfo& c, int i, const ComponentInfo* standard) {
   if (standard && standard->make_module && c.make_module) {
     Json theirs = Json::object();
     fill(theirs, *standard, values);
-    o = replacing_options(*standard, standard->make_module(theirs)->options_json(), values, c);
+    const Json given = replacing_options(*standard, standard->make_module(theirs)->options_json(), values, c);
+    for (const FieldInfo& f : c.options)  // a name may mean a number here and a word there
+      if (const Json* v = given.find(f.name); v && (f.type != "string" || v->is_string())) o.set(f.name, *v);
   }
   fill(o, c, values);
   return o;

@@ -111,6 +111,25 @@ void draw_bench(const Json& results, Pictures& out) {
   if (!bars.empty()) out.write("ratios", svg_ratios("beside the standard member, in turn, " + threads, "standard member's time over ours; forward unless it says both", bars));
 }
 
+// Rows NAME/LENGTH of a Google Benchmark file (bench/*.cpp).
+void draw_lengths(const Json& results, Pictures& out) {
+  const Json& rows = *results.find("benchmarks");
+  Lines time, memory;
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::string name = text(rows[i], "name");
+    const std::size_t slash = name.find('/'), end = name.find('/', slash == std::string::npos ? slash : slash + 1);
+    if (!text(rows[i], "component").empty() || slash == std::string::npos) continue;
+    const std::string length = name.substr(slash + 1, end == std::string::npos ? end : end - slash - 1);
+    if (length.empty() || length.find_first_not_of("0123456789") != std::string::npos) continue;
+    time.add(name.substr(0, slash), std::stod(length), 1e3 * seconds(rows[i]));
+    memory.add(name.substr(0, slash), std::stod(length), number(rows[i], "peak MB"));
+  }
+  std::vector<LineChart> charts;
+  if (!time.all.empty()) charts.push_back({"against the length", {"length L"}, {"time, ms"}, time.sorted()});
+  if (!memory.all.empty()) charts.push_back({"against the length", {"length L"}, {"peak memory, MB"}, memory.sorted()});
+  if (!charts.empty()) out.write("lengths", svg_lines(charts));
+}
+
 void draw_peers(const Json& results, Pictures& out) {
   std::vector<Bar> bars;
   const Json& rows = *results.find("rows");
@@ -165,7 +184,7 @@ std::vector<std::string> draw(const Json& results, const std::string& folder, co
     const Json* v = results.is_object() ? results.find(key) : nullptr;
     return v && v->is_array();
   };
-  if (list("benchmarks")) draw_bench(results, out);
+  if (list("benchmarks")) draw_bench(results, out), draw_lengths(results, out);
   if (list("rows")) draw_peers(results, out);
   if (list("runs")) draw_train(results, out);
   if (out.written.empty()) fail<FileError>({"bench: nothing to draw in these results; expected those of dropin bench --json, dropin train --json or bench/peers"});
