@@ -36,8 +36,7 @@ std::string page(double w, double h, const std::string& body) {
 // 0.001, 12, 64K
 std::string number(double v, bool binary) {
   if (binary && v >= 1024 && std::fmod(v, 1024) == 0) return fmt::format("{:.0f}K", v / 1024);
-  if (v >= 1e5) return fmt::format("{:.0e}", v);
-  return fmt::format("{:.4g}", v);
+  return v >= 1e6 ? fmt::format("{:.0e}", v) : v >= 1e4 ? fmt::format("{:.0f}", v) : fmt::format("{:.4g}", v);
 }
 
 struct Scale {
@@ -125,6 +124,7 @@ std::string svg_lines(const std::vector<LineChart>& charts) {
     for (double v : sy.ticks(false)) body += line(x0, sy(v), x1, sy(v), "grid") + text(x0 - 6, sy(v) + 4, number(v, false), "end", "s");
     body += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" class=\"axis\"/>\n", x0, y0, kWidth, kHeight);
     body += text((x0 + x1) / 2, y1 + 40, c.x.label) + text(left + 16, (y0 + y1) / 2, c.y.label, "middle", "", fmt::format(" transform=\"rotate(-90 {:.1f} {:.1f})\"", left + 16, (y0 + y1) / 2).c_str());
+    std::size_t drawn = 0;
     for (const Series& s : c.series) {
       std::string path;
       for (const auto& p : s.points) path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", sx(p.first), sy(p.second));
@@ -133,7 +133,8 @@ std::string svg_lines(const std::vector<LineChart>& charts) {
         body += fmt::format("<path d=\"{}\" class=\"limit\" fill=\"none\" stroke-width=\"1.5\" stroke-dasharray=\"6 4\"/>\n", path);
         continue;
       }
-      body += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"2\"/>\n", path, colour(s.name));
+      const double width = std::min(5.0, 2 + 0.8 * static_cast<double>(c.series.size() - 1 - drawn++));  // an earlier line still shows beneath a later one
+      body += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{:.1f}\"/>\n", path, colour(s.name), width);
       if (s.points.size() <= 24)
         for (const auto& p : s.points) body += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\" fill=\"{}\"/>\n", sx(p.first), sy(p.second), colour(s.name));
     }
