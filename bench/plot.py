@@ -1,47 +1,36 @@
-"""Draws rows NAME/LENGTH of a Google Benchmark JSON file against the length: python bench/plot.py results.json out.svg
+"""Pictures as PNG: python bench/plot.py FOLDER... turns every .svg there (dropin bench --plot) into a .png of the same name.
 
-One line per NAME, both axes logarithmic; needs matplotlib, which nothing else here does.
+The drawing is the program's own; this only needs something that reads SVG: rsvg-convert (librsvg2-bin) or the Python package cairosvg.
 """
 import argparse
-import json
-import re
-
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+import pathlib
+import shutil
+import subprocess
+import sys
 
 
 def main():
     a = argparse.ArgumentParser()
-    a.add_argument("results")
-    a.add_argument("out", help="an .svg or .png file")
+    a.add_argument("folder", nargs="+", type=pathlib.Path)
+    a.add_argument("--zoom", type=float, default=2)
     args = a.parse_args()
-    lines = {}
-    with open(args.results) as f:
-        for row in json.load(f)["benchmarks"]:
-            m = re.match(r"(.+?)/(?:L:)?(\d+)(/.*)?$", row["name"])
-            if m:
-                ms = row["real_time"] * {"ns": 1e-6, "us": 1e-3, "ms": 1, "s": 1e3}[row["time_unit"]]
-                lines.setdefault(m[1], []).append((int(m[2]), ms, row.get("peak MB", row.get("peak_MB"))))
-    ink = "#888888"  # legible on white and on black
-    fig, axes = plt.subplots(1, 2, figsize=(10, 4))
-    fig.patch.set_alpha(0)
-    for ax, k, label in ((axes[0], 1, "time, ms"), (axes[1], 2, "peak memory, MB")):
-        for (name, rows), colour in zip(sorted(lines.items()), ("#d95f02", "#1b9e77", "#7570b3", "#e7298a")):
-            points = [(r[0], r[k]) for r in sorted(rows) if r[k]]
-            ax.plot(*zip(*points), marker="o", markersize=4, color=colour, label=name)
-        ax.set(xscale="log", yscale="log", xlabel="length L", ylabel=label, facecolor="none")
-        ax.set_xscale("log", base=2)
-        ax.tick_params(colors=ink, which="both")
-        ax.grid(True, color=ink, alpha=0.3)
-        for item in (ax.xaxis.label, ax.yaxis.label):
-            item.set_color(ink)
-        for s in ax.spines.values():
-            s.set_color(ink)
-    axes[0].legend(facecolor="none", edgecolor=ink, labelcolor=ink)
-    fig.tight_layout()
-    fig.savefig(args.out)
+    rsvg = shutil.which("rsvg-convert")
+    if not rsvg:
+        try:
+            import cairosvg
+        except (ImportError, OSError):
+            sys.exit("plot.py: neither rsvg-convert (librsvg2-bin) nor cairosvg is here; the .svg files are complete without them")
+    for folder in args.folder:
+        pictures = sorted(folder.glob("*.svg"))
+        if not pictures:
+            sys.exit(f"plot.py: {folder} holds no .svg; dropin bench --plot {folder} draws some")
+        for svg in pictures:
+            png = svg.with_suffix(".png")
+            if rsvg:
+                subprocess.run([rsvg, "--zoom", str(args.zoom), "-o", str(png), str(svg)], check=True)
+            else:
+                cairosvg.svg2png(url=str(svg), write_to=str(png), scale=args.zoom)
+            print(png)
 
 
 main()

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "dropin/core/parallel.h"
+#include "dropin/data/tasks.h"
 #include "dropin/ops/ops.h"
 #include "dropin/vision/deform_conv.h"
 #include "dropin/vision/masks.h"
@@ -58,38 +59,8 @@ Tensor onednn_depthwise(const Tensor& x, const Tensor& w, std::int64_t pad) {
   return y;
 }
 
-// Boxes around `objects` centres of a 550 x 550 picture; 0: anywhere. The same as in peers/vision.py.
-struct Scene {
-  Tensor boxes, scores;
-};
-Scene scene(std::int64_t n, std::int64_t objects, std::int64_t classes) {
-  std::uint64_t s = 12345;
-  auto uniform = [&] {
-    s = s * 6364136223846793005u + 1442695040888963407u;
-    return static_cast<double>(s >> 40) / 16777216.0;
-  };
-  std::vector<double> cx, cy, size;
-  for (std::int64_t i = 0; i < objects; ++i) cx.push_back(60 + 430 * uniform()), cy.push_back(60 + 430 * uniform()), size.push_back(40 + 120 * uniform());
-  Scene r{empty({n, 4}), classes ? empty({classes, n}) : empty({n})};
-  float* b = r.boxes.data<float>();
-  for (std::int64_t i = 0; i < n; ++i, b += 4) {
-    double x, y, w, h;
-    if (objects) {
-      const auto k = static_cast<std::size_t>(i % objects);
-      x = cx[k] + size[k] * 0.4 * (uniform() - 0.5), y = cy[k] + size[k] * 0.4 * (uniform() - 0.5);
-      w = size[k] * (0.7 + 0.6 * uniform()), h = size[k] * (0.7 + 0.6 * uniform());
-    } else {
-      x = 550 * uniform(), y = 550 * uniform(), w = 10 + 60 * uniform(), h = 10 + 60 * uniform();
-    }
-    b[0] = static_cast<float>(x - w / 2), b[1] = static_cast<float>(y - h / 2), b[2] = static_cast<float>(x + w / 2), b[3] = static_cast<float>(y + h / 2);
-  }
-  float* p = r.scores.data<float>();
-  for (std::int64_t i = 0; i < r.scores.numel(); ++i) p[i] = static_cast<float>(0.06 + 0.94 * uniform());
-  return r;
-}
-
 /// Greedy suppression as everyone writes it first.
-std::int64_t plain_nms(const Scene& s, double threshold) {
+std::int64_t plain_nms(const BoxScene& s, double threshold) {
   const Tensor order = argsort(s.scores, 0, true);
   const float* b = s.boxes.data<float>();
   const std::int64_t* o = order.data<std::int64_t>();
@@ -149,7 +120,7 @@ int main(int argc, char** argv) {
   }
   for (const std::int64_t n : {1000, 5000})
     for (const std::int64_t objects : {0, 12}) {
-      const Scene s = scene(n, objects, 0);
+      const BoxScene s = box_scene(n, objects);
       const std::string name = "nms/" + std::to_string(n) + (objects ? "/crowded" : "/spread");
       row(name, 0, 0, [s] { benchmark::DoNotOptimize(nms(s.boxes, s.scores, {.iou_threshold = 0.5}).data_ptr()); });
       row(name + "/plain_loop", 0, 0, [s] { benchmark::DoNotOptimize(plain_nms(s, 0.5)); });
@@ -157,7 +128,7 @@ int main(int argc, char** argv) {
       row(name + "/fast_nms", 0, 0, [s, one] { benchmark::DoNotOptimize(fast_nms(s.boxes, one, {.top_k = 0, .max_detections = 0}).indices.data_ptr()); });
     }
   {  // the reproduction: 80 classes, 1000 candidates, 200 of each class
-    const Scene s = scene(1000, 12, 80);
+    const BoxScene s = box_scene(1000, 12, 80);
     row("suppression/80x1000/fast_nms", 0, 0, [s] { benchmark::DoNotOptimize(fast_nms(s.boxes, s.scores, {.top_k = 200}).indices.data_ptr()); });
     row("suppression/80x1000/nms", 0, 0, [s] {  // every class as fast_nms would have it: its 200 best
       parallel_for(80, 1, [&](std::int64_t c, std::int64_t end) {

@@ -30,9 +30,32 @@ expect 2 'the nearest name is "MultiheadAttention"' describe MultiheadAttenton
 expect 0 "cpu:" devices
 expect 2 "required" describe
 expect 2 "see dropin --help" nonsense
-expect 2 "no such file" conform "$folder/none"
 printf 'not a tensor file' > "$folder/bad.safetensors"
+expect 2 "no such file" conform "$folder/none"
 expect 2 "bad.safetensors" conform "$folder/bad.safetensors"
+expect 2 'the nearest name is "LongformerAttention"; components: ' bench Longformer
+expect 2 "no benchmark matches" bench ReLU --filter L:99 --rounds 1
+expect 2 "expected 1 to 1000" bench ReLU --rounds 0
+expect 2 "threads is 5000" bench ReLU --threads 5000
+expect 2 "there is no peer program" bench Linear --peer "$folder/no_such_peer"
+expect 2 "is it a peer" bench Linear --peer /bin/true
+expect 2 "no usable device cuda:77" bench ReLU --device cuda:77
+expect 2 "expected cpu, cuda" bench ReLU --device tpu
+expect 2 "cannot be made" bench ReLU --plot "$folder/bad.safetensors/plots"
+expect 2 "$folder/none" bench ReLU --json "$folder/none/x.json"
+expect 2 "bad.safetensors" bench --compare "$folder/bad.safetensors" "$folder/bad.safetensors"
+expect 2 "cannot be read" bench --compare "$folder/none.json" "$folder/none.json"
+expect 2 "say where with --plot" bench --from "$folder/none.json"
+expect 0 "of GELU" bench ReLU --filter x:1x1024 --rounds 2 --min-time 0 --threads 1 --json "$folder/a.json" --plot "$folder/plots"
+expect 0 "2 rows in common" bench --compare "$folder/a.json" "$folder/a.json"
+expect 0 "ratios.svg" bench --from "$folder/a.json" --plot "$folder/plots"
+expect 2 'the nearest name is "LongformerAttention"; claims are made for: ' claims Longformer
+expect 2 'no claim for "ReLU"' claims ReLU
+expect 2 "there is no such file" claims --data "$folder/none"
+expect 2 "expected input.txt" claims --data "$folder"
+expect 2 "$folder/none" claims quantize_mx --output "$folder/none/x.json"
+expect 0 "needs --data" claims ParseIdx
+expect 0 '"result": "holds"' claims quantize_mx --json --output "$folder/claims.json"
 expect 2 "no task \"poems\"" train --task poems
 expect 2 "expected OLD=NEW" train --task recall --swap LayerNorm
 expect 2 "is a Norm" train --task recall --swap LayerNorm=Linear

@@ -5,7 +5,7 @@ from peers import main
 
 
 def scene(n, objects):
-    """The boxes and scores of bench/vision_bench.cpp."""
+    """The boxes and scores of box_scene (dropin/data/tasks.h)."""
     state = 12345
 
     def uniform():

@@ -1,11 +1,11 @@
 // dropin conform: golden cases, a line each.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
 #include <cmath>
 #include <filesystem>
+#include <memory>
 
-#include "cli/commands.h"
+#include "cli/command_line.h"
 #include "dropin/registry/conform.h"
 
 namespace dropin::cli {
@@ -53,42 +53,42 @@ void print(const CaseResult& r) {
 
 }  // namespace
 
-void add_conform(CLI::App& app, Action& action) {
-  auto* sub = app.add_subcommand("conform", "runs golden cases: files, or folders of them");
-  auto paths = std::make_shared<std::vector<std::string>>();
-  auto device = std::make_shared<std::string>("cpu");
-  auto json = std::make_shared<bool>(false);
-  sub->add_option("PATH", *paths, "golden files or folders")->required();
-  sub->add_option("--device", *device, "cpu or cuda");
-  sub->add_flag("--json", *json, "as JSON");
-  sub->callback([=, &action] {
-    action = [=] {
-      const Device where(*device);
-      int passed = 0, failed = 0, skipped = 0;
-      bool bad_file = false;
-      Json all = Json::array();
-      for (const std::string& path : *paths) {
-        const bool folder = std::filesystem::is_directory(path);
-        for (const std::string& file : golden_files(path)) {
-          CaseResult r;
-          try {
-            r = conform(file, where, folder);
-          } catch (const FileError& e) {
-            if (!folder) throw;
-            r.path = file;
-            r.error = e.what();
-            bad_file = true;
+void add_conform(CommandLine& line) {
+  struct Settings {
+    std::vector<std::string> paths;
+    std::string device = "cpu";
+    bool json = false;
+  };
+  auto s = std::make_shared<Settings>();
+  line.add("conform", "runs golden cases: files, or folders of them", [s] {
+        const Device where(s->device);
+        int passed = 0, failed = 0, skipped = 0;
+        bool bad_file = false;
+        Json all = Json::array();
+        for (const std::string& path : s->paths) {
+          const bool folder = std::filesystem::is_directory(path);
+          for (const std::string& file : golden_files(path)) {
+            CaseResult r;
+            try {
+              r = conform(file, where, folder);
+            } catch (const FileError& e) {
+              if (!folder) throw;
+              r.path = file;
+              r.error = e.what();
+              bad_file = true;
+            }
+            ++(r.skipped ? skipped : r.passed ? passed : failed);
+            if (s->json) all.push_back(to_json(r));
+            else print(r);
           }
-          ++(r.skipped ? skipped : r.passed ? passed : failed);
-          if (*json) all.push_back(to_json(r));
-          else print(r);
         }
-      }
-      if (*json) fmt::print("{}\n", all.dump(2));
-      else fmt::print("{} passed, {} failed, {} skipped (no such component)\n", passed, failed, skipped);
-      return bad_file ? 2 : failed || (!passed && skipped) ? 1 : 0;
-    };
-  });
+        if (s->json) fmt::print("{}\n", all.dump(2));
+        else fmt::print("{} passed, {} failed, {} skipped (no such component)\n", passed, failed, skipped);
+        return bad_file ? 2 : failed || (!passed && skipped) ? 1 : 0;
+      })
+      .option("PATH", s->paths, "golden files or folders", true)
+      .option("--device", s->device, "cpu or cuda")
+      .flag("--json", s->json, "as JSON");
 }
 
 }  // namespace dropin::cli

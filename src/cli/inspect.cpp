@@ -1,10 +1,9 @@
 // dropin list, describe, devices.
 #include <fmt/format.h>
 
-#include <CLI/CLI.hpp>
-#include <thread>
+#include <memory>
 
-#include "cli/commands.h"
+#include "cli/command_line.h"
 #include "dropin/core/parallel.h"
 #include "dropin/dispatch/dispatch.h"
 #include "dropin/registry/registry.h"
@@ -63,66 +62,63 @@ Json to_json(const ComponentInfo& c, bool with_options) {
 
 }  // namespace
 
-void add_list(CLI::App& app, Action& action) {
-  auto* sub = app.add_subcommand("list", "every component: name, family, what it replaces, devices, one line");
-  auto family = std::make_shared<std::string>();
-  auto json = std::make_shared<bool>(false);
-  sub->add_option("--family", *family, "only members of this family");
-  sub->add_flag("--json", *json, "as JSON");
-  sub->callback([=, &action] {
-    action = [=] {
-      std::vector<std::string> families;
-      Json out = Json::array();
-      std::size_t shown = 0;
-      for (const ComponentInfo& c : registry().all()) {
-        if (std::find(families.begin(), families.end(), c.family) == families.end()) families.push_back(c.family);
-        if (!family->empty() && c.family != *family) continue;
-        ++shown;
-        if (*json) out.push_back(to_json(c, false));
-        else fmt::print("{:<24} {:<16} {:<20} {:<9} {}\n", c.name, c.family, c.replaces.empty() ? "-" : c.replaces, devices(), c.summary);
-      }
-      if (!shown) fail<OptionError>({"list: no family \"", *family, "\"; families: ", fmt::format("{}", fmt::join(families, ", "))});
-      if (*json) fmt::print("{}\n", out.dump(2));
-      return 0;
-    };
-  });
-}
-
-void add_describe(CLI::App& app, Action& action) {
-  auto* sub = app.add_subcommand("describe", "options with types and defaults, parameters, call, paper");
-  auto name = std::make_shared<std::string>();
-  auto json = std::make_shared<bool>(false);
-  sub->add_option("NAME", *name, "a component of dropin list")->required();
-  sub->add_flag("--json", *json, "as JSON");
-  sub->callback([=, &action] {
-    action = [=] {
-      const ComponentInfo& c = registry().find(*name);
-      if (*json) {
-        fmt::print("{}\n", to_json(c, true).dump(2));
+void add_list(CommandLine& line) {
+  struct Settings {
+    std::string family;
+    bool json = false;
+  };
+  auto s = std::make_shared<Settings>();
+  line.add("list", "every component: name, family, what it replaces, devices, one line", [s] {
+        std::vector<std::string> families;
+        Json out = Json::array();
+        std::size_t shown = 0;
+        for (const ComponentInfo& c : registry().all()) {
+          if (std::find(families.begin(), families.end(), c.family) == families.end()) families.push_back(c.family);
+          if (!s->family.empty() && c.family != s->family) continue;
+          ++shown;
+          if (s->json) out.push_back(to_json(c, false));
+          else fmt::print("{:<24} {:<16} {:<20} {:<9} {}\n", c.name, c.family, c.replaces.empty() ? "-" : c.replaces, devices(), c.summary);
+        }
+        if (!shown) fail<OptionError>({"list: no family \"", s->family, "\"; families: ", fmt::format("{}", fmt::join(families, ", "))});
+        if (s->json) fmt::print("{}\n", out.dump(2));
         return 0;
-      }
-      fmt::print("{}: {}\n  {} of the family {}{}\n", c.name, c.summary, kind_name(c.kind), c.family, c.replaces.empty() ? "" : ", replaces " + c.replaces);
-      if (!c.paper.empty()) fmt::print("  paper: {}\n", c.paper);
-      if (!c.call_text.empty()) fmt::print("  call: {}\n", c.call_text);
-      fmt::print("  options:{}\n", c.options.empty() ? " none" : "");
-      for (const FieldInfo& f : c.options) fmt::print("    {:<22} {:<28} default {:<10} {}\n", f.name, f.type, f.value.dump(), f.doc);
-      const auto state = state_of(c);
-      if (!state.empty()) fmt::print("  parameters, with {}:\n", sample_options(c).dump());
-      for (const auto& [path, sizes] : state) fmt::print("    {:<40} {}\n", path, sizes);
-      return 0;
-    };
-  });
+      })
+      .option("--family", s->family, "only members of this family")
+      .flag("--json", s->json, "as JSON");
 }
 
-void add_devices(CLI::App& app, Action& action) {
-  auto* sub = app.add_subcommand("devices", "what was found, what was tried, and why not");
-  sub->callback([&action] {
-    action = [] {
-      fmt::print("cpu: {} thread{}\n", get_num_threads(), get_num_threads() == 1 ? "" : "s");
-      const bool cuda = has_kernels<kernels::fill>(kCUDA);
-      fmt::print("cuda: {}\n", cuda ? "found" : "not in this build");
-      return 0;
-    };
+void add_describe(CommandLine& line) {
+  struct Settings {
+    std::string name;
+    bool json = false;
+  };
+  auto s = std::make_shared<Settings>();
+  line.add("describe", "options with types and defaults, parameters, call, paper", [s] {
+        const ComponentInfo& c = registry().find(s->name);
+        if (s->json) {
+          fmt::print("{}\n", to_json(c, true).dump(2));
+          return 0;
+        }
+        fmt::print("{}: {}\n  {} of the family {}{}\n", c.name, c.summary, kind_name(c.kind), c.family, c.replaces.empty() ? "" : ", replaces " + c.replaces);
+        if (!c.paper.empty()) fmt::print("  paper: {}\n", c.paper);
+        if (!c.call_text.empty()) fmt::print("  call: {}\n", c.call_text);
+        fmt::print("  options:{}\n", c.options.empty() ? " none" : "");
+        for (const FieldInfo& f : c.options) fmt::print("    {:<22} {:<28} default {:<10} {}\n", f.name, f.type, f.value.dump(), f.doc);
+        const auto state = state_of(c);
+        if (!state.empty()) fmt::print("  parameters, with {}:\n", sample_options(c).dump());
+        for (const auto& [path, sizes] : state) fmt::print("    {:<40} {}\n", path, sizes);
+        return 0;
+      })
+      .option("NAME", s->name, "a component of dropin list", true)
+      .flag("--json", s->json, "as JSON");
+}
+
+void add_devices(CommandLine& line) {
+  line.add("devices", "what was found, what was tried, and why not", [] {
+    fmt::print("cpu: {} thread{}\n", get_num_threads(), get_num_threads() == 1 ? "" : "s");
+    const bool cuda = has_kernels<kernels::fill>(kCUDA);
+    fmt::print("cuda: {}\n", cuda ? "found" : "not in this build");
+    return 0;
   });
 }
 

@@ -2,13 +2,12 @@
 #include <fmt/format.h>
 #include <unistd.h>
 
-#include <CLI/CLI.hpp>
 #include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <memory>
 
-#include "cli/commands.h"
+#include "cli/command_line.h"
 #include "cli/train_tasks.h"
 #include "dropin/registry/registry.h"
 #include "dropin/serialize/checkpoint.h"
@@ -245,28 +244,27 @@ int run(const Settings& s) {
 
 }  // namespace
 
-void add_train(CLI::App& app, Action& action) {
-  auto* sub = app.add_subcommand("train", "trains a model and the same model with a component swapped, and compares them");
+void add_train(CommandLine& line) {
   auto s = std::make_shared<Settings>();
-  sub->add_option("--task", s->task.task, "recall, text or images")->required();
-  sub->add_option("--data", s->task.data, "a text file, or a folder with IDX files; none: a generated task");
-  sub->add_option("--swap", s->swaps, "OLD=NEW or OLD=NEW:{\"option\": value}; may be repeated, one run each")->allow_extra_args(false);
-  sub->add_option("--steps", s->steps, "optimizer steps");
-  sub->add_option("--batch", s->task.batch, "sequences or pictures per step; 0: the task's own");
-  sub->add_option("--length", s->task.length, "length of a sequence; 0: the task's own");
-  sub->add_option("--width", s->task.width, "embed_dim, or channels of the first block; 0: the task's own");
-  sub->add_option("--layers", s->task.layers, "blocks; 0: the task's own");
-  sub->add_option("--vocab", s->task.vocab, "ids of the recall task; 0: the task's own");
-  sub->add_option("--optimizer", s->optimizer, "an optimizer of dropin list");
-  sub->add_option("--lr", s->lr, "greatest learning rate (warm-up, then cosine)");
-  sub->add_option("--clip", s->clip, "greatest gradient norm");
-  sub->add_option("--seed", s->task.seed, "of initial values and data");
-  sub->add_option("--device", s->device, "cpu or cuda");
-  sub->add_option("--save", s->save, "checkpoint file, written while training");
-  sub->add_option("--save-every", s->save_every, "steps between checkpoints");
-  sub->add_option("--resume", s->resume, "goes on from a checkpoint of the same command");
-  sub->add_flag("--json", s->json, "results as JSON");
-  sub->callback([s, &action] { action = [s] { return run(*s); }; });
+  line.add("train", "trains a model and the same model with a component swapped, and compares them", [s] { return run(*s); })
+      .option("--task", s->task.task, "recall, text or images", true)
+      .option("--data", s->task.data, "a text file, or a folder with IDX files; none: a generated task")
+      .option("--swap", s->swaps, "OLD=NEW or OLD=NEW:{\"option\": value}; may be repeated, one run each")
+      .option("--steps", s->steps, "optimizer steps")
+      .option("--batch", s->task.batch, "sequences or pictures per step; 0: the task's own")
+      .option("--length", s->task.length, "length of a sequence; 0: the task's own")
+      .option("--width", s->task.width, "embed_dim, or channels of the first block; 0: the task's own")
+      .option("--layers", s->task.layers, "blocks; 0: the task's own")
+      .option("--vocab", s->task.vocab, "ids of the recall task; 0: the task's own")
+      .option("--optimizer", s->optimizer, "an optimizer of dropin list")
+      .option("--lr", s->lr, "greatest learning rate (warm-up, then cosine)")
+      .option("--clip", s->clip, "greatest gradient norm")
+      .option("--seed", s->task.seed, "of initial values and data")
+      .option("--device", s->device, "cpu or cuda")
+      .option("--save", s->save, "checkpoint file, written while training")
+      .option("--save-every", s->save_every, "steps between checkpoints")
+      .option("--resume", s->resume, "goes on from a checkpoint of the same command")
+      .flag("--json", s->json, "results as JSON");
 }
 
 }  // namespace dropin::cli

@@ -197,4 +197,31 @@ Batch BackgroundLoader::next() {
   return b;
 }
 
+BoxScene box_scene(std::int64_t n, std::int64_t objects, std::int64_t classes, std::uint64_t seed) {
+  DROPIN_CHECK(n >= 0 && objects >= 0 && classes >= 0, OptionError, "box_scene: n ", n, ", objects ", objects, " and classes ", classes, ", expected none below 0");
+  std::uint64_t s = seed;
+  auto uniform = [&] {  // a generator that peers in other languages can repeat
+    s = s * 6364136223846793005u + 1442695040888963407u;
+    return static_cast<double>(s >> 40) / 16777216.0;
+  };
+  std::vector<double> cx, cy, size;
+  for (std::int64_t i = 0; i < objects; ++i) cx.push_back(60 + 430 * uniform()), cy.push_back(60 + 430 * uniform()), size.push_back(40 + 120 * uniform());
+  BoxScene r{empty({n, 4}), classes ? empty({classes, n}) : empty({n})};
+  float* b = r.boxes.data<float>();
+  for (std::int64_t i = 0; i < n; ++i, b += 4) {
+    double x, y, w, h;
+    if (objects) {
+      const auto k = static_cast<std::size_t>(i % objects);
+      x = cx[k] + size[k] * 0.4 * (uniform() - 0.5), y = cy[k] + size[k] * 0.4 * (uniform() - 0.5);
+      w = size[k] * (0.7 + 0.6 * uniform()), h = size[k] * (0.7 + 0.6 * uniform());
+    } else {
+      x = 550 * uniform(), y = 550 * uniform(), w = 10 + 60 * uniform(), h = 10 + 60 * uniform();
+    }
+    b[0] = static_cast<float>(x - w / 2), b[1] = static_cast<float>(y - h / 2), b[2] = static_cast<float>(x + w / 2), b[3] = static_cast<float>(y + h / 2);
+  }
+  float* p = r.scores.data<float>();
+  for (std::int64_t i = 0; i < r.scores.numel(); ++i) p[i] = static_cast<float>(0.06 + 0.94 * uniform());
+  return r;
+}
+
 }  // namespace dropin

@@ -57,9 +57,10 @@ void register_activations(Registry& r) {
   r.add_function<TableOptions>("fewbit_table", "Function", "the step function nearest to an activation's derivative", [](const TableOptions& o, const NamedTensors&) -> NamedTensors {
     const FewBitTable t = fewbit_table(o.activation, o.bits, o.fold, o.domain);
     return {{"borders", tensor(t.borders)}, {"levels", tensor(t.levels)}};
-  }, "", paper);
+  }, "", paper, [](std::int64_t) { return NamedTensors(); });
   r.add_function<PackOptions>("fewbit_pack", "Function", "codes of a few bits as one bit stream",
-                              [](const PackOptions& o, const NamedTensors& in) -> NamedTensors { return {{"packed", fewbit_pack(in.get("codes", "fewbit_pack"), o.bits)}}; }, "", paper);
+                              [](const PackOptions& o, const NamedTensors& in) -> NamedTensors { return {{"packed", fewbit_pack(in.get("codes", "fewbit_pack"), o.bits)}}; }, "", paper,
+                              [](std::int64_t n) -> NamedTensors { return {{"codes", randint(0, 8, {n}, kInt64).to(kUInt8)}}; });
   r.add_function<UnpackOptions>("fewbit_unpack", "Function", "the inverse of fewbit_pack", [](const UnpackOptions& o, const NamedTensors& in) -> NamedTensors {
     return {{"codes", fewbit_unpack(in.get("packed", "fewbit_unpack"), o.bits, o.size)}};
   }, "", paper);

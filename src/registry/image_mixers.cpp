@@ -34,7 +34,7 @@ void register_image_mixers(Registry& r) {
         return {{"y", fft_conv(in.get("u", "fft_conv"), in.get("k", "fft_conv"), in.find("D"),
                                {.k_rev = in.find("k_rev"), .pre_gate = in.find("pre_gate"), .post_gate = in.find("post_gate"), .keep_spectra = o.keep_spectra})}};
       },
-      "Conv1d", "Poli et al. 2023, arXiv 2302.10866");
+      "Conv1d", "Poli et al. 2023, arXiv 2302.10866", [](std::int64_t n) -> NamedTensors { return {{"u", randn({1, 64, (n + 63) / 64})}, {"k", randn({64, (n + 63) / 64})}, {"D", randn({64})}}; });
 }
 
 }  // namespace dropin

@@ -85,13 +85,19 @@ void register_number_formats(Registry& r) {
   }, "", paper);
   r.add_function<DequantizeMXOptions>("dequantize_mx", "NumberFormat", "the values of codes and scales", [](const DequantizeMXOptions& o, const NamedTensors& in) -> NamedTensors {
     return {{"y", dequantize_mx(in.get("codes", "dequantize_mx"), in.get("scales", "dequantize_mx"), {.format = o.format, .axis = o.axis, .block_size = o.block_size}, o.packed, o.size)}};
-  }, "", paper);
+  }, "", paper, [](std::int64_t n) -> NamedTensors {
+    const MXTensor q = quantize_mx(randn({(n + 1023) / 1024, 1024}), {});
+    return {{"codes", q.codes}, {"scales", q.scales}};
+  });
   r.add_function<NoOptions>("quantize_nvfp4", "NumberFormat", "codes, scales and tensor scale of NVFP4", [](const NoOptions&, const NamedTensors& in) -> NamedTensors {
     const NVFP4Tensor q = quantize_nvfp4(in.get("x", "quantize_nvfp4"));
     return {{"codes", q.codes}, {"scales", q.scales}, {"tensor_scale", q.tensor_scale}};
   });
   r.add_function<NoOptions>("dequantize_nvfp4", "NumberFormat", "the values of NVFP4 codes", [](const NoOptions&, const NamedTensors& in) -> NamedTensors {
     return {{"y", dequantize_nvfp4(in.get("codes", "dequantize_nvfp4"), in.get("scales", "dequantize_nvfp4"), in.get("tensor_scale", "dequantize_nvfp4"))}};
+  }, "", "", [](std::int64_t n) -> NamedTensors {
+    const NVFP4Tensor q = quantize_nvfp4(randn({(n + 1023) / 1024, 1024}));
+    return {{"codes", q.codes}, {"scales", q.scales}, {"tensor_scale", q.tensor_scale}};
   });
 }
 

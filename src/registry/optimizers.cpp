@@ -30,14 +30,17 @@ void register_optimizers(Registry& r) {
   r.add<Adagrad8bit>();
   const char* paper = "Dettmers et al. 2022, arXiv 2110.02861";
   r.add_function<MapOptions>("create_dynamic_map", "NumberFormat", "the 256 values of the dynamic map",
-                             [](const MapOptions& o, const NamedTensors&) -> NamedTensors { return {{"y", create_dynamic_map(o.is_signed)}}; }, "", paper);
+                             [](const MapOptions& o, const NamedTensors&) -> NamedTensors { return {{"y", create_dynamic_map(o.is_signed)}}; }, "", paper, [](std::int64_t) { return NamedTensors(); });
   r.add_function<BlockwiseOptions>("quantize_blockwise", "NumberFormat", "one byte per value by the dynamic map, one scale per block", [](const BlockwiseOptions& o, const NamedTensors& in) -> NamedTensors {
     const Blockwise q = quantize_blockwise(in.get("x", "quantize_blockwise"), o.is_signed, o.block_size);
     return {{"codes", q.codes}, {"absmax", q.absmax}};
   }, "", paper);
   r.add_function<BlockwiseOptions>("dequantize_blockwise", "NumberFormat", "the inverse of quantize_blockwise", [](const BlockwiseOptions& o, const NamedTensors& in) -> NamedTensors {
     return {{"y", dequantize_blockwise(in.get("codes", "dequantize_blockwise"), in.get("absmax", "dequantize_blockwise"), o.is_signed, o.block_size)}};
-  }, "", paper);
+  }, "", paper, [](std::int64_t n) -> NamedTensors {
+    const Blockwise q = quantize_blockwise(randn({n}), true, 256);
+    return {{"codes", q.codes}, {"absmax", q.absmax}};
+  });
 }
 
 }  // namespace dropin

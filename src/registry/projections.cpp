@@ -36,10 +36,13 @@ void register_projections(Registry& r) {
   r.add_function<PackWeightOptions>("bitlinear_pack_weight", "Function", "weights of one bit or three values, packed", [](const PackWeightOptions& o, const NamedTensors& in) -> NamedTensors {
     const BitPackedWeight w = bitlinear_pack_weight(in.get("weight", "bitlinear_pack_weight"), o.variant, o.weight_groups);
     return {{"packed", w.packed}, {"scale", w.scale}};
-  }, "", BitLinear::kPaper);
+  }, "", BitLinear::kPaper, [](std::int64_t n) -> NamedTensors { return {{"weight", randn({(n + 1023) / 1024, 1024})}}; });
   r.add_function<UnpackWeightOptions>("bitlinear_unpack_weight", "Function", "the inverse of bitlinear_pack_weight", [](const UnpackWeightOptions& o, const NamedTensors& in) -> NamedTensors {
     return {{"weight", bitlinear_unpack_weight(in.get("packed", "bitlinear_unpack_weight"), in.get("scale", "bitlinear_unpack_weight"), o.variant, o.in_features)}};
-  }, "", BitLinear::kPaper);
+  }, "", BitLinear::kPaper, [](std::int64_t n) -> NamedTensors {
+    const BitPackedWeight w = bitlinear_pack_weight(randn({(n + 1023) / 1024, 1024}), "b1", 1);
+    return {{"packed", w.packed}, {"scale", w.scale}};
+  });
 }
 
 }  // namespace dropin

@@ -67,10 +67,8 @@ Box<Optimizer> make_optimizer(std::string_view name, const Tensors& params, cons
 
 // --- swap
 
-namespace {
-
-// The old component's values of the options that the new one has too (null stands for a default, and each has its own), or what the new one makes of them.
-Json shared_options(const ComponentInfo& from, const Json& old_options, const Json& around, const ComponentInfo& to, const Json& changes) {
+// Null stands for a default, and each has its own.
+Json replacing_options(const ComponentInfo& from, const Json& old_options, const Json& around, const ComponentInfo& to) {
   Json all = to.options_from ? to.options_from(from.name, old_options, around) : Json::object();
   if (all.size() == 0)
     for (const FieldInfo& f : to.options) {
@@ -78,8 +76,14 @@ Json shared_options(const ComponentInfo& from, const Json& old_options, const Js
       if (!v && f.name == "embed_dim") v = old_options.find("d_model");  // a family's width, by the other name that papers give it
       if (v && !v->is_null()) all.set(f.name, *v);
     }
-  for (const auto& [k, v] : changes.items()) all.set(k, v);
   return all;
+}
+
+namespace {
+
+Json with(Json options, const Json& changes) {
+  for (const auto& [k, v] : changes.items()) options.set(k, v);
+  return options;
 }
 
 struct Planned {
@@ -98,7 +102,7 @@ void plan(Module& m, const std::string& path, const ComponentInfo& from, const C
       plan(*child, here, from, to, options, around, out);
       continue;
     }
-    Planned p{&m, name, here, to.make_module(shared_options(from, child->options_json(), around, to, options)), {}};
+    Planned p{&m, name, here, to.make_module(with(replacing_options(from, child->options_json(), around, to), options)), {}};
     p.report.path = here;
     const StateDict old = child->state_dict();
     auto parameters = child->named_parameters();

@@ -13,6 +13,7 @@ endforeach()
 foreach(top registry serialize interop data)
   set(floor_${top} 8)
 endforeach()
+set(floor_evidence 9)
 set(floor_cli 9)
 set(floor_cpu 5)  # oneDNN and Eigen behind plain functions; src/ only
 

@@ -43,6 +43,12 @@ Batch recall_batch(std::int64_t batch, std::int64_t length, std::int64_t vocab, 
 /// x [B, 1, 28, 28] f32, y [B] int64.
 Batch glyph_batch(std::int64_t batch, Generator& g);
 
+/// Boxes [N, 4] in a 550 x 550 picture, around `objects` centres (0: anywhere), and scores above 0.06: [N], or [classes, N].
+struct BoxScene {
+  Tensor boxes, scores;
+};
+BoxScene box_scene(std::int64_t n, std::int64_t objects, std::int64_t classes = 0, std::uint64_t seed = 12345);
+
 /// Makes batch i, i + 1, ... on a thread of its own, a few ahead; batches depend on their number only, so a resumed run sees the same ones.
 class BackgroundLoader {
  public:

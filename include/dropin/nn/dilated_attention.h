@@ -38,6 +38,16 @@ class DilatedAttention : public Component<DilatedAttention, DilatedAttentionOpti
   static constexpr const char* kSummary = "segments attended ever more sparsely, linear in the length";
   static constexpr const char* kReplaces = "MultiheadAttention";
   static constexpr const char* kPaper = "Ding et al. 2023 (LongNet), arXiv 2307.02486";
+  /// Two products per pair of positions that a pattern keeps: of w, w / r in each segment.
+  static double core_flops(const Options& o, const Shape& x) {
+    const double b = static_cast<double>(x[0]), l = static_cast<double>(x[1]);
+    double pairs = 0;
+    for (std::size_t i = 0; i < o.segment_length.size() && i < o.dilated_ratio.size(); ++i) {
+      const double w = static_cast<double>(o.segment_length[i]), r = static_cast<double>(o.dilated_ratio[i]);
+      pairs += l * (w < l ? w : l) / (r * r) * (o.causal ? 0.5 : 1.0);
+    }
+    return 4 * b * static_cast<double>(o.embed_dim) * pairs;
+  }
   static std::vector<std::string> examples();
   static bool surrogate_gradient(const DilatedAttentionOptions& o) { return !o.mix_grad && o.segment_length.size() > 1; }
   explicit DilatedAttention(const DilatedAttentionOptions& o);

@@ -1,5 +1,7 @@
 // HyenaFilter and HyenaOperator: convolutions as long as the sequence, with filters that a small network makes from positions.
 #pragma once
+#include <cmath>
+
 #include "dropin/nn/linear.h"
 
 namespace dropin {
@@ -170,6 +172,11 @@ class HyenaOperator : public Component<HyenaOperator, HyenaOperatorOptions, Sequ
   static constexpr const char* kSummary = "gated convolutions as long as the sequence";
   static constexpr const char* kReplaces = "MultiheadAttention";
   static constexpr const char* kPaper = "Poli et al. 2023, arXiv 2302.10866";
+  /// Transforms of u, of the filter and back, for each of the order - 1 long convolutions.
+  static double core_flops(const Options& o, const Shape& x) {
+    const double l = static_cast<double>(x[1]), d = static_cast<double>(o.d_model);
+    return static_cast<double>(o.order - 1) * d * l * ((2 * static_cast<double>(x[0]) + 1) * 5 * std::log2(l + 1) + 6 * static_cast<double>(x[0]));
+  }
   static std::vector<std::string> examples();
   static constexpr const char* kSample = R"({"d_model": 8, "l_max": 16, "filter_order": 6, "num_heads": 1})";
   /// In place of an attention: its width, and the longest sequence of the model around it. (An attention's bias is another thing.)

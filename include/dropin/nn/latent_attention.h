@@ -33,6 +33,11 @@ class LatentAttention : public Component<LatentAttention, LatentAttentionOptions
   static constexpr const char* kSummary = "attention through a few learned latents, with a state of fixed size";
   static constexpr const char* kReplaces = "MultiheadAttention";
   static constexpr const char* kPaper = "Dolga et al. 2024 (Latte), arXiv 2402.17512";
+  /// Latents meet values, and weights meet latents; N / H latents of a head and its D / H values.
+  static double core_flops(const Options& o, const Shape& x) {
+    const double n = static_cast<double>(o.num_latents.value_or(o.embed_dim)), h = static_cast<double>(o.num_heads);
+    return 4 * static_cast<double>(x[0] * x[1]) * n * static_cast<double>(o.embed_dim) / h;
+  }
   static std::vector<std::string> examples();
   explicit LatentAttention(const LatentAttentionOptions& o);
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;

@@ -38,6 +38,12 @@ class LongformerAttention : public Component<LongformerAttention, LongformerAtte
   static constexpr const char* kSummary = "sliding-window attention with global tokens, linear in the length";
   static constexpr const char* kReplaces = "MultiheadAttention";
   static constexpr const char* kPaper = "Beltagy, Peters & Cohan 2020, arXiv 2004.05150";
+  /// Two products per query and key of its window; global tokens are not counted.
+  static double core_flops(const Options& o, const Shape& x) {
+    const double b = static_cast<double>(x[0]), l = static_cast<double>(x[1]);
+    const double keys = static_cast<double>(1 + o.window + (o.causal ? 0 : o.window_right < 0 ? o.window : o.window_right));
+    return 4 * b * static_cast<double>(o.embed_dim) * l * (keys < l ? keys : l);
+  }
   static std::vector<std::string> examples();
   explicit LongformerAttention(const LongformerAttentionOptions& o);
   /// ShapeError, DTypeError on x or a mask that does not fit; OptionError on a global token without global_attention.

@@ -48,6 +48,11 @@ class MultiheadAttention : public Component<MultiheadAttention, MultiheadAttenti
  public:
   static constexpr const char* kSummary = "softmax attention over all pairs of positions";
   static constexpr const char* kPaper = "Vaswani et al. 2017, arXiv 1706.03762";
+  /// Two products per pair of positions.
+  static double core_flops(const Options& o, const Shape& x) {
+    const double b = static_cast<double>(x[0]), l = static_cast<double>(x[1]);
+    return 4 * b * static_cast<double>(o.embed_dim) * (o.causal ? l * (l + 1) / 2 : l * l);
+  }
   explicit MultiheadAttention(const MultiheadAttentionOptions& o);
 
   struct Result {

@@ -54,6 +54,11 @@ class SigmoidAttention : public Component<SigmoidAttention, SigmoidAttentionOpti
   static constexpr const char* kSummary = "attention with independent sigmoid weights";
   static constexpr const char* kReplaces = "MultiheadAttention";
   static constexpr const char* kPaper = "Ramapuram et al. 2024, arXiv 2409.04431";
+  /// Two products per pair of positions.
+  static double core_flops(const Options& o, const Shape& x) {
+    const double b = static_cast<double>(x[0]), l = static_cast<double>(x[1]);
+    return 4 * b * static_cast<double>(o.embed_dim) * (o.causal ? l * (l + 1) / 2 : l * l);
+  }
   static std::vector<std::string> examples();
   explicit SigmoidAttention(const SigmoidAttentionOptions& o);
   /// query [B, Lq, D], key [B, Lk, kdim], value [B, Lk, vdim] -> [B, Lq, D].

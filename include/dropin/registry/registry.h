@@ -27,13 +27,16 @@ struct ComponentInfo {
   std::function<Box<Module>(const Json&)> make_module;
   std::function<Box<Optimizer>(const Tensors&, const Json&)> make_optimizer;
   std::function<NamedTensors(const Json&, const NamedTensors&)> call;
+  std::function<NamedTensors(std::int64_t n)> inputs;  ///< of a function: an example of its inputs, about n values; null: the family's "x"
+  /// Multiplications and additions of one forward call that are not products with parameters (an attention's scores and sums), by options and sizes of x. null: none.
+  std::function<double(const Json&, const Shape&)> core_flops;
 };
 
 /// Components in order of registration. Names are unique.
 class Registry {
  public:
   /// Adds module or optimizer class T: its name, options, family and documentation come from the class (kSummary, kReplaces, kPaper, examples(),
-  /// kSample, sample_input(), surrogate_gradient(options), options_from(component, options, around)).
+  /// kSample, sample_input(), surrogate_gradient(options), options_from(component, options, around), core_flops(options, sizes of x)).
   template <class T> void add() {
     ComponentInfo c;
     c.name = type_name<T>();
@@ -47,6 +50,8 @@ class Registry {
     if constexpr (requires(const typename T::Options& o) { T::surrogate_gradient(o); })
       c.surrogate_gradient = [](const Json& j) { return T::surrogate_gradient(options_from_json<typename T::Options>(j, type_name<T>())); };
     if constexpr (requires(const Json& j) { T::options_from(std::string_view(), j, j); }) c.options_from = &T::options_from;
+    if constexpr (requires(const typename T::Options& o, const Shape& x) { T::core_flops(o, x); })
+      c.core_flops = [](const Json& j, const Shape& x) -> double { return T::core_flops(options_from_json<typename T::Options>(j, type_name<T>()), x); };
     if constexpr (requires { T::kSample; }) c.sample = T::kSample;
     if constexpr (requires { T::sample_input(); }) c.sample_input = T::sample_input();
     if constexpr (std::is_base_of_v<Optimizer, T>) {
@@ -57,8 +62,9 @@ class Registry {
     }
     insert(std::move(c));
   }
-  /// Adds a function with options O: f(const O&, const NamedTensors& inputs) -> NamedTensors outputs.
-  template <class O, class F> void add_function(std::string name, std::string family, std::string summary, F f, std::string replaces = "", std::string paper = "") {
+  /// Adds a function with options O: f(const O&, const NamedTensors& inputs) -> NamedTensors outputs. `inputs` makes an example of these for benchmarks.
+  template <class O, class F> void add_function(std::string name, std::string family, std::string summary, F f, std::string replaces = "", std::string paper = "",
+                                                std::function<NamedTensors(std::int64_t)> inputs = nullptr) {
     ComponentInfo c;
     c.name = name;
     c.family = std::move(family);
@@ -67,6 +73,7 @@ class Registry {
     c.paper = std::move(paper);
     c.kind = ComponentKind::Function;
     c.options = option_fields<O>();
+    c.inputs = std::move(inputs);
     c.call = [name, f](const Json& j, const NamedTensors& in) -> NamedTensors { return f(options_from_json<O>(j, name), in); };
     insert(std::move(c));
   }
@@ -82,6 +89,9 @@ class Registry {
 
 /// Small options to make one by: those every member understands by name, then the component's own sample.
 Json sample_options(const ComponentInfo& c);
+
+/// The options `to` gets when it takes the place of `from` made with `options`: what its options_from says, or the values of the names both know.
+Json replacing_options(const ComponentInfo& from, const Json& options, const Json& around, const ComponentInfo& to);
 
 /// The program's registry, with every built-in member. Add your own: registry().add<MyLayer>().
 Registry& registry();

@@ -1,0 +1,65 @@
+#include "cli/command_line.h"
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <new>
+
+#include "dropin/core/error.h"
+
+namespace dropin::cli {
+
+struct CommandLine::Parser {
+  CLI::App app{"dropin: neural-network components that swap in by name", "dropin"};
+  Action action;
+};
+
+Command& Command::flag(const char* name, bool& value, const char* doc) {
+  static_cast<CLI::App*>(app_)->add_flag(name, value, doc);
+  return *this;
+}
+template <class T> Command& Command::option(const char* name, T& value, const char* doc, bool required) {
+  CLI::Option* o = static_cast<CLI::App*>(app_)->add_option(name, value, doc)->required(required);
+  if (name[0] == '-') o->allow_extra_args(false);
+  return *this;
+}
+template Command& Command::option(const char*, std::string&, const char*, bool);
+template Command& Command::option(const char*, std::int64_t&, const char*, bool);
+template Command& Command::option(const char*, double&, const char*, bool);
+template Command& Command::option(const char*, std::vector<std::string>&, const char*, bool);
+Command& Command::pair(const char* name, std::vector<std::string>& value, const char* doc) {
+  static_cast<CLI::App*>(app_)->add_option(name, value, doc)->expected(2);
+  return *this;
+}
+
+CommandLine::CommandLine() : parser_(new Parser) {
+  parser_->app.set_version_flag("--version", DROPIN_VERSION);
+  parser_->app.require_subcommand(1);
+}
+CommandLine::~CommandLine() { delete parser_; }
+
+Command CommandLine::add(const char* name, const char* doc, Action action) {
+  CLI::App* sub = parser_->app.add_subcommand(name, doc);
+  sub->callback([parser = parser_, action = std::move(action)] { parser->action = action; });
+  return Command(sub);
+}
+
+int CommandLine::run(int argc, char** argv) {
+  try {
+    parser_->app.parse(argc, argv);
+  } catch (const CLI::Success& e) {  // --help, --version
+    return parser_->app.exit(e);
+  } catch (const CLI::ParseError& e) {
+    std::fprintf(stderr, "dropin: %s; see dropin --help\n", e.what());
+    return 2;
+  }
+  try {
+    return parser_->action();
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "dropin: out of memory\n");
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "dropin: %s\n", e.what());
+  }
+  return 2;
+}
+
+}  // namespace dropin::cli

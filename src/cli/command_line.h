@@ -1,0 +1,51 @@
+// The command line, with CLI11 behind it in one unit: its headers take longer to compile than the program.
+#pragma once
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace dropin::cli {
+
+/// What runs once the arguments are read: 0 well, 1 something does not hold, 2 asked wrongly.
+using Action = std::function<int()>;
+
+/// The arguments of one subcommand. Values are written when the line is read, so they must live as long as the action.
+class Command {
+ public:
+  explicit Command(void* app) : app_(app) {}
+  Command& flag(const char* name, bool& value, const char* doc);
+  /// A value after "--name", or a positional argument for a name without dashes. T: string, int64_t, double, vector<string>; a list may be given again and again.
+  template <class T> Command& option(const char* name, T& value, const char* doc, bool required = false);
+  /// Exactly two values after "--name".
+  Command& pair(const char* name, std::vector<std::string>& value, const char* doc);
+
+ private:
+  void* app_;
+};
+
+class CommandLine {
+ public:
+  CommandLine();
+  ~CommandLine();
+  CommandLine(const CommandLine&) = delete;
+  CommandLine& operator=(const CommandLine&) = delete;
+  Command add(const char* name, const char* doc, Action action);
+  /// Reads the line and runs the subcommand's action; errors become one line on stderr and 2.
+  int run(int argc, char** argv);
+
+ private:
+  struct Parser;
+  Parser* parser_;
+};
+
+// The subcommands, each in a file of its own.
+void add_list(CommandLine& line);
+void add_describe(CommandLine& line);
+void add_conform(CommandLine& line);
+void add_train(CommandLine& line);
+void add_bench(CommandLine& line);
+void add_claims(CommandLine& line);
+void add_devices(CommandLine& line);
+
+}  // namespace dropin::cli

@@ -1,0 +1,239 @@
+// The talk with a peer, a line each way (bench/peers/libtorch.cpp answers):
+//   threads N        -> what it is: library, version, BLAS, threads
+//   prepare FOLDER   -> "ready", after it has read case.json and in.safetensors there and written out.safetensors; or "unsupported: why"
+//   run CALLS        -> seconds per call
+// case.json: component, mode, options. in.safetensors: x, parameters and buffers as "p.NAME", "gradient" of y; an optimizer's x is its parameter.
+// out.safetensors: y; with backward also "g.x" and "g.NAME". Times count only when these agree with ours.
+#include "cli/peer.h"
+
+#include <fmt/format.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <filesystem>
+
+#include "dropin/core/parallel.h"
+#include "dropin/registry/registry.h"
+#include "dropin/serialize/safetensors.h"
+#include "evidence/cases.h"
+#include "evidence/limits.h"
+#include "evidence/pictures.h"
+
+namespace dropin::cli {
+namespace {
+
+using namespace evidence;
+
+constexpr double kAgreement = 2e-3;  // of the greatest value: both compute in float32, in orders of their own
+
+class Peer {
+ public:
+  explicit Peer(const std::string& program) : program_(program) {
+    if (access(program.c_str(), X_OK) != 0 || std::filesystem::is_directory(program))
+      fail<FileError>({"bench: there is no peer program ", program, "; bench/peers/libtorch.cpp is built as peer_libtorch with -DDROPIN_BUILD_BENCH=ON where LibTorch is found"});
+    int to[2], from[2];
+    if (pipe2(to, O_CLOEXEC) != 0 || pipe2(from, O_CLOEXEC) != 0) fail<Error>({"bench: no pipe to ", program});
+    signal(SIGPIPE, SIG_IGN);
+    child_ = fork();
+    if (child_ == 0) {
+      dup2(to[0], 0);
+      dup2(from[1], 1);
+      execl(program.c_str(), program.c_str(), static_cast<char*>(nullptr));
+      _exit(127);
+    }
+    close(to[0]);
+    close(from[1]);
+    if (child_ < 0) fail<Error>({"bench: ", program, " cannot be started"});
+    out_ = fdopen(to[1], "w");
+    in_ = fdopen(from[0], "r");
+  }
+  ~Peer() {
+    std::fclose(out_);
+    std::fclose(in_);
+    waitpid(child_, nullptr, 0);
+  }
+  Peer(const Peer&) = delete;
+  std::string ask(const std::string& line) {
+    std::fprintf(out_, "%s\n", line.c_str());
+    std::fflush(out_);
+    std::string answer;
+    for (int c; (c = std::fgetc(in_)) != EOF && c != '\n';) answer += static_cast<char>(c);
+    if (answer.empty()) fail<Error>({"bench: ", program_, " ended at \"", line, "\"; is it a peer?"});
+    return answer;
+  }
+
+ private:
+  std::string program_;
+  pid_t child_ = -1;
+  std::FILE *in_ = nullptr, *out_ = nullptr;
+};
+
+class Folder {
+ public:
+  Folder() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "dropin_peer_XXXXXX").string();
+    if (!mkdtemp(pattern.data())) fail<FileError>({"bench: no temporary folder can be made in ", std::filesystem::temp_directory_path().string()});
+    path_ = pattern;
+  }
+  ~Folder() {
+    std::error_code e;
+    std::filesystem::remove_all(path_, e);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
+// What ours gives for the same: y, and the gradients.
+NamedTensors ours(const ComponentInfo& c, const Case& k, bool both) {
+  if (c.kind == ComponentKind::Optimizer) {
+    const Tensor p = k.input.clone().requires_grad_();
+    p.set_grad(k.gradient);
+    c.make_optimizer({p}, k.options)->step();
+    return {{"y", p.detach()}};
+  }
+  k.module->train(both);
+  if (!both) {
+    no_grad guard;
+    return {{"y", k.module->call({{"x", k.input}}).get("y", c.name)}};
+  }
+  NamedTensors r;
+  if (k.input.requires_grad()) k.input.set_grad({});
+  k.module->zero_grad();
+  const Tensor y = k.module->call({{"x", k.input}}).get("y", c.name);
+  y.backward(k.gradient);
+  r.set("y", y.detach());
+  if (k.input.requires_grad()) r.set("g.x", k.input.grad());
+  for (const auto& [name, p] : k.module->named_parameters())
+    if (p.grad().defined()) r.set("g." + name, p.grad());
+  return r;
+}
+
+// The greatest difference of any tensor, as a share of its greatest value; says which.
+double disagreement(const NamedTensors& mine, const SafetensorsFile& theirs, std::string& where) {
+  double worst = 0;
+  for (const auto& [name, t] : mine) {
+    const auto at = std::find_if(theirs.tensors.begin(), theirs.tensors.end(), [&, n = name](const auto& e) { return e.first == n; });
+    if (at == theirs.tensors.end() || !(at->second.sizes() == t.sizes())) {
+      where = name + " (missing, or of another shape)";
+      return INFINITY;
+    }
+    if (!t.numel()) continue;
+    const double top = std::max(1e-6, amax(abs(t)).item()), d = amax(abs(t - at->second)).item() / top;
+    if (!(d <= worst)) worst = std::isnan(d) ? INFINITY : d, where = name;
+  }
+  return worst;
+}
+
+}  // namespace
+
+int bench_peer(const PeerSettings& s) {
+  std::vector<const ComponentInfo*> chosen;
+  for (const std::string& n : s.names) chosen.push_back(&registry().find(n));
+  if (chosen.empty())
+    for (const ComponentInfo& c : registry().all())
+      if (c.kind != ComponentKind::Function && c.family != "Model") chosen.push_back(&c);
+  Peer peer(s.program);
+  const std::string name = peer.ask(fmt::format("threads {}", get_num_threads()));
+  fmt::print("beside {}; ours on {} threads; same inputs, outputs compared first\n{:<44} {:>11} {:>11}   ratio\n", name, get_num_threads(), "row", "ours ms", "peer ms");
+  const Folder folder;
+  Json rows = Json::array();
+  int supported = 0;
+  for (const ComponentInfo* c : chosen)
+    for (int i = 0; i < sizes_of(*c); ++i) {
+      Case k;
+      try {
+        if (c->family == "SequenceMixer" && i > 3) continue;
+        k = make_case(*c, i, nullptr, Json::object(), kCPU);
+      } catch (const Error&) {
+        break;
+      }
+      if (c->kind == ComponentKind::Function) break;
+      bool unsupported = false;
+      for (const bool both : {false, true}) {
+        if (both && !k.both) continue;
+        const std::string mode = both ? "forward+backward" : k.forward_name, row = c->name + "/" + k.size + "/" + mode;
+        if (!s.filter.empty() && row.find(s.filter) == std::string::npos) continue;
+        Json j = Json::object();
+        j.set("component", c->name);
+        j.set("mode", mode);
+        j.set("options", k.options);
+        write_text(folder.path() + "/case.json", j.dump());
+        std::vector<std::pair<std::string, Tensor>> in{{"x", k.input.detach()}, {"gradient", k.gradient}};
+        if (k.module)
+          for (const auto& [n, t] : k.module->state_dict())
+            if (t.dtype() == kFloat32) in.emplace_back("p." + n, t.detach());
+        save_safetensors(folder.path() + "/in.safetensors", in);
+        const std::string ready = peer.ask("prepare " + folder.path());
+        if (ready != "ready") {
+          if (!s.names.empty()) fmt::print("{:<44} {}\n", row, ready);
+          unsupported = true;
+          break;
+        }
+        ++supported;
+        std::string where;
+        const double off = disagreement(ours(*c, k, both), load_safetensors(folder.path() + "/out.safetensors"), where);
+        Json r = Json::object();
+        r.set("row", row);
+        r.set("disagreement", std::isfinite(off) ? Json(off) : Json());
+        if (!(off <= kAgreement)) {
+          fmt::print("{:<44} disqualified: {} differs by {:.2g} of its greatest value\n", row, where, off);
+          r.set("disqualified", where);
+          rows.push_back(r);
+          continue;
+        }
+        const Call& f = both ? k.both : k.forward;
+        auto mine = [&](std::int64_t n) {
+          const double t = now();
+          for (std::int64_t q = 0; q < n; ++q) f();
+          return (now() - t) / static_cast<double>(n);
+        };
+        auto theirs = [&](std::int64_t n) { return std::strtod(peer.ask(fmt::format("run {}", n)).c_str(), nullptr); };
+        f();
+        auto fill = [&](double once) { return std::clamp<std::int64_t>(static_cast<std::int64_t>(s.min_time / std::max(once, 1e-8)), 1, 100'000); };
+        const std::int64_t a = fill(mine(1)), b = fill(std::min(theirs(1), theirs(1)));
+        std::vector<double> x, y, ratios;
+        for (std::int64_t round = 0; round < s.rounds; ++round) {
+          if (round % 2 == 0) x.push_back(mine(a)), y.push_back(theirs(b));
+          else y.push_back(theirs(b)), x.push_back(mine(a));
+          ratios.push_back(y.back() / x.back());
+        }
+        Contest v;
+        v.ratio = spread_of(ratios);
+        std::sort(ratios.begin(), ratios.end());
+        const std::size_t n = ratios.size();
+        v.noise = n < 3 ? 0 : (ratios[n - 1 - n / 4] - ratios[n / 4]) / v.ratio.middle;
+        fmt::print("{:<44} {:>11.4f} {:>11.4f}   {}\n", row, 1e3 * median(x), 1e3 * median(y), verdict(v));
+        std::fflush(stdout);
+        r.set("ours_ms", 1e3 * median(x));
+        r.set("peer_ms", 1e3 * median(y));
+        r.set("ratio", v.ratio.middle);
+        r.set("low", v.ratio.low);
+        r.set("high", v.ratio.high);
+        r.set("noise", v.noise);
+        r.set("rounds", s.rounds);
+        r.set("threads", static_cast<std::int64_t>(get_num_threads()));
+        rows.push_back(r);
+      }
+      if (unsupported) break;
+    }
+  if (!supported) fail<OptionError>({"bench: the peer ", name, " has none of these components"});
+  Json out = Json::object(), machine = Json::object();
+  for (const auto& [key, value] : describe_machine()) machine.set(key, value);
+  out.set("peer", name);
+  out.set("machine", machine);
+  out.set("rows", rows);
+  if (!s.json.empty()) write_text(s.json, out.dump(1) + "\n");
+  if (!s.plot.empty())
+    for (const std::string& path : draw(out, s.plot)) fmt::print("{}\n", path);
+  return 0;
+}
+
+}  // namespace dropin::cli
