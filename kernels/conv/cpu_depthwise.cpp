@@ -143,10 +143,11 @@ struct Grid {
   int64_t block, blocks, items, slices, groups;
 };
 Grid grid_of(const Call& c, int64_t rows, int64_t most_slices) {
-  int64_t dilation = 1, channels = 0;
-  for (const Run& r : c.runs) dilation = std::max(dilation, r.plane.dilation[0]), channels = std::max(channels, r.channels);
+  int64_t dilation = 1, channels = 0, kernel = 0;
+  for (const Run& r : c.runs)
+    dilation = std::max(dilation, r.plane.dilation[0]), channels = std::max(channels, r.channels), kernel = std::max(kernel, r.plane.kernel[0]);
   Grid g;
-  g.block = cpu::row_block((rows + dilation - 1) / dilation) * dilation;
+  g.block = cpu::row_block((rows + dilation - 1) / dilation, kernel) * dilation;
   g.blocks = (rows + g.block - 1) / g.block;
   g.items = g.blocks * c.images;
   const double slices = c.cost * static_cast<double>(c.images) / kSliceFlops;

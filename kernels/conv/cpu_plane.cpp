@@ -346,12 +346,8 @@ void gather_all(const Gradient<T>& g) {
   int64_t i = 0;
   if constexpr (kVectors) {  // sums and rows of gy fill 15 registers
     if constexpr (sizeof(T) == 4) {
-      switch (g.K) {
-        case 7: return gather_columns<7, 1, 7, 7>(g, 0);
-        case 9: return gather_columns<9, 1, 5, 5>(g, 0);
-        case 11: return gather_columns<11, 1, 3, 3>(g, 0);
-      }
-      for (; i + 5 <= g.K && g.K - i != 6; i += 5) gather_columns<5, 2, 4, 7>(g, i);
+      if (g.K == 7) return gather_columns<7, 1, 7, 7>(g, 0);
+      for (; i + 5 <= g.K && g.K - i != 6 && g.K - i != 9; i += 5) gather_columns<5, 1, 7, 7>(g, i);
     }
     for (; i + 3 <= g.K; i += 3) gather_columns<3, 3, 4, 4>(g, i);
   }

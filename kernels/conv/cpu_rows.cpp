@@ -146,8 +146,10 @@ HWY_NOINLINE void sweep_any(const Windows& x, const Weights& w, const Outputs<fl
 
 template <int S>
 bool pick(const Windows& x, const Weights& w, const Outputs<float>& y, int64_t p0, int64_t p1) {
-  const bool eight = row_block((p1 - p0 + x.dil[0] - 1) / x.dil[0]) == 8;
+  const bool eight = (p1 - p0 + x.dil[0] - 1) / x.dil[0] % 8 == 0;
+  // Small kernels wait for memory: few rows at a time are few streams of it. Larger ones gain by every row that shares a load.
   auto with = [&]<int K>() {
+    if constexpr (K <= 3) return sweep<K, S, 4>(x, w, y, p0, p1), true;
     if constexpr (K % 2 == 1 && S == 1)
       if (eight) return sweep<K, S, 8>(x, w, y, p0, p1), true;
     return sweep<K, S, 7>(x, w, y, p0, p1), true;
@@ -234,11 +236,19 @@ void gather_rows(const Windows& x, const Outputs<const float>& gy, float* sums, 
     const int64_t count = (p1 - f + dil - 1) / dil;
     int64_t whole = 0;
     if constexpr (kVectors && !kPart && K > 1) {
-      if (x.step[0] == 1 || (x.step[0] == 2 && dil == 1)) whole = count / 7 * 7;
+      constexpr int kOther = K <= 3 ? 4 : 8;
+      const int64_t rows = count % kOther && (count % 7 == 0 || kOther == 8) ? 7 : kOther;
+      auto with = [&]<int S>() {
+        whole = count / rows * rows;
+        if (rows == 7)
+          gather<K, S, 7>(x, gy, sums, i0, f, whole);
+        else
+          gather<K, S, kOther>(x, gy, sums, i0, f, whole);
+      };
       if (x.step[0] == 1)
-        gather<K, 1, 7>(x, gy, sums, i0, f, whole);
-      else
-        gather<K, 2, 7>(x, gy, sums, i0, f, whole);
+        with.template operator()<1>();
+      else if (x.step[0] == 2 && dil == 1)
+        with.template operator()<2>();
     }
     gather<K, 1, 1, kPart>(x, gy, sums, i0, f + whole * dil, count - whole);
   }

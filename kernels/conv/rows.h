@@ -11,8 +11,8 @@ struct RowStrides {
   std::int64_t row, column;
 };
 
-/// Rows worked on at once, before dilation: pictures are often 7 2^k high.
-inline std::int64_t row_block(std::int64_t rows) { return (rows + 7) / 8 * 8 < (rows + 6) / 7 * 7 ? 8 : 7; }
+/// Rows worked on at once, before dilation: pictures are often 7 2^k high, and small kernels like multiples of four.
+inline std::int64_t row_block(std::int64_t rows, std::int64_t kernel) { return (rows + 7) / 8 * 8 < (rows + 6) / 7 * 7 + (kernel <= 3) ? 8 : 7; }
 /// Floats from one tap's sums of a weight gradient to the next.
 inline std::int64_t sums_pitch(std::int64_t channels) { return (channels + 31) / 16 * 16; }
 
