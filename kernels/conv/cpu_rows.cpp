@@ -123,12 +123,11 @@ HWY_NOINLINE void sweep_any(const Windows& x, const Weights& w, const Outputs<fl
   auto at_channel = [&](int64_t p, int64_t n, int64_t c) DROPIN_LAMBDA {
     int64_t j0, j1;
     x.taps(n, j0, j1);
-    V acc[2] = {w.bias ? load(w.bias + c) : hn::Zero(d), hn::Zero(d)};
-    for (int64_t i = 0; i < x.kernel[0]; ++i) {
-      const float *line = x.line(x.first[0] + p * x.step[0] + i * x.dil[0]) + c + (x.first[1] + n * x.step[1]) * x.column, *wc = w.w + i * w.wi + c;
-      for (int64_t j = j0; j < j1; ++j) acc[j & 1] = hn::MulAdd(load(line + j * x.dil[1] * x.column), load(wc + j * w.wj), acc[j & 1]);
+    V sum = w.bias ? load(w.bias + c) : hn::Zero(d);
+    for (int64_t j = j0; j < j1; ++j) {  // the order of sweep()
+      const int64_t at = c + (x.first[1] + n * x.step[1] + j * x.dil[1]) * x.column;
+      for (int64_t i = 0; i < x.kernel[0]; ++i) sum = hn::MulAdd(load(x.line(x.first[0] + p * x.step[0] + i * x.dil[0]) + at), load(w.w + i * w.wi + j * w.wj + c), sum);
     }
-    const V sum = hn::Add(acc[0], acc[1]);
     float* out = y.y + p * y.row + n * y.column + c;
     if (kPart)
       store_part(sum, d, out, x.channels);
