@@ -113,14 +113,14 @@ HWY_INLINE std::uint8_t encode_one(const DynamicMap& map, float v, float absmax,
 template <int kFirst, int kVectors> HWY_INLINE void apply_chain(const DynamicMap& map, const V* x, V* y) {
   const F d;
 #pragma GCC unroll 4
-  for (int k = 0; k < kVectors; ++k) y[k] = hn::Set(d, map.start[kFirst]);
+  for (int k = 0; k < kVectors; ++k) y[k] = hn::Load(d, map.wide_start[kFirst]);
 #pragma GCC unroll 8
   for (int j = kFirst + 1; j < DynamicMap::kDecades; ++j) {
-    const V bend = hn::Set(d, map.bend[j]), less = hn::Set(d, map.less[j]);
+    const V bend = hn::Load(d, map.wide_bend[j]), less = hn::Load(d, map.wide_less[j]);
 #pragma GCC unroll 4
     for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(less, lesser(x[k], bend), y[k]);
   }
-  const V end = hn::Set(d, map.end), more = hn::Set(d, map.more), slope = hn::Set(d, map.slope);
+  const V end = hn::Load(d, map.wide_end), more = hn::Load(d, map.wide_more), slope = hn::Load(d, map.wide_slope);
 #pragma GCC unroll 4
   for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(slope, x[k], y[k]);
 #pragma GCC unroll 4
