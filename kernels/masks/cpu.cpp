@@ -1,4 +1,5 @@
-// Masks of windows: threads take rows of the picture. A row of all prototypes stays in L1 while every mask whose window holds it takes its own columns of it.
+// Masks of windows: threads take rows of the picture. A row of all prototypes stays in L1 while every mask whose window holds it takes its own
+// columns of it.
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/masks/cpu.cpp"
@@ -16,7 +17,8 @@ namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
 /// y[x] = sigmoid(sum_k c[k] p[k plane + x]) for `kVectors` vectors.
-template <int kVectors> HWY_INLINE void columns(const float* p, std::int64_t plane, const float* c, std::int64_t K, float* y) {
+template <int kVectors>
+HWY_INLINE void columns(const float* p, std::int64_t plane, const float* c, std::int64_t K, float* y) {
   const Tag<float> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   VecOf<Tag<float>> sum[kVectors];
@@ -31,7 +33,8 @@ template <int kVectors> HWY_INLINE void columns(const float* p, std::int64_t pla
   for (int v = 0; v < kVectors; ++v) hn::StoreU(sigmoid(d, sum[v]), d, y + v * lanes);
 }
 
-void masks(const float* prototypes, const float* coefficients, const std::int64_t* windows, std::int64_t N, std::int64_t K, std::int64_t h, std::int64_t w, float* y) {
+void masks(const float* prototypes, const float* coefficients, const std::int64_t* windows, std::int64_t N, std::int64_t K, std::int64_t h,
+           std::int64_t w, float* y) {
   parallel_for(h, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, N * w)), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const Tag<float> d;
     const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
@@ -68,12 +71,16 @@ namespace {
 
 using abi::TensorIn;
 
-abi::Status window_masks_cpu(const abi::KernelContext&, const TensorIn& prototypes, const TensorIn& coefficients, const TensorIn& windows, const abi::TensorOut& y) {
-  auto is = [](const TensorIn& t, DType dtype, int ndim) { return t.dtype == dtype && t.ndim == ndim && t.contiguous() && (t.data || t.numel() == 0); };
+abi::Status window_masks_cpu(const abi::KernelContext&, const TensorIn& prototypes, const TensorIn& coefficients, const TensorIn& windows,
+                             const abi::TensorOut& y) {
+  auto is = [](const TensorIn& t, DType dtype, int ndim) {
+    return t.dtype == dtype && t.ndim == ndim && t.contiguous() && (t.data || t.numel() == 0);
+  };
   if (!is(prototypes, DType::Float32, 3) || !is(coefficients, DType::Float32, 2) || !is(windows, DType::Int64, 2) || !is(y, DType::Float32, 3))
     return abi::failed("window_masks: prototypes, coefficients and y must be contiguous float32, windows int64");
   const std::int64_t N = coefficients.sizes[0], K = prototypes.sizes[0], h = prototypes.sizes[1], w = prototypes.sizes[2];
-  if (coefficients.sizes[1] != K || windows.sizes[0] != N || windows.sizes[1] != 4 || y.sizes[0] != N || y.sizes[1] != h || y.sizes[2] != w) return abi::failed("window_masks: arrays do not fit");
+  if (coefficients.sizes[1] != K || windows.sizes[0] != N || windows.sizes[1] != 4 || y.sizes[0] != N || y.sizes[1] != h || y.sizes[2] != w)
+    return abi::failed("window_masks: arrays do not fit");
   const std::int64_t* in = windows.as<std::int64_t>();
   for (std::int64_t n = 0; n < N; ++n, in += 4)
     if (in[0] < 0 || in[1] > h || in[2] < 0 || in[3] > w || in[2] > in[3]) return abi::failed("window_masks: a window leaves the picture");

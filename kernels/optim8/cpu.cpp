@@ -186,7 +186,7 @@ template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
   if (absmax > 1e-37f && absmax < 1e37f) {  // the reciprocal is as exact as others
-    const V inverse = hn::Set(d, 1 / absmax), large = hn::Set(d, 1e-4f), late = hn::Set(d, 0.4f), two = hn::Set(d, 2.0f);
+    const V inverse = hn::Set(d, 1 / absmax), large = hn::Set(d, kSigned ? 1e-4f : 1e-5f), late = hn::Set(d, 0.4f), two = hn::Set(d, 2.0f);
     constexpr int kVectors = 4;  // share the loads of the lines
     for (; i + kVectors * lanes <= n; i += kVectors * lanes) {
       V x[kVectors], y[kVectors];
@@ -196,7 +196,8 @@ template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT
         if constexpr (kSigned) x[k] = hn::Abs(x[k]);
       }
       const V least = lesser(lesser(x[0], x[1]), lesser(x[2], x[3]));
-      if (hn::AllTrue(d, hn::Ge(least, large))) apply_chain<3, kVectors>(map, x, y);  // decade 3 begins there
+      // squares reach further down: a branch that goes either way costs more than two lines
+      if (hn::AllTrue(d, hn::Ge(least, large))) apply_chain<kSigned ? 3 : 2, kVectors>(map, x, y);
       else apply_chain<0, kVectors>(map, x, y);
       hn::Vec<decltype(di)> code[kVectors];
       V rest[kVectors];
