@@ -35,22 +35,26 @@ HWY_INLINE void columns(const float* p, std::int64_t plane, const float* c, std:
 
 void masks(const float* prototypes, const float* coefficients, const std::int64_t* windows, std::int64_t N, std::int64_t K, std::int64_t h,
            std::int64_t w, float* y) {
+  // Zeros mask by mask, one after the other in memory; then the windows.
+  parallel_for(N * h, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, w)),
+               [&](std::int64_t begin, std::int64_t end) { std::fill(y + begin * w, y + end * w, 0.0f); });
   parallel_for(h, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, N * w)), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const Tag<float> d;
     const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
     for (std::int64_t r = begin; r < end; ++r)
       for (std::int64_t n = 0; n < N; ++n) {
         const std::int64_t* in = windows + 4 * n;
+        if (r < in[0] || r >= in[1]) continue;
+        const std::int64_t first = in[2], last = in[3];
         float* out = y + (n * h + r) * w;
-        const bool inside = r >= in[0] && r < in[1];
-        const std::int64_t first = inside ? in[2] : 0, last = inside ? in[3] : 0;
-        std::fill(out, out + first, 0.0f);
-        std::fill(out + last, out + w, 0.0f);
         const float *p = prototypes + r * w, *c = coefficients + n * K;
         std::int64_t x = first;
         for (; x + 4 * lanes <= last; x += 4 * lanes) columns<4>(p + x, h * w, c, K, out + x);
+        for (; x + 2 * lanes <= last; x += 2 * lanes) columns<2>(p + x, h * w, c, K, out + x);
         for (; x + lanes <= last; x += lanes) columns<1>(p + x, h * w, c, K, out + x);
-        if (x < last) {
+        if (x < last && last - first >= lanes) {  // the last vector moves back over some that are done
+          columns<1>(p + last - lanes, h * w, c, K, out + last - lanes);
+        } else if (x < last) {
           const auto rest = static_cast<std::size_t>(last - x);
           auto sum = hn::Zero(d);
           for (std::int64_t k = 0; k < K; ++k) sum = hn::MulAdd(hn::Set(d, c[k]), load_first(d, p + k * h * w + x, rest), sum);
