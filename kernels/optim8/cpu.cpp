@@ -109,22 +109,30 @@ HWY_INLINE std::uint8_t encode_one(const DynamicMap& map, float v, float absmax,
   return static_cast<std::uint8_t>(signs && c == map.zero && v < 0 ? c - 1 : c);
 }
 
-/// y = the chain of map.h at x, where no x is below decade kFirst. The terms that weigh most come last, so that roundings stay small.
+/// y = the chain of map.h at x, where no x is below decade kFirst: two sums side by side, since one would wait for each of its products. The terms that weigh most come last,
+/// so that roundings stay small.
 template <int kFirst, int kVectors> HWY_INLINE void apply_chain(const DynamicMap& map, const V* x, V* y) {
   const F d;
+  constexpr int kLast = DynamicMap::kDecades - 1;
+  V z[kVectors];
 #pragma GCC unroll 4
-  for (int k = 0; k < kVectors; ++k) y[k] = hn::Load(d, map.wide_start[kFirst]);
+  for (int k = 0; k < kVectors; ++k) {
+    y[k] = hn::Load(d, map.wide_start[kFirst]);
+    z[k] = hn::Mul(hn::Load(d, map.wide_less[kLast]), lesser(x[k], hn::Load(d, map.wide_bend[kLast])));
+  }
 #pragma GCC unroll 8
-  for (int j = kFirst + 1; j < DynamicMap::kDecades; ++j) {
+  for (int j = kFirst + 1; j < kLast; ++j) {
     const V bend = hn::Load(d, map.wide_bend[j]), less = hn::Load(d, map.wide_less[j]);
 #pragma GCC unroll 4
     for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(less, lesser(x[k], bend), y[k]);
   }
   const V end = hn::Load(d, map.wide_end), more = hn::Load(d, map.wide_more), slope = hn::Load(d, map.wide_slope);
 #pragma GCC unroll 4
-  for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(slope, x[k], y[k]);
-#pragma GCC unroll 4
   for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(more, larger(x[k], end), y[k]);
+#pragma GCC unroll 4
+  for (int k = 0; k < kVectors; ++k) z[k] = hn::MulAdd(slope, x[k], z[k]);
+#pragma GCC unroll 4
+  for (int k = 0; k < kVectors; ++k) y[k] = hn::Add(y[k], z[k]);
 }
 
 /// The floor of 0 <= y < 2^31, without care for what lies outside.
