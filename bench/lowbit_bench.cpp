@@ -18,6 +18,7 @@
 #include "dropin/nn/linear.h"
 #include "dropin/nn/microscaling.h"
 #include "dropin/optim/optimizer8bit.h"
+#include "dropin/serialize/npy.h"
 #include "kernels/elementwise/kernel.h"
 #include "kernels/mx/kernel.h"
 
@@ -170,6 +171,32 @@ void bitlinear_rows() {
       });
   }
 }
+/// Alone, for bench/peers/lowbit.py: rows above spend most of their time in their baselines.
+void alone_rows() {
+  auto alone = [](const char* name, std::function<Subject()> make) { row(name, 0, std::move(make)); };
+  for (auto [name, format, packed] : {std::tuple{"alone/quantize_mx/MXFP8_E4M3", kernels::MxFormat::E4M3, false}, {"alone/quantize_mx/MXFP4_E2M1", kernels::MxFormat::E2M1, false}})
+    alone(name, [=]() -> Subject {
+      kernels::MxArgs a{format};
+      a.packed = packed, a.outer = 1024, a.n = 4096, a.inner = 1;
+      const Tensor x = normal({1024, 4096}), codes = empty({1024, 4096}, kUInt8), scales = empty({1024 * 4096 / 32}, kUInt8);
+      return {[=] { run<kernels::mx_quantize>(kCPU, a, x.in(), abi::TensorIn{}, codes.out(), scales.out()); }, {}};
+    });
+  alone("alone/AdamW", []() -> Subject { return {stepper<AdamW>(parameter(1), {.lr = 1e-6}), {}}; });
+  alone("alone/AdamW8bit", []() -> Subject { return {stepper<AdamW8bit>(parameter(1), {.lr = 1e-6}), {}}; });
+  alone("alone/SGD8bit", []() -> Subject { return {stepper<SGD8bit>(parameter(1), {.lr = 1e-6}), {}}; });
+  for (auto [name, m] : {std::pair{"alone/BitLinear packed/1", 1}, {"alone/BitLinear packed/512", 512}})
+    alone(name, [m = m]() -> Subject {
+      auto bit = std::make_shared<BitLinear>(BitLinearOptions{.in_features = 4096, .out_features = 4096, .variant = "b1.58"});
+      bit->eval();
+      bit->pack(true);
+      const Tensor x = normal({m, 4096});
+      return {[=] {
+                no_grad guard;
+                benchmark::DoNotOptimize((*bit)(x).data_ptr());
+              },
+              {}};
+    });
+}
 
 // --- few-bit activations
 
@@ -242,14 +269,53 @@ void bytes() {
   }
 }
 
+/// What bench/peers/lowbit.py compares with the peers' results before any time counts.
+void dump(const std::string& folder) {
+  auto save = [&](const std::string& name, const Tensor& t) { save_npy(folder + "/" + name + ".npy", t.detach()); };
+  const Tensor x = normal({64, 4096});
+  save("mx_x", x);
+  for (const char* format : {"MXFP8_E4M3", "MXFP4_E2M1"}) {
+    const auto [codes, scales] = quantize_mx(x, {.format = format});
+    save(std::string(format) + "_codes", codes);
+    save(std::string(format) + "_scales", scales);
+  }
+  const Tensor p = normal({1 << 16}, 5), g = normal({1 << 16}, 6);
+  save("p", p);
+  save("g", g);
+  auto three = [&](const std::string& name, auto make) {
+    const Tensor q = p.clone().requires_grad_();
+    q.set_grad(g.clone());
+    auto optimizer = make(Tensors{q});
+    for (int i = 0; i < 3; ++i) optimizer.step();
+    save(name, q);
+  };
+  three("AdamW", [](const Tensors& t) { return AdamW(t, {.lr = 1e-3}); });
+  three("AdamW8bit", [](const Tensors& t) { return AdamW8bit(t, {.lr = 1e-3}); });
+  three("SGD8bit", [](const Tensors& t) { return SGD8bit(t, {.lr = 1e-3}); });
+  manual_seed(1);
+  BitLinear bit({.in_features = 256, .out_features = 64, .variant = "b1.58"});
+  const Tensor h = normal({32, 256}, 7);
+  save("bit_x", h);
+  save("bit_weight", bit.weight());
+  save("bit_bias", bit.bias());
+  bit.eval();
+  bit.pack(true);
+  no_grad guard;
+  save("bit_y", bit(h));
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
+  bool json = false;  // nothing else on the output then
+  for (int i = 1; i < argc; ++i) json = json || std::string(argv[i]) == "--benchmark_format=json";
+  if (argc == 3 && std::string(argv[1]) == "--dump") return dump(argv[2]), 0;
   mx_rows();
   optimizer_rows();
   bitlinear_rows();
   fewbit_rows();
+  alone_rows();
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();
-  bytes();
+  if (!json) bytes();
 }

@@ -165,9 +165,14 @@ int main(int argc, char** argv) {
   {
     const Tensor prototypes = relu(randn({32, 138, 138}, {}, &random)), coefficients = tanh(randn({100, 32}, {}, &random)), corners = rand({100, 2}, {}, &random) * 0.7;
     const Tensor boxes = concat({corners, corners + rand({100, 2}, {}, &random) * 0.3}, 1);
-    row("yolact_masks/100", 2.0 * 100 * 32 * 138 * 138, 0, [=] {
+    row("yolact_masks/100", 2.0 * 100 * 32 * 138 * 138, 4.0 * 138 * 138 * 132, [=] {
       no_grad guard;
       benchmark::DoNotOptimize(yolact_masks(prototypes, coefficients, boxes).data_ptr());
+    });
+    row("yolact_masks/100/composition", 2.0 * 100 * 32 * 138 * 138, 4.0 * 138 * 138 * 132, [=] {
+      no_grad guard;
+      const Tensor m = sigmoid(matmul(coefficients, prototypes.reshape({32, 138 * 138}))).reshape({100, 138, 138});
+      benchmark::DoNotOptimize(where(crop_window(boxes, 138, 138), m, 0.0).data_ptr());
     });
   }
   benchmark::Initialize(&argc, argv);

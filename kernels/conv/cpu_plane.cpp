@@ -1,10 +1,10 @@
-// Depthwise convolution, all three passes. A channel's rows (channels-last: those of a vector of channels) are copied once into a small band with their padding, columns
-// split by their remainder modulo the stride, so that every tap of every stride is a plain load. What is left is one correlation for all passes:
+// Depthwise convolution of planes [H, W], all three passes. A plane's rows are copied once into a small band with their padding, columns split by
+// their remainder modulo the stride, so that every tap of every stride is a plain load. What is left is one correlation for all passes:
 //   forward          x with w,
 //   input gradient   gy with w turned round; a stride s cuts it into s x s correlations of gy, one for each remainder of gx's rows and columns,
 //   weight gradient  x with gy.
-// In the first two, R output rows stay in registers with one column of K weights, and each loaded vector serves up to min(K, R) of them: the multiply-adds, not the
-// loads, set the speed. In the third, K x J sums and R rows of gy stay. The same code serves channels-last: its vectors hold channels instead of columns.
+// In the first two, R output rows stay in registers with one column of K weights, and each loaded vector serves up to min(K, R) of them: the
+// multiply-adds, not the loads, set the speed. In the third, K x J sums and R rows of gy stay. Where channels lie side by side: cpu_rows.cpp.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -19,49 +19,21 @@
 #include <hwy/foreach_target.h>  // must come before highway.h
 #include <hwy/highway.h>
 
-// A lambda that must be inlined: one that is not would take the address of what it captures and force vectors into memory.
-#ifndef DROPIN_LAMBDA
-#define DROPIN_LAMBDA HWY_ATTR __attribute__((always_inline))
-#endif
+#include "kernels/conv/each-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dropin::cpu {
 namespace HWY_NAMESPACE {
 namespace {
-namespace hn = hwy::HWY_NAMESPACE;
-using std::int64_t;
-
 constexpr int64_t kBandBytes = 48 << 10;  // of copied rows worked on at a time: what stays close to the core
 constexpr int64_t kAhead = 16384;         // elements asked for in advance, at most
-constexpr bool kVectors = HWY_TARGET != HWY_SCALAR;  // the fallback without vectors gets the general loops only
 constexpr int kMaxK = 11;                 // kernel rows with code of their own
 
-template <class F, int... I>
-HWY_INLINE void each(std::integer_sequence<int, I...>, F&& f) {
-  (f(std::integral_constant<int, I>{}), ...);
-}
-template <int N, class F>
-HWY_INLINE void each(F&& f) {
-  each(std::make_integer_sequence<int, N>{}, f);
-}
-template <class T>
-HWY_INLINE int64_t lanes_of() {
-  return static_cast<int64_t>(hn::Lanes(hn::ScalableTag<T>()));
-}
 int64_t ceil_div(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
-
-/// The first n of the lanes of v; the rest of p stays.
-template <class D, class T = hn::TFromD<D>>
-HWY_INLINE void store_part(hn::Vec<D> v, D d, T* p, int64_t n) {
-  HWY_ALIGN T buffer[hn::MaxLanes(d)];
-  hn::Store(v, d, buffer);
-  std::memcpy(p, buffer, static_cast<std::size_t>(n) * sizeof(T));
-}
 
 // ---- Copied rows
 
-/// Rows and columns of an image from (row0, col0) on, with zeros outside it. Columns: those of remainder f modulo `split` at f * part. Channels-last: a column is a vector of
-/// `lanes` channels, zero beyond them, and there is no split.
+/// Rows and columns of an image from (row0, col0) on, with zeros outside it. Columns: those of remainder f modulo `split` at f * part.
 struct Band {
   int64_t row0, rows, col0, split, part, row;  ///< row: elements from one to the next
 };
@@ -97,29 +69,25 @@ void split_row(const Band& b, int64_t width, const T* from, T* to) {
   }
   for (int64_t f = 0; f < st; ++f) {
     // Column k of part f is the image's column k * st + f + col0.
-    const int64_t dx = f + b.col0, first = std::clamp<int64_t>(ceil_div(-dx, st), 0, b.part), last = std::clamp<int64_t>(ceil_div(width - dx, st), first, b.part);
+    const int64_t dx = f + b.col0, first = std::clamp<int64_t>(ceil_div(-dx, st), 0, b.part),
+                  last = std::clamp<int64_t>(ceil_div(width - dx, st), first, b.part);
     for (int64_t k = first; k < last; ++k) to[f * b.part + k] = from[k * st + dx];
   }
 }
 
-/// `to` has room for rows * row elements, and holds zeros outside the image already: from zero_band(), and from then on with every image of the same band.
+/// `to` has room for rows * row elements, and holds zeros outside the image already: from zero_band(), and from then on with every image of the same
+/// band.
 template <class T>
-void copy_band(const Band& b, const int64_t size[2], const T* from, const PlaneStrides& s, int64_t lanes, T* to) {
-  const hn::ScalableTag<T> d;
-  const int64_t L = lanes_of<T>(), r0 = std::clamp<int64_t>(-b.row0, 0, b.rows), r1 = std::clamp<int64_t>(size[0] - b.row0, r0, b.rows);
+void copy_band(const Band& b, const int64_t size[2], const T* from, int64_t row_step, T* to) {
+  const int64_t r0 = std::clamp<int64_t>(-b.row0, 0, b.rows), r1 = std::clamp<int64_t>(size[0] - b.row0, r0, b.rows);
   const int64_t first = std::clamp<int64_t>(-b.col0, 0, b.part), last = std::clamp<int64_t>(size[1] - b.col0, first, b.part);
   for (int64_t r = r0; r < r1; ++r) {
-    const T* line = from + (b.row0 + r) * s.row;
+    const T* line = from + (b.row0 + r) * row_step;
     T* row = to + r * b.row;
-    if (s.column == 1) {
-      if (b.split == 1) copy_columns(line + b.col0 + first, last - first, row + first);
-      else split_row(b, size[1], line, row);
-    } else if (lanes == L) {
-      for (int64_t k = first; k < last; ++k) hn::Store(hn::LoadU(d, line + (b.col0 + k) * s.column), d, row + k * L);
-    } else {
-      const auto part = hn::FirstN(d, static_cast<std::size_t>(lanes));
-      for (int64_t k = first; k < last; ++k) hn::Store(hn::MaskedLoad(part, d, line + (b.col0 + k) * s.column), d, row + k * L);
-    }
+    if (b.split == 1)
+      copy_columns(line + b.col0 + first, last - first, row + first);
+    else
+      split_row(b, size[1], line, row);
   }
 }
 template <class T>
@@ -129,29 +97,22 @@ void zero_band(const Band& b, T* to) {
 
 // ---- Correlation
 
-/// y(p, n) = bias + sum over i < K, j of w(i, j) x[(p S + i dil) row + at[j] + n step], for p < P and n < positions; vectors of `lanes` columns or channels.
+/// y(p, n) = bias + sum over i < K, j of w(i, j) x[(p S + i dil) row + at[j] + n step], for p < P and n < positions; vectors of `lanes` columns.
 template <class T>
 struct Correlation {
   const T* x;
   int64_t row, dil, S, K;
   const int64_t* at;
   int64_t kw;
-  const T* w;  ///< w(i, j) at i wi + j wj; a vector per tap when wide, otherwise one number
+  const T* w;  ///< w(i, j) at i wi + j wj
   int64_t wi, wj;
-  bool wide;
-  const T* bias;  ///< a vector or number, or null
+  const T* bias;                                         ///< or null
   int64_t P, positions, x_step, x_last, y_step, y_last;  ///< position n is at min(n step, last)
   T* y;
   int64_t y_row, lanes;
   const T* ahead = nullptr;  ///< what will be copied next; asked for while this is worked on
   int64_t ahead_size = 0;    ///< in elements
 };
-
-template <bool kWide, class D>
-HWY_INLINE hn::Vec<D> weight(D d, const hn::TFromD<D>* p) {
-  if constexpr (kWide) return hn::LoadU(d, p);
-  else return hn::Set(d, *p);
-}
 
 /// R rows of outputs at one position, y_row apart; `rows` of them are stored.
 template <int R, class D>
@@ -162,27 +123,30 @@ HWY_INLINE void store_rows(D d, const hn::Vec<D> (&acc)[R], hn::TFromD<D>* y, in
   } else {
     each<R>([&](auto r) DROPIN_LAMBDA {
       if (r < rows) {
-        if (lanes == L) hn::StoreU(acc[r], d, y + r * y_row);
-        else store_part(acc[r], d, y + r * y_row, lanes);
+        if (lanes == L)
+          hn::StoreU(acc[r], d, y + r * y_row);
+        else
+          store_part(acc[r], d, y + r * y_row, lanes);
       }
     });
   }
 }
 
 /// K kernel rows, S rows from output to output (1 or 2), R outputs at a time.
-template <int K, int S, int R, bool kWide>
+template <int K, int S, int R>
 HWY_NOINLINE void sweep(const Correlation<float>& c) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   const int64_t step = c.dil * c.row, wi = c.wi;
-  const V bias = c.bias ? weight<kWide>(d, c.bias) : hn::Zero(d);
+  const V bias = c.bias ? hn::Set(d, *c.bias) : hn::Zero(d);
   // A share of what comes next per block, in cache lines of 16 elements.
   const int64_t blocks = std::max<int64_t>(1, (c.P / R) * c.positions), share = c.ahead ? (c.ahead_size / blocks + 15) / 16 * 16 : 0;
   const float *ahead = c.ahead, *ahead_end = c.ahead + c.ahead_size;
   for (int64_t f = 0; f < std::min(c.dil, c.P); ++f) {  // outputs f, f + dil, ... share their rows of x
     const int64_t count = (c.P - f + c.dil - 1) / c.dil;
     for (int64_t t = 0; t < count; t += R) {
-      const int64_t t0 = std::max<int64_t>(0, std::min(t, count - R)), rows = std::min<int64_t>(R, count - t0);  // the last block goes back over some rows
+      const int64_t t0 = std::max<int64_t>(0, std::min(t, count - R)),
+                    rows = std::min<int64_t>(R, count - t0);  // the last block goes back over some rows
       const float* xr = c.x + (f * S + t0 * S * c.dil) * c.row;
       float* yr = c.y + (f + t0 * c.dil) * c.y_row;
       for (int64_t n = 0; n < c.positions; ++n) {
@@ -192,7 +156,7 @@ HWY_NOINLINE void sweep(const Correlation<float>& c) {
         const float* w = c.w;
         for (int64_t j = 0; j < c.kw; ++j, w += c.wj) {
           V k[K];
-          each<K>([&](auto i) DROPIN_LAMBDA { k[i] = weight<kWide>(d, w + i * wi); });
+          each<K>([&](auto i) DROPIN_LAMBDA { k[i] = hn::Set(d, w[i * wi]); });
           const float* p = x + c.at[j];
           each<(R - 1) * S + K>([&](auto h) DROPIN_LAMBDA {
             const V v = hn::LoadU(d, p);
@@ -216,12 +180,11 @@ HWY_NOINLINE void sweep(const Correlation<float>& c) {
 }
 
 /// Any sizes: every tap is loaded for every output. R outputs x_out apart at once.
-template <bool kWide>
-HWY_NOINLINE void sweep_any(const Correlation<float>& c) {
+HWY_NOINLINE inline void sweep_any(const Correlation<float>& c) {
   const hn::ScalableTag<float> d;
   using V = hn::Vec<decltype(d)>;
   constexpr int R = 8;
-  const V bias = c.bias ? weight<kWide>(d, c.bias) : hn::Zero(d);
+  const V bias = c.bias ? hn::Set(d, *c.bias) : hn::Zero(d);
   const int64_t step = c.S * c.row;
   for (int64_t t = 0; t < c.P; t += R) {
     const int64_t t0 = std::max<int64_t>(0, std::min(t, c.P - R)), rows = std::min<int64_t>(R, c.P - t0);
@@ -231,7 +194,7 @@ HWY_NOINLINE void sweep_any(const Correlation<float>& c) {
       each<R>([&](auto r) DROPIN_LAMBDA { acc[r] = bias; });
       for (int64_t i = 0; i < c.K; ++i)
         for (int64_t j = 0; j < c.kw; ++j) {
-          const V k = weight<kWide>(d, c.w + i * c.wi + j * c.wj);
+          const V k = hn::Set(d, c.w[i * c.wi + j * c.wj]);
           const float* p = x + i * c.dil * c.row + c.at[j];
           each<R>([&](auto r) DROPIN_LAMBDA { acc[r] = hn::MulAdd(k, hn::LoadU(d, p + r * step), acc[r]); });
         }
@@ -249,34 +212,35 @@ constexpr int rows_for() {
 /// correlate() reads what so many outputs need (times the dilation), even when there are fewer.
 constexpr int64_t kBlock = 8;
 
-template <bool kWide, int S>
-void pick(const Correlation<float>& c) {
+template <int S>
+bool pick(const Correlation<float>& c) {
   const int64_t count = (c.P + c.dil - 1) / c.dil;
   // Pictures are often 7 2^k high: seven rows at a time when eight would go over more of them twice.
   const bool seven = ceil_div(count, 7) * 7 < ceil_div(count, 8) * 8;
   auto with = [&]<int K>() {
-    if constexpr (rows_for<K>() == 8 && K <= 7 && S == 1)
-      if (seven) return sweep<K, S, 7, kWide>(c);
-    sweep<K, S, rows_for<K>(), kWide>(c);
+    if constexpr (K % 2 == 1 && K <= 7 && S == 1)
+      if (seven) return sweep<K, S, 7>(c), true;
+    return sweep<K, S, rows_for<K>()>(c), true;
   };
   switch (c.K) {
-    case 1: return with.template operator()<1>();
-    case 2: return with.template operator()<2>();
     case 3: return with.template operator()<3>();
-    case 4: return with.template operator()<4>();
     case 5: return with.template operator()<5>();
-    case 6: return with.template operator()<6>();
     case 7: return with.template operator()<7>();
-    case 8: return with.template operator()<8>();
     case 9: return with.template operator()<9>();
-    case 10: return with.template operator()<10>();
     case 11: return with.template operator()<11>();
   }
+  if constexpr (S == 1) switch (c.K) {
+      case 1: return with.template operator()<1>();
+      case 2: return with.template operator()<2>();
+      case 4: return with.template operator()<4>();
+      case 6: return with.template operator()<6>();
+    }
+  return false;
 }
 
 void correlate(const Correlation<float>& c) {
   if (c.P <= 0 || c.positions <= 0) return;
-  if (c.P == 1 && !c.wide && c.positions > 1) {  // one row (Conv1d): as many vectors along it at once
+  if (c.P == 1 && c.positions > 1) {  // one row (Conv1d): as many vectors along it at once
     const int64_t L = lanes_of<float>(), full = c.positions - 1;
     Correlation<float> a = c;
     Scratch<int64_t> at(c.K * c.kw);
@@ -285,21 +249,21 @@ void correlate(const Correlation<float>& c) {
       for (int64_t j = 0; j < c.kw; ++j) at[i * c.kw + j] = i * c.dil * c.row + c.at[j], w[i * c.kw + j] = c.w[i * c.wi + j * c.wj];
     a.K = 1, a.kw = c.K * c.kw, a.at = at.data(), a.w = w.data(), a.wi = 0, a.wj = 1, a.dil = 1;
     a.S = 1, a.row = L, a.P = full, a.y_row = L, a.positions = 1;
-    sweep_any<false>(a);
+    sweep_any(a);
     a.x += c.x_last, a.y += c.y_last, a.P = 1;
-    return sweep_any<false>(a);
+    return sweep_any(a);
   }
   if constexpr (kVectors) {
-    if (c.K <= kMaxK && c.S == 1) return c.wide ? pick<true, 1>(c) : pick<false, 1>(c);
-    if (c.K <= kMaxK && c.S == 2 && c.dil == 1) return c.wide ? pick<true, 2>(c) : pick<false, 2>(c);
+    if (c.S == 1 && pick<1>(c)) return;
+    if (c.S == 2 && c.dil == 1 && pick<2>(c)) return;
   }
-  return c.wide ? sweep_any<true>(c) : sweep_any<false>(c);
+  sweep_any(c);
 }
 
 // ---- Weight gradient
 
-/// sums(i, j) += over p < P, n < positions of gy[p gy_row + n gy_step] x[p S + i dil rows, + at[j] + n x_step]. Sums are vectors [K, kw]. At the last position only `last_lanes`
-/// lanes of x count (the rest may be infinite where gy is 0).
+/// sums(i, j) += over p < P, n < positions of gy[p gy_row + n gy_step] x[p S + i dil rows, + at[j] + n x_step]. Sums are vectors [K, kw]. At the last
+/// position only `last_lanes` lanes of x count (the rest may be infinite where gy is 0).
 template <class T>
 struct Gradient {
   const T *gy, *x;
@@ -338,8 +302,10 @@ HWY_NOINLINE void gather(const Gradient<T>& g, int64_t i0, int64_t j0, int64_t p
     const T *gy = g.gy + p * g.gy_row, *x = g.x + (p * g.S + i0 * g.dil) * g.row;
     int64_t n = 0;
     for (; n < g.positions - 1; ++n) at_position(gy + n * g.gy_step, x + n * g.x_step, std::false_type());
-    if (g.last_lanes == L) at_position(gy + n * g.gy_step, x + n * g.x_step, std::false_type());
-    else at_position(gy + n * g.gy_step, x + n * g.x_step, std::true_type());
+    if (g.last_lanes == L)
+      at_position(gy + n * g.gy_step, x + n * g.x_step, std::false_type());
+    else
+      at_position(gy + n * g.gy_step, x + n * g.x_step, std::true_type());
   }
   each<K>([&](auto i) DROPIN_LAMBDA {
     each<J>([&](auto j) DROPIN_LAMBDA {
@@ -356,8 +322,10 @@ void gather_rows(const Gradient<T>& g, int64_t i0, int64_t j0) {
     if (g.dil == 1 && (g.S == 1 || g.S == 2)) {
       p = g.P / R * R;
       if (p > 0) {
-        if (g.S == 1) gather<K, J, R, 1>(g, i0, j0, 0, p);
-        else gather<K, J, R, 2>(g, i0, j0, 0, p);
+        if (g.S == 1)
+          gather<K, J, R, 1>(g, i0, j0, 0, p);
+        else
+          gather<K, J, R, 2>(g, i0, j0, 0, p);
       }
     }
   }
@@ -375,140 +343,116 @@ void gather_columns(const Gradient<T>& g, int64_t i0) {
 template <class T>
 void gather_all(const Gradient<T>& g) {
   if (g.P <= 0 || g.positions <= 0) return;
-  if constexpr (!kVectors) {
-    for (int64_t i = 0; i < g.K; ++i) gather_columns<1, 1, 1, 1>(g, i);
-  } else {
-    for (int64_t i = 0; i < g.K;) {
-      const int64_t left = g.K - i;
-      switch (left > kMaxK ? 8 : left) {  // sums and rows of gy fill 15 registers
-        case 1: gather_columns<1, 5, 4, 4>(g, i); i += 1; break;
-        case 2: gather_columns<2, 4, 4, 4>(g, i); i += 2; break;
-        case 3: gather_columns<3, 3, 4, 4>(g, i); i += 3; break;
-        case 4: gather_columns<4, 2, 4, 7>(g, i); i += 4; break;
-        case 5: gather_columns<5, 2, 4, 7>(g, i); i += 5; break;
-        case 6: gather_columns<6, 1, 7, 7>(g, i); i += 6; break;
-        case 7: gather_columns<7, 1, 7, 7>(g, i); i += 7; break;
-        case 8: gather_columns<8, 1, 6, 6>(g, i); i += 8; break;
-        case 9: gather_columns<9, 1, 5, 5>(g, i); i += 9; break;
-        case 10: gather_columns<10, 1, 4, 4>(g, i); i += 10; break;
-        default: gather_columns<11, 1, 3, 3>(g, i); i += 11;
-      }
+  int64_t i = 0;
+  if constexpr (kVectors) {  // sums and rows of gy fill 15 registers
+    if constexpr (sizeof(T) == 4) {
+      if (g.K == 7) return gather_columns<7, 1, 7, 7>(g, 0);
+      for (; i + 5 <= g.K && g.K - i != 6 && g.K - i != 9; i += 5) gather_columns<5, 1, 7, 7>(g, i);
     }
+    for (; i + 3 <= g.K; i += 3) gather_columns<3, 3, 4, 4>(g, i);
   }
+  for (; i < g.K; ++i) gather_columns<1, 1, 1, 1>(g, i);
 }
 
 // ---- The passes
 
-/// Columns as the loops see them: NCHW vectors run along them (position n is column n L, the last one moved back to end with the row), channels-last each is a vector.
+/// Columns as the loops see them, in vectors: position n is column n L, the last one moved back to end with the row.
 struct Columns {
   int64_t positions, step, last, lanes;
 };
 template <class T>
-Columns columns(bool wide, int64_t count, int64_t stride, int64_t channels) {
+Columns columns(int64_t count) {
   const int64_t L = lanes_of<T>();
-  if (wide) return {count, stride * L, (count - 1) * stride * L, channels};
   if (count < L) return {count > 0 ? 1 : 0, L, 0, count};
   return {(count + L - 1) / L, L, count - L, L};
 }
 
 /// Taps' offsets in a band's row.
-template <class T>
-void tap_offsets(const Band& b, bool wide, int64_t kernel, int64_t dilation, int64_t* at) {
-  for (int64_t j = 0; j < kernel; ++j) at[j] = wide ? j * dilation * lanes_of<T>() : j * dilation % b.split * b.part + j * dilation / b.split;
+void tap_offsets(const Band& b, int64_t kernel, int64_t dilation, int64_t* at) {
+  for (int64_t j = 0; j < kernel; ++j) at[j] = j * dilation % b.split * b.part + j * dilation / b.split;
 }
 
 /// The columns of x that `out` windows see, from col0 on.
 template <class T>
-Band window_band(const PlaneConv& c, bool wide, int64_t col0) {
+Band window_band(const PlaneConv& c, int64_t col0) {
   const int64_t L = lanes_of<T>(), reach = (c.kernel[1] - 1) * c.dilation[1], st = c.stride[1];
-  Band b{0, 0, col0, wide ? 1 : st, 0, 0};
-  b.part = wide ? (c.out_size[1] - 1) * st + reach + 1 : c.out_size[1] + reach / st + 1;
-  b.row = wide ? b.part * L : st * b.part + L;
+  Band b{0, 0, col0, st, 0, 0};
+  b.part = c.out_size[1] + reach / st + 1;
+  b.row = st * b.part + L;
   return b;
 }
 
-/// w [channels, taps] as [taps, lanes] vectors; lanes beyond the channels are 0.
-void widen(const float* w, int64_t taps, int64_t channels, float* out) {
-  const int64_t L = lanes_of<float>();
-  for (int64_t t = 0; t < taps; ++t)
-    for (int64_t k = 0; k < L; ++k) out[t * L + k] = k < channels ? w[k * taps + t] : 0;
-}
-
-void Forward(const PlaneConv& c, int64_t channels, const float* x, const PlaneStrides& sx, const float* w, const float* bias, float* y, const PlaneStrides& sy) {
-  const bool wide = sx.column != 1;
-  const int64_t L = lanes_of<float>(), width = wide ? L : 1, taps = c.kernel[0] * c.kernel[1], reach = (c.kernel[0] - 1) * c.dilation[0] + 1;
-  Band b = window_band<float>(c, wide, -c.pad_begin[1]);
+void Forward(const PlaneConv& c, int64_t channels, const float* x, const float* w, const float* bias, float* y) {
+  const int64_t x_plane = c.size[0] * c.size[1], y_plane = c.out_size[0] * c.out_size[1];
+  const int64_t L = lanes_of<float>(), taps = c.kernel[0] * c.kernel[1], reach = (c.kernel[0] - 1) * c.dilation[0] + 1;
+  Band b = window_band<float>(c, -c.pad_begin[1]);
   const int64_t P = c.out_size[0], Q = c.out_size[1];
   // Rows of outputs per band, a multiple of 56 where that fits: blocks of seven and eight rows end with it.
-  const int64_t room = (kBandBytes / 4 / b.row - reach) / c.stride[0] + 1, rows = std::min(P, room >= 56 ? room / 56 * 56 : std::max<int64_t>(8, room / 8 * 8));
+  const int64_t room = (kBandBytes / 4 / b.row - reach) / c.stride[0] + 1,
+                rows = std::min(P, room >= 56 ? room / 56 * 56 : std::max<int64_t>(8, room / 8 * 8));
   auto rows_read = [&](int64_t count) { return (std::max(count, kBlock * c.dilation[0]) - 1) * c.stride[0] + reach; };
-  Scratch<float> band(rows_read(rows) * b.row + L), wide_w(wide ? (taps + 1) * L : 0);
+  Scratch<float> band(rows_read(rows) * b.row + L);
   Scratch<int64_t> at(c.kernel[1]);
-  tap_offsets<float>(b, wide, c.kernel[1], c.dilation[1], at.data());
-  for (int64_t k = 0; k < channels; k += width) {
-    const int64_t n = std::min(width, channels - k);
-    if (wide) {
-      widen(w + k * taps, taps, n, wide_w.data());
-      if (bias) widen(bias + k, 1, n, wide_w.data() + taps * L);
-    }
-    const Columns q = columns<float>(wide, Q, c.stride[1], n);
+  tap_offsets(b, c.kernel[1], c.dilation[1], at.data());
+  const Columns q = columns<float>(Q);
+  for (int64_t k = 0; k < channels; ++k)
     for (int64_t p = 0; p < P; p += rows) {
       const int64_t count = std::min(rows, P - p);
       b.row0 = p * c.stride[0] - c.pad_begin[0];
       b.rows = rows_read(count);
       if (rows < P || k == 0) zero_band(b, band.data());  // a plane in one band leaves the zeros where the next one needs them
-      copy_band(b, c.size, x + k * sx.channel, sx, n, band.data());
-      const bool more = !wide && p + rows >= P && k + 1 < channels;
-      correlate({band.data(), b.row, c.dilation[0], c.stride[0], c.kernel[0], at.data(), c.kernel[1], wide ? wide_w.data() : w + k * taps, c.kernel[1] * width, width, wide,
-                 bias ? wide ? wide_w.data() + taps * L : bias + k : nullptr, count, q.positions, q.step, q.last, wide ? sy.column : L, wide ? (Q - 1) * sy.column : q.last,
-                 y + k * sy.channel + p * sy.row, sy.row, q.lanes, more ? x + (k + 1) * sx.channel : nullptr, more ? std::min(c.size[0] * c.size[1], kAhead) : 0});
+      copy_band(b, c.size, x + k * x_plane, c.size[1], band.data());
+      const bool more = p + rows >= P && k + 1 < channels;
+      correlate({band.data(),
+                 b.row,
+                 c.dilation[0],
+                 c.stride[0],
+                 c.kernel[0],
+                 at.data(),
+                 c.kernel[1],
+                 w + k * taps,
+                 c.kernel[1],
+                 1,
+                 bias ? bias + k : nullptr,
+                 count,
+                 q.positions,
+                 q.step,
+                 q.last,
+                 L,
+                 q.last,
+                 y + k * y_plane + p * Q,
+                 Q,
+                 q.lanes,
+                 more ? x + (k + 1) * x_plane : nullptr,
+                 more ? std::min(c.size[0] * c.size[1], kAhead) : 0});
     }
-  }
 }
 
-/// Rows (or columns) of gx with remainder `first` modulo the stride: which taps reach them, and from which rows of gy.
-struct Phase {
-  int64_t first, count;             ///< gx's rows first, first + stride, ...
-  int64_t tap, tap_step, taps, dil;  ///< the last tap that reaches them (tap - u tap_step for u < taps), and rows of gy from one to the next
-  int64_t row;                      ///< gy's row under the first of them, for that last tap
-};
-Phase phase(const PlaneConv& c, int axis, int64_t first) {
-  const int64_t s = c.stride[axis], d = c.dilation[axis], k = c.kernel[axis], pad = c.pad_begin[axis], g = std::gcd(s, d);
-  Phase f{first, (c.size[axis] - first + s - 1) / s, 0, s / g, 0, d / g, 0};
-  int64_t i0 = 0;
-  while (i0 < std::min(k, s) && (first + pad - i0 * d) % s != 0) ++i0;
-  if (i0 >= std::min(k, s)) return f;
-  f.taps = (k - 1 - i0) / f.tap_step + 1;
-  f.tap = i0 + (f.taps - 1) * f.tap_step;
-  f.row = (first + pad - f.tap * d) / s;  // exact, maybe negative
-  return f;
-}
-
-/// One image's gx for the band of gy that starts at (row0, col0); `n` channels.
+/// A plane's gx from the band of its gy that starts at (row0, col0).
 class InputGradient {
  public:
-  InputGradient(const PlaneConv& c, bool wide) : c_(c), wide_(wide), L_(lanes_of<float>()) {
-    int64_t low[2] = {0, 0}, high[2] = {c.out_size[0] + kBlock, c.out_size[1] + (wide ? 0 : L_)};
+  explicit InputGradient(const PlaneConv& c) : c_(c), L_(lanes_of<float>()) {
+    int64_t low[2] = {0, 0}, high[2] = {c.out_size[0] + kBlock, c.out_size[1] + L_};
     for (int axis = 0; axis < 2; ++axis)
       for (int64_t f = 0; f < std::min(c.stride[axis], c.size[axis]); ++f) {
         const Phase p = phase(c, axis, f);
         if (!p.taps) continue;
         low[axis] = std::min(low[axis], p.row);
-        const int64_t count = axis == 0 ? std::max(p.count, kBlock * p.dil) : p.count + (wide ? 0 : L_);
+        const int64_t count = axis == 0 ? std::max(p.count, kBlock * p.dil) : p.count + L_;
         high[axis] = std::max(high[axis], p.row + count + (p.taps - 1) * p.dil);
       }
     band_ = {low[0], high[0] - low[0], low[1], 1, high[1] - low[1], 0};
-    band_.row = band_.part * (wide ? L_ : 1) + (wide ? 0 : L_);
+    band_.row = band_.part + L_;
   }
   const Band& band() const { return band_; }
   int64_t band_size() const { return band_.rows * band_.row + L_; }
   /// Where gy's row 0, column 0 stands.
-  int64_t origin() const { return -band_.row0 * band_.row - band_.col0 * (wide_ ? L_ : 1); }
+  int64_t origin() const { return -band_.row0 * band_.row - band_.col0; }
 
-  /// w: [taps] numbers, or vectors when wide. `ahead` (or null): a plane of ahead_size elements that is needed next.
-  void run(const float* band, const float* w, int64_t channels, float* gx, const PlaneStrides& s, const float* ahead, int64_t ahead_size) const {
-    const int64_t width = wide_ ? L_ : 1, sh = c_.stride[0], sw = c_.stride[1], across = std::min(sw, c_.size[1]);
-    const bool mixed = !wide_ && sw > 1;  // column parts are put together from scratch
+  /// w [taps]. `ahead` (or null): a plane of ahead_size elements that is needed next.
+  void run(const float* band, const float* w, float* gx, const float* ahead, int64_t ahead_size) const {
+    const int64_t row = c_.size[1], sh = c_.stride[0], sw = c_.stride[1], across = std::min(sw, c_.size[1]);
+    const bool mixed = sw > 1;  // column parts are put together from scratch
     const int64_t part = mixed ? (c_.size[1] + sw - 1) / sw + L_ : 0;
     Scratch<int64_t> at(c_.kernel[1]);
     Scratch<float> parts(mixed ? part * across * ((c_.size[0] + sh - 1) / sh) + L_ : 0);
@@ -516,21 +460,39 @@ class InputGradient {
       const Phase r = phase(c_, 0, a);
       for (int64_t b = 0; b < across; ++b) {
         const Phase q = phase(c_, 1, b);
-        float* to = mixed ? parts.data() + b * part * r.count : gx + a * s.row + b * s.column;
-        const int64_t to_row = mixed ? part : s.row * sh, to_column = wide_ ? s.column * sw : 1;
+        float* to = mixed ? parts.data() + b * part * r.count : gx + a * row + b;
+        const int64_t to_row = mixed ? part : row * sh;
         if (!r.taps || !q.taps) {
-          for (int64_t t = 0; t < r.count; ++t)
-            for (int64_t k = 0; k < q.count; ++k) std::fill_n(to + t * to_row + k * to_column, wide_ ? channels : 1, 0.0f);
+          for (int64_t t = 0; t < r.count; ++t) std::fill_n(to + t * to_row, q.count, 0.0f);
           continue;
         }
-        for (int64_t v = 0; v < q.taps; ++v) at[v] = v * q.dil * width;
-        const Columns k = columns<float>(wide_, q.count, 1, channels);
-        correlate({band + (r.row - band_.row0) * band_.row + (q.row - band_.col0) * width, band_.row, r.dil, 1, r.taps, at.data(), q.taps,
-                   w + (r.tap * c_.kernel[1] + q.tap) * width, -r.tap_step * c_.kernel[1] * width, -q.tap_step * width, wide_, nullptr, r.count, k.positions, k.step, k.last,
-                   wide_ ? to_column : L_, wide_ ? (q.count - 1) * to_column : k.last, to, to_row, k.lanes, a + b == 0 ? ahead : nullptr, ahead_size});
+        for (int64_t v = 0; v < q.taps; ++v) at[v] = v * q.dil;
+        const Columns k = columns<float>(q.count);
+        correlate({band + (r.row - band_.row0) * band_.row + q.row - band_.col0,
+                   band_.row,
+                   r.dil,
+                   1,
+                   r.taps,
+                   at.data(),
+                   q.taps,
+                   w + r.tap * c_.kernel[1] + q.tap,
+                   -r.tap_step * c_.kernel[1],
+                   -q.tap_step,
+                   nullptr,
+                   r.count,
+                   k.positions,
+                   k.step,
+                   k.last,
+                   L_,
+                   k.last,
+                   to,
+                   to_row,
+                   k.lanes,
+                   a + b == 0 ? ahead : nullptr,
+                   ahead_size});
       }
       if (mixed)
-        for (int64_t t = 0; t < r.count; ++t) interleave(parts.data() + t * part, part * r.count, across, gx + (a + t * sh) * s.row);
+        for (int64_t t = 0; t < r.count; ++t) interleave(parts.data() + t * part, part * r.count, across, gx + (a + t * sh) * row);
     }
   }
 
@@ -543,21 +505,15 @@ class InputGradient {
     for (int64_t q = k * c_.stride[1]; q < c_.size[1]; ++q) to[q] = from[q % c_.stride[1] * apart + q / c_.stride[1]];
   }
   const PlaneConv& c_;
-  bool wide_;
   int64_t L_;
   Band band_;
 };
 
-/// The sums of a gradient, [taps] vectors, added up to numbers (or, wide, one number per lane) in gw [channels, taps].
+/// The sums of a gradient, [taps] vectors, added up to numbers.
 template <class T>
-void finish(const T* sums, int64_t taps, bool wide, int64_t channels, T* gw) {
+void finish(const T* sums, int64_t taps, T* gw) {
   const hn::ScalableTag<T> d;
-  const int64_t L = lanes_of<T>();
-  for (int64_t t = 0; t < taps; ++t) {
-    if (wide)
-      for (int64_t k = 0; k < channels; ++k) gw[k * taps + t] = sums[t * L + k];
-    else gw[t] = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, sums + t * L)));
-  }
+  for (int64_t t = 0; t < taps; ++t) gw[t] = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, sums + t * lanes_of<T>())));
 }
 
 /// Adds the sum of gy's rows to a vector.
@@ -571,62 +527,65 @@ void add_rows(const T* gy, int64_t row, int64_t rows, int64_t n, T* sum) {
   hn::StoreU(s, d, sum);
 }
 
-void Backward(const PlaneConv& c, int64_t channels, int64_t images, const float* gy, int64_t gy_image, const PlaneStrides& sy, const float* x, int64_t x_image, const PlaneStrides& sx,
+void Backward(const PlaneConv& c, int64_t channels, int64_t images, const float* gy, int64_t gy_image, const float* x, int64_t x_image,
               const float* w, float* gx, float* gw, float* gb) {
-  const bool wide = sx.column != 1;
-  const int64_t L = lanes_of<float>(), width = wide ? L : 1, taps = c.kernel[0] * c.kernel[1], reach = (c.kernel[0] - 1) * c.dilation[0] + 1;
-  const InputGradient input(c, wide);
-  Band b = window_band<float>(c, wide, -c.pad_begin[1]);
+  const int64_t L = lanes_of<float>(), taps = c.kernel[0] * c.kernel[1], reach = (c.kernel[0] - 1) * c.dilation[0] + 1;
+  const InputGradient input(c);
+  Band b = window_band<float>(c, -c.pad_begin[1]);
   b.row0 = -c.pad_begin[0], b.rows = (c.out_size[0] - 1) * c.stride[0] + reach;
-  Scratch<float> grad(input.band_size()), band(gw ? b.rows * b.row + L : 0), wide_w(wide && gx ? taps * L : 0), sums((taps + 1) * L);
+  Scratch<float> grad(input.band_size()), band(gw ? b.rows * b.row + L : 0), sums((taps + 1) * L);
   Scratch<int64_t> at(c.kernel[1]);
-  tap_offsets<float>(b, wide, c.kernel[1], c.dilation[1], at.data());
-  const int64_t P = c.out_size[0], Q = c.out_size[1], positions = wide ? Q : (Q + L - 1) / L;
-  const int64_t ahead = std::min(c.size[0] * c.size[1], kAhead);
+  tap_offsets(b, c.kernel[1], c.dilation[1], at.data());
+  const int64_t P = c.out_size[0], Q = c.out_size[1], positions = (Q + L - 1) / L, x_plane = c.size[0] * c.size[1], y_plane = P * Q;
+  const int64_t ahead = std::min(x_plane, kAhead);
   zero_band(input.band(), grad.data());
   if (gw) zero_band(b, band.data());
-  for (int64_t k = 0; k < channels; k += width) {
-    const int64_t n = std::min(width, channels - k);
-    if (wide && gx) widen(w + k * taps, taps, n, wide_w.data());
+  for (int64_t k = 0; k < channels; ++k) {
     std::fill_n(sums.data(), (taps + 1) * L, 0.0f);
     for (int64_t i = 0; i < images; ++i) {
-      copy_band(input.band(), c.out_size, gy + i * gy_image + k * sy.channel, sy, n, grad.data());
+      const float* xk = gw ? x + i * x_image + k * x_plane : nullptr;
+      copy_band(input.band(), c.out_size, gy + i * gy_image + k * y_plane, Q, grad.data());
       const float* origin = grad.data() + input.origin();
-      if (gx) input.run(grad.data(), wide ? wide_w.data() : w + k * taps, n, gx + i * x_image + k * sx.channel, sx, gw && !wide ? x + i * x_image + k * sx.channel : nullptr, ahead);
+      if (gx) input.run(grad.data(), w + k * taps, gx + i * x_image + k * x_plane, xk, ahead);
       if (gw) {
-        copy_band(b, c.size, x + i * x_image + k * sx.channel, sx, n, band.data());
-        gather_all<float>({origin, band.data(), input.band().row, L, b.row, c.dilation[0], c.stride[0], c.kernel[0], at.data(), c.kernel[1], P, positions, wide ? c.stride[1] * L : L,
-                           wide ? L : Q - (positions - 1) * L, sums.data()});
+        copy_band(b, c.size, xk, c.size[1], band.data());
+        gather_all<float>({origin, band.data(), input.band().row, L, b.row, c.dilation[0], c.stride[0], c.kernel[0], at.data(), c.kernel[1], P,
+                           positions, L, Q - (positions - 1) * L, sums.data()});
       }
       if (gb) add_rows(origin, input.band().row, P, positions, sums.data() + taps * L);
     }
-    if (gw) finish(sums.data(), taps, wide, n, gw + k * taps);
-    if (gb) finish(sums.data() + taps * L, 1, wide, n, gb + k);
+    if (gw) finish(sums.data(), taps, gw + k * taps);
+    if (gb) finish(sums.data() + taps * L, 1, gb + k);
   }
 }
 
 template <class T>
 void weight_gradient(const PlaneConv& c, int64_t images, const T* gy, int64_t gy_image, const T* x, int64_t x_image, T* gw) {
   const int64_t L = lanes_of<T>(), taps = c.kernel[0] * c.kernel[1], P = c.out_size[0], Q = c.out_size[1], positions = (Q + L - 1) / L;
-  Band b = window_band<T>(c, false, -c.pad_begin[1]);
+  Band b = window_band<T>(c, -c.pad_begin[1]);
   b.row0 = -c.pad_begin[0], b.rows = (P - 1) * c.stride[0] + (c.kernel[0] - 1) * c.dilation[0] + 1;
   const Band g{0, P, 0, 1, Q, Q + L};
   Scratch<T> band(b.rows * b.row + L), grad(g.rows * g.row + L), sums(taps * L);
   Scratch<int64_t> at(c.kernel[1]);
-  tap_offsets<T>(b, false, c.kernel[1], c.dilation[1], at.data());
+  tap_offsets(b, c.kernel[1], c.dilation[1], at.data());
   std::fill_n(sums.data(), taps * L, T(0));
   zero_band(b, band.data());
   zero_band(g, grad.data());
   for (int64_t i = 0; i < images; ++i) {
-    copy_band(b, c.size, x + i * x_image, {0, c.size[1], 1}, 1, band.data());
-    copy_band(g, c.out_size, gy + i * gy_image, {0, Q, 1}, 1, grad.data());
-    gather_all<T>({grad.data(), band.data(), g.row, L, b.row, c.dilation[0], c.stride[0], c.kernel[0], at.data(), c.kernel[1], P, positions, L, Q - (positions - 1) * L, sums.data()});
+    copy_band(b, c.size, x + i * x_image, c.size[1], band.data());
+    copy_band(g, c.out_size, gy + i * gy_image, Q, grad.data());
+    gather_all<T>({grad.data(), band.data(), g.row, L, b.row, c.dilation[0], c.stride[0], c.kernel[0], at.data(), c.kernel[1], P, positions, L,
+                   Q - (positions - 1) * L, sums.data()});
   }
-  finish(sums.data(), taps, false, 1, gw);
+  finish(sums.data(), taps, gw);
 }
 
-void GradientF32(const PlaneConv& c, int64_t n, const float* gy, int64_t gs, const float* x, int64_t xs, float* gw) { weight_gradient(c, n, gy, gs, x, xs, gw); }
-void GradientF64(const PlaneConv& c, int64_t n, const double* gy, int64_t gs, const double* x, int64_t xs, double* gw) { weight_gradient(c, n, gy, gs, x, xs, gw); }
+void GradientF32(const PlaneConv& c, int64_t n, const float* gy, int64_t gs, const float* x, int64_t xs, float* gw) {
+  weight_gradient(c, n, gy, gs, x, xs, gw);
+}
+void GradientF64(const PlaneConv& c, int64_t n, const double* gy, int64_t gs, const double* x, int64_t xs, double* gw) {
+  weight_gradient(c, n, gy, gs, x, xs, gw);
+}
 
 }  // namespace
 }  // namespace HWY_NAMESPACE
@@ -639,19 +598,20 @@ HWY_EXPORT(Forward);
 HWY_EXPORT(Backward);
 HWY_EXPORT(GradientF32);
 HWY_EXPORT(GradientF64);
-void planes_forward(const PlaneConv& c, std::int64_t channels, const float* x, const PlaneStrides& sx, const float* w, const float* bias, float* y, const PlaneStrides& sy) {
-  HWY_DYNAMIC_DISPATCH(Forward)(c, channels, x, sx, w, bias, y, sy);
+void planes_forward(const PlaneConv& c, std::int64_t channels, const float* x, const float* w, const float* bias, float* y) {
+  HWY_DYNAMIC_DISPATCH(Forward)(c, channels, x, w, bias, y);
 }
-void planes_backward(const PlaneConv& c, std::int64_t channels, std::int64_t images, const float* gy, std::int64_t gy_image, const PlaneStrides& sy, const float* x, std::int64_t x_image,
-                     const PlaneStrides& sx, const float* w, float* gx, float* gw, float* gb) {
-  HWY_DYNAMIC_DISPATCH(Backward)(c, channels, images, gy, gy_image, sy, x, x_image, sx, w, gx, gw, gb);
+void planes_backward(const PlaneConv& c, std::int64_t channels, std::int64_t images, const float* gy, std::int64_t gy_image, const float* x,
+                     std::int64_t x_image, const float* w, float* gx, float* gw, float* gb) {
+  HWY_DYNAMIC_DISPATCH(Backward)(c, channels, images, gy, gy_image, x, x_image, w, gx, gw, gb);
 }
 template <>
 void plane_weight_gradient<float>(const PlaneConv& c, std::int64_t n, const float* gy, std::int64_t gs, const float* x, std::int64_t xs, float* gw) {
   HWY_DYNAMIC_DISPATCH(GradientF32)(c, n, gy, gs, x, xs, gw);
 }
 template <>
-void plane_weight_gradient<double>(const PlaneConv& c, std::int64_t n, const double* gy, std::int64_t gs, const double* x, std::int64_t xs, double* gw) {
+void plane_weight_gradient<double>(const PlaneConv& c, std::int64_t n, const double* gy, std::int64_t gs, const double* x, std::int64_t xs,
+                                   double* gw) {
   HWY_DYNAMIC_DISPATCH(GradientF64)(c, n, gy, gs, x, xs, gw);
 }
 }  // namespace dropin::cpu

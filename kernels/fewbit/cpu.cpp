@@ -6,6 +6,7 @@
 //
 #include <algorithm>
 #include <cstring>
+#include <limits>
 
 #include "dropin/core/parallel.h"
 #include "kernels/bits.h"
@@ -167,35 +168,85 @@ template <class T> void code_row(const FewBitForward& a, const T* x, std::int64_
   }
 }
 
-/// On targets of eight floats: codes of up to 4 bits, eight of them shifted to their places and added up. n is a multiple of 32.
-template <int kBits> void code_and_pack(const FewBitForward& a, const float* x, std::int64_t n, const float* borders, std::int64_t count, std::uint8_t* packed) {
-  const Tag<float> d;
-  const hn::Rebind<std::int32_t, Tag<float>> di;
-  const bool fold = a.split == FewBitSplit::Folded;
-  const auto scale = hn::Set(d, static_cast<float>(a.scale)), sign = hn::Set(d, fold ? -0.0f : 0.0f);
-  const auto all = hn::Set(di, static_cast<std::int32_t>(count)), places = hn::Mul(hn::Iota(di, 0), hn::Set(di, kBits));
-  constexpr int kVectors = 4;  // share the loads of the borders
-  for (std::int64_t i = 0; i < n; i += 8 * kVectors) {
-    VecOf<Tag<float>> v[kVectors];
-    hn::Vec<decltype(di)> code[kVectors];
+/// Codes of up to 4 bits by halving: the border to compare with next is looked up in a register. n is a multiple of 32.
+#if HWY_TARGET == HWY_AVX2
+constexpr bool kCodesInRegisters = true;
+
+/// Codes of `kBits` bits in the bytes of four vectors of 32 bits, side by side: 4 kBits bytes.
+template <int kBits> HWY_INLINE void pack_bytes(__m256i bytes, std::uint8_t* packed, std::int64_t room) {
+  // Pairs, then fours, then eights are joined: each 64-bit lane ends as 8 kBits bits.
+  const __m256i pairs = _mm256_maddubs_epi16(bytes, _mm256_set1_epi16(static_cast<short>(1 | 1 << (8 + kBits))));
+  const __m256i fours = _mm256_madd_epi16(pairs, _mm256_set1_epi32(1 | 1 << (16 + 2 * kBits)));
+  const __m256i eights = _mm256_or_si256(fours, _mm256_srli_epi64(fours, 32 - 4 * kBits));
+  alignas(32) std::uint64_t words[4];
+  _mm256_store_si256(reinterpret_cast<__m256i*>(words), eights);
+  if (room >= 3 * kBits + 8) {  // what is too much the next groups overwrite
 #pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      v[j] = hn::AndNot(sign, hn::Mul(hn::LoadU(d, x + i + j * 8), scale));
-      code[j] = all;
-    }
-    for (std::int64_t k = 0; k < count; ++k) {
-      const auto border = hn::Set(d, borders[k]);
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) code[j] = hn::Add(code[j], hn::VecFromMask(di, hn::RebindMask(di, hn::Le(v[j], border))));
-    }
-#pragma GCC unroll 4
-    for (int j = 0; j < kVectors; ++j) {
-      const std::uint32_t w = static_cast<std::uint32_t>(hn::GetLane(hn::SumOfLanes(di, hn::Shl(code[j], places))));
-      if (i / 8 + j + 4 <= n / 8) std::memcpy(packed + (i / 8 + j) * kBits, &w, 4);  // what is too much the next groups overwrite
-      else std::memcpy(packed + (i / 8 + j) * kBits, &w, kBits);
-    }
+    for (int k = 0; k < 4; ++k) std::memcpy(packed + k * kBits, words + k, 8);
+  } else {
+    for (int k = 0; k < 4; ++k) std::memcpy(packed + k * kBits, words + k, kBits);
   }
 }
+
+template <int kBits> void code_and_pack(const FewBitForward& a, const float* x, std::int64_t n, const float* borders, std::int64_t count, std::uint8_t* packed) {
+  constexpr int kLevels = 1 << kBits, kVectors = 4;
+  alignas(64) float b[kLevels];
+  for (int k = 0; k < kLevels; ++k) b[k] = k < count ? borders[k] : std::numeric_limits<float>::infinity();
+  const bool nan_below = count < kLevels - 1;  // the last code is not kLevels - 1
+  const __m256 scale = _mm256_set1_ps(static_cast<float>(a.scale)), keep = _mm256_castsi256_ps(_mm256_set1_epi32(a.split == FewBitSplit::Folded ? 0x7fffffff : -1));
+  const __m256i most = _mm256_set1_epi32(static_cast<int>(count));
+  const __m256 low = _mm256_setr_ps(b[0 % kLevels], b[1 % kLevels], b[2 % kLevels], b[3 % kLevels], b[4 % kLevels], b[5 % kLevels], b[6 % kLevels], b[7 % kLevels]);
+  const __m256 high = _mm256_setr_ps(b[8 % kLevels], b[9 % kLevels], b[10 % kLevels], b[11 % kLevels], b[12 % kLevels], b[13 % kLevels], b[14 % kLevels], b[15 % kLevels]);
+  const __m256 first = _mm256_set1_ps(b[kLevels / 2 - 1]);
+  for (std::int64_t i = 0; i < n; i += 8 * kVectors) {
+    __m256 v[kVectors];
+    __m256i code[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      v[j] = _mm256_and_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), scale), keep);
+      code[j] = _mm256_and_si256(_mm256_castps_si256(_mm256_cmp_ps(v[j], first, _CMP_NLE_UQ)), _mm256_set1_epi32(kLevels / 2));
+    }
+#pragma GCC unroll 3
+    for (int half = kLevels / 4; half > 0; half /= 2) {
+      const __m256i below = _mm256_set1_epi32(half - 1), step = _mm256_set1_epi32(half);
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j) {
+        const __m256i at = half > 1 ? _mm256_or_si256(code[j], below) : code[j];
+        __m256 border = _mm256_permutevar8x32_ps(low, at);
+        if constexpr (kBits == 4) border = _mm256_blendv_ps(border, _mm256_permutevar8x32_ps(high, at), _mm256_castsi256_ps(_mm256_slli_epi32(at, 28)));
+        code[j] = _mm256_or_si256(code[j], _mm256_and_si256(_mm256_castps_si256(_mm256_cmp_ps(v[j], border, _CMP_NLE_UQ)), step));
+      }
+    }
+    if (nan_below)
+      for (int j = 0; j < kVectors; ++j) code[j] = _mm256_min_epi32(code[j], most);
+    const __m256i bytes = _mm256_packus_epi16(_mm256_packs_epi32(code[0], code[1]), _mm256_packs_epi32(code[2], code[3]));
+    pack_bytes<kBits>(_mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)), packed + i / 8 * kBits, (n - i) / 8 * kBits);
+  }
+}
+
+/// The one bit of exact functions (the splits by lo and hi), n a multiple of 32.
+void split_and_pack(const FewBitForward& a, const float* x, std::int64_t n, std::uint8_t* packed) {
+  const __m256 lo = _mm256_set1_ps(static_cast<float>(a.lo)), hi = _mm256_set1_ps(static_cast<float>(a.hi)), keep = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  auto each_group = [&](auto inside) HWY_ATTR {
+    for (std::int64_t i = 0; i < n; i += 32) {
+      std::uint32_t w = 0;
+#pragma GCC unroll 4
+      for (int j = 0; j < 4; ++j) w |= static_cast<std::uint32_t>(_mm256_movemask_ps(inside(_mm256_loadu_ps(x + i + 8 * j)))) << 8 * j;
+      std::memcpy(packed + i / 8, &w, 4);
+    }
+  };
+  switch (a.split) {
+    case FewBitSplit::AtLeast: return each_group([&](__m256 v) HWY_ATTR { return _mm256_cmp_ps(v, lo, _CMP_NLT_UQ); });
+    case FewBitSplit::Between: return each_group([&](__m256 v) HWY_ATTR { return _mm256_and_ps(_mm256_cmp_ps(v, lo, _CMP_NLE_UQ), _mm256_cmp_ps(v, hi, _CMP_NGE_UQ)); });
+    case FewBitSplit::Outside: return each_group([&](__m256 v) HWY_ATTR { return _mm256_cmp_ps(_mm256_and_ps(v, keep), lo, _CMP_NLE_UQ); });
+    default: return each_group([&](__m256 v) HWY_ATTR { return _mm256_cmp_ps(v, lo, _CMP_NLE_UQ); });
+  }
+}
+#else
+constexpr bool kCodesInRegisters = false;
+template <int kBits> void code_and_pack(const FewBitForward&, const float*, std::int64_t, const float*, std::int64_t, std::uint8_t*) {}
+inline void split_and_pack(const FewBitForward&, const float*, std::int64_t, std::uint8_t*) {}
+#endif
 
 template <class T> void forward(const FewBitForward& a, const T* x, const T* borders, std::int64_t count, std::int64_t n, T* y, std::uint8_t* packed) {
   const ValueRow<T> values = value_row_of<T>(a.function);
@@ -206,9 +257,14 @@ template <class T> void forward(const FewBitForward& a, const T* x, const T* bor
       for (std::int64_t c = begin; c < end; ++c) {
         const std::int64_t from = c * kFewBitChunk, size = std::min(kFewBitChunk, n - from);
         bool coded = false;
-        if constexpr (sizeof(T) == 4 && kBits <= 4 && hn::MaxLanes(Tag<float>()) == 8) {
-          coded = packed && size % 32 == 0 && (a.split == FewBitSplit::Borders || a.split == FewBitSplit::Folded);
-          if (coded) code_and_pack<kBits>(a, x + from, size, borders, count, packed + from / 8 * kBits);
+        if constexpr (sizeof(T) == 4 && kBits <= 4 && kCodesInRegisters) {
+          coded = packed && size % 32 == 0;
+          if (!coded) {
+          } else if (a.split == FewBitSplit::Borders || a.split == FewBitSplit::Folded) {
+            code_and_pack<kBits>(a, x + from, size, borders, count, packed + from / 8 * kBits);
+          } else {
+            split_and_pack(a, x + from, size, packed + from / 8);
+          }
         }
         if (packed && !coded) {
           code_row(a, x + from, size, borders, count, codes);

@@ -109,22 +109,30 @@ HWY_INLINE std::uint8_t encode_one(const DynamicMap& map, float v, float absmax,
   return static_cast<std::uint8_t>(signs && c == map.zero && v < 0 ? c - 1 : c);
 }
 
-/// y = the chain of map.h at x, where no x is below decade kFirst. The terms that weigh most come last, so that roundings stay small.
+/// y = the chain of map.h at x, where no x is below decade kFirst: two sums side by side, since one would wait for each of its products. The terms that weigh most come last,
+/// so that roundings stay small.
 template <int kFirst, int kVectors> HWY_INLINE void apply_chain(const DynamicMap& map, const V* x, V* y) {
   const F d;
+  constexpr int kLast = DynamicMap::kDecades - 1;
+  V z[kVectors];
 #pragma GCC unroll 4
-  for (int k = 0; k < kVectors; ++k) y[k] = hn::Set(d, map.start[kFirst]);
+  for (int k = 0; k < kVectors; ++k) {
+    y[k] = hn::Load(d, map.wide_start[kFirst]);
+    z[k] = hn::Mul(hn::Load(d, map.wide_less[kLast]), lesser(x[k], hn::Load(d, map.wide_bend[kLast])));
+  }
 #pragma GCC unroll 8
-  for (int j = kFirst + 1; j < DynamicMap::kDecades; ++j) {
-    const V bend = hn::Set(d, map.bend[j]), less = hn::Set(d, map.less[j]);
+  for (int j = kFirst + 1; j < kLast; ++j) {
+    const V bend = hn::Load(d, map.wide_bend[j]), less = hn::Load(d, map.wide_less[j]);
 #pragma GCC unroll 4
     for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(less, lesser(x[k], bend), y[k]);
   }
-  const V end = hn::Set(d, map.end), more = hn::Set(d, map.more), slope = hn::Set(d, map.slope);
-#pragma GCC unroll 4
-  for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(slope, x[k], y[k]);
+  const V end = hn::Load(d, map.wide_end), more = hn::Load(d, map.wide_more), slope = hn::Load(d, map.wide_slope);
 #pragma GCC unroll 4
   for (int k = 0; k < kVectors; ++k) y[k] = hn::MulAdd(more, larger(x[k], end), y[k]);
+#pragma GCC unroll 4
+  for (int k = 0; k < kVectors; ++k) z[k] = hn::MulAdd(slope, x[k], z[k]);
+#pragma GCC unroll 4
+  for (int k = 0; k < kVectors; ++k) y[k] = hn::Add(y[k], z[k]);
 }
 
 /// The floor of 0 <= y < 2^31, without care for what lies outside.
@@ -186,7 +194,7 @@ template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
   if (absmax > 1e-37f && absmax < 1e37f) {  // the reciprocal is as exact as others
-    const V inverse = hn::Set(d, 1 / absmax), large = hn::Set(d, 1e-4f), late = hn::Set(d, 0.4f), two = hn::Set(d, 2.0f);
+    const V inverse = hn::Set(d, 1 / absmax), large = hn::Set(d, kSigned ? 1e-4f : 1e-5f), late = hn::Set(d, 0.4f), two = hn::Set(d, 2.0f);
     constexpr int kVectors = 4;  // share the loads of the lines
     for (; i + kVectors * lanes <= n; i += kVectors * lanes) {
       V x[kVectors], y[kVectors];
@@ -196,7 +204,8 @@ template <bool kSigned, bool kSigns> void encode_block(const float* HWY_RESTRICT
         if constexpr (kSigned) x[k] = hn::Abs(x[k]);
       }
       const V least = lesser(lesser(x[0], x[1]), lesser(x[2], x[3]));
-      if (hn::AllTrue(d, hn::Ge(least, large))) apply_chain<3, kVectors>(map, x, y);  // decade 3 begins there
+      // squares reach further down: a branch that goes either way costs more than two lines
+      if (hn::AllTrue(d, hn::Ge(least, large))) apply_chain<kSigned ? 3 : 2, kVectors>(map, x, y);
       else apply_chain<0, kVectors>(map, x, y);
       hn::Vec<decltype(di)> code[kVectors];
       V rest[kVectors];

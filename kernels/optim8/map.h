@@ -19,6 +19,9 @@ struct DynamicMap {
   static constexpr float kBias = 1e-4f;
   int base;  ///< 0 signed, 1 unsigned
   float start[kDecades], bend[kDecades], less[kDecades], slope, more, end;
+  // The same, each as often as the widest vector has lanes: operands in memory, which need no register and no broadcast.
+  static constexpr int kWide = 16;
+  alignas(64) float wide_start[kDecades][kWide], wide_bend[kDecades][kWide], wide_less[kDecades][kWide], wide_slope[kWide], wide_more[kWide], wide_end[kWide];
   // Decoding without a table: |value| = decade_slope[e & 7] r + decade_offset[e & 7] to 2 ulp, where r = u - 2^(e - 127), e the biased exponent of u, and
   // u = |code - zero| + 0.5 (signed) or code * (1 + 1/256) + 1 (unsigned).
   float decade_slope[8], decade_offset[8];
@@ -82,6 +85,10 @@ struct DynamicMap {
         sum += static_cast<double>(less[i]) * bend[i];
       }
       start[i] = static_cast<float>(sum);
+    }
+    for (int k = 0; k < kWide; ++k) {
+      for (int i = 0; i < kDecades; ++i) wide_start[i][k] = start[i], wide_bend[i][k] = bend[i], wide_less[i][k] = less[i];
+      wide_slope[k] = slope, wide_more[k] = more, wide_end[k] = end;
     }
   }
 };

@@ -212,12 +212,26 @@ void check_gradient(const Node* node, const Tensor& g) {
     fail<AutogradError>({node->name, ": its backward returned NaN in a gradient of shape ", g.sizes()});
 }
 
+/// Contiguous but for the order of its dimensions.
+bool dense(const Tensor& t) {
+  std::vector<std::pair<std::int64_t, std::int64_t>> dims;  // stride, size
+  for (int i = 0; i < t.dim(); ++i)
+    if (t.size(i) != 1) dims.emplace_back(t.strides()[static_cast<std::size_t>(i)], t.size(i));
+  std::sort(dims.begin(), dims.end());
+  std::int64_t step = 1;
+  for (const auto& [stride, size] : dims) {
+    if (stride != step) return false;
+    step *= size;
+  }
+  return true;
+}
+
 void accumulate_leaf(TensorImpl* leaf, const Tensor& g, bool create_graph) {
   Tensor t{Ref<TensorImpl>(leaf)};
   TapeMeta& m = make_meta(t);
   if (!m.grad.defined()) {
-    // Keep it if nobody else can see it; broadcast or shared memory is copied.
-    const bool ours = g.is_contiguous() && g.impl()->use_count() == 1 && g.impl()->storage->use_count() == 1;
+    // Keep it if nobody else can see it; broadcast or shared memory is copied. Channels-last pictures keep their order.
+    const bool ours = (g.is_contiguous() || (g.strides() == t.strides() && dense(g))) && g.impl()->use_count() == 1 && g.impl()->storage->use_count() == 1;
     m.grad = create_graph ? g : ours ? g.detach() : g.detach().clone();
   } else if (create_graph) {
     m.grad = add(m.grad, g);

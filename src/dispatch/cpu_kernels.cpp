@@ -20,6 +20,7 @@
   X(sort)                     \
   X(suppression)              \
   X(deform)                   \
+  X(masks)                    \
   X(random)                   \
   X(fft)                      \
   X(fft_conv)

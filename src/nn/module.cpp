@@ -131,6 +131,19 @@ void Module::translate_all(StateDict& state, const std::string& prefix, std::vec
 }
 
 LoadReport Module::load_state_dict(const StateDict& given, bool strict) {
+  // Modules may change their form while they translate (packed weights, say); nothing stays changed unless all fits.
+  struct Restore {
+    std::vector<std::pair<Tensor*, Tensor>> before;
+    bool done = false;
+    ~Restore() {
+      if (!done)
+        for (auto& [slot, value] : before) *slot = value;
+    }
+  } restore;
+  apply([&](const std::string&, Module& m) {
+    for (auto* slots : {&m.parameters_, &m.buffers_})
+      for (auto& p : *slots) restore.before.emplace_back(&p->value, p->value);
+  });
   LoadReport report;
   StateDict state = given;
   translate_all(state, "", report.renamed);
@@ -155,6 +168,7 @@ LoadReport Module::load_state_dict(const StateDict& given, bool strict) {
     no_grad guard;
     for (auto& [to, from] : copies) to.copy_(from);
   }
+  restore.done = true;
   apply([](const std::string&, Module& m) { m.state_changed(); });
   return report;
 }

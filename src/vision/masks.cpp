@@ -1,31 +1,45 @@
 #include "dropin/vision/masks.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "kernels/masks/kernel.h"
+#include "ops/common.h"
+
 namespace dropin {
+
+namespace {
+
+// Rows [first, last) and columns [first, last) of each box, I64 [N, 4]: the pixels with first >= low and last - 1 < high; none when either is NaN.
+Tensor crop_ranges(const Tensor& boxes, std::int64_t h, std::int64_t w, std::int64_t padding) {
+  const std::int64_t n = boxes.size(0);
+  const std::vector<double> b = boxes.detach().to_vector();  // products with w and h in f64: a border that falls on a pixel falls on it
+  Tensor r = empty({n, 4}, kInt64);
+  auto range = [&](double u, double v, std::int64_t size, std::int64_t* out) {
+    const double s = static_cast<double>(size), p = static_cast<double>(padding), low = std::min(u, v) * s - p, high = std::max(u, v) * s + p;
+    out[0] = out[1] = 0;
+    if (std::isnan(u) || std::isnan(v) || !(low < s) || !(high > 0)) return;
+    out[0] = low > 0 ? static_cast<std::int64_t>(std::ceil(low)) : 0;
+    out[1] = std::max(out[0], high < s ? static_cast<std::int64_t>(std::ceil(high)) : size);
+  };
+  for (std::int64_t i = 0; i < n; ++i) {
+    const double* c = b.data() + 4 * i;
+    range(c[1], c[3], h, r.data<std::int64_t>() + 4 * i);
+    range(c[0], c[2], w, r.data<std::int64_t>() + 4 * i + 2);
+  }
+  return r;
+}
+
+}  // namespace
 
 Tensor crop_window(const Tensor& boxes, std::int64_t h, std::int64_t w, std::int64_t padding) {
   DROPIN_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, ShapeError, "crop_window: boxes is ", boxes.sizes(), ", expected [N, 4]");
   DROPIN_CHECK(h >= 0 && w >= 0 && padding >= 0, OptionError, "crop_window: h ", h, ", w ", w, " and padding ", padding, " must not be negative");
-  const std::int64_t n = boxes.size(0);
-  const std::vector<double> b = boxes.detach().to_vector();  // products with w and h in f64: a border that falls on a pixel falls on it
-  Tensor r = zeros({n, h, w}, kBool);
-  bool* out = r.data<bool>();
-  // Pixels [first, last) with first >= low and last - 1 < high; none when either is NaN.
-  auto range = [&](double u, double v, std::int64_t size, std::int64_t& first, std::int64_t& last) {
-    const double s = static_cast<double>(size), p = static_cast<double>(padding), low = std::min(u, v) * s - p, high = std::max(u, v) * s + p;
-    first = last = 0;
-    if (std::isnan(u) || std::isnan(v) || !(low < s) || !(high > 0)) return;
-    first = low > 0 ? static_cast<std::int64_t>(std::ceil(low)) : 0;
-    last = high < s ? static_cast<std::int64_t>(std::ceil(high)) : size;
-  };
-  for (std::int64_t i = 0; i < n; ++i) {
-    std::int64_t x0, x1, y0, y1;
-    const double* c = b.data() + 4 * i;
-    range(c[0], c[2], w, x0, x1);
-    range(c[1], c[3], h, y0, y1);
-    for (std::int64_t y = y0; y < y1; ++y) std::fill(out + (i * h + y) * w + x0, out + (i * h + y) * w + std::max(x0, x1), true);
-  }
+  const Tensor ranges = crop_ranges(boxes, h, w, padding);
+  Tensor r = zeros({boxes.size(0), h, w}, kBool);
+  const std::int64_t* in = ranges.data<std::int64_t>();
+  for (std::int64_t i = 0; i < boxes.size(0); ++i, in += 4)
+    for (std::int64_t y = in[0]; y < in[1]; ++y) std::fill(r.data<bool>() + (i * h + y) * w + in[2], r.data<bool>() + (i * h + y) * w + in[3], true);
   return r;
 }
 
@@ -58,6 +72,33 @@ Tensor resize_bilinear(const Tensor& x, std::int64_t height, std::int64_t width)
   return resize_axis(resize_axis(x, x.dim() - 2, height), x.dim() - 1, width);
 }
 
+namespace {
+
+Tensor plain_masks(const Tensor& prototypes, const Tensor& coefficients) {
+  const std::int64_t k = prototypes.size(0), h = prototypes.size(1), w = prototypes.size(2);
+  return sigmoid(matmul(coefficients, prototypes.reshape({k, h * w}))).reshape({coefficients.size(0), h, w});
+}
+Tensor plain_cropped(const Tensor& prototypes, const Tensor& coefficients, const Tensor& boxes, std::int64_t padding) {
+  return where(crop_window(boxes, prototypes.size(1), prototypes.size(2), padding).to(prototypes.device()), plain_masks(prototypes, coefficients), 0.0);
+}
+
+// Masks inside their windows only: the same values, without the rest of the picture.
+Tensor cropped_masks(const Tensor& prototypes, const Tensor& coefficients, const Tensor& boxes, std::int64_t padding) {
+  if (prototypes.dtype() != kFloat32 || !has_kernels<kernels::window_masks>(prototypes.device())) return plain_cropped(prototypes, coefficients, boxes, padding);
+  const std::int64_t n = coefficients.size(0), k = prototypes.size(0), h = prototypes.size(1), w = prototypes.size(2);
+  const Tensor p = prototypes.contiguous(), c = coefficients.contiguous(), ranges = crop_ranges(boxes, h, w, padding).to(p.device());
+  Tensor m = empty({n, h, w}, p.options());
+  run<kernels::window_masks>(p.device(), p.in(), c.in(), ranges.in(), m.out());
+  return record("yolact_masks", m, {p, c}, {p, c, m, boxes.detach()}, [padding, n, k, h, w](const Saved& s, const Tensor& g) -> Tensors {
+    const Tensor p = s[0], c = s[1], m = s[2], boxes = s[3];
+    if (grad_enabled()) return plain_gradients(s, {p, c}, g, [&](const Tensors& v) { return plain_cropped(v[0], v[1], boxes, padding); });
+    const Tensor z = where(crop_window(boxes, h, w, padding).to(m.device()), g * m * (1.0 - m), 0.0).reshape({n, h * w});
+    return {s.needs(0) ? matmul(c.transpose(0, 1), z).reshape(p.sizes()) : Tensor(), s.needs(1) ? matmul(z, p.reshape({k, h * w}).transpose(0, 1)) : Tensor()};
+  });
+}
+
+}  // namespace
+
 Tensor yolact_masks(const Tensor& prototypes, const Tensor& coefficients, const Tensor& boxes, const YolactMasksOptions& o) {
   const char* who = "yolact_masks";
   DROPIN_CHECK(prototypes.dim() == 3, ShapeError, who, ": prototypes is ", prototypes.sizes(), ", expected [K, h, w]");
@@ -69,8 +110,7 @@ Tensor yolact_masks(const Tensor& prototypes, const Tensor& coefficients, const 
   DROPIN_CHECK(o.crop_padding >= 0, OptionError, who, ": crop_padding is ", o.crop_padding, ", expected 0 or more");
   DROPIN_CHECK(o.out_height >= 0 && o.out_width >= 0, OptionError, who, ": out_height ", o.out_height, " and out_width ", o.out_width, " must not be negative");
   if (o.crop) DROPIN_CHECK(boxes.defined() && boxes.sizes() == (Shape{n, 4}), ShapeError, who, ": boxes is ", boxes.defined() ? boxes.sizes() : Shape{}, ", expected [", n, ", 4]");
-  Tensor m = sigmoid(matmul(coefficients, prototypes.reshape({k, h * w}))).reshape({n, h, w});
-  if (o.crop) m = where(crop_window(boxes, h, w, o.crop_padding).to(m.device()), m, 0.0);
+  Tensor m = o.crop ? cropped_masks(prototypes, coefficients, boxes, o.crop_padding) : plain_masks(prototypes, coefficients);
   if (o.out_height > 0 || o.out_width > 0) m = resize_bilinear(m, o.out_height > 0 ? o.out_height : h, o.out_width > 0 ? o.out_width : w);
   return o.binarize ? (m > 0.5).to(kUInt8) : m;
 }

@@ -187,5 +187,18 @@ TEST(Autograd, GradientHasTheLeafsDtype) {
   expect_values(h.grad(), {2, 4});
 }
 
+TEST(Autograd, ChannelsLastLeavesKeepTheirOrder) {
+  const Tensor values = arange(0, 24).to(kFloat32).reshape({1, 2, 3, 4});
+  const Tensor x = values.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2}).requires_grad_();
+  const Tensor w = ones({2, 1, 1, 1}) * 2.0;
+  for (int times = 1; times <= 2; ++times) {
+    conv2d(x, w, {}, {.groups = 2}).backward(x.detach());
+    EXPECT_EQ(x.grad().strides(), x.strides());
+    for (int c = 0; c < 2; ++c)
+      for (int h = 0; h < 3; ++h)
+        for (int v = 0; v < 4; ++v) EXPECT_EQ(x.grad()[0][c][h][v].item<float>(), static_cast<float>(2 * times * (12 * c + 4 * h + v)));
+  }
+}
+
 }  // namespace
 }  // namespace dropin

@@ -146,22 +146,22 @@ TEST(Depthwise, AgreesWithTheLoopsForEveryKernelStrideAndDilation) {
         for (const std::int64_t d : {1, 2, 3}) {
           const std::int64_t kw = kh % 3 == 0 ? kh - 1 : kh % 5 == 0 ? 1 : kh, reach = d * (kh - 1), across = d * (kw - 1);
           for (const auto& [h, w] : {std::pair<std::int64_t, std::int64_t>{7, 14}, {19, 5}, {1, 33}})
-            check({1, h, w, s, s, {{3, kh, kw, reach / 2, across / 2, reach - reach / 2, across - across / 2, d, d}}}, last);
+            check({1, h, w, s, s, {{last ? 18 : 3, kh, kw, reach / 2, across / 2, reach - reach / 2, across - across / 2, d, d}}}, last);
         }
 }
 
 TEST(Depthwise, TakesUnevenStridesPaddingsAndDilations) {
-  for (const bool last : {false, true}) {
-    check({2, 13, 17, 2, 1, {{5, 3, 5, 2, 0, 0, 3, 2, 1}}}, last);
-    check({2, 12, 18, 1, 2, {{5, 5, 4, 0, 3, 4, 0, 1, 3}}}, last);
-    check({1, 9, 9, 1, 1, {{2, 3, 3, 7, 6, 5, 8}}}, last);    // more padding than kernel
-    check({1, 2, 2, 3, 3, {{3, 3, 3, 4, 4, 5, 5}}}, last);    // windows that see only padding
-    check({1, 30, 30, 4, 5, {{2, 2, 2, 0, 0, 0, 0}}}, last);  // pixels that no window sees
-    check({1, 5, 5, 1, 1, {{1, 5, 5, 0, 0, 0, 0}}}, last);    // one output
-    check({3, 1, 1, 1, 1, {{9, 3, 3, 1, 1, 1, 1}}}, last);
-    check({1, 150, 260, 1, 1, {{1, 5, 3, 2, 1, 2, 1}}}, last);  // several bands
-    check({1, 150, 260, 2, 2, {{1, 7, 7, 2, 2, 3, 3}}}, last);
-    check({1, 40, 9, 1, 1, {{2, 3, 3, 20, 20, 20, 20, 20, 20}}}, last);  // dilated as far as the picture
+  for (auto [last, more] : {std::pair{false, 0}, {true, 0}, {true, 16}}) {  // `more` channels: whole vectors and a rest
+    check({2, 13, 17, 2, 1, {{5 + more, 3, 5, 2, 0, 0, 3, 2, 1}}}, last);
+    check({2, 12, 18, 1, 2, {{5 + more, 5, 4, 0, 3, 4, 0, 1, 3}}}, last);
+    check({1, 9, 9, 1, 1, {{2 + more, 3, 3, 7, 6, 5, 8}}}, last);    // more padding than kernel
+    check({1, 2, 2, 3, 3, {{3 + more, 3, 3, 4, 4, 5, 5}}}, last);    // windows that see only padding
+    check({1, 30, 30, 4, 5, {{2 + more, 2, 2, 0, 0, 0, 0}}}, last);  // pixels that no window sees
+    check({1, 5, 5, 1, 1, {{1 + more, 5, 5, 0, 0, 0, 0}}}, last);    // one output
+    check({3, 1, 1, 1, 1, {{9 + more, 3, 3, 1, 1, 1, 1}}}, last);
+    check({1, 150, 260, 1, 1, {{1 + more, 5, 3, 2, 1, 2, 1}}}, last);  // several bands
+    check({1, 150, 260, 2, 2, {{1 + more, 7, 7, 2, 2, 3, 3}}}, last);
+    check({1, 40, 9, 1, 1, {{2 + more, 3, 3, 20, 20, 20, 20, 20, 20}}}, last);  // dilated as far as the picture
   }
 }
 

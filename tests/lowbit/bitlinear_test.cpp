@@ -4,6 +4,8 @@
 #include "dropin/core/parallel.h"
 #include "dropin/dispatch/dispatch.h"
 #include "dropin/nn/bitlinear.h"
+#include "dropin/nn/linear.h"
+#include "dropin/nn/sequential.h"
 #include "dropin/registry/registry.h"
 #include "dropin/serialize/safetensors.h"
 #include "kernels/bitlinear/kernel.h"
@@ -179,6 +181,36 @@ TEST(BitLinear, PackedFormsRoundTripThroughFiles) {
       Box<Module> copy = a.clone();
       EXPECT_EQ(max_difference(dynamic_cast<BitLinear&>(*copy)(x), a(x)), 0);
     }
+}
+
+TEST(BitLinear, AStateThatDoesNotFitChangesNothing) {
+  const BitLinearOptions o{.in_features = 16, .out_features = 8, .variant = "b1.58"};
+  BitLinear packed(o);
+  packed.eval();
+  packed.pack(true);
+  StateDict state;
+  for (const auto& [n, t] : packed.state_dict()) state.set(n, t.clone());
+  for (const bool into_float : {true, false}) {
+    Sequential m;
+    m.add<BitLinear>(o);
+    m.add<Linear>({.in_features = 8, .out_features = 4});
+    m.eval();
+    auto& layer = dynamic_cast<BitLinear&>(*m.children()[0].second);
+    if (!into_float) layer.pack(true);
+    const Tensor x = random({3, 16}, kFloat32), before = m(x);
+    StateDict bad;  // the other form of the first layer, and nothing of the second
+    if (into_float)
+      for (const auto& [n, t] : state) bad.set("0." + n, t);
+    else
+      for (const auto& [n, t] : BitLinear(o).state_dict()) bad.set("0." + n, t.clone());
+    EXPECT_ERROR(m.load_state_dict(bad), StateError, "nothing was loaded");
+    EXPECT_EQ(layer.packed(), !into_float);
+    EXPECT_EQ(m.state_dict().contains("0.weight"), into_float);
+    EXPECT_EQ(max_difference(m(x), before), 0);
+    if (into_float) {
+      EXPECT_TRUE(layer.weight().requires_grad());
+    }
+  }
 }
 
 TEST(BitLinear, RefusesPackedStatesOfAnotherKind) {

@@ -1,5 +1,7 @@
 #include "dropin/vision/masks.h"
 
+#include <array>
+
 #include "dropin/autograd/gradcheck.h"
 #include "dropin/vision/boxes.h"
 #include "support.h"
@@ -52,6 +54,25 @@ TEST(Masks, CropFollowsTheRealNumberRule) {
   const Tensor p = random({3, 4, 10}), c = random({7, 3});
   const Tensor cropped = yolact_masks(p, c, b), whole = yolact_masks(p, c, b, {.crop = false});
   EXPECT_EQ(max_difference(cropped, where(window, whole, 0.0)), 0);
+}
+
+TEST(Masks, FusedInsideTheBoxesIsTheComposition) {
+  for (const auto& [k, h, w] : {std::array<std::int64_t, 3>{32, 19, 70}, {1, 5, 3}, {5, 40, 33}}) {
+    const std::int64_t n = 9;
+    Tensor boxes = random({n, 4}, kFloat32, 3) * 0.7 + 0.5;
+    boxes[1].fill_(NAN);
+    boxes[2].fill_(-5);
+    boxes[3].copy_(tensor({-9, -9, 9, 9}));
+    const Tensor p = random({k, h, w}, kFloat32, 1).requires_grad_(), c = random({n, k}, kFloat32, 2).requires_grad_(), g = random({n, h, w}, kFloat32, 4);
+    const Tensor p64 = p.detach().to(kFloat64).requires_grad_(), c64 = c.detach().to(kFloat64).requires_grad_();
+    const Tensor y = yolact_masks(p, c, boxes, {.crop_padding = 2}), y64 = yolact_masks(p64, c64, boxes, {.crop_padding = 2});
+    EXPECT_LT(max_difference(y.detach().to(kFloat64), y64.detach()), 1e-6);
+    EXPECT_EQ(max_difference(where(crop_window(boxes, h, w, 2), zeros({n, h, w}), y.detach()), zeros({n, h, w})), 0) << "outside";
+    y.backward(g);
+    y64.backward(g.to(kFloat64));
+    EXPECT_LT(max_difference(p.grad().to(kFloat64), p64.grad()), 1e-5);
+    EXPECT_LT(max_difference(c.grad().to(kFloat64), c64.grad()), 1e-4);
+  }
 }
 
 TEST(Masks, GradientsAndEmptyBatches) {
