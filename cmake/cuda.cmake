@@ -20,5 +20,6 @@ enable_language(CUDA)
 add_library(dropin_cuda MODULE ${DROPIN_CUDA_SOURCES})
 target_include_directories(dropin_cuda PRIVATE include ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(dropin_cuda PRIVATE ${CMAKE_DL_LIBS})
+target_compile_definitions(dropin_cuda PRIVATE DROPIN_BUILD_ID="${DROPIN_BUILD_ID}")
 set_target_properties(dropin_cuda PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
                       VISIBILITY_INLINES_HIDDEN ON LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)

@@ -6,9 +6,8 @@
 
 #include "cli/commands.h"
 #include "dropin/core/parallel.h"
-#include "dropin/dispatch/dispatch.h"
+#include "dropin/dispatch/devices.h"
 #include "dropin/registry/registry.h"
-#include "kernels/elementwise/kernel.h"
 
 namespace dropin::cli {
 namespace {
@@ -17,7 +16,7 @@ const char* kind_name(ComponentKind k) { return k == ComponentKind::Module ? "mo
 
 // Where components run, found out once.
 const char* devices() {
-  static const char* const found = has_kernels<kernels::fill>(kCUDA) ? "cpu,cuda" : "cpu";
+  static const char* const found = device_count(DeviceType::CUDA) > 0 ? "cpu,cuda" : "cpu";
   return found;
 }
 
@@ -119,8 +118,11 @@ void add_devices(CLI::App& app, Action& action) {
   sub->callback([&action] {
     action = [] {
       fmt::print("cpu: {} thread{}\n", get_num_threads(), get_num_threads() == 1 ? "" : "s");
-      const bool cuda = has_kernels<kernels::fill>(kCUDA);
-      fmt::print("cuda: {}\n", cuda ? "found" : "not in this build");
+      const CudaReport& r = cuda_report();
+      if (r.count == 0) fmt::print("cuda: none: {}\n", r.why);
+      for (const std::string& line : r.devices) fmt::print("{}\n", line);
+      if (!r.plugin.empty()) fmt::print("  plugin: {}\n", r.plugin);
+      for (const PluginPlace& p : r.tried) fmt::print("  tried {}: {}\n", p.path, p.outcome);
       return 0;
     };
   });

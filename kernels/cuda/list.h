@@ -1,0 +1,12 @@
+// Every folder with CUDA kernels, one line each. A function `void provide_<folder>(KernelTable&)` lives in kernels/<folder>/cuda.cu.
+#pragma once
+#include "dropin/abi/abi.h"
+
+#define DROPIN_CUDA_KERNELS(X) \
+  X(elementwise)
+
+namespace dropin::kernels::cuda {
+#define X(folder) void provide_##folder(abi::KernelTable&);
+DROPIN_CUDA_KERNELS(X)
+#undef X
+}  // namespace dropin::kernels::cuda
