@@ -3,7 +3,23 @@
 #include "dropin/abi/abi.h"
 
 #define DROPIN_CUDA_KERNELS(X) \
-  X(elementwise)
+  X(elementwise)               \
+  X(reduce)                    \
+  X(softmax)                   \
+  X(norm)                      \
+  X(gemm)                      \
+  X(conv)                      \
+  X(pool)                      \
+  X(index)                     \
+  X(sort)                      \
+  X(random)                    \
+  X(optim)                     \
+  X(optim8)                    \
+  X(fewbit)                    \
+  X(bitlinear)                 \
+  X(mx)                        \
+  X(fft)                       \
+  X(suppression)
 
 namespace dropin::kernels::cuda {
 #define X(folder) void provide_##folder(abi::KernelTable&);
