@@ -26,7 +26,7 @@ Tensor crop_window(const Tensor& boxes, std::int64_t h, std::int64_t w, std::int
     range(c[1], c[3], h, y0, y1);
     for (std::int64_t y = y0; y < y1; ++y) std::fill(out + (i * h + y) * w + x0, out + (i * h + y) * w + std::max(x0, x1), true);
   }
-  return r;
+  return r.to(boxes.device());
 }
 
 namespace {
@@ -45,7 +45,7 @@ Tensor resize_axis(const Tensor& x, std::int64_t dim, std::int64_t size) {
   }
   Shape along;
   for (std::int64_t d = 0; d < x.dim(); ++d) along.push_back(d == dim ? size : 1);
-  const Tensor l = share.to(x.dtype()).reshape(along), a = index_select(x, dim, low), b = index_select(x, dim, high);
+  const Tensor l = share.to(x.dtype()).to(x.device()).reshape(along), a = index_select(x, dim, low.to(x.device())), b = index_select(x, dim, high.to(x.device()));
   return a + (b - a) * l;
 }
 
