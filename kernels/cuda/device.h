@@ -36,10 +36,14 @@ using abi::TensorIn;
 using abi::TensorOut;
 using std::int64_t;
 
-#define DROPIN_REQUIRE(COND, WHY) \
-  if (!(COND)) return abi::failed(WHY)
-#define DROPIN_TRY(CALL) \
-  if (const ::dropin::abi::Status status_ = (CALL); status_.code) return status_
+#define DROPIN_REQUIRE(COND, WHY)         \
+  do {                                    \
+    if (!(COND)) return abi::failed(WHY); \
+  } while (false)
+#define DROPIN_TRY(CALL)                                                             \
+  do {                                                                               \
+    if (const ::dropin::abi::Status status_ = (CALL); status_.code) return status_;  \
+  } while (false)
 
 constexpr unsigned kFull = 0xffffffffu;
 

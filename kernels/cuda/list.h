@@ -4,6 +4,7 @@
 
 #define DROPIN_CUDA_KERNELS(X) \
   X(elementwise)               \
+  X(attention)                 \
   X(reduce)                    \
   X(softmax)                   \
   X(norm)                      \
