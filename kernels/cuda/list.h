@@ -5,6 +5,9 @@
 #define DROPIN_CUDA_KERNELS(X) \
   X(elementwise)               \
   X(attention)                 \
+  X(latent)                    \
+  X(fft_conv)                  \
+  X(deform)                    \
   X(reduce)                    \
   X(softmax)                   \
   X(norm)                      \
