@@ -27,7 +27,8 @@ Tensor noise(const Shape& s, DType t = kFloat32, std::uint64_t seed = 1) {
 }
 
 using Op = std::function<Tensor(const Tensors&)>;
-/// f on both devices from the same inputs, and the gradients of sum(f * w): differences relative to the largest value, at most `tolerance`.
+/// f on both devices from the same inputs, and the gradients of sum(f * w): differences relative to the largest value (of 0.01 at least: some gradients are 0), at most
+/// `tolerance`.
 void agrees(const char* what, const Tensors& inputs, const Op& f, double tolerance = 2e-5) {
   SCOPED_TRACE(what);
   std::vector<Tensors> all(2);
@@ -49,7 +50,7 @@ void agrees(const char* what, const Tensors& inputs, const Op& f, double toleran
   }
   ASSERT_EQ(all[0].size(), all[1].size());
   for (std::size_t k = 0; k < all[0].size(); ++k) {
-    double top = 1e-6;
+    double top = 1e-2;
     for (double v : all[0][k].to_vector()) top = std::isfinite(v) ? std::max(top, std::abs(v)) : top;
     EXPECT_LE(max_difference(all[0][k], all[1][k]) / top, tolerance) << (k ? "gradient " : "value ") << k << " of shape " << all[0][k].sizes().str();
   }
