@@ -124,7 +124,7 @@ void load_cuda_plugin(CudaReport& r, void (*add)(void*, DeviceType, const char*,
   }
   for (const std::string& path : places())
     if (take(path, r, add, table)) return r.why.clear();
-  if (r.why.empty()) r.why = "the plugin was not found";
+  if (r.why.empty()) r.why = "no plugin was found that fits";
 }
 
 int device_count(DeviceType type) { return type == DeviceType::CPU ? 1 : cuda_report().count; }
