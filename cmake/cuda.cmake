@@ -20,5 +20,9 @@ enable_language(CUDA)
 add_library(dropin_cuda MODULE ${DROPIN_CUDA_SOURCES})
 target_include_directories(dropin_cuda PRIVATE include ${CMAKE_CURRENT_SOURCE_DIR})
 target_link_libraries(dropin_cuda PRIVATE ${CMAKE_DL_LIBS})
+target_compile_definitions(dropin_cuda PRIVATE DROPIN_BUILD_ID="${DROPIN_BUILD_ID}")
+# scalar.h and map.h use the standard library's constexpr functions on both sides; random numbers are the CPU's to the last bit only if nothing is fused.
+target_compile_options(dropin_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:--expt-relaxed-constexpr>)
+set_property(SOURCE kernels/random/cuda.cu APPEND PROPERTY COMPILE_OPTIONS --fmad=false)
 set_target_properties(dropin_cuda PROPERTIES CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden
                       VISIBILITY_INLINES_HIDDEN ON LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)

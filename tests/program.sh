@@ -28,6 +28,9 @@ expect 0 "[B, L, D]" describe LongformerAttention
 expect 2 'the nearest name is "LongformerAttention"; components: ' describe Longformer
 expect 2 'the nearest name is "MultiheadAttention"' describe MultiheadAttenton
 expect 0 "cpu:" devices
+DROPIN_DISABLE=cuda expect 0 "cuda: none: DROPIN_DISABLE names cuda" devices
+DROPIN_CUDA_PLUGIN="$folder/none.so" expect 0 "none.so: no such file" devices
+DROPIN_CUDA_PLUGIN="$folder/none.so" expect 2 "cuda:0: no CUDA device: no plugin was found that fits (tried" train --device cuda --task text --steps 1
 expect 2 "required" describe
 expect 2 "see dropin --help" nonsense
 printf 'not a tensor file' > "$folder/bad.safetensors"

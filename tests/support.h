@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <string>
 
 #include "dropin/core/error.h"
@@ -45,9 +46,18 @@ inline void expect_values(const Tensor& t, const std::vector<double>& want, doub
   }
 }
 
+/// Where tests that run on any device run: what DROPIN_TEST_DEVICE names, else the CPU.
+inline const Device& device() {
+  static const Device d = [] {
+    const char* text = std::getenv("DROPIN_TEST_DEVICE");
+    return text && *text ? Device(text) : kCPU;
+  }();
+  return d;
+}
+
 inline Tensor random(const Shape& sizes, DType dtype = kFloat64, std::uint64_t seed = 7) {
   Generator g(seed);
-  return randn(sizes, dtype, &g);
+  return randn(sizes, {dtype, device()}, &g);
 }
 
 }  // namespace dropin::testing

@@ -4,6 +4,7 @@
 #include "dropin/core/parallel.h"
 #include "dropin/data/fashion_mnist.h"
 #include "dropin/data/tasks.h"
+#include "dropin/dispatch/devices.h"
 #include "dropin/interop/dlpack.h"
 #include "dropin/interop/span.h"
 #include "dropin/nn/activation.h"

@@ -7,6 +7,7 @@
 #include <cstring>
 #include <limits>
 
+#include "kernels/hd.h"
 #include "kernels/mx/kernel.h"
 
 namespace dropin::kernels {
@@ -15,25 +16,25 @@ struct MxTraits {
   int width, mantissa, bias, emax, max_code;
   double largest;
   std::uint32_t largest_mantissa;  ///< of `largest` as a float
-  int emin() const { return 1 - bias; }
+  DROPIN_HD int emin() const { return 1 - bias; }
 };
-inline const MxTraits& mx_traits(MxFormat f) {
-  static const MxTraits table[] = {{8, 3, 7, 8, 0x7e, 448, 0x600000},  {8, 2, 15, 15, 0x7b, 57344, 0x600000}, {6, 2, 3, 4, 0x1f, 28, 0x600000},
+DROPIN_HD inline MxTraits mx_traits(MxFormat f) {
+  constexpr MxTraits table[] = {{8, 3, 7, 8, 0x7e, 448, 0x600000},  {8, 2, 15, 15, 0x7b, 57344, 0x600000}, {6, 2, 3, 4, 0x1f, 28, 0x600000},
                                    {6, 3, 1, 2, 0x1f, 7.5, 0x700000}, {4, 1, 1, 2, 0x07, 6, 0x400000},       {8, 0, 0, 0, 127, 127.0 / 64, 0x7e0000}};
   return table[static_cast<int>(f)];
 }
 
-inline double mx_exact(double x) { return x; }
-inline double mx_exact(float x) {
+DROPIN_HD inline double mx_exact(double x) { return x; }
+DROPIN_HD inline double mx_exact(float x) {
   std::uint32_t b;
   std::memcpy(&b, &x, 4);
   if (b & 0x7f800000u) return x;
   const double v = std::ldexp(static_cast<double>(b & 0x7fffffu), -149);
   return b >> 31 ? -v : v;
 }
-template <class T> T mx_rounded(double v);
-template <> inline double mx_rounded<double>(double v) { return v; }
-template <> inline float mx_rounded<float>(double v) {
+template <class T> DROPIN_HD T mx_rounded(double v);
+template <> DROPIN_HD inline double mx_rounded<double>(double v) { return v; }
+template <> DROPIN_HD inline float mx_rounded<float>(double v) {
   if (!(std::fabs(v) < 0x1p-126) || v == 0) return static_cast<float>(v);
   const std::uint32_t b = static_cast<std::uint32_t>(std::nearbyint(std::ldexp(std::fabs(v), 149))) | (v < 0 ? 0x80000000u : 0u);
   float r;
@@ -41,7 +42,7 @@ template <> inline float mx_rounded<float>(double v) {
   return r;
 }
 
-inline double mx_round(double w, MxRounding r, double u) {  // w >= 0
+DROPIN_HD inline double mx_round(double w, MxRounding r, double u) {  // w >= 0
   const double k = std::floor(w), rest = w - k;
   switch (r) {
     case MxRounding::Even: return std::nearbyint(w);
@@ -52,8 +53,8 @@ inline double mx_round(double w, MxRounding r, double u) {  // w >= 0
 }
 
 /// The code of v, already divided by the scale.
-inline std::uint8_t mx_encode(double v, MxFormat format, MxRounding rounding = MxRounding::Even, double u = 0) {
-  const MxTraits& f = mx_traits(format);
+DROPIN_HD inline std::uint8_t mx_encode(double v, MxFormat format, MxRounding rounding = MxRounding::Even, double u = 0) {
+  const MxTraits f = mx_traits(format);
   const double a = std::fabs(v);
   if (format == MxFormat::Int8) {
     const int k = static_cast<int>(std::min(mx_round(std::min(a, 4.0) * 64, rounding, u), 127.0));
@@ -66,8 +67,8 @@ inline std::uint8_t mx_encode(double v, MxFormat format, MxRounding rounding = M
 }
 
 /// The element of a code, without its scale.
-inline double mx_decode(std::uint8_t code, MxFormat format) {
-  const MxTraits& f = mx_traits(format);
+DROPIN_HD inline double mx_decode(std::uint8_t code, MxFormat format) {
+  const MxTraits f = mx_traits(format);
   if (format == MxFormat::Int8) return static_cast<std::int8_t>(code) / 64.0;
   const int magnitude = code & ((1 << (f.width - 1)) - 1), e = magnitude >> f.mantissa, m = magnitude & ((1 << f.mantissa) - 1);
   double v = e ? std::ldexp(1.0 + std::ldexp(m, -f.mantissa), e - f.bias) : std::ldexp(m, f.emin() - f.mantissa);
@@ -77,8 +78,8 @@ inline double mx_decode(std::uint8_t code, MxFormat format) {
 }
 
 /// The scale's exponent for a block whose largest magnitude is m > 0, finite.
-inline int mx_scale_exponent(double m, const MxArgs& a) {
-  const MxTraits& f = mx_traits(a.format);
+DROPIN_HD inline int mx_scale_exponent(double m, const MxArgs& a) {
+  const MxTraits f = mx_traits(a.format);
   int e;
   const double significand = std::frexp(m, &e) * 2;  // m = significand 2^(e - 1)
   const bool more = a.ceil_scale && significand > f.largest / std::ldexp(1.0, std::ilogb(f.largest));
@@ -86,7 +87,7 @@ inline int mx_scale_exponent(double m, const MxArgs& a) {
 }
 
 /// One block of n values, `stride` apart. Writes codes and *scale, or y.
-template <class T> void mx_block(const MxArgs& a, const T* x, const float* u, std::int64_t n, std::int64_t stride, std::uint8_t* codes, std::uint8_t* scale, T* y) {
+template <class T> DROPIN_HD void mx_block(const MxArgs& a, const T* x, const float* u, std::int64_t n, std::int64_t stride, std::uint8_t* codes, std::uint8_t* scale, T* y) {
   double m = 0;
   bool finite = true;
   for (std::int64_t i = 0; i < n; ++i) {

@@ -2,11 +2,7 @@
 #pragma once
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define DROPIN_HD __host__ __device__
-#else
-#define DROPIN_HD
-#endif
+#include "kernels/hd.h"
 
 namespace dropin::kernels::philox {
 

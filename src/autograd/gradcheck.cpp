@@ -56,18 +56,22 @@ std::string gradcheck(Callable f, const Tensors& inputs, const GradcheckOptions&
   auto disagree = [&](double a, double n) { return !(std::abs(a - n) <= o.atol + o.rtol * std::max(std::abs(a), std::abs(n))); };
   for (std::size_t k = 0; k < checked.size(); ++k) {
     Tensor& t = checked[k];
-    const Tensor a = analytic[k].defined() ? analytic[k].contiguous() : zeros_like(t);
-    double* p = t.data<double>();
     const std::int64_t n = t.numel();
+    const std::vector<double> before = t.to_vector(), a = analytic[k].defined() ? analytic[k].to_vector() : std::vector<double>(static_cast<std::size_t>(n));
+    auto set = [&](const std::vector<double>& values) {
+      no_grad guard;
+      t.detach().copy_(tensor(values, t.sizes(), kFloat64));
+      t.bump_version();
+    };
     auto difference = [&](const std::vector<double>& direction) {
-      const std::vector<double> before(p, p + n);
+      std::vector<double> moved(before);
       auto at = [&](double step) {
-        for (std::int64_t i = 0; i < n; ++i) p[i] = before[static_cast<std::size_t>(i)] + step * direction[static_cast<std::size_t>(i)];
-        t.bump_version();
+        for (std::size_t i = 0; i < moved.size(); ++i) moved[i] = before[i] + step * direction[i];
+        set(moved);
         return weighted(f, x, w);
       };
       const double up = at(o.eps), down = at(-o.eps);
-      std::copy(before.begin(), before.end(), p);
+      set(before);
       return (up - down) / (2 * o.eps);
     };
     std::vector<double> d(static_cast<std::size_t>(n));
@@ -75,7 +79,7 @@ std::string gradcheck(Callable f, const Tensors& inputs, const GradcheckOptions&
       for (std::int64_t i = 0; i < n; ++i) {
         std::fill(d.begin(), d.end(), 0.0);
         d[static_cast<std::size_t>(i)] = 1;
-        const double numeric = difference(d), got = a.data<double>()[i];
+        const double numeric = difference(d), got = a[static_cast<std::size_t>(i)];
         if (disagree(got, numeric)) return fmt::format("input {} element {}: backward gives {:.9g}, differences give {:.9g}", which[k], i, got, numeric);
       }
     } else {
@@ -86,7 +90,7 @@ std::string gradcheck(Callable f, const Tensors& inputs, const GradcheckOptions&
         double got = 0;
         for (std::int64_t i = 0; i < n; ++i) {
           d[static_cast<std::size_t>(i)] = up[i] * scale;
-          got += d[static_cast<std::size_t>(i)] * a.data<double>()[i];
+          got += d[static_cast<std::size_t>(i)] * a[static_cast<std::size_t>(i)];
         }
         const double numeric = difference(d);
         if (disagree(got, numeric)) return fmt::format("input {} along random direction {}: backward gives {:.9g}, differences give {:.9g}", which[k], r, got, numeric);

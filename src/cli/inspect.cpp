@@ -5,9 +5,8 @@
 
 #include "cli/command_line.h"
 #include "dropin/core/parallel.h"
-#include "dropin/dispatch/dispatch.h"
+#include "dropin/dispatch/devices.h"
 #include "dropin/registry/registry.h"
-#include "kernels/elementwise/kernel.h"
 
 namespace dropin::cli {
 namespace {
@@ -16,7 +15,7 @@ const char* kind_name(ComponentKind k) { return k == ComponentKind::Module ? "mo
 
 // Where components run, found out once.
 const char* devices() {
-  static const char* const found = has_kernels<kernels::fill>(kCUDA) ? "cpu,cuda" : "cpu";
+  static const char* const found = device_count(DeviceType::CUDA) > 0 ? "cpu,cuda" : "cpu";
   return found;
 }
 
@@ -116,8 +115,11 @@ void add_describe(CommandLine& line) {
 void add_devices(CommandLine& line) {
   line.add("devices", "what was found, what was tried, and why not", [] {
     fmt::print("cpu: {} thread{}\n", get_num_threads(), get_num_threads() == 1 ? "" : "s");
-    const bool cuda = has_kernels<kernels::fill>(kCUDA);
-    fmt::print("cuda: {}\n", cuda ? "found" : "not in this build");
+    const CudaReport& r = cuda_report();
+    if (r.count == 0) fmt::print("cuda: none: {}\n", r.why);
+    for (const std::string& d : r.devices) fmt::print("{}\n", d);
+    if (!r.plugin.empty()) fmt::print("  plugin: {}\n", r.plugin);
+    for (const PluginPlace& p : r.tried) fmt::print("  tried {}: {}\n", p.path, p.outcome);
     return 0;
   });
 }

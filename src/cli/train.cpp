@@ -148,7 +148,7 @@ Row train_one(const Settings& s, const Task& task, const Swap* change, const std
     if (const Json* r = state.notes.find("row")) row.curve = row_from_json(*r).curve;
   }
   BackgroundLoader loader([&](std::int64_t i) { return task.batch(i); }, first);
-  reset_peak_memory();
+  reset_peak_memory(Device(s.device));
   Progress progress(row.name, s.steps);
   double recent = NAN, spent = 0;
   std::vector<double> times;
@@ -185,7 +185,7 @@ Row train_one(const Settings& s, const Task& task, const Swap* change, const std
   }
   std::sort(times.begin(), times.end());
   row.ms = times.empty() ? NAN : 1000 * times[times.size() / 2];
-  row.peak_mb = static_cast<double>(memory_stats().peak) / 1e6;
+  row.peak_mb = static_cast<double>(memory_stats(Device(s.device)).peak) / 1e6;
   row.optimizer_mb = static_cast<double>(optimizer->state_bytes()) / 1e6;
   model->eval();
   const Score score = task.evaluate(*model, Device(s.device));

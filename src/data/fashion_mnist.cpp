@@ -145,7 +145,7 @@ Tensor parse_idx(const void* data, std::size_t bytes, const std::string& label) 
 
 Tensor parse_idx(const Tensor& bytes) {
   if (bytes.dtype() != kUInt8 || bytes.dim() != 1) fail<DTypeError>({"ParseIdx: bytes are ", bytes.sizes(), " ", bytes.dtype(), ", expected [n] uint8"});
-  const Tensor b = bytes.contiguous();
+  const Tensor b = bytes.to(kCPU).contiguous();
   return parse_idx(b.data_ptr(), static_cast<std::size_t>(b.numel()), "ParseIdx");
 }
 

@@ -4,17 +4,27 @@
 #include <string>
 #include <unordered_map>
 
-namespace dropin::detail {
+#include "dispatch/plugin.h"
+
+namespace dropin {
+
+namespace detail {
 namespace {
 
 struct Table {
   std::mutex mutex;
   std::unordered_map<std::string, AnyFn> functions[abi::kDeviceTypes];
+  std::once_flag plugin;
+  CudaReport report;
   Table() {
     abi::KernelTable t{this, DeviceType::CPU, &add};
     provide_cpu_kernels(t);
   }
-  static void add(void* self, DeviceType device, const char* name, AnyFn fn) { static_cast<Table*>(self)->functions[static_cast<int>(device)][name] = fn; }
+  static void add(void* self, DeviceType device, const char* name, AnyFn fn) {
+    auto* t = static_cast<Table*>(self);
+    std::lock_guard lock(t->mutex);
+    t->functions[static_cast<int>(device)][name] = fn;
+  }
 };
 Table& table() {
   static Table* t = new Table;
@@ -24,6 +34,7 @@ Table& table() {
 }  // namespace
 
 AnyFn find_kernel(DeviceType device, const char* name) {
+  if (device == DeviceType::CUDA) cuda_report();
   Table& t = table();
   std::lock_guard lock(t.mutex);
   auto& functions = t.functions[static_cast<int>(device)];
@@ -31,15 +42,34 @@ AnyFn find_kernel(DeviceType device, const char* name) {
   return it == functions.end() ? nullptr : it->second;
 }
 
-void kernel_missing(const char* name, const Device& device) { fail<DeviceError>({name, ": no kernel for ", device}); }
+void kernel_missing(const char* name, const Device& device) {
+  require_device(device);
+  fail<DeviceError>({name, ": no kernel for ", device});
+}
 
 void kernel_failed(const char* name, const abi::Status& status) {
   const std::string_view why = status.message;
   if (why == "index out of range" || why == "target out of range") fail<IndexError>({name, ": ", why});
-  if (status.code == 1) fail<DTypeError>({name, ": ", why});
-  fail<Error>({name, ": ", why});
+  switch (status.code) {
+    case 1: fail<DTypeError>({name, ": ", why});
+    case 3: fail<OutOfMemoryError>({name, ": ", why});
+    case 4: fail<DeviceError>({name, ": ", why});
+    default: fail<Error>({name, ": ", why});
+  }
+}
+
+void wrong_device(const char* name, const Device& device, const abi::TensorIn& t) {
+  fail<DeviceError>({name, ": tensors on ", device, " and ", Device(t.device, t.device_index), "; move one with to()"});
 }
 
 abi::KernelContext kernel_context(const Device& device) { return {device.type, device.index, nullptr}; }
 
-}  // namespace dropin::detail
+}  // namespace detail
+
+const CudaReport& cuda_report() {
+  detail::Table& t = detail::table();
+  std::call_once(t.plugin, [&] { load_cuda_plugin(t.report, &detail::Table::add, &t); });
+  return t.report;
+}
+
+}  // namespace dropin

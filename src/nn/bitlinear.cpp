@@ -116,7 +116,7 @@ void BitLinear::translate_state(StateDict& state, const std::string& prefix, std
                  o.variant, ", in_features ", o.in_features, " and out_features ", o.out_features);
     DROPIN_CHECK(s.defined() && s.sizes() == (Shape{o.weight_groups}), StateError, who(), ": ", prefix, "weight_scale is ", s.defined() ? s.sizes() : Shape{}, ", expected [",
                  o.weight_groups, "]");
-    const Tensor c = p.contiguous();
+    const Tensor c = p.to(kCPU).contiguous();
     const std::uint8_t* b = c.data<std::uint8_t>();
     const std::int64_t spare = bytes * planes - o.in_features;
     for (std::int64_t i = 0; i < p.numel(); ++i) {

@@ -15,7 +15,7 @@
 namespace dropin {
 
 using ops_detail::heads_last;
-using ops_detail::laid_out;
+using ops_detail::laid_out_as;
 
 namespace {
 
@@ -188,14 +188,17 @@ struct Pattern {
 };
 
 AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_, const std::vector<AttentionParams>& params, bool exact_gradient = true) {
-  const Tensor q = laid_out(q_), k = laid_out(k_), v = laid_out(v_);
+  // CUDA's tensor cores take 16-bit types as they are; results that are added to are kept in float32
+  const bool narrow = q_.device().is_cuda() && q_.dtype() != kFloat32 && k_.dtype() == q_.dtype() && v_.dtype() == q_.dtype() && params.size() == 1 && params[0].step.empty();
+  const DType t = narrow ? q_.dtype() : kFloat32;
+  const Tensor q = laid_out_as(q_, t), k = laid_out_as(k_, t), v = laid_out_as(v_, t);
   auto patterns = std::make_shared<std::vector<Pattern>>();
   for (const AttentionParams& p : params) patterns->emplace_back(q, k, p);
   const bool merged = params.size() > 1 || !params[0].step.empty(), softmax = !params[0].sigmoid_bias;
   auto forward = [merged](const Pattern& p, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse) {
     run<kernels::attention_forward>(q.device(), q.in(), k.in(), v.in(), p.bound(merged), p.slopes.in(), p.pad.in(), p.forbidden.in(), p.added.in(), o.out(), lse.out());
   };
-  Tensor o = heads_last({q.size(0), q.size(1), q.size(2), v.size(3)}, q.device()), lse = softmax ? empty({q.size(0), q.size(1), q.size(2)}, q.options()) : Tensor();
+  Tensor o = heads_last({q.size(0), q.size(1), q.size(2), v.size(3)}, q.device(), t), lse = softmax ? empty({q.size(0), q.size(1), q.size(2)}, {kFloat32, q.device()}) : Tensor();
   auto reset = [](Tensor& o, Tensor& lse) {
     o.zero_();
     if (lse.defined()) lse.fill_(-std::numeric_limits<double>::infinity());
@@ -216,8 +219,8 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_, con
         return total;
       });
     }
-    const Tensor go = g[0].defined() ? laid_out(g[0]) : zeros(s[3].sizes(), q.options()), glse = g[1].defined() ? g[1].contiguous() : Tensor();
-    Tensor gq = heads_last(q.sizes(), q.device()), gk = heads_last(k.sizes(), q.device()), gv = heads_last(v.sizes(), q.device());
+    const Tensor go = g[0].defined() ? laid_out_as(g[0], t) : zeros(s[3].sizes(), q.options()), glse = g[1].defined() ? g[1].contiguous() : Tensor();
+    Tensor gq = heads_last(q.sizes(), q.device(), t), gk = heads_last(k.sizes(), q.device(), t), gv = heads_last(v.sizes(), q.device(), t);
     if (merged)
       for (Tensor* t : {&gq, &gk, &gv}) t->zero_();
     for (const Pattern& p : *patterns) {
@@ -233,7 +236,8 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_, con
 
 bool has_tiled(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
   auto narrow = [](const Tensor& t) { return t.dtype() == kFloat32 || t.dtype() == kBFloat16 || t.dtype() == kFloat16; };
-  return narrow(q) && narrow(k) && narrow(v) && p.dropout_p == 0 && !(p.attn_mask.defined() && p.attn_mask.requires_grad()) &&
+  const bool fits = q.device().is_cpu() || (q.size(3) <= 128 && v.size(3) <= 128 && q.size(0) * q.size(1) <= 65535);  // what CUDA's kernels hold
+  return fits && narrow(q) && narrow(k) && narrow(v) && p.dropout_p == 0 && !(p.attn_mask.defined() && p.attn_mask.requires_grad()) &&
          has_kernels<kernels::attention_forward, kernels::attention_backward>(q.device());
 }
 

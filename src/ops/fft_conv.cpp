@@ -88,15 +88,16 @@ void check(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs&
   gate("post_gate", args.post_gate);
 }
 
-// float32 and the 16-bit types have the kernels.
-bool fused(const Tensor& u) {
-  return ops_detail::compute_type(u.dtype()) == kFloat32 &&
-         has_kernels<kernels::fft_conv_size, kernels::fft_conv_spectrum, kernels::fft_conv_forward, kernels::fft_conv_backward>(u.device());
-}
 std::int64_t spectrum_size(const Device& device, std::int64_t channels, std::int64_t length) {
   std::int64_t floats = 0;
   run<kernels::fft_conv_size>(device, channels, length, &floats);
   return floats;
+}
+// float32 and the 16-bit types have the kernels, up to the length that the device's hold.
+bool fused(const Tensor& u, std::int64_t length) {
+  return ops_detail::compute_type(u.dtype()) == kFloat32 &&
+         has_kernels<kernels::fft_conv_size, kernels::fft_conv_spectrum, kernels::fft_conv_forward, kernels::fft_conv_backward>(u.device()) &&
+         (u.device().is_cpu() || (spectrum_size(u.device(), 1, length) > 0 && (u.dim() < 3 || u.size(0) <= 65535)));
 }
 Tensor spectrum_of(const Tensor& k, const Tensor& k_rev, std::int64_t length) {
   Tensor s = empty({spectrum_size(k.device(), k.size(0), length)}, k.options());
@@ -148,14 +149,14 @@ Tensor fft_conv_spectrum(const Tensor& k, std::int64_t length, const Tensor& k_r
   for (const Tensor& f : {k, k_rev})
     if (f.defined() && (f.dim() != 2 || f.size(0) != k.size(0) || f.size(1) < 1 || f.size(1) > length))
       fail<ShapeError>({who, ": a filter is ", f.sizes(), ", expected [C, Lk] with 1 <= Lk <= length = ", length});
-  if (!fused(k)) return {};
+  if (!fused(k, length)) return {};
   no_grad guard;
   return spectrum_of(single(k.detach()), single(k_rev.defined() ? k_rev.detach() : k_rev), length);
 }
 
 Tensor fft_conv(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs& args) {
   check(u, k, D, args);
-  if (!fused(u)) return reference(u, k, D, args);
+  if (!fused(u, u.size(2))) return reference(u, k, D, args);
   const std::int64_t want = args.spectrum.defined() ? spectrum_size(u.device(), u.size(1), u.size(2)) : 0;
   if (args.spectrum.defined() && (args.spectrum.dtype() != kFloat32 || args.spectrum.numel() != want))
     fail<ShapeError>({"fft_conv: spectrum has ", args.spectrum.numel(), " numbers, expected ", want, "; it is of another filter or length (see fft_conv_spectrum)"});

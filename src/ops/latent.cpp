@@ -72,7 +72,10 @@ Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v
 
 namespace {
 
-bool has_fused(const Tensor& p) { return p.dtype() != kFloat64 && has_kernels<kernels::latent_forward, kernels::latent_backward>(p.device()); }
+bool has_fused(const Tensor& p) {
+  const bool fits = p.device().is_cpu() || (p.size(3) <= 64 && p.size(0) * p.size(1) <= 65535);  // what CUDA's kernels hold
+  return fits && p.dtype() != kFloat64 && has_kernels<kernels::latent_forward, kernels::latent_backward>(p.device());
+}
 
 }  // namespace
 

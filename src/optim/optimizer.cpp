@@ -90,7 +90,11 @@ void Optimizer::load_state_dict(const StateDict& state) {
     std::size_t i = states_.size();
     if (n.rfind("state.", 0) == 0 && dot != std::string::npos && dot - 6 <= 9 && n.find_first_not_of("0123456789", 6) == dot && dot > 6) i = std::stoul(n.substr(6, dot - 6));
     if (i >= states_.size()) fail<StateError>({type(), ": unexpected entry \"", n, "\" for ", states_.size(), " parameters"});
-    fresh[i].set(n.substr(dot + 1), t.detach().clone());
+    // counts and norms are read by the host at every step; what is as large as a parameter lives beside it
+    const std::string what = n.substr(dot + 1);
+    const bool on_host = what == "step" || what == "gnorm_vec";
+    const Tensor value = t.detach().to(on_host ? kCPU : params[i].device());
+    fresh[i].set(what, value.is_same(t) || value.impl()->storage == t.impl()->storage ? value.clone() : value);
   }
   for (std::size_t i = 0; i < fresh.size(); ++i)
     for (const auto& [n, t] : fresh[i])

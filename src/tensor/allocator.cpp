@@ -1,5 +1,6 @@
 // Freed blocks are kept by size class and handed out again: fresh pages cost about ten times reused ones. Size classes grow by quarters of a
-// power of two, so at most a fifth is wasted. Blocks of 2 MiB and more are mapped on 2 MiB boundaries and ask for huge pages.
+// power of two, so at most a fifth is wasted. Blocks of 2 MiB and more are mapped on 2 MiB boundaries and ask for huge pages. Every CUDA device has a
+// cache of the same kind: its work runs in the order of one stream, so a freed block may be handed out while kernels still use it.
 #include "tensor/allocator.h"
 
 #include <sys/mman.h>
@@ -9,9 +10,11 @@
 #include <atomic>
 #include <cstdlib>
 #include <mutex>
+#include <string>
 #include <vector>
 
 #include "dropin/core/error.h"
+#include "dropin/dispatch/devices.h"
 #include "dropin/dispatch/dispatch.h"
 #include "dropin/tensor/storage.h"
 #include "kernels/memory/kernel.h"
@@ -56,9 +59,10 @@ struct Cache {
   std::atomic<std::int64_t> allocated{0}, peak{0}, reserved{0};
   std::atomic<std::int64_t> fail_in{-1};
 };
-Cache& cache() {
-  static Cache* c = new Cache;  // never destroyed: tensors in static objects may outlive it
-  return *c;
+constexpr int kMaxDevices = 16;
+Cache& cache(const Device& device = kCPU) {
+  static Cache* c = new Cache[1 + kMaxDevices];  // never destroyed: tensors in static objects may outlive it
+  return device.is_cpu() ? c[0] : c[1 + device.index % kMaxDevices];
 }
 
 // A machine that overcommits kills us instead of answering null, so what cannot possibly fit is refused here.
@@ -95,8 +99,56 @@ void* cpu_allocate(std::size_t bytes) {
   return p;
 }
 
-void account(std::int64_t bytes) {
-  Cache& c = cache();
+// DROPIN_DISABLE=cache: every block of a CUDA device is its own, of the very size asked for, so that tools see accesses beyond it.
+bool cached() {
+  static const bool yes = [] {
+    const char* text = std::getenv("DROPIN_DISABLE");
+    return !text || (',' + std::string(text) + ',').find(",cache,") == std::string::npos;
+  }();
+  return yes;
+}
+int device_class(std::size_t bytes) { return size_class(std::max<std::size_t>(bytes, 512)); }
+
+void* device_allocate(std::size_t bytes, const Device& device) {
+  Cache& c = cache(device);
+  if (c.fail_in.load(std::memory_order_relaxed) >= 0 && c.fail_in.fetch_sub(1) == 0) return nullptr;
+  void* p = nullptr;
+  if (!cached()) {
+    run<kernels::device_allocate>(device, static_cast<std::int64_t>(bytes), &p);
+    return p;
+  }
+  const int k = device_class(bytes);
+  {
+    std::lock_guard lock(c.mutex);
+    auto& blocks = c.free_blocks[k];
+    if (!blocks.empty()) {
+      p = blocks.back();
+      blocks.pop_back();
+      return p;
+    }
+  }
+  const std::size_t real = class_bytes(k);
+  auto ask = [&] {
+    try {
+      run<kernels::device_allocate>(device, static_cast<std::int64_t>(real), &p);
+    } catch (const OutOfMemoryError&) {
+      p = nullptr;
+    }
+  };
+  ask();
+  if (!p) {
+    empty_cache(device);
+    ask();
+  }
+  if (p) c.reserved.fetch_add(static_cast<std::int64_t>(real));
+  return p;
+}
+void device_release(void* p, std::size_t bytes, const Device& device) {
+  if (auto f = detail::slot<kernels::device_release>(device.type)) f(detail::kernel_context(device), p, static_cast<std::int64_t>(bytes));
+}
+
+void account(std::int64_t bytes, const Device& device) {
+  Cache& c = cache(device);
   const std::int64_t now = c.allocated.fetch_add(bytes, std::memory_order_relaxed) + bytes;
   std::int64_t peak = c.peak.load(std::memory_order_relaxed);
   while (now > peak && !c.peak.compare_exchange_weak(peak, now, std::memory_order_relaxed)) {}
@@ -107,58 +159,53 @@ void account(std::int64_t bytes) {
 namespace detail {
 
 void* allocate(std::size_t bytes, const Device& device) {
+  if (!device.is_cpu()) require_device(device);
   if (!bytes) return nullptr;
-  void* p = nullptr;
-  if (device.is_cpu()) {
-    p = cpu_allocate(bytes);
-    if (p) account(static_cast<std::int64_t>(bytes));
-  } else {
-    run<kernels::device_allocate>(device, static_cast<std::int64_t>(bytes), &p);
-  }
+  void* p = device.is_cpu() ? cpu_allocate(bytes) : device_allocate(bytes, device);
   if (!p) fail<OutOfMemoryError>({"out of memory: ", static_cast<double>(bytes), " bytes on ", device, " (", memory_stats(device).allocated, " in use)"});
+  account(static_cast<std::int64_t>(bytes), device);
   return p;
 }
 
 void release(void* p, std::size_t bytes, const Device& device) noexcept {
   if (!p) return;
-  if (!device.is_cpu()) {
-    if (auto f = slot<kernels::device_release>(device.type)) f(kernel_context(device), p, static_cast<std::int64_t>(bytes));
-    return;
-  }
-  Cache& c = cache();
+  Cache& c = cache(device);
   c.allocated.fetch_sub(static_cast<std::int64_t>(bytes), std::memory_order_relaxed);
-  if (bytes < kSmall) return std::free(p);
-  const int k = size_class(bytes);
+  if (device.is_cpu() && bytes < kSmall) return std::free(p);
+  if (!device.is_cpu() && !cached()) return device_release(p, bytes, device);
+  const int k = device.is_cpu() ? size_class(bytes) : device_class(bytes);
   try {
     std::lock_guard lock(c.mutex);
     c.free_blocks[k].push_back(p);
   } catch (...) {  // no memory for the list itself
     c.reserved.fetch_sub(static_cast<std::int64_t>(class_bytes(k)));
-    system_release(p, class_bytes(k));
+    if (device.is_cpu()) system_release(p, class_bytes(k));
+    else device_release(p, class_bytes(k), device);
   }
 }
 
 }  // namespace detail
 
-MemoryStats memory_stats(const Device&) {
-  const Cache& c = cache();
+MemoryStats memory_stats(const Device& device) {
+  const Cache& c = cache(device);
   return {c.allocated.load(), c.peak.load(), c.reserved.load()};
 }
-void reset_peak_memory(const Device&) { cache().peak.store(cache().allocated.load()); }
+void reset_peak_memory(const Device& device) { cache(device).peak.store(cache(device).allocated.load()); }
 
-void empty_cache(const Device&) {
-  Cache& c = cache();
+void empty_cache(const Device& device) {
+  Cache& c = cache(device);
   std::lock_guard lock(c.mutex);
   for (int k = 0; k < kClasses; ++k) {
     for (void* p : c.free_blocks[k]) {
-      system_release(p, class_bytes(k));
+      if (device.is_cpu()) system_release(p, class_bytes(k));
+      else device_release(p, class_bytes(k), device);
       c.reserved.fetch_sub(static_cast<std::int64_t>(class_bytes(k)));
     }
     c.free_blocks[k].clear();
   }
 }
 
-void fail_allocation_after(std::int64_t n) { cache().fail_in.store(n); }
+void fail_allocation_after(std::int64_t n, const Device& device) { cache(device).fail_in.store(n); }
 
 Storage::Storage(std::size_t bytes, const Device& device) : data_(detail::allocate(bytes, device)), bytes_(bytes), device_(device) {}
 

@@ -42,6 +42,8 @@ abi::TensorIn Tensor::in() const {
   if (!impl_) return r;
   r.data = data_ptr();
   r.dtype = impl_->dtype;
+  r.device = device().type;
+  r.device_index = static_cast<std::uint8_t>(device().index);
   r.ndim = impl_->sizes.size();
   std::copy(impl_->sizes.begin(), impl_->sizes.end(), r.sizes);
   std::copy(impl_->strides.begin(), impl_->strides.end(), r.strides);

@@ -40,7 +40,7 @@ Tensor crop_window(const Tensor& boxes, std::int64_t h, std::int64_t w, std::int
   const std::int64_t* in = ranges.data<std::int64_t>();
   for (std::int64_t i = 0; i < boxes.size(0); ++i, in += 4)
     for (std::int64_t y = in[0]; y < in[1]; ++y) std::fill(r.data<bool>() + (i * h + y) * w + in[2], r.data<bool>() + (i * h + y) * w + in[3], true);
-  return r;
+  return r.to(boxes.device());
 }
 
 namespace {
@@ -59,7 +59,7 @@ Tensor resize_axis(const Tensor& x, std::int64_t dim, std::int64_t size) {
   }
   Shape along;
   for (std::int64_t d = 0; d < x.dim(); ++d) along.push_back(d == dim ? size : 1);
-  const Tensor l = share.to(x.dtype()).reshape(along), a = index_select(x, dim, low), b = index_select(x, dim, high);
+  const Tensor l = share.to(x.dtype()).to(x.device()).reshape(along), a = index_select(x, dim, low.to(x.device())), b = index_select(x, dim, high.to(x.device()));
   return a + (b - a) * l;
 }
 

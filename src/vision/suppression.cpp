@@ -9,7 +9,10 @@
 #include "cpu/scratch.h"
 #include "dropin/core/parallel.h"
 #include "dropin/dispatch/dispatch.h"
+#include "dropin/ops/reduce.h"
+#include "dropin/ops/shape.h"
 #include "kernels/suppression/kernel.h"
+#include "ops/common.h"
 
 namespace dropin {
 namespace {
@@ -23,7 +26,7 @@ void check_boxes(const char* who, const Tensor& boxes, const Tensor& scores) {
   DROPIN_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, ShapeError, who, ": boxes is ", boxes.sizes(), ", expected [N, 4]");
   DROPIN_CHECK(boxes.dtype() == kFloat32 || boxes.dtype() == kFloat64, DTypeError, who, ": boxes is ", boxes.dtype(), ", expected float32 or float64");
   DROPIN_CHECK(scores.dtype() == kFloat32 || scores.dtype() == kFloat64, DTypeError, who, ": scores is ", scores.dtype(), ", expected float32 or float64");
-  DROPIN_CHECK(boxes.device() == kCPU && scores.device() == kCPU, DeviceError, who, ": boxes on ", boxes.device(), " and scores on ", scores.device(), ", expected the CPU");
+  ops_detail::same_device(who, boxes, scores);
 }
 void check_scores(const char* who, const Tensor& boxes, const Tensor& scores) {
   check_boxes(who, boxes, scores);
@@ -32,7 +35,7 @@ void check_scores(const char* who, const Tensor& boxes, const Tensor& scores) {
 void check_classes(const char* who, const char* what, const Tensor& classes, const Tensor& boxes) {
   DROPIN_CHECK(classes.dtype() == kInt64, DTypeError, who, ": ", what, " is ", classes.dtype(), ", expected int64");
   DROPIN_CHECK(classes.sizes() == Shape{boxes.size(0)}, ShapeError, who, ": ", what, " is ", classes.sizes(), ", expected [", boxes.size(0), "] because boxes is ", boxes.sizes());
-  DROPIN_CHECK(classes.device() == kCPU, DeviceError, who, ": ", what, " on ", classes.device(), ", expected the CPU");
+  ops_detail::same_device(who, boxes, classes);
 }
 void check_share(const char* who, const char* what, double v) { DROPIN_CHECK(v >= 0 && v <= 1, OptionError, who, ": ", what, " is ", v, ", expected 0 to 1"); }
 void check_not_nan(const char* who, const char* what, double v) { DROPIN_CHECK(!std::isnan(v), OptionError, who, ": ", what, " is nan, expected a number"); }
@@ -165,6 +168,55 @@ double iou(const Rect& a, const Rect& b) {
 }
 
 Tensor contiguous(const Tensor& t) { return t.detach().contiguous(); }
+Tensor on_cpu(const Tensor& t) { return t.defined() ? t.detach().to(kCPU) : t; }
+Detections moved(const Detections& d, const Device& device) { return {d.indices.to(device), d.classes.defined() ? d.classes.to(device) : d.classes, d.scores.to(device)}; }
+
+// ---- on a device: the same steps in operations, so that only counts come to the host
+
+template <class Kernel> Tensor survivors_there(const Tensor& boxes, const Tensor& order, const Indices& starts, double threshold) {
+  const Tensor kept = empty(order.sizes(), {kUInt8, boxes.device()}), o = order.contiguous(), s = to_tensor(starts).to(boxes.device());
+  run<Kernel>(boxes.device(), boxes.in(), o.in(), s.in(), threshold, kept.out());
+  return kept.to(kBool);
+}
+
+Tensor batched_nms_there(const Tensor& boxes, const Tensor& scores, const Tensor& classes, const NmsOptions& o) {
+  const Index n = boxes.size(0);
+  const Tensor order = argsort(scores, 0, true);
+  if (!classes.defined()) return masked_select(order, survivors_there<kernels::greedy_suppression>(boxes, order, {0, n}, o.iou_threshold));
+  const Tensor ranked = index_select(classes, 0, order), place = argsort(ranked, 0, false), of = index_select(ranked, 0, place).to(kCPU);
+  Indices starts{0};
+  for (Index k = 1; k < n; ++k)
+    if (of.data<Index>()[k] != of.data<Index>()[k - 1]) starts.push_back(k);
+  starts.push_back(n);
+  const Tensor kept = survivors_there<kernels::greedy_suppression>(boxes, index_select(order, 0, place), starts, o.iou_threshold);
+  return masked_select(order, scatter(zeros_like(kept), 0, place, kept));
+}
+
+Detections fast_nms_there(const Tensor& boxes, const Tensor& scores, const FastNmsOptions& o) {
+  const Device& d = boxes.device();
+  const Index N = boxes.size(0), C = scores.size(0);
+  const Detections none{empty({0}, {kInt64, d}), empty({0}, {kInt64, d}), empty({0}, scores.options())};
+  if (N == 0 || C == 0) return none;
+  const ValuesIndices best = max(scores, 0);
+  const Tensor among = nonzero(best.values.to(kFloat64) > o.conf_threshold).reshape({-1});
+  const Index candidates = among.size(0);
+  if (candidates == 0) return none;
+  const Tensor lists = o.cross_class ? index_select(best.values, 0, among).unsqueeze(0) : index_select(scores, 1, among);
+  const Index L = lists.size(0), k = o.top_k > 0 ? std::min(o.top_k, candidates) : candidates;
+  const Tensor rank = topk(masked_fill(lists, isnan(lists), -HUGE_VAL), k, 1, true).indices;  // NaN last
+  const Tensor order = index_select(among, 0, rank.reshape({-1})), values = gather(lists, 1, rank).reshape({-1});
+  Indices starts;
+  for (Index l = 0; l <= L; ++l) starts.push_back(l * k);
+  Tensor kept = survivors_there<kernels::fast_suppression>(boxes, order, starts, o.iou_threshold);
+  if (o.second_threshold) kept = logical_and(kept, values.to(kFloat64) > o.conf_threshold);
+  const Tensor chosen = nonzero(kept).reshape({-1});
+  const Index found = chosen.size(0), limit = o.max_detections > 0 ? std::min(o.max_detections, found) : found;
+  if (found == 0) return none;
+  const Tensor out = index_select(values, 0, chosen), last = index_select(chosen, 0, topk(masked_fill(out, isnan(out), -HUGE_VAL), limit, 0, true).indices);
+  const Tensor indices = index_select(order, 0, last);
+  const Tensor classes = o.cross_class ? index_select(best.indices, 0, indices) : floor_divide(last, full({}, static_cast<double>(k), last.options()));
+  return {indices, classes, index_select(values, 0, last)};
+}
 
 }  // namespace
 
@@ -173,8 +225,10 @@ Tensor batched_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs
   check_scores(who, boxes, scores);
   if (idxs.defined()) check_classes(who, "idxs", idxs, boxes);
   check_share(who, "iou_threshold", o.iou_threshold);
-  const Tensor b = contiguous(boxes), s = contiguous(scores), c = idxs.defined() ? contiguous(idxs) : Tensor();
+  if (!boxes.device().is_cpu() && boxes.size(0) > 0 && !any(isnan(scores)).item<bool>()) return batched_nms_there(contiguous(boxes), contiguous(scores), idxs.defined() ? contiguous(idxs) : idxs, o);
+  const Tensor b = contiguous(on_cpu(boxes)), s = contiguous(on_cpu(scores)), c = idxs.defined() ? contiguous(on_cpu(idxs)) : Tensor();
   const Index n = b.size(0);
+  if (n == 0) return empty({0}, {kInt64, boxes.device()});
   Indices order = by_type(s, [&](const auto* p) {
     for (Index i = 0; i < n; ++i) DROPIN_CHECK(!std::isnan(p[i]), Error, who, ": scores[", i, "] is nan, expected numbers");
     return rank_all(p, nullptr, n, 0, n);
@@ -217,6 +271,7 @@ Detections soft_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idx
   DROPIN_CHECK(o.sigma > 0, OptionError, who, ": sigma is ", o.sigma, ", expected a positive number");
   check_share(who, "iou_threshold", o.iou_threshold);
   check_not_nan(who, "min_score", o.min_score);
+  if (!boxes.device().is_cpu()) return moved(soft_nms(on_cpu(boxes), on_cpu(scores), on_cpu(idxs), o), boxes.device());  // one box after the other, or few: not worth a device
   const std::vector<Rect> all = read_boxes(contiguous(boxes));
   const Tensor c = idxs.defined() ? contiguous(idxs) : Tensor();
   std::vector<double> score = scores.detach().to_vector();
@@ -258,6 +313,7 @@ Detections matrix_nms(const Tensor& boxes, const Tensor& scores, const Tensor& c
   check_count(who, "top_k", o.top_k);
   check_count(who, "max_detections", o.max_detections);
   check_not_nan(who, "score_threshold", o.score_threshold);
+  if (!boxes.device().is_cpu()) return moved(matrix_nms(on_cpu(boxes), on_cpu(scores), on_cpu(classes), o), boxes.device());  // one box after the other, or few: not worth a device
   const std::vector<Rect> all = read_boxes(contiguous(boxes));
   const Tensor s = contiguous(scores), c = contiguous(classes);
   const Index* cls = c.data<Index>();
@@ -372,6 +428,7 @@ Detections fast_nms(const Tensor& boxes, const Tensor& scores, const FastNmsOpti
   DROPIN_CHECK(scores.dim() == 2 && scores.size(1) == boxes.size(0), ShapeError, "fast_nms: scores is ", scores.sizes(), ", expected [C, ", boxes.size(0), "] because boxes is ", boxes.sizes());
   check_fast_nms(o);
   const Tensor b = contiguous(boxes), s = contiguous(scores);
+  if (!b.device().is_cpu()) return fast_nms_there(b, s, o);
   return by_type(s, [&](const auto* p) { return fast_nms_of(b, p, s.size(0), s.size(1), o); });
 }
 

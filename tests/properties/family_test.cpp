@@ -13,6 +13,7 @@
 namespace dropin {
 namespace {
 
+using testing::device;
 using testing::max_difference;
 using testing::random;
 
@@ -56,7 +57,7 @@ Tensor input_for(const Member& m, std::int64_t batch, DType dtype = kFloat64, st
     for (std::int64_t n : m.info->sample_input) s.push_back(n);
     return random(s, dtype, seed);
   }
-  if (f == "TokenEmbedding" || m.info->name == "Transformer") return randint(0, 11, {batch, length}, kInt64, &g);
+  if (f == "TokenEmbedding" || m.info->name == "Transformer") return randint(0, 11, {batch, length}, {kInt64, device()}, &g);
   if (f == "SequenceMixer" || f == "Projection" || f == "FeedForward" || f == "Activation") return random({batch, length, 8}, dtype, seed);
   return random({batch, 4, 7, 6}, dtype, seed);
 }
@@ -64,6 +65,7 @@ Box<Module> made(const Member& m, DType dtype = kFloat64, std::uint64_t seed = 1
   manual_seed(seed);
   Box<Module> r = make(m.info->name, m.options);
   r->to(dtype);
+  r->to(device());
   return r;
 }
 Tensor run(Module& m, const Tensor& x) { return m.call({{"x", x}}).get("y", m.type()); }
@@ -202,8 +204,8 @@ TEST_P(EveryMember, NonFiniteInputsDoNotHang) {
   Tensor x = input_for(GetParam(), 2, kFloat32);
   if (!is_floating(x.dtype())) GTEST_SKIP() << "ids are integers";
   x = x.clone();
-  x.data<float>()[0] = std::nanf("");
-  x.data<float>()[1] = INFINITY;
+  x.view({-1}).narrow(0, 0, 1).fill_(std::nan(""));
+  x.view({-1}).narrow(0, 1, 1).fill_(INFINITY);
   run(*m, x);
   if (GetParam().info->family != "Layer" && !mixes_batch(GetParam(), *m)) {
     EXPECT_LT(max_difference(run(*m, x).narrow(0, 1, 1), run(*m, input_for(GetParam(), 2, kFloat32)).narrow(0, 1, 1)), 1e-6) << "the other sample is untouched";
@@ -244,7 +246,7 @@ TEST_P(EveryMember, RefusesInputsThatDoNotFit) {
   const std::string& f = GetParam().info->family;
   EXPECT_ERROR(m->call({}), StateError, "no tensor \"x\"");
   if (f == "Activation" || GetParam().info->name == "Dropout") return;  // any shape is right
-  const Tensor bad = f == "TokenEmbedding" || GetParam().info->name == "Transformer" ? zeros({2, 3}) : zeros({2, 5});
+  const Tensor bad = f == "TokenEmbedding" || GetParam().info->name == "Transformer" ? zeros({2, 3}, device()) : zeros({2, 5}, device());
   try {
     run(*m, bad);
     ADD_FAILURE() << "accepted " << bad.sizes().str();
@@ -264,7 +266,7 @@ TEST_P(EveryMixer, KeepsTheShape) {
   Box<Module> m = made(GetParam());
   for (const std::int64_t l : {1, 2, 7, 16}) EXPECT_EQ(run(*m, input_for(GetParam(), 2, kFloat64, 5, l)).sizes(), (Shape{2, l, 8}));
   try {
-    EXPECT_EQ(run(*m, zeros({2, 0, 8}, kFloat64)).sizes(), (Shape{2, 0, 8}));
+    EXPECT_EQ(run(*m, zeros({2, 0, 8}, {kFloat64, device()})).sizes(), (Shape{2, 0, 8}));
   } catch (const ShapeError& e) {  // a member may ask for a token, in words
     EXPECT_NE(std::string(e.what()).find("expected"), std::string::npos) << e.what();
   }
@@ -286,6 +288,7 @@ TEST_P(EveryMixer, CausalMembersIgnoreTheFuture) {
       GTEST_SKIP() << e.what();
     }
     m->to(kFloat64);
+    m->to(device());
     m->eval();
   }
   const Tensor x = input_for(GetParam(), 1, kFloat64, 5, 12), y = run(*m, x);
@@ -300,7 +303,7 @@ TEST_P(EveryMixer, PaddingDoesNotMatter) {
   Box<Module> m = made(GetParam());
   m->eval();
   const Tensor x = input_for(GetParam(), 2, kFloat64, 5, 8);
-  const Tensor pad = tensor({0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0}, {2, 8}, kBool);
+  const Tensor pad = tensor({0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0}, {2, 8}, {kBool, device()});
   const Tensor y = mixer(*m).forward(x, {.key_padding_mask = pad});
   Tensor other = x.clone();
   other[0].narrow(0, 6, 2).fill_(1e3);
@@ -311,7 +314,7 @@ TEST_P(EveryMixer, PaddingDoesNotMatter) {
   const Tensor n = mixer(*m).forward(other, {.key_padding_mask = pad});
   EXPECT_LT(max_difference(n[0].narrow(0, 0, 6), y[0].narrow(0, 0, 6)), 1e-9) << "NaN at padded keys leaked";
   EXPECT_ERROR(mixer(*m).forward(x, {.key_padding_mask = pad.to(kFloat32)}), DTypeError, "key_padding_mask is float32, expected bool");
-  EXPECT_ERROR(mixer(*m).forward(x, {.key_padding_mask = zeros({2, 7}, kBool)}), ShapeError, "key_padding_mask is [2, 7]");
+  EXPECT_ERROR(mixer(*m).forward(x, {.key_padding_mask = zeros({2, 7}, {kBool, device()})}), ShapeError, "key_padding_mask is [2, 7]");
 }
 
 TEST_P(EveryMixer, StepEqualsForward) {
@@ -324,6 +327,7 @@ TEST_P(EveryMixer, StepEqualsForward) {
     manual_seed(1);
     m = make(GetParam().info->name, o);
     m->to(kFloat64);
+    m->to(device());
     m->eval();
     state = mixer(*m).init_state(2, 9);
   } catch (const OptionError& e) {
@@ -332,7 +336,7 @@ TEST_P(EveryMixer, StepEqualsForward) {
   const Tensor x = input_for(GetParam(), 2), y = run(*m, x).detach();
   EXPECT_LT(max_difference(mixer(*m).step(x.narrow(1, 0, 4), *state), y.narrow(1, 0, 4)), 1e-8);
   for (std::int64_t t = 4; t < 9; ++t) EXPECT_LT(max_difference(mixer(*m).step(x.narrow(1, t, 1), *state), y.narrow(1, t, 1)), 1e-8) << "token " << t;
-  EXPECT_ERROR(mixer(*m).step(zeros({3, 1, 8}, kFloat64), *state), ShapeError, "batch 3");
+  EXPECT_ERROR(mixer(*m).step(zeros({3, 1, 8}, {kFloat64, device()}), *state), ShapeError, "batch 3");
 }
 
 TEST(Registry, NamesAreUniqueAndDocumented) {

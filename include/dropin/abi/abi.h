@@ -14,12 +14,14 @@ namespace abi {
 
 constexpr int kMaxDims = 8;
 constexpr int kDeviceTypes = 2;
-constexpr std::uint32_t kVersion = 1;
+constexpr std::uint32_t kVersion = 2;
 
 /// A strided array that a kernel reads. Strides count elements; a broadcast dimension has stride 0.
 struct TensorIn {
   const void* data = nullptr;
   DType dtype = DType::Float32;
+  DeviceType device = DeviceType::CPU;
+  std::uint8_t device_index = 0;
   std::int32_t ndim = 0;
   std::int64_t sizes[kMaxDims] = {};
   std::int64_t strides[kMaxDims] = {};
@@ -52,6 +54,8 @@ struct Status {
 inline Status ok() { return {}; }
 inline Status unsupported(const char* why) { return {1, why}; }
 inline Status failed(const char* why) { return {2, why}; }
+inline Status out_of_memory(const char* why) { return {3, why}; }
+inline Status device_failed(const char* why) { return {4, why}; }
 
 /// Where a kernel runs. `stream` is a cudaStream_t on CUDA, null on the CPU.
 struct KernelContext {
@@ -66,6 +70,22 @@ struct KernelTable {
   DeviceType device = DeviceType::CPU;
   void (*add)(void* self, DeviceType device, const char* name, void (*fn)()) = nullptr;
   template <class K> void provide(typename K::Fn fn) { add(self, device, K::kName, reinterpret_cast<void (*)()>(fn)); }
+};
+
+/// What a plugin may ask of the library. Memory comes from the library's cache for that device; null when there is none left.
+struct Host {
+  void* (*allocate)(DeviceType device, std::int32_t index, std::int64_t bytes) = nullptr;
+  void (*release)(DeviceType device, std::int32_t index, void* data, std::int64_t bytes) = nullptr;
+};
+
+/// What a plugin's one entry point, `const Plugin* dropin_plugin()`, answers. The first two fields never change their place.
+struct Plugin {
+  std::uint32_t version = 0;         ///< kVersion of its build
+  const char* build = "";            ///< a hash of the declarations both sides compiled; the library takes only its own
+  const char* name = "";
+  /// Looks for usable devices: their number, and in `text` (of `room` bytes) a line for each, or why there are none.
+  void (*probe)(std::int32_t* count, char* text, std::int64_t room) = nullptr;
+  void (*provide)(const Host* host, KernelTable* table) = nullptr;
 };
 
 }  // namespace abi

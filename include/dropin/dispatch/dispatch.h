@@ -15,6 +15,12 @@ using AnyFn = void (*)();
 AnyFn find_kernel(DeviceType device, const char* name);
 [[noreturn]] void kernel_missing(const char* name, const Device& device);
 [[noreturn]] void kernel_failed(const char* name, const abi::Status& status);
+[[noreturn]] void wrong_device(const char* name, const Device& device, const abi::TensorIn& t);
+inline void check_device(const char* name, const Device& device, const abi::TensorIn& t) {
+  if (t.data && (t.device != device.type || t.device_index != device.index)) [[unlikely]] wrong_device(name, device, t);
+}
+template <class A> void check_device(const char*, const Device&, const A&) {}
+inline void check_device(const char* name, const Device& device, const abi::TensorOut& t) { check_device(name, device, static_cast<const abi::TensorIn&>(t)); }
 abi::KernelContext kernel_context(const Device& device);
 template <class K> struct Slot { static inline std::atomic<AnyFn> fn[abi::kDeviceTypes] = {}; };
 template <class K> typename K::Fn slot(DeviceType t) {
@@ -28,10 +34,11 @@ template <class K> typename K::Fn slot(DeviceType t) {
 /// True when every kernel K is provided for the device.
 template <class... K> bool has_kernels(const Device& device) { return (... && (detail::slot<K>(device.type) != nullptr)); }
 
-/// Runs kernel K on the device. DeviceError when it is missing, Error when it answers a failure.
+/// Runs kernel K on the device. DeviceError when it is missing or an array lives elsewhere, Error when it answers a failure.
 template <class K, class... A> void run(const Device& device, A&&... args) {
   auto f = detail::slot<K>(device.type);
   if (!f) [[unlikely]] detail::kernel_missing(K::kName, device);
+  (detail::check_device(K::kName, device, args), ...);
   if (abi::Status s = f(detail::kernel_context(device), std::forward<A>(args)...); s.code) [[unlikely]] detail::kernel_failed(K::kName, s);
 }
 

@@ -1,0 +1,180 @@
+// The MX formats: a thread per block of values, by the definition in scalar.h, in double.
+#include "kernels/cuda/device.h"
+#include "kernels/mx/kernel.h"
+#include "kernels/mx/scalar.h"
+
+namespace dropin::kernels::cuda {
+namespace {
+
+bool is(const TensorIn& t, DType dtype, int64_t n) { return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0); }
+bool sane(const MxArgs& a) { return a.outer >= 0 && a.n >= 0 && a.inner >= 0 && a.block >= 1 && (!a.packed || a.inner == 1); }
+int64_t blocks_along(const MxArgs& a) { return (a.n + a.block - 1) / a.block; }
+
+template <class T> __global__ void blocks_kernel(MxArgs a, const T* x, const float* u, std::uint8_t* codes, std::uint8_t* scales, T* y) {
+  const int64_t blocks = (a.n + a.block - 1) / a.block, total = a.outer * blocks * a.inner;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const int64_t c = i % a.inner, b = i / a.inner % blocks, o = i / (a.inner * blocks), at = (o * a.n + b * a.block) * a.inner + c;
+    const int64_t n = a.n - b * a.block < a.block ? a.n - b * a.block : a.block;
+    mx_block<T>(a, x + at, u ? u + at : nullptr, n, a.inner, codes ? codes + at : nullptr, scales ? scales + (o * blocks + b) * a.inner + c : nullptr, y ? y + at : nullptr);
+  }
+}
+
+// Codes of a row as a bit stream: a thread per byte.
+__global__ void pack_kernel(const std::uint8_t* codes, int64_t outer, int64_t n, int width, std::uint8_t* packed) {
+  const int64_t bytes = (n * width + 7) / 8;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < outer * bytes; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const int64_t o = i / bytes, bit = i % bytes * 8;
+    unsigned b = 0;
+    for (int64_t k = bit / width; k < n && k * width < bit + 8; ++k) {
+      const int64_t shift = k * width - bit;
+      const unsigned c = codes[o * n + k];
+      b |= shift >= 0 ? c << shift : c >> -shift;
+    }
+    packed[i] = static_cast<std::uint8_t>(b);
+  }
+}
+__device__ inline unsigned code_at(const std::uint8_t* row, int64_t k, int width, int64_t bytes) {
+  const int64_t bit = k * width, byte = bit / 8;
+  unsigned v = row[byte];
+  if (byte + 1 < bytes) v |= static_cast<unsigned>(row[byte + 1]) << 8;
+  return v >> (bit % 8) & ((1u << width) - 1);
+}
+__global__ void decode_kernel(MxArgs a, int width, const std::uint8_t* codes, const std::uint8_t* scales, float* y) {
+  __shared__ double table[256];
+  for (int i = threadIdx.x; i < 1 << width; i += blockDim.x) table[i] = mx_decode(static_cast<std::uint8_t>(i), a.format);
+  __syncthreads();
+  const int64_t blocks = (a.n + a.block - 1) / a.block, bytes = a.packed ? (a.n * width + 7) / 8 : 0;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < a.outer * a.n * a.inner; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const int64_t c = i % a.inner, k = i / a.inner % a.n, o = i / (a.inner * a.n);
+    const unsigned code = a.packed ? code_at(codes + o * bytes, k, width, bytes) : codes[i];
+    const int s = scales[(o * blocks + k / a.block) * a.inner + c];
+    y[i] = s == 255 ? bits_float(0x7fc00000) : mx_rounded<float>(ldexp(table[code], s - 127));
+  }
+}
+__global__ void check_codes_kernel(const std::uint8_t* codes, int64_t n, int width, int* bad) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += static_cast<int64_t>(gridDim.x) * blockDim.x)
+    if (codes[i] >> width) *bad = 1;
+}
+Status check_codes(const KernelContext& c, const std::uint8_t* codes, int64_t n, int width) {
+  if (n == 0) return abi::ok();
+  DROPIN_SCRATCH(int, bad, c, 1);
+  DROPIN_TRY(checked(cudaMemsetAsync(bad.get(), 0, sizeof(int), stream_of(c)), c));
+  DROPIN_TRY(launch(c, &check_codes_kernel, dim3(blocks_for(c, n, 256)), dim3(256), 0, codes, n, width, bad.get()));
+  int any = 0;
+  DROPIN_TRY(fetch(c, &any, bad.get(), sizeof any));
+  return any ? abi::failed("a code has bits above the format's width") : abi::ok();
+}
+
+template <class T> Status encode(const KernelContext& c, const MxArgs& a, const T* x, const float* u, std::uint8_t* codes, std::uint8_t* scales, T* y) {
+  return launch(c, &blocks_kernel<T>, dim3(blocks_for(c, a.outer * blocks_along(a) * a.inner, 128)), dim3(128), 0, a, x, u, codes, scales, y);
+}
+
+Status quantize(const KernelContext& c, const MxArgs& a, const TensorIn& x, const TensorIn& u, const TensorOut& codes, const TensorOut& scales) {
+  const int64_t n = a.outer * a.n * a.inner;
+  const int width = mx_traits(a.format).width;
+  const int64_t code_bytes = a.packed ? a.outer * ((a.n * width + 7) / 8) : n;
+  DROPIN_REQUIRE(sane(a) && is(x, x.dtype, n) && is(codes, DType::UInt8, code_bytes) && is(scales, DType::UInt8, a.outer * blocks_along(a) * a.inner),
+                 "x, codes and scales must be contiguous and of fitting sizes");
+  DROPIN_REQUIRE(a.rounding != MxRounding::Stochastic || is(u, DType::Float32, n), "stochastic rounding needs a random number per element");
+  if (n == 0) return abi::ok();
+  const bool through = a.packed && width < 8;
+  DROPIN_SCRATCH(std::uint8_t, loose, c, through ? n : 0);
+  std::uint8_t* to = through ? loose.get() : codes.as<std::uint8_t>();
+  DROPIN_TRY(visit_real(x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    return encode<T>(c, a, x.as<T>(), u.as<float>(), to, scales.as<std::uint8_t>(), nullptr);
+  }));
+  return through ? launch(c, &pack_kernel, dim3(blocks_for(c, code_bytes, 128)), dim3(128), 0, loose.get(), a.outer, a.n, width, codes.as<std::uint8_t>()) : abi::ok();
+}
+Status fake(const KernelContext& c, const MxArgs& a, const TensorIn& x, const TensorIn& u, const TensorOut& y) {
+  const int64_t n = a.outer * a.n * a.inner;
+  DROPIN_REQUIRE(sane(a) && !a.packed && is(x, x.dtype, n) && is(y, x.dtype, n), "x and y must be contiguous and of one size and dtype");
+  DROPIN_REQUIRE(a.rounding != MxRounding::Stochastic || is(u, DType::Float32, n), "stochastic rounding needs a random number per element");
+  return visit_real(x.dtype, [&](auto zero) {
+    using T = decltype(zero);
+    return encode<T>(c, a, x.as<T>(), u.as<float>(), nullptr, nullptr, y.as<T>());
+  });
+}
+Status dequantize(const KernelContext& c, const MxArgs& a, const TensorIn& codes, const TensorIn& scales, const TensorOut& y) {
+  const int64_t n = a.outer * a.n * a.inner;
+  const int width = mx_traits(a.format).width;
+  DROPIN_REQUIRE(sane(a) && is(codes, DType::UInt8, a.packed ? a.outer * ((a.n * width + 7) / 8) : n) && is(scales, DType::UInt8, a.outer * blocks_along(a) * a.inner) && is(y, DType::Float32, n),
+                 "codes, scales and y must be contiguous and of fitting sizes");
+  if (n == 0) return abi::ok();
+  if (width < 8 && !a.packed) DROPIN_TRY(check_codes(c, codes.as<std::uint8_t>(), n, width));
+  return launch(c, &decode_kernel, dim3(blocks_for(c, n, 256)), dim3(256), 0, a, width, codes.as<std::uint8_t>(), scales.as<std::uint8_t>(), y.as<float>());
+}
+
+// --- NVFP4
+
+__global__ void tops_kernel(const float* x, int64_t rows, int64_t n, float* tops, unsigned* most) {
+  const int64_t per_row = (n + 15) / 16;
+  unsigned best = 0;
+  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < rows * per_row; k += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const float* p = x + k / per_row * n + k % per_row * 16;
+    const int64_t size = n - k % per_row * 16 < 16 ? n - k % per_row * 16 : 16;
+    int bits = 0;
+    for (int64_t i = 0; i < size; ++i) {
+      const int b = float_bits(p[i]) & 0x7fffffff;
+      bits = b > bits ? b : bits;
+    }
+    const bool finite = bits < 0x7f800000;
+    tops[k] = bits_float(finite ? bits : 0x7fc00000);
+    if (finite && static_cast<unsigned>(bits) > best) best = static_cast<unsigned>(bits);
+  }
+  atomicMax(most, best);  // magnitudes are ordered as their bits are
+}
+__global__ void tensor_scale_kernel(const unsigned* most, float* scale) {
+  const float m = bits_float(static_cast<int>(*most));
+  *scale = m > 0 ? m / 2688.0f : 1.0f;
+}
+__global__ void nvfp4_kernel(const float* x, int64_t rows, int64_t n, const float* tops, const float* tensor_scale, std::uint8_t* codes, std::uint8_t* scales) {
+  const int64_t per_row = (n + 15) / 16;
+  const float scale = *tensor_scale;
+  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < rows * per_row; k += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const int64_t from = k / per_row * n + k % per_row * 16, size = n - k % per_row * 16 < 16 ? n - k % per_row * 16 : 16;
+    const float top = tops[k], ratio = top / 6.0f / scale;
+    const std::uint8_t code = top != top ? 0x7f : mx_encode(static_cast<double>(ratio), MxFormat::E4M3);
+    scales[k] = code;
+    const float s = top != top ? 0.0f : static_cast<float>(mx_decode(code, MxFormat::E4M3)) * scale;
+    for (int64_t i = 0; i < size; ++i) codes[from + i] = s == 0 ? std::uint8_t(0) : mx_encode(static_cast<double>(x[from + i] / s), MxFormat::E2M1);
+  }
+}
+__global__ void nvfp4_decode_kernel(const std::uint8_t* codes, const std::uint8_t* scales, const float* tensor_scale, int64_t rows, int64_t n, float* y) {
+  const int64_t per_row = (n + 15) / 16;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * n; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const float s = static_cast<float>(mx_decode(scales[i / n * per_row + i % n / 16], MxFormat::E4M3)) * *tensor_scale;
+    y[i] = static_cast<float>(mx_decode(codes[i], MxFormat::E2M1)) * s;
+  }
+}
+Status nvfp4_encode(const KernelContext& c, const TensorIn& x, const TensorOut& codes, const TensorOut& scales, const TensorOut& tensor_scale) {
+  const int64_t n = x.ndim ? x.sizes[x.ndim - 1] : 1, rows = n ? x.numel() / n : 0, blocks = rows * ((n + 15) / 16);
+  DROPIN_REQUIRE(is(x, DType::Float32, rows * n) && is(codes, DType::UInt8, rows * n) && is(scales, DType::UInt8, blocks) && is(tensor_scale, DType::Float32, 1),
+                 "x must be contiguous float32, codes and scales uint8 of fitting sizes, tensor_scale float32 [1]");
+  DROPIN_SCRATCH(float, tops, c, blocks);
+  DROPIN_SCRATCH(unsigned, most, c, 1);
+  const dim3 grid(blocks_for(c, blocks, 128)), block(128);
+  DROPIN_TRY(checked(cudaMemsetAsync(most.get(), 0, sizeof(unsigned), stream_of(c)), c));
+  DROPIN_TRY(launch(c, &tops_kernel, grid, block, 0, x.as<float>(), rows, n, tops.get(), most.get()));
+  DROPIN_TRY(launch(c, &tensor_scale_kernel, dim3(1), dim3(1), 0, most.get(), tensor_scale.as<float>()));
+  return launch(c, &nvfp4_kernel, grid, block, 0, x.as<float>(), rows, n, tops.get(), tensor_scale.as<float>(), codes.as<std::uint8_t>(), scales.as<std::uint8_t>());
+}
+Status nvfp4_decode(const KernelContext& c, const TensorIn& codes, const TensorIn& scales, const TensorIn& tensor_scale, const TensorOut& y) {
+  const int64_t n = codes.ndim ? codes.sizes[codes.ndim - 1] : 1, rows = n ? codes.numel() / n : 0;
+  DROPIN_REQUIRE(is(codes, DType::UInt8, rows * n) && is(scales, DType::UInt8, rows * ((n + 15) / 16)) && is(tensor_scale, DType::Float32, 1) && is(y, DType::Float32, rows * n),
+                 "codes and scales must be contiguous uint8 of fitting sizes, tensor_scale float32 [1], y float32");
+  DROPIN_TRY(check_codes(c, codes.as<std::uint8_t>(), rows * n, 4));
+  return launch(c, &nvfp4_decode_kernel, dim3(blocks_for(c, rows * n, 256)), dim3(256), 0, codes.as<std::uint8_t>(), scales.as<std::uint8_t>(), tensor_scale.as<float>(), rows, n, y.as<float>());
+}
+
+}  // namespace
+
+void provide_mx(KernelTable& t) {
+  provide<mx_quantize, &quantize>(t);
+  provide<mx_dequantize, &dequantize>(t);
+  provide<mx_fake_quantize, &fake>(t);
+  provide<nvfp4_quantize, &nvfp4_encode>(t);
+  provide<nvfp4_dequantize, &nvfp4_decode>(t);
+}
+
+}  // namespace dropin::kernels::cuda
