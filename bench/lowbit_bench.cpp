@@ -103,9 +103,9 @@ void mx_rows() {
 // --- optimizers
 
 constexpr std::int64_t kParameters = std::int64_t{1} << 24;
-Tensor parameter(std::uint64_t seed) {
-  Tensor p = normal({kParameters}, seed).clone().requires_grad_();
-  p.set_grad(normal({kParameters}, seed + 1));
+Tensor parameter(std::uint64_t seed, std::int64_t n = kParameters) {
+  Tensor p = normal({n}, seed).clone().requires_grad_();
+  p.set_grad(normal({n}, seed + 1));
   return p;
 }
 template <class Q> std::function<void()> stepper(const Tensor& p, const typename Q::Options& o) {
@@ -183,7 +183,8 @@ void alone_rows() {
     });
   alone("alone/AdamW", []() -> Subject { return {stepper<AdamW>(parameter(1), {.lr = 1e-6}), {}}; });
   alone("alone/AdamW8bit", []() -> Subject { return {stepper<AdamW8bit>(parameter(1), {.lr = 1e-6}), {}}; });
-  alone("alone/SGD8bit", []() -> Subject { return {stepper<SGD8bit>(parameter(1), {.lr = 1e-6}), {}}; });
+  alone("alone/AdamW8bit/1M", []() -> Subject { return {stepper<AdamW8bit>(parameter(1, 1 << 20), {.lr = 1e-6}), {}}; });
+  alone("alone/SGD8bit/1M", []() -> Subject { return {stepper<SGD8bit>(parameter(1, 1 << 20), {.lr = 1e-6}), {}}; });
   for (auto [name, m] : {std::pair{"alone/BitLinear packed/1", 1}, {"alone/BitLinear packed/512", 512}})
     alone(name, [m = m]() -> Subject {
       auto bit = std::make_shared<BitLinear>(BitLinearOptions{.in_features = 4096, .out_features = 4096, .variant = "b1.58"});

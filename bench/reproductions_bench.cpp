@@ -16,6 +16,7 @@
 #include "dropin/nn/bitlinear.h"
 #include "dropin/nn/conv.h"
 #include "dropin/nn/embedding.h"
+#include "dropin/nn/init.h"
 #include "dropin/nn/linear.h"
 #include "dropin/nn/norm.h"
 #include "dropin/nn/stable_embedding.h"
@@ -78,6 +79,10 @@ double mixconv_accuracy(const std::vector<int64_t>& kernels, std::uint64_t seed)
   const Pictures train = cue_pictures(3000, r), test = cue_pictures(1000, r);
   Conv2d expand({.in_channels = 1, .out_channels = 16, .kernel_size = 1}), mix({.in_channels = 16, .out_channels = 16, .kernel_size = 1});
   MixConv2d depthwise({.in_channels = 16, .kernel_size = kernels});
+  {  // torch's initial values, as where the figures come from: MixNet's own are larger, and with a norm behind them learn more slowly
+    no_grad guard;
+    for (Tensor& w : depthwise.parameters()) w.copy_(init::default_uniform(w.sizes(), w.size(2) * w.size(3)));
+  }
   BatchNorm2d norm({.num_features = 16});
   Linear head({.in_features = 16, .out_features = 4});
   Tensors parameters;

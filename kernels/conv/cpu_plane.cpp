@@ -192,8 +192,8 @@ HWY_NOINLINE inline void sweep_any(const Correlation<float>& c) {
       const float* x = c.x + t0 * step + std::min(n * c.x_step, c.x_last);
       V acc[R];
       each<R>([&](auto r) DROPIN_LAMBDA { acc[r] = bias; });
-      for (int64_t i = 0; i < c.K; ++i)
-        for (int64_t j = 0; j < c.kw; ++j) {
+      for (int64_t j = 0; j < c.kw; ++j)  // the order of sweep()
+        for (int64_t i = 0; i < c.K; ++i) {
           const V k = hn::Set(d, c.w[i * c.wi + j * c.wj]);
           const float* p = x + i * c.dil * c.row + c.at[j];
           each<R>([&](auto r) DROPIN_LAMBDA { acc[r] = hn::MulAdd(k, hn::LoadU(d, p + r * step), acc[r]); });

@@ -188,7 +188,7 @@ template <int kBits> HWY_INLINE void pack_bytes(__m256i bytes, std::uint8_t* pac
   }
 }
 
-template <int kBits> void code_and_pack(const FewBitForward& a, const float* x, std::int64_t n, const float* borders, std::int64_t count, std::uint8_t* packed) {
+template <int kBits, bool kScaled> void code_and_pack(const FewBitForward& a, const float* x, std::int64_t n, const float* borders, std::int64_t count, std::uint8_t* packed) {
   constexpr int kLevels = 1 << kBits, kVectors = 4;
   alignas(64) float b[kLevels];
   for (int k = 0; k < kLevels; ++k) b[k] = k < count ? borders[k] : std::numeric_limits<float>::infinity();
@@ -203,7 +203,9 @@ template <int kBits> void code_and_pack(const FewBitForward& a, const float* x, 
     __m256i code[kVectors];
 #pragma GCC unroll 4
     for (int j = 0; j < kVectors; ++j) {
-      v[j] = _mm256_and_ps(_mm256_mul_ps(_mm256_loadu_ps(x + i + 8 * j), scale), keep);
+      v[j] = _mm256_loadu_ps(x + i + 8 * j);
+      if constexpr (kScaled) v[j] = _mm256_mul_ps(v[j], scale);
+      v[j] = _mm256_and_ps(v[j], keep);
       code[j] = _mm256_and_si256(_mm256_castps_si256(_mm256_cmp_ps(v[j], first, _CMP_NLE_UQ)), _mm256_set1_epi32(kLevels / 2));
     }
 #pragma GCC unroll 3
@@ -244,7 +246,7 @@ void split_and_pack(const FewBitForward& a, const float* x, std::int64_t n, std:
 }
 #else
 constexpr bool kCodesInRegisters = false;
-template <int kBits> void code_and_pack(const FewBitForward&, const float*, std::int64_t, const float*, std::int64_t, std::uint8_t*) {}
+template <int kBits, bool kScaled> void code_and_pack(const FewBitForward&, const float*, std::int64_t, const float*, std::int64_t, std::uint8_t*) {}
 inline void split_and_pack(const FewBitForward&, const float*, std::int64_t, std::uint8_t*) {}
 #endif
 
@@ -261,7 +263,7 @@ template <class T> void forward(const FewBitForward& a, const T* x, const T* bor
           coded = packed && size % 32 == 0;
           if (!coded) {
           } else if (a.split == FewBitSplit::Borders || a.split == FewBitSplit::Folded) {
-            code_and_pack<kBits>(a, x + from, size, borders, count, packed + from / 8 * kBits);
+            (a.scale == 1 ? &code_and_pack<kBits, false> : &code_and_pack<kBits, true>)(a, x + from, size, borders, count, packed + from / 8 * kBits);
           } else {
             split_and_pack(a, x + from, size, packed + from / 8);
           }
@@ -274,6 +276,28 @@ template <class T> void forward(const FewBitForward& a, const T* x, const T* bor
       }
     });
   });
+}
+
+/// out = levels[code] in for whole vectors of eight in [0, n); returns where they end. A look-up reads three bits of its index: below three, what stands above the code picks
+/// one of the same levels.
+template <int kBits> HWY_INLINE std::int64_t scale_by_levels(const std::uint8_t* bytes, const float* levels, const float* in, std::int64_t n, float* out) {
+  std::int64_t i = 0;
+#if HWY_TARGET == HWY_AVX2
+  alignas(32) float table[8], upper[8];
+  for (int k = 0; k < 8; ++k) table[k] = levels[k & (kBits < 3 ? (1 << kBits) - 1 : 7)], upper[k] = levels[kBits == 4 ? 8 + k : 0];
+  const __m256 low = _mm256_load_ps(table), high = _mm256_load_ps(upper);
+  const __m256i places = _mm256_mullo_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(kBits));
+#pragma GCC unroll 4
+  for (; i + 8 <= n; i += 8) {
+    std::int32_t w;
+    std::memcpy(&w, bytes + i / 8 * kBits, 4);
+    const __m256i code = _mm256_srlv_epi32(_mm256_set1_epi32(w), places);
+    __m256 level = _mm256_permutevar8x32_ps(low, code);
+    if constexpr (kBits == 4) level = _mm256_blendv_ps(level, _mm256_permutevar8x32_ps(high, code), _mm256_castsi256_ps(_mm256_slli_epi32(code, 28)));
+    _mm256_storeu_ps(out + i, _mm256_mul_ps(level, _mm256_loadu_ps(in + i)));
+  }
+#endif
+  return i;
 }
 
 template <class T> void backward(int bits_, const std::uint8_t* packed, const T* table, std::int64_t count, const T* g, std::int64_t n, T* gx) {
@@ -290,22 +314,10 @@ template <class T> void backward(int bits_, const std::uint8_t* packed, const T*
         const T* in = g + from;
         T* out = gx + from;
         std::int64_t i = 0;
-        if constexpr (sizeof(T) == 4 && kBits <= 4 && hn::MaxLanes(Tag<float>()) == 8) {  // eight codes are in one 32-bit word
-          const hn::Rebind<std::int32_t, Tag<float>> di;
-          const hn::RebindToUnsigned<decltype(di)> du;
-          const auto places = hn::Mul(hn::Iota(du, 0), hn::Set(du, kBits)), mask = hn::Set(du, (1u << kBits) - 1);
-          const auto low = hn::Load(d, levels), high = hn::Load(d, levels + (kBits == 4 ? 8 : 0));
+        if constexpr (sizeof(T) == 4 && kBits <= 4 && kCodesInRegisters) {  // eight codes are in one 32-bit word
           const std::uint8_t* bytes = packed + from / 8 * kBits;
           const std::int64_t safe = kBits == 4 ? size : size - 24;  // words of 4 bytes end within the chunk's
-          for (; i + 8 <= safe; i += 8) {
-            std::uint32_t w;
-            std::memcpy(&w, bytes + i / 8 * kBits, 4);
-            const auto code = hn::And(hn::Shr(hn::Set(du, w), places), mask);
-            const auto index = hn::IndicesFromVec(d, hn::And(hn::BitCast(di, code), hn::Set(di, 7)));
-            auto level = hn::TableLookupLanes(low, index);
-            if constexpr (kBits == 4) level = hn::IfThenElse(hn::RebindMask(d, hn::Gt(hn::BitCast(di, code), hn::Set(di, 7))), hn::TableLookupLanes(high, index), level);
-            hn::StoreU(hn::Mul(level, hn::LoadU(d, in + i)), d, out + i);
-          }
+          i = scale_by_levels<kBits>(bytes, levels, in, safe, out);
         }
         if (i == size) continue;
         unpack_codes<kBits>(packed + (from + i) / 8 * kBits, size - i, codes + i);
