@@ -1,6 +1,6 @@
 // The talk with a peer, a line each way (bench/peers/libtorch.cpp answers):
 //   threads N        -> what it is: library, version, BLAS, threads
-//   prepare FOLDER   -> "ready", after it has read case.json and in.safetensors there and written out.safetensors; or "unsupported: why"
+//   prepare FOLDER   -> "ready", after it has read case.json and in.safetensors there and written out.safetensors; or "unsupported: why", where "component" in the words means: at any size
 //   run CALLS        -> seconds per call
 // case.json: component, mode, options. in.safetensors: x, parameters and buffers as "p.NAME", "gradient" of y; an optimizer's x is its parameter.
 // out.safetensors: y; with backward also "g.x" and "g.NAME". Times count only when these agree with ours.
@@ -174,7 +174,7 @@ int bench_peer(const PeerSettings& s) {
         const std::string ready = peer.ask("prepare " + folder.path());
         if (ready != "ready") {
           if (!s.names.empty()) fmt::print("{:<44} {}\n", row, ready);
-          unsupported = true;
+          unsupported = ready.find("component") != std::string::npos;  // else only this size is not
           break;
         }
         ++supported;
