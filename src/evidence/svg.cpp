@@ -107,7 +107,7 @@ std::string svg_lines(const std::vector<LineChart>& charts) {
   std::string limit_name;
   for (const LineChart& c : charts)
     for (const Series& s : c.series) {
-      if (s.limit) limit = true, limit_name = s.name;
+      if (s.limit) limit_name = limit && limit_name != s.name ? "the machine's limit for each" : s.name, limit = true;
       else if (std::find(names.begin(), names.end(), s.name) == names.end()) names.push_back(s.name);
     }
   std::size_t longest = limit_name.size();
@@ -133,7 +133,7 @@ std::string svg_lines(const std::vector<LineChart>& charts) {
         body += fmt::format("<path d=\"{}\" class=\"limit\" fill=\"none\" stroke-width=\"1.5\" stroke-dasharray=\"6 4\"/>\n", path);
         continue;
       }
-      const double width = std::min(5.0, 2 + 0.8 * static_cast<double>(c.series.size() - 1 - drawn++));  // an earlier line still shows beneath a later one
+      const double width = std::min(4.0, 1.8 + 0.5 * static_cast<double>(c.series.size() - 1 - drawn++));  // an earlier line still shows beneath a later one
       body += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{:.1f}\"/>\n", path, colour(s.name), width);
       if (s.points.size() <= 24)
         for (const auto& p : s.points) body += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\" fill=\"{}\"/>\n", sx(p.first), sy(p.second), colour(s.name));
