@@ -139,7 +139,7 @@ int bench_peer(const PeerSettings& s) {
   for (const std::string& n : s.names) chosen.push_back(&registry().find(n));
   if (chosen.empty())
     for (const ComponentInfo& c : registry().all())
-      if (c.kind != ComponentKind::Function && c.family != "Model") chosen.push_back(&c);
+      if (c.kind != ComponentKind::Function && c.family != "Model" && c.family != "MatrixProduct") chosen.push_back(&c);
   Peer peer(s.program);
   const std::string name = peer.ask(fmt::format("threads {}", get_num_threads()));
   fmt::print("beside {}; ours on {} threads; same inputs, outputs compared first\n{:<44} {:>11} {:>11}   ratio\n", name, get_num_threads(), "row", "ours ms", "peer ms");
