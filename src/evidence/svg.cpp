@@ -171,14 +171,15 @@ std::string bars_from(const std::string& title, const std::string& label, const 
   for (const Bar& b : bars) {
     const double a = sx(ratio ? 1 : 0), e = sx(b.value);
     body += text(x0 - 8, y + 15, b.name, "end", "s");
-    body += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\"/>\n", std::min(a, e), y + 4, std::max(1.0, std::abs(e - a)), step - 8, ratio && b.value < 1 ? kColours[0] : kColours[1]);
+    body += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\" opacity=\"{}\"/>\n", std::min(a, e), y + 4, std::max(1.0, std::abs(e - a)), step - 8, ratio && b.value < 1 ? kColours[0] : kColours[1], b.noisy ? 0.35 : 1);
     if (b.high > b.low) body += line(sx(b.low), y + step / 2, sx(b.high), y + step / 2, "range", " stroke-width=\"1.5\"");
-    body += text(x1 + 8, y + 15, ratio ? fmt::format("{:.3g}x", b.value) : fmt::format("{:.4g}", b.value), "start", "s");
+    body += text(x1 + 8, y + 15, ratio ? (b.value >= 1000 ? fmt::format("{:.0f}x", b.value) : fmt::format("{:.3g}x", b.value)) : fmt::format("{:.4g}", b.value), "start", "s");
     y += step;
   }
   if (ratio) body += line(sx(1), y0, sx(1), y1, "axis", " stroke-width=\"1.5\"");
-  body += text((x0 + x1) / 2, y1 + 38, label);
-  return page(x1 + 64, y1 + 50, body);
+  const bool noisy = std::any_of(bars.begin(), bars.end(), [](const Bar& b) { return b.noisy; });
+  body += text((x0 + x1) / 2, y1 + 38, label + (noisy ? "; pale: too noisy for a verdict" : ""));
+  return page(x1 + 76, y1 + 50, body);
 }
 }  // namespace
 
