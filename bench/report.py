@@ -15,7 +15,7 @@ PICTURES = {
     "ratios": "Every component beside its family's standard member, at its largest size.",
     "optimizer_time": "A step of each optimizer.",
     "optimizer_bytes": "What each optimizer keeps.",
-    "loss": "Training loss of `dropin train` with swaps.",
+    "train_loss": "Training loss of `dropin train` with swaps.",
 }
 
 

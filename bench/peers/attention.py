@@ -1,9 +1,10 @@
 """bench_attention beside torch: python bench/peers/attention.py build/release/bench/bench_attention [--threads N] [--json F]"""
 import math
 
+from peers import main  # first: it says in words when there is no torch
+
 import torch
 import torch.nn.functional as F
-from peers import main
 
 H, D = 8, 64
 

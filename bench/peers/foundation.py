@@ -1,8 +1,9 @@
 """bench_foundation beside torch: python bench/peers/foundation.py build/release/bench/bench_foundation [--threads N] [--json F]"""
+from peers import main  # first: it says in words when there is no torch
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from peers import main
 
 
 class Block(nn.Module):

@@ -3,8 +3,9 @@
 glibc hands freed memory back to the system again and again, which costs PyTorch's CPU tensors up to three times;
 GLIBC_TUNABLES=glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=4294967296 turns that off. Quote both.
 """
+from peers import main  # first: it says in words when there is no torch
+
 import torch
-from peers import main
 
 CHANNELS = 256
 

@@ -6,7 +6,10 @@ import statistics
 import subprocess
 import time
 
-import torch
+try:
+    import torch
+except ImportError as e:
+    raise SystemExit(f"this peer needs PyTorch, which this Python does not have ({e}); pip install torch, or run it with one that does")
 
 
 def ours(program, name, threads, seconds):
@@ -58,6 +61,8 @@ def main(rows):
     a.add_argument("--only", default="", help="rows whose name holds this")
     a.add_argument("--json")
     args = a.parse_args()
+    if not os.access(args.program, os.X_OK):
+        raise SystemExit(f"there is no program {args.program}; -DDROPIN_BUILD_BENCH=ON builds the bench_* where Google Benchmark is found")
     torch.set_num_threads(args.threads)
     torch.manual_seed(1)
     print("torch", torch.__version__, "with", "MKL" if torch.backends.mkl.is_available() else "no MKL", "on", args.threads, "threads")

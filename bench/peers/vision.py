@@ -1,7 +1,8 @@
 """bench_vision beside torch and torchvision on the CPU: python bench/peers/vision.py build/release/bench/bench_vision [--threads N] [--only depthwise] [--json F]"""
+from peers import main  # first: it says in words when there is no torch
+
 import torch
 import torch.nn.functional as F
-from peers import main
 
 
 def scene(n, objects):

@@ -81,7 +81,7 @@ Tensor input_of(const ComponentInfo& c, int i, const Json& options) {
   if (c.family == "Model") return randn({i == 0 ? 1 : 8, option("in_channels", c.sample_input.empty() ? 3 : c.sample_input[0]), int64_t{64} << (i / 2), int64_t{64} << (i / 2)});
   if (c.sample_input.size() == 2 && c.family != "Norm") return randn({p.batch, option("in_channels", option("d_model", p.channels)), option("l_max", p.side * p.side)});  // [B, C, L]
   if (pictures(c)) return randn({p.batch, option("in_channels", option("channels", option("num_features", option("num_channels", p.channels)))), p.side, p.side});
-  if (c.family == "Projection") return randn({kRows[i], option("in_features", 512)});
+  if (c.family == "Projection" || c.family == "MatrixProduct") return randn({kRows[i], option("in_features", 512)});
   if (c.family == "FeedForward") return randn({kRows[i], option("embed_dim", option("in_features", 256))});
   if (c.family == "Norm") return randn({kRows[i], 512});
   return randn({std::max<int64_t>(1, kValues[i] / 1024), std::min<int64_t>(1024, kValues[i])});
@@ -121,22 +121,27 @@ Case module_case(const ComponentInfo& c, int i, const ComponentInfo* standard, c
   Tensor x = input_of(c, i, r.options).to(device);
   r.x = x.sizes();
   r.size = label_of(c, i, r.x);
-  r.forward = [still, x] {
+  const bool product = c.family == "MatrixProduct";  // of x and a square matrix
+  const Tensor second = product ? randn({x.size(-1), x.size(-1)}).to(device) : Tensor();
+  auto call = [product, second](Module& m, const Tensor& in) {
+    return (product ? m.call({{"a", in}, {"b", second}}) : m.call({{"x", in}})).get("y", m.type());
+  };
+  r.forward = [still, x, call] {
     no_grad guard;
-    wait(still->call({{"x", x}}).get("y", still->type()));
+    wait(call(*still, x));
   };
   Tensor y;
   {
     no_grad guard;
-    y = still->call({{"x", x}}).get("y", still->type());
+    y = call(*still, x);
   }
   const Tensor leaf = is_floating(x.dtype()) ? x.detach().requires_grad_() : x;
   const Tensor g = randn(y.sizes()).to(device);  // not ones: a norm would answer them with 0, and rounding
   const Tensors parameters = learning->parameters();
-  auto both = [learning, leaf, g, parameters] {
+  auto both = [learning, leaf, g, parameters, call] {
     if (leaf.requires_grad()) leaf.set_grad({});
     for (const Tensor& p : parameters) p.set_grad({}), p.bump_version();  // as after an optimizer's step
-    learning->call({{"x", leaf}}).get("y", learning->type()).backward(g);
+    call(*learning, leaf).backward(g);
     wait(leaf.requires_grad() ? leaf.grad() : Tensor());
   };
   double weights = 0, used = 0;
@@ -154,7 +159,7 @@ Case module_case(const ComponentInfo& c, int i, const ComponentInfo* standard, c
                          : c.name == "Transformer"    ? static_cast<double>(x.numel())
                          : channels                   ? static_cast<double>(y.numel() / std::max<int64_t>(1, y.size(1)))
                                                       : static_cast<double>(x.numel() / std::max<int64_t>(1, x.size(-1)));
-  r.flops = 2 * applied * used + (c.core_flops ? c.core_flops(learning->options_json(), r.x) : 0);
+  r.flops = 2 * applied * (used + (product ? static_cast<double>(second.numel()) : 0)) + (c.core_flops ? c.core_flops(learning->options_json(), r.x) : 0);
   r.both_flops = 3 * r.flops;
   r.bytes = bytes_of(x) + bytes_of(y) + weights;
   r.both_bytes = 3 * bytes_of(x) + 2 * bytes_of(y) + 3 * weights;  // back: x, its gradient and y's; parameters and theirs
@@ -211,6 +216,9 @@ Case function_case(const ComponentInfo& c, int i, const Json& changes, const Dev
   };
   const NamedTensors out = call();
   r.bytes = bytes_of(in) + bytes_of(out);
+  for (const auto& [n1, a] : in)
+    for (const auto& [n2, b] : out)
+      if (a.numel() && b.data_ptr() == a.data_ptr()) r.bytes = 0;  // the input itself is the answer
   r.forward = [call] {
     const NamedTensors out = call();
     if (out.size()) wait(out.begin()->second);
@@ -229,7 +237,7 @@ Case make_case(const ComponentInfo& c, int i, const ComponentInfo* standard, con
 }
 
 const ComponentInfo* standard_of(const ComponentInfo& c) {
-  if (!c.replaces.empty() && registry().contains(c.replaces)) return &registry().find(c.replaces);
+  if (!c.replaces.empty() && registry().contains(c.replaces) && registry().find(c.replaces).kind == c.kind) return &registry().find(c.replaces);
   if (c.kind == ComponentKind::Function) return nullptr;
   for (const ComponentInfo& other : registry().all())
     if (other.family == c.family && other.kind == c.kind) return other.name == c.name ? nullptr : &other;

@@ -12,6 +12,7 @@
 #include "dropin/core/error.h"
 #include "dropin/serialize/atomic_file.h"
 #include "evidence/svg.h"
+#include "evidence/timing.h"
 
 namespace dropin::evidence {
 namespace {
@@ -85,8 +86,8 @@ void draw_bench(const Json& results, Pictures& out) {
       }
     }
     if (family == "Optimizer" && text(r, "size") == "n:16777216") {
-      optimizer_ms.push_back({component, 1e3 * seconds(r), 0, 0});
-      optimizer_bytes.push_back({component, number(r, "kept_bytes") / 16777216, 0, 0});
+      optimizer_ms.push_back({component, 1e3 * seconds(r)});
+      optimizer_bytes.push_back({component, number(r, "kept_bytes") / 16777216});
     }
     const double ratio = number(r, "ratio");
     if (std::isfinite(ratio) && !text(r, "standard").empty() && !std::isfinite(window)) {
@@ -94,7 +95,7 @@ void draw_bench(const Json& results, Pictures& out) {
       auto [at, fresh] = best.try_emplace(component, -1, Bar{});
       if (fresh) order.push_back(component);
       if (rank > at->second.first)
-        at->second = {rank, {fmt::format("{} / {}, {}{}", component, text(r, "standard"), text(r, "size"), mode == "forward+backward" ? ", both" : ""), ratio, number(r, "ratio_low"), number(r, "ratio_high")}};
+        at->second = {rank, {fmt::format("{} / {}, {}{}", component, text(r, "standard"), text(r, "size"), mode == "forward+backward" ? ", both" : ""), ratio, number(r, "ratio_low"), number(r, "ratio_high"), number(r, "noise") > kNoiseLimit}};
     }
   }
   if (!forward.all.empty())
@@ -134,7 +135,7 @@ void draw_peers(const Json& results, Pictures& out) {
   std::vector<Bar> bars;
   const Json& rows = *results.find("rows");
   for (std::size_t i = 0; i < rows.size(); ++i)
-    if (std::isfinite(number(rows[i], "ratio"))) bars.push_back({text(rows[i], "row"), number(rows[i], "ratio"), number(rows[i], "low"), number(rows[i], "high")});
+    if (std::isfinite(number(rows[i], "ratio"))) bars.push_back({text(rows[i], "row"), number(rows[i], "ratio"), number(rows[i], "low"), number(rows[i], "high"), number(rows[i], "noise") > kNoiseLimit});
   const std::string peer = results.find("peer") ? text(results, "peer") : "torch " + text(results, "torch");
   if (!bars.empty()) out.write("peers", svg_ratios("beside " + peer, "peer's time over ours", bars));
 }

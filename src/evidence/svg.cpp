@@ -107,7 +107,7 @@ std::string svg_lines(const std::vector<LineChart>& charts) {
   std::string limit_name;
   for (const LineChart& c : charts)
     for (const Series& s : c.series) {
-      if (s.limit) limit = true, limit_name = s.name;
+      if (s.limit) limit_name = limit && limit_name != s.name ? "the machine's limit for each" : s.name, limit = true;
       else if (std::find(names.begin(), names.end(), s.name) == names.end()) names.push_back(s.name);
     }
   std::size_t longest = limit_name.size();
@@ -133,7 +133,7 @@ std::string svg_lines(const std::vector<LineChart>& charts) {
         body += fmt::format("<path d=\"{}\" class=\"limit\" fill=\"none\" stroke-width=\"1.5\" stroke-dasharray=\"6 4\"/>\n", path);
         continue;
       }
-      const double width = std::min(5.0, 2 + 0.8 * static_cast<double>(c.series.size() - 1 - drawn++));  // an earlier line still shows beneath a later one
+      const double width = std::min(4.0, 1.8 + 0.5 * static_cast<double>(c.series.size() - 1 - drawn++));  // an earlier line still shows beneath a later one
       body += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{:.1f}\"/>\n", path, colour(s.name), width);
       if (s.points.size() <= 24)
         for (const auto& p : s.points) body += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\" fill=\"{}\"/>\n", sx(p.first), sy(p.second), colour(s.name));
@@ -171,14 +171,15 @@ std::string bars_from(const std::string& title, const std::string& label, const 
   for (const Bar& b : bars) {
     const double a = sx(ratio ? 1 : 0), e = sx(b.value);
     body += text(x0 - 8, y + 15, b.name, "end", "s");
-    body += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\"/>\n", std::min(a, e), y + 4, std::max(1.0, std::abs(e - a)), step - 8, ratio && b.value < 1 ? kColours[0] : kColours[1]);
+    body += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\" opacity=\"{}\"/>\n", std::min(a, e), y + 4, std::max(1.0, std::abs(e - a)), step - 8, ratio && b.value < 1 ? kColours[0] : kColours[1], b.noisy ? 0.35 : 1);
     if (b.high > b.low) body += line(sx(b.low), y + step / 2, sx(b.high), y + step / 2, "range", " stroke-width=\"1.5\"");
-    body += text(x1 + 8, y + 15, ratio ? fmt::format("{:.3g}x", b.value) : fmt::format("{:.4g}", b.value), "start", "s");
+    body += text(x1 + 8, y + 15, ratio ? (b.value >= 1000 ? fmt::format("{:.0f}x", b.value) : fmt::format("{:.3g}x", b.value)) : fmt::format("{:.4g}", b.value), "start", "s");
     y += step;
   }
   if (ratio) body += line(sx(1), y0, sx(1), y1, "axis", " stroke-width=\"1.5\"");
-  body += text((x0 + x1) / 2, y1 + 38, label);
-  return page(x1 + 64, y1 + 50, body);
+  const bool noisy = std::any_of(bars.begin(), bars.end(), [](const Bar& b) { return b.noisy; });
+  body += text((x0 + x1) / 2, y1 + 38, label + (noisy ? "; pale: too noisy for a verdict" : ""));
+  return page(x1 + 76, y1 + 50, body);
 }
 }  // namespace
 

@@ -26,6 +26,7 @@ std::string svg_lines(const std::vector<LineChart>& charts);
 struct Bar {
   std::string name;
   double value = 0, low = 0, high = 0;
+  bool noisy = false;  ///< drawn pale: no verdict
 };
 /// Horizontal bars from 1 on a logarithmic axis, right of it better, with the range of the rounds.
 std::string svg_ratios(const std::string& title, const std::string& label, const std::vector<Bar>& bars);
