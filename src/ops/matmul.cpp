@@ -88,6 +88,7 @@ Tensor linear(const Tensor& x_, const Tensor& w_, const Tensor& bias_) {
     fail<ShapeError>({"linear: x is ", x_.sizes(), ", expected [*, ", w_.size(1), "] because the weight is ", w_.sizes()});
   if (bias_.defined() && (bias_.dim() != 1 || bias_.size(0) != w_.size(0)))
     fail<ShapeError>({"linear: bias is ", bias_.sizes(), ", expected [", w_.size(0), "]"});
+  if (!is_floating(x_.dtype())) fail<DTypeError>({"linear: x is ", x_.dtype(), ", expected a floating-point tensor"});
   same_device("linear", x_, w_);
   const DType t = promote(x_.dtype(), w_.dtype());
   const Tensor w = w_.to(t), bias = bias_.defined() ? bias_.to(t) : Tensor();

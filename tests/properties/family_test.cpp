@@ -1,11 +1,17 @@
 // What every registered member owes its family. A new member gets all of it from its registration line.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
 #include <filesystem>
 #include <functional>
 #include <map>
 #include <set>
 #include <thread>
 
+#include "cpu/onednn.h"
 #include "dropin/autograd/gradcheck.h"
+#include "dropin/core/parallel.h"
 #include "dropin/registry/registry.h"
 #include "dropin/serialize/safetensors.h"
 #include "support.h"
@@ -257,6 +263,112 @@ TEST_P(EveryMember, RefusesInputsThatDoNotFit) {
   }
 }
 
+// --- what a caller may do to a member
+
+TEST_P(EveryMember, RefusesIntegersWhereFloatsBelong) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  const Tensor x = input_for(GetParam(), 2, kFloat32);
+  if (!is_floating(x.dtype())) GTEST_SKIP() << "ids are integers";
+  if (GetParam().info->family == "Activation") GTEST_SKIP() << "functions of numbers promote integers, as torch's do";
+  try {
+    run(*m, zeros(x.sizes(), {kInt64, x.device()}));
+    ADD_FAILURE() << "accepted int64";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("int64"), std::string::npos) << e.what();
+  }
+}
+
+TEST_P(EveryMember, MisalignedAndExpandedInputsGiveTheSame) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  m->eval();
+  const Tensor x = input_for(GetParam(), 2, kFloat32), want = run(*m, x);
+  if (is_floating(x.dtype()) && x.device().is_cpu()) {
+    std::vector<float> memory(static_cast<std::size_t>(x.numel()) + 1);
+    std::copy_n(x.contiguous().data<float>(), x.numel(), memory.data() + 1);
+    EXPECT_LT(max_difference(run(*m, from_blob(memory.data() + 1, x.sizes(), kFloat32)), want), 1e-6) << "4 bytes off";
+  }
+  Shape many = x.sizes();
+  many[0] = 3;
+  const Tensor one = x.narrow(0, 0, 1), wide = one.expand(many);
+  EXPECT_LT(max_difference(run(*m, wide), run(*m, wide.contiguous())), 1e-6) << "expanded";
+}
+
+TEST_P(EveryMember, AChangeOfSavedInputIsSeenOrHarmless) {
+  Box<Module> m = made(GetParam());
+  m->eval();
+  const Tensor first = input_for(GetParam(), 2);
+  if (!is_floating(first.dtype())) GTEST_SKIP() << "ids have no gradient";
+  auto gradient = [&](bool change) {
+    Tensor leaf = first.clone().requires_grad_();
+    Tensor x = leaf * 1.0;
+    const Tensor y = run(*m, x);
+    if (change) {
+      no_grad guard;
+      x.add_(1.0);
+    }
+    return grad({sum(y)}, {leaf}, {}, false, false, true)[0];
+  };
+  const Tensor want = gradient(false);
+  try {
+    const Tensor got = gradient(true);
+    if (want.defined()) {
+      EXPECT_LT(max_difference(got, want), 1e-12) << "a gradient from changed values";
+    }
+  } catch (const AutogradError& e) {
+    EXPECT_NE(std::string(e.what()).find("changed in place"), std::string::npos) << e.what();
+  }
+}
+
+TEST_P(EveryMember, OneThreadAndTwoGiveTheSameBits) {
+  const int before = get_num_threads();
+  Tensor results[2][2];
+  for (int threads : {1, 2}) {
+    set_num_threads(threads);
+    Box<Module> m = made(GetParam(), kFloat32);
+    m->eval();
+    Tensor x = input_for(GetParam(), 3, kFloat32).clone();
+    if (is_floating(x.dtype())) x.requires_grad_();
+    const Tensor y = run(*m, x);
+    results[threads - 1][0] = y.detach();
+    if (is_floating(x.dtype()) && y.requires_grad()) results[threads - 1][1] = grad({sum(y * y)}, {x}, {}, false, false, true)[0];
+  }
+  set_num_threads(before);
+  EXPECT_EQ(max_difference(results[0][0], results[1][0]), 0);
+  if (results[0][1].defined()) {
+    EXPECT_EQ(max_difference(results[0][1], results[1][1]), 0) << "gradients";
+  }
+}
+
+TEST_P(EveryMember, WorksWithoutOneDnn) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  m->eval();
+  const Tensor x = input_for(GetParam(), 2, kFloat32), want = run(*m, x);
+  const bool before = cpu::onednn_enabled();
+  cpu::set_onednn_enabled(false);
+  const Tensor got = run(*m, x);
+  cpu::set_onednn_enabled(before);
+  EXPECT_LT(max_difference(got, want), 1e-4);
+}
+
+TEST_P(EveryMember, WorksInAForkedChild) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  m->eval();
+  const Tensor x = input_for(GetParam(), 2, kFloat32);
+  if (!x.device().is_cpu()) GTEST_SKIP() << "CUDA is refused after fork, in words";
+  no_grad guard;
+  const Tensor want = run(*m, x);  // the pool has its threads
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);
+    _exit(max_difference(run(*m, x), want) == 0 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
+  EXPECT_EQ(max_difference(run(*m, x), want), 0) << "the parent";
+}
+
 class EveryMixer : public ::testing::TestWithParam<Member> {};
 INSTANTIATE_TEST_SUITE_P(Registry, EveryMixer, ::testing::ValuesIn(mixers()), label);
 
@@ -315,6 +427,16 @@ TEST_P(EveryMixer, PaddingDoesNotMatter) {
   EXPECT_LT(max_difference(n[0].narrow(0, 0, 6), y[0].narrow(0, 0, 6)), 1e-9) << "NaN at padded keys leaked";
   EXPECT_ERROR(mixer(*m).forward(x, {.key_padding_mask = pad.to(kFloat32)}), DTypeError, "key_padding_mask is float32, expected bool");
   EXPECT_ERROR(mixer(*m).forward(x, {.key_padding_mask = zeros({2, 7}, {kBool, device()})}), ShapeError, "key_padding_mask is [2, 7]");
+}
+
+TEST_P(EveryMixer, ASampleOfPaddingAloneLeavesTheOthersAlone) {
+  Box<Module> m = made(GetParam());
+  m->eval();
+  const Tensor x = input_for(GetParam(), 2, kFloat64, 5, 6);
+  Tensor pad = zeros({2, 6}, {kBool, device()});
+  const Tensor want = mixer(*m).forward(x, {.key_padding_mask = pad});
+  pad[0].fill_(1);
+  EXPECT_LT(max_difference(mixer(*m).forward(x, {.key_padding_mask = pad})[1], want[1]), 1e-12);
 }
 
 TEST_P(EveryMixer, StepEqualsForward) {
