@@ -153,7 +153,11 @@ template <class T, int kD, int kN> __device__ __forceinline__ void product_rows(
   for (int k = 0; k < kD; k += M::kDepth) {
     const auto fa = M::load_a(a, kLd, row0, k);
     DROPIN_UNROLL
-    for (int n = 0; n < kN / 8; ++n) M::run(c[n], fa, M::load_b_rows(b, kLd, n * 8, k));
+    for (int n = 0; n < kN / 8; n += 2) {
+      const auto fb = M::load_b_rows(b, kLd, n * 8, k);
+      M::run(c[n], fa, fb.b[0]);
+      M::run(c[n + 1], fa, fb.b[1]);
+    }
   }
 }
 /// acc[kD / 8] += p[16, kN] times m[kN, kD].
@@ -164,7 +168,11 @@ template <class T, int kD, int kN> __device__ __forceinline__ void product_colum
   for (int k = 0; k < kN / M::kDepth; ++k) {
     const auto fa = M::from_c(p + k * M::kTilesPerA);
     DROPIN_UNROLL
-    for (int n = 0; n < kD / 8; ++n) M::run(acc[n], fa, M::load_b_columns(m, kLd, k * M::kDepth, n * 8));
+    for (int n = 0; n < kD / 8; n += 2) {
+      const auto fb = M::load_b_columns(m, kLd, k * M::kDepth, n * 8);
+      M::run(acc[n], fa, fb.b[0]);
+      M::run(acc[n + 1], fa, fb.b[1]);
+    }
   }
 }
 
@@ -246,9 +254,11 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
         const T* v = static_cast<const T*>(p.v.data) + s.b * p.v.b + hk * p.v.h + at * p.v.l;
         DROPIN_UNROLL
         for (int n = 0; n < kD / 8; ++n)
+          DROPIN_UNROLL
           for (int e = 0; e < 2; ++e) {
             const int d = n * 8 + 2 * t + e;
             if (d >= p.Dv || is_finite(v[d])) continue;
+            DROPIN_UNROLL
             for (int r = 0; r < 2; ++r)
               if (const float w = mine[(g + 8 * r) * kN + j]; w > 0 || w != w) acc[n][2 * r + e] += w * wide<T>(v[d]);
           }
@@ -282,6 +292,7 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
     T* out = static_cast<T*>(p.o.data) + s.b * p.o.b + s.h * p.o.h + i * p.o.l;
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n)
+      DROPIN_UNROLL
       for (int e = 0; e < 2; ++e) {
         const int d = n * 8 + 2 * t + e;
         if (d < p.Dv) out[d] = narrow<T>(acc[n][2 * r + e] * mine + (p.accumulate ? wide<T>(out[d]) * old : 0.0f));
@@ -373,12 +384,14 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_gra
     }
     return;
   }
-  for (int r = 0; r < 2; ++r) {
+  DROPIN_UNROLL
+  for (int r = 0; r < 2; ++r) {  // unrolled: an index that is not known would put the sums into memory
     const int64_t w = s.w0 + row0 + g + 8 * r;
     if (w >= s.count) continue;
     T* out = static_cast<T*>(p.gq.data) + s.b * p.gq.b + s.h * p.gq.h + (s.base + w * s.step) * p.gq.l;
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n)
+      DROPIN_UNROLL
       for (int e = 0; e < 2; ++e) {
         const int d = n * 8 + 2 * t + e;
         if (d < p.D) out[d] = narrow<T>(acc[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(out[d]) : 0.0f));
@@ -437,13 +450,15 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) key_grad_
       product_columns<T, kD, kN>(gv, c, gs);
       product_columns<T, kD, kN>(gk, dp, qs);
     }
-  for (int r = 0; r < 2; ++r) {
+  DROPIN_UNROLL
+  for (int r = 0; r < 2; ++r) {  // unrolled: an index that is not known would put the sums into memory
     const int64_t w = s.w0 + row0 + g + 8 * r;
     if (w >= s.count) continue;
     const int64_t at = s.base + w * s.step;
     T *to_k = static_cast<T*>(p.gk.data) + s.b * p.gk.b + s.h * p.gk.h + at * p.gk.l, *to_v = static_cast<T*>(p.gv.data) + s.b * p.gv.b + s.h * p.gv.h + at * p.gv.l;
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n)
+      DROPIN_UNROLL
       for (int e = 0; e < 2; ++e) {
         const int d = n * 8 + 2 * t + e;
         if (d < p.D) to_k[d] = narrow<T>(gk[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(to_k[d]) : 0.0f));
