@@ -1,5 +1,6 @@
 // Kernels on a CUDA device, timed by its events: bench_cuda [--tiny] [--filter TEXT] [--json FILE]. Rows of one group take turns; the median of the rounds is given with the
-// least and the greatest. Beside each: what it moved or computed per second, and the share of what this machine's copy or bf16 product reached in the same run. (On the host executor of the tests all times are 0; --tiny then says that the rows run.)
+// least and the greatest. Beside each: what it moved or computed per second, and the share of what this machine's copy or bf16 product reached in the same run.
+// On the host executor of the tests all times are 0; --tiny then says that the rows run.
 #include <fmt/format.h>
 
 #include <algorithm>
