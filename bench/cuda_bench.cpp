@@ -1,5 +1,6 @@
 // Kernels on a CUDA device, timed by its events: bench_cuda [--tiny] [--filter TEXT] [--json FILE]. Rows of one group take turns; the median of the rounds is given with the
 // least and the greatest. Beside each: what it moved or computed per second, and the share of what this machine's copy or bf16 product reached in the same run.
+// On the host executor of the tests all times are 0; --tiny then says that the rows run.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -61,7 +62,7 @@ struct Bench {
     for (Row& r : chosen) {
       if (r.ms.empty()) continue;
       std::sort(r.ms.begin(), r.ms.end());
-      const double ms = r.ms[r.ms.size() / 2], gbs = r.bytes / ms / 1e6, tflops = r.flops / ms / 1e9;
+      const double ms = r.ms[r.ms.size() / 2], gbs = ms > 0 ? r.bytes / ms / 1e6 : 0, tflops = ms > 0 ? r.flops / ms / 1e9 : 0;
       if (r.name == "copy" && ms > 0) copy = r.bytes / ms * 1e3;
       if (r.name == "matmul bf16" && ms > 0) product = r.flops / ms * 1e3;
       Json j = Json::object();
@@ -70,12 +71,12 @@ struct Bench {
       j.set("least_ms", r.ms.front());
       j.set("greatest_ms", r.ms.back());
       std::string beside;
-      if (r.bytes > 0) {
+      if (r.bytes > 0 && ms > 0) {
         j.set("gb_per_s", gbs);
         beside += fmt::format("  {:8.1f} GB/s", gbs);
         if (copy > 0) j.set("of_copy", gbs * 1e9 / copy), beside += fmt::format(" = {:.2f} of copy", gbs * 1e9 / copy);
       }
-      if (r.flops > 0) {
+      if (r.flops > 0 && ms > 0) {
         j.set("tflop_per_s", tflops);
         beside += fmt::format("  {:8.2f} TFLOP/s", tflops);
         if (product > 0) j.set("of_product", tflops * 1e12 / product), beside += fmt::format(" = {:.2f} of bf16 product", tflops * 1e12 / product);

@@ -119,7 +119,12 @@ __device__ __forceinline__ bool score(const Job& p, int64_t b, int64_t h, int64_
   }
   return true;
 }
-__device__ __forceinline__ float sigmoid_of(float x) { return 1.0f / (1.0f + fast_exp(-x)); }
+/// float32 deserves the exact exponential; beside 16-bit inputs the quick one is as good.
+template <class T> __device__ __forceinline__ float exp_of(float x) {
+  if constexpr (std::is_same_v<T, float>) return expf(x);
+  else return fast_exp(x);
+}
+template <class T> __device__ __forceinline__ float sigmoid_of(float x) { return 1.0f / (1.0f + exp_of<T>(-x)); }
 
 /// Every query of a tile sees every key, and nothing but scale and bias is done to a score.
 __device__ __forceinline__ bool plain_tile(const Job& p, int apart0, int rows, int columns) {
@@ -153,7 +158,11 @@ template <class T, int kD, int kN> __device__ __forceinline__ void product_rows(
   for (int k = 0; k < kD; k += M::kDepth) {
     const auto fa = M::load_a(a, kLd, row0, k);
     DROPIN_UNROLL
-    for (int n = 0; n < kN / 8; ++n) M::run(c[n], fa, M::load_b_rows(b, kLd, n * 8, k));
+    for (int n = 0; n < kN / 8; n += 2) {
+      const auto fb = M::load_b_rows(b, kLd, n * 8, k);
+      M::run(c[n], fa, fb.b[0]);
+      M::run(c[n + 1], fa, fb.b[1]);
+    }
   }
 }
 /// acc[kD / 8] += p[16, kN] times m[kN, kD].
@@ -164,7 +173,11 @@ template <class T, int kD, int kN> __device__ __forceinline__ void product_colum
   for (int k = 0; k < kN / M::kDepth; ++k) {
     const auto fa = M::from_c(p + k * M::kTilesPerA);
     DROPIN_UNROLL
-    for (int n = 0; n < kD / 8; ++n) M::run(acc[n], fa, M::load_b_columns(m, kLd, k * M::kDepth, n * 8));
+    for (int n = 0; n < kD / 8; n += 2) {
+      const auto fb = M::load_b_columns(m, kLd, k * M::kDepth, n * 8);
+      M::run(acc[n], fa, fb.b[0]);
+      M::run(acc[n + 1], fa, fb.b[1]);
+    }
   }
 }
 
@@ -218,7 +231,7 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
         best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 1));
         best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 2));
         const float fresh = larger(top[r], best[r]);
-        const float factor = fresh == minus ? 1.0f : fast_exp(top[r] - fresh);
+        const float factor = fresh == minus ? 1.0f : exp_of<T>(top[r] - fresh);
         top[r] = fresh;
         shift[r] = fresh == minus ? 0.0f : fresh;
         sum[r] *= factor;
@@ -230,7 +243,7 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
     for (int n = 0; n < kN / 8; ++n)
       DROPIN_UNROLL
       for (int e = 0; e < 4; ++e) {
-        const float v = c[n][e] == minus ? 0.0f : p.sigmoid ? sigmoid_of(c[n][e]) : fast_exp(c[n][e] - shift[e / 2]);
+        const float v = c[n][e] == minus ? 0.0f : p.sigmoid ? sigmoid_of<T>(c[n][e]) : exp_of<T>(c[n][e] - shift[e / 2]);
         c[n][e] = v;
         sum[e / 2] += v;
       }
@@ -246,9 +259,11 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
         const T* v = static_cast<const T*>(p.v.data) + s.b * p.v.b + hk * p.v.h + at * p.v.l;
         DROPIN_UNROLL
         for (int n = 0; n < kD / 8; ++n)
+          DROPIN_UNROLL
           for (int e = 0; e < 2; ++e) {
             const int d = n * 8 + 2 * t + e;
             if (d >= p.Dv || is_finite(v[d])) continue;
+            DROPIN_UNROLL
             for (int r = 0; r < 2; ++r)
               if (const float w = mine[(g + 8 * r) * kN + j]; w > 0 || w != w) acc[n][2 * r + e] += w * wide<T>(v[d]);
           }
@@ -272,9 +287,9 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
       float own = sum[r] > 0 || sum[r] != sum[r] ? top[r] + logf(sum[r]) : minus;
       if (p.accumulate) {
         const float hi = own > before[r] ? own : before[r];
-        const float all = hi == minus ? minus : hi + logf(fast_exp(own - hi) + fast_exp(before[r] - hi));
-        old = before[r] == minus ? 0.0f : fast_exp(before[r] - all);
-        mine *= own == minus ? 0.0f : fast_exp(own - all);
+        const float all = hi == minus ? minus : hi + logf(exp_of<T>(own - hi) + exp_of<T>(before[r] - hi));
+        old = before[r] == minus ? 0.0f : exp_of<T>(before[r] - all);
+        mine *= own == minus ? 0.0f : exp_of<T>(own - all);
         own = all;
       }
       if (t == 0) *lse = own;
@@ -282,6 +297,7 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
     T* out = static_cast<T*>(p.o.data) + s.b * p.o.b + s.h * p.o.h + i * p.o.l;
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n)
+      DROPIN_UNROLL
       for (int e = 0; e < 2; ++e) {
         const int d = n * 8 + 2 * t + e;
         if (d < p.Dv) out[d] = narrow<T>(acc[n][2 * r + e] * mine + (p.accumulate ? wide<T>(out[d]) * old : 0.0f));
@@ -303,14 +319,14 @@ template <class T> __global__ void delta_kernel(Job p) {
 }
 
 /// The probability and what multiplies the gradient of a score: p and ds, from the score's product and the gradient of p.
-__device__ __forceinline__ void slope(const Job& p, bool seen, float s, float dp, float lse, float delta, float& prob, float& ds) {
+template <class T> __device__ __forceinline__ void slope(const Job& p, bool seen, float s, float dp, float lse, float delta, float& prob, float& ds) {
   prob = ds = 0;
   if (!seen) return;
   if (p.sigmoid) {
-    prob = sigmoid_of(s);
+    prob = sigmoid_of<T>(s);
     ds = prob * (1.0f - prob) * dp;
   } else if (lse != bits_float(static_cast<int>(0xff800000))) {
-    prob = fast_exp(s - lse);
+    prob = exp_of<T>(s - lse);
     ds = prob == 0.0f ? 0.0f : prob * (dp - delta);
   }
 }
@@ -358,7 +374,7 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_gra
         float v = c[n][e] * p.scale + p.bias, prob, ds;
         const bool seen = whole || (column < columns && s.w0 + row < s.count &&
                                     score(p, s.b, s.h, s.base + (s.w0 + row) * s.step, keys.base + (k0 + column) * keys.step, apart0 + column - row, c[n][e], v));
-        slope(p, seen, v, dp[n][e], lse[e / 2], delta[e / 2], prob, ds);
+        slope<T>(p, seen, v, dp[n][e], lse[e / 2], delta[e / 2], prob, ds);
         weight[e / 2] += prob;
         total[e / 2] += ds;
         c[n][e] = ds;
@@ -373,12 +389,14 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_gra
     }
     return;
   }
-  for (int r = 0; r < 2; ++r) {
+  DROPIN_UNROLL
+  for (int r = 0; r < 2; ++r) {  // unrolled: an index that is not known would put the sums into memory
     const int64_t w = s.w0 + row0 + g + 8 * r;
     if (w >= s.count) continue;
     T* out = static_cast<T*>(p.gq.data) + s.b * p.gq.b + s.h * p.gq.h + (s.base + w * s.step) * p.gq.l;
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n)
+      DROPIN_UNROLL
       for (int e = 0; e < 2; ++e) {
         const int d = n * 8 + 2 * t + e;
         if (d < p.D) out[d] = narrow<T>(acc[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(out[d]) : 0.0f));
@@ -430,20 +448,22 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) key_grad_
           float v = c[n][e] * p.scale + p.bias, prob, ds;
           const bool seen = whole || (column < columns && s.w0 + row < s.count &&
                                       score(p, s.b, h, queries.base + (q0 + column) * queries.step, s.base + (s.w0 + row) * s.step, apart0 + row - column, c[n][e], v));
-          slope(p, seen, v, dp[n][e], lse[column], delta[column], prob, ds);
+          slope<T>(p, seen, v, dp[n][e], lse[column], delta[column], prob, ds);
           c[n][e] = prob;
           dp[n][e] = ds;
         }
       product_columns<T, kD, kN>(gv, c, gs);
       product_columns<T, kD, kN>(gk, dp, qs);
     }
-  for (int r = 0; r < 2; ++r) {
+  DROPIN_UNROLL
+  for (int r = 0; r < 2; ++r) {  // unrolled: an index that is not known would put the sums into memory
     const int64_t w = s.w0 + row0 + g + 8 * r;
     if (w >= s.count) continue;
     const int64_t at = s.base + w * s.step;
     T *to_k = static_cast<T*>(p.gk.data) + s.b * p.gk.b + s.h * p.gk.h + at * p.gk.l, *to_v = static_cast<T*>(p.gv.data) + s.b * p.gv.b + s.h * p.gv.h + at * p.gv.l;
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n)
+      DROPIN_UNROLL
       for (int e = 0; e < 2; ++e) {
         const int d = n * 8 + 2 * t + e;
         if (d < p.D) to_k[d] = narrow<T>(gk[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(to_k[d]) : 0.0f));

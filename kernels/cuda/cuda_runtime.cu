@@ -70,12 +70,11 @@ Status checked(cudaError_t e, const KernelContext& c) {
 
 Status enter(const KernelContext& c) {
   if (c.index < 0 || c.index >= device_total) return abi::device_failed("there is no such CUDA device");
-  if (forked.load(std::memory_order_relaxed)) return abi::device_failed("CUDA was used before fork(); the child has no CUDA. Use it in the child only, or start a new process");
+  if (forked.load(std::memory_order_relaxed)) return abi::device_failed("CUDA was looked for before fork(), so the child has none; name it in the child only, or start a new process");
   DeviceState& s = state_of(c);
   if (s.lost.load(std::memory_order_relaxed)) return abi::device_failed(s.why);
   if (const cudaError_t e = cudaSetDevice(c.index); e != cudaSuccess) return checked(e, c);
   std::call_once(s.once, [&] {
-    pthread_atfork(nullptr, nullptr, [] { forked.store(true); });
     s.error = cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking);
     if (s.error == cudaSuccess) s.error = cudaDeviceGetAttribute(&s.multiprocessors, cudaDevAttrMultiProcessorCount, c.index);
     if (s.error == cudaSuccess) s.error = cudaDeviceGetAttribute(&s.shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, c.index);
@@ -168,6 +167,7 @@ void probe(std::int32_t* count, char* text, std::int64_t room) {
 
 void provide_all(const abi::Host* h, KernelTable* t) {
   host = *h;
+  pthread_atfork(nullptr, nullptr, [] { forked.store(true); });  // the driver was asked already: a child of this process has no CUDA
   provide<device_allocate, &allocate_bytes>(*t);
   provide<device_release, &release_bytes>(*t);
   provide<device_copy, &copy_bytes>(*t);

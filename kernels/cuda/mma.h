@@ -5,7 +5,9 @@
 //   A 16 bit: a[0] = (g, 2t..2t+1), a[1] = (g + 8, 2t..), a[2] = (g, 2t + 8..), a[3] = (g + 8, 2t + 8..), two values a register, the first in the lower half
 //   B 16 bit: b[0] = (2t..2t+1, g), b[1] = (2t + 8.., g)
 //   A f32: a[0] = (g, t), a[1] = (g + 8, t), a[2] = (g, t + 4), a[3] = (g + 8, t + 4); B f32: b[0] = (t, g), b[1] = (t + 4, g)
-// The host executor gathers the registers of all lanes and multiplies as that table says.
+// 16-bit tiles come from shared memory by ldmatrix: four 8 x 8 matrices at once, their rows at the addresses of lanes 0..7, 8..15, 16..23, 24..31; lane l gets values
+// (l / 4, 2 (l % 4) ..+1) of each, or, transposed, (2 (l % 4) ..+1, l / 4).
+// The host executor gathers the registers (or addresses) of all lanes and does as these tables say.
 #pragma once
 #include "kernels/cuda/device.h"
 
@@ -34,7 +36,25 @@ __device__ __forceinline__ void mma_16(float (&c)[4], const unsigned (&a)[4], co
                : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
 }
+template <bool kTransposed> __device__ __forceinline__ void load_matrices(unsigned (&r)[4], const void* row) {
+  const unsigned at = static_cast<unsigned>(__cvta_generic_to_shared(row));
+  if constexpr (kTransposed) asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+  else asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at) : "memory");
+}
 #else
+template <bool kTransposed> void load_matrices(unsigned (&r)[4], const void* row) {
+  if (reinterpret_cast<std::uintptr_t>(row) % 16) cuda_host::stop("a row for ldmatrix that does not begin at a multiple of 16 bytes");
+  const unsigned char* all = cuda_host::exchange(&row, sizeof row);
+  const int g = cuda_host::lane() / 4, t = cuda_host::lane() % 4;
+  for (int m = 0; m < 4; ++m) {
+    auto value = [&](int i, int j) {
+      const std::uint16_t* p;
+      std::memcpy(&p, all + 128 * (8 * m + i), sizeof p);
+      return static_cast<unsigned>(p[j]);
+    };
+    r[m] = kTransposed ? value(2 * t, g) | value(2 * t + 1, g) << 16 : value(g, 2 * t) | value(g, 2 * t + 1) << 16;
+  }
+}
 inline float to_tf32(float x) {
   const int b = float_bits(x);
   return (b & 0x7f800000) == 0x7f800000 ? x : bits_float((b + 0x1000) & ~0x1fff);
@@ -84,24 +104,27 @@ template <class T> struct Mma {
   static constexpr int kDepth = 16, kTilesPerA = 2;  ///< accumulator tiles that make one A
   struct A { unsigned r[4]; };
   struct B { unsigned r[2]; };
-  static __device__ __forceinline__ unsigned two(const T* p) { return *reinterpret_cast<const unsigned*>(p); }
+  struct Pair { B b[2]; };
   /// A = rows row0.. of m[row][k], from column k0.
   static __device__ __forceinline__ A load_a(const T* m, int ld, int row0, int k0) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const T* p = m + (row0 + g) * ld + k0 + 2 * t;
-    return {{two(p), two(p + 8 * ld), two(p + 8), two(p + 8 * ld + 8)}};
+    const int lane = threadIdx.x % 32;
+    A a;
+    load_matrices<false>(a.r, m + (row0 + lane % 16) * ld + k0 + lane / 16 * 8);
+    return a;
   }
-  /// B = transposed rows n0.. of m[n][k].
-  static __device__ __forceinline__ B load_b_rows(const T* m, int ld, int n0, int k0) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const T* p = m + (n0 + g) * ld + k0 + 2 * t;
-    return {{two(p), two(p + 8)}};
+  /// Two B of neighbouring columns: transposed rows n0.. and n0 + 8.. of m[n][k].
+  static __device__ __forceinline__ Pair load_b_rows(const T* m, int ld, int n0, int k0) {
+    const int lane = threadIdx.x % 32;
+    unsigned r[4];
+    load_matrices<false>(r, m + (n0 + lane % 8 + lane / 16 * 8) * ld + k0 + lane / 8 % 2 * 8);
+    return {{{{r[0], r[1]}}, {{r[2], r[3]}}}};
   }
-  /// B = rows k0.. of m[k][n], columns n0..
-  static __device__ __forceinline__ B load_b_columns(const T* m, int ld, int k0, int n0) {
-    const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const T* p = m + (k0 + 2 * t) * ld + n0 + g;
-    return {{static_cast<unsigned>(p[0].bits) | static_cast<unsigned>(p[ld].bits) << 16, static_cast<unsigned>(p[8 * ld].bits) | static_cast<unsigned>(p[9 * ld].bits) << 16}};
+  /// Two B: rows k0.. of m[k][n], columns n0.. and n0 + 8..
+  static __device__ __forceinline__ Pair load_b_columns(const T* m, int ld, int k0, int n0) {
+    const int lane = threadIdx.x % 32;
+    unsigned r[4];
+    load_matrices<true>(r, m + (k0 + lane % 16) * ld + n0 + lane / 16 * 8);
+    return {{{{r[0], r[1]}}, {{r[2], r[3]}}}};
   }
   /// Accumulator tiles c[0], c[1] (columns 0..15) as A, rounded.
   static __device__ __forceinline__ A from_c(const float (*c)[4]) {
@@ -119,16 +142,17 @@ template <> struct Mma<float> {
     const float* p = m + (row0 + g) * ld + k0 + t;
     return {{p[0], p[8 * ld], p[4], p[8 * ld + 4]}};
   }
-  static __device__ __forceinline__ B load_b_rows(const float* m, int ld, int n0, int k0) {
+  struct Pair { B b[2]; };
+  static __device__ __forceinline__ Pair load_b_rows(const float* m, int ld, int n0, int k0) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const float* p = m + (n0 + g) * ld + k0 + t;
-    return {{p[0], p[4]}};
+    const float *p = m + (n0 + g) * ld + k0 + t, *q = p + 8 * ld;
+    return {{{{p[0], p[4]}}, {{q[0], q[4]}}}};
   }
   // A column t of A is row 2t of m here and column t + 4 is row 2t + 1: as from_c gives them
-  static __device__ __forceinline__ B load_b_columns(const float* m, int ld, int k0, int n0) {
+  static __device__ __forceinline__ Pair load_b_columns(const float* m, int ld, int k0, int n0) {
     const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const float* p = m + (k0 + 2 * t) * ld + n0 + g;
-    return {{p[0], p[ld]}};
+    return {{{{p[0], p[ld]}}, {{p[8], p[ld + 8]}}}};
   }
   static __device__ __forceinline__ A from_c(const float (*c)[4]) { return {{c[0][0], c[0][2], c[0][1], c[0][3]}}; }
   static __device__ __forceinline__ void run(float (&c)[4], const A& a, const B& b) {

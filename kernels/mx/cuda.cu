@@ -1,4 +1,5 @@
-// The MX formats: a thread per block of values, by the definition in scalar.h, in double.
+// The MX formats. float64 goes by the definition in scalar.h, a thread per block. float32 is encoded in float arithmetic that is exact: dividing by a power of two, and
+// rounding to whole steps of a power of two. Blocks of 32 along the last dimension: a lane per value, the largest magnitude by shuffles; others: a thread per block.
 #include "kernels/cuda/device.h"
 #include "kernels/mx/kernel.h"
 #include "kernels/mx/scalar.h"
@@ -16,6 +17,95 @@ template <class T> __global__ void blocks_kernel(MxArgs a, const T* x, const flo
     const int64_t c = i % a.inner, b = i / a.inner % blocks, o = i / (a.inner * blocks), at = (o * a.n + b * a.block) * a.inner + c;
     const int64_t n = a.n - b * a.block < a.block ? a.n - b * a.block : a.block;
     mx_block<T>(a, x + at, u ? u + at : nullptr, n, a.inner, codes ? codes + at : nullptr, scales ? scales + (o * blocks + b) * a.inner + c : nullptr, y ? y + at : nullptr);
+  }
+}
+
+// --- float32
+
+__device__ __forceinline__ float power(int e) {  // 2^e, e in -149..127
+  return e >= -126 ? bits_float((e + 127) << 23) : bits_float(1 << (e + 149));
+}
+struct Coder {
+  MxFormat format;
+  MxRounding rounding;
+  int width, mantissa, emin, emax, max_code;
+  __device__ explicit Coder(const MxArgs& a) : format(a.format), rounding(a.rounding) {
+    const MxTraits t = mx_traits(a.format);
+    width = t.width, mantissa = t.mantissa, emin = t.emin(), emax = t.emax, max_code = t.max_code;
+  }
+  __device__ float rounded(float w, float u) const {
+    const float k = floorf(w), rest = w - k;
+    switch (rounding) {
+      case MxRounding::Even: return rintf(w);
+      case MxRounding::Away: return k + (rest >= 0.5f ? 1.0f : 0.0f);
+      case MxRounding::Stochastic: return k + (static_cast<double>(rest) + static_cast<double>(u) >= 1.0 ? 1.0f : 0.0f);
+      default: return k;
+    }
+  }
+  /// The code of v, already divided by the scale, and its value.
+  __device__ unsigned code(float v, float u, float& value) const {
+    const float a = fabsf(v);
+    const unsigned negative = static_cast<unsigned>(float_bits(v)) >> 31;
+    if (format == MxFormat::Int8) {
+      float k = rounded((a < 4.0f ? a : 4.0f) * 64.0f, u);
+      k = k < 127.0f ? k : 127.0f;
+      value = (negative ? -k : k) * (1.0f / 64);
+      return static_cast<unsigned>(static_cast<int>(negative ? -k : k)) & 255u;
+    }
+    int e = (float_bits(a) >> 23) - 127;
+    e = e < emin ? emin : e;
+    int c = max_code;
+    if (e <= emax + 1) {
+      c = ((e - emin) << mantissa) + static_cast<int>(rounded(a * power(mantissa - e), u));
+      c = c < max_code ? c : max_code;
+    }
+    const int ce = c >> mantissa, m = c & ((1 << mantissa) - 1);
+    const float magnitude = ce ? static_cast<float>(m + (1 << mantissa)) * power(ce - 1 + emin - mantissa) : static_cast<float>(m) * power(emin - mantissa);
+    value = negative ? -magnitude : magnitude;
+    return static_cast<unsigned>(c) | negative << (width - 1);
+  }
+};
+__global__ void warp_blocks_kernel(MxArgs a, const float* x, const float* u, std::uint8_t* codes, std::uint8_t* scales, float* y) {
+  const Coder coder(a);
+  const int64_t blocks = (a.n + 31) / 32, warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / 32);
+  const int lane = threadIdx.x % 32;
+  for (int64_t b = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32; b < a.outer * blocks; b += warps) {
+    const int64_t k = b % blocks * 32 + lane, at = b / blocks * a.n + k;
+    const bool inside = k < a.n;
+    const float v = inside ? x[at] : 0.0f;
+    int top = float_bits(v) & 0x7fffffff;
+    top = warp_reduce(top, Larger());
+    const bool finite = top < 0x7f800000;
+    const int s = finite && top > 0 ? mx_scale_exponent(static_cast<double>(bits_float(top)), a) : -127;
+    float value = 0;
+    const unsigned c = finite && inside ? coder.code(v * power(-s), u ? u[at] : 0.0f, value) : 0u;
+    if (scales && lane == 0) scales[b] = static_cast<std::uint8_t>(finite ? s + 127 : 255);
+    if (!inside) continue;
+    if (codes) codes[at] = static_cast<std::uint8_t>(c);
+    if (y) y[at] = finite ? value * power(s) : bits_float(0x7fc00000);
+  }
+}
+__global__ void float_blocks_kernel(MxArgs a, const float* x, const float* u, std::uint8_t* codes, std::uint8_t* scales, float* y) {
+  const Coder coder(a);
+  const int64_t blocks = (a.n + a.block - 1) / a.block, total = a.outer * blocks * a.inner;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const int64_t c = i % a.inner, b = i / a.inner % blocks, o = i / (a.inner * blocks), at = (o * a.n + b * a.block) * a.inner + c;
+    const int64_t n = a.n - b * a.block < a.block ? a.n - b * a.block : a.block;
+    int top = 0;
+    for (int64_t k = 0; k < n; ++k) {
+      const int bits = float_bits(x[at + k * a.inner]) & 0x7fffffff;
+      top = bits > top ? bits : top;
+    }
+    const bool finite = top < 0x7f800000;
+    const int s = finite && top > 0 ? mx_scale_exponent(static_cast<double>(bits_float(top)), a) : -127;
+    if (scales) scales[(o * blocks + b) * a.inner + c] = static_cast<std::uint8_t>(finite ? s + 127 : 255);
+    for (int64_t k = 0; k < n; ++k) {
+      const int64_t p = at + k * a.inner;
+      float value = 0;
+      const unsigned code = finite ? coder.code(x[p] * power(-s), u ? u[p] : 0.0f, value) : 0u;
+      if (codes) codes[p] = static_cast<std::uint8_t>(code);
+      if (y) y[p] = finite ? value * power(s) : bits_float(0x7fc00000);
+    }
   }
 }
 
@@ -40,15 +130,15 @@ __device__ inline unsigned code_at(const std::uint8_t* row, int64_t k, int width
   return v >> (bit % 8) & ((1u << width) - 1);
 }
 __global__ void decode_kernel(MxArgs a, int width, const std::uint8_t* codes, const std::uint8_t* scales, float* y) {
-  __shared__ double table[256];
-  for (int i = threadIdx.x; i < 1 << width; i += blockDim.x) table[i] = mx_decode(static_cast<std::uint8_t>(i), a.format);
+  __shared__ float table[256];
+  for (int i = threadIdx.x; i < 1 << width; i += blockDim.x) table[i] = static_cast<float>(mx_decode(static_cast<std::uint8_t>(i), a.format));
   __syncthreads();
   const int64_t blocks = (a.n + a.block - 1) / a.block, bytes = a.packed ? (a.n * width + 7) / 8 : 0;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < a.outer * a.n * a.inner; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int64_t c = i % a.inner, k = i / a.inner % a.n, o = i / (a.inner * a.n);
     const unsigned code = a.packed ? code_at(codes + o * bytes, k, width, bytes) : codes[i];
     const int s = scales[(o * blocks + k / a.block) * a.inner + c];
-    y[i] = s == 255 ? bits_float(0x7fc00000) : mx_rounded<float>(ldexp(table[code], s - 127));
+    y[i] = s == 255 ? bits_float(0x7fc00000) : table[code] * power(s - 127);
   }
 }
 __global__ void check_codes_kernel(const std::uint8_t* codes, int64_t n, int width, int* bad) {
@@ -66,7 +156,13 @@ Status check_codes(const KernelContext& c, const std::uint8_t* codes, int64_t n,
 }
 
 template <class T> Status encode(const KernelContext& c, const MxArgs& a, const T* x, const float* u, std::uint8_t* codes, std::uint8_t* scales, T* y) {
-  return launch(c, &blocks_kernel<T>, dim3(blocks_for(c, a.outer * blocks_along(a) * a.inner, 128)), dim3(128), 0, a, x, u, codes, scales, y);
+  const int64_t blocks = a.outer * blocks_along(a) * a.inner;
+  if constexpr (std::is_same_v<T, float>) {
+    if (a.inner == 1 && a.block == 32) return launch(c, &warp_blocks_kernel, dim3(blocks_for(c, blocks, 8)), dim3(256), 0, a, x, u, codes, scales, y);
+    return launch(c, &float_blocks_kernel, dim3(blocks_for(c, blocks, 128)), dim3(128), 0, a, x, u, codes, scales, y);
+  } else {
+    return launch(c, &blocks_kernel<T>, dim3(blocks_for(c, blocks, 128)), dim3(128), 0, a, x, u, codes, scales, y);
+  }
 }
 
 Status quantize(const KernelContext& c, const MxArgs& a, const TensorIn& x, const TensorIn& u, const TensorOut& codes, const TensorOut& scales) {

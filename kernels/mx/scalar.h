@@ -18,10 +18,15 @@ struct MxTraits {
   std::uint32_t largest_mantissa;  ///< of `largest` as a float
   DROPIN_HD int emin() const { return 1 - bias; }
 };
-DROPIN_HD inline MxTraits mx_traits(MxFormat f) {
-  constexpr MxTraits table[] = {{8, 3, 7, 8, 0x7e, 448, 0x600000},  {8, 2, 15, 15, 0x7b, 57344, 0x600000}, {6, 2, 3, 4, 0x1f, 28, 0x600000},
-                                   {6, 3, 1, 2, 0x1f, 7.5, 0x700000}, {4, 1, 1, 2, 0x07, 6, 0x400000},       {8, 0, 0, 0, 127, 127.0 / 64, 0x7e0000}};
-  return table[static_cast<int>(f)];
+DROPIN_HD inline MxTraits mx_traits(MxFormat f) {  // no table: on a GPU it would be built on the stack
+  switch (f) {
+    case MxFormat::E4M3: return {8, 3, 7, 8, 0x7e, 448, 0x600000};
+    case MxFormat::E5M2: return {8, 2, 15, 15, 0x7b, 57344, 0x600000};
+    case MxFormat::E3M2: return {6, 2, 3, 4, 0x1f, 28, 0x600000};
+    case MxFormat::E2M3: return {6, 3, 1, 2, 0x1f, 7.5, 0x700000};
+    case MxFormat::E2M1: return {4, 1, 1, 2, 0x07, 6, 0x400000};
+    default: return {8, 0, 0, 0, 127, 127.0 / 64, 0x7e0000};
+  }
 }
 
 DROPIN_HD inline double mx_exact(double x) { return x; }

@@ -69,9 +69,9 @@ Status adam_cuda(const KernelContext& c, const TensorOut& p, const TensorIn& g, 
   const double bc1 = 1 - pow(beta1, static_cast<double>(step)), bc2 = 1 - pow(beta2, static_cast<double>(step));
   return visit_real(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return each(c, AdamStep<T>{p.as<T>(), m.as<T>(), v.as<T>(), vmax.as<T>(), g.as<T>(), static_cast<T>(beta1), static_cast<T>(beta2), static_cast<T>(1 - beta1), static_cast<T>(1 - beta2), static_cast<T>(eps), static_cast<T>(decay),
-                               static_cast<T>(1 - lr * decay), static_cast<T>(lr / bc1), static_cast<T>(sqrt(bc2)), decoupled, maximize},
-                p.numel());
+    const AdamStep<T> update{p.as<T>(), m.as<T>(), v.as<T>(), vmax.as<T>(), g.as<T>(), static_cast<T>(beta1), static_cast<T>(beta2), static_cast<T>(1 - beta1), static_cast<T>(1 - beta2),
+                             static_cast<T>(eps), static_cast<T>(decay), static_cast<T>(1 - lr * decay), static_cast<T>(lr / bc1), static_cast<T>(sqrt(bc2)), decoupled, maximize};
+    return each(c, update, p.numel());
   });
 }
 

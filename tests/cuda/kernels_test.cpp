@@ -1,5 +1,8 @@
 // The same operation on the CPU and on CUDA: values and gradients of what the kernels compute, over shapes around their tiles.
 // Runs on a GPU where there is one, and on the host executor (DROPIN_CUDA_PLUGIN names its plugin), which checks arithmetic and indexing, not races or speed.
+#include <sys/wait.h>
+#include <unistd.h>
+
 #include <functional>
 
 #include "dropin/dispatch/devices.h"
@@ -215,6 +218,51 @@ TEST_F(Cuda, LatentAndLongConvolutions) {
   }
   for (const std::int64_t n : {1, 2, 12, 64, 100})
     agrees("fft", {noise({3, n, 4})}, [](const Tensors& v) { return rfft(v[0], 0, 1); }, 1e-5);
+}
+
+TEST_F(Cuda, MxOfEveryMagnitudeRoundingAndAxis) {
+  // every exponent that float32 has, zeros, NaN and Inf
+  std::vector<double> values;
+  for (int e = -149; e < 128; ++e)
+    for (double m : {1.0, 1.25, 1.46875, 1.53125, 1.75, 1.96875}) values.push_back((values.size() % 3 ? 1 : -1) * std::ldexp(m, e));
+  while (values.size() % 96) values.push_back(0);
+  const auto rows = static_cast<std::int64_t>(values.size() / 96);
+  Tensor x = tensor(values, {rows, 96});
+  x.select(0, 3).narrow(0, 5, 1).fill_(NAN);
+  x.select(0, 5).narrow(0, 70, 1).fill_(-INFINITY);
+  for (const char* f : {"MXFP8_E4M3", "MXFP8_E5M2", "MXFP6_E3M2", "MXFP6_E2M3", "MXFP4_E2M1", "MXINT8"})
+    for (const char* r : {"even", "away", "zero"})
+      for (const char* mode : {"floor", "ceil"})
+        for (const std::int64_t axis : {-1, 0})
+          for (const std::int64_t block : {32, 16}) {
+            const MXParams p{.format = f, .axis = axis, .block_size = block, .rounding = r, .scale_mode = mode};
+            const MXTensor a = quantize_mx(x, p), b = quantize_mx(x.to(kCUDA), p);
+            EXPECT_EQ(max_difference(a.codes, b.codes.to(kCPU)), 0) << f << " " << r << " " << mode << " axis " << axis << " block " << block;
+            EXPECT_EQ(max_difference(a.scales, b.scales.to(kCPU)), 0) << f << " " << mode;
+            EXPECT_EQ(max_difference(fake_quantize_mx(x, p), fake_quantize_mx(x.to(kCUDA), p).to(kCPU)), 0) << f << " " << r << " axis " << axis << " block " << block;
+            EXPECT_EQ(max_difference(dequantize_mx(a.codes, a.scales, p), dequantize_mx(b.codes, b.scales, p).to(kCPU)), 0) << f;
+          }
+}
+
+TEST_F(Cuda, AfterAForkTheChildIsToldSo) {
+  const Tensor c = noise({4}).to(kCUDA);
+  const pid_t child = fork();
+  if (child == 0) {
+    int code = 1;
+    try {
+      c + c;
+    } catch (const DeviceError& e) {
+      code = std::string(e.what()).find("fork") != std::string::npos ? 0 : 2;
+    } catch (...) {
+      code = 3;
+    }
+    _exit(code);
+  }
+  int status = -1;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  EXPECT_EQ(max_difference((c + c).to(kCPU), noise({4}) * 2.0), 0) << "the parent goes on";
 }
 
 TEST_F(Cuda, LowBitFormats) {

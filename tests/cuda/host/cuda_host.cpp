@@ -306,6 +306,7 @@ using namespace dropin::cuda_host;
 
 cudaError_t cudaMalloc(void** p, std::size_t bytes) {
 #if DROPIN_ASAN
+  if (bytes > std::size_t{16} << 30) return cudaErrorMemoryAllocation;
   *p = std::malloc(bytes);
   if (!*p) return cudaErrorMemoryAllocation;
   std::memset(*p, 0xff, bytes);
