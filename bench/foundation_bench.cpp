@@ -67,23 +67,26 @@ int main(int argc, char** argv) {
     };
   });
   for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{2048, 256, 256}, {2048, 1024, 256}, {2048, 256, 1024}, {512, 1024, 1024}, {4096, 512, 512}}) linear_rows(m, n, k);
-  const double mb = 4096.0 * 1024 * 4;
-  row("layer_norm [4096, 1024]/forward+backward", [] {
-    Tensor x = randn({4096, 1024}).requires_grad_(), w = ones({1024}).requires_grad_(), b = zeros({1024}).requires_grad_();
-    const Tensor g = randn({4096, 1024});
-    return [=]() mutable {
-      for (Tensor* t : {&x, &w, &b}) t->set_grad({});
-      layer_norm(x, {1024}, w, b).backward(g);
-    };
-  }, 0, 5 * mb);
-  row("softmax [4096, 1024]/forward+backward", [] {
-    Tensor x = randn({4096, 1024}).requires_grad_();
-    const Tensor g = randn({4096, 1024});
-    return [=]() mutable {
-      x.set_grad({});
-      softmax(x, -1).backward(g);
-    };
-  }, 0, 5 * mb);
+  for (const std::int64_t n : {512, 4096}) {  // within the last cache, and beyond it
+    const double bytes = 5.0 * 4 * 1024 * static_cast<double>(n);
+    const std::string size = "[" + std::to_string(n) + ", 1024]/forward+backward";
+    row("layer_norm " + size, [n] {
+      Tensor x = randn({n, 1024}).requires_grad_(), w = ones({1024}).requires_grad_(), b = zeros({1024}).requires_grad_();
+      const Tensor g = randn({n, 1024});
+      return [=]() mutable {
+        for (Tensor* t : {&x, &w, &b}) t->set_grad({});
+        layer_norm(x, {1024}, w, b).backward(g);
+      };
+    }, 0, bytes);
+    row("softmax " + size, [n] {
+      Tensor x = randn({n, 1024}).requires_grad_();
+      const Tensor g = randn({n, 1024});
+      return [=]() mutable {
+        x.set_grad({});
+        softmax(x, -1).backward(g);
+      };
+    }, 0, bytes);
+  }
   row("AdamW step 16M parameters", [] {
     Tensor p = randn({1 << 24}).requires_grad_();
     p.set_grad(randn({1 << 24}));

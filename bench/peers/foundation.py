@@ -52,7 +52,7 @@ def add_sum_backward():
 
 
 def rows_of(f, inputs):
-    g = torch.randn(4096, 1024)
+    g = torch.randn_like(inputs[0])
 
     def run():
         for x in inputs:
@@ -92,13 +92,13 @@ def step():
 
 
 def rows():
-    x = torch.randn(4096, 1024, requires_grad=True)
     w, b = torch.ones(1024, requires_grad=True), torch.zeros(1024, requires_grad=True)
     return [
         ("add 16 elements", "a + b", add()),
         ("add, sum, backward 16 elements", "torch", add_sum_backward()),
-        ("layer_norm [4096, 1024]/forward+backward", "F.layer_norm", rows_of(lambda x, w, b: F.layer_norm(x, (1024,), w, b), [x, w, b])),
-        ("softmax [4096, 1024]/forward+backward", "F.softmax", rows_of(lambda x: F.softmax(x, -1), [x])),
+        *[(f"layer_norm [{n}, 1024]/forward+backward", "F.layer_norm", rows_of(lambda x, w, b: F.layer_norm(x, (1024,), w, b), [torch.randn(n, 1024, requires_grad=True), w, b]))
+          for n in (512, 4096)],
+        *[(f"softmax [{n}, 1024]/forward+backward", "F.softmax", rows_of(lambda x: F.softmax(x, -1), [torch.randn(n, 1024, requires_grad=True)])) for n in (512, 4096)],
         ("linear 2048x256 to 1024/forward+backward/ours", "F.linear", linear(2048, 1024, 256)),
         ("linear 512x1024 to 1024/forward+backward/ours", "F.linear", linear(512, 1024, 1024)),
         ("AdamW step 16M parameters", "fused AdamW", adamw()),
