@@ -2,6 +2,7 @@
 
 python3 docs/generate.py PROGRAM OUTPUT    writes OUTPUT/src and OUTPUT/mkdocs.yml
 """
+import glob
 import json
 import os
 import re
@@ -102,7 +103,12 @@ def main():
     source = os.path.join(output, "src")
     shutil.rmtree(source, ignore_errors=True)
     shutil.copytree(os.path.join(HERE, "pages"), source)
-    shutil.copy(os.path.join(ROOT, "README.md"), os.path.join(source, "readme.md"))
+    with open(os.path.join(ROOT, "README.md")) as f, open(os.path.join(source, "readme.md"), "w") as g:
+        g.write(f.read().replace("](docs/pages/", "](").replace("](CHANGELOG.md)", "](changelog.md)"))
+    for name in ["README.md"] + glob.glob("results/**/*.*", root_dir=os.path.join(ROOT, "bench"), recursive=True):
+        if name.endswith((".md", ".svg")):
+            os.makedirs(os.path.dirname(os.path.join(source, "bench", name)), exist_ok=True)
+            shutil.copy(os.path.join(ROOT, "bench", name), os.path.join(source, "bench", name))
     shutil.copy(os.path.join(ROOT, "CHANGELOG.md"), os.path.join(source, "changelog.md"))
     doc, families = docstrings(), {}
     for c in ask(program, "list"):
@@ -118,7 +124,7 @@ def main():
     for family, members in families.items():
         nav.append(f"  - {family}:")
         nav += [f"      - {c['name']}: {c['name']}.md" for c in members]
-    nav += ["  - Architecture: architecture.md", "  - Adding a component: adding.md", "  - Contributing: contributing.md", "  - Readme: readme.md", "  - Changelog: changelog.md"]
+    nav += ["  - Architecture: architecture.md", "  - Adding a component: adding.md", "  - Measured: bench/README.md", "  - How it was measured: bench/results/README.md", "  - Contributing: contributing.md", "  - Readme: readme.md", "  - Changelog: changelog.md"]
     with open(os.path.join(HERE, "mkdocs.yml")) as f, open(os.path.join(output, "mkdocs.yml"), "w") as g:
         g.write(f.read() + "\n".join(nav) + "\n")
 
