@@ -49,14 +49,13 @@ def table(titles, rows):
 
 
 def measured(name):
-    """Rows of the last results that speak of the component."""
-    path = os.path.join(ROOT, "bench", "results", "README.md")
-    if not os.path.exists(path):
-        return []
-    words = {w.lower() for w in (name, name.replace("Attention", " attention").strip(), re.sub(r"(Attention|Operator|2d|8bit)$", "", name))}
-    with open(path) as f:
-        rows = [line.strip() for line in f if line.startswith("| ") and line.count("|") == 4]
-    return [r for r in rows if any(re.search(rf"\b{re.escape(w)}\b", r.split("|")[1].lower()) for w in words)]
+    """Rows of bench/README.md that speak of the component: (what, wanted, measured), and (claim, the paper's figure, verdict)."""
+    with open(os.path.join(ROOT, "bench", "README.md")) as f:
+        rows = [[c.strip() for c in re.split(r"(?<!\\)\|", line)[1:-1]] for line in f if line.startswith("| ")]
+    words = {w.lower() for w in (name, re.sub(r"(Attention|Operator|2d)$", "", name))} - {"multihead"}
+    figures = [r[1:4] for r in rows if len(r) >= 4 and r[0].isdigit() and any(re.search(rf"(?<![\w-]){re.escape(w)}(?![\w-])", r[1].lower()) for w in words)]
+    claims = [r[1:4] for r in rows if len(r) >= 4 and r[0] == name and re.match("holds|does not hold|undecided", r[3])]
+    return figures, claims
 
 
 def page(info, doc):
@@ -86,9 +85,11 @@ def page(info, doc):
         sample = info.get("sample_options") or {}
         out += ["## Parameters", "", f"Names in a checkpoint, and shapes with `{json.dumps(sample)}`:" if sample else "Names in a checkpoint:", "",
                 table(["name", "shape"], [(f"`{n}`", shape) for n, shape in parameters.items()])]
-    rows = measured(name)
-    if rows:
-        out += ["## Measured", "", "Ratios from one run each, the limit or peer beside; commands and the machine in `bench/results/README.md`.", "", "| row | wanted | measured |", "| --- | --- | --- |", *rows, ""]
+    figures, claims = measured(name)
+    if claims:
+        out += ["## The paper's claim, here", "", "By `dropin claims " + name + "`.", "", table(["claim", "the paper's figure", "here"], claims)]
+    if figures:
+        out += ["## Measured", "", "Ratios from one run each; commands, machine and limits: [results](bench/results/README.md).", "", table(["row", "wanted", "measured"], figures)]
     return "\n".join(out)
 
 
