@@ -10,11 +10,9 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <optional>
 #include <sstream>
 #include <string>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "dropin/autograd/autograd.h"
@@ -88,6 +86,11 @@ inline torch::Tensor to_torch(const Tensor& t) {
 }
 
 namespace detail {
+
+template <class F> struct argument_of;
+template <class R, class C, class A> struct argument_of<R (C::*)(A) const> { using type = A; };
+/// `const optional<Device>&`, of the optional that this release of torch uses.
+using OptionalDevice = argument_of<decltype(&torch::nn::Module::clone)>::type;
 
 /// One call on dropin's tape, kept by torch's node until its backward has run.
 struct Recorded : torch::CustomClassHolder {
@@ -218,7 +221,15 @@ class LayerImpl : public torch::nn::Module {
       }
       return ys;
     };
-    const auto ys = detail::Bridge::apply(&work, at::TensorList(given));
+    torch::autograd::variable_list ys;
+    if (work.record) {
+      ys = detail::Bridge::apply(&work, at::TensorList(given));
+    } else {  // no node, no way through torch's dispatcher
+      no_grad guard;
+      Tensors in;
+      for (std::size_t i = 0; i < given_names.size(); ++i) in.push_back(from_torch(given[i]));
+      for (const Tensor& y : work.run(in)) ys.push_back(to_torch(y));
+    }
     std::map<std::string, torch::Tensor> result;
     for (std::size_t i = 0; i < ys.size(); ++i) result.emplace(names[i], ys[i]);
     return result;
@@ -248,7 +259,7 @@ class LayerImpl : public torch::nn::Module {
     torch::nn::Module::train(on);
     module().train(on);
   }
-  std::shared_ptr<torch::nn::Module> clone(const std::optional<torch::Device>& device = std::nullopt) const override {
+  std::shared_ptr<torch::nn::Module> clone(detail::OptionalDevice device = {}) const override {
     auto copy = std::make_shared<LayerImpl>(module().clone());
     if (device) copy->to(*device);
     return copy;
@@ -385,7 +396,8 @@ inline Box<Module> component_of(const torch::nn::Module& layer, std::string_view
     o.set("out_features", m->options.out_features());
     o.set("bias", m->options.bias());
   } else if (const auto* m = layer.as<torch::nn::Conv2dImpl>()) {
-    const bool zeros = std::holds_alternative<torch::enumtype::kZeros>(m->options.padding_mode());
+    // unqualified: the variant is std's or, in old releases, c10's
+    const bool zeros = holds_alternative<torch::enumtype::kZeros>(m->options.padding_mode());
     if (!zeros) return {};
     const bool depthwise = as == "DepthwiseConv2d";
     if (depthwise && !(m->options.groups() == m->options.in_channels() && m->options.out_channels() == m->options.in_channels())) return {};
@@ -400,8 +412,8 @@ inline Box<Module> component_of(const torch::nn::Module& layer, std::string_view
     o.set("kernel_size", size(m->options.kernel_size()));
     o.set("stride", size(m->options.stride()));
     o.set("dilation", size(m->options.dilation()));
-    if (std::holds_alternative<torch::enumtype::kSame>(m->options.padding())) o.set("padding", "same");
-    else if (const auto* p = std::get_if<torch::ExpandingArray<2>>(&m->options.padding())) o.set("padding", size(*p));
+    if (holds_alternative<torch::enumtype::kSame>(m->options.padding())) o.set("padding", "same");
+    else if (const auto* p = get_if<torch::ExpandingArray<2>>(&m->options.padding())) o.set("padding", size(*p));
     o.set("bias", m->options.bias());
   } else if (const auto* m = layer.as<torch::nn::LayerNormImpl>()) {
     name = "LayerNorm";
