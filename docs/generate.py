@@ -65,7 +65,9 @@ def page(info, doc):
     facts = [("family", info["family"])]
     if info.get("replaces"):
         facts.append(("replaces", f"[{info['replaces']}]({info['replaces']}.md)"))
-    facts += [("call", f"`{info['call']}`"), ("devices", info["devices"])]
+    if info.get("call"):
+        facts.append(("call", f"`{info['call']}`"))
+    facts.append(("devices", info["devices"]))
     if header:
         facts.append(("header", f"`#include <{header}>`"))
     if info.get("paper"):
