@@ -282,20 +282,16 @@ Scratch<float> zero_row(int64_t size) {
   return zeros;
 }
 
+/// The windows of the convolution over its whole input; `zeros`: a row of it for what lies outside.
+Windows whole_input(const PlaneConv& c, int64_t channels, const float* x, const RowStrides& sx, const float* zeros) {
+  return {x, {c.size[0], c.size[1]}, sx.row, sx.column, {-c.pad_begin[0], -c.pad_begin[1]}, {c.stride[0], c.stride[1]}, {c.dilation[0], c.dilation[1]}, {c.kernel[0], c.kernel[1]}, channels,
+          zeros};
+}
+
 void Forward(const PlaneConv& c, int64_t channels, const float* x, const RowStrides& sx, const float* w, std::int64_t w_tap, const float* bias,
              float* y, const RowStrides& sy, int64_t p0, int64_t p1) {
   const Scratch<float> zeros = zero_row(c.size[1] * sx.column);
-  correlate({x,
-             {c.size[0], c.size[1]},
-             sx.row,
-             sx.column,
-             {-c.pad_begin[0], -c.pad_begin[1]},
-             {c.stride[0], c.stride[1]},
-             {c.dilation[0], c.dilation[1]},
-             {c.kernel[0], c.kernel[1]},
-             channels,
-             zeros.data()},
-            {w, c.kernel[1] * w_tap, w_tap, bias}, {y, sy.row, sy.column, c.out_size[1]}, p0, p1);
+  correlate(whole_input(c, channels, x, sx, zeros.data()), {w, c.kernel[1] * w_tap, w_tap, bias}, {y, sy.row, sy.column, c.out_size[1]}, p0, p1);
 }
 
 void InputGradient(const PlaneConv& c, int64_t channels, const float* gy, const RowStrides& sy, const float* w, std::int64_t w_tap, float* gx,
@@ -325,17 +321,7 @@ void WeightGradient(const PlaneConv& c, int64_t channels, const float* gy, const
                     bool bias, int64_t p0, int64_t p1) {
   if (x) {
     const Scratch<float> zeros = zero_row(c.size[1] * sx.column);
-    gather_all({x,
-                {c.size[0], c.size[1]},
-                sx.row,
-                sx.column,
-                {-c.pad_begin[0], -c.pad_begin[1]},
-                {c.stride[0], c.stride[1]},
-                {c.dilation[0], c.dilation[1]},
-                {c.kernel[0], c.kernel[1]},
-                channels,
-                zeros.data()},
-               {gy, sy.row, sy.column, c.out_size[1]}, sums, p0, p1);
+    gather_all(whole_input(c, channels, x, sx, zeros.data()), {gy, sy.row, sy.column, c.out_size[1]}, sums, p0, p1);
   }
   if (bias) {  // row by row: long sums in one float lose digits
     float* sum = sums + c.kernel[0] * c.kernel[1] * sums_pitch(channels);

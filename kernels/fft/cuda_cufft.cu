@@ -2,31 +2,22 @@
 
 #ifdef __CUDACC__
 #include <cufft.h>
-#include <dlfcn.h>
 
 #include <map>
 #include <mutex>
 #include <tuple>
 
+#include "kernels/cuda/library.h"
+
 namespace dropin::kernels::cuda {
 namespace {
 
-struct Library {
+struct Library : OpenedLibrary {
   decltype(&cufftPlanMany) plan = nullptr;
   decltype(&cufftSetStream) stream = nullptr;
   decltype(&cufftExecC2C) single = nullptr;
   decltype(&cufftExecZ2Z) twice = nullptr;
-  bool there = false;
-  Library() {
-    void* module = nullptr;
-    for (const char* name : {"libcufft.so.12", "libcufft.so", "/usr/local/cuda/lib64/libcufft.so.12"})
-      if ((module = dlopen(name, RTLD_NOW | RTLD_LOCAL))) break;
-    if (!module) return;
-    there = true;
-    auto find = [&](auto& f, const char* name) {
-      f = reinterpret_cast<std::remove_reference_t<decltype(f)>>(dlsym(module, name));
-      there = there && f;
-    };
+  Library() : OpenedLibrary({"libcufft.so.12", "libcufft.so", "/usr/local/cuda/lib64/libcufft.so.12"}) {
     find(plan, "cufftPlanMany");
     find(stream, "cufftSetStream");
     find(single, "cufftExecC2C");

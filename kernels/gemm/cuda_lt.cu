@@ -2,16 +2,17 @@
 
 #ifdef __CUDACC__
 #include <cublasLt.h>
-#include <dlfcn.h>
 
 #include <map>
 #include <mutex>
 #include <tuple>
 
+#include "kernels/cuda/library.h"
+
 namespace dropin::kernels::cuda {
 namespace {
 
-struct Library {
+struct Library : OpenedLibrary {
   decltype(&cublasLtCreate) create = nullptr;
   decltype(&cublasLtMatmul) matmul = nullptr;
   decltype(&cublasLtMatmulDescCreate) desc_create = nullptr;
@@ -24,18 +25,8 @@ struct Library {
   decltype(&cublasLtMatmulPreferenceDestroy) preference_destroy = nullptr;
   decltype(&cublasLtMatmulPreferenceSetAttribute) preference_set = nullptr;
   decltype(&cublasLtMatmulAlgoGetHeuristic) heuristic = nullptr;
-  bool there = false;
 
-  Library() {
-    void* module = nullptr;
-    for (const char* name : {"libcublasLt.so.13", "libcublasLt.so", "/usr/local/cuda/lib64/libcublasLt.so.13"})
-      if ((module = dlopen(name, RTLD_NOW | RTLD_LOCAL))) break;
-    if (!module) return;
-    there = true;
-    auto find = [&](auto& f, const char* name) {
-      f = reinterpret_cast<std::remove_reference_t<decltype(f)>>(dlsym(module, name));
-      there = there && f;
-    };
+  Library() : OpenedLibrary({"libcublasLt.so.13", "libcublasLt.so", "/usr/local/cuda/lib64/libcublasLt.so.13"}) {
     find(create, "cublasLtCreate");
     find(matmul, "cublasLtMatmul");
     find(desc_create, "cublasLtMatmulDescCreate");

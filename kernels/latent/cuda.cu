@@ -119,6 +119,16 @@ __device__ inline void chunk_sums(const Job& j, int64_t b, int64_t h, int64_t t0
   }
   __syncthreads();
 }
+/// dots[t][s] = go_t . v_s for s <= t, 0 beyond.
+__device__ inline void chunk_dots(const Job& j, int64_t b, int64_t h, int64_t t0, int n, float (*dots)[kC]) {
+  for (int u = threadIdx.x; u < n * n; u += kThreads) {
+    const int t = u / n, s = u % n;
+    float sum = 0;
+    if (s <= t)
+      for (int d = 0; d < j.D; ++d) sum += j.go.row(b, h, t0 + t)[d] * j.v.row(b, h, t0 + s)[d];
+    dots[t][s] = sum;
+  }
+}
 /// a[t][s] = A_ts, 0 beyond.
 __device__ inline void chunk_mix(const Job& j, int64_t b, int64_t h, int64_t t0, int n, const Sums& sums, float (*a)[kC]) {
   for (int u = threadIdx.x; u < n * n; u += kThreads) {
@@ -159,14 +169,7 @@ __global__ void reverse_local_kernel(Job j, const float* before, int64_t per_hea
   const float* state = before + blockIdx.y * per_head + (j.causal ? c * j.size : 0);
   float* out = local + (blockIdx.y * j.chunks + c) * j.size;
   chunk_sums(j, b, h, t0, n, state, sums);
-  if (j.causal)
-    for (int u = threadIdx.x; u < n * n; u += kThreads) {
-      const int t = u / n, s = u % n;
-      float sum = 0;
-      if (s <= t)
-        for (int d = 0; d < j.D; ++d) sum += j.go.row(b, h, t0 + t)[d] * j.v.row(b, h, t0 + s)[d];
-      dots[t][s] = sum;
-    }
+  if (j.causal) chunk_dots(j, b, h, t0, n, dots);
   __syncthreads();
   for (int u = threadIdx.x; u < n * j.N; u += kThreads) {
     const int t = u / j.N, l = u % j.N;
@@ -224,14 +227,7 @@ __global__ void key_value_grad_kernel(Job j, const float* before, int64_t per_he
     j.gv.row(b, h, t0 + s)[d] = sum;
   }
   __syncthreads();
-  if (j.causal)
-    for (int u = threadIdx.x; u < n * n; u += kThreads) {
-      const int t = u / n, s = u % n;
-      float sum = 0;
-      if (s <= t)
-        for (int d = 0; d < j.D; ++d) sum += j.go.row(b, h, t0 + t)[d] * j.v.row(b, h, t0 + s)[d];
-      a[t][s] = sum;
-    }
+  if (j.causal) chunk_dots(j, b, h, t0, n, a);
   __syncthreads();
   for (int u = threadIdx.x; u < n * j.N; u += kThreads) {
     const int s = u / j.N, l = u % j.N;

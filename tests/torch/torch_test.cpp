@@ -207,7 +207,7 @@ TEST(Torch, DropinOptimizersTrainTorchParameters) {
     const auto version = a->weight._version();
     std::unique_ptr<torch::optim::Optimizer> theirs;
     if (std::string(name) == "SGD") theirs = std::make_unique<torch::optim::SGD>(b->parameters(), torch::optim::SGDOptions(0.01));
-    else theirs = std::make_unique<torch::optim::AdamW>(b->parameters(), torch::optim::AdamWOptions(0.01).weight_decay(std::string(name) == "AdamW8bit" ? 0.01 : 0.01));
+    else theirs = std::make_unique<torch::optim::AdamW>(b->parameters(), torch::optim::AdamWOptions(0.01).weight_decay(0.01));
     for (int i = 0; i < 5; ++i) {
       ours.zero_grad();
       theirs->zero_grad();
