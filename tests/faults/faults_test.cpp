@@ -17,12 +17,14 @@
 namespace {
 std::atomic<std::int64_t> requests_left{-1};  // operator new's own countdown; negative: off
 bool refused() { return requests_left.load(std::memory_order_relaxed) >= 0 && requests_left.fetch_sub(1) == 0; }
-void* request(std::size_t bytes, std::size_t alignment) {
-  if (refused()) throw std::bad_alloc();
+void* ask(std::size_t bytes, std::size_t alignment) {
   void* p = nullptr;
-  if (posix_memalign(&p, alignment < sizeof(void*) ? alignof(std::max_align_t) : alignment, bytes ? bytes : 1) != 0) p = nullptr;
-  if (!p) throw std::bad_alloc();
+  if (refused() || posix_memalign(&p, alignment < sizeof(void*) ? alignof(std::max_align_t) : alignment, bytes ? bytes : 1) != 0) return nullptr;
   return p;
+}
+void* request(std::size_t bytes, std::size_t alignment) {
+  if (void* p = ask(bytes, alignment)) return p;
+  throw std::bad_alloc();
 }
 }  // namespace
 
@@ -31,6 +33,8 @@ void* operator new(std::size_t n) { return request(n, 0); }
 void* operator new[](std::size_t n) { return request(n, 0); }
 void* operator new(std::size_t n, std::align_val_t a) { return request(n, static_cast<std::size_t>(a)); }
 void* operator new[](std::size_t n, std::align_val_t a) { return request(n, static_cast<std::size_t>(a)); }
+void* operator new(std::size_t n, const std::nothrow_t&) noexcept { return ask(n, 0); }
+void* operator new[](std::size_t n, const std::nothrow_t&) noexcept { return ask(n, 0); }
 void operator delete(void* p) noexcept { std::free(p); }
 void operator delete[](void* p) noexcept { std::free(p); }
 void operator delete(void* p, std::size_t) noexcept { std::free(p); }

@@ -39,7 +39,7 @@ inline const std::string& scratch_file(const char* ending) {
 }
 inline void write_file(const std::string& path, const std::uint8_t* data, std::size_t size) {
   std::FILE* f = std::fopen(path.c_str(), "wb");
-  if (!f || std::fwrite(data, 1, size, f) != size || std::fclose(f) != 0) broken("scratch file not written");
+  if (!f || (size && std::fwrite(data, 1, size, f) != size) || std::fclose(f) != 0) broken("scratch file not written");
 }
 
 }  // namespace dropin::fuzz
