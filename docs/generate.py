@@ -27,16 +27,32 @@ def headers():
 
 
 def docstrings():
-    """name -> (header, comment) of every class, struct and function that has one."""
-    found = {}
-    pattern = re.compile(r"((?:^///[^\n]*\n)+)(?:template[^\n]*\n)?^(?:class|struct|[A-Za-z:<>]+ )\s*(\w+)", re.M)
+    """name -> (header, comment, declaration) of every class, struct and function. Classes made by a macro have the comment above their line, or the macro's own;
+    names that share one comment have a line `/// - NAME: words` in it. A declaration is kept for functions only."""
+    found, lists = {}, {}
+
+    def words(comment):
+        return "\n".join(line[3:].removeprefix(" ") for line in comment.strip().split("\n") if not line.startswith("/// - "))
+
+    pattern = re.compile(r"((?:^///[^\n]*\n)*)(?:template[^\n]*\n)?^((class|struct|[\w:<>, *&]+?)\s+(\w+)\s*(\((?:[^(){};]|\{[^{}]*\}|\([^()]*\))*\))?[^;{(]*[;{])", re.M)
     for path, text in headers():
-        for m in pattern.finditer(text):
-            words = "\n".join(line[3:].removeprefix(" ") for line in m.group(1).strip().split("\n"))
-            found.setdefault(m.group(2), (path, words))
-        for m in re.finditer(r"^(?:class|struct)\s+(\w+)[^;\n]*\{", text, re.M):
-            found.setdefault(m.group(1), (path, ""))
-    return found
+        macros = {m.group(2): words(m.group(1)) for m in re.finditer(r"((?:^///[^\n]*\n)+)#define (DROPIN_\w+)\(", text, re.M)}
+        for m in re.finditer(r"((?:^///[^\n]*\n)*)^(DROPIN_[A-Z_]+)\((\w+),", text, re.M):
+            prefix = "FewBit" if "FEWBIT" in m.group(2) else ""
+            found.setdefault(prefix + m.group(3), (path, words(m.group(1)) or macros.get(m.group(2), ""), ""))
+        for m in pattern.finditer(re.sub(r"^namespace (?!dropin)\w+ \{.*?^\}", "", text, flags=re.M | re.S)):
+            kind = m.group(3) in ("class", "struct")
+            if kind or m.group(5):
+                declaration = "" if kind else re.sub(r"^inline ", "", m.group(2)).rstrip("{; ") + ";"
+                old = found.get(m.group(4))
+                if not old:
+                    found[m.group(4)] = (path, words(m.group(1)), declaration)
+                elif old[0] == path and declaration:  # an overload
+                    found[m.group(4)] = (path, "\n".join(filter(None, (old[1], words(m.group(1))))), old[2] + "\n" + declaration)
+        for m in re.finditer(r"((?:^///[^\n]*\n)+)", text, re.M):
+            for name, line in re.findall(r"^/// - (\w+): (.*)$", m.group(1), re.M):
+                lists[name] = (path, line + "\n\n" + words(m.group(1)), "")
+    return {**lists, **{k: v for k, v in found.items() if v[1] or k not in lists}}
 
 
 def cell(text):
@@ -58,9 +74,37 @@ def measured(name):
     return figures, claims
 
 
+def results():
+    """The folder of the last committed results, from the project's root."""
+    return os.path.relpath(max(glob.glob(os.path.join(ROOT, "bench", "results", "*", ""))), ROOT)
+
+
+def bench_rows(name):
+    """Rows of the last bench.json: input, time forward and with backward, share of the machine's limit, memory at most."""
+    with open(os.path.join(ROOT, results(), "bench.json")) as f:
+        of = [b for b in json.load(f)["benchmarks"] if b["component"] == name]
+    scale = {"ns": 1e-6, "us": 1e-3, "ms": 1}
+    rows = {}
+    for b in of:
+        row = rows.setdefault(b["size"], {})
+        row[b["mode"]] = f"{b['real_time'] * scale[b['time_unit']]:.4g} ms" + (f" ({100 * b['share_of_limit']:.0f} %)" if b.get("share_of_limit", 0) >= 0.01 else "")
+        row["memory"] = max(row.get("memory", 0), b.get("peak_MB", 0))
+    modes = [m for m in dict.fromkeys(b["mode"] for b in of)]
+    return modes, [(size, *(row.get(m, "") for m in modes), f"{row['memory']:.3g} MB") for size, row in rows.items()]
+
+
+def pictures(name):
+    """Plots of the last results that show the component: (title, path)."""
+    for path in sorted(glob.glob(os.path.join(ROOT, results(), "*.svg"))):
+        with open(path) as f:
+            texts = re.findall(r"<text[^>]*>([^<]*)<", f.read())
+        if name in texts:
+            yield texts[0], os.path.relpath(path, ROOT)
+
+
 def page(info, doc):
-    header, words = doc.get(info["name"], ("", ""))
     name, kind = info["name"], info["kind"]
+    header, words, declaration = doc.get(name) or doc.get(re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()) or ("", "", "")
     out = [f"# {name}", "", info["summary"][:1].upper() + info["summary"][1:] + ".", ""]
     facts = [("family", info["family"])]
     if info.get("replaces"):
@@ -80,7 +124,8 @@ def page(info, doc):
     elif info.get("replaces") and kind == "optimizer":
         out += ["## Swap", "", "```cpp", f"{name} optimizer(model.parameters(), {{.lr = 1e-3}});   // was {info['replaces']}", "```", "", "```", f"dropin train --task text --swap {info['replaces']}={name}", "```", ""]
     elif kind == "function":
-        out += ["## Use", "", "By its declaration in the header" + (f", in place of `{info['replaces']}`." if info.get("replaces") else "."), ""]
+        if declaration:
+            out += ["## Call", "", "```cpp", declaration, "```", ""]
     out += ["## Options", "", table(["name", "type", "default", "meaning"], [(f"`{o['name']}`", o["type"], f"`{json.dumps(o['default'])}`", o["doc"]) for o in info["options"]]) if info["options"] else "None.\n"]
     parameters = info.get("parameters")
     if parameters:
@@ -90,8 +135,16 @@ def page(info, doc):
     figures, claims = measured(name)
     if claims:
         out += ["## The paper's claim, here", "", "By `dropin claims " + name + "`.", "", table(["claim", "the paper's figure", "here"], claims)]
+    modes, rows = bench_rows(name)
+    plots = list(pictures(name))
+    if figures or rows or plots:
+        out += ["## Measured", ""]
+    if rows:
+        out += ["By `dropin bench " + name + "`; in brackets the share of what the machine's arithmetic or memory allows. [Machine and method](bench/results/README.md).", "",
+                table(["input", *modes, "memory at most"], rows)]
+    out += [f"![{title}]({path})\n" for title, path in plots]
     if figures:
-        out += ["## Measured", "", "Ratios from one run each; commands, machine and limits: [results](bench/results/README.md).", "", table(["row", "wanted", "measured"], figures)]
+        out += ["Against others. Ratios from one run each; commands, machine and limits: [results](bench/results/README.md).", "", table(["row", "wanted", "measured"], figures)]
     return "\n".join(out)
 
 

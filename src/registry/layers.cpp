@@ -22,6 +22,15 @@ void register_layers(Registry& r) {
   r.add<Softplus>();
   r.add<Softsign>();
   r.add<Hardswish>();
+  r.add<CELU>();
+  r.add<LogSigmoid>();
+  r.add<Mish>();
+  r.add<Tanhshrink>();
+  r.add<Hardtanh>();
+  r.add<Hardsigmoid>();
+  r.add<Hardshrink>();
+  r.add<Softshrink>();
+  r.add<Threshold>();
   r.add<Dropout>();
 }
 

@@ -32,7 +32,8 @@ void check_conv(std::string_view who, const Conv2dOptions& o);
 ConvParams conv_params(const Conv2dOptions& o, std::int64_t h, std::int64_t w);
 }  // namespace detail
 
-/// Cross-correlation of x [B, C, H, W] with weight [O, C/groups, kh, kw]. torch.nn.Conv2d.
+/// y[b, o, i, j] = bias[o] + sum_{c, u, v} weight[o, c, u, v] x[b, c, i stride + u dilation - padding, j stride + v dilation - padding], c over o's group.
+/// x [B, C, H, W], weight [O, C/groups, kh, kw]. torch.nn.Conv2d.
 class Conv2d : public Component<Conv2d, Conv2dOptions, ImageMixer> {
  public:
   static constexpr const char* kSummary = "two-dimensional convolution";
@@ -70,7 +71,8 @@ struct DepthwiseConv2dOptions {
     f("bias", &O::bias, "adds a learnable bias");
   }
 };
-/// One filter (or `multiplier` of them) per channel: Conv2d with groups = channels. weight [C * multiplier, 1, kh, kw].
+/// One filter (or `multiplier` of them) per channel: Conv2d with groups = channels, y[b, c, i, j] = bias[c] + sum_{u, v} weight[c, 0, u, v] x[b, c, i + u, j + v].
+/// x [B, C, H, W], weight [C * multiplier, 1, kh, kw].
 class DepthwiseConv2d : public Component<DepthwiseConv2d, DepthwiseConv2dOptions, ImageMixer> {
  public:
   static constexpr const char* kSummary = "one convolution filter per channel";
@@ -93,7 +95,8 @@ class DepthwiseConv2d : public Component<DepthwiseConv2d, DepthwiseConv2dOptions
   Tensor *weight_, *bias_;
 };
 
-/// A depthwise convolution and a 1x1 that mixes channels (Chollet 2017), with Conv2d's options. Replaces Conv2d at about 1/O + 1/k^2 of its work.
+/// A depthwise convolution and a 1x1 that mixes channels (Chollet 2017), y = pointwise(depthwise(x)), with Conv2d's options. Replaces Conv2d at about 1/O + 1/k^2 of
+/// its work.
 /// Parameters depthwise.weight [C, 1, kh, kw], pointwise.weight [O, C, 1, 1], pointwise.bias.
 class SeparableConv2d : public Component<SeparableConv2d, Conv2dOptions, ImageMixer> {
  public:
@@ -137,7 +140,7 @@ struct Conv1dOptions {
     f("bias", &O::bias, "adds a learnable bias");
   }
 };
-/// Cross-correlation of x [B, C, L] with weight [O, C/groups, k]. torch.nn.Conv1d.
+/// y[b, o, t] = bias[o] + sum_{c, u} weight[o, c, u] x[b, c, t stride + u dilation - padding], c over o's group. x [B, C, L], weight [O, C/groups, k]. torch.nn.Conv1d.
 class Conv1d : public Component<Conv1d, Conv1dOptions, ImageMixer> {
  public:
   static constexpr const char* kSummary = "one-dimensional convolution";
@@ -165,7 +168,7 @@ struct MaxPool2dOptions {
     f("ceil_mode", &O::ceil_mode, "keeps a last, partial window");
   }
 };
-/// Greatest value of each window, x [B, C, H, W]. torch.nn.MaxPool2d.
+/// y[b, c, i, j] = max over u, v of x[b, c, i stride + u, j stride + v], x [B, C, H, W]. torch.nn.MaxPool2d.
 class MaxPool2d : public Component<MaxPool2d, MaxPool2dOptions, Layer> {
  public:
   static constexpr const char* kSummary = "greatest value of each window";
@@ -192,7 +195,7 @@ struct AvgPool2dOptions {
     f("divisor_override", &O::divisor_override, "divides by this instead; 0: off");
   }
 };
-/// Mean of each window, x [B, C, H, W]. torch.nn.AvgPool2d.
+/// y[b, c, i, j] = mean over u, v of x[b, c, i stride + u, j stride + v], x [B, C, H, W]. torch.nn.AvgPool2d.
 class AvgPool2d : public Component<AvgPool2d, AvgPool2dOptions, Layer> {
  public:
   static constexpr const char* kSummary = "mean of each window";
@@ -207,7 +210,7 @@ struct AdaptiveAvgPool2dOptions {
   Size2 output_size = 0;  ///< required
   static void fields(auto&& f) { f("output_size", &AdaptiveAvgPool2dOptions::output_size, "size of the output; required"); }
 };
-/// Mean over windows that divide the image into output_size cells. torch.nn.AdaptiveAvgPool2d.
+/// Mean over rows floor(i H / h) to ceil((i + 1) H / h) - 1 and likewise columns, for output_size h x w. x [B, C, H, W]. torch.nn.AdaptiveAvgPool2d.
 class AdaptiveAvgPool2d : public Component<AdaptiveAvgPool2d, AdaptiveAvgPool2dOptions, Layer> {
  public:
   static constexpr const char* kSummary = "mean of each cell of a grid";

@@ -31,7 +31,7 @@ struct DilatedAttentionOptions {
 };
 
 /// Attention linear in the length: pattern i cuts the sequence into segments of w_i tokens, in which every r_i-th token attends to its like; the patterns are
-/// mixed by their softmax denominators (Ding et al. 2023, LongNet, section 2.2). Replaces MultiheadAttention. x [B, L, D], key_padding_mask [B, L] bool.
+/// mixed by their softmax denominators, y = sum_i s_i y_i / sum_i s_i (Ding et al. 2023, LongNet, section 2.2). Replaces MultiheadAttention. x [B, L, D], key_padding_mask [B, L] bool.
 /// A token that no pattern covers in a head gets 0 there. Parameters q_proj, k_proj, v_proj, out_proj (.weight [D, D], .bias [D]), torchscale's names.
 class DilatedAttention : public Component<DilatedAttention, DilatedAttentionOptions, SequenceMixer> {
  public:

@@ -15,7 +15,7 @@ struct EmbeddingOptions {
     f("padding_idx", &O::padding_idx, "a row that starts at 0 and receives no gradient");
   }
 };
-/// A table of rows: int64 ids [*] -> [*, embedding_dim]. torch.nn.Embedding; initial values N(0, 1).
+/// A table of rows: y = weight[id], int64 ids [*] -> [*, embedding_dim]. torch.nn.Embedding; initial values N(0, 1).
 class Embedding : public Component<Embedding, EmbeddingOptions, TokenEmbedding> {
  public:
   static constexpr const char* kSummary = "a learnable row per id";

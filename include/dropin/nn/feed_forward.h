@@ -26,7 +26,7 @@ Box<Module> make_activation(const std::string& name, std::string_view who);
 void check_mlp(std::string_view who, const MLPOptions& o);
 }  // namespace detail
 
-/// fc2(act(fc1(x))), [*, D] -> [*, D]. The activation is a child, so that swap() finds it.
+/// y = fc2(act(fc1(x))), [*, D] -> [*, D]. The activation is a child, so that swap() finds it.
 class MLP : public Component<MLP, MLPOptions, FeedForward> {
  public:
   static constexpr const char* kSummary = "two linear layers with an activation between";
@@ -44,7 +44,7 @@ class MLP : public Component<MLP, MLPOptions, FeedForward> {
   Child<Activation> act_;
 };
 
-/// down(act(gate(x)) * up(x)) (Shazeer 2020), [*, D] -> [*, D].
+/// y = down(act(gate(x)) * up(x)) (Shazeer 2020), [*, D] -> [*, D].
 class GatedMLP : public Component<GatedMLP, MLPOptions, FeedForward> {
  public:
   static constexpr const char* kSummary = "a gated hidden layer (SwiGLU with activation silu)";

@@ -25,7 +25,7 @@ struct LatentAttentionOptions {
 };
 
 /// Latte: linear in the length, and in the causal form a state of fixed size (Dolga et al. 2024, section 3). A token mixes N / H latents per head by a softmax of
-/// its query; a latent averages values by a softmax of its keys over the positions. Replaces MultiheadAttention. x [B, T, D], key_padding_mask [B, T] bool.
+/// its query; a latent averages values by a softmax of its keys over the positions: y_t = sum_n softmax_n(q_t) sum_s softmax_s(k_sn) v_s, s <= t when causal. Replaces MultiheadAttention. x [B, T, D], key_padding_mask [B, T] bool.
 /// A token that sees none gives out_proj.bias. Parameters q_proj.weight [N, D], k_proj.weight [N, D], v_proj.weight [D, D], out_proj.weight [D, D] (.bias if asked);
 /// the official Wq, Wk, Wv and o_proj, [D, out], are accepted when loading.
 class LatentAttention : public Component<LatentAttention, LatentAttentionOptions, SequenceMixer> {

@@ -30,7 +30,7 @@ struct LongformerAttentionOptions {
 };
 
 /// Attention linear in the length: each token sees a window of neighbours and the global tokens; global tokens see all, by projections of their own
-/// (Beltagy et al. 2020, section 3). Replaces MultiheadAttention. x [B, L, D]; key_padding_mask and global_attention_mask [B, L] bool, padding wins.
+/// (Beltagy et al. 2020, section 3): y_i = sum_j softmax_j(q_i k_j / sqrt(Dh)) v_j over j = i - dilation window, ..., i + dilation window and the global j. Replaces MultiheadAttention. x [B, L, D]; key_padding_mask and global_attention_mask [B, L] bool, padding wins.
 /// A padded token gives out_proj.bias. Parameters q_proj, k_proj, v_proj, out_proj, q_proj_global, k_proj_global, v_proj_global (.weight [D, D], .bias [D]);
 /// Hugging Face's and allenai's names are accepted when loading.
 class LongformerAttention : public Component<LongformerAttention, LongformerAttentionOptions, SequenceMixer> {

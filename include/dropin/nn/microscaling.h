@@ -55,7 +55,7 @@ struct MXLinearOptions {
     detail::mx_layer_fields<O>(f);
   }
 };
-/// Linear with its products in MX formats: x [.., L, K] or [M, K] -> [.., N] (Rouhani et al. 2023, section 6). Every operand is quantized along the axis that a
+/// Linear with its products in MX formats: y = Q(x) Q(W)^T + b, x [.., L, K] or [M, K] -> [.., N] (Rouhani et al. 2023, section 6). Every operand is quantized along the axis that a
 /// product sums over, from the unquantized tensor. Parameters as Linear. Replaces Linear.
 class MXLinear : public Component<MXLinear, MXLinearOptions, Projection> {
  public:
@@ -102,7 +102,7 @@ struct MXConv2dOptions {
   }
   Conv2dOptions conv() const { return {in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias}; }
 };
-/// Conv2d with operands in MX formats: blocks along the channels in forward, along the batch for the weight's gradient. Parameters as Conv2d. Replaces Conv2d.
+/// Conv2d with operands in MX formats, y = conv(Q(x), Q(W)) + b: blocks along the channels in forward, along the batch for the weight's gradient. Parameters as Conv2d. Replaces Conv2d.
 class MXConv2d : public Component<MXConv2d, MXConv2dOptions, ImageMixer> {
  public:
   static constexpr const char* kSummary = "a Conv2d with operands in microscaling formats";
@@ -144,7 +144,7 @@ struct MXMatmulOptions {
     f("quantize_backward", &O::quantize_backward, "false: the backward products are in float32");
   }
 };
-/// matmul with operands in MX formats, as in attention: a [.., M, K], b [.., K, N] (or [K, N]) -> [.., M, N].
+/// matmul with operands in MX formats, as in attention: y = Q(a, -1) Q(b, -2), a [.., M, K], b [.., K, N] (or [K, N]) -> [.., M, N].
 class MXMatmul : public Component<MXMatmul, MXMatmulOptions, Module> {
  public:
   static constexpr const char* kFamily = "MatrixProduct";

@@ -17,7 +17,7 @@ struct LayerNormOptions {
     f("bias", &O::bias, "learns a bias, if affine");
   }
 };
-/// Mean 0 and variance 1 over the last dimensions (Ba et al. 2016), any input [*, normalized_shape].
+/// y = (x - mean) / sqrt(var + eps) * weight + bias, mean and variance (over n) of the last dimensions (Ba et al. 2016). x [*, normalized_shape]. torch.nn.LayerNorm.
 class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 over the last dimensions";
@@ -78,7 +78,8 @@ struct GroupNormOptions {
     f("affine", &O::affine, "learns weight and bias per channel");
   }
 };
-/// Statistics per sample and group of channels (Wu & He 2018), x [B, C, *].
+/// y = (x - mean) / sqrt(var + eps) * weight[c] + bias[c], statistics per sample and group of C / num_groups channels (Wu & He 2018). x [B, C, *].
+/// torch.nn.GroupNorm.
 class GroupNorm : public Component<GroupNorm, GroupNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 per group of channels";
@@ -111,7 +112,8 @@ struct BatchNorm2dOptions {
     f("track_running_stats", &O::track_running_stats, "keeps running statistics for eval; otherwise batch statistics always");
   }
 };
-/// Statistics per channel over batch and positions (Ioffe & Szegedy 2015), x [B, C, H, W]. Buffers running_mean, running_var, num_batches_tracked.
+/// y = (x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c], statistics per channel over batch and positions when training, the running ones after eval()
+/// (Ioffe & Szegedy 2015). x [B, C, H, W]. Buffers running_mean, running_var (over n - 1), num_batches_tracked. torch.nn.BatchNorm2d.
 class BatchNorm2d : public Component<BatchNorm2d, BatchNorm2dOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 per channel over the batch";

@@ -50,7 +50,9 @@ class RecurrentLayer : public SequenceMixer {
 };
 }  // namespace detail
 
-/// Long short-term memory (Hochreiter & Schmidhuber 1997): x [B, L, input_size] -> [B, L, hidden_size]. Padded steps leave the state as it is and give 0.
+/// Long short-term memory (Hochreiter & Schmidhuber 1997): x [B, L, input_size] -> [B, L, hidden_size]. torch.nn.LSTM, batch_first.
+/// i, f, o = sigmoid(W x + b + U h + c) and g = tanh(...) of their own rows; c' = f c + i g, h' = o tanh(c'). Padded steps leave the state as it is and give 0.
+/// Parameters per layer k: weight_ih_l<k>, weight_hh_l<k>, bias_ih_l<k>, bias_hh_l<k>, rows in the order i, f, g, o.
 class LSTM : public Component<LSTM, RNNOptions, detail::RecurrentLayer> {
  public:
   static constexpr const char* kSummary = "recurrent layer with a gated memory cell";
@@ -61,7 +63,9 @@ class LSTM : public Component<LSTM, RNNOptions, detail::RecurrentLayer> {
   bool has_cell() const override { return true; }
 };
 
-/// Gated recurrent unit (Cho et al. 2014): x [B, L, input_size] -> [B, L, hidden_size]. Padded steps leave the state as it is and give 0.
+/// Gated recurrent unit (Cho et al. 2014): x [B, L, input_size] -> [B, L, hidden_size]. torch.nn.GRU, batch_first.
+/// r, z = sigmoid(W x + b + U h + c) of their own rows; n = tanh(W_n x + b_n + r (U_n h + c_n)); h' = (1 - z) n + z h. Padded steps leave the state as it is and
+/// give 0. Parameters as LSTM, rows in the order r, z, n.
 class GRU : public Component<GRU, RNNOptions, detail::RecurrentLayer> {
  public:
   static constexpr const char* kSummary = "recurrent layer with update and reset gates";

@@ -62,7 +62,8 @@ struct TransformerState {
   std::int64_t length = 0;
 };
 
-/// Decoder-only language model: ids [B, L] int64 -> logits [B, L, vocab_size]. GPT-2's layout: learned positions, pre-norm blocks, tied output.
+/// Decoder-only language model: ids [B, L] int64 -> logits [B, L, vocab_size]. GPT-2's layout: learned positions, pre-norm blocks, tied output:
+/// x = embedding[ids] + positions; per block x += mixer(norm1(x)), x += ffn(norm2(x)); logits = norm(x) W^T.
 class Transformer : public Component<Transformer, TransformerOptions, Module> {
  public:
   static constexpr const char* kFamily = "Model";

@@ -6,7 +6,19 @@
 
 namespace dropin {
 
-/// format: MXFP8_E4M3, MXFP8_E5M2, MXFP6_E3M2, MXFP6_E2M3, MXFP4_E2M1 or MXINT8 (where layers say so also NVFP4, none).
+/// The formats by their names. An MX block is block_size values along an axis that share a scale: value = 2^(scale - 127) element, with
+/// scale - 127 = floor(log2 max|x|) - (exponent of the element's largest value), and elements rounded to nearest, beyond the largest value saturated.
+/// Called by name, a format gives the codes, the scales and y, the values that they stand for (float32).
+/// - MXFP8_E4M3: Elements of 1 sign, 4 exponent and 3 mantissa bits: to 448, smallest normal 2^-6, steps of 2^-9 below it. 8.25 bits per value.
+/// - MXFP8_E5M2: Elements of 1 sign, 5 exponent and 2 mantissa bits: to 57344, smallest normal 2^-14, steps of 2^-16 below it. 8.25 bits per value.
+/// - MXFP6_E3M2: Elements of 1 sign, 3 exponent and 2 mantissa bits: to 28, smallest normal 2^-2, steps of 2^-4 below it. 6.25 bits per value.
+/// - MXFP6_E2M3: Elements of 1 sign, 2 exponent and 3 mantissa bits: to 7.5, smallest normal 1, steps of 2^-3 below it. 6.25 bits per value.
+/// - MXFP4_E2M1: Elements of 1 sign, 2 exponent and 1 mantissa bit: 0, 0.5, 1, 1.5, 2, 3, 4, 6 and their negatives. 4.25 bits per value.
+/// - MXINT8: Elements of 8 bits in two's complement, code / 64, from -127 / 64 to 127 / 64. 8.25 bits per value.
+/// - NVFP4: 4-bit elements as in MXFP4_E2M1, one E4M3 scale per 16 values of the last axis, one float32 scale for the tensor, max|x| / (6 448): value = element scale tensor_scale. 4.5 bits per value.
+/// - fp32: x as float32: codes and y are its values.
+/// - bf16: The upper 16 bits of a float32, rounded to nearest even: 8 exponent bits as float32, 7 of mantissa.
+/// - int8: code = round(x / scale) within [-127, 127], one scale = max|x| / 127 for the whole tensor: what the block formats are compared with.
 struct MXParams {
   std::string format = "MXFP8_E4M3";
   std::int64_t axis = -1;          ///< blocks lie along it; the last may be shorter
@@ -25,11 +37,14 @@ struct NVFP4Tensor {
 
 /// Bits per code of a format. OptionError for an unknown one.
 int mx_bits(const std::string& format);
-/// A block with NaN or Inf: scale 255, codes 0. packed (last axis only): one little-endian bit stream per row. x f32 or f64 (16-bit types as f32). Not differentiable.
+/// Codes and scales of x (equation as above). A block with NaN or Inf: scale 255, codes 0. packed (last axis only): one little-endian bit stream per row. x f32 or f64 (16-bit types as f32). Not differentiable.
 MXTensor quantize_mx(const Tensor& x, const MXParams& p = {}, bool packed = false);
-/// F32. size: length of the last axis, needed when packed. ShapeError when codes and scales do not fit; Error when a code has bits above the format's width.
+/// 2^(scale - 127) element, F32. size: length of the last axis, needed when packed. ShapeError when codes and scales do not fit; Error when a code has bits above the format's width.
 Tensor dequantize_mx(const Tensor& codes, const Tensor& scales, const MXParams& p = {}, bool packed = false, std::int64_t size = 0);
+/// Codes and scales of NVFP4, 16 values of the last axis per scale: T = max|x| / 2688, scale = E4M3(max_block|x| / 6 / T), code = E2M1(x / (scale T)), all to nearest
+/// even. x f32 or f64. Not differentiable.
 NVFP4Tensor quantize_nvfp4(const Tensor& x);
+/// value = element scale tensor_scale, F32 of the codes' shape. ShapeError when codes and scales do not fit.
 Tensor dequantize_nvfp4(const Tensor& codes, const Tensor& scales, const Tensor& tensor_scale);
 /// dequantize(quantize(x)) of x's dtype in one pass; the gradient goes straight through. Also NVFP4 (any axis) and none (x itself).
 Tensor fake_quantize_mx(const Tensor& x, const MXParams& p = {});

@@ -101,7 +101,8 @@ struct SGDOptions {
     f("maximize", &O::maximize, "climbs instead of descends");
   }
 };
-/// torch.optim.SGD. State: momentum_buffer.
+/// torch.optim.SGD: g += weight_decay p; m = momentum m + (1 - dampening) g (m = g at first); p -= lr m, with nesterov lr (g + momentum m).
+/// State: momentum_buffer.
 class SGD : public OptimizerOf<SGD, SGDOptions> {
  public:
   static constexpr const char* kSummary = "gradient descent with momentum";
@@ -127,7 +128,8 @@ struct AdamOptions {
     f("maximize", &O::maximize, "climbs instead of descends");
   }
 };
-/// torch.optim.Adam (Kingma & Ba 2015). State: step, exp_avg, exp_avg_sq (max_exp_avg_sq).
+/// torch.optim.Adam (Kingma & Ba 2015, algorithm 1): m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p -= lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
+/// weight_decay is added to the gradient. State: step, exp_avg, exp_avg_sq (max_exp_avg_sq).
 class Adam : public OptimizerOf<Adam, AdamOptions> {
  public:
   static constexpr const char* kSummary = "adaptive moments";
@@ -154,7 +156,7 @@ struct AdamWOptions {
     f("maximize", &O::maximize, "climbs instead of descends");
   }
 };
-/// torch.optim.AdamW (Loshchilov & Hutter 2019): Adam with decoupled weight decay.
+/// torch.optim.AdamW (Loshchilov & Hutter 2019, algorithm 2): p = (1 - lr weight_decay) p, then Adam's step without decay. State as Adam.
 class AdamW : public OptimizerOf<AdamW, AdamWOptions> {
  public:
   static constexpr const char* kSummary = "Adam with decoupled weight decay";

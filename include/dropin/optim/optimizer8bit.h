@@ -99,7 +99,9 @@ struct Adam8bitOptions {
     detail::common_fields8<O>(f);
   }
 };
-/// Adam with one-byte moments; weight decay, if any, is decoupled. State: step, state1, absmax1, state2, absmax2.
+/// Adam with one-byte moments (Dettmers et al. 2022, section 2): m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2;
+/// p = (1 - lr weight_decay) p - lr / (1 - b1^t) m / (sqrt(v) / sqrt(1 - b2^t) + eps), in float32; then m and v are kept as codes of the dynamic map and one
+/// greatest value per block. A gradient that is not finite leaves its parameter as it is and its state 0. State: step, state1, absmax1, state2, absmax2.
 class Adam8bit : public Optimizer8bit<Adam8bit, Adam8bitOptions> {
  public:
   static constexpr const char* kSummary = "Adam with one byte per moment";
@@ -123,7 +125,7 @@ struct AdamW8bitOptions {
     detail::common_fields8<O>(f);
   }
 };
-/// AdamW with one-byte moments. State as Adam8bit.
+/// AdamW with one-byte moments: Adam8bit's rule, whose decay is decoupled, with AdamW's default for it. State as Adam8bit.
 class AdamW8bit : public Optimizer8bit<AdamW8bit, AdamW8bitOptions> {
  public:
   static constexpr const char* kSummary = "AdamW with one byte per moment";
@@ -145,7 +147,7 @@ struct SGD8bitOptions {
     detail::common_fields8<O>(f);
   }
 };
-/// SGD with a one-byte momentum buffer (no dampening, no Nesterov). State: step, state1, absmax1.
+/// SGD with a one-byte momentum buffer: g += weight_decay p; m = momentum m + g (m = g at first); p -= lr m. State: step, state1, absmax1.
 class SGD8bit : public Optimizer8bit<SGD8bit, SGD8bitOptions> {
  public:
   static constexpr const char* kSummary = "SGD with one byte of momentum";
@@ -170,7 +172,7 @@ struct Lion8bitOptions {
     detail::common_fields8<O>(f);
   }
 };
-/// Lion (Chen et al. 2023): the sign of a momentum, kept in one byte. State: step, state1, absmax1.
+/// Lion (Chen et al. 2023) with a one-byte momentum: p = (1 - lr weight_decay) p - lr sign(b1 m + (1 - b1) g); m = b2 m + (1 - b2) g. State: step, state1, absmax1.
 class Lion8bit : public Optimizer8bit<Lion8bit, Lion8bitOptions> {
  public:
   static constexpr const char* kSummary = "Lion with one byte of momentum";
@@ -193,7 +195,7 @@ struct RMSprop8bitOptions {
     detail::common_fields8<O>(f);
   }
 };
-/// RMSprop with a one-byte mean square. State: step, state1, absmax1.
+/// RMSprop with a one-byte mean square: g += weight_decay p; v = alpha v + (1 - alpha) g^2; p -= lr g / (sqrt(v) + eps). State: step, state1, absmax1.
 class RMSprop8bit : public Optimizer8bit<RMSprop8bit, RMSprop8bitOptions> {
  public:
   static constexpr const char* kSummary = "RMSprop with one byte of state";
@@ -217,7 +219,7 @@ struct Adagrad8bitOptions {
     detail::common_fields8<O>(f);
   }
 };
-/// Adagrad with a one-byte sum of squares. State: step, state1, absmax1.
+/// Adagrad with a one-byte sum of squares: g += weight_decay p; v += g^2; p -= lr g / (sqrt(v) + eps). State: step, state1, absmax1.
 class Adagrad8bit : public Optimizer8bit<Adagrad8bit, Adagrad8bitOptions> {
  public:
   static constexpr const char* kSummary = "Adagrad with one byte of state";

@@ -8,7 +8,7 @@ namespace dropin {
 /// Offsets loc [P, 4] to corner boxes [P, 4]: centre = prior centre + 0.1 loc_xy prior_wh, size = prior_wh exp(0.2 loc_wh). priors [P, 4] as cx, cy, w, h.
 /// Differentiable in both. An exponent that overflows gives infinite boxes.
 Tensor decode_boxes(const Tensor& loc, const Tensor& priors);
-/// The inverse: corner boxes [P, 4] to offsets [P, 4].
+/// The inverse: corner boxes [P, 4] to offsets [P, 4], loc_xy = (centre - prior centre) / (0.1 prior_wh), loc_wh = log(size / prior_wh) / 0.2.
 Tensor encode_boxes(const Tensor& boxes, const Tensor& priors);
 
 struct YolactPriorsOptions {

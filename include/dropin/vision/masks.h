@@ -29,7 +29,7 @@ Tensor crop_window(const Tensor& boxes, std::int64_t h, std::int64_t w, std::int
 /// Bilinear resize of the last two dimensions, corners not aligned (torch.nn.functional.interpolate). Differentiable.
 Tensor resize_bilinear(const Tensor& x, std::int64_t height, std::int64_t width);
 
-/// scores[n] mask_iou[n, classes[n]]: ranks masks by class score and predicted quality. scores [N], mask_iou [N, C], classes int64 [N]. IndexError for a class outside [0, C).
+/// y[n] = scores[n] mask_iou[n, classes[n]]: ranks masks by class score and predicted quality. scores [N], mask_iou [N, C], classes int64 [N]. IndexError for a class outside [0, C).
 Tensor rescore_masks(const Tensor& scores, const Tensor& mask_iou, const Tensor& classes);
 
 }  // namespace dropin

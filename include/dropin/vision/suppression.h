@@ -34,7 +34,8 @@ struct SoftNmsOptions {
     f("min_score", &O::min_score, "stops at a lesser score");
   }
 };
-/// Soft-NMS (Bodla et al. 2017): takes the best remaining box, decays the scores of the others (of the same idxs, if given), and so on. Scores are the decayed ones.
+/// Soft-NMS (Bodla et al. 2017, equation 4): takes the best remaining box M, decays the scores of the others (of the same idxs, if given), s_i *= exp(-IoU(M, i)^2 / sigma),
+/// and so on. Scores are the decayed ones.
 Detections soft_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idxs = {}, const SoftNmsOptions& o = {});
 
 struct MatrixNmsOptions {
@@ -52,8 +53,8 @@ struct MatrixNmsOptions {
     f("max_detections", &O::max_detections, "keeps this many; 0: all");
   }
 };
-/// Matrix NMS (SOLOv2, Wang et al. 2020): every score decays at once by its IoU with each better box of its class (int64 [N]), relative to how much that box is itself
-/// overlapped. Scores are the decayed ones, descending.
+/// Matrix NMS (SOLOv2, Wang et al. 2020, equation 5): every score decays at once by its IoU with each better box of its class (int64 [N]), relative to how much that
+/// box is itself overlapped: s_j *= min over better i of f(IoU(i, j)) / f(max over better k of IoU(k, i)). Scores are the decayed ones, descending.
 Detections matrix_nms(const Tensor& boxes, const Tensor& scores, const Tensor& classes, const MatrixNmsOptions& o = {});
 
 struct FastNmsOptions {
@@ -73,7 +74,7 @@ struct FastNmsOptions {
   }
 };
 /// Fast NMS (YOLACT, Bolya et al. 2019, section 4): all boxes of a class are decided at once, and a box that is itself removed still suppresses others, so per class it
-/// keeps a subset of what greedy suppression keeps of the same boxes. scores [C, N] without background. Classes concatenated, sorted by score, cut to max_detections.
+/// keeps a subset of what greedy suppression keeps of the same boxes: j stays when max over better i of IoU(i, j) <= iou_threshold. scores [C, N] without background. Classes concatenated, sorted by score, cut to max_detections.
 /// A box with a NaN score is no candidate.
 Detections fast_nms(const Tensor& boxes, const Tensor& scores, const FastNmsOptions& o = {});
 /// The same for each image of boxes [B, N, 4], scores [B, C, N].
