@@ -5,6 +5,7 @@
 #include <cmath>
 #include <string>
 
+#include "bench/dump.h"
 #include "dropin/core/parallel.h"
 #include "dropin/nn/dilated_attention.h"
 #include "dropin/nn/latent_attention.h"
@@ -30,6 +31,7 @@ template <class F> void row(const std::string& name, std::int64_t length, double
                                    manual_seed(1);
                                    const Tensor q = heads(length, kHeads, kWidth, backward), k = heads(length, kHeads, kWidth, backward), v = heads(length, kHeads, kWidth, backward);
                                    const Tensor g = heads(length);
+                                   if (dump_file()) dump_and_exit(with_gradients({{"q", q}, {"k", k}, {"v", v}}, f(q, k, v), backward ? g : Tensor()));
                                    auto once = [&] {
                                      const Tensor y = f(q, k, v);
                                      if (!backward) return;

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "bench/dump.h"
 #include "dropin/core/parallel.h"
 #include "dropin/nn/transformer.h"
 #include "dropin/ops/ops.h"
@@ -15,6 +16,7 @@ namespace {
 
 using namespace dropin;
 
+/// f() makes what is timed; it calls dump_and_exit itself when there is a file to write.
 template <class F> void row(const std::string& name, F f, double flops = 0, double bytes = 0) {
   benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
     manual_seed(1);
@@ -32,6 +34,7 @@ void linear_rows(std::int64_t m, std::int64_t n, std::int64_t k) {
   row(name + "ours", [=] {
     Tensor x = randn({m, k}).requires_grad_(), w = randn({n, k}).requires_grad_();
     const Tensor g = randn({m, n});
+    if (dump_file()) dump_and_exit(with_gradients({{"x", x}, {"w", w}}, linear(x, w), g));
     return [=]() mutable {
       x.set_grad({});
       w.set_grad({});
@@ -56,11 +59,13 @@ int main(int argc, char** argv) {
   benchmark::AddCustomContext("threads", std::to_string(get_num_threads()));
   row("add 16 elements", [] {
     const Tensor a = randn({16}), b = randn({16});
+    if (dump_file()) dump_and_exit({{"a", a}, {"b", b}, {"y", a + b}});
     return [=] { benchmark::DoNotOptimize(a + b); };
   });
   row("add, sum, backward 16 elements", [] {
     Tensor a = randn({16}).requires_grad_();
     const Tensor b = randn({16});
+    if (dump_file()) dump_and_exit(with_gradients({{"a", a}, {"b", b}}, sum(a + b), ones({})));
     return [=]() mutable {
       a.set_grad({});
       sum(a + b).backward();
@@ -73,6 +78,7 @@ int main(int argc, char** argv) {
     row("layer_norm " + size, [n] {
       Tensor x = randn({n, 1024}).requires_grad_(), w = ones({1024}).requires_grad_(), b = zeros({1024}).requires_grad_();
       const Tensor g = randn({n, 1024});
+      if (dump_file()) dump_and_exit(with_gradients({{"x", x}, {"w", w}, {"b", b}}, layer_norm(x, {1024}, w, b), g));
       return [=]() mutable {
         for (Tensor* t : {&x, &w, &b}) t->set_grad({});
         layer_norm(x, {1024}, w, b).backward(g);
@@ -81,6 +87,7 @@ int main(int argc, char** argv) {
     row("softmax " + size, [n] {
       Tensor x = randn({n, 1024}).requires_grad_();
       const Tensor g = randn({n, 1024});
+      if (dump_file()) dump_and_exit(with_gradients({{"x", x}}, softmax(x, -1), g));
       return [=]() mutable {
         x.set_grad({});
         softmax(x, -1).backward(g);
@@ -91,6 +98,11 @@ int main(int argc, char** argv) {
     Tensor p = randn({1 << 24}).requires_grad_();
     p.set_grad(randn({1 << 24}));
     auto o = std::make_shared<AdamW>(Tensors{p}, AdamWOptions{.lr = 1e-6});
+    if (dump_file()) {
+      const Tensor before = p.detach().clone();
+      o->step();
+      dump_and_exit({{"p", before}, {"g", p.grad()}, {"y", p}});
+    }
     return [=] { o->step(); };
   }, 0, 7.0 * 4 * (1 << 24));
   row("triad 16M elements", [] {
@@ -108,6 +120,15 @@ int main(int argc, char** argv) {
     auto m = std::make_shared<Transformer>(TransformerOptions{.vocab_size = 256, .embed_dim = 256, .num_layers = 4, .num_heads = 4, .max_len = 256});
     auto o = std::make_shared<AdamW>(m->parameters(), AdamWOptions{.lr = 1e-4});
     const Tensor ids = randint(0, 256, {8, 256}, kInt64), target = randint(0, 256, {8 * 256}, kInt64);
+    if (dump_file()) {
+      NamedTensors all{{"ids", ids}, {"target", target}};
+      for (const auto& [name, t] : m->state_dict()) all.set("p." + name, t.clone());
+      const Tensor loss = cross_entropy((*m)(ids).reshape({-1, 256}), target);
+      loss.backward();
+      all.set("y", loss);
+      for (const auto& [name, t] : m->named_parameters()) all.set("g." + name, t.grad());
+      dump_and_exit(all);
+    }
     return [=] {
       o->zero_grad();
       cross_entropy((*m)(ids).reshape({-1, 256}), target).backward();

@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "bench/dump.h"
 #include "dropin/core/parallel.h"
 #include "dropin/nn/hyena.h"
 #include "dropin/nn/multihead_attention.h"
@@ -22,9 +23,10 @@ constexpr std::int64_t kChannels = 256;
 // 5 n log2 n operations per complex transform of length n, one per channel each way, and the product.
 double flops(std::int64_t length, double transforms) { return static_cast<double>(kChannels * length) * (transforms * 5 * std::log2(static_cast<double>(length)) + 6); }
 
-void add(const std::string& name, std::int64_t length, double transforms, std::function<void()> f) {
+void add(const std::string& name, std::int64_t length, double transforms, std::function<void()> f, std::function<NamedTensors()> results = {}) {
   benchmark::RegisterBenchmark((name + "/" + std::to_string(length)).c_str(),
                                [=](benchmark::State& state) {
+                                 if (dump_file() && results) dump_and_exit(results());
                                  f();  // memory is there, plans are made
                                  for (auto _ : state) f();
                                  state.counters["GFLOP/s"] = benchmark::Counter(flops(length, transforms) * 1e-9, benchmark::Counter::kIsIterationInvariantRate);
@@ -43,14 +45,19 @@ int main(int argc, char** argv) {
     const Tensor u = randn({1, kChannels, l}), k = randn({kChannels, l}), d = randn({kChannels}), g = randn({1, kChannels, l});
     const Tensor ul = u.transpose(1, 2).contiguous().transpose(1, 2), kl = k.transpose(0, 1).contiguous().transpose(0, 1), gl = g.transpose(1, 2).contiguous().transpose(1, 2);
     const Tensor spectrum = fft_conv_spectrum(k, l);
-    add("forward, filter kept", l, 2, [=] { no_grad n; fft_conv(u, k, d, {.spectrum = spectrum}); });
+    auto results = [=](bool backward, const FftConvArgs& args = {}) {
+      NamedTensors in;
+      for (const auto& [name, t] : NamedTensors{{"u", u}, {"k", k}, {"d", d}}) in.set(name, backward ? t.detach().requires_grad_() : t);
+      return with_gradients(in, fft_conv(in.find("u"), in.find("k"), in.find("d"), args), backward ? g : Tensor());
+    };
+    add("forward, filter kept", l, 2, [=] { no_grad n; fft_conv(u, k, d, {.spectrum = spectrum}); }, [=] { return results(false, {.spectrum = spectrum}); });
     add("forward, filter kept, channels last", l, 2, [=] { no_grad n; fft_conv(ul, kl, d, {.spectrum = spectrum}); });
-    add("forward", l, 3, [=] { no_grad n; fft_conv(u, k, d); });
+    add("forward", l, 3, [=] { no_grad n; fft_conv(u, k, d); }, [=] { return results(false); });
     auto both = [](const Tensor& u, const Tensor& k, const Tensor& d, const Tensor& g, bool keep) {
       Tensor a = u.detach().requires_grad_(), b = k.detach().requires_grad_(), c = d.detach().requires_grad_();
       fft_conv(a, b, c, {.keep_spectra = keep}).backward(g);
     };
-    add("forward + backward", l, 8, [=] { both(u, k, d, g, false); });
+    add("forward + backward", l, 8, [=] { both(u, k, d, g, false); }, [=] { return results(true); });
     add("forward + backward, spectra kept", l, 6, [=] { both(u, k, d, g, true); });
     add("forward + backward, channels last", l, 8, [=] { both(ul, kl, d, gl, false); });
   }

@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bench/dump.h"
 #include "dropin/core/parallel.h"
 #include "dropin/data/tasks.h"
 #include "dropin/ops/ops.h"
@@ -21,8 +22,9 @@ namespace {
 
 using namespace dropin;
 
-void row(const std::string& name, double flops, double bytes, const std::function<void()>& f) {
+void row(const std::string& name, double flops, double bytes, const std::function<void()>& f, const std::function<NamedTensors()>& results = {}) {
   benchmark::RegisterBenchmark(name.c_str(), [=](benchmark::State& state) {
+    if (dump_file() && results) dump_and_exit(results());
     f();
     for (auto _ : state) f();
     const auto n = static_cast<double>(state.iterations());
@@ -33,16 +35,23 @@ void row(const std::string& name, double flops, double bytes, const std::functio
 
 Tensor channels_last(const Tensor& x) { return x.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2}); }
 
+/// The leaves by their places: "0", "1", ...
+NamedTensors numbered(const Tensors& leaves) {
+  NamedTensors all;
+  for (std::size_t i = 0; i < leaves.size(); ++i) all.set(std::to_string(i), leaves[i]);
+  return all;
+}
+
 /// Forward alone, and with the gradients of everything that asks for one.
 void both(const std::string& name, double flops, double bytes, const std::function<Tensor()>& f, const Tensors& leaves, const Tensor& g) {
   row(name + "/forward", flops, bytes, [f] {
     no_grad guard;
     benchmark::DoNotOptimize(f().data_ptr());
-  });
+  }, [=] { return with_gradients(numbered(leaves), f(), {}); });
   row(name + "/both", 3 * flops, 3 * bytes, [=] {
     f().backward(g);
     for (const Tensor& t : leaves) t.set_grad({});
-  });
+  }, [=] { return with_gradients(numbered(leaves), f(), g); });
 }
 
 /// The convolution as one oneDNN call per thread's images, weights reordered each time as everywhere.
@@ -122,10 +131,12 @@ int main(int argc, char** argv) {
     for (const std::int64_t objects : {0, 12}) {
       const BoxScene s = box_scene(n, objects);
       const std::string name = "nms/" + std::to_string(n) + (objects ? "/crowded" : "/spread");
-      row(name, 0, 0, [s] { benchmark::DoNotOptimize(nms(s.boxes, s.scores, {.iou_threshold = 0.5}).data_ptr()); });
+      row(name, 0, 0, [s] { benchmark::DoNotOptimize(nms(s.boxes, s.scores, {.iou_threshold = 0.5}).data_ptr()); },
+          [s]() -> NamedTensors { return {{"boxes", s.boxes}, {"scores", s.scores}, {"y", nms(s.boxes, s.scores, {.iou_threshold = 0.5})}}; });
       row(name + "/plain_loop", 0, 0, [s] { benchmark::DoNotOptimize(plain_nms(s, 0.5)); });
       const Tensor one = s.scores.unsqueeze(0);
-      row(name + "/fast_nms", 0, 0, [s, one] { benchmark::DoNotOptimize(fast_nms(s.boxes, one, {.top_k = 0, .max_detections = 0}).indices.data_ptr()); });
+      row(name + "/fast_nms", 0, 0, [s, one] { benchmark::DoNotOptimize(fast_nms(s.boxes, one, {.top_k = 0, .max_detections = 0}).indices.data_ptr()); },
+          [s, one]() -> NamedTensors { return {{"boxes", s.boxes}, {"scores", s.scores}, {"y", fast_nms(s.boxes, one, {.top_k = 0, .max_detections = 0}).indices}}; });
     }
   {  // the reproduction: 80 classes, 1000 candidates, 200 of each class
     const BoxScene s = box_scene(1000, 12, 80);

@@ -1,33 +1,17 @@
 """bench_attention beside torch: python bench/peers/attention.py build/release/bench/bench_attention [--threads N] [--json F]"""
 import math
 
-from peers import main  # first: it says in words when there is no torch
+from peers import backward, forward, main  # first: it says in words when there is no torch
 
 import torch
 import torch.nn.functional as F
 
-H, D = 8, 64
+def timed(f, train):
+    def make(given):
+        q, k, v = (given[n].requires_grad_(train) for n in ("q", "k", "v"))
+        return backward(lambda: f(q, k, v), {"q": q, "k": k, "v": v}, given["g"]) if train else forward(lambda: f(q, k, v))
 
-
-def tensors(length, grad):
-    torch.manual_seed(1)
-    return [torch.randn(1, length, H, D).transpose(1, 2).requires_grad_(grad) for _ in range(3)] + [torch.randn(1, length, H, D).transpose(1, 2)]
-
-
-def timed(f, length, backward):
-    q, k, v, g = tensors(length, backward)
-
-    def run():
-        y = f(q, k, v)
-        if backward:
-            q.grad = k.grad = v.grad = None
-            y.backward(g)
-
-    def run_forward():
-        with torch.no_grad():
-            f(q, k, v)
-
-    return run if backward else run_forward
+    return make
 
 
 def window(w):
@@ -84,15 +68,15 @@ def latent_cumsum(q, k, v):
 def all_rows():
     rows = []
     for length in (1024, 4096):
-        for backward in (False, True):
-            tail = ("/forward+backward" if backward else "/forward") + f"/L:{length}"
-            rows.append(("dense" + tail, "SDPA", timed(F.scaled_dot_product_attention, length, backward)))
-            rows.append(("causal" + tail, "SDPA", timed(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), length, backward)))
-    for backward in (False, True):
-        tail = "/forward+backward" if backward else "/forward"
-        rows.append((f"window w:256{tail}/L:4096", "chunks of w", timed(window(256), 4096, backward)))
-        rows.append((f"dilated{tail}/L:4096", "gather, SDPA, scatter", timed(dilated([256, 512, 1024, 2048], [1, 2, 4, 8]), 4096, backward)))
-        rows.append((f"latent causal{tail}/L:1024", "cumsum", timed(latent_cumsum, 1024, backward)))
+        for train in (False, True):
+            tail = ("/forward+backward" if train else "/forward") + f"/L:{length}"
+            rows.append(("dense" + tail, "SDPA", timed(F.scaled_dot_product_attention, train)))
+            rows.append(("causal" + tail, "SDPA", timed(lambda q, k, v: F.scaled_dot_product_attention(q, k, v, is_causal=True), train)))
+    for train in (False, True):
+        tail = "/forward+backward" if train else "/forward"
+        rows.append((f"window w:256{tail}/L:4096", "chunks of w", timed(window(256), train)))
+        rows.append((f"dilated{tail}/L:4096", "gather, SDPA, scatter", timed(dilated([256, 512, 1024, 2048], [1, 2, 4, 8]), train)))
+        rows.append((f"latent causal{tail}/L:1024", "cumsum", timed(latent_cumsum, train)))
     return rows
 
 

@@ -1,108 +1,80 @@
 """bench_foundation beside torch: python bench/peers/foundation.py build/release/bench/bench_foundation [--threads N] [--json F]"""
-from peers import main  # first: it says in words when there is no torch
+from peers import backward, forward, main  # first: it says in words when there is no torch
 
 import torch
-import torch.nn as nn
 import torch.nn.functional as F
 
 
-class Block(nn.Module):
-    def __init__(self, d, heads):
-        super().__init__()
-        self.heads = heads
-        self.norm1, self.norm2 = nn.LayerNorm(d), nn.LayerNorm(d)
-        self.qkv, self.out, self.fc1, self.fc2 = nn.Linear(d, 3 * d), nn.Linear(d, d), nn.Linear(d, 4 * d), nn.Linear(4 * d, d)
-
-    def forward(self, x):
-        b, n, d = x.shape
-        q, k, v = self.qkv(self.norm1(x)).view(b, n, 3, self.heads, d // self.heads).permute(2, 0, 3, 1, 4)
-        x = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, n, d))
-        return x + self.fc2(F.gelu(self.fc1(self.norm2(x))))
+LAYERS, HEADS = 4, 4
 
 
-class Transformer(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.tokens = nn.Embedding(256, 256)
-        self.positions = nn.Parameter(torch.randn(256, 256) * 0.02)
-        self.blocks = nn.ModuleList(Block(256, 4) for _ in range(4))
-        self.norm = nn.LayerNorm(256)
-        nn.init.normal_(self.tokens.weight, std=0.02)
-
-    def forward(self, ids):
-        h = self.tokens(ids) + self.positions
-        for b in self.blocks:
-            h = b(h)
-        return F.linear(self.norm(h), self.tokens.weight)
-
-
-def add():
-    a, b = torch.randn(16), torch.randn(16)
-    return lambda: a + b
+def transformer(p, ids):
+    """The model of the bench, by functions of the parameters with their names."""
+    h = F.embedding(ids, p["tokens.weight"]) + p["positions"][: ids.shape[1]]
+    b, n, d = h.shape
+    for i in range(LAYERS):
+        w = {k.removeprefix(f"blocks.{i}."): t for k, t in p.items() if k.startswith(f"blocks.{i}.")}
+        part = lambda x, name: F.linear(x, w[name + ".weight"], w.get(name + ".bias"))
+        x = F.layer_norm(h, (d,), w["norm1.weight"], w["norm1.bias"])
+        q, k, v = (part(x, f"mixer.{c}_proj").view(b, n, HEADS, -1).transpose(1, 2) for c in "qkv")
+        h = h + part(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, n, d), "mixer.out_proj")
+        x = F.layer_norm(h, (d,), w["norm2.weight"], w["norm2.bias"])
+        h = h + part(F.gelu(part(x, "ffn.fc1")), "ffn.fc2")
+    return F.linear(F.layer_norm(h, (d,), p["norm.weight"], p["norm.bias"]), p["tokens.weight"])
 
 
-def add_sum_backward():
-    a, b = torch.randn(16, requires_grad=True), torch.randn(16)
+def timed(f, *names):
+    """f of those inputs, with the gradients of all."""
 
-    def f():
-        a.grad = None
-        (a + b).sum().backward()
+    def make(given):
+        leaves = {n: given[n].requires_grad_() for n in names}
+        return backward(lambda: f(*leaves.values()), leaves, given["g"])
 
-    return f
-
-
-def rows_of(f, inputs):
-    g = torch.randn_like(inputs[0])
-
-    def run():
-        for x in inputs:
-            x.grad = None
-        f(*inputs).backward(g)
-
-    return run
+    return make
 
 
-def linear(m, n, k):
-    x, w, g = torch.randn(m, k, requires_grad=True), torch.randn(n, k, requires_grad=True), torch.randn(m, n)
-
-    def run():
-        x.grad = w.grad = None
-        F.linear(x, w).backward(g)
-
-    return run
+def add(given):
+    return forward(lambda: given["a"] + given["b"])
 
 
-def adamw():
-    p = torch.randn(1 << 24, requires_grad=True)
-    p.grad = torch.randn(1 << 24)
-    return torch.optim.AdamW([p], lr=1e-6, fused=True).step
+def add_sum_backward(given):
+    a = given["a"].requires_grad_()
+    return backward(lambda: (a + given["b"]).sum(), {"a": a}, given["g"])
 
 
-def step():
-    m = Transformer()
-    o = torch.optim.AdamW(m.parameters(), lr=1e-4, fused=True)
-    ids, target = torch.randint(0, 256, (8, 256)), torch.randint(0, 256, (8 * 256,))
+def adamw(given):
+    p = given["p"].clone().requires_grad_()
+    p.grad = given["g"]
+    o = torch.optim.AdamW([p], lr=1e-6, fused=True)
+    o.step()
+    return o.step, {"y": p.detach().clone()}
+
+
+def step(given):
+    p = {k[2:]: t.requires_grad_() for k, t in given.items() if k.startswith("p.")}
+    loss = lambda: F.cross_entropy(transformer(p, given["ids"]).reshape(-1, 256), given["target"])
+    y = loss()
+    y.backward()
+    o = torch.optim.AdamW(p.values(), lr=1e-4, fused=True)
 
     def run():
         o.zero_grad()
-        F.cross_entropy(m(ids).reshape(-1, 256), target).backward()
+        loss().backward()
         o.step()
 
-    return run
+    return run, {"y": y.detach(), **{"g." + k: t.grad.clone() for k, t in p.items()}}
 
 
 def rows():
-    w, b = torch.ones(1024, requires_grad=True), torch.zeros(1024, requires_grad=True)
     return [
-        ("add 16 elements", "a + b", add()),
-        ("add, sum, backward 16 elements", "torch", add_sum_backward()),
-        *[(f"layer_norm [{n}, 1024]/forward+backward", "F.layer_norm", rows_of(lambda x, w, b: F.layer_norm(x, (1024,), w, b), [torch.randn(n, 1024, requires_grad=True), w, b]))
-          for n in (512, 4096)],
-        *[(f"softmax [{n}, 1024]/forward+backward", "F.softmax", rows_of(lambda x: F.softmax(x, -1), [torch.randn(n, 1024, requires_grad=True)])) for n in (512, 4096)],
-        ("linear 2048x256 to 1024/forward+backward/ours", "F.linear", linear(2048, 1024, 256)),
-        ("linear 512x1024 to 1024/forward+backward/ours", "F.linear", linear(512, 1024, 1024)),
-        ("AdamW step 16M parameters", "fused AdamW", adamw()),
-        ("Transformer step D 256, 4 layers, L 256, B 8", "the same model", step()),
+        ("add 16 elements", "a + b", add),
+        ("add, sum, backward 16 elements", "torch", add_sum_backward),
+        *[(f"layer_norm [{n}, 1024]/forward+backward", "F.layer_norm", timed(lambda x, w, b: F.layer_norm(x, (1024,), w, b), "x", "w", "b")) for n in (512, 4096)],
+        *[(f"softmax [{n}, 1024]/forward+backward", "F.softmax", timed(lambda x: F.softmax(x, -1), "x")) for n in (512, 4096)],
+        ("linear 2048x256 to 1024/forward+backward/ours", "F.linear", timed(F.linear, "x", "w")),
+        ("linear 512x1024 to 1024/forward+backward/ours", "F.linear", timed(F.linear, "x", "w")),
+        ("AdamW step 16M parameters", "fused AdamW", adamw),
+        ("Transformer step D 256, 4 layers, L 256, B 8", "the same model", step),
     ]
 
 

@@ -3,11 +3,9 @@
 glibc hands freed memory back to the system again and again, which costs PyTorch's CPU tensors up to three times;
 GLIBC_TUNABLES=glibc.malloc.trim_threshold=8589934592:glibc.malloc.mmap_threshold=4294967296 turns that off. Quote both.
 """
-from peers import main  # first: it says in words when there is no torch
+from peers import backward, forward, main  # first: it says in words when there is no torch
 
 import torch
-
-CHANNELS = 256
 
 
 def fftconv(u, k, d):
@@ -20,30 +18,23 @@ def fftconv_kept(u, kf, d):
     return torch.fft.irfft(torch.fft.rfft(u, n=n) * kf, n=n)[..., : u.shape[-1]] + u * d.unsqueeze(-1)
 
 
-def unrecorded(f):
-    def run():
-        with torch.no_grad():
-            f()
+def kept(given):
+    kf = torch.fft.rfft(given["k"], n=2 * given["u"].shape[-1])
+    return forward(lambda: fftconv_kept(given["u"], kf, given["d"]))
 
-    return run
+
+def plain(given):
+    return forward(lambda: fftconv(given["u"], given["k"], given["d"]))
+
+
+def train(given):
+    leaves = {n: given[n].requires_grad_() for n in "ukd"}
+    return backward(lambda: fftconv(*leaves.values()), leaves, given["g"])
 
 
 def rows():
-    all_rows = []
-    for length in (1024, 8192, 65536):
-        u = torch.randn(1, CHANNELS, length, requires_grad=True)
-        k = torch.randn(CHANNELS, length, requires_grad=True)
-        d, g = torch.randn(CHANNELS, requires_grad=True), torch.randn(1, CHANNELS, length)
-        kf = torch.fft.rfft(k.detach(), n=2 * length)
-
-        def train(u=u, k=k, d=d, g=g):
-            fftconv(u, k, d).backward(g)
-            u.grad = k.grad = d.grad = None
-
-        all_rows.append((f"forward, filter kept/{length}", "rfft, filter kept", unrecorded(lambda u=u, kf=kf, d=d: fftconv_kept(u, kf, d))))
-        all_rows.append((f"forward/{length}", "rfft", unrecorded(lambda u=u, k=k, d=d: fftconv(u, k, d))))
-        all_rows.append((f"forward + backward/{length}", "rfft", train))
-    return all_rows
+    return [row for length in (1024, 8192, 65536) for row in ((f"forward, filter kept/{length}", "rfft, filter kept", kept), (f"forward/{length}", "rfft", plain),
+                                                              (f"forward + backward/{length}", "rfft", train))]
 
 
 main(rows)

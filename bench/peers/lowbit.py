@@ -6,7 +6,7 @@ import tempfile
 import numpy
 import torch
 import torch.nn.functional as F
-from peers import main
+from peers import Compared, main
 
 N = 1 << 24  # parameters
 FORMATS = {"MXFP8_E4M3": (3, 7, 8, 0x7E, 8), "MXFP4_E2M1": (1, 1, 2, 0x07, 4)}  # mantissa, bias, emax, largest code, width
@@ -96,7 +96,7 @@ def all_rows():
                 layer(h)
 
         rows.append((f"alone/BitLinear packed/{m}", "torch Linear", linear))
-    return rows
+    return [(name, peer, Compared(f)) for name, peer, f in rows]
 
 
 main(all_rows)

@@ -4,19 +4,76 @@ import json
 import os
 import statistics
 import subprocess
+import tempfile
 import time
 
 try:
     import torch
 except ImportError as e:
     raise SystemExit(f"this peer needs PyTorch, which this Python does not have ({e}); pip install torch, or run it with one that does")
+from tensors import read
+
+
+class Compared:
+    """What is timed, of a peer whose outputs its script has compared itself."""
+
+    def __init__(self, f):
+        self.f = f
+
+
+def backward(f, leaves, g):
+    """What is timed of f() with its gradients, and the outputs: y, and the gradient of each leaf (by name)."""
+
+    def run():
+        for t in leaves.values():
+            t.grad = None
+        y = f()
+        y.backward(g)
+        return y
+
+    y = run()
+    return run, {"y": y, **{"g." + name: t.grad for name, t in leaves.items()}}
+
+
+def forward(f):
+    """What is timed of f() without a record, and its output."""
+
+    def run():
+        with torch.no_grad():
+            return f()
+
+    return run, {"y": run()}
+
+
+def one_row(program, name, options, environment):
+    escaped = "".join(c if c.isalnum() else "." for c in name)  # Google Benchmark's regular expressions differ from build to build
+    return subprocess.run([program, f"--benchmark_filter=^{escaped}(/(min_time|real_time|iterations).*)?$", *options], capture_output=True, text=True, check=True,
+                          env={**os.environ, **environment})
+
+
+def given(program, name, threads):
+    """Inputs and outputs of one of our rows, by name."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "row.safetensors")
+        one_row(program, name, [], {"DROPIN_NUM_THREADS": str(threads), "DROPIN_BENCH_DUMP": path})
+        if not os.path.exists(path):
+            raise SystemExit(f"{program} has no row named {name!r} that writes its outputs")
+        return read(path)
+
+
+def difference(mine, yours):
+    """Greatest difference over the greatest value; of integers 0 or infinity."""
+    if mine.shape != yours.shape:
+        return float("inf")
+    if not mine.is_floating_point():
+        return 0.0 if torch.equal(mine, yours) else float("inf")
+    top = mine.abs().max().clamp(min=1e-30) if mine.numel() else torch.tensor(1.0)
+    return ((mine - yours).abs().max() / top).item() if mine.numel() else 0.0
 
 
 def ours(program, name, threads, seconds):
     """Milliseconds of one row of a Google Benchmark program."""
-    escaped = "".join(c if c.isalnum() else "." for c in name)  # Google Benchmark's regular expressions differ from build to build
-    out = subprocess.run([program, f"--benchmark_filter=^{escaped}(/(min_time|real_time|iterations).*)?$", "--benchmark_format=json", f"--benchmark_min_time={seconds}"],
-                         capture_output=True, text=True, check=True, env={**os.environ, "DROPIN_NUM_THREADS": str(threads)})
+    out = one_row(program, name, [f"--benchmark_min_time={seconds}", "--benchmark_format=json"], {"DROPIN_NUM_THREADS": str(threads)})
     rows = json.loads(out.stdout)["benchmarks"]
     if not rows:
         raise SystemExit(f"{program} has no row named {name!r}")
@@ -35,10 +92,23 @@ def theirs(f, seconds):
 
 
 def compare(program, rows, threads, rounds=5, seconds=0.25):
-    """rows: (name of our row, what the peer is, f). Prints ours, theirs, and the median of the rounds' ratios with its range; returns them as JSON."""
+    """rows: (name of our row, what the peer is, make). make(inputs and outputs of our row, by name) -> what is timed, and its own outputs by the same names; or Compared.
+    A peer whose outputs differ by more than 1e-3 of the greatest value is not timed. Prints ours, theirs, and the median of the rounds' ratios with its range; returns
+    them as JSON."""
     results = []
     print(f"{'row':<44} {'ours ms':>9} {'peer ms':>9}  {'ratio':>6}  range        peer")
-    for name, peer, f in rows:
+    for name, peer, make in rows:
+        worst = (None, "")
+        if isinstance(make, Compared):
+            f = make.f
+        else:
+            known = given(program, name, threads)
+            f, outputs = make(known)
+            worst = max((difference(known[k], v.detach()), k) for k, v in outputs.items())
+        if worst[0] is not None and not worst[0] <= 1e-3:
+            print(f"{name:<44} not timed: {peer} gives another {worst[1]}, by {worst[0]:.1e} of its greatest value", flush=True)
+            results.append({"row": name, "peer": peer, "disqualified": f"{worst[1]} differs by {worst[0]:.1e}"})
+            continue
         a, b = [], []
         for r in range(rounds):
             order = [lambda: a.append(ours(program, name, threads, seconds)), lambda: b.append(theirs(f, seconds))]
@@ -46,7 +116,7 @@ def compare(program, rows, threads, rounds=5, seconds=0.25):
                 measure()
         ratios = [y / x for x, y in zip(a, b)]
         row = {"row": name, "peer": peer, "ours_ms": statistics.median(a), "peer_ms": statistics.median(b), "ratio": statistics.median(ratios), "low": min(ratios), "high": max(ratios),
-               "threads": threads}
+               "threads": threads, "difference": worst[0]}
         print(f"{name:<44} {row['ours_ms']:>9.3f} {row['peer_ms']:>9.3f}  {row['ratio']:>5.2f}x  {row['low']:.2f}-{row['high']:.2f}x  {peer}", flush=True)
         results.append(row)
     return results

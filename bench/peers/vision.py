@@ -1,84 +1,70 @@
 """bench_vision beside torch and torchvision on the CPU: python bench/peers/vision.py build/release/bench/bench_vision [--threads N] [--only depthwise] [--json F]"""
-from peers import main  # first: it says in words when there is no torch
+from peers import backward, forward, main  # first: it says in words when there is no torch
 
 import torch
 import torch.nn.functional as F
 
 
-def scene(n, objects):
-    """The boxes and scores of box_scene (dropin/data/tasks.h)."""
-    state = 12345
-
-    def uniform():
-        nonlocal state
-        state = (state * 6364136223846793005 + 1442695040888963407) % 2**64
-        return (state >> 40) / 16777216.0
-
-    centres = [(60 + 430 * uniform(), 60 + 430 * uniform(), 40 + 120 * uniform()) for _ in range(objects)]
-    boxes = []
-    for i in range(n):
-        if objects:
-            cx, cy, s = centres[i % objects]
-            x, y = cx + s * 0.4 * (uniform() - 0.5), cy + s * 0.4 * (uniform() - 0.5)
-            w, h = s * (0.7 + 0.6 * uniform()), s * (0.7 + 0.6 * uniform())
-        else:
-            x, y = 550 * uniform(), 550 * uniform()
-            w, h = 10 + 60 * uniform(), 10 + 60 * uniform()
-        boxes.append([x - w / 2, y - h / 2, x + w / 2, y + h / 2])
-    return torch.tensor(boxes), torch.tensor([0.06 + 0.94 * uniform() for _ in range(n)])
+C = 96  # channels of the depthwise rows
 
 
-def forward(f):
-    def g():
-        with torch.no_grad():
-            f()
-    return g
+def timed(f, train, layout=torch.contiguous_format):
+    """f(x, weights ...) of the leaves "0", "1", ... in that layout."""
+
+    def make(given):
+        leaves = {n: t.contiguous(memory_format=layout if t.dim() == 4 else torch.contiguous_format).requires_grad_(train) for n, t in given.items() if n.isdigit()}
+        if not train:
+            return forward(lambda: f(*leaves.values()))
+        return backward(lambda: f(*leaves.values()), leaves, given["g"].contiguous(memory_format=layout))
+
+    return make
 
 
-def both(f, leaves, grad):
-    def g():
-        f().backward(grad)
-        for t in leaves:
-            t.grad = None
-    return g
+def depthwise(k):
+    return lambda x, w: F.conv2d(x, w, None, 1, k // 2, 1, C)
+
+
+def mix(x, *weights):
+    parts = torch.split(x, C // len(weights), 1)
+    return torch.cat([F.conv2d(p, w, None, 1, w.shape[2] // 2, 1, C // len(weights)) for p, w in zip(parts, weights)], 1)
+
+
+def nms(given):
+    import torchvision
+
+    return forward(lambda: torchvision.ops.nms(given["boxes"], given["scores"], 0.5))
+
+
+def beside_fast_nms(given):
+    """Not the same function: fast_nms keeps a subset of what nms keeps, and that is what is compared."""
+    run, outputs = nms(given)
+    return run, {"y": given["y"] if torch.isin(given["y"], outputs["y"]).all() else outputs["y"]}
+
+
+def deform(x, offset, mask, w):
+    import torchvision
+
+    return torchvision.ops.deform_conv2d(x, offset, w, None, 1, 1, 1, mask)
 
 
 def all_rows():
-    rows = []  # ours, theirs, their function
-    B, C, S = 8, 96, 56
-    x = torch.randn(B, C, S, S).contiguous(memory_format=torch.channels_last).requires_grad_()
-    g = torch.randn(B, C, S, S).contiguous(memory_format=torch.channels_last)
-    plain_x, plain_g = x.detach().contiguous().requires_grad_(), g.contiguous()
+    rows, last = [], torch.channels_last  # ours, theirs, their function
     for k in (3, 5, 7, 9, 11):
-        w = torch.randn(C, 1, k, k).contiguous(memory_format=torch.channels_last).requires_grad_()
-        plain_w = w.detach().contiguous().requires_grad_()
-        f = lambda w=w, k=k: F.conv2d(x, w, None, 1, k // 2, 1, C)
-        p = lambda w=plain_w, k=k: F.conv2d(plain_x, w, None, 1, k // 2, 1, C)
-        rows += [(f"depthwise/{k}/forward", "torch channels_last", forward(f)), (f"depthwise/{k}/both", "torch channels_last", both(f, [x, w], g)),
-                 (f"depthwise/{k}/channels_last/forward", "torch channels_last", forward(f)), (f"depthwise/{k}/channels_last/both", "torch channels_last", both(f, [x, w], g)),
-                 (f"depthwise/{k}/both", "torch NCHW", both(p, [plain_x, plain_w], plain_g))]
-    ws = [torch.randn(C // 4, 1, k, k).contiguous(memory_format=torch.channels_last).requires_grad_() for k in (3, 5, 7, 9)]
-    mix = lambda: torch.cat([F.conv2d(p, w, None, 1, w.shape[2] // 2, 1, C // 4) for p, w in zip(torch.split(x, C // 4, 1), ws)], 1)
-    ps = [w.detach().contiguous().requires_grad_() for w in ws]
-    plain_mix = lambda: torch.cat([F.conv2d(p, w, None, 1, w.shape[2] // 2, 1, C // 4) for p, w in zip(torch.split(plain_x, C // 4, 1), ps)], 1)
-    rows += [("mixconv/forward", "torch split, conv, cat, channels_last", forward(mix)), ("mixconv/both", "torch split, conv, cat, channels_last", both(mix, [x] + ws, g)),
-             ("mixconv/both", "torch split, conv, cat, NCHW", both(plain_mix, [plain_x] + ps, plain_g))]
+        f = depthwise(k)
+        rows += [(f"depthwise/{k}/forward", "torch channels_last", timed(f, False, last)), (f"depthwise/{k}/both", "torch channels_last", timed(f, True, last)),
+                 (f"depthwise/{k}/channels_last/forward", "torch channels_last", timed(f, False, last)),
+                 (f"depthwise/{k}/channels_last/both", "torch channels_last", timed(f, True, last)), (f"depthwise/{k}/both", "torch NCHW", timed(f, True))]
+    rows += [("mixconv/forward", "torch split, conv, cat, channels_last", timed(mix, False, last)), ("mixconv/both", "torch split, conv, cat, channels_last", timed(mix, True, last)),
+             ("mixconv/both", "torch split, conv, cat, NCHW", timed(mix, True))]
     try:
-        import torchvision
-        for n in (1000, 5000):
-            for objects, kind in ((0, "spread"), (12, "crowded")):
-                boxes, scores = scene(n, objects)
-                nms = lambda b=boxes, s=scores: torchvision.ops.nms(b, s, 0.5)
-                rows += [(f"nms/{n}/{kind}", "torchvision nms", nms), (f"nms/{n}/{kind}/fast_nms", "torchvision nms", nms)]
-        N, O = 4, 64
-        z = torch.randn(N, O, S, S, requires_grad=True)
-        offset, mask, w = (torch.randn(N, 18, S, S) * 2).requires_grad_(), torch.rand(N, 9, S, S, requires_grad=True), torch.randn(O, O, 3, 3, requires_grad=True)
-        gz = torch.randn(N, O, S, S)
-        deform = lambda: torchvision.ops.deform_conv2d(z, offset, w, None, 1, 1, 1, mask)
-        rows += [("deform/forward", "torchvision", forward(deform)), ("deform/both", "torchvision", both(deform, [z, offset, mask, w], gz))]
+        import torchvision  # noqa: F401
     except ImportError:
         print("no torchvision: its rows are left out")
-    return rows
+        return rows
+    for n in (1000, 5000):
+        for kind in ("spread", "crowded"):
+            rows += [(f"nms/{n}/{kind}", "torchvision nms", nms), (f"nms/{n}/{kind}/fast_nms", "torchvision nms", beside_fast_nms)]
+    return rows + [("deform/forward", "torchvision", timed(deform, False)), ("deform/both", "torchvision", timed(deform, True))]
 
 
 main(all_rows)
