@@ -43,15 +43,20 @@ Command CommandLine::add(const char* name, const char* doc, Action action) {
   return Command(sub);
 }
 
-int CommandLine::run(int argc, char** argv) {
+bool CommandLine::read(int argc, char** argv, int& status) {
   try {
     parser_->app.parse(argc, argv);
+    return true;
   } catch (const CLI::Success& e) {  // --help, --version
-    return parser_->app.exit(e);
+    status = parser_->app.exit(e);
   } catch (const CLI::ParseError& e) {
     std::fprintf(stderr, "dropin: %s; see dropin --help\n", e.what());
-    return 2;
+    status = 2;
   }
+  return false;
+}
+
+int CommandLine::act() {
   try {
     return parser_->action();
   } catch (const std::bad_alloc&) {

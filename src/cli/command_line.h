@@ -31,8 +31,14 @@ class CommandLine {
   CommandLine(const CommandLine&) = delete;
   CommandLine& operator=(const CommandLine&) = delete;
   Command add(const char* name, const char* doc, Action action);
-  /// Reads the line and runs the subcommand's action; errors become one line on stderr and 2.
-  int run(int argc, char** argv);
+  /// Reads the line: true when there is an action to run; otherwise `status` is how to end (0 after --help, 2 after an error, which is one line on stderr).
+  bool read(int argc, char** argv, int& status);
+  /// Runs the action that was read; errors become one line on stderr and 2.
+  int act();
+  int run(int argc, char** argv) {
+    int status = 0;
+    return read(argc, argv, status) ? act() : status;
+  }
 
  private:
   struct Parser;
@@ -47,5 +53,9 @@ void add_train(CommandLine& line);
 void add_bench(CommandLine& line);
 void add_claims(CommandLine& line);
 void add_devices(CommandLine& line);
+/// All of them.
+inline void add_commands(CommandLine& line) {
+  for (auto add : {add_list, add_describe, add_conform, add_train, add_bench, add_claims, add_devices}) add(line);
+}
 
 }  // namespace dropin::cli

@@ -3,12 +3,6 @@
 
 int main(int argc, char** argv) {
   dropin::cli::CommandLine line;
-  dropin::cli::add_list(line);
-  dropin::cli::add_describe(line);
-  dropin::cli::add_conform(line);
-  dropin::cli::add_train(line);
-  dropin::cli::add_bench(line);
-  dropin::cli::add_claims(line);
-  dropin::cli::add_devices(line);
+  dropin::cli::add_commands(line);
   return line.run(argc, argv);
 }

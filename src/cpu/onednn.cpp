@@ -14,6 +14,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "src/core/disabled.h"
 #include "src/cpu/scratch.h"
 
 namespace dropin::cpu {
@@ -21,18 +22,8 @@ namespace {
 
 std::atomic<std::int64_t> g_created{0};
 
-bool disabled_by_environment() {
-  const char* text = std::getenv("DROPIN_DISABLE");
-  for (std::string_view rest = text ? text : ""; !rest.empty();) {
-    const auto comma = std::min(rest.find(','), rest.size());
-    if (rest.substr(0, comma) == "onednn") return true;
-    rest.remove_prefix(std::min(comma + 1, rest.size()));
-  }
-  return false;
-}
-
 std::atomic<bool>& enabled_flag() {
-  static std::atomic<bool> flag{!disabled_by_environment()};
+  static std::atomic<bool> flag{!disabled_by_environment("onednn")};
   return flag;
 }
 

@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string_view>
 
+#include "core/disabled.h"
 #include "dispatch/plugin.h"
 #include "dropin/dispatch/devices.h"
 #include "dropin/dispatch/dispatch.h"
@@ -17,12 +18,6 @@ namespace dropin {
 namespace {
 
 constexpr const char* kFile = "libdropin_cuda.so";
-
-bool disabled() {
-  const char* text = std::getenv("DROPIN_DISABLE");
-  const std::string all = fmt::format(",{},", text ? text : "");
-  return all.find(",cuda,") != std::string::npos;
-}
 
 std::vector<std::string> places() {
   namespace fs = std::filesystem;
@@ -118,7 +113,7 @@ bool take(const std::string& path, CudaReport& r, void (*add)(void*, DeviceType,
 const char* build_id() { return DROPIN_BUILD_ID; }
 
 void load_cuda_plugin(CudaReport& r, void (*add)(void*, DeviceType, const char*, detail::AnyFn), void* table) {
-  if (disabled()) {
+  if (disabled_by_environment("cuda")) {
     r.why = "DROPIN_DISABLE names cuda";
     return;
   }

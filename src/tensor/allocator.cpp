@@ -13,6 +13,7 @@
 #include <string>
 #include <vector>
 
+#include "core/disabled.h"
 #include "dropin/core/error.h"
 #include "dropin/dispatch/devices.h"
 #include "dropin/dispatch/dispatch.h"
@@ -101,10 +102,7 @@ void* cpu_allocate(std::size_t bytes) {
 
 // DROPIN_DISABLE=cache: every block of a CUDA device is its own, of the very size asked for, so that tools see accesses beyond it.
 bool cached() {
-  static const bool yes = [] {
-    const char* text = std::getenv("DROPIN_DISABLE");
-    return !text || (',' + std::string(text) + ',').find(",cache,") == std::string::npos;
-  }();
+  static const bool yes = !disabled_by_environment("cache");
   return yes;
 }
 int device_class(std::size_t bytes) { return size_class(std::max<std::size_t>(bytes, 512)); }

@@ -189,5 +189,15 @@ def checkpoint():
     w("no_metadata", st({}))
 
 
-for make in (safetensors, npy, idx, json_texts, options, golden, checkpoint):
+def cli():
+    lines = ["", "list", "list --json", "list --family Norm", "list --family No", "list a b", "describe", "describe LongformerAttention --json", "describe nothing", "describe Linear Linear",
+             "devices", "devices --json x", "conform", "conform nowhere", "conform . --device cuda", "conform . --device none", "conform --only Linear .", "train --task none", "train --steps -1",
+             "train --steps 99999999999999999999", "train --swap", "train --swap =", "train --swap A=", "train --swap LayerNorm=RMSNorm --swap MLP=GatedMLP:{", "train --lr nan", "train --resume x --save x",
+             "bench --list", "bench nothing", "bench --compare a.json", "bench --compare a.json b.json", "bench --min-time -1", "claims --list", "claims nothing", "--help", "--version", "-h list",
+             "train --help", "--", "-- list", "list --json=x", "--list", "l" * 4096, "describe " + "\u00e9" * 30, "describe %s%n"]
+    for i, line in enumerate(lines):
+        write("cli", f"{i:02}", "\n".join(line.split(" ")).encode())
+
+
+for make in (safetensors, npy, idx, json_texts, options, golden, checkpoint, cli):
     make()
