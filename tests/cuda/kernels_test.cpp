@@ -96,7 +96,7 @@ TEST_F(Cuda, RandomNumbersAreTheCpusToTheLastBit) {
 }
 
 TEST_F(Cuda, Products) {
-  for (const auto [m, k, n] : {std::tuple{1, 1, 1}, {3, 5, 7}, {65, 33, 70}, {130, 200, 129}, {5, 300, 4}}) {
+  for (const auto& [m, k, n] : {std::tuple{1, 1, 1}, {3, 5, 7}, {65, 33, 70}, {130, 200, 129}, {5, 300, 4}}) {
     agrees("matmul", {noise({m, k}), noise({k, n}, kFloat32, 2)}, [](const Tensors& x) { return matmul(x[0], x[1]); });
     agrees("batched", {noise({3, m, k}), noise({3, n, k}, kFloat32, 2)}, [](const Tensors& x) { return matmul(x[0], x[1].mT()); });
     agrees("linear", {noise({m, k}), noise({n, k}, kFloat32, 2), noise({n}, kFloat32, 3)}, [](const Tensors& x) { return linear(x[0], x[1], x[2]); });
