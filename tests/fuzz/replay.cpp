@@ -17,12 +17,14 @@ void one(const Bytes& b) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  const std::filesystem::path start = std::filesystem::current_path();
   std::size_t files = 0, runs = 0;
   for (int i = 1; i < argc; ++i) {
     std::vector<std::filesystem::path> paths;
-    if (std::filesystem::is_directory(argv[i]))
-      for (const auto& e : std::filesystem::recursive_directory_iterator(argv[i])) paths.push_back(e.path());
-    else paths.emplace_back(argv[i]);
+    const std::filesystem::path given = start / argv[i];  // a target may go to a folder of its own
+    if (std::filesystem::is_directory(given))
+      for (const auto& e : std::filesystem::recursive_directory_iterator(given)) paths.push_back(e.path());
+    else paths.push_back(given);
     for (const auto& p : paths) {
       if (!std::filesystem::is_regular_file(p)) continue;
       std::ifstream in(p, std::ios::binary);
