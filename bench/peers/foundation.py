@@ -13,13 +13,13 @@ def transformer(p, ids):
     h = F.embedding(ids, p["tokens.weight"]) + p["positions"][: ids.shape[1]]
     b, n, d = h.shape
     for i in range(LAYERS):
-        w = {k.removeprefix(f"blocks.{i}."): t for k, t in p.items() if k.startswith(f"blocks.{i}.")}
+        w = {k.removeprefix(f"block{i}."): t for k, t in p.items() if k.startswith(f"block{i}.")}
         part = lambda x, name: F.linear(x, w[name + ".weight"], w.get(name + ".bias"))
         x = F.layer_norm(h, (d,), w["norm1.weight"], w["norm1.bias"])
         q, k, v = (part(x, f"mixer.{c}_proj").view(b, n, HEADS, -1).transpose(1, 2) for c in "qkv")
         h = h + part(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, n, d), "mixer.out_proj")
         x = F.layer_norm(h, (d,), w["norm2.weight"], w["norm2.bias"])
-        h = h + part(F.gelu(part(x, "ffn.fc1")), "ffn.fc2")
+        h = h + part(F.gelu(part(x, "ff.fc1")), "ff.fc2")
     return F.linear(F.layer_norm(h, (d,), p["norm.weight"], p["norm.bias"]), p["tokens.weight"])
 
 
