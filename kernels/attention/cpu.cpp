@@ -282,10 +282,14 @@ struct Running {
 // The weights of row i of a tile from its scores, in place; what was there before is rescaled.
 void absorb_row(const AttentionProblem& p, Band in, std::int64_t i, float* row, bool plain, const Running& r) {
   if (p.spec.kind == ScoreKind::Sigmoid) return sigmoids(row, in);
-  const float t = largest(row, in), high = std::isnan(t) || std::isnan(r.top[i]) ? std::nanf("") : std::max(r.top[i], t);
-  if (high == -kInfinity) {  // nothing seen yet
-    std::fill(row + in.lo, row + in.hi, 0.0f);
-    return;
+  const float t = largest(row, in);
+  float high = std::isnan(t) || std::isnan(r.top[i]) ? std::nanf("") : std::max(r.top[i], t);
+  if (high == -kInfinity) {
+    if (std::none_of(row + in.lo, row + in.hi, [](float x) { return std::isnan(x); })) {  // nothing seen yet
+      std::fill(row + in.lo, row + in.hi, 0.0f);
+      return;
+    }
+    high = std::nanf("");
   }
   const float shrink = r.top[i] == high ? 1 : r.top[i] == -kInfinity ? 0 : std::exp(r.top[i] - high);
   r.sum[i] = r.sum[i] * shrink + exponentials(row, in, high, plain);
@@ -319,10 +323,11 @@ void finish(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int6
       if (blind) continue;
       const float old = *lse;
       if (old != -kInfinity) {
-        const float high = std::max(old, mine), both = high + std::log(std::exp(old - high) + std::exp(mine - high));
-        const float keep = std::exp(old - both), take = std::exp(mine - both) / r.sum[i];
+        // The shares by their own sum: those by exp(lse - lse of both) do not add up to 1 where a large lse is rounded.
+        const float high = std::max(old, mine), a = std::exp(old - high), m = std::exp(mine - high);
+        const float keep = a / (a + m), take = m / (a + m) / r.sum[i];
         for (std::int64_t c = 0; c < dv; ++c) o[c] = o[c] * keep + acc[c] * take;
-        *lse = both;
+        *lse = high + std::log(a + m);
         continue;
       }
     }

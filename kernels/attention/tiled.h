@@ -287,10 +287,11 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
       float own = sum[r] > 0 || sum[r] != sum[r] ? top[r] + logf(sum[r]) : minus;
       if (p.accumulate) {
         const float hi = own > before[r] ? own : before[r];
-        const float all = hi == minus ? minus : hi + logf(exp_of<T>(own - hi) + exp_of<T>(before[r] - hi));
-        old = before[r] == minus ? 0.0f : exp_of<T>(before[r] - all);
-        mine *= own == minus ? 0.0f : exp_of<T>(own - all);
-        own = all;
+        // the shares by their own sum: those by exp(lse - lse of both) do not add up to 1 where a large lse is rounded
+        const float a = before[r] == minus ? 0.0f : exp_of<T>(before[r] - hi), b = own == minus ? 0.0f : exp_of<T>(own - hi);
+        old = hi == minus ? 0.0f : a / (a + b);
+        mine *= hi == minus ? 0.0f : b / (a + b);
+        own = hi == minus ? minus : hi + logf(a + b);
       }
       if (t == 0) *lse = own;
     }

@@ -70,10 +70,22 @@ void load_scores(const float* k, std::int64_t stride, std::int64_t c, std::int64
   }
 }
 
-// How many of the c tokens with scores e may share one unit exp(M): a later score must not dwarf the sum that an earlier token divides by.
-std::int64_t shared_unit(const State& s, const float* e, std::int64_t c, std::int64_t np) {
+// How many of the c tokens with scores e and values v may share one unit exp(M): a later score must not dwarf the sum that an earlier token divides by, and nothing that is
+// not finite may be multiplied by an earlier token's 0.
+std::int64_t shared_unit(const State& s, const float* e, std::int64_t c, std::int64_t np, const float* v, std::int64_t ldv, std::int64_t width) {
   const hn::ScalableTag<float> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto most = hn::Set(d, std::numeric_limits<float>::max());
+  auto fine = hn::Eq(most, most);
+  for (std::int64_t i = 0; i < c * np; i += lanes) fine = hn::And(fine, hn::Le(hn::LoadU(d, e + i), most));  // -inf is a score that nobody sees
+  for (std::int64_t t = 0; t < c; ++t) {
+    const float* row = v + t * ldv;
+    std::int64_t j = 0;
+    for (; j + lanes <= width; j += lanes) fine = hn::And(fine, hn::Le(hn::Abs(hn::LoadU(d, row + j)), most));
+    for (; j < width; ++j)
+      if (!std::isfinite(row[j])) return 1;
+  }
+  if (!hn::AllTrue(d, fine)) return 1;
   const auto none = hn::Set(d, kNone), far = hn::Set(d, 60.0f);
   for (; c > 1; c = (c + 1) / 2) {
     bool fits = true;
@@ -275,7 +287,7 @@ void Forward(const LatentProblem& x) {
         for (std::int64_t t = t0; t < std::min(x.tokens, t0 + kC);) {
           std::int64_t c = std::min({x.chunk, t0 + kC - t, x.tokens - t});
           load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
-          c = shared_unit(s, tiles.e, c, np);
+          c = shared_unit(s, tiles.e, c, np, at(x.v, b, h, t), x.v.strides[2], d);
           enter_chunk(s, tiles, at(x.p, b, h, t), x.p.strides[2], c, n, np, d, decay);
           pack_transposed(tiles.e, c, np, np, tiles.et, kC);
           lower_product(tiles.q, np, tiles.et, np, c, tiles.a);
@@ -323,7 +335,7 @@ void Backward(const LatentProblem& x) {
         for (std::int64_t t = t0; t < t1;) {
           std::int64_t c = std::min(x.chunk, t1 - t);
           load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
-          c = shared_unit(s, tiles.e, c, np);
+          c = shared_unit(s, tiles.e, c, np, at(x.v, b, h, t), x.v.strides[2], d);
           std::copy_n(s.m, one, starts.data() + parts * one);
           begin[parts++] = t;
           t += c;

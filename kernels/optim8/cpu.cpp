@@ -294,8 +294,8 @@ template <Rule8 kRule> struct Update {
     const V most = hn::Set(d, kMost);
     if constexpr (kRule == Rule8::Adam) {
       moments(g, s1, s2);
+      p = hn::MulAdd(p, decay, hn::Div(hn::Mul(rate, s1), hn::MulAdd(hn::Sqrt(s2), root, eps)));  // an s2 beyond all floats moves nothing
       s2 = hn::Min(s2, most);
-      p = moved(p, s1, s2);
     } else if constexpr (kRule == Rule8::Momentum) {
       g = hn::MulAdd(decay, p, g);
       s1 = first ? g : hn::MulAdd(keep1, s1, g);
@@ -309,8 +309,9 @@ template <Rule8 kRule> struct Update {
     } else {
       g = hn::MulAdd(decay, p, g);
       const V square = kRule == Rule8::RmsProp ? hn::Mul(take2, g) : g;
-      s1 = hn::Min(hn::MulAdd(square, g, kRule == Rule8::RmsProp ? hn::Mul(keep2, s1) : s1), most);
+      s1 = hn::MulAdd(square, g, kRule == Rule8::RmsProp ? hn::Mul(keep2, s1) : s1);
       p = hn::Add(p, hn::Div(hn::Mul(rate, g), hn::Add(hn::Sqrt(s1), eps)));
+      s1 = hn::Min(s1, most);
     }
     return g;
   }

@@ -69,8 +69,8 @@ struct Update {
       case Rule8::Adam:
         s1 = fmaf(keep1, s1, take1 * g);
         s2 = fmaf(take2 * g, g, keep2 * s2);
+        p = p * decay + rate * s1 / (sqrtf(s2) * root + eps);  // an s2 beyond all floats moves nothing
         s2 = s2 < kMost ? s2 : kMost;
-        p = p * decay + rate * s1 / (sqrtf(s2) * root + eps);
         break;
       case Rule8::Momentum:
         g = fmaf(decay, p, g);
@@ -87,8 +87,8 @@ struct Update {
       default:
         g = fmaf(decay, p, g);
         s1 = rule == Rule8::RmsProp ? fmaf(take2 * g, g, keep2 * s1) : fmaf(g, g, s1);
-        s1 = s1 < kMost ? s1 : kMost;
         p = p + rate * g / (sqrtf(s1) + eps);
+        s1 = s1 < kMost ? s1 : kMost;
         break;
     }
     return g;

@@ -7,44 +7,77 @@
 
 namespace dropin::cpu {
 namespace {
-template <class T> using Matrix = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-template <class T> using In = Eigen::Map<const Matrix<T>>;
-template <class T> using Out = Eigen::Map<Matrix<T>>;
+// All in float64, columns first: a float32 matrix is converted, which costs little beside the decomposition, and halves what takes longest of all to compile.
+using Matrix = Eigen::MatrixXd;
+template <class T> using Rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+template <class T> Matrix read(const T* a, std::int64_t m, std::int64_t n) { return Eigen::Map<const Rows<T>>(a, m, n).template cast<double>(); }
+template <class T> void write(const Matrix& a, T* to) { Eigen::Map<Rows<T>>(to, a.rows(), a.cols()) = a.template cast<T>(); }
+
+struct Svd {
+  Matrix u, s, vt;
+};
+Svd svd(const Matrix& a) {
+  Eigen::BDCSVD<Matrix> d(a, Eigen::ComputeThinU | Eigen::ComputeThinV);
+  return {d.matrixU(), d.singularValues(), d.matrixV().transpose()};
+}
+struct Qr {
+  Matrix q, r;
+};
+Qr qr(const Matrix& a) {
+  const auto k = std::min(a.rows(), a.cols());
+  Eigen::HouseholderQR<Matrix> d(a);
+  return {d.householderQ() * Matrix::Identity(a.rows(), k), d.matrixQR().topRows(k).template triangularView<Eigen::Upper>()};
+}
+struct Eigh {
+  Matrix values, vectors;
+  bool found;
+};
+Eigh eigh(const Matrix& a) {
+  Eigen::SelfAdjointEigenSolver<Matrix> d(a);
+  if (d.info() != Eigen::Success) return {{}, {}, false};
+  return {d.eigenvalues(), d.eigenvectors(), true};
+}
+struct Solution {
+  Matrix x;
+  bool found;
+};
+Solution solve(const Matrix& a, const Matrix& b) {
+  Eigen::PartialPivLU<Matrix> d(a);
+  for (Eigen::Index i = 0; i < a.rows(); ++i)
+    if (d.matrixLU()(i, i) == 0) return {{}, false};
+  return {d.solve(b), true};
+}
 }  // namespace
 
 template <class T> void svd(std::int64_t m, std::int64_t n, const T* a, T* u, T* s, T* vt) {
-  const std::int64_t k = std::min(m, n);
-  if (!k) return;
-  Eigen::BDCSVD<Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic>> d(In<T>(a, m, n), Eigen::ComputeThinU | Eigen::ComputeThinV);
-  Out<T>(u, m, k) = d.matrixU();
-  Out<T>(s, k, 1) = d.singularValues();
-  Out<T>(vt, k, n) = d.matrixV().transpose();
+  if (!std::min(m, n)) return;
+  const Svd d = svd(read(a, m, n));
+  write(d.u, u);
+  write(d.s, s);
+  write(d.vt, vt);
 }
 
 template <class T> void qr(std::int64_t m, std::int64_t n, const T* a, T* q, T* r) {
-  const std::int64_t k = std::min(m, n);
-  if (!k) return;
-  Eigen::HouseholderQR<Matrix<T>> d(In<T>(a, m, n));
-  Out<T>(q, m, k) = d.householderQ() * Matrix<T>::Identity(m, k);
-  Out<T>(r, k, n) = d.matrixQR().topRows(k).template triangularView<Eigen::Upper>();
+  if (!std::min(m, n)) return;
+  const Qr d = qr(read(a, m, n));
+  write(d.q, q);
+  write(d.r, r);
 }
 
 template <class T> bool eigh(std::int64_t n, const T* a, T* values, T* vectors) {
   if (!n) return true;
-  Eigen::SelfAdjointEigenSolver<Matrix<T>> d(In<T>(a, n, n));
-  if (d.info() != Eigen::Success) return false;
-  Out<T>(values, n, 1) = d.eigenvalues();
-  Out<T>(vectors, n, n) = d.eigenvectors();
+  const Eigh d = eigh(read(a, n, n));
+  if (!d.found) return false;
+  write(d.values, values);
+  write(d.vectors, vectors);
   return true;
 }
 
 template <class T> bool solve(std::int64_t n, std::int64_t k, const T* a, const T* b, T* x) {
   if (!n || !k) return true;
-  Eigen::PartialPivLU<Matrix<T>> d(In<T>(a, n, n));
-  for (std::int64_t i = 0; i < n; ++i)
-    if (d.matrixLU()(i, i) == T(0)) return false;
-  Out<T>(x, n, k) = d.solve(In<T>(b, n, k));
-  return true;
+  const Solution d = solve(read(a, n, n), read(b, n, k));
+  if (d.found) write(d.x, x);
+  return d.found;
 }
 
 #define DROPIN_INSTANCES(T)                                                        \

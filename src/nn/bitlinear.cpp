@@ -28,7 +28,6 @@ BitLinear::BitLinear(const BitLinearOptions& o) : Component(o), cache_(new Cache
   DROPIN_CHECK(o.variant == "b1" || o.variant == "b1.58", OptionError, who(), ": variant is \"", o.variant, "\", expected b1 or b1.58");
   DROPIN_CHECK(o.norm == "auto" || o.norm == "layer" || o.norm == "rms" || o.norm == "none", OptionError, who(), ": norm is \"", o.norm, "\", expected auto, layer, rms or none");
   DROPIN_CHECK(o.norm_eps >= 0, OptionError, who(), ": norm_eps is ", o.norm_eps, ", expected at least 0");
-  DROPIN_CHECK(!o.norm_affine || o.norm != "none", OptionError, who(), ": norm_affine needs a norm");
   DROPIN_CHECK(o.act_per == "token" || o.act_per == "tensor", OptionError, who(), ": act_per is \"", o.act_per, "\", expected token or tensor");
   DROPIN_CHECK(o.act_mode == "absmax" || o.act_mode == "shift", OptionError, who(), ": act_mode is \"", o.act_mode, "\", expected absmax or shift");
   DROPIN_CHECK(o.act_qmax == 127 || o.act_qmax == 128, OptionError, who(), ": act_qmax is ", o.act_qmax, ", expected 127 or 128");
@@ -42,7 +41,7 @@ BitLinear::BitLinear(const BitLinearOptions& o) : Component(o), cache_(new Cache
   packed_ = &buffer("weight_packed", Tensor());
   scale_ = &buffer("weight_scale", Tensor());
   if (o.norm_affine) {
-    auto* affine = new NormAffine(o.in_features, !rms_);
+    auto* affine = new NormAffine(o.in_features, !rms_ && o.norm != "none");
     add_child("norm", Box<Module>(affine));
     norm_weight_ = affine->weight;
     norm_bias_ = affine->bias;
@@ -51,7 +50,7 @@ BitLinear::BitLinear(const BitLinearOptions& o) : Component(o), cache_(new Cache
 
 Tensor BitLinear::normalize(const Tensor& x) const {
   const auto& o = options_;
-  if (o.norm == "none") return x;
+  if (o.norm == "none") return norm_weight_ ? x * *norm_weight_ : x;
   const std::int64_t k = o.in_features, slice = k / o.act_groups;
   const Tensor w = norm_weight_ ? *norm_weight_ : Tensor(), b = norm_bias_ ? *norm_bias_ : Tensor();
   if (o.act_groups == 1) return rms_ ? rms_norm(x, w, o.norm_eps) : layer_norm(x, {k}, w, b, o.norm_eps);

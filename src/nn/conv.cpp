@@ -32,14 +32,20 @@ ConvParams conv_params(const Conv2dOptions& o, std::int64_t h, std::int64_t w) {
 }  // namespace detail
 
 Conv1d::Conv1d(const Conv1dOptions& o) : Component(o) {
+  auto one = [](const char* name, const OneOrMany& v) {
+    if (v.values.size() != 1) fail<OptionError>({who(), ": option ", name, " is ", detail::field_to_json(v).dump(), ", expected one number"});
+    return v.values[0];
+  };
+  const std::int64_t kernel = one("kernel_size", o.kernel_size), stride = one("stride", o.stride), dilation = one("dilation", o.dilation);
   Padding padding;
-  if (!detail::field_from_json(o.padding, padding) || o.padding.is_array()) fail<OptionError>({who(), ": option padding is ", o.padding.dump(), ", expected int or \"same\""});
+  const bool listed = o.padding.is_array() && o.padding.size() == 1;
+  if (!detail::field_from_json(listed ? o.padding[0] : o.padding, padding) || (o.padding.is_array() && !listed)) fail<OptionError>({who(), ": option padding is ", o.padding.dump(), ", expected int or \"same\""});
   if (padding.mode.empty()) padding.size = Size2(0, padding.size.w);
-  conv_ = {.in_channels = o.in_channels, .out_channels = o.out_channels, .kernel_size = Size2(1, o.kernel_size), .stride = Size2(1, o.stride), .padding = padding,
-           .dilation = Size2(1, o.dilation), .groups = o.groups, .bias = o.bias};
+  conv_ = {.in_channels = o.in_channels, .out_channels = o.out_channels, .kernel_size = Size2(1, kernel), .stride = Size2(1, stride), .padding = padding,
+           .dilation = Size2(1, dilation), .groups = o.groups, .bias = o.bias};
   detail::check_conv(who(), conv_);
-  const std::int64_t fan_in = o.in_channels / o.groups * o.kernel_size;
-  weight_ = &parameter("weight", init::default_uniform({o.out_channels, o.in_channels / o.groups, o.kernel_size}, fan_in));
+  const std::int64_t fan_in = o.in_channels / o.groups * kernel;
+  weight_ = &parameter("weight", init::default_uniform({o.out_channels, o.in_channels / o.groups, kernel}, fan_in));
   bias_ = &parameter("bias", o.bias ? init::default_uniform({o.out_channels}, fan_in) : Tensor());
 }
 

@@ -31,7 +31,12 @@ FewBitStepwise::FewBitStepwise(const FewBitStepwiseOptions& o) : Component(o) {
     DROPIN_CHECK(o.borders[i - 1] < o.borders[i], OptionError, who(), ": borders are not strictly increasing: ", o.borders[i - 1], " then ", o.borders[i]);
   spec_ = {.function = o.function, .a = 1, .b = 20, .bits = 1, .fold = o.fold};
   while ((std::size_t{1} << spec_.bits) < o.levels.size()) ++spec_.bits;
-  if (o.function != "relu") fewbit_even(o.function);  // refuses unknown names
+  bool known = o.function == "relu", even = false;
+  for (const char* f : {"gelu", "silu", "sigmoid", "tanh", "selu", "elu", "celu", "softplus", "logsigmoid", "mish", "hardswish", "softsign", "tanhshrink"})
+    if (o.function == f) known = true, even = fewbit_even(f);
+  DROPIN_CHECK(known, OptionError, who(), ": function is \"", o.function,
+               "\", expected gelu, silu, sigmoid, tanh, selu, elu, celu, softplus, logsigmoid, mish, hardswish, softsign, tanhshrink or relu");
+  DROPIN_CHECK(!o.fold || even, OptionError, who(), ": fold needs an even derivative, that of ", o.function, " is not");
   borders_ = &buffer("borders", tensor(o.borders));
   levels_ = &buffer("levels", tensor(o.levels));
 }

@@ -130,6 +130,12 @@ void Module::translate_all(StateDict& state, const std::string& prefix, std::vec
   for (const auto& c : children_) c->module->translate_all(state, prefix + c->name + ".", renamed);
 }
 
+StateDict Module::own_names(StateDict state) const {
+  std::vector<std::string> renamed;
+  translate_all(state, "", renamed);
+  return state;
+}
+
 LoadReport Module::load_state_dict(const StateDict& given, bool strict) {
   // Modules may change their form while they translate (packed weights, say); nothing stays changed unless all fits.
   struct Restore {

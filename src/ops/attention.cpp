@@ -264,10 +264,11 @@ AttentionWithLse merge(const std::vector<AttentionWithLse>& parts, bool exact_gr
   Tensors lses;
   for (const auto& a : parts) lses.push_back(a.lse);
   AttentionWithLse r;
-  r.lse = logsumexp(stack(lses, -1), {-1});
-  const Tensor base = masked_fill(r.lse, r.lse == -inf, 0);
-  for (const auto& a : parts) {
-    const Tensor alpha = exp(a.lse - base).unsqueeze(-1).to(a.o.dtype()), share = a.o * (exact_gradient ? alpha : alpha.detach());
+  const Tensor all = stack(lses, -1);
+  r.lse = logsumexp(all, {-1});
+  const Tensor blind = (r.lse == -inf).unsqueeze(-1), alphas = masked_fill(softmax(masked_fill(all, blind, 0), -1), blind, 0);
+  for (std::size_t i = 0; i < parts.size(); ++i) {
+    const Tensor alpha = alphas.narrow(-1, static_cast<std::int64_t>(i), 1).to(parts[i].o.dtype()), share = parts[i].o * (exact_gradient ? alpha : alpha.detach());
     r.o = r.o.defined() ? r.o + share : share;
   }
   return r;
@@ -305,11 +306,12 @@ AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tenso
   return tiled(q, k, v, patterns, exact_gradient);
 }
 
-Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& attn_mask, double dropout_p, bool is_causal, std::optional<double> scale) {
+Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& attn_mask, double dropout_p, bool is_causal, std::optional<double> scale,
+                                    std::optional<std::int64_t> causal_offset) {
   AttentionParams p;
   p.scale = scale;
   p.causal = is_causal;
-  p.causal_offset = 0;
+  p.causal_offset = causal_offset;
   p.dropout_p = dropout_p;
   if (attn_mask.defined()) p.attn_mask = attn_mask.dtype() == kBool ? logical_not(attn_mask) : attn_mask;
   return attention(q, k, v, p);

@@ -53,6 +53,12 @@ Tensor bitlinear_unpack_weight(const Tensor& packed, const Tensor& scale, std::s
                "] for in_features ", in_features, " of variant ", variant);
   DROPIN_CHECK(scale.dim() == 1 && scale.size(0) >= 1 && packed.size(0) % scale.size(0) == 0, ShapeError, "bitlinear_unpack_weight: scale is ", scale.sizes(),
                ", expected a value per group of the ", packed.size(0), " rows");
+  if (ternary) {
+    const Tensor bytes = packed.to(kCPU).contiguous();
+    const std::uint8_t* b = bytes.data<std::uint8_t>();
+    for (std::int64_t i = 0; i < bytes.numel(); ++i)
+      DROPIN_CHECK((b[i] & b[i] >> 1 & 0x55) == 0, Error, "bitlinear_unpack_weight: packed holds ", static_cast<int>(b[i]), " in row ", i / packed.size(1), ", where a weight has code 3, which stands for none");
+  }
   return unpack({packed.contiguous(), scale.detach().to(kFloat32).contiguous()}, ternary, k);
 }
 

@@ -246,9 +246,11 @@ Shape pooled_sizes(const char* who, const Tensor& x, const PoolParams& p) {
     if (p.kernel[i] <= 0 || p.stride[i] <= 0 || p.dilation[i] <= 0 || p.padding[i] < 0) fail<OptionError>({who, ": kernel size, stride and dilation must be positive and padding not negative"});
     if (p.padding[i] > p.kernel[i] / 2) fail<OptionError>({who, ": padding ", p.padding[i], " is more than half of the kernel size ", p.kernel[i]});
     const std::int64_t span = x.size(d) + 2 * p.padding[i] - p.dilation[i] * (p.kernel[i] - 1) - 1;
-    if (span < 0) fail<ShapeError>({who, ": x is ", x.sizes(), ": smaller than the kernel (empty output)"});
-    std::int64_t n = (p.ceil_mode ? (span + p.stride[i] - 1) / p.stride[i] : span / p.stride[i]) + 1;
-    if (p.ceil_mode && (n - 1) * p.stride[i] >= x.size(d) + p.padding[i]) --n;  // the last window must start inside
+    // Windows from the first on; with ceil_mode one more that begins inside, though it ends outside.
+    const std::int64_t s = p.stride[i], whole = span < 0 ? (span - s + 1) / s : span / s;
+    std::int64_t n = (p.ceil_mode && whole * s < span ? whole + 1 : whole) + 1;
+    if (p.ceil_mode && (n - 1) * s >= x.size(d) + p.padding[i]) --n;
+    if (n < 1 || x.size(d) < 1) fail<ShapeError>({who, ": x is ", x.sizes(), ": smaller than the kernel (empty output)"});
     y[d] = n;
   }
   return y;

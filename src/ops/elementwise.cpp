@@ -377,7 +377,12 @@ Tensor gelu(const Tensor& x, std::string_view approximate) {
 }
 Tensor softsign(const Tensor& x) { return x / (abs(x) + 1.0); }
 Tensor hardsigmoid(const Tensor& x) { return relu6(x + 3.0) / 6.0; }
-Tensor hardswish(const Tensor& x) { return x * hardsigmoid(x); }
+Tensor hardswish(const Tensor& x) {  // by its slope: the product's would be 0 times infinity far below
+  return record("hardswish", x.detach() * hardsigmoid(x.detach()), {x}, {x}, [](const Saved& s, const Tensor& g) -> Tensors {
+    const Tensor inside = where(logical_and(s[0] > -3.0, s[0] < 3.0), s[0] / 3.0 + 0.5, (s[0] >= 3.0).to(g.dtype()));
+    return {g * inside};
+  });
+}
 
 // --- selection
 

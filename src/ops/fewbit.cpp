@@ -55,7 +55,7 @@ Tensor fewbit_activation(const Tensor& x_, const FewBitFunctionSpec& f, const Te
   DROPIN_CHECK(is_floating(x_.dtype()), DTypeError, "fewbit ", f.function, ": expected a floating-point tensor, got ", x_.dtype());
   kernels::FewBitForward k{find_function(f.function), f.a, f.b, f.fold ? FewBitSplit::Folded : FewBitSplit::Borders, static_cast<std::int32_t>(f.bits)};
   std::vector<double> slopes;
-  const bool exact = exact_split(f, k, slopes), keep = detail::any_requires_grad(&x_, 1);
+  const bool exact = !levels_.defined() && exact_split(f, k, slopes), keep = detail::any_requires_grad(&x_, 1);
   const DType compute = ops_detail::compute_type(x_.dtype());
   Tensor borders, levels;
   if (exact) {

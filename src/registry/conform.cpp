@@ -162,9 +162,26 @@ void run_optimizer(const Case& c, const Device& device, CaseResult& r) {
   }
 }
 
+/// Expected gradients by the module's own names: what loading does to a parameter of another framework's name (a new name, a part, a transpose) is done to its gradient.
+NamedTensors own_gradients(const Module& m, const Case& c) {
+  StateDict values, given;  // gradients, and ones where there is one
+  NamedTensors r;
+  for (const auto& [n, t] : c.parameters) {
+    const Tensor g = c.grad_parameters.find(n);
+    values.set(n, g.defined() ? g : zeros_like(t));
+    given.set(n, full(t.sizes(), g.defined() ? 1 : 0));
+  }
+  values = m.own_names(values);
+  for (const auto& [n, t] : m.own_names(given))
+    if (t.numel() && amin(t).item() == 1) r.set(n, values.find(n));
+  for (const auto& [n, g] : c.grad_parameters)
+    if (!c.parameters.contains(n) || g.numel() == 0) r.set(n, g);
+  return r;
+}
+
 // Backward from the given gradients, then inputs' and parameters' gradients against the case's.
-void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTensors& inputs, const std::vector<std::pair<std::string, Tensor>>& parameters, const Device& device,
-                     CaseResult& r) {
+void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTensors& inputs, const NamedTensors& wanted, const std::vector<std::pair<std::string, Tensor>>& parameters,
+                     const Device& device, CaseResult& r) {
   if (!c.grad_outputs.size()) return;
   Tensors ys, gs;
   for (const auto& [n, g] : c.grad_outputs) {
@@ -180,7 +197,7 @@ void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTens
     const Tensor x = inputs.find(n);
     r.checks.push_back(compare("grad_input." + n, x.defined() ? gradient(x) : Tensor(), want, c));
   }
-  for (const auto& [n, want] : c.grad_parameters) {
+  for (const auto& [n, want] : wanted) {
     Tensor p;
     for (const auto& [name, t] : parameters)
       if (name == n) p = t;
@@ -197,13 +214,13 @@ void run_case(const Case& c, const Device& device, CaseResult& r) {
     if (c.grad_inputs.contains(n)) x = x.detach().requires_grad_();
     inputs.set(n, x);
   }
-  NamedTensors outputs;
+  NamedTensors outputs, wanted = c.grad_parameters;
   Box<Module> m;
   if (c.kind == "module") {
     m = make(c.name, c.config);
     StateDict state = c.parameters;
     for (const auto& [n, t] : c.buffers) state.set(n, t);
-    m->load_state_dict(state);
+    if (!m->load_state_dict(state).renamed.empty()) wanted = own_gradients(*m, c);
     m->to(device);
     m->train(c.training);
     outputs = m->call(inputs);
@@ -211,8 +228,16 @@ void run_case(const Case& c, const Device& device, CaseResult& r) {
     if (!info.call) fail<OptionError>({c.name, " is not a function"});
     outputs = info.call(c.config, inputs);
   }
+  if (outputs.size() == 1 && !outputs.contains("y")) {  // a single result is also output.y
+    const auto& only = *outputs.begin();
+    for (const NamedTensors* t : {&c.outputs, &c.grad_outputs})
+      if (t->contains("y")) {
+        outputs.set("y", only.second);
+        break;
+      }
+  }
   for (const auto& [n, want] : c.outputs) r.checks.push_back(compare("output." + n, outputs.find(n), want, c));
-  check_gradients(c, outputs, inputs, m ? m->named_parameters() : std::vector<std::pair<std::string, Tensor>>{}, device, r);
+  check_gradients(c, outputs, inputs, wanted, m ? m->named_parameters() : std::vector<std::pair<std::string, Tensor>>{}, device, r);
 }
 
 }  // namespace

@@ -25,7 +25,7 @@ struct DequantizeMXOptions {
   std::string format = "MXFP8_E4M3";
   std::int64_t axis = -1, block_size = 32;
   bool packed = false;
-  std::int64_t size = 0;
+  std::optional<std::int64_t> size = std::nullopt;
   static void fields(auto&& f) {
     using O = DequantizeMXOptions;
     f("format", &O::format, "MXFP8_E4M3, MXFP8_E5M2, MXFP6_E3M2, MXFP6_E2M3, MXFP4_E2M1 or MXINT8");
@@ -84,7 +84,7 @@ void register_number_formats(Registry& r) {
     return {{"codes", q.codes}, {"scales", q.scales}};
   }, "", paper);
   r.add_function<DequantizeMXOptions>("dequantize_mx", "NumberFormat", "the values of codes and scales", [](const DequantizeMXOptions& o, const NamedTensors& in) -> NamedTensors {
-    return {{"y", dequantize_mx(in.get("codes", "dequantize_mx"), in.get("scales", "dequantize_mx"), {.format = o.format, .axis = o.axis, .block_size = o.block_size}, o.packed, o.size)}};
+    return {{"y", dequantize_mx(in.get("codes", "dequantize_mx"), in.get("scales", "dequantize_mx"), {.format = o.format, .axis = o.axis, .block_size = o.block_size}, o.packed, o.size.value_or(0))}};
   }, "", paper, [](std::int64_t n) -> NamedTensors {
     const MXTensor q = quantize_mx(randn({(n + 1023) / 1024, 1024}), {});
     return {{"codes", q.codes}, {"scales", q.scales}};

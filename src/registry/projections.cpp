@@ -38,7 +38,9 @@ void register_projections(Registry& r) {
     return {{"packed", w.packed}, {"scale", w.scale}};
   }, "", BitLinear::kPaper, [](std::int64_t n) -> NamedTensors { return {{"weight", randn({(n + 1023) / 1024, 1024})}}; });
   r.add_function<UnpackWeightOptions>("bitlinear_unpack_weight", "Function", "the inverse of bitlinear_pack_weight", [](const UnpackWeightOptions& o, const NamedTensors& in) -> NamedTensors {
-    return {{"weight", bitlinear_unpack_weight(in.get("packed", "bitlinear_unpack_weight"), in.get("scale", "bitlinear_unpack_weight"), o.variant, o.in_features)}};
+    const Tensor scale = in.get("scale", "bitlinear_unpack_weight");
+    DROPIN_CHECK(scale.numel() == o.weight_groups, ShapeError, "bitlinear_unpack_weight: scale is ", scale.sizes(), ", expected [", o.weight_groups, "] because weight_groups = ", o.weight_groups);
+    return {{"weight", bitlinear_unpack_weight(in.get("packed", "bitlinear_unpack_weight"), scale, o.variant, o.in_features)}};
   }, "", BitLinear::kPaper, [](std::int64_t n) -> NamedTensors {
     const BitPackedWeight w = bitlinear_pack_weight(randn({(n + 1023) / 1024, 1024}), "b1", 1);
     return {{"packed", w.packed}, {"scale", w.scale}};

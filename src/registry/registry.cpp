@@ -11,13 +11,21 @@ void Registry::insert(ComponentInfo c) {
   components_.push_back(std::move(c));
 }
 
-bool Registry::contains(std::string_view name) const {
+std::string_view Registry::real_name(std::string_view name) const {
+  for (const auto& [alias, real] : aliases_)
+    if (alias == name) return real;
+  return name;
+}
+
+bool Registry::contains(std::string_view given) const {
+  const std::string_view name = real_name(given);
   for (const ComponentInfo& c : components_)
     if (c.name == name) return true;
   return false;
 }
 
-const ComponentInfo& Registry::find(std::string_view name) const {
+const ComponentInfo& Registry::find(std::string_view given) const {
+  const std::string_view name = real_name(given);
   std::vector<std::string> names;
   for (const ComponentInfo& c : components_) {
     if (c.name == name) return c;

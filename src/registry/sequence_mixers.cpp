@@ -18,6 +18,7 @@ void register_sequence_mixers(Registry& r) {
   r.add<DilatedAttention>();
   r.add<SigmoidAttention>();
   r.add<LatentAttention>();
+  r.add_alias("LatteAttention", "LatentAttention");
   r.add<HyenaOperator>();
   r.add<CausalConv1d>();
 }

@@ -1,5 +1,7 @@
 // Activations as modules, with PyTorch's names and options.
 #pragma once
+#include <limits>
+
 #include "dropin/nn/families.h"
 
 namespace dropin {
@@ -81,7 +83,9 @@ class CELU : public detail::OptionedActivation<CELU, CELUOptions> {
   static constexpr const char* kSummary = "x above 0, alpha (exp(x / alpha) - 1) below";
   explicit CELU(const CELUOptions& o = {}) : OptionedActivation(o) {}
   static void check(const CELUOptions& o) { DROPIN_CHECK(o.alpha != 0, OptionError, who(), ": alpha is 0, expected another number"); }
-  static Tensor apply(const Tensor& x, const CELUOptions& o) { return where(x > 0.0, x, elu(x * (1 / o.alpha)) * o.alpha); }
+  static Tensor apply(const Tensor& x, const CELUOptions& o) {
+    return where(x > 0.0, x, expm1(clamp(x, -std::numeric_limits<double>::infinity(), 0) / o.alpha) * o.alpha);
+  }
 };
 
 struct SoftplusOptions {

@@ -26,7 +26,7 @@ struct BitLinearOptions {
     f("variant", &O::variant, "weights of one bit: \"b1\", or of -1, 0, 1: \"b1.58\"");
     f("norm", &O::norm, "before quantization: \"layer\", \"rms\", \"none\", or \"auto\" (layer for b1, rms for b1.58)");
     f("norm_eps", &O::norm_eps, "of the norm");
-    f("norm_affine", &O::norm_affine, "learns norm.weight, and norm.bias of a layer norm");
+    f("norm_affine", &O::norm_affine, "learns norm.weight (also without a norm), and norm.bias of a layer norm");
     f("act_per", &O::act_per, "one activation scale per \"token\", or per call: \"tensor\"");
     f("act_mode", &O::act_mode, "\"absmax\", or \"shift\" for inputs that are not negative");
     f("act_qmax", &O::act_qmax, "127, or 128 as the paper writes it");

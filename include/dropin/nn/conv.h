@@ -122,10 +122,10 @@ class SeparableConv2d : public Component<SeparableConv2d, Conv2dOptions, ImageMi
 
 struct Conv1dOptions {
   std::int64_t in_channels = 0, out_channels = 0;  ///< required
-  std::int64_t kernel_size = 0;                    ///< required
-  std::int64_t stride = 1;
+  OneOrMany kernel_size = 0;                       ///< required; one number, as the others
+  OneOrMany stride = 1;
   Json padding = Json(0);
-  std::int64_t dilation = 1;
+  OneOrMany dilation = 1;
   std::int64_t groups = 1;
   bool bias = true;
   static void fields(auto&& f) {
@@ -144,6 +144,7 @@ struct Conv1dOptions {
 class Conv1d : public Component<Conv1d, Conv1dOptions, ImageMixer> {
  public:
   static constexpr const char* kSummary = "one-dimensional convolution";
+  static constexpr const char* kCall = "x [B, C, L] -> y [B, C', L']";
   static std::vector<std::int64_t> sample_input() { return {4, 9}; }
   explicit Conv1d(const Conv1dOptions& o);
   Tensor forward(const Tensor& x) override;

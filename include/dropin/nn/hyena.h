@@ -90,6 +90,7 @@ struct HyenaTaps {
 /// buffers pos_emb.t [1, P, 1], modulation.deltas [1, 1, C]. Outside of recording the filter and its transform are kept until a parameter changes.
 class HyenaFilter : public Component<HyenaFilter, HyenaFilterOptions, ImageMixer> {
  public:
+  static constexpr const char* kCall = "x [B, C, L] -> y [B, C, L]";
   static constexpr const char* kSummary = "long convolution with a generated filter";
   static constexpr const char* kSample = R"({"d_model": 4, "l_max": 16, "filter_order": 6})";
   static std::vector<std::int64_t> sample_input() { return {4, 9}; }

@@ -57,4 +57,7 @@ class LatentAttention : public Component<LatentAttention, LatentAttentionOptions
   Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_;
 };
 
+/// The paper's name for it.
+using LatteAttention = LatentAttention;
+
 }  // namespace dropin

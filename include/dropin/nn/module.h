@@ -104,6 +104,8 @@ class Module {
   /// Copies `state` in. strict: StateError listing all missing, unexpected and mis-shaped entries, and nothing is loaded; otherwise what fits is loaded.
   /// Names of other frameworks that a layer knows (in_proj_weight) are translated first and reported as renamed.
   LoadReport load_state_dict(const StateDict& state, bool strict = true);
+  /// `state` by this module's own names, as load_state_dict reads it: entries that a layer knows from other frameworks are renamed, cut or turned.
+  StateDict own_names(StateDict state) const;
   void zero_grad();
   Module& requires_grad_(bool on = true);
 

@@ -5,7 +5,7 @@
 namespace dropin {
 
 struct LayerNormOptions {
-  std::vector<std::int64_t> normalized_shape;  ///< required
+  OneOrMany normalized_shape = std::vector<std::int64_t>{};  ///< required
   double eps = 1e-5;
   bool elementwise_affine = true;
   bool bias = true;
@@ -17,14 +17,22 @@ struct LayerNormOptions {
     f("bias", &O::bias, "learns a bias, if affine");
   }
 };
+namespace detail {
+/// OptionError naming `who` unless there are sizes and all are positive.
+inline Shape checked_shape(std::string_view who, const OneOrMany& sizes) {
+  DROPIN_CHECK(!sizes.values.empty(), OptionError, who, ": normalized_shape is required");
+  const Shape shape(sizes.values);
+  for (std::int64_t n : shape) DROPIN_CHECK(n > 0, OptionError, who, ": normalized_shape ", shape, " must be positive");
+  return shape;
+}
+}  // namespace detail
+
 /// y = (x - mean) / sqrt(var + eps) * weight + bias, mean and variance (over n) of the last dimensions (Ba et al. 2016). x [*, normalized_shape]. torch.nn.LayerNorm.
 class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 over the last dimensions";
   static std::vector<std::int64_t> sample_input() { return {9, 8}; }
-  explicit LayerNorm(const LayerNormOptions& o) : Component(o), shape_(o.normalized_shape) {
-    DROPIN_CHECK(!shape_.empty(), OptionError, who(), ": normalized_shape is required");
-    for (std::int64_t n : shape_) DROPIN_CHECK(n > 0, OptionError, who(), ": normalized_shape ", shape_, " must be positive");
+  explicit LayerNorm(const LayerNormOptions& o) : Component(o), shape_(detail::checked_shape(who(), o.normalized_shape)) {
     weight_ = &parameter("weight", o.elementwise_affine ? ones(shape_) : Tensor());
     bias_ = &parameter("bias", o.elementwise_affine && o.bias ? zeros(shape_) : Tensor());
   }
@@ -36,33 +44,40 @@ class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
 };
 
 struct RMSNormOptions {
-  std::vector<std::int64_t> normalized_shape;  ///< required
+  OneOrMany normalized_shape = std::vector<std::int64_t>{};  ///< required
   double eps = 1e-6;
   bool elementwise_affine = true;
   static void fields(auto&& f) {
     using O = RMSNormOptions;
-    f("normalized_shape", &O::normalized_shape, "size of the last dimension; required");
+    f("normalized_shape", &O::normalized_shape, "sizes of the last dimensions, normalised together; required");
     f("eps", &O::eps, "added to the mean square");
     f("elementwise_affine", &O::elementwise_affine, "learns a weight");
   }
 };
-/// x / sqrt(mean(x^2) + eps) * weight over the last dimension (Zhang & Sennrich 2019). Replaces LayerNorm.
+/// y = x / sqrt(mean(x^2) + eps) * weight, the mean over the last dimensions (Zhang & Sennrich 2019, equation 4). x [*, normalized_shape]. torch.nn.RMSNorm, but for the default
+/// eps, which is one number for all dtypes. Replaces LayerNorm.
 class RMSNorm : public Component<RMSNorm, RMSNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "x over its root mean square";
   static std::vector<std::int64_t> sample_input() { return {9, 8}; }
   static constexpr const char* kReplaces = "LayerNorm";
   static constexpr const char* kPaper = "Zhang & Sennrich 2019, arXiv 1910.07467";
-  explicit RMSNorm(const RMSNormOptions& o) : Component(o) {
-    DROPIN_CHECK(o.normalized_shape.size() == 1 && o.normalized_shape[0] > 0, OptionError, who(), ": normalized_shape must be one positive size");
-    weight_ = &parameter("weight", o.elementwise_affine ? ones(Shape(o.normalized_shape)) : Tensor());
+  explicit RMSNorm(const RMSNormOptions& o) : Component(o), shape_(detail::checked_shape(who(), o.normalized_shape)) {
+    weight_ = &parameter("weight", o.elementwise_affine ? ones(shape_) : Tensor());
   }
   Tensor forward(const Tensor& x) override {
-    DROPIN_CHECK(x.dim() > 0 && x.size(-1) == options_.normalized_shape[0], ShapeError, who(), ": x is ", x.sizes(), ", expected [*, ", options_.normalized_shape[0], "]");
-    return rms_norm(x, *weight_, options_.eps);
+    bool fits = x.dim() >= shape_.size();
+    for (int d = 1; fits && d <= shape_.size(); ++d) fits = x.size(-d) == shape_[shape_.size() - d];
+    DROPIN_CHECK(fits, ShapeError, who(), ": x is ", x.sizes(), ", expected its last dimensions to be ", shape_);
+    if (shape_.size() == 1) return rms_norm(x, *weight_, options_.eps);
+    Shape rows;
+    for (int d = 0; d < x.dim() - shape_.size(); ++d) rows.push_back(x.size(d));
+    rows.push_back(shape_.numel());
+    return rms_norm(x.reshape(rows), weight_->defined() ? weight_->reshape({shape_.numel()}) : Tensor(), options_.eps).reshape(x.sizes());
   }
 
  private:
+  Shape shape_;
   Tensor* weight_;
 };
 

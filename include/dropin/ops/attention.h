@@ -44,9 +44,10 @@ AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tenso
 /// Merges attention over several sets of keys into attention over all of them, by log-sum-exp. exact_gradient as attention_mixture().
 AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts, bool exact_gradient = true);
 
-/// PyTorch's F.scaled_dot_product_attention: here a boolean attn_mask is true where a query MAY attend, and is_causal aligns top-left.
+/// PyTorch's F.scaled_dot_product_attention: here a boolean attn_mask is true where a query MAY attend. is_causal: query i sees keys up to i + causal_offset; 0 aligns top-left,
+/// as PyTorch, no value bottom-right (Lk - Lq), as MultiheadAttention.
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& attn_mask = {}, double dropout_p = 0, bool is_causal = false,
-                                    std::optional<double> scale = {});
+                                    std::optional<double> scale = {}, std::optional<std::int64_t> causal_offset = 0);
 
 /// The ALiBi slopes of `heads` heads, [H].
 Tensor alibi_slopes(std::int64_t heads, const TensorOptions& o = {});

@@ -79,11 +79,15 @@ class Registry {
   }
   /// OptionError naming the nearest name when there is no such component.
   const ComponentInfo& find(std::string_view name) const;
+  /// Another name that find() and contains() know the component by.
+  void add_alias(std::string alias, std::string name) { aliases_.emplace_back(std::move(alias), std::move(name)); }
   bool contains(std::string_view name) const;
   const std::vector<ComponentInfo>& all() const { return components_; }
 
  private:
   void insert(ComponentInfo c);
+  std::string_view real_name(std::string_view name) const;
+  std::vector<std::pair<std::string, std::string>> aliases_;
   std::vector<ComponentInfo> components_;
 };
 
