@@ -6,6 +6,7 @@
 //
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "cpu/scratch.h"
 #include "dropin/core/parallel.h"

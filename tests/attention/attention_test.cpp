@@ -178,5 +178,27 @@ TEST(Attention, SecondDerivativesGoThroughTheDefinition) {
   EXPECT_LT(max_difference(h, want), 1e-5 * amax(abs(want)).item<double>());
 }
 
+TEST(Attention, ARowOfNaNScoresIsNaN) {
+  const double nan = std::nan("");
+  for (const bool causal : {false, true})
+    for (const std::int64_t length : {1, 5, 70, 130}) {
+      Tensor q = random({1, 1, length, 8}, kFloat32), k = random({1, 1, length, 8}, kFloat32, 8), v = random({1, 1, length, 8}, kFloat32, 9);
+      q.select(2, 0).fill_(nan);  // one query
+      Tensor y = attention(q, k, v, {.causal = causal});
+      EXPECT_TRUE(std::isnan(y.select(2, 0).to_vector()[0])) << length;
+      if (length > 1) EXPECT_TRUE(std::isfinite(y.select(2, 1).to_vector()[0])) << length;
+      q.select(2, 0).fill_(0);
+      k.slice(2, 0, std::min<std::int64_t>(64, length)).fill_(nan);  // all keys of a block: whoever sees one of them
+      y = attention(q, k, v, {.causal = causal});
+      for (const double value : y.to_vector()) ASSERT_TRUE(std::isnan(value)) << length;
+    }
+}
+
+TEST(Attention, TheFreeFunctionAlignsAsAsked) {
+  const Tensor q = random({1, 2, 3, 4}, kFloat32), k = random({1, 2, 7, 4}, kFloat32, 8), v = random({1, 2, 7, 4}, kFloat32, 9);
+  EXPECT_EQ(max_difference(scaled_dot_product_attention(q, k, v, {}, 0, true), attention(q, k, v, {.causal = true, .causal_offset = 0})), 0);
+  EXPECT_EQ(max_difference(scaled_dot_product_attention(q, k, v, {}, 0, true, {}, std::nullopt), attention(q, k, v, {.causal = true})), 0);
+}
+
 }  // namespace
 }  // namespace dropin

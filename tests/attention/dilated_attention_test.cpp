@@ -180,5 +180,22 @@ TEST(DilatedAttention, NamesWhatDoesNotFit) {
   }), Error, "");
 }
 
+TEST(DilatedAttention, SharesAddUpAtLargeScores) {
+  for (const double scale : {30.0, 1000.0, 1e5}) {
+    DilatedAttention one({.embed_dim = 16, .num_heads = 2, .segment_length = {16}, .dilated_ratio = {1}});
+    DilatedAttention two({.embed_dim = 16, .num_heads = 2, .segment_length = {16, 16}, .dilated_ratio = {1, 1}, .mix_grad = true});
+    {
+      no_grad guard;
+      for (auto& [name, p] : one.named_parameters())
+        if (name[0] == 'q' || name[0] == 'k') p.mul_(scale);
+    }
+    two.load_state_dict(one.state_dict());
+    const Tensor x = random({1, 16, 16}, kFloat32);
+    EXPECT_LT(max_difference(one(x), two(x)), 2e-6) << scale;
+    const AttentionWithLse a{random({1, 2, 5, 4}, kFloat32), full({1, 2, 5}, scale)};
+    EXPECT_LT(max_difference(merge_attention({a, a}).o, a.o), 1e-6) << scale;
+  }
+}
+
 }  // namespace
 }  // namespace dropin

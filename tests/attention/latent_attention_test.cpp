@@ -1,6 +1,7 @@
 #include "dropin/nn/latent_attention.h"
 
 #include "dropin/ops/latent.h"
+#include "dropin/registry/registry.h"
 #include "support.h"
 
 namespace dropin {
@@ -132,6 +133,20 @@ TEST(LatentAttention, NamesWhatDoesNotFit) {
   Box<SequenceState> s = causal.init_state(2);
   EXPECT_ERROR(causal.step(zeros({3, 1, 8}), *s), ShapeError, "batch 3");
   EXPECT_ERROR(latent_attention(zeros({1, 1, 3, 2}), zeros({1, 1, 3, 4}), zeros({1, 1, 3, 2}), true), ShapeError, "expected [B, H, T, N] twice");
+}
+
+TEST(LatentAttention, WhatIsNotFiniteSpoilsNoEarlierToken) {
+  LatentAttention m({.embed_dim = 16, .num_heads = 2, .num_latents = 8, .causal = true});
+  const Tensor x = random({1, 40, 16}, kFloat32);
+  const Tensor want = m(x);
+  for (const double bad : {std::nan(""), static_cast<double>(INFINITY)}) {
+    Tensor y = x.clone();
+    y.select(1, 17).select(1, 3).fill_(bad);
+    const Tensor got = m(y);
+    EXPECT_LT(max_difference(got.slice(1, 0, 17), want.slice(1, 0, 17)), 1e-5);
+    EXPECT_FALSE(std::isfinite(got.select(1, 17).to_vector()[0]));
+  }
+  EXPECT_EQ(make("LatteAttention", m.options_json())->type(), "LatentAttention");
 }
 
 }  // namespace

@@ -324,5 +324,21 @@ TEST(BitLinear, RefusesBadOptions) {
   EXPECT_ERROR(l.pack(), StateError, "released already");
 }
 
+TEST(BitLinear, AnAffineWithoutANormScales) {
+  BitLinear m({.in_features = 8, .out_features = 4, .norm = "none", .norm_affine = true}), plain({.in_features = 8, .out_features = 4, .norm = "none"});
+  StateDict state = m.state_dict();
+  EXPECT_FALSE(state.contains("norm.bias"));
+  state.set("norm.weight", random({8}, kFloat32));
+  m.load_state_dict(state);
+  plain.load_state_dict(state, false);
+  const Tensor x = random({3, 8}, kFloat32, 8);
+  EXPECT_LT(max_difference(m(x), plain(x * state.find("norm.weight"))), 1e-6);
+}
+
+TEST(BitLinear, UnpackingRefusesACodeThatStandsForNone) {
+  const Tensor packed = tensor(std::vector<double>{0x03}, kUInt8).reshape({1, 1});
+  EXPECT_ERROR(bitlinear_unpack_weight(packed, ones({1}), "b1.58", 4), Error, "code 3");
+}
+
 }  // namespace
 }  // namespace dropin

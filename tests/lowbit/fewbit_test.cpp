@@ -268,5 +268,16 @@ TEST(FewBit, OptionsAndStates) {
   expect_values(u.grad(), {0.75363, 0.24637, 0.99946}, 1e-4);
 }
 
+TEST(FewBitStepwise, ReluTakesAUsersTable) {
+  FewBitStepwise m({.borders = {0.5}, .levels = {0.25, 0.75}, .function = "relu"});
+  const Tensor x = tensor(std::vector<double>{-1, 0.2, 0.5, 2}).requires_grad_();
+  const Tensor y = m(x);
+  testing::expect_values(y, {0, 0.2, 0.5, 2});
+  sum(y).backward();
+  testing::expect_values(x.grad(), {0.25, 0.25, 0.25, 0.75});
+  EXPECT_ERROR(FewBitStepwise({.borders = {0}, .levels = {0, 1}, .function = "gelu", .fold = true}), OptionError, "FewBitStepwise: fold needs an even derivative");
+  EXPECT_ERROR(FewBitStepwise({.borders = {0}, .levels = {0, 1}, .function = "swish"}), OptionError, "FewBitStepwise: function is \"swish\"");
+}
+
 }  // namespace
 }  // namespace dropin

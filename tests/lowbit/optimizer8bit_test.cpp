@@ -417,5 +417,17 @@ TEST(StableEmbedding, NormalisesRowsAndSparesThePadding) {
   EXPECT_ERROR(StableEmbedding({.num_embeddings = 3, .embedding_dim = 2, .padding_idx = 3}), OptionError, "padding_idx 3");
 }
 
+TEST(Optimizers8bit, ASquareBeyondAllFloatsMovesNothing) {
+  for (const std::int64_t least : {16, 4096}) {  // bytes, and floats
+    Tensor p = ones({64}).requires_grad_();
+    p.set_grad(full({64}, 1e25));
+    Adam8bit o({p}, {.lr = 0.1, .min_8bit_size = least});
+    o.step();
+    testing::expect_values(p, std::vector<double>(64, 1.0));
+    o.step();
+    for (const double v : p.to_vector()) EXPECT_TRUE(std::isfinite(v));
+  }
+}
+
 }  // namespace
 }  // namespace dropin

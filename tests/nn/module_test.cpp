@@ -179,5 +179,39 @@ TEST(Attention, MaskedNonFiniteValuesDoNotLeak) {
   EXPECT_TRUE(std::isnan(y.select(2, 2).to_vector()[0]));
 }
 
+TEST(Activation, OptionsAndLimitsAsTorch) {
+  const Tensor x = tensor(std::vector<double>{-2, -0.5, 0, 0.5, 3}, kFloat64);
+  testing::expect_values(CELU({.alpha = -0.7})(x), {-0.7 * std::expm1(2 / 0.7), -0.7 * std::expm1(0.5 / 0.7), 0, 0.5, 3}, 1e-12);
+  testing::expect_values(ELU({.alpha = 2})(x), {2 * std::expm1(-2), 2 * std::expm1(-0.5), 0, 0.5, 3}, 1e-12);
+  testing::expect_values(Softplus({.beta = 2, .threshold = 4})(x), {std::log1p(std::exp(-4.0)) / 2, std::log1p(std::exp(-1.0)) / 2, std::log(2) / 2, std::log1p(std::exp(1.0)) / 2, 3}, 1e-12);
+  testing::expect_values(Hardshrink({.lambda = 0.5})(x), {-2, 0, 0, 0, 3});
+  testing::expect_values(Softshrink({.lambda = 0.25})(x), {-1.75, -0.25, 0, 0.25, 2.75});
+  testing::expect_values(Threshold({.threshold = 0.5, .value = 9})(x), {9, 9, 9, 9, 3});
+  testing::expect_values(Hardtanh({.min_val = -1, .max_val = 0.5})(x), {-1, -0.5, 0, 0.5, 0.5});
+  testing::expect_values(Mish()(x), {-2 * std::tanh(std::log1p(std::exp(-2.0))), -0.5 * std::tanh(std::log1p(std::exp(-0.5))), 0, 0.5 * std::tanh(std::log1p(std::exp(0.5))),
+                                     3 * std::tanh(std::log1p(std::exp(3.0)))}, 1e-12);
+  EXPECT_ERROR(Hardtanh({.min_val = 1, .max_val = 1}), OptionError, "Hardtanh: min_val");
+  EXPECT_ERROR(CELU({.alpha = 0}), OptionError, "CELU: alpha is 0");
+  const Tensor far = tensor(std::vector<double>{-INFINITY, INFINITY}, kFloat32).requires_grad_();
+  sum(Hardswish()(far)).backward();
+  testing::expect_values(far.grad(), {0, 1});
+}
+
+TEST(Norm, SizesAreANumberOrAList) {
+  const Tensor x = testing::random({2, 3, 4}, kFloat64);
+  EXPECT_EQ(make("LayerNorm", Json::parse(R"({"normalized_shape": 4})"))->options_json().dump(), LayerNorm({.normalized_shape = 4}).options_json().dump());
+  RMSNorm two({.normalized_shape = {3, 4}});
+  const Tensor want = x / sqrt(mean(square(x), {1, 2}, true) + 1e-6);
+  EXPECT_LT(testing::max_difference(two(x), want), 1e-12);
+  EXPECT_ERROR(two(testing::random({3, 5})), ShapeError, "RMSNorm: x is [3, 5]");
+  EXPECT_ERROR(RMSNorm(RMSNormOptions{}), OptionError, "normalized_shape is required");
+}
+
+TEST(Conv1d, TakesTorchsListsOfOne) {
+  EXPECT_EQ(make("Conv1d", Json::parse(R"({"in_channels": 2, "out_channels": 3, "kernel_size": [3], "stride": [2], "padding": [1]})"))->call({{"x", testing::random({1, 2, 7}, kFloat32)}}).find("y").sizes(),
+            (Shape{1, 3, 4}));
+  EXPECT_ERROR(make("Conv1d", Json::parse(R"({"in_channels": 2, "out_channels": 3, "kernel_size": [3, 3]})")), OptionError, "Conv1d: option kernel_size is [3,3], expected one number");
+}
+
 }  // namespace
 }  // namespace dropin

@@ -350,5 +350,14 @@ TEST(FastMaskIoUNet, OneClassPerMaskIsTheSameNumber) {
   EXPECT_ERROR(net.forward(x, tensor({3, 0, 7, 3, 1}, kInt64)), IndexError, "class 7 is outside [0, 7)");
 }
 
+TEST(Pool, AWindowWiderThanThePictureCountsWithCeilMode) {
+  const Tensor x = tensor(std::vector<double>{1, 2, 3, 4}, kFloat32).reshape({1, 1, 1, 4}).expand({1, 1, 4, 4}).contiguous();
+  PoolParams p{.kernel = {5, 5}, .stride = {3, 3}, .ceil_mode = true};
+  expect_values(max_pool2d(x, p), {4});
+  expect_values(avg_pool2d(x, p), {2.5});
+  p.ceil_mode = false;
+  EXPECT_ERROR(max_pool2d(x, p), ShapeError, "smaller than the kernel");
+}
+
 }  // namespace
 }  // namespace dropin
