@@ -243,7 +243,7 @@ TEST(FewBit, OptionsAndStates) {
   EXPECT_ERROR(FewBitELU({.alpha = 0.5}), OptionError, "alpha is 0.5");
   EXPECT_ERROR(FewBitStepwise({1, 1}, {0, 1, 2}, "gelu"), OptionError, "not strictly increasing");
   EXPECT_ERROR(FewBitStepwise({1}, {0, 1, 2}, "gelu"), OptionError, "expected 2 for 3 levels");
-  EXPECT_ERROR(FewBitStepwise({1}, {0, 1}, "gelo"), OptionError, "activation is \"gelo\"");
+  EXPECT_ERROR(FewBitStepwise({1}, {0, 1}, "gelo"), OptionError, "function is \"gelo\"");
   EXPECT_ERROR(FewBitStepwise(std::vector<double>(256), std::vector<double>(257), "gelu"), OptionError, "257 levels");
   FewBitTanh f({.bits = 2});
   StateDict s = f.state_dict();
