@@ -265,7 +265,7 @@ template <class T> void forward(const FewBitForward& a, const T* x, const T* bor
           } else if (a.split == FewBitSplit::Borders || a.split == FewBitSplit::Folded) {
             (a.scale == 1 ? &code_and_pack<kBits, false> : &code_and_pack<kBits, true>)(a, x + from, size, borders, count, packed + from / 8 * kBits);
           } else {
-            split_and_pack(a, x + from, size, packed + from / 8);
+            split_and_pack(a, reinterpret_cast<const float*>(x + from), size, packed + from / 8);
           }
         }
         if (packed && !coded) {

@@ -168,7 +168,9 @@ template <class O> Json options_to_json(const O& o) {
 template <class O> O options_from_json(const Json& j, std::string_view who) {
   if (!j.is_object()) fail<OptionError>({who, ": options must be a JSON object, got ", j.dump()});
   O o{};
-  for (const auto& [key, value] : j.items()) {
+  for (const auto& item : j.items()) {
+    const std::string& key = item.first;
+    const Json& value = item.second;
     bool known = false;
     detail::visit_fields<O>([&](const char* name, auto member, const char*) {
       if (key != name) return;
