@@ -141,16 +141,17 @@ Row train_one(const Settings& s, const Task& task, const Swap* change, const std
   optimizer_options.set("lr", s.lr);
   Box<Optimizer> optimizer = make_optimizer(optimizer_name, model->parameters(), optimizer_options);
   std::int64_t first = 0;
+  double recent = NAN, spent = 0;  // the mean of late losses, and seconds
   if (resume) {
     const TrainingState state = load_checkpoint(s.resume, *model, *optimizer);
     first = state.step;
     default_generator() = state.generator;
     if (const Json* r = state.notes.find("row")) row.curve = row_from_json(*r).curve;
+    if (const Json* r = state.notes.find("recent"); r && r->is_number()) recent = r->as_double();
   }
   BackgroundLoader loader([&](std::int64_t i) { return task.batch(i); }, first);
   reset_peak_memory(Device(s.device));
   Progress progress(row.name, s.steps);
-  double recent = NAN, spent = 0;
   std::vector<double> times;
   auto save = [&](std::int64_t step) {
     Json rows = Json::array();
@@ -161,6 +162,7 @@ Row train_one(const Settings& s, const Task& task, const Swap* change, const std
     state.notes.set("settings", s.key());
     state.notes.set("finished", rows);
     state.notes.set("row", to_json(row));
+    state.notes.set("recent", recent);
     save_checkpoint(s.save, *model, *optimizer, state);
   };
   model->train();

@@ -6,28 +6,17 @@
 #include "dropin/ops/matmul.h"
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
-#include "kernels/conv/kernel.h"
 #include "kernels/pool/kernel.h"
 #include "ops/common.h"
+#include "ops/conv_geometry.h"
 
 namespace dropin {
 
+using ops_detail::conv_geometry;
 using ops_detail::need_floating;
 using ops_detail::prepared;
 
 namespace {
-
-kernels::ConvGeometry geometry(const ConvParams& p) {
-  kernels::ConvGeometry g;
-  for (int i = 0; i < 2; ++i) {
-    g.stride[i] = p.stride[static_cast<std::size_t>(i)];
-    g.dilation[i] = p.dilation[static_cast<std::size_t>(i)];
-    g.pad_begin[i] = p.pad_begin[static_cast<std::size_t>(i)];
-    g.pad_end[i] = p.pad_end[static_cast<std::size_t>(i)];
-  }
-  g.groups = p.groups;
-  return g;
-}
 
 // The gradients of a convolution are convolutions too; each is a recorded op so that second derivatives exist.
 Tensor conv_input_gradient(const Tensor& gy, const Tensor& w, const Shape& x_sizes, const ConvParams& p);
@@ -35,7 +24,7 @@ Tensor conv_weight_gradient(const Tensor& gy, const Tensor& x, const Shape& w_si
 
 Tensor conv_op(const Tensor& x, const Tensor& w, const Tensor& bias, const Shape& y_sizes, const ConvParams& p) {
   Tensor y = empty(y_sizes, x.options());
-  run<kernels::conv2d_forward>(x.device(), x.in(), w.in(), bias.in(), geometry(p), y.out());
+  run<kernels::conv2d_forward>(x.device(), x.in(), w.in(), bias.in(), conv_geometry(p), y.out());
   return record("conv2d", y, {x, w, bias}, {w.requires_grad() ? x : Tensor(), x.requires_grad() ? w : Tensor()},
                 [p, sx = x.sizes(), sw = w.sizes()](const Saved& s, const Tensor& g_) -> Tensors {
                   const Tensor g = g_.contiguous();
@@ -44,7 +33,7 @@ Tensor conv_op(const Tensor& x, const Tensor& w, const Tensor& bias, const Shape
                   if (s.needs(1) && s.needs(2) && !grad_enabled()) {  // the bias comes along for free
                     gw = empty(sw, g.options());
                     gb = empty({sw[0]}, g.options());
-                    run<kernels::conv2d_backward_weight>(g.device(), g.in(), s[0].in(), geometry(p), gw.out(), gb.out());
+                    run<kernels::conv2d_backward_weight>(g.device(), g.in(), s[0].in(), conv_geometry(p), gw.out(), gb.out());
                   } else {
                     if (s.needs(1)) gw = conv_weight_gradient(g, s[0], sw, p);
                     if (s.needs(2)) gb = sum(g, {0, 2, 3});
@@ -55,7 +44,7 @@ Tensor conv_op(const Tensor& x, const Tensor& w, const Tensor& bias, const Shape
 
 Tensor conv_input_gradient(const Tensor& gy, const Tensor& w, const Shape& x_sizes, const ConvParams& p) {
   Tensor gx = empty(x_sizes, gy.options());
-  run<kernels::conv2d_backward_input>(gy.device(), gy.in(), w.in(), geometry(p), gx.out());
+  run<kernels::conv2d_backward_input>(gy.device(), gy.in(), w.in(), conv_geometry(p), gx.out());
   return record("conv2d_input_gradient", gx, {gy, w}, {gy, w}, [p](const Saved& s, const Tensor& g_) -> Tensors {
     const Tensor g = g_.contiguous(), gy = s[0], w = s[1];
     return {s.needs(0) ? conv_op(g, w, {}, gy.sizes(), p) : Tensor(), s.needs(1) ? conv_weight_gradient(gy, g, w.sizes(), p) : Tensor()};
@@ -64,7 +53,7 @@ Tensor conv_input_gradient(const Tensor& gy, const Tensor& w, const Shape& x_siz
 
 Tensor conv_weight_gradient(const Tensor& gy, const Tensor& x, const Shape& w_sizes, const ConvParams& p) {
   Tensor gw = empty(w_sizes, gy.options());
-  run<kernels::conv2d_backward_weight>(gy.device(), gy.in(), x.in(), geometry(p), gw.out(), abi::TensorOut{});
+  run<kernels::conv2d_backward_weight>(gy.device(), gy.in(), x.in(), conv_geometry(p), gw.out(), abi::TensorOut{});
   return record("conv2d_weight_gradient", gw, {gy, x}, {gy, x}, [p](const Saved& s, const Tensor& g_) -> Tensors {
     const Tensor g = g_.contiguous(), gy = s[0], x = s[1];
     return {s.needs(0) ? conv_op(x, g, {}, gy.sizes(), p) : Tensor(), s.needs(1) ? conv_input_gradient(gy, g, x.sizes(), p) : Tensor()};
@@ -174,7 +163,7 @@ Tensor mixed_depthwise_conv2d(const Tensor& x_, const std::vector<DepthwiseGroup
     inputs.push_back(g.weight);
     inputs.push_back(g.bias);
   }
-  auto geometry_of = [stride](const DepthwiseGroup& g) { return geometry(ConvParams{.stride = stride, .pad_begin = g.pad_begin, .pad_end = g.pad_end, .dilation = g.dilation}); };
+  auto geometry_of = [stride](const DepthwiseGroup& g) { return conv_geometry(ConvParams{.stride = stride, .pad_begin = g.pad_begin, .pad_end = g.pad_end, .dilation = g.dilation}); };
   Tensor y = empty_image(y_sizes, x.options(), last);
   std::vector<kernels::DepthwiseRun> runs;
   for (const DepthwiseGroup& g : groups) runs.push_back({g.weight.in(), g.bias.in(), {}, {}, geometry_of(g)});

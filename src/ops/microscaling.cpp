@@ -2,10 +2,10 @@
 
 #include "dropin/ops/matmul.h"
 #include "dropin/ops/reduce.h"
-#include "kernels/conv/kernel.h"
 #include "kernels/mx/kernel.h"
 #include "kernels/mx/scalar.h"
 #include "ops/common.h"
+#include "ops/conv_geometry.h"
 
 namespace dropin {
 
@@ -147,18 +147,6 @@ void no_second(const char* who) {
   if (grad_enabled()) fail<AutogradError>({who, ": its gradient is quantized and cannot be differentiated again"});
 }
 
-kernels::ConvGeometry geometry(const ConvParams& p) {
-  kernels::ConvGeometry g;
-  for (std::size_t i = 0; i < 2; ++i) {
-    g.stride[i] = p.stride[i];
-    g.dilation[i] = p.dilation[i];
-    g.pad_begin[i] = p.pad_begin[i];
-    g.pad_end[i] = p.pad_end[i];
-  }
-  g.groups = p.groups;
-  return g;
-}
-
 }  // namespace
 
 Tensor fake_quantize_mx(const Tensor& x, const MXParams& p) {
@@ -219,12 +207,12 @@ Tensor mx_conv2d(const Tensor& x_, const Tensor& w_, const Tensor& bias, const C
       gx = empty(sx, g.options());
       const Tensor gq = p.quantize_backward ? along(g, p.grad, 1, p) : g;
       const Tensor wq = p.quantize_backward && !frozen ? along(s[1], or_forward(p.second_bp, p.second), 0, p) : s[1].contiguous();
-      run<kernels::conv2d_backward_input>(g.device(), gq.in(), wq.in(), geometry(conv), gx.out());
+      run<kernels::conv2d_backward_input>(g.device(), gq.in(), wq.in(), ops_detail::conv_geometry(conv), gx.out());
     }
     if (s.needs(1)) {
       gw = empty(sw, g.options());
       const Tensor gq = p.quantize_backward ? along(g, p.grad, 0, p) : g, xq = p.quantize_backward ? along(s[0], or_forward(p.first_bp, p.first), 0, p) : s[0].contiguous();
-      run<kernels::conv2d_backward_weight>(g.device(), gq.in(), xq.in(), geometry(conv), gw.out(), abi::TensorOut{});
+      run<kernels::conv2d_backward_weight>(g.device(), gq.in(), xq.in(), ops_detail::conv_geometry(conv), gw.out(), abi::TensorOut{});
     }
     return {gx, gw, s.needs(2) ? sum(g, {0, 2, 3}) : Tensor()};
   }).to(x_.dtype());

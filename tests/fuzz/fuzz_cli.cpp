@@ -12,14 +12,13 @@
 namespace {
 
 void enter_empty_folder() {
-  static const std::string folder = [] {
-    std::string p = "/dev/shm/dropin-fuzz-XXXXXX";
-    if (!mkdtemp(p.data()) || chdir(p.c_str()) != 0) dropin::fuzz::broken("no scratch folder");
-    std::atexit([] {
-      if (chdir("/") == 0) std::filesystem::remove_all(folder);
-    });
-    return p;
-  }();
+  static std::string* folder = nullptr;  // outlives the end of the program
+  if (folder) return;
+  folder = new std::string("/dev/shm/dropin-fuzz-XXXXXX");
+  if (!mkdtemp(folder->data()) || chdir(folder->c_str()) != 0) dropin::fuzz::broken("no scratch folder");
+  std::atexit([] {
+    if (chdir("/") == 0) std::filesystem::remove_all(*folder);
+  });
 }
 
 }  // namespace
