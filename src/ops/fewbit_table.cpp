@@ -179,7 +179,8 @@ FewBitTable fewbit_table(std::string_view activation, std::int64_t bits, bool fo
     for (const Stored& s : kStored)
       if (activation == s.name && fold == s.fold && bits == s.bits) {
         const int k = 1 << bits;
-        return {std::vector<double>(s.numbers, s.numbers + k - 1), std::vector<double>(s.numbers + k - 1, s.numbers + 2 * k - 1)};
+        const double* levels = s.numbers + (k - 1);
+        return {std::vector<double>(s.numbers, levels), std::vector<double>(levels, levels + k)};
       }
   return solve_fewbit_table(activation, bits, fold, domain);
 }
