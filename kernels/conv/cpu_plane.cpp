@@ -27,7 +27,6 @@ namespace HWY_NAMESPACE {
 namespace {
 constexpr int64_t kBandBytes = 48 << 10;  // of copied rows worked on at a time: what stays close to the core
 constexpr int64_t kAhead = 16384;         // elements asked for in advance, at most
-constexpr int kMaxK = 11;                 // kernel rows with code of their own
 
 int64_t ceil_div(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
 

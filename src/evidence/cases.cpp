@@ -155,10 +155,8 @@ Case module_case(const ComponentInfo& c, int i, const ComponentInfo* standard, c
       if (p.dim() >= 2 && p.grad().defined()) used += static_cast<double>(p.numel());
   }
   const bool channels = pictures(c) || c.sample_input.size() == 2;
-  const double applied = c.family == "TokenEmbedding" ? 0 : c.family == "Model" && c.name != "Transformer" ? 0
-                         : c.name == "Transformer"    ? static_cast<double>(x.numel())
-                         : channels                   ? static_cast<double>(y.numel() / std::max<int64_t>(1, y.size(1)))
-                                                      : static_cast<double>(x.numel() / std::max<int64_t>(1, x.size(-1)));
+  const int64_t places = channels ? y.numel() / std::max<int64_t>(1, y.size(1)) : x.numel() / std::max<int64_t>(1, x.size(-1));
+  const double applied = c.family == "TokenEmbedding" || (c.family == "Model" && c.name != "Transformer") ? 0 : static_cast<double>(c.name == "Transformer" ? x.numel() : places);
   r.flops = 2 * applied * (used + (product ? static_cast<double>(second.numel()) : 0)) + (c.core_flops ? c.core_flops(learning->options_json(), r.x) : 0);
   r.both_flops = 3 * r.flops;
   r.bytes = bytes_of(x) + bytes_of(y) + weights;
