@@ -9,17 +9,12 @@
 #include "dropin/nn/sigmoid_attention.h"
 #include "dropin/ops/latent.h"
 #include "evidence/claims.h"
+#include "evidence/claims/tensors.h"
 
 namespace dropin::evidence {
 namespace {
 
 using std::int64_t;
-
-Tensor normal(const Shape& s, std::uint64_t seed) {
-  Generator g(seed);
-  return randn(s, kFloat32, &g);
-}
-double difference(const Tensor& a, const Tensor& b) { return amax(abs(a - b)).item(); }
 
 // q, k, v on 4 heads of 64, B = 1.
 struct Heads {

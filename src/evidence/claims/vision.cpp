@@ -20,17 +20,12 @@
 #include "dropin/vision/mix_conv.h"
 #include "dropin/vision/suppression.h"
 #include "evidence/claims.h"
+#include "evidence/claims/tensors.h"
 
 namespace dropin::evidence {
 namespace {
 
 using std::int64_t;
-
-Tensor normal(const Shape& s, std::uint64_t seed) {
-  Generator g(seed);
-  return randn(s, kFloat32, &g);
-}
-double difference(const Tensor& a, const Tensor& b) { return amax(abs(a - b)).item(); }
 
 // MixConv
 
