@@ -111,6 +111,9 @@ template <class D> HWY_INLINE VecOf<D> exp_nonpositive(D d, VecOf<D> x) {
 
 /// e^x in f32 for x <= 0 that is not -inf: two thirds of exp_nonpositive's work, 3e-7 relative. Below -87 it stays at e^-87; a NaN stays (Max gives its second operand then).
 template <class D> HWY_INLINE VecOf<D> exp_weight(D d, VecOf<D> x) {
+#if !HWY_NATIVE_FMA  // the remainder is exact only where a product is not rounded before its difference
+  return exp_nonpositive(d, hn::Max(hn::Set(d, -87.0f), x));
+#else
   const hn::RebindToUnsigned<D> du;
   const auto magic = hn::Set(d, 12582912.0f), high = hn::Set(d, 1.4426950216293335f), low = hn::Set(d, 1.925963033500011e-08f);
   const auto y = hn::Max(hn::Set(d, -87.0f), x);
@@ -118,6 +121,7 @@ template <class D> HWY_INLINE VecOf<D> exp_weight(D d, VecOf<D> x) {
   const auto r = hn::MulAdd(y, low, hn::MulSub(y, high, n));
   constexpr float c[] = {1.000000071654662f, 0.6931469670640854f, 0.240221197239103f, 0.055507132746006375f, 0.009675541331622933f, 0.0013276471635976818f};  // 2^r, |r| <= 1/2
   return hn::BitCast(d, hn::Add(hn::BitCast(du, polynomial(d, r, c)), hn::ShiftLeft<23>(hn::BitCast(du, t))));
+#endif
 }
 
 template <class D> HWY_INLINE VecOf<D> log(D d, VecOf<D> x) {

@@ -33,7 +33,23 @@ template <int R, int W> HWY_INLINE void product_block(std::int64_t depth, const 
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int w = 0; w < W; ++w) acc[r][w] = add ? hn::LoadU(d, c + r * ldc + w * lanes) : hn::Zero(d);
-  for (std::int64_t k = 0; k < depth; ++k) {
+  std::int64_t k = 0;
+#if !HWY_NATIVE_FMA  // every product is rounded: sums of four first keep the error down, at the same cost
+  for (; k + 4 <= depth; k += 4)
+#pragma GCC unroll 2
+    for (int w = 0; w < W; ++w) {
+      hn::Vec<decltype(d)> row[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) row[i] = hn::LoadU(d, b + (k + i) * ldb + w * lanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < R; ++r) {
+        const float* x = a + r * ar + k * ak;
+        const auto even = hn::MulAdd(hn::Set(d, x[ak]), row[1], hn::Mul(hn::Set(d, x[0]), row[0])), odd = hn::MulAdd(hn::Set(d, x[3 * ak]), row[3], hn::Mul(hn::Set(d, x[2 * ak]), row[2]));
+        acc[r][w] = hn::Add(acc[r][w], hn::Add(even, odd));
+      }
+    }
+#endif
+  for (; k < depth; ++k) {
     hn::Vec<decltype(d)> row[W];
 #pragma GCC unroll 2
     for (int w = 0; w < W; ++w) row[w] = hn::LoadU(d, b + k * ldb + w * lanes);

@@ -272,6 +272,9 @@ struct Gradient {
   T* sums;
 };
 
+/// How many products one register of a sum takes before it is added to memory: long sums in one float lose digits.
+constexpr int64_t kLongest = 1024;
+
 /// R rows of gy at a time (1: any stride and dilation), K kernel rows from i0, J columns from j0.
 template <int K, int J, int R, int S, class T>
 HWY_NOINLINE void gather(const Gradient<T>& g, int64_t i0, int64_t j0, int64_t p0, int64_t p1) {
@@ -319,16 +322,17 @@ void gather_rows(const Gradient<T>& g, int64_t i0, int64_t j0) {
   int64_t p = 0;
   if constexpr (sizeof(T) == 4 && R > 1) {  // f64 is not in a hurry
     if (g.dil == 1 && (g.S == 1 || g.S == 2)) {
-      p = g.P / R * R;
-      if (p > 0) {
+      const int64_t rows = std::max<int64_t>(1, kLongest / (R * g.positions)) * R;
+      for (const int64_t whole = g.P / R * R; p < whole; p = std::min(p + rows, whole)) {
         if (g.S == 1)
-          gather<K, J, R, 1>(g, i0, j0, 0, p);
+          gather<K, J, R, 1>(g, i0, j0, p, std::min(p + rows, whole));
         else
-          gather<K, J, R, 2>(g, i0, j0, 0, p);
+          gather<K, J, R, 2>(g, i0, j0, p, std::min(p + rows, whole));
       }
     }
   }
-  if (p < g.P) gather<K, J, 1, 1>(g, i0, j0, p, g.P);
+  const int64_t rows = std::max<int64_t>(1, kLongest / g.positions);
+  for (; p < g.P; p += rows) gather<K, J, 1, 1>(g, i0, j0, p, std::min(p + rows, g.P));
 }
 
 /// J columns at a time as long as there are so many, then one.
@@ -521,8 +525,11 @@ void add_rows(const T* gy, int64_t row, int64_t rows, int64_t n, T* sum) {
   const hn::ScalableTag<T> d;
   const int64_t L = lanes_of<T>();
   auto s = hn::LoadU(d, sum);
-  for (int64_t r = 0; r < rows; ++r)
-    for (int64_t k = 0; k < n; ++k) s = hn::Add(s, hn::LoadU(d, gy + r * row + k * L));
+  for (int64_t r = 0; r < rows; ++r) {
+    auto of_row = hn::Zero(d);
+    for (int64_t k = 0; k < n; ++k) of_row = hn::Add(of_row, hn::LoadU(d, gy + r * row + k * L));
+    s = hn::Add(s, of_row);
+  }
   hn::StoreU(s, d, sum);
 }
 

@@ -311,8 +311,9 @@ void Backward(const LatentProblem& x) {
   const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
   parallel_for(x.batch * x.heads, 1, [&](std::int64_t first, std::int64_t last) {
     const std::int64_t one = np * (d + 2);  // a state in padded form
-    cpu::Scratch<float> work(3 * one + 2 * np + kC * np * 6 + 2 * kC * kC + np * d + kC * d);
+    cpu::Scratch<float> work(one + 2 * np * d + 2 * np + kC * np * 6 + 2 * kC * kC + kC * d);
     cpu::Scratch<float> starts(kC * one);  // the states before each part of a chunk
+    cpu::Scratch<double> rs(np);           // what is left of dk's two halves may be a small part of them
     float* w = work.data();
     auto take = [&](std::int64_t count) {
       float* p = w;
@@ -320,13 +321,13 @@ void Backward(const LatentProblem& x) {
       return p;
     };
     const State s{take(np), take(np), take(np * d)};
-    float *r = take(np * d), *rs = take(np), *unit = take(np), *decay = take(np);
+    float *r = take(np * d), *unit = take(np), *decay = take(np);
     const Tiles tiles{take(kC * np), take(kC * np), take(kC * np), take(kC * np), take(kC * kC)};
     float *g = take(kC * kC), *dp = take(kC * np), *dk = take(kC * np), *packed = take(np * d + kC * d);
     for (std::int64_t bh = first; bh < last; ++bh) {
       const std::int64_t b = bh / x.heads, h = bh % x.heads;
       std::fill_n(r, np * d, 0.0f);
-      std::fill_n(rs, np, 0.0f);
+      std::fill_n(rs.data(), np, 0.0);
       bool later = false;  // r and rs have a unit
       for (std::int64_t chunk = x.chunks() - 1; chunk >= 0; --chunk) {
         const std::int64_t t0 = chunk * kC, t1 = std::min(x.tokens, t0 + kC);
@@ -381,8 +382,8 @@ void Backward(const LatentProblem& x) {
           for (std::int64_t i = c - 1; i >= 0; --i) {
             float *gk = at(x.gk, b, h, t + i), *gp = at(x.gp, b, h, t + i);
             for (std::int64_t l = 0; l < n; ++l) {
-              rs[l] += tiles.q[i * np + l] * dp[i * np + l];
-              gk[l] = tiles.e[i * np + l] * (dk[i * np + l] - rs[l]);
+              rs[l] += static_cast<double>(tiles.q[i * np + l]) * dp[i * np + l];
+              gk[l] = tiles.e[i * np + l] * static_cast<float>(dk[i * np + l] - rs[l]);
               gp[l] = dp[i * np + l];
             }
           }

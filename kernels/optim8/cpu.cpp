@@ -11,7 +11,6 @@
 #include <limits>
 
 #include "dropin/core/parallel.h"
-#include "hwy/cache_control.h"
 #include "kernels/optim8/kernel.h"
 #include "kernels/optim8/map.h"
 #include "kernels/row-inl.h"
@@ -418,18 +417,6 @@ template <Rule8 kRule> void step_rule(const Step8& a, const Arrays8& t) {
     for (std::int64_t b = begin; b < end; ++b) {
       const std::int64_t from = b * a.block, size = std::min(a.block, t.n - from);
       float top1, top2;
-      // While a block is encoded no memory is read: the lines of the one after next are asked for beforehand.
-      if (const std::int64_t ahead = from + 2 * a.block; ahead < t.n && a.block <= 4096) {
-        const std::int64_t stop = std::min(ahead + a.block, t.n);
-        for (std::int64_t k = ahead; k < stop; k += 16) {
-          hwy::Prefetch(t.p + k);
-          hwy::Prefetch(t.g + k);
-        }
-        for (std::int64_t k = ahead; k < stop; k += 64) {
-          hwy::Prefetch(static_cast<const std::uint8_t*>(t.s1) + k);
-          if constexpr (kTwo) hwy::Prefetch(static_cast<const std::uint8_t*>(t.s2) + k);
-        }
-      }
       step_block<kRule, true>(update, t, gs, from, size, t.absmax1[b], kTwo ? t.absmax2[b] : 0, n1, n2, &top1, &top2);
       t.absmax1[b] = top1;
       encode_block<true, true>(n1, size, top1, static_cast<std::uint8_t*>(t.s1) + from);
