@@ -1,5 +1,6 @@
 // The MX formats. float64 goes by the definition in scalar.h, a thread per block. float32 is encoded in float arithmetic that is exact: dividing by a power of two, and
-// rounding to whole steps of a power of two. Blocks of 32 along the last dimension: a lane per value, the largest magnitude by shuffles; others: a thread per block.
+// rounding to whole steps of a power of two. Blocks of 32 along the last dimension: where rows are whole blocks, eight lanes a block, four neighbouring values each, so that
+// loads are of 16 bytes and codes leave packed; else a lane per value. The largest magnitude goes by shuffles. Other blocks: a thread each.
 #include "kernels/cuda/device.h"
 #include "kernels/mx/kernel.h"
 #include "kernels/mx/scalar.h"
@@ -65,6 +66,58 @@ struct Coder {
     return static_cast<unsigned>(c) | negative << (width - 1);
   }
 };
+/// mx_scale_exponent of the float with these bits, which is finite and not 0.
+__device__ __forceinline__ int scale_exponent(int bits, const MxArgs& a) {
+  if (bits < 0x00800000) return mx_scale_exponent(static_cast<double>(bits_float(bits)), a);
+  const MxTraits f = mx_traits(a.format);
+  const int s = (bits >> 23) - 127 - f.emax + (a.ceil_scale && (bits & 0x7fffff) > static_cast<int>(f.largest_mantissa) ? 1 : 0);
+  return s < -127 ? -127 : s > 127 ? 127 : s;
+}
+/// Rows of whole blocks of 32: a.outer * a.n values in a row, four a thread. `codes`: a byte each, or `width` bits.
+__global__ void flat_blocks_kernel(MxArgs a, const float* x, const float* u, std::uint8_t* codes, std::uint8_t* scales, float* y) {
+  const Coder coder(a);
+  const int64_t quads = a.outer * a.n / 4, stride = static_cast<int64_t>(gridDim.x) * blockDim.x, whole = (quads + 31) / 32 * 32;  // a warp goes on as one
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < whole; i += stride) {
+    const bool inside = i < quads;
+    Pack<float, 4> v{}, draw{};
+    if (inside) v = reinterpret_cast<const Pack<float, 4>*>(x)[i];
+    if (inside && u) draw = reinterpret_cast<const Pack<float, 4>*>(u)[i];
+    int top = 0;
+    DROPIN_UNROLL
+    for (int k = 0; k < 4; ++k) {
+      const int bits = float_bits(v.v[k]) & 0x7fffffff;
+      top = bits > top ? bits : top;
+    }
+    DROPIN_UNROLL
+    for (int apart = 1; apart < 8; apart *= 2) {
+      const int other = __shfl_xor_sync(kFull, top, apart);
+      top = other > top ? other : top;
+    }
+    if (!inside) continue;
+    const bool finite = top < 0x7f800000;
+    const int s = finite && top > 0 ? scale_exponent(top, a) : -127;
+    if (scales && threadIdx.x % 8 == 0) scales[i / 8] = static_cast<std::uint8_t>(finite ? s + 127 : 255);
+    const int width = a.packed ? coder.width : 8;
+    unsigned word = 0;
+    DROPIN_UNROLL
+    for (int k = 0; k < 4; ++k) {
+      float value = 0;
+      if (finite) word |= coder.code(v.v[k] * power(-s), draw.v[k], value) << (width * k);
+      v.v[k] = finite ? value * power(s) : bits_float(0x7fc00000);
+    }
+    if (codes) {
+      std::uint8_t* to = codes + i * width / 2;
+      if (width == 8) *reinterpret_cast<std::uint32_t*>(to) = word;
+      else if (width == 4) *reinterpret_cast<std::uint16_t*>(to) = static_cast<std::uint16_t>(word);
+      else to[0] = static_cast<std::uint8_t>(word), to[1] = static_cast<std::uint8_t>(word >> 8), to[2] = static_cast<std::uint8_t>(word >> 16);
+    }
+    if (y) reinterpret_cast<Pack<float, 4>*>(y)[i] = v;
+  }
+}
+/// Whether the flat kernels may take these arrays.
+bool flat(const MxArgs& a, const void* x, const void* u, const void* codes, const void* y) {
+  return a.inner == 1 && a.block == 32 && a.n % 32 == 0 && aligned(x, 16) && aligned(u, 16) && aligned(codes, 4) && aligned(y, 16);
+}
 __global__ void warp_blocks_kernel(MxArgs a, const float* x, const float* u, std::uint8_t* codes, std::uint8_t* scales, float* y) {
   const Coder coder(a);
   const int64_t blocks = (a.n + 31) / 32, warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / 32);
@@ -76,7 +129,7 @@ __global__ void warp_blocks_kernel(MxArgs a, const float* x, const float* u, std
     int top = float_bits(v) & 0x7fffffff;
     top = warp_reduce(top, Larger());
     const bool finite = top < 0x7f800000;
-    const int s = finite && top > 0 ? mx_scale_exponent(static_cast<double>(bits_float(top)), a) : -127;
+    const int s = finite && top > 0 ? scale_exponent(top, a) : -127;
     float value = 0;
     const unsigned c = finite && inside ? coder.code(v * power(-s), u ? u[at] : 0.0f, value) : 0u;
     if (scales && lane == 0) scales[b] = static_cast<std::uint8_t>(finite ? s + 127 : 255);
@@ -97,7 +150,7 @@ __global__ void float_blocks_kernel(MxArgs a, const float* x, const float* u, st
       top = bits > top ? bits : top;
     }
     const bool finite = top < 0x7f800000;
-    const int s = finite && top > 0 ? mx_scale_exponent(static_cast<double>(bits_float(top)), a) : -127;
+    const int s = finite && top > 0 ? scale_exponent(top, a) : -127;
     if (scales) scales[(o * blocks + b) * a.inner + c] = static_cast<std::uint8_t>(finite ? s + 127 : 255);
     for (int64_t k = 0; k < n; ++k) {
       const int64_t p = at + k * a.inner;
@@ -141,6 +194,26 @@ __global__ void decode_kernel(MxArgs a, int width, const std::uint8_t* codes, co
     y[i] = s == 255 ? bits_float(0x7fc00000) : table[code] * power(s - 127);
   }
 }
+/// Rows of whole blocks of 32, four values a thread.
+__global__ void flat_decode_kernel(MxArgs a, int width, const std::uint8_t* codes, const std::uint8_t* scales, float* y) {
+  __shared__ float table[256];
+  for (int i = threadIdx.x; i < 1 << width; i += blockDim.x) table[i] = static_cast<float>(mx_decode(static_cast<std::uint8_t>(i), a.format));
+  __syncthreads();
+  const int bits = a.packed ? width : 8;
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < a.outer * a.n / 4; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+    const std::uint8_t* from = codes + i * bits / 2;
+    unsigned word;
+    if (bits == 8) word = *reinterpret_cast<const std::uint32_t*>(from);
+    else if (bits == 4) word = *reinterpret_cast<const std::uint16_t*>(from);
+    else word = from[0] | static_cast<unsigned>(from[1]) << 8 | static_cast<unsigned>(from[2]) << 16;
+    const int s = scales[i / 8];
+    const float scale = s == 255 ? bits_float(0x7fc00000) : power(s - 127);
+    Pack<float, 4> v;
+    DROPIN_UNROLL
+    for (int k = 0; k < 4; ++k) v.v[k] = table[word >> (bits * k) & ((1u << width) - 1)] * scale;
+    reinterpret_cast<Pack<float, 4>*>(y)[i] = v;
+  }
+}
 __global__ void check_codes_kernel(const std::uint8_t* codes, int64_t n, int width, int* bad) {
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += static_cast<int64_t>(gridDim.x) * blockDim.x)
     if (codes[i] >> width) *bad = 1;
@@ -158,6 +231,7 @@ Status check_codes(const KernelContext& c, const std::uint8_t* codes, int64_t n,
 template <class T> Status encode(const KernelContext& c, const MxArgs& a, const T* x, const float* u, std::uint8_t* codes, std::uint8_t* scales, T* y) {
   const int64_t blocks = a.outer * blocks_along(a) * a.inner;
   if constexpr (std::is_same_v<T, float>) {
+    if (flat(a, x, u, codes, y)) return launch(c, &flat_blocks_kernel, dim3(blocks_for(c, a.outer * a.n / 4, 256)), dim3(256), 0, a, x, u, codes, scales, y);
     if (a.inner == 1 && a.block == 32) return launch(c, &warp_blocks_kernel, dim3(blocks_for(c, blocks, 8)), dim3(256), 0, a, x, u, codes, scales, y);
     return launch(c, &float_blocks_kernel, dim3(blocks_for(c, blocks, 128)), dim3(128), 0, a, x, u, codes, scales, y);
   } else {
@@ -173,7 +247,7 @@ Status quantize(const KernelContext& c, const MxArgs& a, const TensorIn& x, cons
                  "x, codes and scales must be contiguous and of fitting sizes");
   DROPIN_REQUIRE(a.rounding != MxRounding::Stochastic || is(u, DType::Float32, n), "stochastic rounding needs a random number per element");
   if (n == 0) return abi::ok();
-  const bool through = a.packed && width < 8;
+  const bool through = a.packed && width < 8 && !(x.dtype == DType::Float32 && flat(a, x.data, u.data, codes.data, nullptr));
   DROPIN_SCRATCH(std::uint8_t, loose, c, through ? n : 0);
   std::uint8_t* to = through ? loose.get() : codes.as<std::uint8_t>();
   DROPIN_TRY(visit_real(x.dtype, [&](auto zero) {
@@ -198,6 +272,8 @@ Status dequantize(const KernelContext& c, const MxArgs& a, const TensorIn& codes
                  "codes, scales and y must be contiguous and of fitting sizes");
   if (n == 0) return abi::ok();
   if (width < 8 && !a.packed) DROPIN_TRY(check_codes(c, codes.as<std::uint8_t>(), n, width));
+  if (flat(a, nullptr, nullptr, codes.data, y.data))
+    return launch(c, &flat_decode_kernel, dim3(blocks_for(c, n / 4, 256)), dim3(256), 0, a, width, codes.as<std::uint8_t>(), scales.as<std::uint8_t>(), y.as<float>());
   return launch(c, &decode_kernel, dim3(blocks_for(c, n, 256)), dim3(256), 0, a, width, codes.as<std::uint8_t>(), scales.as<std::uint8_t>(), y.as<float>());
 }
 

@@ -61,10 +61,10 @@ FoldFns int_fold(Fold fold, DType t) {
       constexpr bool truth = std::is_same_v<decltype(zero), bool>;
       using T = std::conditional_t<truth, std::uint8_t, decltype(zero)>;  // bytes vectorise; any of nothing is false, all of nothing true
       switch (fold) {
-        case Fold::Prod: return fns<Prod, T>(1);
+        case Fold::Prod: return fns<Prod, T>(Prod::kInit);
         case Fold::Max: return fns<Max, T>(truth ? 0 : Max::kInit);
         case Fold::Min: return fns<Min, T>(truth ? 1 : Min::kInit);
-        default: return fns<Sum, T>(0);
+        default: return fns<Sum, T>(Sum::kInit);
       }
     } else {
       return FoldFns{};
