@@ -11,6 +11,7 @@
 #include <limits>
 
 #include "dropin/core/parallel.h"
+#include "hwy/cache_control.h"
 #include "kernels/optim8/kernel.h"
 #include "kernels/optim8/map.h"
 #include "kernels/row-inl.h"
@@ -38,6 +39,7 @@ namespace {
 using F = Tag<float>;
 using V = VecOf<F>;
 constexpr float kMost = std::numeric_limits<float>::max();
+constexpr std::int64_t kAhead = 512;  // values: lines are asked for so long before, one by one, since memory cannot take many at once
 const hn::Rebind<std::int32_t, F> di;
 const hn::Rebind<std::uint8_t, F> du8;
 
@@ -346,10 +348,15 @@ template <Rule8 kRule, bool kBytes> HWY_INLINE void step_block(const Update<kRul
   std::int64_t i = 0;
   if constexpr (kTwo && kBytes) {
     const std::int64_t whole = size / lanes * lanes;
+    const bool more = hn::MaxLanes(F()) >= 8 && from + size + kAhead <= t.n;
+    if (more)
+      for (std::int64_t k = 0; k < size; k += 64) hwy::Prefetch(c1 + kAhead + k), hwy::Prefetch(c2 + kAhead + k);
     auto vectors = [&](auto count) HWY_ATTR {
       constexpr int kVectors = count;
       for (; i + kVectors * lanes <= size; i += kVectors * lanes) {
         V g[kVectors], s1[kVectors], s2[kVectors];
+        if (more)
+          for (std::int64_t k = 0; k < kVectors * lanes; k += 16) hwy::Prefetch(t.p + from + i + kAhead + k), hwy::Prefetch(t.g + from + i + kAhead + k);
         decode1.template decode<kVectors>(c1 + i, s1);
         decode2.template decode<kVectors>(c2 + i, s2);
 #pragma GCC unroll 4

@@ -284,7 +284,11 @@ Tensor embedding(const Tensor& weight, const Tensor& ids, std::int64_t padding_i
   Shape sizes = ids.sizes();
   sizes.push_back(width);
   Tensor y = empty(sizes, weight.options());
-  run<kernels::index_select>(weight.device(), weight.in(), 0, flat.in(), y.view({flat.numel(), width}).out());
+  try {
+    run<kernels::index_select>(weight.device(), weight.in(), 0, flat.in(), y.view({flat.numel(), width}).out());
+  } catch (const IndexError&) {
+    fail<IndexError>({"embedding: index out of range: ids from ", amin(flat).item<std::int64_t>(), " to ", amax(flat).item<std::int64_t>(), ", expected 0 to ", rows - 1, " (num_embeddings = ", rows, ")"});
+  }
   return record("embedding", y, {weight}, {flat}, [rows, width, padding_idx](const Saved& s, const Tensor& g) -> Tensors {
     Tensor gw = index_add(zeros({rows, width}, g.options()), 0, s[0], g.reshape({-1, width}));
     if (padding_idx >= 0) {
