@@ -267,6 +267,7 @@ Tensor HyenaOperator::activate(const Tensor& y) const { return options_.activati
 
 Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
   const auto& o = options_;
+  DROPIN_CHECK(x_.dim() == 3 && x_.size(2) == o.d_model, ShapeError, who(), ": x is ", x_.sizes(), ", expected [B, L, ", o.d_model, "] because d_model = ", o.d_model);  // the others' embed_dim
   detail::check_sequence(who(), x_, o.d_model, args);
   DROPIN_CHECK(!args.attn_mask.defined(), OptionError, who(), ": attn_mask has no meaning for a convolution");
   const std::int64_t length = x_.size(1);

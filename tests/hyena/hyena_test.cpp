@@ -249,7 +249,7 @@ TEST(HyenaOperator, RefusesBadOptionsAndInputs) {
   HyenaOperator h({.d_model = 4, .l_max = 8});
   EXPECT_ERROR(h(zeros({1, 9, 4})), ShapeError, "x is [1, 9, 4], expected 1 <= L <= l_max = 8");
   EXPECT_ERROR(h(zeros({1, 0, 4})), ShapeError, "expected 1 <= L");
-  EXPECT_ERROR(h(zeros({1, 8, 5})), ShapeError, "x is [1, 8, 5], expected [B, L, 4]");
+  EXPECT_ERROR(h(zeros({1, 8, 5})), ShapeError, "x is [1, 8, 5], expected [B, L, 4] because d_model = 4");
   EXPECT_ERROR(h.forward(zeros({1, 8, 4}), {.attn_mask = zeros({8, 8}, kBool)}), OptionError, "attn_mask");
   EXPECT_ERROR(h.init_state(1, 9), OptionError, "max_len is 9, expected at most l_max = 8");
   HyenaFilter f({.d_model = 4, .l_max = 8});
