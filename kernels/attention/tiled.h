@@ -3,6 +3,7 @@
 // sequence of its own with position(w) = base + w step; dense attention is one strand.
 // Scores, probabilities and sums are f32. Backward recomputes the probabilities from lse; gradients of queries and of keys are made by two kernels, so that no sum
 // depends on who comes first.
+// Tiles of the other side are copied beside the work: 16-bit ones into two buffers in turn, one tile ahead.
 #pragma once
 #include "kernels/attention/kernel.h"
 #include "kernels/cuda/mma.h"
@@ -65,37 +66,36 @@ template <class T> __device__ __forceinline__ bool is_finite(T v) {
   else return fabsf(v) <= 3.402823466e38f;
 }
 
-/// Rows w0.. of a strand into shared memory, `width` columns of kD, the rest 0. Rows beyond the strand are 0; so are keys that `hidden` names, and, where `bad` is given,
-/// values that are not finite: *bad then says that there were some.
+/// Rows w0.. of a strand into shared memory, `width` columns of kD, the rest 0, as asynchronous copies of a group. Rows beyond the strand are 0; so are keys that `hidden` names.
 template <class T, int kD>
-__device__ void load_tile(T* to, int rows, const Array& a, int64_t b, int64_t h, const Place& s, int64_t w0, int64_t width, const bool* hidden, bool vectors, int* bad = nullptr) {
+__device__ void load_tile(T* to, int rows, const Array& a, int64_t b, int64_t h, const Place& s, int64_t w0, int64_t width, const bool* hidden, bool vectors) {
   constexpr int kLd = kD + 16 / static_cast<int>(sizeof(T)), kV = 16 / static_cast<int>(sizeof(T));
   const T* from = static_cast<const T*>(a.data) + b * a.b + h * a.h;
   for (int e = threadIdx.x; e < rows * (kD / kV); e += kThreads) {
     const int r = e / (kD / kV), c = e % (kD / kV) * kV;
     const int64_t w = w0 + r, at = s.base + w * s.step;
-    Pack<T, kV> v{};
-    if (w >= 0 && w < s.count && !(hidden && hidden[at])) {
-      const T* p = from + at * a.l + c;
-      if (vectors && c + kV <= width) {
-        v = *reinterpret_cast<const Pack<T, kV>*>(p);
-      } else {
-        for (int i = 0; i < kV; ++i)
-          if (c + i < width) v.v[i] = p[i];
-      }
-      if (bad) {
-        bool good = true;
-        DROPIN_UNROLL
-        for (int i = 0; i < kV; ++i) good = good && is_finite(v.v[i]);
-        if (!good) {
-          *bad = 1;
-          for (int i = 0; i < kV; ++i)
-            if (!is_finite(v.v[i])) v.v[i] = narrow<T>(0.0f);
-        }
-      }
+    const bool there = w >= 0 && w < s.count && !(hidden && hidden[at]);
+    T* mine = to + r * kLd + c;
+    if (vectors && (c + kV <= width || c >= width)) {
+      const bool some = there && c < width;
+      copy_16(mine, some ? from + at * a.l + c : from, some);
+    } else {
+      Pack<T, kV> v{};
+      for (int i = 0; i < kV; ++i)
+        if (there && c + i < width) v.v[i] = from[at * a.l + c + i];
+      *reinterpret_cast<Pack<T, kV>*>(mine) = v;
     }
-    *reinterpret_cast<Pack<T, kV>*>(to + r * kLd + c) = v;
   }
+}
+/// Takes out of a tile what is not finite; each thread looks at what it loaded itself, and sets *bad where there was something.
+template <class T, int kD> __device__ void clean_tile(T* tile, int rows, int* bad) {
+  constexpr int kLd = kD + 16 / static_cast<int>(sizeof(T)), kV = 16 / static_cast<int>(sizeof(T));
+  for (int e = threadIdx.x; e < rows * (kD / kV); e += kThreads)
+    for (int i = 0; i < kV; ++i)
+      if (T& v = tile[e / (kD / kV) * kLd + e % (kD / kV) * kV + i]; !is_finite(v)) {
+        *bad = 1;
+        v = narrow<T>(0.0f);
+      }
 }
 template <class T> __device__ __forceinline__ bool vectors_ok(const Array& a) {
   constexpr int64_t kV = 16 / static_cast<int64_t>(sizeof(T));
@@ -141,11 +141,16 @@ __device__ __forceinline__ void key_range(const Job& p, int64_t w0, int64_t n, i
 
 template <class T, int kD> constexpr int tile_values(int rows) { return rows * (kD + 16 / static_cast<int>(sizeof(T))); }
 template <class T> constexpr int kForwardKeys = sizeof(T) == 4 ? 32 : 64;
-template <class T, int kD> constexpr std::size_t forward_bytes() {
-  return sizeof(T) * static_cast<std::size_t>(tile_values<T, kD>(kRows + 2 * kForwardKeys<T>)) + sizeof(float) * static_cast<std::size_t>(kRows) * kForwardKeys<T> + 16;
+template <class T> constexpr int kStages = sizeof(T) == 4 ? 1 : 2;  // buffers for tiles of the other side
+template <class T, int kD> constexpr std::size_t forward_bytes() {  // probabilities of the careful pass: in the second buffer, or after the only one
+  constexpr std::size_t probabilities = sizeof(float) * kRows * kForwardKeys<T>;
+  static_assert(kStages<T> == 1 || sizeof(T) * tile_values<T, kD>(2 * kForwardKeys<T>) >= probabilities);
+  return sizeof(T) * static_cast<std::size_t>(tile_values<T, kD>(kRows + 2 * kForwardKeys<T> * kStages<T>)) + (kStages<T> == 1 ? probabilities : 0) + 16;
 }
 constexpr int kBackwardOther = 32;
-template <class T, int kD> constexpr std::size_t backward_bytes() { return sizeof(T) * static_cast<std::size_t>(tile_values<T, kD>(2 * kRows + 2 * kBackwardOther)) + 4 * kRows * sizeof(float); }
+template <class T, int kD> constexpr std::size_t backward_bytes() {
+  return sizeof(T) * static_cast<std::size_t>(tile_values<T, kD>(2 * kRows + 2 * kBackwardOther * kStages<T>)) + 2 * kBackwardOther * kStages<T> * sizeof(float);
+}
 
 /// c[kN / 8] = rows row0.. of a times the rows of b, transposed.
 template <class T, int kD, int kN> __device__ __forceinline__ void product_rows(float (&c)[kN / 8][4], const T* a, int row0, const T* b) {
@@ -182,11 +187,11 @@ template <class T, int kD, int kN> __device__ __forceinline__ void product_colum
 }
 
 template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
-  constexpr int kN = kForwardKeys<T>, kLd = kD + 16 / static_cast<int>(sizeof(T));
+  constexpr int kN = kForwardKeys<T>, kLd = kD + 16 / static_cast<int>(sizeof(T)), kStage = 2 * kN * kLd;
   DROPIN_DYNAMIC_SHARED(T, smem);
-  T *qs = smem, *ks = qs + kRows * kLd, *vs = ks + kN * kLd;
-  float* probabilities = reinterpret_cast<float*>(vs + kN * kLd);
-  int* bad = reinterpret_cast<int*>(probabilities + kRows * kN);
+  T *qs = smem, *tiles = qs + kRows * kLd;  // keys and values, a buffer after the other
+  float* probabilities = reinterpret_cast<float*>(tiles + kStage);
+  int* bad = reinterpret_cast<int*>(kStages<T> == 1 ? reinterpret_cast<T*>(probabilities + kRows * kN) : tiles + 2 * kStage);
   const float minus = bits_float(static_cast<int>(0xff800000));
   const Place s = place_of(p, p.Lq, p.H);
   if (!s.any) return;
@@ -196,80 +201,123 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, row0 = warp * 16;
   const bool* hidden = p.key_mask ? p.key_mask + s.b * p.Lk : nullptr;
   load_tile<T, kD>(qs, kRows, p.q, s.b, s.h, s, s.w0, p.D, nullptr, vectors_ok<T>(p.q));
-  float acc[kD / 8][4] = {}, top[2] = {minus, minus}, sum[2] = {0, 0};
+  auto fetch = [&](int64_t k0, int stage) {
+    T* tile = tiles + stage * kStage;
+    load_tile<T, kD>(tile, kN, p.k, s.b, hk, keys, k0, p.D, hidden, vectors_ok<T>(p.k));
+    load_tile<T, kD>(tile + kN * kLd, kN, p.v, s.b, hk, keys, k0, p.Dv, hidden, vectors_ok<T>(p.v));
+  };
+  float acc[kD / 8][4], top[2], sum[2];
   int64_t from, to;
   key_range(p, s.w0, kRows, keys.count, from, to);
   from = from / kN * kN;
-  for (int64_t k0 = from; k0 < to; k0 += kN) {
-    __syncthreads();
-    if (threadIdx.x == 0) *bad = 0;
-    load_tile<T, kD>(ks, kN, p.k, s.b, hk, keys, k0, p.D, hidden, vectors_ok<T>(p.k));
-    __syncthreads();  // *bad is 0
-    // what is not finite in V would leak through probabilities of 0: it is taken out and added where it is seen
-    load_tile<T, kD>(vs, kN, p.v, s.b, hk, keys, k0, p.Dv, hidden, vectors_ok<T>(p.v), bad);
-    __syncthreads();
-    float c[kN / 8][4];
-    product_rows<T, kD, kN>(c, qs, row0, ks);
-    const int apart0 = static_cast<int>(k0 - s.w0 - p.offset), columns = static_cast<int>(keys.count - k0 < kN ? keys.count - k0 : kN);
-    const bool whole = columns == kN && plain_tile(p, apart0, kRows, kN);
-    float best[2] = {minus, minus};
+  // What is not finite in V leaks through probabilities of 0. Where a sum is not finite the block begins again with care: it takes such values out and adds them where they are seen.
+  for (bool careful = false;; careful = true) {
+    const bool ahead = kStages<T> == 2 && !careful;
     DROPIN_UNROLL
-    for (int n = 0; n < kN / 8; ++n)
-      DROPIN_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
-        float v = c[n][e] * p.scale + p.bias;
-        if (!whole && !(column < columns && s.w0 + row < s.count && score(p, s.b, s.h, s.base + (s.w0 + row) * s.step, keys.base + (k0 + column) * keys.step, apart0 + column - row, c[n][e], v))) v = minus;
-        c[n][e] = v;
-        best[e / 2] = v > best[e / 2] || v != v ? v : best[e / 2];
+    for (int n = 0; n < kD / 8; ++n)
+      for (int e = 0; e < 4; ++e) acc[n][e] = 0;
+    top[0] = top[1] = minus, sum[0] = sum[1] = 0;
+    if (from < to) fetch(from, 0);
+    copies_commit();
+    int stage = 0;
+    for (int64_t k0 = from; k0 < to; k0 += kN) {
+      if (ahead) {
+        if (k0 + kN < to) fetch(k0 + kN, stage ^ 1);
+        copies_commit();
+        copies_wait<1>();
+      } else {
+        copies_wait<0>();
       }
-    float shift[2] = {0, 0};
-    if (!p.sigmoid) {
-      DROPIN_UNROLL
-      for (int r = 0; r < 2; ++r) {
-        auto larger = [](float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; };
-        best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 1));
-        best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 2));
-        const float fresh = larger(top[r], best[r]);
-        const float factor = fresh == minus ? 1.0f : exp_of<T>(top[r] - fresh);
-        top[r] = fresh;
-        shift[r] = fresh == minus ? 0.0f : fresh;
-        sum[r] *= factor;
-        DROPIN_UNROLL
-        for (int n = 0; n < kD / 8; ++n) acc[n][2 * r] *= factor, acc[n][2 * r + 1] *= factor;
+      T *ks = tiles + stage * kStage, *vs = ks + kN * kLd;
+      if (careful) {
+        if (threadIdx.x == 0) *bad = 0;
+        __syncthreads();
+        clean_tile<T, kD>(vs, kN, bad);
       }
-    }
-    DROPIN_UNROLL
-    for (int n = 0; n < kN / 8; ++n)
+      __syncthreads();
+      float c[kN / 8][4];
+      product_rows<T, kD, kN>(c, qs, row0, ks);
+      const int apart0 = static_cast<int>(k0 - s.w0 - p.offset), columns = static_cast<int>(keys.count - k0 < kN ? keys.count - k0 : kN);
+      const bool whole = columns == kN && plain_tile(p, apart0, kRows, kN);
+      float best[2] = {minus, minus};
       DROPIN_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const float v = c[n][e] == minus ? 0.0f : p.sigmoid ? sigmoid_of<T>(c[n][e]) : exp_of<T>(c[n][e] - shift[e / 2]);
-        c[n][e] = v;
-        sum[e / 2] += v;
-      }
-    product_columns<T, kD, kN>(acc, c, vs);
-    if (*bad) {
-      float* mine = probabilities + row0 * kN;
       for (int n = 0; n < kN / 8; ++n)
-        for (int e = 0; e < 4; ++e) mine[(g + (e >= 2 ? 8 : 0)) * kN + n * 8 + 2 * t + e % 2] = c[n][e];
-      __syncwarp();
-      for (int64_t j = 0; j < kN && k0 + j < keys.count; ++j) {
-        const int64_t at = keys.base + (k0 + j) * keys.step;
-        if (hidden && hidden[at]) continue;
-        const T* v = static_cast<const T*>(p.v.data) + s.b * p.v.b + hk * p.v.h + at * p.v.l;
         DROPIN_UNROLL
-        for (int n = 0; n < kD / 8; ++n)
+        for (int e = 0; e < 4; ++e) {
+          const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
+          float v = c[n][e] * p.scale + p.bias;
+          if (!whole && !(column < columns && s.w0 + row < s.count && score(p, s.b, s.h, s.base + (s.w0 + row) * s.step, keys.base + (k0 + column) * keys.step, apart0 + column - row, c[n][e], v))) v = minus;
+          c[n][e] = v;
+          best[e / 2] = v > best[e / 2] || v != v ? v : best[e / 2];
+        }
+      float shift[2] = {0, 0};
+      if (!p.sigmoid) {
+        DROPIN_UNROLL
+        for (int r = 0; r < 2; ++r) {
+          auto larger = [](float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; };
+          best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 1));
+          best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 2));
+          const float fresh = larger(top[r], best[r]);
+          const float factor = fresh == minus ? 1.0f : exp_of<T>(top[r] - fresh);
+          top[r] = fresh;
+          shift[r] = fresh == minus ? 0.0f : fresh;
+          sum[r] *= factor;
           DROPIN_UNROLL
-          for (int e = 0; e < 2; ++e) {
-            const int d = n * 8 + 2 * t + e;
-            if (d >= p.Dv || is_finite(v[d])) continue;
-            DROPIN_UNROLL
-            for (int r = 0; r < 2; ++r)
-              if (const float w = mine[(g + 8 * r) * kN + j]; w > 0 || w != w) acc[n][2 * r + e] += w * wide<T>(v[d]);
-          }
+          for (int n = 0; n < kD / 8; ++n) acc[n][2 * r] *= factor, acc[n][2 * r + 1] *= factor;
+        }
       }
-      __syncwarp();
+      DROPIN_UNROLL
+      for (int n = 0; n < kN / 8; ++n)
+        DROPIN_UNROLL
+        for (int e = 0; e < 4; ++e) {
+          const float v = c[n][e] == minus ? 0.0f : p.sigmoid ? sigmoid_of<T>(c[n][e]) : exp_of<T>(c[n][e] - shift[e / 2]);
+          c[n][e] = v;
+          sum[e / 2] += v;
+        }
+      product_columns<T, kD, kN>(acc, c, vs);
+      if (careful && *bad) {
+        float* mine = probabilities + row0 * kN;
+        for (int n = 0; n < kN / 8; ++n)
+          for (int e = 0; e < 4; ++e) mine[(g + (e >= 2 ? 8 : 0)) * kN + n * 8 + 2 * t + e % 2] = c[n][e];
+        __syncwarp();
+        for (int64_t j = 0; j < kN && k0 + j < keys.count; ++j) {
+          const int64_t at = keys.base + (k0 + j) * keys.step;
+          if (hidden && hidden[at]) continue;
+          const T* v = static_cast<const T*>(p.v.data) + s.b * p.v.b + hk * p.v.h + at * p.v.l;
+          DROPIN_UNROLL
+          for (int n = 0; n < kD / 8; ++n)
+            DROPIN_UNROLL
+            for (int e = 0; e < 2; ++e) {
+              const int d = n * 8 + 2 * t + e;
+              if (d >= p.Dv || is_finite(v[d])) continue;
+              DROPIN_UNROLL
+              for (int r = 0; r < 2; ++r)
+                if (const float w = mine[(g + 8 * r) * kN + j]; w > 0 || w != w) acc[n][2 * r + e] += w * wide<T>(v[d]);
+            }
+        }
+        __syncwarp();
+      }
+      __syncthreads();  // before the buffer is filled again
+      if (ahead) {
+        stage ^= 1;
+      } else {
+        if (k0 + kN < to) fetch(k0 + kN, 0);
+        copies_commit();
+      }
     }
+    copies_wait<0>();  // queries alone, where there are no keys
+    if (careful) break;
+    bool fine = true;
+    DROPIN_UNROLL
+    for (int n = 0; n < kD / 8; ++n)
+      DROPIN_UNROLL
+      for (int e = 0; e < 4; ++e) fine = fine && fabsf(acc[n][e]) <= 3.402823466e38f;
+    if (threadIdx.x == 0) *bad = 0;
+    __syncthreads();
+    if (!fine) *bad = 1;
+    __syncthreads();
+    if (!*bad) break;
+    __syncthreads();
   }
   float before[2] = {minus, minus};  // read by all lanes of a row before one of them writes: the shuffles stand between
   for (int r = 0; r < 2; ++r)
@@ -334,9 +382,9 @@ template <class T> __device__ __forceinline__ void slope(const Job& p, bool seen
 
 /// Gradients of queries; with `mean`: instead of them delta becomes the mean of dp under the strand's own probabilities.
 template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_grad_kernel(Job p, bool mean) {
-  constexpr int kN = kBackwardOther, kLd = kD + 16 / static_cast<int>(sizeof(T));
+  constexpr int kN = kBackwardOther, kLd = kD + 16 / static_cast<int>(sizeof(T)), kStage = 2 * kN * kLd;
   DROPIN_DYNAMIC_SHARED(T, smem);
-  T *qs = smem, *gs = qs + kRows * kLd, *ks = gs + kRows * kLd, *vs = ks + kN * kLd;
+  T *qs = smem, *gs = qs + kRows * kLd, *tiles = gs + kRows * kLd;  // keys and values, a buffer after the other
   const Place s = place_of(p, p.Lq, p.H);
   if (!s.any) return;
   Place keys = s;
@@ -357,11 +405,22 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_gra
   int64_t from, to;
   key_range(p, s.w0, kRows, keys.count, from, to);
   from = from / kN * kN;
+  auto fetch = [&](int64_t k0, int stage) {
+    T* tile = tiles + stage * kStage;
+    load_tile<T, kD>(tile, kN, p.k, s.b, hk, keys, k0, p.D, hidden, vectors_ok<T>(p.k));
+    load_tile<T, kD>(tile + kN * kLd, kN, p.v, s.b, hk, keys, k0, p.Dv, hidden, vectors_ok<T>(p.v));
+  };
+  if (from < to) fetch(from, 0);
+  copies_commit();
+  int stage = 0;
   for (int64_t k0 = from; k0 < to; k0 += kN) {
+    if (kStages<T> == 2) {
+      if (k0 + kN < to) fetch(k0 + kN, stage ^ 1);
+      copies_commit();
+    }
+    copies_wait<kStages<T> - 1>();
     __syncthreads();
-    load_tile<T, kD>(ks, kN, p.k, s.b, hk, keys, k0, p.D, hidden, vectors_ok<T>(p.k));
-    load_tile<T, kD>(vs, kN, p.v, s.b, hk, keys, k0, p.Dv, hidden, vectors_ok<T>(p.v));
-    __syncthreads();
+    const T *ks = tiles + stage * kStage, *vs = ks + kN * kLd;
     float c[kN / 8][4], dp[kN / 8][4];
     product_rows<T, kD, kN>(c, qs, row0, ks);
     product_rows<T, kD, kN>(dp, gs, row0, vs);
@@ -381,7 +440,15 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_gra
         c[n][e] = ds;
       }
     if (!mean) product_columns<T, kD, kN>(acc, c, ks);
+    __syncthreads();  // before the buffer is filled again
+    if (kStages<T> == 2) {
+      stage ^= 1;
+    } else {
+      if (k0 + kN < to) fetch(k0 + kN, 0);
+      copies_commit();
+    }
   }
+  copies_wait<0>();
   if (mean) {
     for (int r = 0; r < 2; ++r) {
       for (int k = 1; k <= 2; k *= 2) weight[r] += __shfl_xor_sync(kFull, weight[r], k), total[r] += __shfl_xor_sync(kFull, total[r], k);
@@ -407,10 +474,10 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_gra
 
 /// Gradients of keys and values: rows are keys, the loop is over queries, of every head that shares the key's.
 template <class T, int kD> __global__ void __launch_bounds__(kThreads) key_grad_kernel(Job p) {
-  constexpr int kN = kBackwardOther, kLd = kD + 16 / static_cast<int>(sizeof(T));
+  constexpr int kN = kBackwardOther, kLd = kD + 16 / static_cast<int>(sizeof(T)), kStage = 2 * kN * kLd;
   DROPIN_DYNAMIC_SHARED(T, smem);
-  T *ks = smem, *vs = ks + kRows * kLd, *qs = vs + kRows * kLd, *gs = qs + kN * kLd;
-  float *lse = reinterpret_cast<float*>(gs + kN * kLd), *delta = lse + kN;
+  T *ks = smem, *vs = ks + kRows * kLd, *tiles = vs + kRows * kLd;  // queries and the gradients of their outputs, a buffer after the other
+  float* numbers = reinterpret_cast<float*>(tiles + kStages<T> * kStage);  // lse and delta of a buffer's queries
   Place s = place_of(p, p.Lk, p.Hk);
   if (!s.any) return;
   Place queries = s;
@@ -424,38 +491,60 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) key_grad_
   int64_t from = p.right >= kFar ? 0 : s.w0 - p.offset - p.right, to = p.left <= -kFar ? queries.count : s.w0 + kRows - 1 - p.offset - p.left + 1;
   from = from < 0 ? 0 : from / kN * kN;
   to = to > queries.count ? queries.count : to;
-  const int64_t group = p.H / p.Hk;
-  for (int64_t h = s.h * group; h < (s.h + 1) * group; ++h)
-    for (int64_t q0 = from; q0 < to; q0 += kN) {
-      __syncthreads();
-      load_tile<T, kD>(qs, kN, p.q, s.b, h, queries, q0, p.D, nullptr, vectors_ok<T>(p.q));
-      load_tile<T, kD>(gs, kN, p.go, s.b, h, queries, q0, p.Dv, nullptr, vectors_ok<T>(p.go));
-      if (threadIdx.x < kN) {
-        const int64_t w = q0 + threadIdx.x, at = (s.b * p.H + h) * p.Lq + queries.base + w * queries.step;
-        lse[threadIdx.x] = w < queries.count && !p.sigmoid ? p.lse[at] : 0.0f;
-        delta[threadIdx.x] = w < queries.count && !p.sigmoid ? p.delta[at] : 0.0f;
-      }
-      __syncthreads();
-      float c[kN / 8][4], dp[kN / 8][4];
-      product_rows<T, kD, kN>(c, ks, row0, qs);
-      product_rows<T, kD, kN>(dp, vs, row0, gs);
-      const int apart0 = static_cast<int>(s.w0 - q0 - p.offset), columns = static_cast<int>(queries.count - q0 < kN ? queries.count - q0 : kN);
-      const bool whole = columns == kN && s.w0 + kRows <= s.count && plain_tile(p, apart0, kN, kRows);
-      DROPIN_UNROLL
-      for (int n = 0; n < kN / 8; ++n)
-        DROPIN_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
-          float v = c[n][e] * p.scale + p.bias, prob, ds;
-          const bool seen = whole || (column < columns && s.w0 + row < s.count &&
-                                      score(p, s.b, h, queries.base + (q0 + column) * queries.step, s.base + (s.w0 + row) * s.step, apart0 + row - column, c[n][e], v));
-          slope<T>(p, seen, v, dp[n][e], lse[column], delta[column], prob, ds);
-          c[n][e] = prob;
-          dp[n][e] = ds;
-        }
-      product_columns<T, kD, kN>(gv, c, gs);
-      product_columns<T, kD, kN>(gk, dp, qs);
+  const int64_t group = p.H / p.Hk, each = from < to ? (to - from + kN - 1) / kN : 0, total = group * each;  // tiles of a head, and of all that share these keys
+  auto fetch = [&](int64_t u, int stage) {
+    const int64_t h = s.h * group + u / each, q0 = from + u % each * kN;
+    T* tile = tiles + stage * kStage;
+    load_tile<T, kD>(tile, kN, p.q, s.b, h, queries, q0, p.D, nullptr, vectors_ok<T>(p.q));
+    load_tile<T, kD>(tile + kN * kLd, kN, p.go, s.b, h, queries, q0, p.Dv, nullptr, vectors_ok<T>(p.go));
+    if (threadIdx.x < kN) {
+      const int64_t w = q0 + threadIdx.x, at = (s.b * p.H + h) * p.Lq + queries.base + w * queries.step;
+      float* number = numbers + stage * 2 * kN + threadIdx.x;
+      number[0] = w < queries.count && !p.sigmoid ? p.lse[at] : 0.0f;
+      number[kN] = w < queries.count && !p.sigmoid ? p.delta[at] : 0.0f;
     }
+  };
+  if (total > 0) fetch(0, 0);
+  copies_commit();
+  int stage = 0;
+  for (int64_t u = 0; u < total; ++u) {
+    const int64_t h = s.h * group + u / each, q0 = from + u % each * kN;
+    if (kStages<T> == 2) {
+      if (u + 1 < total) fetch(u + 1, stage ^ 1);
+      copies_commit();
+    }
+    copies_wait<kStages<T> - 1>();
+    __syncthreads();
+    const T *qs = tiles + stage * kStage, *gs = qs + kN * kLd;
+    const float *lse = numbers + stage * 2 * kN, *delta = lse + kN;
+    float c[kN / 8][4], dp[kN / 8][4];
+    product_rows<T, kD, kN>(c, ks, row0, qs);
+    product_rows<T, kD, kN>(dp, vs, row0, gs);
+    const int apart0 = static_cast<int>(s.w0 - q0 - p.offset), columns = static_cast<int>(queries.count - q0 < kN ? queries.count - q0 : kN);
+    const bool whole = columns == kN && s.w0 + kRows <= s.count && plain_tile(p, apart0, kN, kRows);
+    DROPIN_UNROLL
+    for (int n = 0; n < kN / 8; ++n)
+      DROPIN_UNROLL
+      for (int e = 0; e < 4; ++e) {
+        const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
+        float v = c[n][e] * p.scale + p.bias, prob, ds;
+        const bool seen = whole || (column < columns && s.w0 + row < s.count &&
+                                    score(p, s.b, h, queries.base + (q0 + column) * queries.step, s.base + (s.w0 + row) * s.step, apart0 + row - column, c[n][e], v));
+        slope<T>(p, seen, v, dp[n][e], lse[column], delta[column], prob, ds);
+        c[n][e] = prob;
+        dp[n][e] = ds;
+      }
+    product_columns<T, kD, kN>(gv, c, gs);
+    product_columns<T, kD, kN>(gk, dp, qs);
+    __syncthreads();  // before the buffer is filled again
+    if (kStages<T> == 2) {
+      stage ^= 1;
+    } else {
+      if (u + 1 < total) fetch(u + 1, 0);
+      copies_commit();
+    }
+  }
+  copies_wait<0>();
   DROPIN_UNROLL
   for (int r = 0; r < 2; ++r) {  // unrolled: an index that is not known would put the sums into memory
     const int64_t w = s.w0 + row0 + g + 8 * r;

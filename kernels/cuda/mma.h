@@ -93,6 +93,21 @@ template <class T> void mma_16(float (&c)[4], const unsigned (&a)[4], const unsi
 }
 #endif
 
+// Copies of 16 bytes from global to shared memory beside the work. A thread's copies since its last copies_commit() are a group; copies_wait<n>() returns when all its groups but
+// the last n have arrived, for this thread: others see them after a barrier. The host executor copies as late as that, or, in other orders of threads, at once.
+#ifdef __CUDACC__
+/// Without `there`, zeros.
+__device__ __forceinline__ void copy_16(void* shared, const void* global, bool there) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(shared))), "l"(__cvta_generic_to_global(global)), "r"(there ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void copies_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int kLeft> __device__ __forceinline__ void copies_wait() { asm volatile("cp.async.wait_group %0;" ::"n"(kLeft) : "memory"); }
+#else
+inline void copy_16(void* shared, const void* global, bool there) { cuda_host::copy_later(shared, global, there); }
+inline void copies_commit() { cuda_host::commit_copies(); }
+template <int kLeft> void copies_wait() { cuda_host::wait_for_copies(kLeft); }
+#endif
+
 template <class T> __device__ __forceinline__ unsigned pack2(float low, float high) {
   T a, b;
   from_float(low, a), from_float(high, b);

@@ -66,10 +66,18 @@ struct Fiber {
   void* fake = nullptr;
 };
 enum class State { Fresh, Ready, AtBlockBarrier, AtWarp, Done };
+struct Copy {
+  void* to;
+  const void* from;
+  bool there;
+  int group;
+};
 struct Thread {
   Fiber* fiber = nullptr;
   State state = State::Fresh;
   uint3 index{};
+  std::vector<Copy> copies;  // that have not been waited for
+  int groups = 0;            // committed
 };
 struct Warp {
   int size = 0, alive = 0, arrived = 0, generation = 0;
@@ -141,6 +149,8 @@ void fiber_main() {
     m.body(m.context);
     Thread& t = m.threads[m.current];
     t.state = State::Done;
+    if (!t.copies.empty()) stop("a thread ended with asynchronous copies that it has not waited for");
+    t.groups = 0;
     Warp& w = m.warps[m.current / 32];
     --w.alive;
     if (w.arrived > 0) stop("a thread ended while others of its warp wait in a shuffle or ballot");
@@ -175,6 +185,17 @@ const std::string& order() {
     return std::string(t ? t : "");
   }();
   return text;
+}
+
+/// Carries out the thread's asynchronous copies up to this group.
+void copy(Thread& t, int last_group) {
+  std::size_t k = 0;
+  for (; k < t.copies.size() && t.copies[k].group <= last_group; ++k) {
+    const Copy& c = t.copies[k];
+    if (c.there) std::memcpy(c.to, c.from, 16);
+    else std::memset(c.to, 0, 16);
+  }
+  t.copies.erase(t.copies.begin(), t.copies.begin() + static_cast<std::ptrdiff_t>(k));
 }
 
 // --- device memory
@@ -225,6 +246,18 @@ void stop(const char* why) {
 }
 
 int lane() { return machine().current % 32; }
+
+void copy_later(void* to, const void* from, bool there) {
+  if (reinterpret_cast<std::uintptr_t>(to) % 16 || (there && reinterpret_cast<std::uintptr_t>(from) % 16)) stop("an asynchronous copy of 16 bytes from or to what is not aligned to them");
+  Thread& t = machine().threads[machine().current];
+  t.copies.push_back({to, from, there, t.groups});
+  if (!order().empty()) copy(t, t.groups);
+}
+void commit_copies() { ++machine().threads[machine().current].groups; }
+void wait_for_copies(int groups_left) {
+  Thread& t = machine().threads[machine().current];
+  copy(t, t.groups - 1 - groups_left);
+}
 
 void sync_block() {
   Machine& m = machine();

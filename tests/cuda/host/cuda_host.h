@@ -1,6 +1,6 @@
 // CUDA kernels on the host, for tests: enough of the language and of the runtime that kernels/*/cuda*.cu compile with a C++ compiler and run, one block after
 // the other, one fiber per thread, switching at barriers, shuffles and ballots. It checks arithmetic, indexing, barriers that not every thread reaches and, with
-// the order of threads reversed or shuffled (DROPIN_HOST_ORDER=reverse|shuffle), some missing barriers. It does not check races, the memory model or speed.
+// the order of threads reversed or shuffled (DROPIN_HOST_ORDER=reverse|shuffle), some missing barriers and waits. It does not check races, the memory model or speed.
 // Device memory: under AddressSanitizer the heap, each block of its very size; otherwise an arena that only kernels and copies may touch (memory protection
 // keys, where the processor has them), so that the library's host code faults when it reaches for it, as it would on a GPU.
 #pragma once
@@ -36,6 +36,10 @@ void run(dim3 grid, dim3 block, std::size_t shared, void (*body)(void*), void* c
 void sync_block();
 /// Every lane gives `bytes` (at most 128); returns 32 slots of 128 bytes, valid until the second exchange from now.
 const unsigned char* exchange(const void* mine, std::size_t bytes);
+/// cp.async: 16 bytes, or zeros, when the thread waits for them (in the orders reverse and shuffle: now).
+void copy_later(void* to, const void* from, bool there);
+void commit_copies();
+void wait_for_copies(int groups_left);
 int lane();
 [[noreturn]] void stop(const char* why);
 
