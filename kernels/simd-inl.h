@@ -100,6 +100,24 @@ template <class D> HWY_INLINE VecOf<D> exp2(D d, VecOf<D> x) {
   return keep_nan<D>(x, scale_by_power(d, exp_reduced(d, r), n));
 }
 
+/// x, but not below (above) the limit; a NaN stays: x86 gives the second operand then, others NaN, and only the scalar target the first.
+template <class D> HWY_INLINE VecOf<D> at_least(D d, VecOf<D> x, hn::TFromD<D> limit) {
+  const auto low = hn::Set(d, limit);
+#if HWY_TARGET == HWY_SCALAR
+  return hn::IfThenElse(hn::Lt(x, low), low, x);
+#else
+  return hn::Max(low, x);
+#endif
+}
+template <class D> HWY_INLINE VecOf<D> at_most(D d, VecOf<D> x, hn::TFromD<D> limit) {
+  const auto high = hn::Set(d, limit);
+#if HWY_TARGET == HWY_SCALAR
+  return hn::IfThenElse(hn::Gt(x, high), high, x);
+#else
+  return hn::Min(high, x);
+#endif
+}
+
 /// e^x for x <= 0 (NaN stays): the cheap form inside softmax, sigmoid and erf. Results below the normal numbers are 0.
 template <class D> HWY_INLINE VecOf<D> exp_nonpositive(D d, VecOf<D> x) {
   using T = hn::TFromD<D>;
@@ -109,14 +127,14 @@ template <class D> HWY_INLINE VecOf<D> exp_nonpositive(D d, VecOf<D> x) {
   return hn::IfThenZeroElse(hn::Lt(x, low), hn::Mul(y, power_of_two(d, n)));
 }
 
-/// e^x in f32 for x <= 0 that is not -inf: two thirds of exp_nonpositive's work, 3e-7 relative. Below -87 it stays at e^-87; a NaN stays (Max gives its second operand then).
+/// e^x in f32 for x <= 0 that is not -inf: two thirds of exp_nonpositive's work, 3e-7 relative. Below -87 it stays at e^-87; a NaN stays.
 template <class D> HWY_INLINE VecOf<D> exp_weight(D d, VecOf<D> x) {
 #if !HWY_NATIVE_FMA  // the remainder is exact only where a product is not rounded before its difference
-  return exp_nonpositive(d, hn::Max(hn::Set(d, -87.0f), x));
+  return exp_nonpositive(d, at_least(d, x, -87.0f));
 #else
   const hn::RebindToUnsigned<D> du;
   const auto magic = hn::Set(d, 12582912.0f), high = hn::Set(d, 1.4426950216293335f), low = hn::Set(d, 1.925963033500011e-08f);
-  const auto y = hn::Max(hn::Set(d, -87.0f), x);
+  const auto y = at_least(d, x, -87.0f);
   const auto t = hn::MulAdd(y, high, magic), n = hn::Sub(t, magic);  // the low bits of t are the whole number nearest to y / ln 2
   const auto r = hn::MulAdd(y, low, hn::MulSub(y, high, n));
   constexpr float c[] = {1.000000071654662f, 0.6931469670640854f, 0.240221197239103f, 0.055507132746006375f, 0.009675541331622933f, 0.0013276471635976818f};  // 2^r, |r| <= 1/2

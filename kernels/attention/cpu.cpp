@@ -562,8 +562,8 @@ template <bool kOwn> void tile_scores(const AttentionProblem& p, Tile& t, const 
           pr = hn::IfThenZeroElse(hidden, weight_of(tag, x));
           slope = hn::IfThenZeroElse(hidden, hn::Mul(hn::Mul(pr, hn::Sub(one, pr)), dprob));
         } else {
-          // lse is rounded, so a score may exceed it by a hair; the exponent is kept at 0 or below (a NaN stays: Min gives its second operand then)
-          const auto exponent = hn::Min(zero, hn::Sub(x, top));
+          // lse is rounded, so a score may exceed it by a hair; the exponent is kept at 0 or below (a NaN stays)
+          const auto exponent = at_most(tag, hn::Sub(x, top), 0.0f);
           if (t.plain) {
             pr = exp_weight(tag, exponent);
             slope = hn::Mul(pr, hn::Sub(dprob, shift));
