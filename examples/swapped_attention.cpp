@@ -17,7 +17,6 @@ struct ModelOptions {
 };
 class Model : public Component<Model, ModelOptions, Module> {
  public:
-  static constexpr const char* kFamily = "Model";
   explicit Model(const ModelOptions& o = {}) : Component(o) {
     tokens_ = child<Embedding>("tokens", {.num_embeddings = kVocab, .embedding_dim = kWidth});
     for (const char* name : {"mix1", "mix2"})

@@ -46,7 +46,7 @@ T sum(T a, T b) {
 /// Lines: the 1-d slices along dim, numbered in row-major order of the other dims.
 class Lines {
  public:
-  Lines(const TensorIn& shape, int dim) : dim_(dim), ndim_(shape.ndim) {
+  Lines(const TensorIn& shape, int dim) : ndim_(shape.ndim) {
     for (int i = 0; i < ndim_; ++i) sizes_[i] = i == dim ? 1 : shape.sizes[i];
     for (int i = 0; i < ndim_; ++i) count_ *= sizes_[i];
   }
@@ -63,7 +63,7 @@ class Lines {
   }
 
  private:
-  int dim_, ndim_;
+  int ndim_;
   int64_t sizes_[abi::kMaxDims], count_ = 1;
 };
 
