@@ -97,11 +97,12 @@ template <bool kGreedy> Status suppress(const KernelContext& c, const TensorIn& 
   return visit_real(boxes.dtype, [&](auto zero) -> Status {
     using T = decltype(zero);
     for (int64_t l = 0; l < lists; ++l) {
-      const int64_t n = s.p[l + 1] - s.p[l], words = (n + 63) / 64;
+      const int64_t n = s.p[l + 1] - s.p[l];
       const int64_t* o = order.as<int64_t>() + s.p[l];
       std::uint8_t* k = kept.as<std::uint8_t>() + s.p[l];
       if (n == 0) continue;
       if constexpr (kGreedy) {
+        const int64_t words = (n + 63) / 64;
         DROPIN_TRY(launch(c, &overlap_kernel<T>, dim3(blocks_for(c, words * words, 1, 64)), dim3(64), 0, boxes.as<T>(), o, n, threshold, bits.get()));
         DROPIN_TRY(launch(c, &walk_kernel, dim3(1), dim3(words <= 64 ? 64 : 512), 0, bits.get(), n, gone.get(), k));
       } else {
