@@ -250,9 +250,11 @@ Status quantize(const KernelContext& c, const MxArgs& a, const TensorIn& x, cons
   const bool through = a.packed && width < 8 && !(x.dtype == DType::Float32 && flat(a, x.data, u.data, codes.data, nullptr));
   DROPIN_SCRATCH(std::uint8_t, loose, c, through ? n : 0);
   std::uint8_t* to = through ? loose.get() : codes.as<std::uint8_t>();
+  MxArgs first = a;
+  first.packed = a.packed && !through;
   DROPIN_TRY(visit_real(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return encode<T>(c, a, x.as<T>(), u.as<float>(), to, scales.as<std::uint8_t>(), nullptr);
+    return encode<T>(c, first, x.as<T>(), u.as<float>(), to, scales.as<std::uint8_t>(), nullptr);
   }));
   return through ? launch(c, &pack_kernel, dim3(blocks_for(c, code_bytes, 128)), dim3(128), 0, loose.get(), a.outer, a.n, width, codes.as<std::uint8_t>()) : abi::ok();
 }

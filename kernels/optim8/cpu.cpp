@@ -348,7 +348,7 @@ template <Rule8 kRule, bool kBytes> HWY_INLINE void step_block(const Update<kRul
   std::int64_t i = 0;
   if constexpr (kTwo && kBytes) {
     const std::int64_t whole = size / lanes * lanes;
-    const bool more = hn::MaxLanes(F()) >= 8 && from + size + kAhead <= t.n;
+    const bool more = hn::MaxLanes(F()) >= 8 && size <= 4096 && from + size + kAhead <= t.n;
     if (more)
       for (std::int64_t k = 0; k < size; k += 64) hwy::Prefetch(c1 + kAhead + k), hwy::Prefetch(c2 + kAhead + k);
     auto vectors = [&](auto count) HWY_ATTR {
