@@ -139,6 +139,8 @@ __device__ __forceinline__ void key_range(const Job& p, int64_t w0, int64_t n, i
   to = to > count ? count : to;
 }
 
+__device__ __forceinline__ int64_t tiles_between(int64_t from, int64_t to, int each) { return from < to ? (to - from + each - 1) / each : 0; }
+
 template <class T, int kD> constexpr int tile_values(int rows) { return rows * (kD + 16 / static_cast<int>(sizeof(T))); }
 template <class T> constexpr int kForwardKeys = sizeof(T) == 4 ? 32 : 64;
 template <class T> constexpr int kStages = sizeof(T) == 4 ? 1 : 2;  // buffers for tiles of the other side
@@ -186,6 +188,33 @@ template <class T, int kD, int kN> __device__ __forceinline__ void product_colum
   }
 }
 
+/// fetch(u, buffer) starts the copies of tile u, use(u, buffer) works on it once it is there for the whole block, for u < count: with `ahead` one tile is copied beside the work on the one
+/// before it, into two buffers in turn; else into the first alone.
+template <class Fetch, class Use> __device__ __forceinline__ void walk_tiles(int64_t count, bool ahead, const Fetch& fetch, const Use& use) {
+  if (count > 0) fetch(0, 0);
+  copies_commit();
+  int buffer = 0;
+  for (int64_t u = 0; u < count; ++u) {
+    if (ahead) {
+      if (u + 1 < count) fetch(u + 1, buffer ^ 1);
+      copies_commit();
+      copies_wait<1>();
+    } else {
+      copies_wait<0>();
+    }
+    __syncthreads();
+    use(u, buffer);
+    __syncthreads();  // before the buffer is filled again
+    if (ahead) {
+      buffer ^= 1;
+    } else {
+      if (u + 1 < count) fetch(u + 1, 0);
+      copies_commit();
+    }
+  }
+  copies_wait<0>();  // what was copied before the first tile, where there is none
+}
+
 template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
   constexpr int kN = kForwardKeys<T>, kLd = kD + 16 / static_cast<int>(sizeof(T)), kStage = 2 * kN * kLd;
   DROPIN_DYNAMIC_SHARED(T, smem);
@@ -201,40 +230,31 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, row0 = warp * 16;
   const bool* hidden = p.key_mask ? p.key_mask + s.b * p.Lk : nullptr;
   load_tile<T, kD>(qs, kRows, p.q, s.b, s.h, s, s.w0, p.D, nullptr, vectors_ok<T>(p.q));
-  auto fetch = [&](int64_t k0, int stage) {
-    T* tile = tiles + stage * kStage;
+  int64_t from, to;
+  key_range(p, s.w0, kRows, keys.count, from, to);
+  from = from / kN * kN;
+  auto fetch = [&](int64_t u, int buffer) {
+    const int64_t k0 = from + u * kN;
+    T* tile = tiles + buffer * kStage;
     load_tile<T, kD>(tile, kN, p.k, s.b, hk, keys, k0, p.D, hidden, vectors_ok<T>(p.k));
     load_tile<T, kD>(tile + kN * kLd, kN, p.v, s.b, hk, keys, k0, p.Dv, hidden, vectors_ok<T>(p.v));
   };
   float acc[kD / 8][4], top[2], sum[2];
-  int64_t from, to;
-  key_range(p, s.w0, kRows, keys.count, from, to);
-  from = from / kN * kN;
   // What is not finite in V leaks through probabilities of 0. Where a sum is not finite the block begins again with care: it takes such values out and adds them where they are seen.
   for (bool careful = false;; careful = true) {
-    const bool ahead = kStages<T> == 2 && !careful;
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n)
       for (int e = 0; e < 4; ++e) acc[n][e] = 0;
     top[0] = top[1] = minus, sum[0] = sum[1] = 0;
-    if (from < to) fetch(from, 0);
-    copies_commit();
-    int stage = 0;
-    for (int64_t k0 = from; k0 < to; k0 += kN) {
-      if (ahead) {
-        if (k0 + kN < to) fetch(k0 + kN, stage ^ 1);
-        copies_commit();
-        copies_wait<1>();
-      } else {
-        copies_wait<0>();
-      }
-      T *ks = tiles + stage * kStage, *vs = ks + kN * kLd;
+    walk_tiles(tiles_between(from, to, kN), kStages<T> == 2 && !careful, fetch, [&](int64_t u, int buffer) {
+      const int64_t k0 = from + u * kN;
+      T *ks = tiles + buffer * kStage, *vs = ks + kN * kLd;
       if (careful) {
         if (threadIdx.x == 0) *bad = 0;
         __syncthreads();
         clean_tile<T, kD>(vs, kN, bad);
+        __syncthreads();
       }
-      __syncthreads();
       float c[kN / 8][4];
       product_rows<T, kD, kN>(c, qs, row0, ks);
       const int apart0 = static_cast<int>(k0 - s.w0 - p.offset), columns = static_cast<int>(keys.count - k0 < kN ? keys.count - k0 : kN);
@@ -297,15 +317,7 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
         }
         __syncwarp();
       }
-      __syncthreads();  // before the buffer is filled again
-      if (ahead) {
-        stage ^= 1;
-      } else {
-        if (k0 + kN < to) fetch(k0 + kN, 0);
-        copies_commit();
-      }
-    }
-    copies_wait<0>();  // queries alone, where there are no keys
+    });
     if (careful) break;
     bool fine = true;
     DROPIN_UNROLL
@@ -405,22 +417,15 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_gra
   int64_t from, to;
   key_range(p, s.w0, kRows, keys.count, from, to);
   from = from / kN * kN;
-  auto fetch = [&](int64_t k0, int stage) {
-    T* tile = tiles + stage * kStage;
+  auto fetch = [&](int64_t u, int buffer) {
+    const int64_t k0 = from + u * kN;
+    T* tile = tiles + buffer * kStage;
     load_tile<T, kD>(tile, kN, p.k, s.b, hk, keys, k0, p.D, hidden, vectors_ok<T>(p.k));
     load_tile<T, kD>(tile + kN * kLd, kN, p.v, s.b, hk, keys, k0, p.Dv, hidden, vectors_ok<T>(p.v));
   };
-  if (from < to) fetch(from, 0);
-  copies_commit();
-  int stage = 0;
-  for (int64_t k0 = from; k0 < to; k0 += kN) {
-    if (kStages<T> == 2) {
-      if (k0 + kN < to) fetch(k0 + kN, stage ^ 1);
-      copies_commit();
-    }
-    copies_wait<kStages<T> - 1>();
-    __syncthreads();
-    const T *ks = tiles + stage * kStage, *vs = ks + kN * kLd;
+  walk_tiles(tiles_between(from, to, kN), kStages<T> == 2, fetch, [&](int64_t u, int buffer) {
+    const int64_t k0 = from + u * kN;
+    const T *ks = tiles + buffer * kStage, *vs = ks + kN * kLd;
     float c[kN / 8][4], dp[kN / 8][4];
     product_rows<T, kD, kN>(c, qs, row0, ks);
     product_rows<T, kD, kN>(dp, gs, row0, vs);
@@ -440,15 +445,7 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_gra
         c[n][e] = ds;
       }
     if (!mean) product_columns<T, kD, kN>(acc, c, ks);
-    __syncthreads();  // before the buffer is filled again
-    if (kStages<T> == 2) {
-      stage ^= 1;
-    } else {
-      if (k0 + kN < to) fetch(k0 + kN, 0);
-      copies_commit();
-    }
-  }
-  copies_wait<0>();
+  });
   if (mean) {
     for (int r = 0; r < 2; ++r) {
       for (int k = 1; k <= 2; k *= 2) weight[r] += __shfl_xor_sync(kFull, weight[r], k), total[r] += __shfl_xor_sync(kFull, total[r], k);
@@ -491,32 +488,23 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) key_grad_
   int64_t from = p.right >= kFar ? 0 : s.w0 - p.offset - p.right, to = p.left <= -kFar ? queries.count : s.w0 + kRows - 1 - p.offset - p.left + 1;
   from = from < 0 ? 0 : from / kN * kN;
   to = to > queries.count ? queries.count : to;
-  const int64_t group = p.H / p.Hk, each = from < to ? (to - from + kN - 1) / kN : 0, total = group * each;  // tiles of a head, and of all that share these keys
-  auto fetch = [&](int64_t u, int stage) {
+  const int64_t group = p.H / p.Hk, each = tiles_between(from, to, kN);  // tiles of a head; all that share these keys are walked
+  auto fetch = [&](int64_t u, int buffer) {
     const int64_t h = s.h * group + u / each, q0 = from + u % each * kN;
-    T* tile = tiles + stage * kStage;
+    T* tile = tiles + buffer * kStage;
     load_tile<T, kD>(tile, kN, p.q, s.b, h, queries, q0, p.D, nullptr, vectors_ok<T>(p.q));
     load_tile<T, kD>(tile + kN * kLd, kN, p.go, s.b, h, queries, q0, p.Dv, nullptr, vectors_ok<T>(p.go));
     if (threadIdx.x < kN) {
       const int64_t w = q0 + threadIdx.x, at = (s.b * p.H + h) * p.Lq + queries.base + w * queries.step;
-      float* number = numbers + stage * 2 * kN + threadIdx.x;
+      float* number = numbers + buffer * 2 * kN + threadIdx.x;
       number[0] = w < queries.count && !p.sigmoid ? p.lse[at] : 0.0f;
       number[kN] = w < queries.count && !p.sigmoid ? p.delta[at] : 0.0f;
     }
   };
-  if (total > 0) fetch(0, 0);
-  copies_commit();
-  int stage = 0;
-  for (int64_t u = 0; u < total; ++u) {
+  walk_tiles(group * each, kStages<T> == 2, fetch, [&](int64_t u, int buffer) {
     const int64_t h = s.h * group + u / each, q0 = from + u % each * kN;
-    if (kStages<T> == 2) {
-      if (u + 1 < total) fetch(u + 1, stage ^ 1);
-      copies_commit();
-    }
-    copies_wait<kStages<T> - 1>();
-    __syncthreads();
-    const T *qs = tiles + stage * kStage, *gs = qs + kN * kLd;
-    const float *lse = numbers + stage * 2 * kN, *delta = lse + kN;
+    const T *qs = tiles + buffer * kStage, *gs = qs + kN * kLd;
+    const float *lse = numbers + buffer * 2 * kN, *delta = lse + kN;
     float c[kN / 8][4], dp[kN / 8][4];
     product_rows<T, kD, kN>(c, ks, row0, qs);
     product_rows<T, kD, kN>(dp, vs, row0, gs);
@@ -536,15 +524,7 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) key_grad_
       }
     product_columns<T, kD, kN>(gv, c, gs);
     product_columns<T, kD, kN>(gk, dp, qs);
-    __syncthreads();  // before the buffer is filled again
-    if (kStages<T> == 2) {
-      stage ^= 1;
-    } else {
-      if (u + 1 < total) fetch(u + 1, 0);
-      copies_commit();
-    }
-  }
-  copies_wait<0>();
+  });
   DROPIN_UNROLL
   for (int r = 0; r < 2; ++r) {  // unrolled: an index that is not known would put the sums into memory
     const int64_t w = s.w0 + row0 + g + 8 * r;

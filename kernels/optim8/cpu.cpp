@@ -180,10 +180,7 @@ template <bool kSigned, bool kSigns> HWY_INLINE void store_codes(hn::Vec<decltyp
 HWY_NOINLINE void correct(const DynamicMap& map, const float* v, const float* rest, std::int64_t n, float absmax, bool signs, std::uint8_t* codes) {
   for (std::int64_t i = 0; i < n; ++i) {
     if (rest[i] >= 4 * DynamicMap::kBias) continue;
-    const float x = v[i] / absmax;
-    int c = codes[i];
-    if (c < 255 && (x > map.mid[c] || (x == map.mid[c] && (c & 1)))) ++c;
-    else if (c > 0 && (x < map.mid[c - 1] || (x == map.mid[c - 1] && (c & 1)))) --c;
+    const int c = settled(map.mid, codes[i], v[i] / absmax);
     codes[i] = static_cast<std::uint8_t>(signs && c == map.zero && v[i] < 0 ? c - 1 : c);
   }
 }

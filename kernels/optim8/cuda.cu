@@ -32,11 +32,8 @@ __device__ __forceinline__ int nearest(const Map& m, const float* mid, float x) 
   y = fmaf(m.slope, a, fmaf(m.more, fmaxf(a, m.end), y));
   const float below = bits_float(float_bits(y) & static_cast<int>(0xff800000));
   const int steps = static_cast<int>(fminf(y, 2.0f * y - below - 0.4f)) - m.base;
-  int c = x < 0 ? m.zero - steps : m.zero + steps;
-  c = c < 0 ? 0 : c > 255 ? 255 : c;
-  if (c < 255 && (x > mid[c] || (x == mid[c] && (c & 1)))) ++c;
-  else if (c > 0 && (x < mid[c - 1] || (x == mid[c - 1] && (c & 1)))) --c;
-  return c;
+  const int c = x < 0 ? m.zero - steps : m.zero + steps;
+  return settled(mid, c < 0 ? 0 : c > 255 ? 255 : c, x);
 }
 __device__ inline void load_map(const Map& m, float* value, float* mid) {
   for (int i = threadIdx.x; i < 256; i += blockDim.x) {

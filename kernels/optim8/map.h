@@ -3,7 +3,16 @@
 #include <cmath>
 #include <cstdint>
 
+#include "kernels/hd.h"
+
 namespace dropin::kernels {
+
+/// The code nearest to x, where c is at most one off; ties: the even code. mid: the map's midpoints.
+DROPIN_HD inline int settled(const float* mid, int c, float x) {
+  if (c < 255 && (x > mid[c] || (x == mid[c] && (c & 1)))) return c + 1;
+  if (c > 0 && (x < mid[c - 1] || (x == mid[c - 1] && (c & 1)))) return c - 1;
+  return c;
+}
 
 /// A map and what encoding needs of it. Code = index; `mid[c]` lies half way between values c and c + 1.
 struct DynamicMap {
