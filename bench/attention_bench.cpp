@@ -7,10 +7,10 @@
 
 #include "bench/dump.h"
 #include "dropin/core/parallel.h"
-#include "dropin/nn/dilated_attention.h"
-#include "dropin/nn/latent_attention.h"
-#include "dropin/nn/longformer_attention.h"
-#include "dropin/nn/sigmoid_attention.h"
+#include "dropin/sequence/dilated_attention.h"
+#include "dropin/sequence/latent_attention.h"
+#include "dropin/sequence/longformer_attention.h"
+#include "dropin/sequence/sigmoid_attention.h"
 #include "dropin/ops/latent.h"
 
 namespace {

@@ -15,7 +15,7 @@
 #include "dropin/dispatch/devices.h"
 #include "dropin/ops/ops.h"
 #include "dropin/registry/registry.h"
-#include "dropin/vision/suppression.h"
+#include "dropin/detection/suppression.h"
 
 namespace dropin {
 namespace {

@@ -3,7 +3,7 @@
 #pragma once
 #include <cstdlib>
 
-#include "dropin/nn/module.h"
+#include "dropin/module/module.h"
 #include "dropin/serialize/safetensors.h"
 
 namespace dropin {

@@ -8,9 +8,9 @@
 
 #include "bench/dump.h"
 #include "dropin/core/parallel.h"
-#include "dropin/nn/transformer.h"
+#include "dropin/model/transformer.h"
 #include "dropin/ops/ops.h"
-#include "dropin/optim/optimizer.h"
+#include "dropin/optimizer/optimizer.h"
 
 namespace {
 

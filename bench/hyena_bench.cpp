@@ -10,8 +10,8 @@
 
 #include "bench/dump.h"
 #include "dropin/core/parallel.h"
-#include "dropin/nn/hyena.h"
-#include "dropin/nn/multihead_attention.h"
+#include "dropin/sequence/hyena.h"
+#include "dropin/sequence/multihead_attention.h"
 #include "dropin/ops/fft.h"
 
 namespace {

@@ -13,17 +13,17 @@
 
 #include "dropin/autograd/autograd.h"
 #include "dropin/core/error.h"
-#include "dropin/nn/bitlinear.h"
-#include "dropin/nn/conv.h"
-#include "dropin/nn/embedding.h"
-#include "dropin/nn/init.h"
-#include "dropin/nn/linear.h"
-#include "dropin/nn/norm.h"
-#include "dropin/nn/stable_embedding.h"
-#include "dropin/optim/optimizer8bit.h"
-#include "dropin/vision/mask_iou_net.h"
-#include "dropin/vision/masks.h"
-#include "dropin/vision/mix_conv.h"
+#include "dropin/projection/bitlinear.h"
+#include "dropin/convolution/conv.h"
+#include "dropin/embedding/embedding.h"
+#include "dropin/module/init.h"
+#include "dropin/projection/linear.h"
+#include "dropin/norm/norm.h"
+#include "dropin/embedding/stable_embedding.h"
+#include "dropin/optimizer/optimizer8bit.h"
+#include "dropin/model/mask_iou_net.h"
+#include "dropin/detection/masks.h"
+#include "dropin/convolution/mix_conv.h"
 
 namespace {
 

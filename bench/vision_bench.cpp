@@ -12,10 +12,10 @@
 #include "dropin/core/parallel.h"
 #include "dropin/data/tasks.h"
 #include "dropin/ops/ops.h"
-#include "dropin/vision/deform_conv.h"
-#include "dropin/vision/masks.h"
-#include "dropin/vision/mix_conv.h"
-#include "dropin/vision/suppression.h"
+#include "dropin/convolution/deform_conv.h"
+#include "dropin/detection/masks.h"
+#include "dropin/convolution/mix_conv.h"
+#include "dropin/detection/suppression.h"
 #include "src/cpu/onednn.h"
 
 namespace {

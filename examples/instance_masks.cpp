@@ -5,9 +5,9 @@
 #include <cstdio>
 #include <exception>
 
-#include "dropin/vision/boxes.h"
-#include "dropin/vision/masks.h"
-#include "dropin/vision/suppression.h"
+#include "dropin/detection/boxes.h"
+#include "dropin/detection/masks.h"
+#include "dropin/detection/suppression.h"
 #include "scene.h"
 
 namespace {

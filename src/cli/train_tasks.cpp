@@ -4,8 +4,8 @@
 #include <numbers>
 
 #include "dropin/data/fashion_mnist.h"
-#include "dropin/nn/convnet.h"
-#include "dropin/nn/transformer.h"
+#include "dropin/model/convnet.h"
+#include "dropin/model/transformer.h"
 
 namespace dropin::cli {
 namespace {

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "dropin/data/tasks.h"
-#include "dropin/nn/module.h"
+#include "dropin/module/module.h"
 
 namespace dropin::cli {
 

@@ -1,25 +1,26 @@
-// One list per family; each lives in its own file and names its members, a line each.
+// One list per room; each lives in its room (src/<room>/register.cpp) and names its members, a line each.
 #pragma once
 #include "dropin/registry/registry.h"
 
 namespace dropin {
 
-#define DROPIN_FAMILY_LISTS(X) \
-  X(sequence_mixers)           \
-  X(projections)               \
-  X(image_mixers)              \
-  X(layers)                    \
-  X(activations)               \
-  X(token_embeddings)          \
-  X(models)                    \
-  X(optimizers)                \
-  X(data)                      \
-  X(suppressions)              \
-  X(vision)                    \
-  X(number_formats)
+#define DROPIN_ROOM_LISTS(X) \
+  X(sequence)                \
+  X(projection)              \
+  X(feed_forward)            \
+  X(convolution)             \
+  X(norm)                    \
+  X(activation)              \
+  X(module)                  \
+  X(embedding)               \
+  X(model)                   \
+  X(optimizer)               \
+  X(data)                    \
+  X(detection)               \
+  X(number_format)
 
-#define X(list) void register_##list(Registry& r);
-DROPIN_FAMILY_LISTS(X)
+#define X(room) void register_##room(Registry& r);
+DROPIN_ROOM_LISTS(X)
 #undef X
 
 }  // namespace dropin

@@ -54,8 +54,8 @@ Json sample_options(const ComponentInfo& c) {
 Registry& registry() {
   static Registry* r = [] {
     auto* fresh = new Registry;
-#define X(list) register_##list(*fresh);
-    DROPIN_FAMILY_LISTS(X)
+#define X(room) register_##room(*fresh);
+    DROPIN_ROOM_LISTS(X)
 #undef X
     return fresh;
   }();

@@ -7,9 +7,9 @@
 
 #include "dropin/dispatch/devices.h"
 #include "dropin/ops/ops.h"
-#include "dropin/optim/blockwise.h"
+#include "dropin/optimizer/blockwise.h"
 #include "dropin/registry/registry.h"
-#include "dropin/vision/suppression.h"
+#include "dropin/detection/suppression.h"
 #include "support.h"
 
 namespace dropin {

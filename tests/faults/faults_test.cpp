@@ -5,8 +5,8 @@
 #include <functional>
 #include <new>
 
-#include "dropin/nn/transformer.h"
-#include "dropin/optim/optimizer8bit.h"
+#include "dropin/model/transformer.h"
+#include "dropin/optimizer/optimizer8bit.h"
 #include "dropin/registry/conform.h"
 #include "dropin/serialize/atomic_file.h"
 #include "dropin/serialize/checkpoint.h"

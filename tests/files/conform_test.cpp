@@ -1,7 +1,7 @@
 // The conformance runner: what a case may say in more than one way.
 #include "dropin/registry/conform.h"
 
-#include "dropin/nn/multihead_attention.h"
+#include "dropin/sequence/multihead_attention.h"
 #include "dropin/ops/bitlinear.h"
 #include "dropin/serialize/safetensors.h"
 #include "support.h"

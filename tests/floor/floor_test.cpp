@@ -3,12 +3,12 @@
 #include <cmath>
 
 #include "dropin/data/tasks.h"
-#include "dropin/nn/bitlinear.h"
-#include "dropin/nn/fewbit.h"
-#include "dropin/nn/linear.h"
-#include "dropin/optim/optimizer8bit.h"
-#include "dropin/vision/mix_conv.h"
-#include "dropin/vision/suppression.h"
+#include "dropin/projection/bitlinear.h"
+#include "dropin/activation/fewbit.h"
+#include "dropin/projection/linear.h"
+#include "dropin/optimizer/optimizer8bit.h"
+#include "dropin/convolution/mix_conv.h"
+#include "dropin/detection/suppression.h"
 #include "evidence/timing.h"
 #include "support.h"
 

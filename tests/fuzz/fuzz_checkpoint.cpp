@@ -1,5 +1,5 @@
 // A training checkpoint from anywhere: restored whole, or refused with model and optimizer as they were.
-#include "dropin/nn/linear.h"
+#include "dropin/projection/linear.h"
 #include "dropin/serialize/checkpoint.h"
 #include "dropin/ops/ops.h"
 #include "fuzz.h"

@@ -71,6 +71,11 @@ struct NumberOrName {
   bool operator==(const NumberOrName&) const = default;
 };
 
+/// Of a component that takes none.
+struct NoOptions {
+  static void fields(auto&&) {}
+};
+
 /// One line of an option table.
 struct FieldInfo {
   std::string name, type;

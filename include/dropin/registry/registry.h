@@ -4,8 +4,8 @@
 #include <string>
 #include <vector>
 
-#include "dropin/nn/families.h"
-#include "dropin/optim/optimizer.h"
+#include "dropin/module/module.h"
+#include "dropin/optimizer/optimizer.h"
 
 namespace dropin {
 

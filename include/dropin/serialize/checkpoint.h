@@ -2,8 +2,8 @@
 #pragma once
 #include <string>
 
-#include "dropin/nn/module.h"
-#include "dropin/optim/optimizer.h"
+#include "dropin/module/module.h"
+#include "dropin/optimizer/optimizer.h"
 
 namespace dropin {
 

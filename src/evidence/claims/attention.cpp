@@ -3,10 +3,10 @@
 #include <cmath>
 #include <memory>
 
-#include "dropin/nn/dilated_attention.h"
-#include "dropin/nn/latent_attention.h"
-#include "dropin/nn/longformer_attention.h"
-#include "dropin/nn/sigmoid_attention.h"
+#include "dropin/sequence/dilated_attention.h"
+#include "dropin/sequence/latent_attention.h"
+#include "dropin/sequence/longformer_attention.h"
+#include "dropin/sequence/sigmoid_attention.h"
 #include "dropin/ops/latent.h"
 #include "evidence/claims.h"
 #include "evidence/claims/tensors.h"

@@ -5,8 +5,8 @@
 #include <sstream>
 
 #include "dropin/data/tasks.h"
-#include "dropin/nn/embedding.h"
-#include "dropin/nn/linear.h"
+#include "dropin/embedding/embedding.h"
+#include "dropin/projection/linear.h"
 
 namespace dropin::evidence {
 namespace {

@@ -3,8 +3,8 @@
 #include <functional>
 #include <string>
 
-#include "dropin/nn/families.h"
-#include "dropin/optim/optimizer.h"
+#include "dropin/sequence/contract.h"
+#include "dropin/optimizer/optimizer.h"
 #include "evidence/claims.h"
 
 namespace dropin::evidence {

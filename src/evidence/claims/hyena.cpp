@@ -4,8 +4,8 @@
 #include <memory>
 
 #include "dropin/data/tasks.h"
-#include "dropin/nn/hyena.h"
-#include "dropin/nn/transformer.h"
+#include "dropin/sequence/hyena.h"
+#include "dropin/model/transformer.h"
 #include "dropin/registry/registry.h"
 #include "evidence/claims.h"
 

@@ -4,11 +4,12 @@
 #include <cmath>
 #include <memory>
 
-#include "dropin/nn/bitlinear.h"
-#include "dropin/nn/fewbit.h"
-#include "dropin/nn/linear.h"
-#include "dropin/nn/microscaling.h"
-#include "dropin/optim/optimizer8bit.h"
+#include "dropin/projection/bitlinear.h"
+#include "dropin/activation/fewbit.h"
+#include "dropin/projection/linear.h"
+#include "dropin/convolution/mx_conv.h"
+#include "dropin/projection/mx_linear.h"
+#include "dropin/optimizer/optimizer8bit.h"
 #include "dropin/registry/registry.h"
 #include "evidence/claims.h"
 #include "evidence/claims/character_model.h"

@@ -1,0 +1,14 @@
+// ImageMixer: the contract of the room.
+#pragma once
+#include "dropin/module/unary.h"
+
+namespace dropin {
+
+/// [B, C, H, W] -> [B, C', H', W'] (or [B, C, L]). Standard members: Conv2d, DepthwiseConv2d.
+class ImageMixer : public Unary<ImageMixer> {
+ public:
+  static constexpr const char* kFamily = "ImageMixer";
+  static constexpr const char* kCall = "x [B, C, H, W] -> y [B, C', H', W']";
+};
+
+}  // namespace dropin

@@ -1,0 +1,89 @@
+// A decoder-only Transformer whose parts can be swapped by name.
+#pragma once
+#include "dropin/embedding/embedding.h"
+#include "dropin/feed_forward/feed_forward.h"
+#include "dropin/sequence/multihead_attention.h"
+#include "dropin/norm/norm.h"
+
+namespace dropin {
+
+struct TransformerOptions {
+  std::int64_t vocab_size = 256;
+  std::int64_t embed_dim = 128;
+  std::int64_t num_layers = 2;
+  std::int64_t num_heads = 4;
+  std::int64_t hidden_dim = 0;  ///< 0: 4 embed_dim
+  std::int64_t max_len = 256;
+  double dropout = 0;
+  std::string rope = "none";
+  bool tie_weights = true;
+  static void fields(auto&& f) {
+    using O = TransformerOptions;
+    f("vocab_size", &O::vocab_size, "number of token ids");
+    f("embed_dim", &O::embed_dim, "D");
+    f("num_layers", &O::num_layers, "blocks");
+    f("num_heads", &O::num_heads, "attention heads");
+    f("hidden_dim", &O::hidden_dim, "width inside the feed-forward; 0: 4 embed_dim");
+    f("max_len", &O::max_len, "longest sequence, for learned positions");
+    f("dropout", &O::dropout, "on attention, feed-forward and residuals, when training");
+    f("rope", &O::rope, "rotary positions instead of learned ones: \"none\", \"half\" or \"interleaved\"");
+    f("tie_weights", &O::tie_weights, "the output layer is the embedding, transposed");
+  }
+};
+
+/// x + mixer(norm1(x)), then x + ff(norm2(x)): a pre-norm block, [B, L, D].
+class TransformerBlock : public Component<TransformerBlock, TransformerOptions, Module> {
+ public:
+  explicit TransformerBlock(const TransformerOptions& o) : Component(o) {
+    norm1_ = child<LayerNorm>("norm1", {.normalized_shape = {o.embed_dim}});
+    mixer_ = child<MultiheadAttention>("mixer", {.embed_dim = o.embed_dim, .num_heads = o.num_heads, .dropout = o.dropout, .causal = true, .rope = o.rope});
+    norm2_ = child<LayerNorm>("norm2", {.normalized_shape = {o.embed_dim}});
+    ff_ = child<MLP>("ff", {.embed_dim = o.embed_dim, .hidden_dim = o.hidden_dim, .dropout = o.dropout});
+  }
+  Tensor forward(const Tensor& x, const SequenceArgs& args = {}) {
+    const Tensor h = x + dropout(mixer_->forward(norm1_(x), args), options_.dropout, is_training());
+    return h + dropout(ff_(norm2_(h)), options_.dropout, is_training());
+  }
+  Tensor step(const Tensor& x, SequenceState& state) {
+    const Tensor h = x + mixer_->step(norm1_(x), state);
+    return h + ff_(norm2_(h));
+  }
+  SequenceMixer& mixer() const { return *mixer_; }
+
+ private:
+  Child<LayerNorm> norm1_, norm2_;
+  Child<MultiheadAttention> mixer_;
+  Child<MLP> ff_;
+};
+
+/// What a Transformer keeps while generating.
+struct TransformerState {
+  std::vector<Box<SequenceState>> layers;
+  std::int64_t length = 0;
+};
+
+/// Decoder-only language model: ids [B, L] int64 -> logits [B, L, vocab_size]. GPT-2's layout: learned positions, pre-norm blocks, tied output:
+/// x = embedding[ids] + positions; per block x += mixer(norm1(x)), x += ffn(norm2(x)); logits = norm(x) W^T.
+class Transformer : public Component<Transformer, TransformerOptions, Module> {
+ public:
+  static constexpr const char* kFamily = "Model";
+  static constexpr const char* kSummary = "decoder-only language model of swappable parts";
+  explicit Transformer(const TransformerOptions& o);
+  Tensor forward(const Tensor& ids, const SequenceArgs& args = {});
+  Tensor operator()(const Tensor& ids, const SequenceArgs& args = {}) { return forward(ids, args); }
+  /// Empty state for generation; step() then takes n >= 1 ids [B, n] and returns their logits.
+  TransformerState init_state(std::int64_t batch);
+  Tensor step(const Tensor& ids, TransformerState& state);
+  NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
+
+ private:
+  Tensor embed(const Tensor& ids, std::int64_t start);
+  Tensor logits(const Tensor& h);
+  Child<Embedding> tokens_;
+  Tensor* positions_;
+  std::vector<Child<TransformerBlock>> blocks_;
+  Child<LayerNorm> norm_;
+  Child<Linear> head_;
+};
+
+}  // namespace dropin

@@ -1,0 +1,44 @@
+// Sequential: layers applied one after another.
+#pragma once
+#include "dropin/module/unary.h"
+
+namespace dropin {
+
+namespace detail {
+/// Calls any single-input layer, whatever its family.
+Tensor call_layer(Module& m, const Tensor& x);
+}  // namespace detail
+
+/// Applies its layers in order; children are named "0", "1", ... as torch.nn.Sequential names them.
+class Sequential : public Module {
+ public:
+  Sequential() = default;
+  /// Appends T(options or arguments).
+  template <class T, class... A> Sequential& add(A&&... args) {
+    child<T>(std::to_string(children().size()), std::forward<A>(args)...);
+    return *this;
+  }
+  template <class T> Sequential& add(const typename T::Options& options) {
+    child<T>(std::to_string(children().size()), options);
+    return *this;
+  }
+  Sequential& add(Box<Module> m) {
+    add_child(std::to_string(children().size()), std::move(m));
+    return *this;
+  }
+  Tensor forward(const Tensor& x) {
+    Tensor y = x;
+    for (auto& [name, m] : children()) y = detail::call_layer(*m, y);
+    return y;
+  }
+  Tensor operator()(const Tensor& x) { return forward(x); }
+  std::string_view type() const override { return "Sequential"; }
+  NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
+  Box<Module> make_like() const override {
+    auto s = Box<Sequential>(new Sequential);
+    for (auto& [name, m] : children()) s->add(m->clone());
+    return s;
+  }
+};
+
+}  // namespace dropin

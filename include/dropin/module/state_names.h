@@ -1,0 +1,10 @@
+// Helpers of translate_state(): entries by other frameworks' names.
+#pragma once
+#include "dropin/module/module.h"
+
+namespace dropin::detail {
+
+/// Moves the entry `from`, if there is one, to `to`.
+void rename_state(StateDict& state, const std::string& from, const std::string& to, std::vector<std::string>& renamed);
+
+}  // namespace dropin::detail

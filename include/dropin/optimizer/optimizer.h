@@ -1,0 +1,175 @@
+// Optimizers with PyTorch's semantics, options and state names.
+#pragma once
+#include "dropin/module/module.h"
+
+namespace dropin {
+
+/// Parameters that share options.
+struct ParamGroup {
+  Tensors params;
+  Json options;  ///< all option fields of the optimizer
+};
+
+/// Base of every optimizer: groups of parameters, per-parameter state.
+class Optimizer {
+ public:
+  using Family = Optimizer;
+  static constexpr const char* kFamily = "Optimizer";
+  static constexpr const char* kCall = "parameters and their gradients -> new parameters, by step()";
+  virtual ~Optimizer() = default;
+  virtual std::string_view type() const = 0;
+  /// One update from the parameters' grad(); those without a gradient stay as they are. The states of all parameters are made before the first one changes.
+  void step();
+  /// Drops all gradients.
+  void zero_grad();
+  /// Adds parameters with some options changed: add_param_group(ps, {"lr": 0.1} as JSON). OptionError on unknown names or on a parameter already held.
+  void add_param_group(const Tensors& params, const Json& changes = Json::object());
+  /// Names of the options: lr is settable on every optimizer; a schedule calls this each step.
+  void set_lr(double lr);
+  double lr() const;
+  const std::vector<ParamGroup>& param_groups() const { return groups_; }
+  /// "state.<i>.<name>" per parameter in order of registration, as torch numbers them ("state.0.exp_avg").
+  StateDict state_dict() const;
+  /// Restores what state_dict gave; StateError naming what does not fit, with nothing changed.
+  void load_state_dict(const StateDict& state);
+  /// Bytes held in states.
+  std::int64_t state_bytes() const;
+
+ protected:
+  /// Reads the group's options again after a change.
+  virtual void group_changed(std::size_t group) = 0;
+  virtual Json check_options(const Json& all) const = 0;
+  /// The state with which parameter p of a group starts.
+  virtual NamedTensors first_state(std::size_t group, const Tensor& p) const = 0;
+  /// Updates parameter p of a group; `first`: its state was made for this step.
+  virtual void update(std::size_t group, const Tensor& p, const Tensor& g, NamedTensors& state, bool first) = 0;
+  void add_first_group(const Tensors& params, const Json& options);
+  /// Entries that state_dict adds to parameter p's state, so that a later load can tell what it reads.
+  virtual NamedTensors state_notes(std::size_t /*group*/, const Tensor& /*p*/, const NamedTensors& /*state*/) const { return {}; }
+  /// StateError when `state` (of parameter number i) is not for p; takes the notes out. Nothing has been changed yet.
+  virtual void check_state(std::size_t /*group*/, const Tensor& /*p*/, std::size_t /*i*/, NamedTensors& /*state*/) const {}
+  /// True when the parameter is held; `has_state` tells whether it was updated before.
+  bool holds(const Tensor& p, bool* has_state) const;
+
+ private:
+  std::vector<ParamGroup> groups_;
+  std::vector<NamedTensors> states_;  ///< by order of registration
+};
+
+/// Gives Self its options per group. class SGD : public OptimizerOf<SGD, SGDOptions>;
+/// self.start(options, p) makes a parameter's first state, self.update_one(options, p, g, state, first) updates it.
+template <class Self, class O> class OptimizerOf : public Optimizer {
+ public:
+  using Options = O;
+  OptimizerOf(const Tensors& params, const O& o) : defaults_(options_to_json(o)) { Self::check(o); add_first_group(params, defaults_); }
+  std::string_view type() const override { return type_name<Self>(); }
+
+ protected:
+  Json check_options(const Json& changes) const override {
+    O o = options_from_json<O>(changes, type_name<Self>());  // refuses unknown names
+    Json all = defaults_;
+    for (const auto& [k, v] : changes.items()) all.set(k, v);
+    o = options_from_json<O>(all, type_name<Self>());
+    Self::check(o);
+    return options_to_json(o);
+  }
+  void group_changed(std::size_t g) override {
+    if (parsed_.size() <= g) parsed_.resize(g + 1);
+    parsed_[g] = options_from_json<O>(param_groups()[g].options, type_name<Self>());
+  }
+  NamedTensors first_state(std::size_t g, const Tensor& p) const override { return static_cast<const Self*>(this)->start(parsed_[g], p); }
+  void update(std::size_t g, const Tensor& p, const Tensor& grad, NamedTensors& state, bool first) override {
+    static_cast<Self*>(this)->update_one(parsed_[g], p, grad, state, first);
+  }
+
+ private:
+  Json defaults_;
+  std::vector<O> parsed_;
+};
+
+struct SGDOptions {
+  double lr = 1e-3;
+  double momentum = 0, dampening = 0, weight_decay = 0;
+  bool nesterov = false, maximize = false;
+  static void fields(auto&& f) {
+    using O = SGDOptions;
+    f("lr", &O::lr, "step size");
+    f("momentum", &O::momentum, "share of the last step that is kept");
+    f("dampening", &O::dampening, "of the gradient entering the momentum");
+    f("weight_decay", &O::weight_decay, "L2 penalty");
+    f("nesterov", &O::nesterov, "Nesterov's momentum");
+    f("maximize", &O::maximize, "climbs instead of descends");
+  }
+};
+/// torch.optim.SGD: g += weight_decay p; m = momentum m + (1 - dampening) g (m = g at first); p -= lr m, with nesterov lr (g + momentum m).
+/// State: momentum_buffer.
+class SGD : public OptimizerOf<SGD, SGDOptions> {
+ public:
+  static constexpr const char* kSummary = "gradient descent with momentum";
+  explicit SGD(const Tensors& params, const SGDOptions& o = {}) : OptimizerOf(params, o) {}
+  static void check(const SGDOptions& o);
+  NamedTensors start(const SGDOptions& o, const Tensor& p) const;
+  void update_one(const SGDOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool first);
+};
+
+struct AdamOptions {
+  double lr = 1e-3;
+  std::vector<double> betas = {0.9, 0.999};
+  double eps = 1e-8;
+  double weight_decay = 0;
+  bool amsgrad = false, maximize = false;
+  static void fields(auto&& f) {
+    using O = AdamOptions;
+    f("lr", &O::lr, "step size");
+    f("betas", &O::betas, "decay of the two moments");
+    f("eps", &O::eps, "added to the root of the second moment");
+    f("weight_decay", &O::weight_decay, "L2 penalty");
+    f("amsgrad", &O::amsgrad, "divides by the greatest second moment so far (Reddi et al. 2018)");
+    f("maximize", &O::maximize, "climbs instead of descends");
+  }
+};
+/// torch.optim.Adam (Kingma & Ba 2015, algorithm 1): m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p -= lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
+/// weight_decay is added to the gradient. State: step, exp_avg, exp_avg_sq (max_exp_avg_sq).
+class Adam : public OptimizerOf<Adam, AdamOptions> {
+ public:
+  static constexpr const char* kSummary = "adaptive moments";
+  static constexpr const char* kPaper = "Kingma & Ba 2015, arXiv 1412.6980";
+  explicit Adam(const Tensors& params, const AdamOptions& o = {}) : OptimizerOf(params, o) {}
+  static void check(const AdamOptions& o);
+  NamedTensors start(const AdamOptions& o, const Tensor& p) const;
+  void update_one(const AdamOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool first);
+};
+
+struct AdamWOptions {
+  double lr = 1e-3;
+  std::vector<double> betas = {0.9, 0.999};
+  double eps = 1e-8;
+  double weight_decay = 1e-2;
+  bool amsgrad = false, maximize = false;
+  static void fields(auto&& f) {
+    using O = AdamWOptions;
+    f("lr", &O::lr, "step size");
+    f("betas", &O::betas, "decay of the two moments");
+    f("eps", &O::eps, "added to the root of the second moment");
+    f("weight_decay", &O::weight_decay, "decay of the parameters themselves, times lr");
+    f("amsgrad", &O::amsgrad, "divides by the greatest second moment so far");
+    f("maximize", &O::maximize, "climbs instead of descends");
+  }
+};
+/// torch.optim.AdamW (Loshchilov & Hutter 2019, algorithm 2): p = (1 - lr weight_decay) p, then Adam's step without decay. State as Adam.
+class AdamW : public OptimizerOf<AdamW, AdamWOptions> {
+ public:
+  static constexpr const char* kSummary = "Adam with decoupled weight decay";
+  static constexpr const char* kPaper = "Loshchilov & Hutter 2019, arXiv 1711.05101";
+  explicit AdamW(const Tensors& params, const AdamWOptions& o = {}) : OptimizerOf(params, o) {}
+  static void check(const AdamWOptions& o);
+  NamedTensors start(const AdamWOptions& o, const Tensor& p) const;
+  void update_one(const AdamWOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool first);
+};
+
+/// Scales all gradients so that their joint L2 norm is at most max_norm; returns the norm before. torch.nn.utils.clip_grad_norm_.
+double clip_grad_norm_(const Tensors& params, double max_norm);
+/// lr at `step` (from 0): linear from 0 over `warmup` steps, then a cosine down to min_lr at `total`.
+double warmup_cosine(std::int64_t step, std::int64_t warmup, std::int64_t total, double lr, double min_lr = 0);
+
+}  // namespace dropin

@@ -1,0 +1,79 @@
+// LSTM and GRU, PyTorch's parameters (weight_ih_l0, ...), batch first.
+#pragma once
+#include "dropin/sequence/contract.h"
+#include "dropin/module/init.h"
+
+namespace dropin {
+
+struct RNNOptions {
+  std::int64_t input_size = 0, hidden_size = 0;  ///< required, unless embed_dim gives both
+  std::int64_t num_layers = 1;
+  bool bias = true;
+  std::int64_t embed_dim = 0;
+  static void fields(auto&& f) {
+    using O = RNNOptions;
+    f("input_size", &O::input_size, "width of x; required, unless embed_dim is given");
+    f("hidden_size", &O::hidden_size, "width of the state and of y; required, unless embed_dim is given");
+    f("num_layers", &O::num_layers, "layers stacked");
+    f("bias", &O::bias, "biases b_ih and b_hh");
+    f("embed_dim", &O::embed_dim, "sets input_size and hidden_size, as other sequence mixers are told");
+  }
+};
+
+/// Hidden (and cell) states, [layers, B, hidden].
+struct RecurrentState : SequenceState {
+  Tensor h, c;
+};
+
+namespace detail {
+/// What LSTM and GRU share: parameters, the loop over layers and time.
+class RecurrentLayer : public SequenceMixer {
+ public:
+  Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
+  bool causal() const override { return true; }
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override;
+  Tensor step(const Tensor& x_t, SequenceState& state) override;
+
+ protected:
+  void build(const RNNOptions& o, std::int64_t gates);
+  /// One time step from the input's gates gi [B, gates * hidden]; h and c are replaced.
+  virtual void cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h, Tensor& c) const = 0;
+  virtual bool has_cell() const = 0;
+
+ private:
+  Tensor run(const Tensor& x, RecurrentState& s) const;
+  struct Weights {
+    Tensor *w_ih, *w_hh, *b_ih, *b_hh;
+  };
+  std::vector<Weights> layers_;
+  std::int64_t input_ = 0, hidden_ = 0;
+};
+}  // namespace detail
+
+/// Long short-term memory (Hochreiter & Schmidhuber 1997): x [B, L, input_size] -> [B, L, hidden_size]. torch.nn.LSTM, batch_first.
+/// i, f, o = sigmoid(W x + b + U h + c) and g = tanh(...) of their own rows; c' = f c + i g, h' = o tanh(c'). Padded steps leave the state as it is and give 0.
+/// Parameters per layer k: weight_ih_l<k>, weight_hh_l<k>, bias_ih_l<k>, bias_hh_l<k>, rows in the order i, f, g, o.
+class LSTM : public Component<LSTM, RNNOptions, detail::RecurrentLayer> {
+ public:
+  static constexpr const char* kSummary = "recurrent layer with a gated memory cell";
+  explicit LSTM(const RNNOptions& o) : Component(o) { build(o, 4); }
+
+ protected:
+  void cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h, Tensor& c) const override;
+  bool has_cell() const override { return true; }
+};
+
+/// Gated recurrent unit (Cho et al. 2014): x [B, L, input_size] -> [B, L, hidden_size]. torch.nn.GRU, batch_first.
+/// r, z = sigmoid(W x + b + U h + c) of their own rows; n = tanh(W_n x + b_n + r (U_n h + c_n)); h' = (1 - z) n + z h. Padded steps leave the state as it is and
+/// give 0. Parameters as LSTM, rows in the order r, z, n.
+class GRU : public Component<GRU, RNNOptions, detail::RecurrentLayer> {
+ public:
+  static constexpr const char* kSummary = "recurrent layer with update and reset gates";
+  explicit GRU(const RNNOptions& o) : Component(o) { build(o, 3); }
+
+ protected:
+  void cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h, Tensor& c) const override;
+  bool has_cell() const override { return false; }
+};
+
+}  // namespace dropin

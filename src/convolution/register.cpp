@@ -1,0 +1,24 @@
+#include "dropin/convolution/conv.h"
+#include "dropin/convolution/mx_conv.h"
+#include "dropin/convolution/pool.h"
+#include "dropin/convolution/deform_conv.h"
+#include "dropin/convolution/mix_conv.h"
+#include "registry/lists.h"
+
+namespace dropin {
+
+void register_convolution(Registry& r) {
+  r.add<Conv2d>();
+  r.add<DepthwiseConv2d>();
+  r.add<SeparableConv2d>();
+  r.add<MixConv2d>();
+  r.add<DeformConv2d>();
+  r.add<ModulatedDeformConv2d>();
+  r.add<MXConv2d>();
+  r.add<Conv1d>();
+  r.add<MaxPool2d>();
+  r.add<AvgPool2d>();
+  r.add<AdaptiveAvgPool2d>();
+}
+
+}  // namespace dropin

@@ -1,0 +1,108 @@
+#include "dropin/sequence/rnn.h"
+
+#include <cmath>
+
+namespace dropin {
+namespace detail {
+
+void RecurrentLayer::build(const RNNOptions& o, std::int64_t gates) {
+  input_ = o.input_size ? o.input_size : o.embed_dim;
+  hidden_ = o.hidden_size ? o.hidden_size : o.embed_dim;
+  DROPIN_CHECK(input_ > 0 && hidden_ > 0, OptionError, type(), ": input_size ", input_, " and hidden_size ", hidden_, " must be positive");
+  DROPIN_CHECK(o.num_layers > 0, OptionError, type(), ": num_layers is ", o.num_layers, ", expected a positive number");
+  const double bound = 1 / std::sqrt(static_cast<double>(hidden_));
+  for (std::int64_t l = 0; l < o.num_layers; ++l) {
+    const std::string tail = "_l" + std::to_string(l);
+    auto make = [&](const char* name, const Shape& sizes, bool wanted) { return &parameter(name + tail, wanted ? init::uniform(sizes, bound) : Tensor()); };
+    Weights w;
+    w.w_ih = make("weight_ih", {gates * hidden_, l ? hidden_ : input_}, true);
+    w.w_hh = make("weight_hh", {gates * hidden_, hidden_}, true);
+    w.b_ih = make("bias_ih", {gates * hidden_}, o.bias);
+    w.b_hh = make("bias_hh", {gates * hidden_}, o.bias);
+    layers_.push_back(w);
+  }
+}
+
+Tensor RecurrentLayer::run(const Tensor& x, RecurrentState& s) const {
+  Tensor y = x;
+  Tensors hs, cs;
+  for (std::size_t l = 0; l < layers_.size(); ++l) {
+    const Weights& w = layers_[l];
+    const Tensor gi = linear(y, *w.w_ih, *w.b_ih);  // the input's share of all gates, every step at once
+    Tensor h = s.h[static_cast<std::int64_t>(l)], c = s.c.defined() ? s.c[static_cast<std::int64_t>(l)] : Tensor();
+    Tensors out;
+    for (std::int64_t t = 0; t < y.size(1); ++t) {
+      cell(gi.select(1, t), *w.w_hh, *w.b_hh, h, c);
+      out.push_back(h);
+    }
+    y = out.empty() ? zeros({x.size(0), 0, hidden_}, x.options()) : stack(out, 1);
+    hs.push_back(h);
+    if (c.defined()) cs.push_back(c);
+  }
+  s.h = stack(hs);
+  if (!cs.empty()) s.c = stack(cs);
+  return y;
+}
+
+Tensor RecurrentLayer::forward(const Tensor& x, const SequenceArgs& args) {
+  DROPIN_CHECK(x.dim() == 3 && x.size(2) == input_, ShapeError, type(), ": x is ", x.sizes(), ", expected [B, L, ", input_, "]");
+  DROPIN_CHECK(!args.attn_mask.defined(), OptionError, type(), ": attn_mask has no meaning for a recurrent layer");
+  const Tensor& pad = args.key_padding_mask;
+  if (pad.defined()) {
+    DROPIN_CHECK(pad.dtype() == kBool, DTypeError, type(), ": key_padding_mask is ", pad.dtype(), ", expected bool");
+    DROPIN_CHECK(pad.dim() == 2 && pad.size(0) == x.size(0) && pad.size(1) == x.size(1), ShapeError, type(), ": key_padding_mask is ", pad.sizes(), ", expected [", x.size(0), ", ", x.size(1), "]");
+  }
+  if (!pad.defined()) {
+    Box<SequenceState> s = init_state(x.size(0), x.size(1));
+    return run(x, static_cast<RecurrentState&>(*s));
+  }
+  // step over padding: keep the old state where the step is padded
+  Box<SequenceState> boxed = init_state(x.size(0), x.size(1));
+  auto& s = static_cast<RecurrentState&>(*boxed);
+  Tensors out;
+  for (std::int64_t t = 0; t < x.size(1); ++t) {
+    RecurrentState next;
+    next.h = s.h;
+    next.c = s.c;
+    const Tensor skip = pad.select(1, t).reshape({1, -1, 1});
+    const Tensor y = run(where(skip.reshape({-1, 1, 1}), 0.0, x.narrow(1, t, 1)), next);
+    s.h = where(skip, s.h, next.h);
+    if (s.c.defined()) s.c = where(skip, s.c, next.c);
+    out.push_back(where(skip.reshape({-1, 1, 1}), 0.0, y));
+  }
+  return out.empty() ? zeros({x.size(0), 0, hidden_}, x.options()) : concat(out, 1);
+}
+
+Box<SequenceState> RecurrentLayer::init_state(std::int64_t batch, std::int64_t) {
+  DROPIN_CHECK(batch >= 0, OptionError, type(), ": init_state: batch is ", batch);
+  auto s = Box<RecurrentState>(new RecurrentState);
+  const TensorOptions like = layers_[0].w_ih->options();
+  s->h = zeros({static_cast<std::int64_t>(layers_.size()), batch, hidden_}, like);
+  if (has_cell()) s->c = zeros_like(s->h);
+  return s;
+}
+
+Tensor RecurrentLayer::step(const Tensor& x_t, SequenceState& state) {
+  auto* s = dynamic_cast<RecurrentState*>(&state);
+  DROPIN_CHECK(s, StateError, type(), ": step() was given the state of another layer type");
+  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == input_, ShapeError, type(), ": x_t is ", x_t.sizes(), ", expected [B, n, ", input_, "]");
+  DROPIN_CHECK(x_t.size(0) == s->h.size(1), ShapeError, type(), ": x_t has batch ", x_t.size(0), ", the state ", s->h.size(1));
+  no_grad guard;
+  return run(x_t, *s);
+}
+
+}  // namespace detail
+
+void LSTM::cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h, Tensor& c) const {
+  const Tensors g = chunk(gi + linear(h, w_hh, b_hh), 4, 1);  // i, f, g, o
+  c = sigmoid(g[1]) * c + sigmoid(g[0]) * tanh(g[2]);
+  h = sigmoid(g[3]) * tanh(c);
+}
+
+void GRU::cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h, Tensor&) const {
+  const Tensors x = chunk(gi, 3, 1), y = chunk(linear(h, w_hh, b_hh), 3, 1);  // r, z, n
+  const Tensor r = sigmoid(x[0] + y[0]), z = sigmoid(x[1] + y[1]), n = tanh(x[2] + r * y[2]);
+  h = n + z * (h - n);
+}
+
+}  // namespace dropin
