@@ -1,5 +1,6 @@
-// What a row computes, for peers that compare outputs before they time: with DROPIN_BENCH_DUMP=FILE the row that runs first writes its inputs and outputs there, as
-// safetensors, and the program ends.
+// What a row computes, for peers that compare outputs before they time: with DROPIN_BENCH_DUMP=FILE
+// the row that runs first writes its inputs and outputs there, as safetensors, and the program
+// ends.
 #pragma once
 #include <cstdlib>
 
@@ -19,7 +20,8 @@ inline const char* dump_file() { return std::getenv("DROPIN_BENCH_DUMP"); }
   std::exit(0);
 }
 
-/// y, and the gradients g.NAME of those inputs that ask for one, for the gradient `g` of y. Undefined g: no gradients.
+/// y, and the gradients g.NAME of those inputs that ask for one, for the gradient `g` of y.
+/// Undefined g: no gradients.
 inline NamedTensors with_gradients(const NamedTensors& inputs, const Tensor& y, const Tensor& g) {
   NamedTensors all = inputs;
   all.set("y", y);

@@ -1,5 +1,6 @@
-// Products and convolutions beside direct oneDNN calls of the same shapes. The context lines give the machine's multiply-add peak, measured in the
-// same run; "peak" is the share of it (all threads). Best with --benchmark_enable_random_interleaving=true --benchmark_repetitions=5.
+// Products and convolutions beside direct oneDNN calls of the same shapes. The context lines give
+// the machine's multiply-add peak, measured in the same run; "peak" is the share of it (all
+// threads). Best with --benchmark_enable_random_interleaving=true --benchmark_repetitions=5.
 #include <benchmark/benchmark.h>
 #include <oneapi/dnnl/dnnl.h>
 
@@ -18,30 +19,39 @@ namespace {
 
 using namespace dropin;
 
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 /// Multiply-adds on registers only, one thread, in flops a second.
 #if defined(__x86_64__)
-#define DROPIN_PEAK(NAME, TARGET, LANES)                                                                                       \
-  __attribute__((target(TARGET), noinline)) double NAME() {                                                                    \
-    typedef float V __attribute__((vector_size(LANES * 4)));                                                                   \
-    V m = V{} + 0.999f, c = V{} + 1e-3f, a0{}, a1{}, a2{}, a3{}, a4{}, a5{}, a6{}, a7{}, a8{}, a9{};                           \
-    double best = 1e9;                                                                                                         \
-    constexpr int kLoops = 1 << 20;                                                                                            \
-    for (int r = 0; r < 8; ++r) {                                                                                              \
-      const double t0 = seconds();                                                                                             \
-      for (int i = 0; i < kLoops; ++i) {                                                                                       \
-        a0 = a0 * m + c, a1 = a1 * m + c, a2 = a2 * m + c, a3 = a3 * m + c, a4 = a4 * m + c;                                   \
-        a5 = a5 * m + c, a6 = a6 * m + c, a7 = a7 * m + c, a8 = a8 * m + c, a9 = a9 * m + c;                                   \
-        asm volatile("" : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3), "+v"(a4), "+v"(a5), "+v"(a6), "+v"(a7), "+v"(a8), "+v"(a9)); \
-      }                                                                                                                        \
-      best = std::min(best, seconds() - t0);                                                                                   \
-    }                                                                                                                          \
-    return kLoops * 10.0 * 2 * LANES / best;                                                                                   \
+#define DROPIN_PEAK(NAME, TARGET, LANES)                                                       \
+  __attribute__((target(TARGET), noinline)) double NAME() {                                    \
+    typedef float V __attribute__((vector_size(LANES * 4)));                                   \
+    V m = V{} + 0.999f, c = V{} + 1e-3f, a0{}, a1{}, a2{}, a3{}, a4{}, a5{}, a6{}, a7{}, a8{}, \
+      a9{};                                                                                    \
+    double best = 1e9;                                                                         \
+    constexpr int kLoops = 1 << 20;                                                            \
+    for (int r = 0; r < 8; ++r) {                                                              \
+      const double t0 = seconds();                                                             \
+      for (int i = 0; i < kLoops; ++i) {                                                       \
+        a0 = a0 * m + c, a1 = a1 * m + c, a2 = a2 * m + c, a3 = a3 * m + c, a4 = a4 * m + c;   \
+        a5 = a5 * m + c, a6 = a6 * m + c, a7 = a7 * m + c, a8 = a8 * m + c, a9 = a9 * m + c;   \
+        asm volatile(""                                                                        \
+                     : "+v"(a0), "+v"(a1), "+v"(a2), "+v"(a3), "+v"(a4), "+v"(a5), "+v"(a6),   \
+                       "+v"(a7), "+v"(a8), "+v"(a9));                                          \
+      }                                                                                        \
+      best = std::min(best, seconds() - t0);                                                   \
+    }                                                                                          \
+    return kLoops * 10.0 * 2 * LANES / best;                                                   \
   }
 DROPIN_PEAK(peak512, "avx512f", 16)
 DROPIN_PEAK(peak256, "avx2,fma", 8)
-double measure_peak() { return __builtin_cpu_supports("avx512f") ? peak512() : __builtin_cpu_supports("fma") ? peak256() : 0; }
+double measure_peak() {
+  return __builtin_cpu_supports("avx512f") ? peak512()
+         : __builtin_cpu_supports("fma")   ? peak256()
+                                           : 0;
+}
 #else
 double measure_peak() { return 0; }
 #endif
@@ -71,8 +81,11 @@ double read_bandwidth() {
 void report(benchmark::State& state, double flops, double bytes = 0) {
   const double n = static_cast<double>(state.iterations());
   state.counters["GF/s"] = benchmark::Counter(flops * n / 1e9, benchmark::Counter::kIsRate);
-  if (peak() > 0) state.counters["peak"] = benchmark::Counter(flops * n / peak() / get_num_threads(), benchmark::Counter::kIsRate);
-  if (bytes > 0) state.counters["GB/s"] = benchmark::Counter(bytes * n / 1e9, benchmark::Counter::kIsRate);
+  if (peak() > 0)
+    state.counters["peak"] =
+        benchmark::Counter(flops * n / peak() / get_num_threads(), benchmark::Counter::kIsRate);
+  if (bytes > 0)
+    state.counters["GB/s"] = benchmark::Counter(bytes * n / 1e9, benchmark::Counter::kIsRate);
 }
 
 struct Array {
@@ -109,8 +122,10 @@ const Product kShapes[] = {{"square 1024", 1, 1024, 1024, 1024, false, false},
                            {"attention step T32 1x256x64", 32, 1, 256, 64, false, true}};
 
 void ours_matmul(benchmark::State& state, const Product& s) {
-  Array a({s.T, s.M, s.K}, s.ta ? std::vector<std::int64_t>{s.M * s.K, 1, s.M} : std::vector<std::int64_t>{});
-  Array b({s.T, s.K, s.N}, s.tb ? std::vector<std::int64_t>{s.K * s.N, 1, s.K} : std::vector<std::int64_t>{});
+  Array a({s.T, s.M, s.K},
+          s.ta ? std::vector<std::int64_t>{s.M * s.K, 1, s.M} : std::vector<std::int64_t>{});
+  Array b({s.T, s.K, s.N},
+          s.tb ? std::vector<std::int64_t>{s.K * s.N, 1, s.K} : std::vector<std::int64_t>{});
   Array c({s.T, s.M, s.N});
   for (auto _ : state) run<kernels::matmul>(kCPU, a.t, b.t, 0.0, c.t);
   report(state, 2.0 * s.T * s.M * s.N * s.K);
@@ -120,7 +135,8 @@ void raw_matmul(benchmark::State& state, const Product& s) {
   Array a({s.T, s.M, s.K}), b({s.T, s.K, s.N}), c({s.T, s.M, s.N});
   for (auto _ : state)
     for (std::int64_t t = 0; t < s.T; ++t)
-      dnnl_sgemm(s.ta ? 'T' : 'N', s.tb ? 'T' : 'N', s.M, s.N, s.K, 1, a.data.data() + t * s.M * s.K, s.ta ? s.M : s.K, b.data.data() + t * s.K * s.N,
+      dnnl_sgemm(s.ta ? 'T' : 'N', s.tb ? 'T' : 'N', s.M, s.N, s.K, 1,
+                 a.data.data() + t * s.M * s.K, s.ta ? s.M : s.K, b.data.data() + t * s.K * s.N,
                  s.tb ? s.K : s.N, 0, c.data.data() + t * s.M * s.N, s.N);
   report(state, 2.0 * s.T * s.M * s.N * s.K);
 }
@@ -133,7 +149,8 @@ void ours_linear(benchmark::State& state, std::int64_t m, std::int64_t n, std::i
 
 void raw_linear(benchmark::State& state, std::int64_t m, std::int64_t n, std::int64_t k) {
   Array x({m, k}), w({n, k}), y({m, n});
-  for (auto _ : state) dnnl_sgemm('N', 'T', m, n, k, 1, x.data.data(), k, w.data.data(), k, 0, y.data.data(), n);
+  for (auto _ : state)
+    dnnl_sgemm('N', 'T', m, n, k, 1, x.data.data(), k, w.data.data(), k, 0, y.data.data(), n);
   report(state, 2.0 * m * n * k, 4.0 * n * k);
 }
 
@@ -141,9 +158,12 @@ struct Conv {
   const char* name;
   std::int64_t b, c, o, size, k, groups, stride;
 };
-const Conv kConvs[] = {{"3x3 64-64 56x56 B8", 8, 64, 64, 56, 3, 1, 1},        {"3x3 64-64 56x56 B1", 1, 64, 64, 56, 3, 1, 1},
-                       {"3x3 512-512 7x7 B8", 8, 512, 512, 7, 3, 1, 1},       {"1x1 256-64 56x56 B8", 8, 256, 64, 56, 1, 1, 1},
-                       {"7x7 s2 3-64 224x224 B4", 4, 3, 64, 224, 7, 1, 2},    {"depthwise 3x3 96 56x56 B8", 8, 96, 96, 56, 3, 96, 1},
+const Conv kConvs[] = {{"3x3 64-64 56x56 B8", 8, 64, 64, 56, 3, 1, 1},
+                       {"3x3 64-64 56x56 B1", 1, 64, 64, 56, 3, 1, 1},
+                       {"3x3 512-512 7x7 B8", 8, 512, 512, 7, 3, 1, 1},
+                       {"1x1 256-64 56x56 B8", 8, 256, 64, 56, 1, 1, 1},
+                       {"7x7 s2 3-64 224x224 B4", 4, 3, 64, 224, 7, 1, 2},
+                       {"depthwise 3x3 96 56x56 B8", 8, 96, 96, 56, 3, 96, 1},
                        {"depthwise 5x5 96 56x56 B8", 8, 96, 96, 56, 5, 96, 1}};
 
 void conv(benchmark::State& state, const Conv& v, int pass) {
@@ -151,7 +171,8 @@ void conv(benchmark::State& state, const Conv& v, int pass) {
   g.groups = v.groups;
   for (int i = 0; i < 2; ++i) g.stride[i] = v.stride, g.pad_begin[i] = g.pad_end[i] = v.k / 2;
   const std::int64_t out = (v.size + 2 * (v.k / 2) - v.k) / v.stride + 1;
-  Array x({v.b, v.c, v.size, v.size}), w({v.o, v.c / v.groups, v.k, v.k}), bias({v.o}), y({v.b, v.o, out, out});
+  Array x({v.b, v.c, v.size, v.size}), w({v.o, v.c / v.groups, v.k, v.k}), bias({v.o}),
+      y({v.b, v.o, out, out});
   for (auto _ : state) {
     if (pass == 0)
       run<kernels::conv2d_forward>(kCPU, x.t, w.t, bias.t, g, y.t);
@@ -167,18 +188,25 @@ void conv(benchmark::State& state, const Conv& v, int pass) {
 
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
-  benchmark::AddCustomContext("multiply-add peak of a thread", std::to_string(peak() / 1e9) + " GF/s");
-  benchmark::AddCustomContext("read bandwidth of all threads", std::to_string(read_bandwidth() / 1e9) + " GB/s");
+  benchmark::AddCustomContext("multiply-add peak of a thread",
+                              std::to_string(peak() / 1e9) + " GF/s");
+  benchmark::AddCustomContext("read bandwidth of all threads",
+                              std::to_string(read_bandwidth() / 1e9) + " GB/s");
   benchmark::AddCustomContext("threads", std::to_string(get_num_threads()));
-  auto add = [](const std::string& name, auto f) { benchmark::RegisterBenchmark(name.c_str(), f)->UseRealTime()->Unit(benchmark::kMicrosecond); };
+  auto add = [](const std::string& name, auto f) {
+    benchmark::RegisterBenchmark(name.c_str(), f)->UseRealTime()->Unit(benchmark::kMicrosecond);
+  };
   for (const Product& s : kShapes) {
-    add(std::string("matmul/") + s.name + "/ours", [&s](benchmark::State& st) { ours_matmul(st, s); });
-    add(std::string("matmul/") + s.name + "/dnnl_sgemm", [&s](benchmark::State& st) { raw_matmul(st, s); });
+    add(std::string("matmul/") + s.name + "/ours",
+        [&s](benchmark::State& st) { ours_matmul(st, s); });
+    add(std::string("matmul/") + s.name + "/dnnl_sgemm",
+        [&s](benchmark::State& st) { raw_matmul(st, s); });
   }
   const std::int64_t rows[] = {1, 2, 4, 8, 16, 32, 64, 512};
   for (const std::int64_t size : {512, 4096})
     for (const std::int64_t m : rows) {
-      const std::string name = "linear/" + std::to_string(m) + " rows " + std::to_string(size) + "x" + std::to_string(size);
+      const std::string name = "linear/" + std::to_string(m) + " rows " + std::to_string(size) +
+                               "x" + std::to_string(size);
       add(name + "/ours", [=](benchmark::State& st) { ours_linear(st, m, size, size); });
       add(name + "/dnnl_sgemm", [=](benchmark::State& st) { raw_linear(st, m, size, size); });
     }

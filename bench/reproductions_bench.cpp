@@ -1,5 +1,6 @@
-// Small reproductions of what the papers claim about quality, at sizes that train in minutes on a CPU. bench_reproductions NAME... [--text FILE] [--seeds N], names:
-// mixconv, rescoring, bitlinear, optimizers. Each prints a line per variant and seed.
+// Small reproductions of what the papers claim about quality, at sizes that train in minutes on a
+// CPU. bench_reproductions NAME... [--text FILE] [--seeds N], names: mixconv, rescoring, bitlinear,
+// optimizers. Each prints a line per variant and seed.
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -12,18 +13,18 @@
 #include <vector>
 
 #include "dropin/autograd/autograd.h"
-#include "dropin/core/error.h"
-#include "dropin/projection/bitlinear.h"
 #include "dropin/convolution/conv.h"
-#include "dropin/embedding/embedding.h"
-#include "dropin/module/init.h"
-#include "dropin/projection/linear.h"
-#include "dropin/norm/norm.h"
-#include "dropin/embedding/stable_embedding.h"
-#include "dropin/optimizer/optimizer8bit.h"
-#include "dropin/model/mask_iou_net.h"
-#include "dropin/detection/masks.h"
 #include "dropin/convolution/mix_conv.h"
+#include "dropin/core/error.h"
+#include "dropin/detection/masks.h"
+#include "dropin/embedding/embedding.h"
+#include "dropin/embedding/stable_embedding.h"
+#include "dropin/model/mask_iou_net.h"
+#include "dropin/module/init.h"
+#include "dropin/norm/norm.h"
+#include "dropin/optimizer/optimizer8bit.h"
+#include "dropin/projection/bitlinear.h"
+#include "dropin/projection/linear.h"
 
 namespace {
 
@@ -38,18 +39,23 @@ class Lcg {
     s_ = s_ * 6364136223846793005u + 1442695040888963407u;
     return static_cast<double>(s_ >> 11) / 9007199254740992.0;
   }
-  double normal() { return std::sqrt(-2 * std::log(1 - uniform())) * std::cos(6.283185307179586 * uniform()); }
+  double normal() {
+    return std::sqrt(-2 * std::log(1 - uniform())) * std::cos(6.283185307179586 * uniform());
+  }
   int64_t below(int64_t n) { return static_cast<int64_t>(uniform() * static_cast<double>(n)); }
 
  private:
   std::uint64_t s_;
 };
 
-Tensor rows_of(const Tensor& x, const std::vector<int64_t>& rows) { return index_select(x, 0, tensor(std::vector<double>(rows.begin(), rows.end()), kInt64)); }
+Tensor rows_of(const Tensor& x, const std::vector<int64_t>& rows) {
+  return index_select(x, 0, tensor(std::vector<double>(rows.begin(), rows.end()), kInt64));
+}
 std::vector<int64_t> shuffled(int64_t n, Lcg& r) {
   std::vector<int64_t> v(static_cast<std::size_t>(n));
   std::iota(v.begin(), v.end(), 0);
-  for (int64_t i = n - 1; i > 0; --i) std::swap(v[static_cast<std::size_t>(i)], v[static_cast<std::size_t>(r.below(i + 1))]);
+  for (int64_t i = n - 1; i > 0; --i)
+    std::swap(v[static_cast<std::size_t>(i)], v[static_cast<std::size_t>(r.below(i + 1))]);
   return v;
 }
 
@@ -68,7 +74,8 @@ Pictures cue_pictures(int64_t n, Lcg& r) {
     for (int64_t h = 0; h < S; ++h)
       for (int64_t w = 0; w < S; ++w) {
         const int64_t fine = label & 1 ? h : w, coarse = (label & 2 ? h : w) + phase;
-        x[h * S + w] = static_cast<float>(0.7 * r.normal() + 0.35 * (fine % 2 ? 1 : -1) + 0.2 * (coarse % 8 < 4 ? 1 : -1));
+        x[h * S + w] = static_cast<float>(0.7 * r.normal() + 0.35 * (fine % 2 ? 1 : -1) +
+                                          0.2 * (coarse % 8 < 4 ? 1 : -1));
       }
   }
   return p;
@@ -77,11 +84,14 @@ double mixconv_accuracy(const std::vector<int64_t>& kernels, std::uint64_t seed)
   manual_seed(seed);
   Lcg r(seed + 100);
   const Pictures train = cue_pictures(3000, r), test = cue_pictures(1000, r);
-  Conv2d expand({.in_channels = 1, .out_channels = 16, .kernel_size = 1}), mix({.in_channels = 16, .out_channels = 16, .kernel_size = 1});
+  Conv2d expand({.in_channels = 1, .out_channels = 16, .kernel_size = 1}),
+      mix({.in_channels = 16, .out_channels = 16, .kernel_size = 1});
   MixConv2d depthwise({.in_channels = 16, .kernel_size = kernels});
-  {  // torch's initial values, as where the figures come from: MixNet's own are larger, and with a norm behind them learn more slowly
+  {  // torch's initial values, as where the figures come from: MixNet's own are larger, and with a
+     // norm behind them learn more slowly
     no_grad guard;
-    for (Tensor& w : depthwise.parameters()) w.copy_(init::default_uniform(w.sizes(), w.size(2) * w.size(3)));
+    for (Tensor& w : depthwise.parameters())
+      w.copy_(init::default_uniform(w.sizes(), w.size(2) * w.size(3)));
   }
   BatchNorm2d norm({.num_features = 16});
   Linear head({.in_features = 16, .out_features = 4});
@@ -89,7 +99,10 @@ double mixconv_accuracy(const std::vector<int64_t>& kernels, std::uint64_t seed)
   for (Module* m : std::initializer_list<Module*>{&expand, &mix, &depthwise, &norm, &head})
     for (const Tensor& p : m->parameters()) parameters.push_back(p);
   Adam adam(parameters, {.lr = 3e-3});
-  auto model = [&](const Tensor& x) { return head.forward(mean(relu(mix.forward(relu(norm.forward(depthwise.forward(expand.forward(x)))))), {2, 3})); };
+  auto model = [&](const Tensor& x) {
+    return head.forward(
+        mean(relu(mix.forward(relu(norm.forward(depthwise.forward(expand.forward(x)))))), {2, 3}));
+  };
   for (int epoch = 0; epoch < 6; ++epoch) {
     const std::vector<int64_t> order = shuffled(3000, r);
     for (int64_t i = 0; i < 3000; i += 50) {
@@ -104,9 +117,13 @@ double mixconv_accuracy(const std::vector<int64_t>& kernels, std::uint64_t seed)
   return mean((argmax(model(test.x), 1) == test.y).to(kFloat32)).item();
 }
 void mixconv(int seeds) {
-  const std::vector<std::pair<const char*, std::vector<int64_t>>> variants{{"3x3", {3}}, {"5x5", {5}}, {"9x9", {9}}, {"MixConv 3,5,7,9", {3, 5, 7, 9}}};
+  const std::vector<std::pair<const char*, std::vector<int64_t>>> variants{
+      {"3x3", {3}}, {"5x5", {5}}, {"9x9", {9}}, {"MixConv 3,5,7,9", {3, 5, 7, 9}}};
   for (const auto& [name, kernels] : variants)
-    for (int s = 0; s < seeds; ++s) std::printf("mixconv      %-18s seed %d  test accuracy %.3f\n", name, s, mixconv_accuracy(kernels, static_cast<std::uint64_t>(s))), std::fflush(stdout);
+    for (int s = 0; s < seeds; ++s)
+      std::printf("mixconv      %-18s seed %d  test accuracy %.3f\n", name, s,
+                  mixconv_accuracy(kernels, static_cast<std::uint64_t>(s))),
+          std::fflush(stdout);
 }
 
 // --- FastMaskIoUNet: does it rank masks by quality? (specs/yolact_plus_plus.md)
@@ -119,17 +136,22 @@ Masks ellipse_masks(int64_t n, Lcg& r) {
   Masks m{empty({n, 1, S, S}), empty({n})};
   float* x = m.x.data<float>();
   for (int64_t i = 0; i < n; ++i, x += S * S) {
-    const double cx = 20 + 23 * r.uniform(), cy = 20 + 23 * r.uniform(), a = 7 + 10 * r.uniform(), b = 7 + 10 * r.uniform(), angle = 3.14159265 * r.uniform();
-    const double shift = 10 * r.uniform(), direction = 6.2831853 * r.uniform(), width = 0.5 + 0.5 * shift;  // the border's blur tells the shift
-    auto inside = [&](double px, double py) {  // about the distance to the border in pixels, positive inside
-      const double u = std::cos(angle) * px + std::sin(angle) * py, v = -std::sin(angle) * px + std::cos(angle) * py;
+    const double cx = 20 + 23 * r.uniform(), cy = 20 + 23 * r.uniform(), a = 7 + 10 * r.uniform(),
+                 b = 7 + 10 * r.uniform(), angle = 3.14159265 * r.uniform();
+    const double shift = 10 * r.uniform(), direction = 6.2831853 * r.uniform(),
+                 width = 0.5 + 0.5 * shift;  // the border's blur tells the shift
+    auto inside = [&](double px,
+                      double py) {  // about the distance to the border in pixels, positive inside
+      const double u = std::cos(angle) * px + std::sin(angle) * py,
+                   v = -std::sin(angle) * px + std::cos(angle) * py;
       return (1 - std::sqrt(u * u / (a * a) + v * v / (b * b))) * std::min(a, b);
     };
     double both = 0, either = 0;
     for (int64_t h = 0; h < S; ++h)
       for (int64_t w = 0; w < S; ++w) {
         const double px = static_cast<double>(w) - cx, py = static_cast<double>(h) - cy;
-        const double z = inside(px - shift * std::cos(direction), py - shift * std::sin(direction)) / width;
+        const double z =
+            inside(px - shift * std::cos(direction), py - shift * std::sin(direction)) / width;
         const bool truth = inside(px, py) > 0, predicted = z > 0;
         both += truth && predicted, either += truth || predicted;
         x[h * S + w] = static_cast<float>(1 / (1 + std::exp(-4 * z)));
@@ -142,7 +164,8 @@ double spearman(const std::vector<double>& a, const std::vector<double>& b) {
   auto ranks = [](const std::vector<double>& v) {
     std::vector<std::size_t> order(v.size());
     std::iota(order.begin(), order.end(), std::size_t{0});
-    std::sort(order.begin(), order.end(), [&](std::size_t i, std::size_t j) { return v[i] < v[j]; });
+    std::sort(order.begin(), order.end(),
+              [&](std::size_t i, std::size_t j) { return v[i] < v[j]; });
     std::vector<double> r(v.size());
     for (std::size_t i = 0; i < v.size();) {  // equal values share their mean rank
       std::size_t j = i;
@@ -155,7 +178,9 @@ double spearman(const std::vector<double>& a, const std::vector<double>& b) {
   const std::vector<double> x = ranks(a), y = ranks(b);
   const double middle = static_cast<double>(x.size() - 1) / 2;
   double xy = 0, xx = 0, yy = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) xy += (x[i] - middle) * (y[i] - middle), xx += (x[i] - middle) * (x[i] - middle), yy += (y[i] - middle) * (y[i] - middle);
+  for (std::size_t i = 0; i < x.size(); ++i)
+    xy += (x[i] - middle) * (y[i] - middle), xx += (x[i] - middle) * (x[i] - middle),
+        yy += (y[i] - middle) * (y[i] - middle);
   return xx > 0 && yy > 0 ? xy / std::sqrt(xx * yy) : 0;
 }
 void rescoring(int seeds) {
@@ -169,7 +194,8 @@ void rescoring(int seeds) {
     for (int epoch = 0; epoch < 3; ++epoch) {
       const std::vector<int64_t> order = shuffled(2000, r);
       for (int64_t i = 0; i < 2000; i += 16) {
-        const std::vector<int64_t> rows(order.begin() + i, order.begin() + std::min<int64_t>(2000, i + 16));
+        const std::vector<int64_t> rows(order.begin() + i,
+                                        order.begin() + std::min<int64_t>(2000, i + 16));
         const Tensor e = abs(net(rows_of(train.x, rows)).squeeze(1) - rows_of(train.iou, rows));
         adam.zero_grad();
         mean(where(e < 1.0, e * e * 0.5, e - 0.5)).backward();
@@ -182,9 +208,15 @@ void rescoring(int seeds) {
     seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     std::vector<double> class_score;
     for (int i = 0; i < 500; ++i) class_score.push_back(r.uniform());
-    const std::vector<double> truth = fresh.iou.to_vector(), quality = predicted.to_vector(), rescored = rescore_masks(tensor(class_score), predicted.unsqueeze(1), zeros({500}, kInt64)).to_vector();
-    std::printf("rescoring    seed %d  Spearman with the true IoU: class score %.3f, predicted IoU %.3f, their product %.3f; %.2f ms per 100 masks\n", s, spearman(class_score, truth),
-                spearman(quality, truth), spearman(rescored, truth), 200 * seconds);
+    const std::vector<double> truth = fresh.iou.to_vector(), quality = predicted.to_vector(),
+                              rescored = rescore_masks(tensor(class_score), predicted.unsqueeze(1),
+                                                       zeros({500}, kInt64))
+                                             .to_vector();
+    std::printf(
+        "rescoring    seed %d  Spearman with the true IoU: class score %.3f, predicted IoU %.3f, "
+        "their product %.3f; %.2f ms per 100 masks\n",
+        s, spearman(class_score, truth), spearman(quality, truth), spearman(rescored, truth),
+        200 * seconds);
     std::fflush(stdout);
   }
 }
@@ -207,7 +239,8 @@ Characters read_characters(const std::string& path) {
   for (int i = 0; i < 256; ++i) id[i] = seen[i] ? n++ : -1;
   Characters c;
   c.vocabulary = n;
-  for (const char ch : text) c.ids.push_back(static_cast<std::uint8_t>(id[static_cast<std::uint8_t>(ch)]));
+  for (const char ch : text)
+    c.ids.push_back(static_cast<std::uint8_t>(id[static_cast<std::uint8_t>(ch)]));
   return c;
 }
 constexpr int64_t kContext = 16;
@@ -217,21 +250,29 @@ Pictures contexts(const Characters& c, const std::vector<int64_t>& positions) {
   Pictures p{empty({n, kContext}, kInt64), empty({n}, kInt64)};
   for (int64_t i = 0; i < n; ++i) {
     const auto at = static_cast<std::size_t>(positions[static_cast<std::size_t>(i)]);
-    for (int64_t k = 0; k < kContext; ++k) p.x.data<int64_t>()[i * kContext + k] = c.ids[at - kContext + static_cast<std::size_t>(k)];
+    for (int64_t k = 0; k < kContext; ++k)
+      p.x.data<int64_t>()[i * kContext + k] = c.ids[at - kContext + static_cast<std::size_t>(k)];
     p.y.data<int64_t>()[i] = c.ids[at];
   }
   return p;
 }
-/// Embedding, two layers of 256 (`variant`: "plain", "norm" with a LayerNorm before, "b1", "b1.58"), and the head.
+/// Embedding, two layers of 256 (`variant`: "plain", "norm" with a LayerNorm before, "b1",
+/// "b1.58"), and the head.
 struct CharacterModel {
   Embedding table;
   Box<Module> layers[2];
   Linear head;
   std::string variant;
-  CharacterModel(int64_t vocabulary, std::string v) : table({.num_embeddings = vocabulary, .embedding_dim = 16}), head({.in_features = 256, .out_features = vocabulary}), variant(std::move(v)) {
+  CharacterModel(int64_t vocabulary, std::string v)
+      : table({.num_embeddings = vocabulary, .embedding_dim = 16}),
+        head({.in_features = 256, .out_features = vocabulary}),
+        variant(std::move(v)) {
     for (auto& l : layers)
-      if (variant[0] == 'b') l = Box<Module>(new BitLinear({.in_features = 256, .out_features = 256, .variant = variant}));
-      else l = Box<Module>(new Linear({.in_features = 256, .out_features = 256}));
+      if (variant[0] == 'b')
+        l = Box<Module>(
+            new BitLinear({.in_features = 256, .out_features = 256, .variant = variant}));
+      else
+        l = Box<Module>(new Linear({.in_features = 256, .out_features = 256}));
   }
   Tensors parameters() const {
     Tensors r = table.parameters();
@@ -253,15 +294,22 @@ struct CharacterModel {
     double sum = 0;
     int64_t n = 0;
     std::vector<int64_t> positions;
-    for (int64_t at = std::min<int64_t>(1'000'000, static_cast<int64_t>(c.ids.size()) * 9 / 10) + kContext; at < static_cast<int64_t>(c.ids.size()); at += 5) positions.push_back(at);
+    for (int64_t at =
+             std::min<int64_t>(1'000'000, static_cast<int64_t>(c.ids.size()) * 9 / 10) + kContext;
+         at < static_cast<int64_t>(c.ids.size()); at += 5)
+      positions.push_back(at);
     for (std::size_t from = 0; from < positions.size(); from += 4096) {
-      const Pictures p = contexts(c, std::vector<int64_t>(positions.begin() + static_cast<std::ptrdiff_t>(from), positions.begin() + static_cast<std::ptrdiff_t>(std::min(positions.size(), from + 4096))));
+      const Pictures p = contexts(
+          c, std::vector<int64_t>(positions.begin() + static_cast<std::ptrdiff_t>(from),
+                                  positions.begin() + static_cast<std::ptrdiff_t>(std::min(
+                                                          positions.size(), from + 4096))));
       sum += cross_entropy(forward(p.x), p.y, {}, "sum").item();
       n += p.y.numel();
     }
     return sum / static_cast<double>(n);
   }
-  template <class Step> void train(const Characters& c, int steps, std::uint64_t seed, Step&& step) {
+  template <class Step>
+  void train(const Characters& c, int steps, std::uint64_t seed, Step&& step) {
     Lcg r(seed + 300);
     const int64_t end = std::min<int64_t>(1'000'000, static_cast<int64_t>(c.ids.size()) * 9 / 10);
     for (int s = 0; s < steps; ++s) {
@@ -283,7 +331,9 @@ void bitlinear(const Characters& c, int seeds) {
       CharacterModel m(c.vocabulary, variant);
       Adam adam(m.parameters(), {.lr = 1e-3});
       m.train(c, 1200, seed, [&] { adam.step(); });
-      std::printf("bitlinear    %-24s seed %d  validation loss %.3f\n", std::strcmp(variant, "norm") ? variant : "float32 with LayerNorm", s, m.validation(c));
+      std::printf("bitlinear    %-24s seed %d  validation loss %.3f\n",
+                  std::strcmp(variant, "norm") ? variant : "float32 with LayerNorm", s,
+                  m.validation(c));
       std::fflush(stdout);
       if (std::strcmp(variant, "norm")) continue;
       for (const char* after : {"b1", "b1.58"}) {  // the same model, quantized when it is done
@@ -293,14 +343,17 @@ void bitlinear(const Characters& c, int seeds) {
         const Tensors from = m.parameters();
         Tensors to = q.parameters();
         for (std::size_t i = 0; i < from.size(); ++i) to[i].copy_(from[i]);
-        std::printf("bitlinear    %-24s seed %d  validation loss %.3f\n", after[2] ? "ternarized afterwards" : "binarized afterwards", s, q.validation(c));
+        std::printf("bitlinear    %-24s seed %d  validation loss %.3f\n",
+                    after[2] ? "ternarized afterwards" : "binarized afterwards", s,
+                    q.validation(c));
         std::fflush(stdout);
       }
     }
   }
 }
 
-/// Adam whose states are stored with equally spaced codes in blocks of 256: what the dynamic map is compared with.
+/// Adam whose states are stored with equally spaced codes in blocks of 256: what the dynamic map is
+/// compared with.
 class EqualCodesAdam {
  public:
   EqualCodesAdam(Tensors p, int64_t block) : p_(std::move(p)), block_(block) {
@@ -315,7 +368,9 @@ class EqualCodesAdam {
       const float* g = p_[i].grad().data<float>();
       for (int64_t k = 0; k < n; ++k) {
         m[k] = 0.9f * m[k] + 0.1f * g[k], v[k] = 0.999f * v[k] + 0.001f * g[k] * g[k];
-        p[k] -= static_cast<float>(1e-3 / (1 - std::pow(0.9, t_)) * static_cast<double>(m[k]) / (std::sqrt(static_cast<double>(v[k])) / std::sqrt(1 - std::pow(0.999, t_)) + 1e-8));
+        p[k] -= static_cast<float>(
+            1e-3 / (1 - std::pow(0.9, t_)) * static_cast<double>(m[k]) /
+            (std::sqrt(static_cast<double>(v[k])) / std::sqrt(1 - std::pow(0.999, t_)) + 1e-8));
       }
       if (n < 4096) continue;
       const int64_t block = block_ ? block_ : n;
@@ -324,7 +379,8 @@ class EqualCodesAdam {
         auto round = [&](float* s, float codes) {
           float top = 0;
           for (int64_t k = from; k < to; ++k) top = std::max(top, std::abs(s[k]));
-          for (int64_t k = from; k < to && top > 0; ++k) s[k] = std::nearbyint(s[k] / top * codes) / codes * top;
+          for (int64_t k = from; k < to && top > 0; ++k)
+            s[k] = std::nearbyint(s[k] / top * codes) / codes * top;
         };
         round(m, 127), round(v, 255);
       }
@@ -350,9 +406,11 @@ void optimizers(const Characters& c, int seeds) {
     };
     row("Adam", [](const Tensors& p) { return Adam(p, {.lr = 1e-3}); });
     row("Adam8bit", [](const Tensors& p) { return Adam8bit(p, {.lr = 1e-3}); });
-    row("equally spaced codes, blocks of 256", [](const Tensors& p) { return EqualCodesAdam(p, 256); });
+    row("equally spaced codes, blocks of 256",
+        [](const Tensors& p) { return EqualCodesAdam(p, 256); });
     row("equally spaced codes, one block", [](const Tensors& p) { return EqualCodesAdam(p, 0); });
-    // StableEmbedding beside Embedding, each with states of 8 bits for everything else, and with 32 bits: the norm helps by itself.
+    // StableEmbedding beside Embedding, each with states of 8 bits for everything else, and with 32
+    // bits: the norm helps by itself.
     for (auto [stable, eight] : {std::pair{false, true}, {true, true}, {true, false}}) {
       manual_seed(seed);
       CharacterModel m(c.vocabulary, "plain");
@@ -364,7 +422,10 @@ void optimizers(const Characters& c, int seeds) {
         m.table.weight().copy_(fresh.parameters()[0]);
         for (const Tensor& t : norm.parameters()) p.push_back(t);
       }
-      Adam8bit optimizer(p, {.lr = 1e-3, .min_8bit_size = eight ? 16 : 1 << 30});  // so small a table would stay in 32 bits by its size
+      Adam8bit optimizer(
+          p, {.lr = 1e-3,
+              .min_8bit_size =
+                  eight ? 16 : 1 << 30});  // so small a table would stay in 32 bits by its size
       if (stable) optimizer.override(m.table.weight(), 32);
       Lcg r(seed + 300);
       auto forward = [&](const Tensor& ids) {
@@ -384,10 +445,14 @@ void optimizers(const Characters& c, int seeds) {
       }
       no_grad guard;
       std::vector<int64_t> positions;
-      for (int64_t at = 1'000'000 + kContext; at < static_cast<int64_t>(c.ids.size()); at += 25) positions.push_back(at);
+      for (int64_t at = 1'000'000 + kContext; at < static_cast<int64_t>(c.ids.size()); at += 25)
+        positions.push_back(at);
       const Pictures v = contexts(c, positions);
-      std::printf("optimizers   %-36s seed %d  validation loss %.3f\n", !eight ? "Adam, StableEmbedding" : stable ? "Adam8bit everywhere, StableEmbedding" : "Adam8bit everywhere, Embedding", s,
-                  cross_entropy(forward(v.x), v.y).item());
+      std::printf("optimizers   %-36s seed %d  validation loss %.3f\n",
+                  !eight   ? "Adam, StableEmbedding"
+                  : stable ? "Adam8bit everywhere, StableEmbedding"
+                           : "Adam8bit everywhere, Embedding",
+                  s, cross_entropy(forward(v.x), v.y).item());
       std::fflush(stdout);
     }
   }
@@ -401,16 +466,31 @@ int main(int argc, char** argv) {
   int seeds = 0;
   for (int i = 1; i < argc; ++i) {
     const std::string a = argv[i];
-    if (a == "--text" && i + 1 < argc) text = argv[++i];
-    else if (a == "--seeds" && i + 1 < argc) seeds = std::atoi(argv[++i]);
-    else names.push_back(a);
+    if (a == "--text" && i + 1 < argc)
+      text = argv[++i];
+    else if (a == "--seeds" && i + 1 < argc)
+      seeds = std::atoi(argv[++i]);
+    else
+      names.push_back(a);
   }
-  if (names.empty()) return std::puts("bench_reproductions mixconv|rescoring|bitlinear|optimizers ... [--text FILE] [--seeds N]"), 1;
+  if (names.empty())
+    return std::puts(
+               "bench_reproductions mixconv|rescoring|bitlinear|optimizers ... [--text FILE] "
+               "[--seeds N]"),
+           1;
   for (const std::string& n : names) {
-    if (n == "mixconv") mixconv(seeds ? seeds : 3);
-    else if (n == "rescoring") rescoring(seeds ? seeds : 2);
-    else if (n == "bitlinear" && !text.empty()) bitlinear(read_characters(text), seeds ? seeds : 2);
-    else if (n == "optimizers" && !text.empty()) optimizers(read_characters(text), seeds ? seeds : 2);
-    else return std::fprintf(stderr, "%s: not one of mixconv, rescoring, bitlinear, optimizers, or no --text\n", n.c_str()), 1;
+    if (n == "mixconv")
+      mixconv(seeds ? seeds : 3);
+    else if (n == "rescoring")
+      rescoring(seeds ? seeds : 2);
+    else if (n == "bitlinear" && !text.empty())
+      bitlinear(read_characters(text), seeds ? seeds : 2);
+    else if (n == "optimizers" && !text.empty())
+      optimizers(read_characters(text), seeds ? seeds : 2);
+    else
+      return std::fprintf(
+                 stderr, "%s: not one of mixconv, rescoring, bitlinear, optimizers, or no --text\n",
+                 n.c_str()),
+             1;
   }
 }

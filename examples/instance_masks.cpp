@@ -1,7 +1,9 @@
-// From crowded candidates to instance masks, YOLACT's way, on a scene made up here: ellipses of three classes, each found many times by boxes that are a little off.
-// fast_nms keeps one box per object; yolact_masks turns six shared prototypes and a few coefficients per box into its mask. The picture shows all candidates on the left
-// and the kept boxes with their masks on the right:   example_instance_masks [file.png]
-// Exit 0 when every object is found once and its mask overlaps the true one by more than 0.8.
+// From crowded candidates to instance masks, YOLACT's way, on a scene made up here: ellipses of
+// three classes, each found many times by boxes that are a little off. fast_nms keeps one box per
+// object; yolact_masks turns six shared prototypes and a few coefficients per box into its mask.
+// The picture shows all candidates on the left and the kept boxes with their masks on the right:
+// example_instance_masks [file.png] Exit 0 when every object is found once and its mask overlaps
+// the true one by more than 0.8.
 #include <cstdio>
 #include <exception>
 
@@ -19,25 +21,35 @@ int run(const std::string& path) {
   const Candidates c = make_candidates();
   const std::int64_t count = c.count;
   const Tensor candidates = tensor(c.boxes, {count, 4});
-  const Detections found = fast_nms(candidates, tensor(c.scores, {kKindCount, count}), {.iou_threshold = 0.5, .conf_threshold = 0.1, .second_threshold = true});
+  const Detections found =
+      fast_nms(candidates, tensor(c.scores, {kKindCount, count}),
+               {.iou_threshold = 0.5, .conf_threshold = 0.1, .second_threshold = true});
 
-  // Prototypes 1, x, y, x^2, xy, y^2 over the picture: any ellipse is a sigmoid of their combination.
-  const Tensor line = (arange(0, kMap, 1, kFloat32) + 0.5) / kMap, x = line.expand({kMap, kMap}), y = line.unsqueeze(1).expand({kMap, kMap});
+  // Prototypes 1, x, y, x^2, xy, y^2 over the picture: any ellipse is a sigmoid of their
+  // combination.
+  const Tensor line = (arange(0, kMap, 1, kFloat32) + 0.5) / kMap, x = line.expand({kMap, kMap}),
+               y = line.unsqueeze(1).expand({kMap, kMap});
   const Tensor prototypes = stack({ones({kMap, kMap}), x, y, x * x, x * y, y * y});
   const Tensor kept = index_select(candidates, 0, found.indices);
-  const Tensor masks = yolact_masks(prototypes, index_select(tensor(c.coefficients, {count, 6}), 0, found.indices), kept, {.out_height = kSize, .out_width = kSize, .binarize = true});
+  const Tensor masks =
+      yolact_masks(prototypes, index_select(tensor(c.coefficients, {count, 6}), 0, found.indices),
+                   kept, {.out_height = kSize, .out_width = kSize, .binarize = true});
 
   Picture left = background(), picture(2 * kSize + 10, kSize);
   for (std::int64_t n = 0; n < count; ++n) {
     const auto b = boxes_to_pixels(candidates.narrow(0, n, 1), kSize, kSize).to_vector<int>();
-    left.outline(b[0], b[1], b[2], b[3], n < count - kNoise ? kKinds[kObjects[static_cast<std::size_t>(n / kEach)].kind] : Color{90, 90, 90}, 1, 0.35);
+    left.outline(b[0], b[1], b[2], b[3],
+                 n < count - kNoise ? kKinds[kObjects[static_cast<std::size_t>(n / kEach)].kind]
+                                    : Color{90, 90, 90},
+                 1, 0.35);
   }
   Picture right = background();
   const auto labels = found.classes.to_vector<int>();
   const auto quality = found.scores.to_vector();
   std::vector<int> seen(kObjects.size());
   bool good = true;
-  std::printf("%lld candidates, %lld kept\n", static_cast<long long>(count), static_cast<long long>(found.indices.size(0)));
+  std::printf("%lld candidates, %lld kept\n", static_cast<long long>(count),
+              static_cast<long long>(found.indices.size(0)));
   for (std::int64_t n = 0; n < found.indices.size(0); ++n) {
     const Color color = kKinds[labels[static_cast<std::size_t>(n)]];
     const auto b = boxes_to_pixels(kept.narrow(0, n, 1), kSize, kSize).to_vector<int>();
@@ -48,20 +60,27 @@ int run(const std::string& path) {
     double both = 0, either = 0;
     for (int py = 0; py < kSize; ++py)
       for (int px = 0; px < kSize; ++px) {
-        const bool on = m[py * kSize + px], truth = object < kObjects.size() && kObjects[object].inside((px + 0.5) / kSize, (py + 0.5) / kSize) > 0;
+        const bool on = m[py * kSize + px],
+                   truth = object < kObjects.size() &&
+                           kObjects[object].inside((px + 0.5) / kSize, (py + 0.5) / kSize) > 0;
         both += on && truth, either += on || truth;
         if (on) right.blend(px, py, color, 0.6);
       }
     right.outline(b[0], b[1], b[2], b[3], color, 2);
     const double overlap = either > 0 ? both / either : 0;
-    std::printf("  class %d  score %.3f  box %3d %3d %3d %3d  mask IoU with the truth %.3f\n", labels[static_cast<std::size_t>(n)], quality[static_cast<std::size_t>(n)], b[0], b[1], b[2], b[3], overlap);
-    good = good && object < kObjects.size() && ++seen[object] == 1 && overlap > 0.8 && labels[static_cast<std::size_t>(n)] == kObjects[object].kind;
+    std::printf("  class %d  score %.3f  box %3d %3d %3d %3d  mask IoU with the truth %.3f\n",
+                labels[static_cast<std::size_t>(n)], quality[static_cast<std::size_t>(n)], b[0],
+                b[1], b[2], b[3], overlap);
+    good = good && object < kObjects.size() && ++seen[object] == 1 && overlap > 0.8 &&
+           labels[static_cast<std::size_t>(n)] == kObjects[object].kind;
   }
   for (const int s : seen) good = good && s == 1;
   for (int py = 0; py < kSize; ++py)
-    for (int px = 0; px < kSize; ++px) picture.at(px, py) = left.at(px, py), picture.at(px + kSize + 10, py) = right.at(px, py);
+    for (int px = 0; px < kSize; ++px)
+      picture.at(px, py) = left.at(px, py), picture.at(px + kSize + 10, py) = right.at(px, py);
   example::write_png(path, picture);
-  std::printf("%s: %s\n", path.c_str(), good ? "every object once" : "an object is missing, doubled or badly masked");
+  std::printf("%s: %s\n", path.c_str(),
+              good ? "every object once" : "an object is missing, doubled or badly masked");
   return good ? 0 : 1;
 }
 

@@ -1,5 +1,7 @@
-// A small language model with weights of three values: trained, packed to 2 bits, and asked for text token by token:   example_packed_language_model [text file]
-// Exit 0 when it has learned, packing left its predictions alone, and the packed weights are about a sixteenth of the float ones.
+// A small language model with weights of three values: trained, packed to 2 bits, and asked for
+// text token by token:   example_packed_language_model [text file] Exit 0 when it has learned,
+// packing left its predictions alone, and the packed weights are about a sixteenth of the float
+// ones.
 #include <cmath>
 #include <cstdio>
 #include <exception>
@@ -15,7 +17,8 @@ std::string generate(Transformer& model, const std::string& prompt, int length, 
   TransformerState state = model.init_state(1);
   std::string text = prompt;
   std::vector<double> ids(prompt.begin(), prompt.end());
-  Tensor logits = model.step(tensor(ids, {1, static_cast<std::int64_t>(ids.size())}, kInt64), state);
+  Tensor logits =
+      model.step(tensor(ids, {1, static_cast<std::int64_t>(ids.size())}, kInt64), state);
   for (int i = 0; i < length; ++i) {
     const Tensor p = softmax(logits[0][-1] * 2.0, -1);  // a temperature of 1/2
     double u = rand({1}, kFloat32, &g).item();
@@ -32,9 +35,13 @@ std::string generate(Transformer& model, const std::string& prompt, int length, 
 
 int run(const std::string& path) {
   manual_seed(1);
-  const TextDataset text = path.empty() ? TextDataset::from_string(grammar_text(200000)) : TextDataset(path);
-  Transformer model({.vocab_size = 128, .embed_dim = 64, .num_layers = 2, .num_heads = 4, .max_len = 160});
-  std::printf("%s", swap(model, "Linear", "BitLinear", Json::parse(R"({"variant": "b1.58"})")).str().c_str());
+  const TextDataset text =
+      path.empty() ? TextDataset::from_string(grammar_text(200000)) : TextDataset(path);
+  Transformer model(
+      {.vocab_size = 128, .embed_dim = 64, .num_layers = 2, .num_heads = 4, .max_len = 160});
+  std::printf(
+      "%s",
+      swap(model, "Linear", "BitLinear", Json::parse(R"({"variant": "b1.58"})")).str().c_str());
   AdamW optimizer(model.parameters(), {.lr = 3e-3});
   Generator data(2);
   double first = 0, last = 0;
@@ -61,7 +68,8 @@ int run(const std::string& path) {
     packed += layer->state_dict().find("weight_packed").numel();
   });
   const double moved = amax(abs(model(held.x) - before)).item();
-  std::printf("weights %lld bytes -> %lld, largest change of a logit %.2g\n", static_cast<long long>(floats), static_cast<long long>(packed), moved);
+  std::printf("weights %lld bytes -> %lld, largest change of a logit %.2g\n",
+              static_cast<long long>(floats), static_cast<long long>(packed), moved);
   Generator g(5);
   std::printf("---\n%s\n---\n", generate(model, "the ", 120, g).c_str());
   return last < 0.6 * first && moved < 1e-3 && packed * 15 < floats ? 0 : 1;

@@ -1,6 +1,7 @@
 // A training loop of one's own, in which one class name was changed: example_swapped_attention
-// The block was written for MultiheadAttention; LongformerAttention takes its place, in the type or by name. The task: what came after this key before?
-// Exit 0 when the loss has fallen to less than half.
+// The block was written for MultiheadAttention; LongformerAttention takes its place, in the type or
+// by name. The task: what came after this key before? Exit 0 when the loss has fallen to less than
+// half.
 #include <cstdio>
 #include <exception>
 
@@ -20,7 +21,11 @@ class Model : public Component<Model, ModelOptions, Module> {
   explicit Model(const ModelOptions& o = {}) : Component(o) {
     tokens_ = child<Embedding>("tokens", {.num_embeddings = kVocab, .embedding_dim = kWidth});
     for (const char* name : {"mix1", "mix2"})
-      mix_.push_back(child<LongformerAttention>(name, {.embed_dim = kWidth, .num_heads = 4, .window = 16, .causal = true, .rope = "half"}));  // was MultiheadAttention
+      mix_.push_back(child<LongformerAttention>(name, {.embed_dim = kWidth,
+                                                       .num_heads = 4,
+                                                       .window = 16,
+                                                       .causal = true,
+                                                       .rope = "half"}));  // was MultiheadAttention
     head_ = child<Linear>("head", {.in_features = kWidth, .out_features = kVocab});
   }
   Tensor operator()(const Tensor& ids) {
@@ -44,7 +49,8 @@ int run() {
   double first = 0, last = 0;
   for (int step = 0; step < 300; ++step) {
     const Batch b = recall_batch(32, kLength, kVocab, data);
-    const Tensor loss = cross_entropy(model(b.x).reshape({-1, kVocab}), b.y.reshape({-1}));  // -100 is ignored
+    const Tensor loss =
+        cross_entropy(model(b.x).reshape({-1, kVocab}), b.y.reshape({-1}));  // -100 is ignored
     optimizer.zero_grad();
     loss.backward();
     clip_grad_norm_(model.parameters(), 1);

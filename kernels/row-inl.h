@@ -1,4 +1,5 @@
-// Loops over one contiguous row, for the kernels that make several passes over it. Included once per target, after kernels/simd-inl.h.
+// Loops over one contiguous row, for the kernels that make several passes over it. Included once
+// per target, after kernels/simd-inl.h.
 #if defined(DROPIN_KERNELS_ROW_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef DROPIN_KERNELS_ROW_INL_H_
 #undef DROPIN_KERNELS_ROW_INL_H_
@@ -12,22 +13,44 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-/// A place in a row: a whole vector, or the few elements at its end (read as zeros behind it, written no further).
-template <class T> struct Whole {
+/// A place in a row: a whole vector, or the few elements at its end (read as zeros behind it,
+/// written no further).
+template <class T>
+struct Whole {
   std::int64_t i;
-  template <class D> HWY_INLINE VecOf<D> load(D d, const T* p) const { return hn::LoadU(d, p + i); }
-  template <class D> HWY_INLINE void store(D d, VecOf<D> v, T* p) const { hn::StoreU(v, d, p + i); }
-  template <class D> HWY_INLINE VecOf<D> only(D, VecOf<D> v) const { return v; }
+  template <class D>
+  HWY_INLINE VecOf<D> load(D d, const T* p) const {
+    return hn::LoadU(d, p + i);
+  }
+  template <class D>
+  HWY_INLINE void store(D d, VecOf<D> v, T* p) const {
+    hn::StoreU(v, d, p + i);
+  }
+  template <class D>
+  HWY_INLINE VecOf<D> only(D, VecOf<D> v) const {
+    return v;
+  }
 };
-template <class T> struct Part {
+template <class T>
+struct Part {
   std::int64_t i, n;
-  template <class D> HWY_INLINE VecOf<D> load(D d, const T* p) const { return load_first(d, p + i, static_cast<std::size_t>(n)); }
-  template <class D> HWY_INLINE void store(D d, VecOf<D> v, T* p) const { store_first(v, d, p + i, static_cast<std::size_t>(n)); }
-  template <class D> HWY_INLINE VecOf<D> only(D d, VecOf<D> v) const { return hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(n)), v); }
+  template <class D>
+  HWY_INLINE VecOf<D> load(D d, const T* p) const {
+    return load_first(d, p + i, static_cast<std::size_t>(n));
+  }
+  template <class D>
+  HWY_INLINE void store(D d, VecOf<D> v, T* p) const {
+    store_first(v, d, p + i, static_cast<std::size_t>(n));
+  }
+  template <class D>
+  HWY_INLINE VecOf<D> only(D d, VecOf<D> v) const {
+    return hn::IfThenElseZero(hn::FirstN(d, static_cast<std::size_t>(n)), v);
+  }
 };
 
 /// f(place) over [begin, end).
-template <class T, class F> HWY_INLINE void each(std::int64_t begin, std::int64_t end, F&& f) {
+template <class T, class F>
+HWY_INLINE void each(std::int64_t begin, std::int64_t end, F&& f) {
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(Tag<T>()));
   std::int64_t i = begin;
   for (; i + lanes <= end; i += lanes) f(Whole<T>{i});
@@ -37,7 +60,8 @@ template <class T, class F> HWY_INLINE void each(std::int64_t begin, std::int64_
 constexpr std::int64_t kSumBlock = 2048;  // elements summed in T before double takes over
 
 /// Sum of f(place) over [0, n): two vector accumulators per block, blocks in double.
-template <class T, class F> HWY_INLINE double sum_row(std::int64_t n, F&& f) {
+template <class T, class F>
+HWY_INLINE double sum_row(std::int64_t n, F&& f) {
   const Tag<T> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   double total = 0;
@@ -63,7 +87,8 @@ template <class T, class F> HWY_INLINE double sum_row(std::int64_t n, F&& f) {
 }
 
 /// The largest element; NaN may be passed over.
-template <class T> HWY_INLINE T max_row(const T* x, std::int64_t n) {
+template <class T>
+HWY_INLINE T max_row(const T* x, std::int64_t n) {
   const Tag<T> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto low = hn::Set(d, -std::numeric_limits<T>::infinity());

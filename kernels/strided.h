@@ -1,4 +1,5 @@
-// The loop under every elementwise kernel: dimensions merged, work split over the threads, rows handed to a vector function.
+// The loop under every elementwise kernel: dimensions merged, work split over the threads, rows
+// handed to a vector function.
 #pragma once
 #include <atomic>
 #include <initializer_list>
@@ -17,13 +18,18 @@ struct RowArgs {
   double a = 0, b = 0;
   std::atomic<bool>* bad = nullptr;
 };
-/// y[i] = f(in[0][i * step[0]], ...) for i < n. Every step is 0 (one value for the whole row) or 1; y may equal an input.
-using Row = void (*)(const RowArgs& args, void* y, const void* const* in, const std::int64_t* step, std::int64_t n);
+/// y[i] = f(in[0][i * step[0]], ...) for i < n. Every step is 0 (one value for the whole row) or 1;
+/// y may equal an input.
+using Row = void (*)(const RowArgs& args, void* y, const void* const* in, const std::int64_t* step,
+                     std::int64_t n);
 
-/// Runs `row` over y and inputs of its sizes, with any strides. bfloat16 and float16 operands reach the row as float.
-void map(Row row, const RowArgs& args, const abi::TensorOut& y, std::initializer_list<const abi::TensorIn*> in);
+/// Runs `row` over y and inputs of its sizes, with any strides. bfloat16 and float16 operands reach
+/// the row as float.
+void map(Row row, const RowArgs& args, const abi::TensorOut& y,
+         std::initializer_list<const abi::TensorIn*> in);
 
-/// A strided loop with size-1 dimensions dropped, dimensions in the order of operand 0's strides (largest first) and neighbours merged.
+/// A strided loop with size-1 dimensions dropped, dimensions in the order of operand 0's strides
+/// (largest first) and neighbours merged.
 struct Loop {
   static constexpr int kMaxOperands = 4;
   int ndim = 0, operands = 0;
@@ -41,8 +47,10 @@ struct Loop {
 };
 
 /// n values of the loop from flat position `begin`, between strided memory and a contiguous block.
-void gather(const Loop& loop, int operand, std::int64_t item, const void* from, std::int64_t begin, std::int64_t n, void* block);
-void scatter(const Loop& loop, int operand, std::int64_t item, const void* block, std::int64_t begin, std::int64_t n, void* to);
+void gather(const Loop& loop, int operand, std::int64_t item, const void* from, std::int64_t begin,
+            std::int64_t n, void* block);
+void scatter(const Loop& loop, int operand, std::int64_t item, const void* block,
+             std::int64_t begin, std::int64_t n, void* to);
 
 /// bfloat16 or float16 to float and back (to nearest even), contiguous.
 void widen(DType from, const void* x, float* y, std::int64_t n);

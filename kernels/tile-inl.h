@@ -1,4 +1,5 @@
-// Small matrix products in registers, for kernels that work tile by tile. Included once per target, after hwy/highway.h (no ordinary include guard).
+// Small matrix products in registers, for kernels that work tile by tile. Included once per target,
+// after hwy/highway.h (no ordinary include guard).
 #if defined(DROPIN_KERNELS_TILE_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef DROPIN_KERNELS_TILE_INL_H_
 #undef DROPIN_KERNELS_TILE_INL_H_
@@ -16,7 +17,8 @@ namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// --- small matrix products: C[M, N] (+)= A B, where A(r, k) = a[r * ar + k * ak] is broadcast and B's rows are vectors
+// --- small matrix products: C[M, N] (+)= A B, where A(r, k) = a[r * ar + k * ak] is broadcast and
+// B's rows are vectors
 
 #if HWY_TARGET <= HWY_AVX3
 constexpr int kRows = 12;
@@ -24,17 +26,21 @@ constexpr int kRows = 12;
 constexpr int kRows = 6;
 #endif
 
-template <int R, int W> HWY_INLINE void product_block(std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
-                                                      bool add) {
+template <int R, int W>
+HWY_INLINE void product_block(std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak,
+                              const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                              bool add) {
   const hn::ScalableTag<float> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   hn::Vec<decltype(d)> acc[R][W];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
-    for (int w = 0; w < W; ++w) acc[r][w] = add ? hn::LoadU(d, c + r * ldc + w * lanes) : hn::Zero(d);
+    for (int w = 0; w < W; ++w)
+      acc[r][w] = add ? hn::LoadU(d, c + r * ldc + w * lanes) : hn::Zero(d);
   std::int64_t k = 0;
-#if !HWY_NATIVE_FMA  // every product is rounded: sums of four first keep the error down, at the same cost
+#if !HWY_NATIVE_FMA  // every product is rounded: sums of four first keep the error down, at the
+                     // same cost
   for (; k + 4 <= depth; k += 4)
 #pragma GCC unroll 2
     for (int w = 0; w < W; ++w) {
@@ -44,7 +50,9 @@ template <int R, int W> HWY_INLINE void product_block(std::int64_t depth, const 
 #pragma GCC unroll 16
       for (int r = 0; r < R; ++r) {
         const float* x = a + r * ar + k * ak;
-        const auto even = hn::MulAdd(hn::Set(d, x[ak]), row[1], hn::Mul(hn::Set(d, x[0]), row[0])), odd = hn::MulAdd(hn::Set(d, x[3 * ak]), row[3], hn::Mul(hn::Set(d, x[2 * ak]), row[2]));
+        const auto even = hn::MulAdd(hn::Set(d, x[ak]), row[1], hn::Mul(hn::Set(d, x[0]), row[0])),
+                   odd = hn::MulAdd(hn::Set(d, x[3 * ak]), row[3],
+                                    hn::Mul(hn::Set(d, x[2 * ak]), row[2]));
         acc[r][w] = hn::Add(acc[r][w], hn::Add(even, odd));
       }
     }
@@ -66,13 +74,17 @@ template <int R, int W> HWY_INLINE void product_block(std::int64_t depth, const 
     for (int w = 0; w < W; ++w) hn::StoreU(acc[r][w], d, c + r * ldc + w * lanes);
 }
 
-template <int R> HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb, float* c,
-                                                std::int64_t ldc, bool add) {
+template <int R>
+HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t depth, const float* a, std::int64_t ar,
+                               std::int64_t ak, const float* b, std::int64_t ldb, float* c,
+                               std::int64_t ldc, bool add) {
   const hn::ScalableTag<float> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t j = 0;
-  for (; j + 2 * lanes <= n; j += 2 * lanes) product_block<R, 2>(depth, a, ar, ak, b + j, ldb, c + j, ldc, add);
-  for (; j + lanes <= n; j += lanes) product_block<R, 1>(depth, a, ar, ak, b + j, ldb, c + j, ldc, add);
+  for (; j + 2 * lanes <= n; j += 2 * lanes)
+    product_block<R, 2>(depth, a, ar, ak, b + j, ldb, c + j, ldc, add);
+  for (; j + lanes <= n; j += lanes)
+    product_block<R, 1>(depth, a, ar, ak, b + j, ldb, c + j, ldc, add);
   for (; j < n; ++j)
     for (int r = 0; r < R; ++r) {
       float s = add ? c[r * ldc + j] : 0;
@@ -81,16 +93,23 @@ template <int R> HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t dep
     }
 }
 
-[[maybe_unused]] void product(std::int64_t m, std::int64_t n, std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb, float* c, std::int64_t ldc, bool add) {
+[[maybe_unused]] void product(std::int64_t m, std::int64_t n, std::int64_t depth, const float* a,
+                              std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb,
+                              float* c, std::int64_t ldc, bool add) {
   std::int64_t i = 0;
-  for (; i + kRows <= m; i += kRows) product_rows<kRows>(n, depth, a + i * ar, ar, ak, b, ldb, c + i * ldc, ldc, add);
-  for (; i + 4 <= m; i += 4) product_rows<4>(n, depth, a + i * ar, ar, ak, b, ldb, c + i * ldc, ldc, add);
+  for (; i + kRows <= m; i += kRows)
+    product_rows<kRows>(n, depth, a + i * ar, ar, ak, b, ldb, c + i * ldc, ldc, add);
+  for (; i + 4 <= m; i += 4)
+    product_rows<4>(n, depth, a + i * ar, ar, ak, b, ldb, c + i * ldc, ldc, add);
   for (; i < m; ++i) product_rows<1>(n, depth, a + i * ar, ar, ak, b, ldb, c + i * ldc, ldc, add);
 }
 
-// The same where A's zeros stand for masked pairs and B may hold NaN or Inf there: those products are left out.
-[[maybe_unused]] void careful_product(std::int64_t m, std::int64_t n, std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
-                     bool add) {
+// The same where A's zeros stand for masked pairs and B may hold NaN or Inf there: those products
+// are left out.
+[[maybe_unused]] void careful_product(std::int64_t m, std::int64_t n, std::int64_t depth,
+                                      const float* a, std::int64_t ar, std::int64_t ak,
+                                      const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
+                                      bool add) {
   for (std::int64_t i = 0; i < m; ++i) {
     if (!add) std::fill_n(c + i * ldc, n, 0.0f);
     for (std::int64_t k = 0; k < depth; ++k) {
@@ -100,29 +119,35 @@ template <int R> HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t dep
     }
   }
 }
-[[maybe_unused]] void masked_product(bool careful, std::int64_t m, std::int64_t n, std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb, float* c,
-                    std::int64_t ldc, bool add) {
+[[maybe_unused]] void masked_product(bool careful, std::int64_t m, std::int64_t n,
+                                     std::int64_t depth, const float* a, std::int64_t ar,
+                                     std::int64_t ak, const float* b, std::int64_t ldb, float* c,
+                                     std::int64_t ldc, bool add) {
   (careful ? careful_product : product)(m, n, depth, a, ar, ak, b, ldb, c, ldc, add);
 }
 
-[[maybe_unused]] bool all_finite(const float* p, std::int64_t rows, std::int64_t n, std::int64_t stride) {
+[[maybe_unused]] bool all_finite(const float* p, std::int64_t rows, std::int64_t n,
+                                 std::int64_t stride) {
   const hn::ScalableTag<float> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   auto sum = hn::Zero(d);  // 0 * x is NaN unless x is finite
   float rest = 0;
   for (std::int64_t r = 0; r < rows; ++r) {
     std::int64_t j = 0;
-    for (; j + lanes <= n; j += lanes) sum = hn::MulAdd(hn::LoadU(d, p + r * stride + j), hn::Zero(d), sum);
+    for (; j + lanes <= n; j += lanes)
+      sum = hn::MulAdd(hn::LoadU(d, p + r * stride + j), hn::Zero(d), sum);
     for (; j < n; ++j) rest += p[r * stride + j] * 0.0f;
   }
   return hn::AllFalse(d, hn::IsNaN(sum)) && rest == 0;
 }
 
 // rows [n, width] with a stride -> columns [width, ld]; what is beyond n is 0.
-[[maybe_unused]] void pack_transposed(const float* x, std::int64_t n, std::int64_t width, std::int64_t stride, float* out, std::int64_t ld) {
+[[maybe_unused]] void pack_transposed(const float* x, std::int64_t n, std::int64_t width,
+                                      std::int64_t stride, float* out, std::int64_t ld) {
   std::int64_t j = 0;
 #if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
-  {  // 8 rows by 4 columns: rows j and j + 4 share a vector, whose halves are transposed side by side
+  {  // 8 rows by 4 columns: rows j and j + 4 share a vector, whose halves are transposed side by
+     // side
     const hn::FixedTag<float, 8> d;
     const hn::FixedTag<float, 4> half;
     const hn::Repartition<double, decltype(d)> pairs;
@@ -130,10 +155,15 @@ template <int R> HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t dep
       const float* row = x + j * stride;
       std::int64_t c = 0;
       for (; c + 4 <= width; c += 4) {
-        auto both = [&](std::int64_t r) { return hn::Combine(d, hn::LoadU(half, row + (r + 4) * stride + c), hn::LoadU(half, row + r * stride + c)); };
+        auto both = [&](std::int64_t r) {
+          return hn::Combine(d, hn::LoadU(half, row + (r + 4) * stride + c),
+                             hn::LoadU(half, row + r * stride + c));
+        };
         const auto r0 = both(0), r1 = both(1), r2 = both(2), r3 = both(3);
-        const auto lo01 = hn::BitCast(pairs, hn::InterleaveLower(d, r0, r1)), hi01 = hn::BitCast(pairs, hn::InterleaveUpper(d, r0, r1));
-        const auto lo23 = hn::BitCast(pairs, hn::InterleaveLower(d, r2, r3)), hi23 = hn::BitCast(pairs, hn::InterleaveUpper(d, r2, r3));
+        const auto lo01 = hn::BitCast(pairs, hn::InterleaveLower(d, r0, r1)),
+                   hi01 = hn::BitCast(pairs, hn::InterleaveUpper(d, r0, r1));
+        const auto lo23 = hn::BitCast(pairs, hn::InterleaveLower(d, r2, r3)),
+                   hi23 = hn::BitCast(pairs, hn::InterleaveUpper(d, r2, r3));
         float* to = out + c * ld + j;
         hn::StoreU(hn::BitCast(d, hn::InterleaveLower(pairs, lo01, lo23)), d, to);
         hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, lo01, lo23)), d, to + ld);

@@ -1,4 +1,5 @@
-// LibTorch as a peer of dropin bench --peer: the standard components by the library's own functions. src/cli/peer.cpp says what is asked.
+// LibTorch as a peer of dropin bench --peer: the standard components by the library's own
+// functions. src/cli/peer.cpp says what is asked.
 #include <torch/torch.h>
 
 #include <chrono>
@@ -26,7 +27,8 @@ Named read_tensors(const std::string& path) {
   const json entries = json::parse(header);
   for (const auto& [name, v] : entries.items()) {
     if (name == "__metadata__") continue;
-    Tensor t = torch::empty(v["shape"].get<std::vector<std::int64_t>>(), v["dtype"] == "I64" ? torch::kInt64 : torch::kFloat32);
+    Tensor t = torch::empty(v["shape"].get<std::vector<std::int64_t>>(),
+                            v["dtype"] == "I64" ? torch::kInt64 : torch::kFloat32);
     f.seekg(base + v["data_offsets"][0].get<std::streamoff>());
     f.read(static_cast<char*>(t.data_ptr()), static_cast<std::streamsize>(t.nbytes()));
     r[name] = t;
@@ -39,7 +41,8 @@ void write_tensors(const std::string& path, const Named& tensors) {
   Named dense;
   for (const auto& [name, t] : tensors) {
     dense[name] = t.detach().contiguous();
-    h[name] = {{"dtype", "F32"}, {"shape", t.sizes().vec()}, {"data_offsets", {at, at + t.nbytes()}}};
+    h[name] = {
+        {"dtype", "F32"}, {"shape", t.sizes().vec()}, {"data_offsets", {at, at + t.nbytes()}}};
     at += t.nbytes();
   }
   std::string header = h.dump();
@@ -48,7 +51,8 @@ void write_tensors(const std::string& path, const Named& tensors) {
   std::ofstream f(path, std::ios::binary);
   f.write(reinterpret_cast<const char*>(&n), 8);
   f << header;
-  for (const auto& [name, t] : dense) f.write(static_cast<const char*>(t.data_ptr()), static_cast<std::streamsize>(t.nbytes()));
+  for (const auto& [name, t] : dense)
+    f.write(static_cast<const char*>(t.data_ptr()), static_cast<std::streamsize>(t.nbytes()));
 }
 
 struct Layer {
@@ -63,41 +67,94 @@ struct Layer {
   std::int64_t whole(const char* name) const { return options.at(name).get<std::int64_t>(); }
   std::vector<std::int64_t> pair(const char* name) const {
     const json& v = options.at(name);
-    return v.is_array() ? v.get<std::vector<std::int64_t>>() : std::vector<std::int64_t>(2, v.get<std::int64_t>());
+    return v.is_array() ? v.get<std::vector<std::int64_t>>()
+                        : std::vector<std::int64_t>(2, v.get<std::int64_t>());
   }
 };
 using Function = std::function<Tensor(const Layer&, const Tensor&)>;
 
 Tensor attention(const Layer& l, const Tensor& x) {
   const auto b = x.size(0), n = x.size(1), d = x.size(2), h = l.whole("num_heads");
-  auto heads = [&](const char* name) { return F::linear(x, l.find(std::string(name) + ".weight"), l.find(std::string(name) + ".bias")).view({b, n, h, d / h}).transpose(1, 2); };
-  const Tensor o = at::scaled_dot_product_attention(heads("q_proj"), heads("k_proj"), heads("v_proj"), {}, 0.0, l.options.at("causal").get<bool>());
-  return F::linear(o.transpose(1, 2).reshape({b, n, d}), l.find("out_proj.weight"), l.find("out_proj.bias"));
+  auto heads = [&](const char* name) {
+    return F::linear(x, l.find(std::string(name) + ".weight"), l.find(std::string(name) + ".bias"))
+        .view({b, n, h, d / h})
+        .transpose(1, 2);
+  };
+  const Tensor o =
+      at::scaled_dot_product_attention(heads("q_proj"), heads("k_proj"), heads("v_proj"), {}, 0.0,
+                                       l.options.at("causal").get<bool>());
+  return F::linear(o.transpose(1, 2).reshape({b, n, d}), l.find("out_proj.weight"),
+                   l.find("out_proj.bias"));
 }
-std::vector<Tensor> recurrent_weights(const Layer& l) { return {l.find("weight_ih_l0"), l.find("weight_hh_l0"), l.find("bias_ih_l0"), l.find("bias_hh_l0")}; }
+std::vector<Tensor> recurrent_weights(const Layer& l) {
+  return {l.find("weight_ih_l0"), l.find("weight_hh_l0"), l.find("bias_ih_l0"),
+          l.find("bias_hh_l0")};
+}
 
 const std::map<std::string, Function>& functions() {
   static const std::map<std::string, Function> all = {
       {"MultiheadAttention", attention},
-      {"LSTM", [](const Layer& l, const Tensor& x) {
+      {"LSTM",
+       [](const Layer& l, const Tensor& x) {
          const Tensor s = torch::zeros({1, x.size(0), l.find("weight_hh_l0").size(1)});
-         return std::get<0>(at::lstm(x, {s, s}, recurrent_weights(l), true, 1, 0.0, l.training, false, true));
+         return std::get<0>(
+             at::lstm(x, {s, s}, recurrent_weights(l), true, 1, 0.0, l.training, false, true));
        }},
-      {"GRU", [](const Layer& l, const Tensor& x) {
+      {"GRU",
+       [](const Layer& l, const Tensor& x) {
          const Tensor s = torch::zeros({1, x.size(0), l.find("weight_hh_l0").size(1)});
-         return std::get<0>(at::gru(x, s, recurrent_weights(l), true, 1, 0.0, l.training, false, true));
+         return std::get<0>(
+             at::gru(x, s, recurrent_weights(l), true, 1, 0.0, l.training, false, true));
        }},
-      {"Linear", [](const Layer& l, const Tensor& x) { return F::linear(x, l.find("weight"), l.find("bias")); }},
-      {"MLP", [](const Layer& l, const Tensor& x) { return F::linear(at::gelu(F::linear(x, l.find("fc1.weight"), l.find("fc1.bias"))), l.find("fc2.weight"), l.find("fc2.bias")); }},
-      {"Conv2d", [](const Layer& l, const Tensor& x) { return at::conv2d(x, l.find("weight"), l.find("bias"), l.pair("stride"), l.pair("padding"), l.pair("dilation"), l.whole("groups")); }},
-      {"DepthwiseConv2d", [](const Layer& l, const Tensor& x) { return at::conv2d(x, l.find("weight"), l.find("bias"), l.pair("stride"), l.pair("padding"), l.pair("dilation"), x.size(1)); }},
-      {"MaxPool2d", [](const Layer& l, const Tensor& x) { return at::max_pool2d(x, l.pair("kernel_size"), l.options.at("stride").is_null() ? l.pair("kernel_size") : l.pair("stride"), l.pair("padding")); }},
-      {"AvgPool2d", [](const Layer& l, const Tensor& x) { return at::avg_pool2d(x, l.pair("kernel_size"), l.options.at("stride").is_null() ? l.pair("kernel_size") : l.pair("stride"), l.pair("padding")); }},
-      {"LayerNorm", [](const Layer& l, const Tensor& x) { return at::layer_norm(x, l.find("weight").sizes(), l.find("weight"), l.find("bias"), l.real("eps")); }},
-      {"RMSNorm", [](const Layer& l, const Tensor& x) { return at::rms_norm(x, l.find("weight").sizes(), l.find("weight"), l.real("eps")); }},
-      {"GroupNorm", [](const Layer& l, const Tensor& x) { return at::group_norm(x, l.whole("num_groups"), l.find("weight"), l.find("bias"), l.real("eps")); }},
-      {"BatchNorm2d", [](const Layer& l, const Tensor& x) {
-         return at::batch_norm(x, l.find("weight"), l.find("bias"), l.find("running_mean"), l.find("running_var"), l.training, 0.1, l.real("eps"), false);
+      {"Linear", [](const Layer& l,
+                    const Tensor& x) { return F::linear(x, l.find("weight"), l.find("bias")); }},
+      {"MLP",
+       [](const Layer& l, const Tensor& x) {
+         return F::linear(at::gelu(F::linear(x, l.find("fc1.weight"), l.find("fc1.bias"))),
+                          l.find("fc2.weight"), l.find("fc2.bias"));
+       }},
+      {"Conv2d",
+       [](const Layer& l, const Tensor& x) {
+         return at::conv2d(x, l.find("weight"), l.find("bias"), l.pair("stride"), l.pair("padding"),
+                           l.pair("dilation"), l.whole("groups"));
+       }},
+      {"DepthwiseConv2d",
+       [](const Layer& l, const Tensor& x) {
+         return at::conv2d(x, l.find("weight"), l.find("bias"), l.pair("stride"), l.pair("padding"),
+                           l.pair("dilation"), x.size(1));
+       }},
+      {"MaxPool2d",
+       [](const Layer& l, const Tensor& x) {
+         return at::max_pool2d(
+             x, l.pair("kernel_size"),
+             l.options.at("stride").is_null() ? l.pair("kernel_size") : l.pair("stride"),
+             l.pair("padding"));
+       }},
+      {"AvgPool2d",
+       [](const Layer& l, const Tensor& x) {
+         return at::avg_pool2d(
+             x, l.pair("kernel_size"),
+             l.options.at("stride").is_null() ? l.pair("kernel_size") : l.pair("stride"),
+             l.pair("padding"));
+       }},
+      {"LayerNorm",
+       [](const Layer& l, const Tensor& x) {
+         return at::layer_norm(x, l.find("weight").sizes(), l.find("weight"), l.find("bias"),
+                               l.real("eps"));
+       }},
+      {"RMSNorm",
+       [](const Layer& l, const Tensor& x) {
+         return at::rms_norm(x, l.find("weight").sizes(), l.find("weight"), l.real("eps"));
+       }},
+      {"GroupNorm",
+       [](const Layer& l, const Tensor& x) {
+         return at::group_norm(x, l.whole("num_groups"), l.find("weight"), l.find("bias"),
+                               l.real("eps"));
+       }},
+      {"BatchNorm2d",
+       [](const Layer& l, const Tensor& x) {
+         return at::batch_norm(x, l.find("weight"), l.find("bias"), l.find("running_mean"),
+                               l.find("running_var"), l.training, 0.1, l.real("eps"), false);
        }},
       {"GELU", [](const Layer&, const Tensor& x) { return at::gelu(x); }},
       {"SiLU", [](const Layer&, const Tensor& x) { return at::silu(x); }},
@@ -111,14 +168,18 @@ const std::map<std::string, Function>& functions() {
       {"Softplus", [](const Layer&, const Tensor& x) { return at::softplus(x); }},
       {"Softsign", [](const Layer&, const Tensor& x) { return x / (x.abs() + 1); }},
       {"Hardswish", [](const Layer&, const Tensor& x) { return at::hardswish(x); }},
-      {"Embedding", [](const Layer& l, const Tensor& x) { return at::embedding(l.find("weight"), x); }},
+      {"Embedding",
+       [](const Layer& l, const Tensor& x) { return at::embedding(l.find("weight"), x); }},
   };
   return all;
 }
 
 // The fused step over one tensor: p and its state stay.
-std::function<void()> optimizer(const std::string& name, const json& o, const Tensor& p, const Tensor& g) {
-  auto real = [&](const char* key, double otherwise) { return o.contains(key) ? o[key].get<double>() : otherwise; };
+std::function<void()> optimizer(const std::string& name, const json& o, const Tensor& p,
+                                const Tensor& g) {
+  auto real = [&](const char* key, double otherwise) {
+    return o.contains(key) ? o[key].get<double>() : otherwise;
+  };
   const Tensor m = torch::zeros_like(p), v = torch::zeros_like(p), step = torch::zeros({});
   const double lr = real("lr", 1e-3);
   if (name == "SGD") {
@@ -134,8 +195,10 @@ std::function<void()> optimizer(const std::string& name, const json& o, const Te
   const double decay = real("weight_decay", decoupled ? 1e-2 : 0);
   return [=] {
     step.add_(1);
-    if (decoupled) at::_fused_adamw_({p}, {g}, {m}, {v}, {}, {step}, lr, 0.9, 0.999, decay, 1e-8, false, false);
-    else at::_fused_adam_({p}, {g}, {m}, {v}, {}, {step}, lr, 0.9, 0.999, decay, 1e-8, false, false);
+    if (decoupled)
+      at::_fused_adamw_({p}, {g}, {m}, {v}, {}, {step}, lr, 0.9, 0.999, decay, 1e-8, false, false);
+    else
+      at::_fused_adam_({p}, {g}, {m}, {v}, {}, {step}, lr, 0.9, 0.999, decay, 1e-8, false, false);
   };
 }
 
@@ -162,7 +225,8 @@ std::function<void()> prepare(const std::string& folder) {
     if (n.rfind("p.", 0) == 0) {
       const std::string own = n.substr(2);
       l.p[own] = t;
-      if (both && own.find("running") == std::string::npos) l.p[own].requires_grad_(), grads["g." + own] = l.p[own];
+      if (both && own.find("running") == std::string::npos)
+        l.p[own].requires_grad_(), grads["g." + own] = l.p[own];
     }
   const Tensor g = in.at("gradient");
   auto forward = [l, x, f = at->second] {
@@ -196,16 +260,22 @@ int main() {
     try {
       if (line.rfind("threads ", 0) == 0) {
         at::set_num_threads(std::stoi(line.substr(8)));
-        std::cout << "libtorch " << TORCH_VERSION << " with " << (at::hasMKL() ? "MKL" : at::hasLAPACK() ? "another BLAS" : "no BLAS") << (at::hasMKLDNN() ? ", oneDNN" : "") << ", " << at::get_num_threads()
+        std::cout << "libtorch " << TORCH_VERSION << " with "
+                  << (at::hasMKL()      ? "MKL"
+                      : at::hasLAPACK() ? "another BLAS"
+                                        : "no BLAS")
+                  << (at::hasMKLDNN() ? ", oneDNN" : "") << ", " << at::get_num_threads()
                   << " threads" << std::endl;
       } else if (line.rfind("prepare ", 0) == 0) {
         call = prepare(line.substr(8));
-        std::cout << (call ? "ready" : "unsupported: LibTorch has no such component here") << std::endl;
+        std::cout << (call ? "ready" : "unsupported: LibTorch has no such component here")
+                  << std::endl;
       } else if (line.rfind("run ", 0) == 0 && call) {
         const int n = std::stoi(line.substr(4));
         const auto t = std::chrono::steady_clock::now();
         for (int i = 0; i < n; ++i) call();
-        std::cout << std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count() / n << std::endl;
+        std::cout << std::chrono::duration<double>(std::chrono::steady_clock::now() - t).count() / n
+                  << std::endl;
       } else {
         std::cout << "unsupported: " << line << std::endl;
       }

@@ -1,5 +1,6 @@
-// A drop-in written outside the library: a Linear of low rank, y = (x V^T) U^T + b (Hu et al. 2021 train such factors beside a frozen weight).
-// Everything an outsider writes is here: options with their field list, a class of the family, and the line in main() that registers it.
+// A drop-in written outside the library: a Linear of low rank, y = (x V^T) U^T + b (Hu et al. 2021
+// train such factors beside a frozen weight). Everything an outsider writes is here: options with
+// their field list, a class of the family, and the line in main() that registers it.
 #pragma once
 #include <algorithm>
 #include <cmath>
@@ -22,18 +23,24 @@ struct LowRankLinearOptions {
 };
 
 /// x [*, in_features] -> [*, out_features]. Parameters down [rank, in], up [out, rank], bias [out].
-class LowRankLinear : public dropin::Component<LowRankLinear, LowRankLinearOptions, dropin::Projection> {
+class LowRankLinear
+    : public dropin::Component<LowRankLinear, LowRankLinearOptions, dropin::Projection> {
  public:
   static constexpr const char* kSummary = "a Linear of two thin factors";
   static constexpr const char* kReplaces = "Linear";
   static constexpr const char* kPaper = "Hu et al. 2021, arXiv 2106.09685";
   explicit LowRankLinear(const LowRankLinearOptions& o) : Component(o) {
-    DROPIN_CHECK(o.rank > 0 && o.rank <= std::min(o.in_features, o.out_features), OptionError, who(), ": rank is ", o.rank, ", expected 1 to min(in_features, out_features)");
-    down_ = &parameter("down", dropin::randn({o.rank, o.in_features}) * (1 / std::sqrt(static_cast<double>(o.in_features))));
-    up_ = &parameter("up", dropin::randn({o.out_features, o.rank}) * (1 / std::sqrt(static_cast<double>(o.rank))));
+    DROPIN_CHECK(o.rank > 0 && o.rank <= std::min(o.in_features, o.out_features), OptionError,
+                 who(), ": rank is ", o.rank, ", expected 1 to min(in_features, out_features)");
+    down_ = &parameter("down", dropin::randn({o.rank, o.in_features}) *
+                                   (1 / std::sqrt(static_cast<double>(o.in_features))));
+    up_ = &parameter("up", dropin::randn({o.out_features, o.rank}) *
+                               (1 / std::sqrt(static_cast<double>(o.rank))));
     bias_ = &parameter("bias", o.bias ? dropin::zeros({o.out_features}) : dropin::Tensor());
   }
-  dropin::Tensor forward(const dropin::Tensor& x) override { return dropin::linear(dropin::linear(x, *down_), *up_, *bias_); }
+  dropin::Tensor forward(const dropin::Tensor& x) override {
+    return dropin::linear(dropin::linear(x, *down_), *up_, *bias_);
+  }
 
  private:
   dropin::Tensor *down_, *up_, *bias_;

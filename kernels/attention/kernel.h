@@ -1,5 +1,6 @@
-// Tiled attention: online softmax (or sigmoid), never an L x L matrix (Dao 2022, 2023; specs: MultiheadAttention, fast paths).
-// q [B, H, Lq, D], k [B, Hk, Lk, D], v [B, Hk, Lk, Dv], f32, any strides with the last dimension contiguous; query head h uses key head h / (H / Hk).
+// Tiled attention: online softmax (or sigmoid), never an L x L matrix (Dao 2022, 2023; specs:
+// MultiheadAttention, fast paths). q [B, H, Lq, D], k [B, Hk, Lk, D], v [B, Hk, Lk, Dv], f32, any
+// strides with the last dimension contiguous; query head h uses key head h / (H / Hk).
 #pragma once
 #include "dropin/abi/abi.h"
 
@@ -7,7 +8,8 @@ namespace dropin::kernels {
 
 enum class ScoreKind : std::int32_t { Softmax, Sigmoid };
 
-/// Which keys a query sees, and what is done to a score. Key j is seen by query i when left <= j - (i + offset) <= right and no mask forbids it.
+/// Which keys a query sees, and what is done to a score. Key j is seen by query i when left <= j -
+/// (i + offset) <= right and no mask forbids it.
 struct AttentionSpec {
   ScoreKind kind = ScoreKind::Softmax;
   double scale = 1;
@@ -16,23 +18,35 @@ struct AttentionSpec {
   std::int64_t left = INT64_MIN;   ///< INT64_MIN: no bound
   std::int64_t right = INT64_MAX;  ///< 0: causal; INT64_MAX: no bound
   std::int64_t alibi_offset = 0;   ///< scores get -slope_h |i + alibi_offset - j|
-  /// Strands, when step is not null (Lq = Lk, H = Hk): positions are cut into segments of `segment` (0: one segment), and in head h every step[h]-th position of a
-  /// segment, counted from first[h] (null or -1: from each of 0 .. step[h] - 1), sees only its own kind. left and right then count positions of that strand.
+  /// Strands, when step is not null (Lq = Lk, H = Hk): positions are cut into segments of `segment`
+  /// (0: one segment), and in head h every step[h]-th position of a segment, counted from first[h]
+  /// (null or -1: from each of 0 .. step[h] - 1), sees only its own kind. left and right then count
+  /// positions of that strand.
   std::int64_t segment = 0;
   const std::int64_t* step = nullptr;
   const std::int64_t* first = nullptr;
-  bool own_mean = false;    ///< backward: lse is that of a mixture whose shares are constants, so each strand shifts by the mean under its own probabilities (o is not read)
-  bool accumulate = false;  ///< merges into the o and lse that are there (by log-sum-exp; the sigmoid adds), adds to gq, gk, gv
+  bool own_mean =
+      false;  ///< backward: lse is that of a mixture whose shares are constants, so each strand
+              ///< shifts by the mean under its own probabilities (o is not read)
+  bool accumulate = false;  ///< merges into the o and lse that are there (by log-sum-exp; the
+                            ///< sigmoid adds), adds to gq, gk, gv
 };
 
-/// slopes [H] f32 or null; key_mask [B, Lk] bool (true = ignored) or null; forbidden [B, H, Lq, Lk] bool (any strides) or null; added [B, H, Lq, Lk] f32 (any strides) or null.
-/// o [B, H, Lq, Dv]; lse [B, H, Lq] contiguous: log of the sum of exponentials, -inf for a query that sees no key (softmax only; null for sigmoid).
-/// Masked keys are skipped, never multiplied by 0: NaN and Inf in them do not leak.
-DROPIN_KERNEL(attention_forward, const abi::TensorIn& q, const abi::TensorIn& k, const abi::TensorIn& v, const AttentionSpec& spec, const abi::TensorIn& slopes,
-              const abi::TensorIn& key_mask, const abi::TensorIn& forbidden, const abi::TensorIn& added, const abi::TensorOut& o, const abi::TensorOut& lse);
+/// slopes [H] f32 or null; key_mask [B, Lk] bool (true = ignored) or null; forbidden [B, H, Lq, Lk]
+/// bool (any strides) or null; added [B, H, Lq, Lk] f32 (any strides) or null. o [B, H, Lq, Dv];
+/// lse [B, H, Lq] contiguous: log of the sum of exponentials, -inf for a query that sees no key
+/// (softmax only; null for sigmoid). Masked keys are skipped, never multiplied by 0: NaN and Inf in
+/// them do not leak.
+DROPIN_KERNEL(attention_forward, const abi::TensorIn& q, const abi::TensorIn& k,
+              const abi::TensorIn& v, const AttentionSpec& spec, const abi::TensorIn& slopes,
+              const abi::TensorIn& key_mask, const abi::TensorIn& forbidden,
+              const abi::TensorIn& added, const abi::TensorOut& o, const abi::TensorOut& lse);
 /// glse [B, H, Lq] is the gradient of lse, or null. gq, gk, gv are written (not added to).
-DROPIN_KERNEL(attention_backward, const abi::TensorIn& go, const abi::TensorIn& glse, const abi::TensorIn& q, const abi::TensorIn& k, const abi::TensorIn& v,
-              const abi::TensorIn& o, const abi::TensorIn& lse, const AttentionSpec& spec, const abi::TensorIn& slopes, const abi::TensorIn& key_mask,
-              const abi::TensorIn& forbidden, const abi::TensorIn& added, const abi::TensorOut& gq, const abi::TensorOut& gk, const abi::TensorOut& gv);
+DROPIN_KERNEL(attention_backward, const abi::TensorIn& go, const abi::TensorIn& glse,
+              const abi::TensorIn& q, const abi::TensorIn& k, const abi::TensorIn& v,
+              const abi::TensorIn& o, const abi::TensorIn& lse, const AttentionSpec& spec,
+              const abi::TensorIn& slopes, const abi::TensorIn& key_mask,
+              const abi::TensorIn& forbidden, const abi::TensorIn& added, const abi::TensorOut& gq,
+              const abi::TensorOut& gk, const abi::TensorOut& gv);
 
 }  // namespace dropin::kernels

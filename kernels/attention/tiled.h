@@ -1,9 +1,11 @@
-// Tiled attention on tensor cores, forward and backward, for one element type. A block takes 64 rows (queries; keys where their gradients are made), a warp 16 of them,
-// and walks tiles of the other side: only those that the window lets it see. What differs between patterns is data: a strand (every step-th position of a segment) is a
-// sequence of its own with position(w) = base + w step; dense attention is one strand.
-// Scores, probabilities and sums are f32. Backward recomputes the probabilities from lse; gradients of queries and of keys are made by two kernels, so that no sum
-// depends on who comes first.
-// Tiles of the other side are copied beside the work: 16-bit ones into two buffers in turn, one tile ahead.
+// Tiled attention on tensor cores, forward and backward, for one element type. A block takes 64
+// rows (queries; keys where their gradients are made), a warp 16 of them, and walks tiles of the
+// other side: only those that the window lets it see. What differs between patterns is data: a
+// strand (every step-th position of a segment) is a sequence of its own with position(w) = base + w
+// step; dense attention is one strand. Scores, probabilities and sums are f32. Backward recomputes
+// the probabilities from lse; gradients of queries and of keys are made by two kernels, so that no
+// sum depends on who comes first. Tiles of the other side are copied beside the work: 16-bit ones
+// into two buffers in turn, one tile ahead.
 #pragma once
 #include "kernels/attention/kernel.h"
 #include "kernels/cuda/mma.h"
@@ -23,9 +25,9 @@ struct Mask {
 };
 struct Job {
   Array q, k, v, o, go, gq, gk, gv;
-  float *lse, *delta;           // [B, H, Lq]
-  const float *glse, *slopes;   // [B, H, Lq]; [H]
-  const bool* key_mask;         // [B, Lk]
+  float *lse, *delta;          // [B, H, Lq]
+  const float *glse, *slopes;  // [B, H, Lq]; [H]
+  const bool* key_mask;        // [B, Lk]
   Mask forbidden, added;
   const int64_t *step, *first;  // [H] on the device; null: one strand
   int64_t B, H, Hk, Lq, Lk, D, Dv, segment, offset, alibi_offset;
@@ -49,10 +51,13 @@ __device__ inline Place place_of(const Job& p, int64_t rows, int64_t heads) {
     return r;
   }
   r.step = p.step[r.h];
-  const int64_t first = p.first ? p.first[r.h] : -1, length = p.segment > 0 && p.segment < rows ? p.segment : rows;
-  const int64_t each = ((length + r.step - 1) / r.step + kRows - 1) / kRows, kinds = first >= 0 ? 1 : r.step;  // tiles of a strand, strands of a segment
+  const int64_t first = p.first ? p.first[r.h] : -1,
+                length = p.segment > 0 && p.segment < rows ? p.segment : rows;
+  const int64_t each = ((length + r.step - 1) / r.step + kRows - 1) / kRows,
+                kinds = first >= 0 ? 1 : r.step;  // tiles of a strand, strands of a segment
   const int64_t tile = u % each, kind = u / each % kinds, segment = u / (each * kinds);
-  const int64_t start = segment * length, left = rows - start < length ? rows - start : length, lead = first >= 0 ? first : kind;
+  const int64_t start = segment * length, left = rows - start < length ? rows - start : length,
+                lead = first >= 0 ? first : kind;
   r.base = start + lead;
   r.count = start < rows && lead < left && lead < r.step ? (left - lead + r.step - 1) / r.step : 0;
   r.w0 = tile * kRows;
@@ -60,15 +65,21 @@ __device__ inline Place place_of(const Job& p, int64_t rows, int64_t heads) {
   return r;
 }
 
-template <class T> __device__ __forceinline__ bool is_finite(T v) {
-  if constexpr (std::is_same_v<T, bf16>) return (v.bits & 0x7f80) != 0x7f80;
-  else if constexpr (std::is_same_v<T, f16>) return (v.bits & 0x7c00) != 0x7c00;
-  else return fabsf(v) <= 3.402823466e38f;
+template <class T>
+__device__ __forceinline__ bool is_finite(T v) {
+  if constexpr (std::is_same_v<T, bf16>)
+    return (v.bits & 0x7f80) != 0x7f80;
+  else if constexpr (std::is_same_v<T, f16>)
+    return (v.bits & 0x7c00) != 0x7c00;
+  else
+    return fabsf(v) <= 3.402823466e38f;
 }
 
-/// Rows w0.. of a strand into shared memory, `width` columns of kD, the rest 0, as asynchronous copies of a group. Rows beyond the strand are 0; so are keys that `hidden` names.
+/// Rows w0.. of a strand into shared memory, `width` columns of kD, the rest 0, as asynchronous
+/// copies of a group. Rows beyond the strand are 0; so are keys that `hidden` names.
 template <class T, int kD>
-__device__ void load_tile(T* to, int rows, const Array& a, int64_t b, int64_t h, const Place& s, int64_t w0, int64_t width, const bool* hidden, bool vectors) {
+__device__ void load_tile(T* to, int rows, const Array& a, int64_t b, int64_t h, const Place& s,
+                          int64_t w0, int64_t width, const bool* hidden, bool vectors) {
   constexpr int kLd = kD + 16 / static_cast<int>(sizeof(T)), kV = 16 / static_cast<int>(sizeof(T));
   const T* from = static_cast<const T*>(a.data) + b * a.b + h * a.h;
   for (int e = threadIdx.x; e < rows * (kD / kV); e += kThreads) {
@@ -87,8 +98,10 @@ __device__ void load_tile(T* to, int rows, const Array& a, int64_t b, int64_t h,
     }
   }
 }
-/// Takes out of a tile what is not finite; each thread looks at what it loaded itself, and sets *bad where there was something.
-template <class T, int kD> __device__ void clean_tile(T* tile, int rows, int* bad) {
+/// Takes out of a tile what is not finite; each thread looks at what it loaded itself, and sets
+/// *bad where there was something.
+template <class T, int kD>
+__device__ void clean_tile(T* tile, int rows, int* bad) {
   constexpr int kLd = kD + 16 / static_cast<int>(sizeof(T)), kV = 16 / static_cast<int>(sizeof(T));
   for (int e = threadIdx.x; e < rows * (kD / kV); e += kThreads)
     for (int i = 0; i < kV; ++i)
@@ -97,65 +110,98 @@ template <class T, int kD> __device__ void clean_tile(T* tile, int rows, int* ba
         v = narrow<T>(0.0f);
       }
 }
-template <class T> __device__ __forceinline__ bool vectors_ok(const Array& a) {
+template <class T>
+__device__ __forceinline__ bool vectors_ok(const Array& a) {
   constexpr int64_t kV = 16 / static_cast<int64_t>(sizeof(T));
-  return reinterpret_cast<std::uintptr_t>(a.data) % 16 == 0 && a.b % kV == 0 && a.h % kV == 0 && a.l % kV == 0;
+  return reinterpret_cast<std::uintptr_t>(a.data) % 16 == 0 && a.b % kV == 0 && a.h % kV == 0 &&
+         a.l % kV == 0;
 }
 
-/// The score of query i and key j (positions), which stand `apart` in their strand; false when the query does not see the key.
-__device__ __forceinline__ bool score(const Job& p, int64_t b, int64_t h, int64_t i, int64_t j, int apart, float dot, float& s) {
+/// The score of query i and key j (positions), which stand `apart` in their strand; false when the
+/// query does not see the key.
+__device__ __forceinline__ bool score(const Job& p, int64_t b, int64_t h, int64_t i, int64_t j,
+                                      int apart, float dot, float& s) {
   if (apart < p.left || apart > p.right) return false;
   if (p.key_mask && p.key_mask[b * p.Lk + j]) return false;
-  if (p.forbidden.data && static_cast<const bool*>(p.forbidden.data)[b * p.forbidden.b + h * p.forbidden.h + i * p.forbidden.i + j * p.forbidden.j]) return false;
+  if (p.forbidden.data &&
+      static_cast<const bool*>(p.forbidden.data)[b * p.forbidden.b + h * p.forbidden.h +
+                                                 i * p.forbidden.i + j * p.forbidden.j])
+    return false;
   s = dot * p.scale + p.bias;
   if (p.slopes) {
     const int64_t far = i + p.alibi_offset - j;
     s -= p.slopes[h] * static_cast<float>(far < 0 ? -far : far);
   }
   if (p.added.data) {
-    const float extra = static_cast<const float*>(p.added.data)[b * p.added.b + h * p.added.h + i * p.added.i + j * p.added.j];
+    const float extra = static_cast<const float*>(
+        p.added.data)[b * p.added.b + h * p.added.h + i * p.added.i + j * p.added.j];
     if (extra == bits_float(static_cast<int>(0xff800000))) return false;
     s += extra;
   }
   return true;
 }
 /// float32 deserves the exact exponential; beside 16-bit inputs the quick one is as good.
-template <class T> __device__ __forceinline__ float exp_of(float x) {
-  if constexpr (std::is_same_v<T, float>) return expf(x);
-  else return fast_exp(x);
+template <class T>
+__device__ __forceinline__ float exp_of(float x) {
+  if constexpr (std::is_same_v<T, float>)
+    return expf(x);
+  else
+    return fast_exp(x);
 }
-template <class T> __device__ __forceinline__ float sigmoid_of(float x) { return 1.0f / (1.0f + exp_of<T>(-x)); }
+template <class T>
+__device__ __forceinline__ float sigmoid_of(float x) {
+  return 1.0f / (1.0f + exp_of<T>(-x));
+}
 
 /// Every query of a tile sees every key, and nothing but scale and bias is done to a score.
 __device__ __forceinline__ bool plain_tile(const Job& p, int apart0, int rows, int columns) {
-  return apart0 - (rows - 1) >= p.left && apart0 + columns - 1 <= p.right && !p.key_mask && !p.forbidden.data && !p.added.data && !p.slopes;
+  return apart0 - (rows - 1) >= p.left && apart0 + columns - 1 <= p.right && !p.key_mask &&
+         !p.forbidden.data && !p.added.data && !p.slopes;
 }
 
 /// Keys that some query of rows [w0, w0 + n) may see: [from, to) of a strand of `count`.
-__device__ __forceinline__ void key_range(const Job& p, int64_t w0, int64_t n, int64_t count, int64_t& from, int64_t& to) {
+__device__ __forceinline__ void key_range(const Job& p, int64_t w0, int64_t n, int64_t count,
+                                          int64_t& from, int64_t& to) {
   from = p.left <= -kFar ? 0 : w0 + p.offset + p.left;
   to = p.right >= kFar ? count : w0 + n - 1 + p.offset + p.right + 1;
   from = from < 0 ? 0 : from;
   to = to > count ? count : to;
 }
 
-__device__ __forceinline__ int64_t tiles_between(int64_t from, int64_t to, int each) { return from < to ? (to - from + each - 1) / each : 0; }
+__device__ __forceinline__ int64_t tiles_between(int64_t from, int64_t to, int each) {
+  return from < to ? (to - from + each - 1) / each : 0;
+}
 
-template <class T, int kD> constexpr int tile_values(int rows) { return rows * (kD + 16 / static_cast<int>(sizeof(T))); }
-template <class T> constexpr int kForwardKeys = sizeof(T) == 4 ? 32 : 64;
-template <class T> constexpr int kStages = sizeof(T) == 4 ? 1 : 2;  // buffers for tiles of the other side
-template <class T, int kD> constexpr std::size_t forward_bytes() {  // probabilities of the careful pass: in the second buffer, or after the only one
+template <class T, int kD>
+constexpr int tile_values(int rows) {
+  return rows * (kD + 16 / static_cast<int>(sizeof(T)));
+}
+template <class T>
+constexpr int kForwardKeys = sizeof(T) == 4 ? 32 : 64;
+template <class T>
+constexpr int kStages = sizeof(T) == 4 ? 1 : 2;  // buffers for tiles of the other side
+template <class T, int kD>
+constexpr std::size_t
+forward_bytes() {  // probabilities of the careful pass: in the second buffer, or after the only one
   constexpr std::size_t probabilities = sizeof(float) * kRows * kForwardKeys<T>;
-  static_assert(kStages<T> == 1 || sizeof(T) * tile_values<T, kD>(2 * kForwardKeys<T>) >= probabilities);
-  return sizeof(T) * static_cast<std::size_t>(tile_values<T, kD>(kRows + 2 * kForwardKeys<T> * kStages<T>)) + (kStages<T> == 1 ? probabilities : 0) + 16;
+  static_assert(kStages<T> == 1 ||
+                sizeof(T) * tile_values<T, kD>(2 * kForwardKeys<T>) >= probabilities);
+  return sizeof(T) * static_cast<std::size_t>(
+                         tile_values<T, kD>(kRows + 2 * kForwardKeys<T> * kStages<T>)) +
+         (kStages<T> == 1 ? probabilities : 0) + 16;
 }
 constexpr int kBackwardOther = 32;
-template <class T, int kD> constexpr std::size_t backward_bytes() {
-  return sizeof(T) * static_cast<std::size_t>(tile_values<T, kD>(2 * kRows + 2 * kBackwardOther * kStages<T>)) + 2 * kBackwardOther * kStages<T> * sizeof(float);
+template <class T, int kD>
+constexpr std::size_t backward_bytes() {
+  return sizeof(T) * static_cast<std::size_t>(
+                         tile_values<T, kD>(2 * kRows + 2 * kBackwardOther * kStages<T>)) +
+         2 * kBackwardOther * kStages<T> * sizeof(float);
 }
 
 /// c[kN / 8] = rows row0.. of a times the rows of b, transposed.
-template <class T, int kD, int kN> __device__ __forceinline__ void product_rows(float (&c)[kN / 8][4], const T* a, int row0, const T* b) {
+template <class T, int kD, int kN>
+__device__ __forceinline__ void product_rows(float (&c)[kN / 8][4], const T* a, int row0,
+                                             const T* b) {
   using M = Mma<T>;
   constexpr int kLd = kD + 16 / static_cast<int>(sizeof(T));
   DROPIN_UNROLL
@@ -173,7 +219,9 @@ template <class T, int kD, int kN> __device__ __forceinline__ void product_rows(
   }
 }
 /// acc[kD / 8] += p[16, kN] times m[kN, kD].
-template <class T, int kD, int kN> __device__ __forceinline__ void product_columns(float (&acc)[kD / 8][4], const float (&p)[kN / 8][4], const T* m) {
+template <class T, int kD, int kN>
+__device__ __forceinline__ void product_columns(float (&acc)[kD / 8][4],
+                                                const float (&p)[kN / 8][4], const T* m) {
   using M = Mma<T>;
   constexpr int kLd = kD + 16 / static_cast<int>(sizeof(T));
   DROPIN_UNROLL
@@ -188,9 +236,12 @@ template <class T, int kD, int kN> __device__ __forceinline__ void product_colum
   }
 }
 
-/// fetch(u, buffer) starts the copies of tile u, use(u, buffer) works on it once it is there for the whole block, for u < count: with `ahead` one tile is copied beside the work on the one
+/// fetch(u, buffer) starts the copies of tile u, use(u, buffer) works on it once it is there for
+/// the whole block, for u < count: with `ahead` one tile is copied beside the work on the one
 /// before it, into two buffers in turn; else into the first alone.
-template <class Fetch, class Use> __device__ __forceinline__ void walk_tiles(int64_t count, bool ahead, const Fetch& fetch, const Use& use) {
+template <class Fetch, class Use>
+__device__ __forceinline__ void walk_tiles(int64_t count, bool ahead, const Fetch& fetch,
+                                           const Use& use) {
   if (count > 0) fetch(0, 0);
   copies_commit();
   int buffer = 0;
@@ -215,19 +266,23 @@ template <class Fetch, class Use> __device__ __forceinline__ void walk_tiles(int
   copies_wait<0>();  // what was copied before the first tile, where there is none
 }
 
-template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
-  constexpr int kN = kForwardKeys<T>, kLd = kD + 16 / static_cast<int>(sizeof(T)), kStage = 2 * kN * kLd;
+template <class T, int kD>
+__global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
+  constexpr int kN = kForwardKeys<T>, kLd = kD + 16 / static_cast<int>(sizeof(T)),
+                kStage = 2 * kN * kLd;
   DROPIN_DYNAMIC_SHARED(T, smem);
   T *qs = smem, *tiles = qs + kRows * kLd;  // keys and values, a buffer after the other
   float* probabilities = reinterpret_cast<float*>(tiles + kStage);
-  int* bad = reinterpret_cast<int*>(kStages<T> == 1 ? reinterpret_cast<T*>(probabilities + kRows * kN) : tiles + 2 * kStage);
+  int* bad = reinterpret_cast<int*>(
+      kStages<T> == 1 ? reinterpret_cast<T*>(probabilities + kRows * kN) : tiles + 2 * kStage);
   const float minus = bits_float(static_cast<int>(0xff800000));
   const Place s = place_of(p, p.Lq, p.H);
   if (!s.any) return;
   Place keys = s;
   if (!p.step) keys.count = p.Lk;
   const int64_t hk = s.h / (p.H / p.Hk);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, row0 = warp * 16;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4,
+            row0 = warp * 16;
   const bool* hidden = p.key_mask ? p.key_mask + s.b * p.Lk : nullptr;
   load_tile<T, kD>(qs, kRows, p.q, s.b, s.h, s, s.w0, p.D, nullptr, vectors_ok<T>(p.q));
   int64_t from, to;
@@ -240,90 +295,100 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
     load_tile<T, kD>(tile + kN * kLd, kN, p.v, s.b, hk, keys, k0, p.Dv, hidden, vectors_ok<T>(p.v));
   };
   float acc[kD / 8][4], top[2], sum[2];
-  // What is not finite in V leaks through probabilities of 0. Where a sum is not finite the block begins again with care: it takes such values out and adds them where they are seen.
+  // What is not finite in V leaks through probabilities of 0. Where a sum is not finite the block
+  // begins again with care: it takes such values out and adds them where they are seen.
   for (bool careful = false;; careful = true) {
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n)
       for (int e = 0; e < 4; ++e) acc[n][e] = 0;
     top[0] = top[1] = minus, sum[0] = sum[1] = 0;
-    walk_tiles(tiles_between(from, to, kN), kStages<T> == 2 && !careful, fetch, [&](int64_t u, int buffer) {
-      const int64_t k0 = from + u * kN;
-      T *ks = tiles + buffer * kStage, *vs = ks + kN * kLd;
-      if (careful) {
-        if (threadIdx.x == 0) *bad = 0;
-        __syncthreads();
-        clean_tile<T, kD>(vs, kN, bad);
-        __syncthreads();
-      }
-      float c[kN / 8][4];
-      product_rows<T, kD, kN>(c, qs, row0, ks);
-      const int apart0 = static_cast<int>(k0 - s.w0 - p.offset), columns = static_cast<int>(keys.count - k0 < kN ? keys.count - k0 : kN);
-      const bool whole = columns == kN && plain_tile(p, apart0, kRows, kN);
-      float best[2] = {minus, minus};
-      DROPIN_UNROLL
-      for (int n = 0; n < kN / 8; ++n)
-        DROPIN_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
-          float v = c[n][e] * p.scale + p.bias;
-          if (!whole && !(column < columns && s.w0 + row < s.count && score(p, s.b, s.h, s.base + (s.w0 + row) * s.step, keys.base + (k0 + column) * keys.step, apart0 + column - row, c[n][e], v))) v = minus;
-          c[n][e] = v;
-          best[e / 2] = v > best[e / 2] || v != v ? v : best[e / 2];
-        }
-      float shift[2] = {0, 0};
-      if (!p.sigmoid) {
-        DROPIN_UNROLL
-        for (int r = 0; r < 2; ++r) {
-          auto larger = [](float a, float b) { return a != a ? a : b != b ? b : a > b ? a : b; };
-          best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 1));
-          best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 2));
-          const float fresh = larger(top[r], best[r]);
-          const float factor = fresh == minus ? 1.0f : exp_of<T>(top[r] - fresh);
-          top[r] = fresh;
-          shift[r] = fresh == minus ? 0.0f : fresh;
-          sum[r] *= factor;
+    walk_tiles(
+        tiles_between(from, to, kN), kStages<T> == 2 && !careful, fetch,
+        [&](int64_t u, int buffer) {
+          const int64_t k0 = from + u * kN;
+          T *ks = tiles + buffer * kStage, *vs = ks + kN * kLd;
+          if (careful) {
+            if (threadIdx.x == 0) *bad = 0;
+            __syncthreads();
+            clean_tile<T, kD>(vs, kN, bad);
+            __syncthreads();
+          }
+          float c[kN / 8][4];
+          product_rows<T, kD, kN>(c, qs, row0, ks);
+          const int apart0 = static_cast<int>(k0 - s.w0 - p.offset),
+                    columns = static_cast<int>(keys.count - k0 < kN ? keys.count - k0 : kN);
+          const bool whole = columns == kN && plain_tile(p, apart0, kRows, kN);
+          float best[2] = {minus, minus};
           DROPIN_UNROLL
-          for (int n = 0; n < kD / 8; ++n) acc[n][2 * r] *= factor, acc[n][2 * r + 1] *= factor;
-        }
-      }
-      DROPIN_UNROLL
-      for (int n = 0; n < kN / 8; ++n)
-        DROPIN_UNROLL
-        for (int e = 0; e < 4; ++e) {
-          const float v = c[n][e] == minus ? 0.0f : p.sigmoid ? sigmoid_of<T>(c[n][e]) : exp_of<T>(c[n][e] - shift[e / 2]);
-          c[n][e] = v;
-          sum[e / 2] += v;
-        }
-      product_columns<T, kD, kN>(acc, c, vs);
-      if (careful && *bad) {
-        float* mine = probabilities + row0 * kN;
-        for (int n = 0; n < kN / 8; ++n)
-          for (int e = 0; e < 4; ++e) mine[(g + (e >= 2 ? 8 : 0)) * kN + n * 8 + 2 * t + e % 2] = c[n][e];
-        __syncwarp();
-        for (int64_t j = 0; j < kN && k0 + j < keys.count; ++j) {
-          const int64_t at = keys.base + (k0 + j) * keys.step;
-          if (hidden && hidden[at]) continue;
-          const T* v = static_cast<const T*>(p.v.data) + s.b * p.v.b + hk * p.v.h + at * p.v.l;
-          DROPIN_UNROLL
-          for (int n = 0; n < kD / 8; ++n)
+          for (int n = 0; n < kN / 8; ++n) DROPIN_UNROLL
+          for (int e = 0; e < 4; ++e) {
+            const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
+            float v = c[n][e] * p.scale + p.bias;
+            if (!whole &&
+                !(column < columns && s.w0 + row < s.count &&
+                  score(p, s.b, s.h, s.base + (s.w0 + row) * s.step,
+                        keys.base + (k0 + column) * keys.step, apart0 + column - row, c[n][e], v)))
+              v = minus;
+            c[n][e] = v;
+            best[e / 2] = v > best[e / 2] || v != v ? v : best[e / 2];
+          }
+          float shift[2] = {0, 0};
+          if (!p.sigmoid) {
             DROPIN_UNROLL
-            for (int e = 0; e < 2; ++e) {
-              const int d = n * 8 + 2 * t + e;
-              if (d >= p.Dv || is_finite(v[d])) continue;
+            for (int r = 0; r < 2; ++r) {
+              auto larger = [](float a, float b) {
+                return a != a ? a : b != b ? b : a > b ? a : b;
+              };
+              best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 1));
+              best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 2));
+              const float fresh = larger(top[r], best[r]);
+              const float factor = fresh == minus ? 1.0f : exp_of<T>(top[r] - fresh);
+              top[r] = fresh;
+              shift[r] = fresh == minus ? 0.0f : fresh;
+              sum[r] *= factor;
               DROPIN_UNROLL
-              for (int r = 0; r < 2; ++r)
-                if (const float w = mine[(g + 8 * r) * kN + j]; w > 0 || w != w) acc[n][2 * r + e] += w * wide<T>(v[d]);
+              for (int n = 0; n < kD / 8; ++n) acc[n][2 * r] *= factor, acc[n][2 * r + 1] *= factor;
             }
-        }
-        __syncwarp();
-      }
-    });
+          }
+          DROPIN_UNROLL
+          for (int n = 0; n < kN / 8; ++n) DROPIN_UNROLL
+          for (int e = 0; e < 4; ++e) {
+            const float v = c[n][e] == minus ? 0.0f
+                            : p.sigmoid      ? sigmoid_of<T>(c[n][e])
+                                             : exp_of<T>(c[n][e] - shift[e / 2]);
+            c[n][e] = v;
+            sum[e / 2] += v;
+          }
+          product_columns<T, kD, kN>(acc, c, vs);
+          if (careful && *bad) {
+            float* mine = probabilities + row0 * kN;
+            for (int n = 0; n < kN / 8; ++n)
+              for (int e = 0; e < 4; ++e)
+                mine[(g + (e >= 2 ? 8 : 0)) * kN + n * 8 + 2 * t + e % 2] = c[n][e];
+            __syncwarp();
+            for (int64_t j = 0; j < kN && k0 + j < keys.count; ++j) {
+              const int64_t at = keys.base + (k0 + j) * keys.step;
+              if (hidden && hidden[at]) continue;
+              const T* v = static_cast<const T*>(p.v.data) + s.b * p.v.b + hk * p.v.h + at * p.v.l;
+              DROPIN_UNROLL
+              for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
+              for (int e = 0; e < 2; ++e) {
+                const int d = n * 8 + 2 * t + e;
+                if (d >= p.Dv || is_finite(v[d])) continue;
+                DROPIN_UNROLL
+                for (int r = 0; r < 2; ++r)
+                  if (const float w = mine[(g + 8 * r) * kN + j]; w > 0 || w != w)
+                    acc[n][2 * r + e] += w * wide<T>(v[d]);
+              }
+            }
+            __syncwarp();
+          }
+        });
     if (careful) break;
     bool fine = true;
     DROPIN_UNROLL
-    for (int n = 0; n < kD / 8; ++n)
-      DROPIN_UNROLL
-      for (int e = 0; e < 4; ++e) fine = fine && fabsf(acc[n][e]) <= 3.402823466e38f;
+    for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
+    for (int e = 0; e < 4; ++e) fine = fine && fabsf(acc[n][e]) <= 3.402823466e38f;
     if (threadIdx.x == 0) *bad = 0;
     __syncthreads();
     if (!fine) *bad = 1;
@@ -331,9 +396,12 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
     if (!*bad) break;
     __syncthreads();
   }
-  float before[2] = {minus, minus};  // read by all lanes of a row before one of them writes: the shuffles stand between
+  float before[2] = {
+      minus,
+      minus};  // read by all lanes of a row before one of them writes: the shuffles stand between
   for (int r = 0; r < 2; ++r)
-    if (const int64_t w = s.w0 + row0 + g + 8 * r; p.accumulate && !p.sigmoid && w < s.count) before[r] = p.lse[(s.b * p.H + s.h) * p.Lq + s.base + w * s.step];
+    if (const int64_t w = s.w0 + row0 + g + 8 * r; p.accumulate && !p.sigmoid && w < s.count)
+      before[r] = p.lse[(s.b * p.H + s.h) * p.Lq + s.base + w * s.step];
   DROPIN_UNROLL
   for (int r = 0; r < 2; ++r) {
     sum[r] += __shfl_xor_sync(kFull, sum[r], 1);
@@ -341,14 +409,19 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
     const int64_t w = s.w0 + row0 + g + 8 * r;
     if (w >= s.count) continue;
     const int64_t i = s.base + w * s.step;
-    float mine = p.sigmoid ? 1.0f : sum[r] > 0 || sum[r] != sum[r] ? 1.0f / sum[r] : 0.0f, old = p.sigmoid ? 1.0f : 0.0f;
+    float mine = p.sigmoid                        ? 1.0f
+                 : sum[r] > 0 || sum[r] != sum[r] ? 1.0f / sum[r]
+                                                  : 0.0f,
+          old = p.sigmoid ? 1.0f : 0.0f;
     if (!p.sigmoid) {
       float* lse = p.lse + (s.b * p.H + s.h) * p.Lq + i;
       float own = sum[r] > 0 || sum[r] != sum[r] ? top[r] + logf(sum[r]) : minus;
       if (p.accumulate) {
         const float hi = own > before[r] ? own : before[r];
-        // the shares by their own sum: those by exp(lse - lse of both) do not add up to 1 where a large lse is rounded
-        const float a = before[r] == minus ? 0.0f : exp_of<T>(before[r] - hi), b = own == minus ? 0.0f : exp_of<T>(own - hi);
+        // the shares by their own sum: those by exp(lse - lse of both) do not add up to 1 where a
+        // large lse is rounded
+        const float a = before[r] == minus ? 0.0f : exp_of<T>(before[r] - hi),
+                    b = own == minus ? 0.0f : exp_of<T>(own - hi);
         old = hi == minus ? 0.0f : a / (a + b);
         mine *= hi == minus ? 0.0f : b / (a + b);
         own = hi == minus ? minus : hi + logf(a + b);
@@ -357,21 +430,25 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) forward_k
     }
     T* out = static_cast<T*>(p.o.data) + s.b * p.o.b + s.h * p.o.h + i * p.o.l;
     DROPIN_UNROLL
-    for (int n = 0; n < kD / 8; ++n)
-      DROPIN_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const int d = n * 8 + 2 * t + e;
-        if (d < p.Dv) out[d] = narrow<T>(acc[n][2 * r + e] * mine + (p.accumulate ? wide<T>(out[d]) * old : 0.0f));
-      }
+    for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const int d = n * 8 + 2 * t + e;
+      if (d < p.Dv)
+        out[d] =
+            narrow<T>(acc[n][2 * r + e] * mine + (p.accumulate ? wide<T>(out[d]) * old : 0.0f));
+    }
   }
 }
 
 /// delta [B, H, Lq]: sum of go o, less glse. A warp per row.
-template <class T> __global__ void delta_kernel(Job p) {
+template <class T>
+__global__ void delta_kernel(Job p) {
   const int lane = threadIdx.x % 32;
-  for (int64_t u = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32; u < p.B * p.H * p.Lq; u += static_cast<int64_t>(gridDim.x) * (blockDim.x / 32)) {
+  for (int64_t u = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
+       u < p.B * p.H * p.Lq; u += static_cast<int64_t>(gridDim.x) * (blockDim.x / 32)) {
     const int64_t i = u % p.Lq, h = u / p.Lq % p.H, b = u / (p.Lq * p.H);
-    const T *o = static_cast<const T*>(p.o.data) + b * p.o.b + h * p.o.h + i * p.o.l, *go = static_cast<const T*>(p.go.data) + b * p.go.b + h * p.go.h + i * p.go.l;
+    const T *o = static_cast<const T*>(p.o.data) + b * p.o.b + h * p.o.h + i * p.o.l,
+            *go = static_cast<const T*>(p.go.data) + b * p.go.b + h * p.go.h + i * p.go.l;
     float sum = 0;
     for (int64_t d = lane; d < p.Dv; d += 32) sum += wide<T>(o[d]) * wide<T>(go[d]);
     sum = warp_sum(sum);
@@ -379,8 +456,11 @@ template <class T> __global__ void delta_kernel(Job p) {
   }
 }
 
-/// The probability and what multiplies the gradient of a score: p and ds, from the score's product and the gradient of p.
-template <class T> __device__ __forceinline__ void slope(const Job& p, bool seen, float s, float dp, float lse, float delta, float& prob, float& ds) {
+/// The probability and what multiplies the gradient of a score: p and ds, from the score's product
+/// and the gradient of p.
+template <class T>
+__device__ __forceinline__ void slope(const Job& p, bool seen, float s, float dp, float lse,
+                                      float delta, float& prob, float& ds) {
   prob = ds = 0;
   if (!seen) return;
   if (p.sigmoid) {
@@ -392,21 +472,27 @@ template <class T> __device__ __forceinline__ void slope(const Job& p, bool seen
   }
 }
 
-/// Gradients of queries; with `mean`: instead of them delta becomes the mean of dp under the strand's own probabilities.
-template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_grad_kernel(Job p, bool mean) {
-  constexpr int kN = kBackwardOther, kLd = kD + 16 / static_cast<int>(sizeof(T)), kStage = 2 * kN * kLd;
+/// Gradients of queries; with `mean`: instead of them delta becomes the mean of dp under the
+/// strand's own probabilities.
+template <class T, int kD>
+__global__ void __launch_bounds__(kThreads) query_grad_kernel(Job p, bool mean) {
+  constexpr int kN = kBackwardOther, kLd = kD + 16 / static_cast<int>(sizeof(T)),
+                kStage = 2 * kN * kLd;
   DROPIN_DYNAMIC_SHARED(T, smem);
-  T *qs = smem, *gs = qs + kRows * kLd, *tiles = gs + kRows * kLd;  // keys and values, a buffer after the other
+  T *qs = smem, *gs = qs + kRows * kLd,
+    *tiles = gs + kRows * kLd;  // keys and values, a buffer after the other
   const Place s = place_of(p, p.Lq, p.H);
   if (!s.any) return;
   Place keys = s;
   if (!p.step) keys.count = p.Lk;
   const int64_t hk = s.h / (p.H / p.Hk);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, row0 = warp * 16;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4,
+            row0 = warp * 16;
   const bool* hidden = p.key_mask ? p.key_mask + s.b * p.Lk : nullptr;
   load_tile<T, kD>(qs, kRows, p.q, s.b, s.h, s, s.w0, p.D, nullptr, vectors_ok<T>(p.q));
   load_tile<T, kD>(gs, kRows, p.go, s.b, s.h, s, s.w0, p.Dv, nullptr, vectors_ok<T>(p.go));
-  float acc[kD / 8][4] = {}, lse[2] = {0, 0}, delta[2] = {0, 0}, weight[2] = {0, 0}, total[2] = {0, 0};
+  float acc[kD / 8][4] = {}, lse[2] = {0, 0}, delta[2] = {0, 0}, weight[2] = {0, 0},
+                 total[2] = {0, 0};
   for (int r = 0; r < 2; ++r) {
     const int64_t w = s.w0 + row0 + g + 8 * r;
     if (w >= s.count || p.sigmoid) continue;
@@ -429,73 +515,93 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) query_gra
     float c[kN / 8][4], dp[kN / 8][4];
     product_rows<T, kD, kN>(c, qs, row0, ks);
     product_rows<T, kD, kN>(dp, gs, row0, vs);
-    const int apart0 = static_cast<int>(k0 - s.w0 - p.offset), columns = static_cast<int>(keys.count - k0 < kN ? keys.count - k0 : kN);
+    const int apart0 = static_cast<int>(k0 - s.w0 - p.offset),
+              columns = static_cast<int>(keys.count - k0 < kN ? keys.count - k0 : kN);
     const bool whole = columns == kN && s.w0 + kRows <= s.count && plain_tile(p, apart0, kRows, kN);
     DROPIN_UNROLL
-    for (int n = 0; n < kN / 8; ++n)
-      DROPIN_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
-        float v = c[n][e] * p.scale + p.bias, prob, ds;
-        const bool seen = whole || (column < columns && s.w0 + row < s.count &&
-                                    score(p, s.b, s.h, s.base + (s.w0 + row) * s.step, keys.base + (k0 + column) * keys.step, apart0 + column - row, c[n][e], v));
-        slope<T>(p, seen, v, dp[n][e], lse[e / 2], delta[e / 2], prob, ds);
-        weight[e / 2] += prob;
-        total[e / 2] += ds;
-        c[n][e] = ds;
-      }
+    for (int n = 0; n < kN / 8; ++n) DROPIN_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
+      float v = c[n][e] * p.scale + p.bias, prob, ds;
+      const bool seen = whole || (column < columns && s.w0 + row < s.count &&
+                                  score(p, s.b, s.h, s.base + (s.w0 + row) * s.step,
+                                        keys.base + (k0 + column) * keys.step,
+                                        apart0 + column - row, c[n][e], v));
+      slope<T>(p, seen, v, dp[n][e], lse[e / 2], delta[e / 2], prob, ds);
+      weight[e / 2] += prob;
+      total[e / 2] += ds;
+      c[n][e] = ds;
+    }
     if (!mean) product_columns<T, kD, kN>(acc, c, ks);
   });
   if (mean) {
     for (int r = 0; r < 2; ++r) {
-      for (int k = 1; k <= 2; k *= 2) weight[r] += __shfl_xor_sync(kFull, weight[r], k), total[r] += __shfl_xor_sync(kFull, total[r], k);
+      for (int k = 1; k <= 2; k *= 2)
+        weight[r] += __shfl_xor_sync(kFull, weight[r], k),
+            total[r] += __shfl_xor_sync(kFull, total[r], k);
       const int64_t w = s.w0 + row0 + g + 8 * r;
-      if (w < s.count && t == 0) p.delta[(s.b * p.H + s.h) * p.Lq + s.base + w * s.step] = weight[r] > 0 ? total[r] / weight[r] : 0.0f;
+      if (w < s.count && t == 0)
+        p.delta[(s.b * p.H + s.h) * p.Lq + s.base + w * s.step] =
+            weight[r] > 0 ? total[r] / weight[r] : 0.0f;
     }
     return;
   }
   DROPIN_UNROLL
-  for (int r = 0; r < 2; ++r) {  // unrolled: an index that is not known would put the sums into memory
+  for (int r = 0; r < 2;
+       ++r) {  // unrolled: an index that is not known would put the sums into memory
     const int64_t w = s.w0 + row0 + g + 8 * r;
     if (w >= s.count) continue;
-    T* out = static_cast<T*>(p.gq.data) + s.b * p.gq.b + s.h * p.gq.h + (s.base + w * s.step) * p.gq.l;
+    T* out =
+        static_cast<T*>(p.gq.data) + s.b * p.gq.b + s.h * p.gq.h + (s.base + w * s.step) * p.gq.l;
     DROPIN_UNROLL
-    for (int n = 0; n < kD / 8; ++n)
-      DROPIN_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const int d = n * 8 + 2 * t + e;
-        if (d < p.D) out[d] = narrow<T>(acc[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(out[d]) : 0.0f));
-      }
+    for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const int d = n * 8 + 2 * t + e;
+      if (d < p.D)
+        out[d] = narrow<T>(acc[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(out[d]) : 0.0f));
+    }
   }
 }
 
-/// Gradients of keys and values: rows are keys, the loop is over queries, of every head that shares the key's.
-template <class T, int kD> __global__ void __launch_bounds__(kThreads) key_grad_kernel(Job p) {
-  constexpr int kN = kBackwardOther, kLd = kD + 16 / static_cast<int>(sizeof(T)), kStage = 2 * kN * kLd;
+/// Gradients of keys and values: rows are keys, the loop is over queries, of every head that shares
+/// the key's.
+template <class T, int kD>
+__global__ void __launch_bounds__(kThreads) key_grad_kernel(Job p) {
+  constexpr int kN = kBackwardOther, kLd = kD + 16 / static_cast<int>(sizeof(T)),
+                kStage = 2 * kN * kLd;
   DROPIN_DYNAMIC_SHARED(T, smem);
-  T *ks = smem, *vs = ks + kRows * kLd, *tiles = vs + kRows * kLd;  // queries and the gradients of their outputs, a buffer after the other
-  float* numbers = reinterpret_cast<float*>(tiles + kStages<T> * kStage);  // lse and delta of a buffer's queries
+  T *ks = smem, *vs = ks + kRows * kLd,
+    *tiles =
+        vs + kRows * kLd;  // queries and the gradients of their outputs, a buffer after the other
+  float* numbers =
+      reinterpret_cast<float*>(tiles + kStages<T> * kStage);  // lse and delta of a buffer's queries
   Place s = place_of(p, p.Lk, p.Hk);
   if (!s.any) return;
   Place queries = s;
   if (!p.step) queries.count = p.Lq;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4, row0 = warp * 16;
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4,
+            row0 = warp * 16;
   const bool* hidden = p.key_mask ? p.key_mask + s.b * p.Lk : nullptr;
   load_tile<T, kD>(ks, kRows, p.k, s.b, s.h, s, s.w0, p.D, hidden, vectors_ok<T>(p.k));
   load_tile<T, kD>(vs, kRows, p.v, s.b, s.h, s, s.w0, p.Dv, hidden, vectors_ok<T>(p.v));
   float gk[kD / 8][4] = {}, gv[kD / 8][4] = {};
   // queries that see some key of [w0, w0 + 64): i + offset + left <= j <= i + offset + right
-  int64_t from = p.right >= kFar ? 0 : s.w0 - p.offset - p.right, to = p.left <= -kFar ? queries.count : s.w0 + kRows - 1 - p.offset - p.left + 1;
+  int64_t from = p.right >= kFar ? 0 : s.w0 - p.offset - p.right,
+          to = p.left <= -kFar ? queries.count : s.w0 + kRows - 1 - p.offset - p.left + 1;
   from = from < 0 ? 0 : from / kN * kN;
   to = to > queries.count ? queries.count : to;
-  const int64_t group = p.H / p.Hk, each = tiles_between(from, to, kN);  // tiles of a head; all that share these keys are walked
+  const int64_t group = p.H / p.Hk,
+                each = tiles_between(from, to,
+                                     kN);  // tiles of a head; all that share these keys are walked
   auto fetch = [&](int64_t u, int buffer) {
     const int64_t h = s.h * group + u / each, q0 = from + u % each * kN;
     T* tile = tiles + buffer * kStage;
     load_tile<T, kD>(tile, kN, p.q, s.b, h, queries, q0, p.D, nullptr, vectors_ok<T>(p.q));
-    load_tile<T, kD>(tile + kN * kLd, kN, p.go, s.b, h, queries, q0, p.Dv, nullptr, vectors_ok<T>(p.go));
+    load_tile<T, kD>(tile + kN * kLd, kN, p.go, s.b, h, queries, q0, p.Dv, nullptr,
+                     vectors_ok<T>(p.go));
     if (threadIdx.x < kN) {
-      const int64_t w = q0 + threadIdx.x, at = (s.b * p.H + h) * p.Lq + queries.base + w * queries.step;
+      const int64_t w = q0 + threadIdx.x,
+                    at = (s.b * p.H + h) * p.Lq + queries.base + w * queries.step;
       float* number = numbers + buffer * 2 * kN + threadIdx.x;
       number[0] = w < queries.count && !p.sigmoid ? p.lse[at] : 0.0f;
       number[kN] = w < queries.count && !p.sigmoid ? p.delta[at] : 0.0f;
@@ -508,58 +614,78 @@ template <class T, int kD> __global__ void __launch_bounds__(kThreads) key_grad_
     float c[kN / 8][4], dp[kN / 8][4];
     product_rows<T, kD, kN>(c, ks, row0, qs);
     product_rows<T, kD, kN>(dp, vs, row0, gs);
-    const int apart0 = static_cast<int>(s.w0 - q0 - p.offset), columns = static_cast<int>(queries.count - q0 < kN ? queries.count - q0 : kN);
+    const int apart0 = static_cast<int>(s.w0 - q0 - p.offset),
+              columns = static_cast<int>(queries.count - q0 < kN ? queries.count - q0 : kN);
     const bool whole = columns == kN && s.w0 + kRows <= s.count && plain_tile(p, apart0, kN, kRows);
     DROPIN_UNROLL
-    for (int n = 0; n < kN / 8; ++n)
-      DROPIN_UNROLL
-      for (int e = 0; e < 4; ++e) {
-        const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
-        float v = c[n][e] * p.scale + p.bias, prob, ds;
-        const bool seen = whole || (column < columns && s.w0 + row < s.count &&
-                                    score(p, s.b, h, queries.base + (q0 + column) * queries.step, s.base + (s.w0 + row) * s.step, apart0 + row - column, c[n][e], v));
-        slope<T>(p, seen, v, dp[n][e], lse[column], delta[column], prob, ds);
-        c[n][e] = prob;
-        dp[n][e] = ds;
-      }
+    for (int n = 0; n < kN / 8; ++n) DROPIN_UNROLL
+    for (int e = 0; e < 4; ++e) {
+      const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
+      float v = c[n][e] * p.scale + p.bias, prob, ds;
+      const bool seen =
+          whole || (column < columns && s.w0 + row < s.count &&
+                    score(p, s.b, h, queries.base + (q0 + column) * queries.step,
+                          s.base + (s.w0 + row) * s.step, apart0 + row - column, c[n][e], v));
+      slope<T>(p, seen, v, dp[n][e], lse[column], delta[column], prob, ds);
+      c[n][e] = prob;
+      dp[n][e] = ds;
+    }
     product_columns<T, kD, kN>(gv, c, gs);
     product_columns<T, kD, kN>(gk, dp, qs);
   });
   DROPIN_UNROLL
-  for (int r = 0; r < 2; ++r) {  // unrolled: an index that is not known would put the sums into memory
+  for (int r = 0; r < 2;
+       ++r) {  // unrolled: an index that is not known would put the sums into memory
     const int64_t w = s.w0 + row0 + g + 8 * r;
     if (w >= s.count) continue;
     const int64_t at = s.base + w * s.step;
-    T *to_k = static_cast<T*>(p.gk.data) + s.b * p.gk.b + s.h * p.gk.h + at * p.gk.l, *to_v = static_cast<T*>(p.gv.data) + s.b * p.gv.b + s.h * p.gv.h + at * p.gv.l;
+    T *to_k = static_cast<T*>(p.gk.data) + s.b * p.gk.b + s.h * p.gk.h + at * p.gk.l,
+      *to_v = static_cast<T*>(p.gv.data) + s.b * p.gv.b + s.h * p.gv.h + at * p.gv.l;
     DROPIN_UNROLL
-    for (int n = 0; n < kD / 8; ++n)
-      DROPIN_UNROLL
-      for (int e = 0; e < 2; ++e) {
-        const int d = n * 8 + 2 * t + e;
-        if (d < p.D) to_k[d] = narrow<T>(gk[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(to_k[d]) : 0.0f));
-        if (d < p.Dv) to_v[d] = narrow<T>(gv[n][2 * r + e] + (p.accumulate ? wide<T>(to_v[d]) : 0.0f));
-      }
+    for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const int d = n * 8 + 2 * t + e;
+      if (d < p.D)
+        to_k[d] = narrow<T>(gk[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(to_k[d]) : 0.0f));
+      if (d < p.Dv)
+        to_v[d] = narrow<T>(gv[n][2 * r + e] + (p.accumulate ? wide<T>(to_v[d]) : 0.0f));
+    }
   }
 }
 
-template <class T, int kD> Status run_forward(const KernelContext& c, const Job& p, unsigned tiles) {
-  return launch(c, &forward_kernel<T, kD>, dim3(tiles, static_cast<unsigned>(p.B * p.H)), dim3(kThreads), forward_bytes<T, kD>(), p);
+template <class T, int kD>
+Status run_forward(const KernelContext& c, const Job& p, unsigned tiles) {
+  return launch(c, &forward_kernel<T, kD>, dim3(tiles, static_cast<unsigned>(p.B * p.H)),
+                dim3(kThreads), forward_bytes<T, kD>(), p);
 }
-template <class T, int kD> Status run_backward(const KernelContext& c, const Job& p, unsigned query_tiles, unsigned key_tiles) {
+template <class T, int kD>
+Status run_backward(const KernelContext& c, const Job& p, unsigned query_tiles,
+                    unsigned key_tiles) {
   if (!p.sigmoid) {
-    if (p.own_mean) DROPIN_TRY(launch(c, &query_grad_kernel<T, kD>, dim3(query_tiles, static_cast<unsigned>(p.B * p.H)), dim3(kThreads), backward_bytes<T, kD>(), p, true));
-    else DROPIN_TRY(launch(c, &delta_kernel<T>, dim3(blocks_for(c, p.B * p.H * p.Lq, 4)), dim3(128), 0, p));
+    if (p.own_mean)
+      DROPIN_TRY(launch(c, &query_grad_kernel<T, kD>,
+                        dim3(query_tiles, static_cast<unsigned>(p.B * p.H)), dim3(kThreads),
+                        backward_bytes<T, kD>(), p, true));
+    else
+      DROPIN_TRY(
+          launch(c, &delta_kernel<T>, dim3(blocks_for(c, p.B * p.H * p.Lq, 4)), dim3(128), 0, p));
   }
-  DROPIN_TRY(launch(c, &query_grad_kernel<T, kD>, dim3(query_tiles, static_cast<unsigned>(p.B * p.H)), dim3(kThreads), backward_bytes<T, kD>(), p, false));
-  return launch(c, &key_grad_kernel<T, kD>, dim3(key_tiles, static_cast<unsigned>(p.B * p.Hk)), dim3(kThreads), backward_bytes<T, kD>(), p);
+  DROPIN_TRY(launch(c, &query_grad_kernel<T, kD>,
+                    dim3(query_tiles, static_cast<unsigned>(p.B * p.H)), dim3(kThreads),
+                    backward_bytes<T, kD>(), p, false));
+  return launch(c, &key_grad_kernel<T, kD>, dim3(key_tiles, static_cast<unsigned>(p.B * p.Hk)),
+                dim3(kThreads), backward_bytes<T, kD>(), p);
 }
 
-#define DROPIN_ATTENTION_TYPE(T, NAME)                                                                                     \
-  Status forward_##NAME(const KernelContext& c, const Job& p, unsigned tiles) {                                            \
-    return p.D <= 64 && p.Dv <= 64 ? run_forward<T, 64>(c, p, tiles) : run_forward<T, 128>(c, p, tiles);                   \
-  }                                                                                                                        \
-  Status backward_##NAME(const KernelContext& c, const Job& p, unsigned query_tiles, unsigned key_tiles) {                 \
-    return p.D <= 64 && p.Dv <= 64 ? run_backward<T, 64>(c, p, query_tiles, key_tiles) : run_backward<T, 128>(c, p, query_tiles, key_tiles); \
+#define DROPIN_ATTENTION_TYPE(T, NAME)                                                   \
+  Status forward_##NAME(const KernelContext& c, const Job& p, unsigned tiles) {          \
+    return p.D <= 64 && p.Dv <= 64 ? run_forward<T, 64>(c, p, tiles)                     \
+                                   : run_forward<T, 128>(c, p, tiles);                   \
+  }                                                                                      \
+  Status backward_##NAME(const KernelContext& c, const Job& p, unsigned query_tiles,     \
+                         unsigned key_tiles) {                                           \
+    return p.D <= 64 && p.Dv <= 64 ? run_backward<T, 64>(c, p, query_tiles, key_tiles)   \
+                                   : run_backward<T, 128>(c, p, query_tiles, key_tiles); \
   }
 
 }  // namespace dropin::kernels::cuda::attention

@@ -1,6 +1,8 @@
-// BitLinear kernels. Weights stay packed as they are saved: a shift and a mask of 32 bytes give 32 unsigned codes, those of every 4th (8th) weight, so
-// the activations are laid out in that order once per call; sums of codes times activations become sums of values by subtracting the activations' own sum.
-// AVX2: vpmaddubsw adds pairs in int16. A lane grows by at most 2 * 2 * 128 = 512 a step (ternary), so 63 steps fit in 32767; 60 are taken before widening.
+// BitLinear kernels. Weights stay packed as they are saved: a shift and a mask of 32 bytes give 32
+// unsigned codes, those of every 4th (8th) weight, so the activations are laid out in that order
+// once per call; sums of codes times activations become sums of values by subtracting the
+// activations' own sum. AVX2: vpmaddubsw adds pairs in int16. A lane grows by at most 2 * 2 * 128 =
+// 512 a step (ternary), so 63 steps fit in 32767; 60 are taken before widening.
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/bitlinear/cpu.cpp"
@@ -29,11 +31,13 @@ struct BitProduct {
   const float *scale, *bias;
   float* y;
 };
-/// The bytes of a row that hold a slice of K, in blocks of 32 bytes; codes are taken out plane by plane.
+/// The bytes of a row that hold a slice of K, in blocks of 32 bytes; codes are taken out plane by
+/// plane.
 struct BitSlice {
   std::int64_t first, last;  // elements
   std::int64_t byte, blocks, planes;
-  BitSlice(std::int64_t g, std::int64_t groups, std::int64_t k, bool ternary) : first(k / groups * g), last(first + k / groups), planes(ternary ? 4 : 8) {
+  BitSlice(std::int64_t g, std::int64_t groups, std::int64_t k, bool ternary)
+      : first(k / groups * g), last(first + k / groups), planes(ternary ? 4 : 8) {
     byte = first / planes;
     blocks = ((last + planes - 1) / planes - byte + 31) / 32;
   }
@@ -49,9 +53,11 @@ namespace {
 
 // --- activations
 
-template <class T> void range_of(const T* h, std::int64_t n, T* lowest, T* highest, bool* finite) {
+template <class T>
+void range_of(const T* h, std::int64_t n, T* lowest, T* highest, bool* finite) {
   const Tag<T> d;
-  auto lo = hn::Set(d, std::numeric_limits<T>::infinity()), hi = hn::Neg(lo), zero = hn::Zero(d);  // 0 * x is NaN unless x is finite
+  auto lo = hn::Set(d, std::numeric_limits<T>::infinity()), hi = hn::Neg(lo),
+       zero = hn::Zero(d);  // 0 * x is NaN unless x is finite
   const auto inf = lo;
   each<T>(0, n, [&](auto at) HWY_ATTR {
     const auto v = at.load(d, h);
@@ -64,7 +70,8 @@ template <class T> void range_of(const T* h, std::int64_t n, T* lowest, T* highe
   *highest = hn::GetLane(hn::MaxOfLanes(d, hi));
   *finite = hn::AllFalse(d, hn::IsNaN(zero));
 }
-template <class T> void top_of(const T* h, std::int64_t n, T* top, bool* finite) {
+template <class T>
+void top_of(const T* h, std::int64_t n, T* top, bool* finite) {
   const Tag<T> d;
   auto hi = hn::Zero(d), zero = hn::Zero(d);
   each<T>(0, n, [&](auto at) HWY_ATTR {
@@ -76,27 +83,39 @@ template <class T> void top_of(const T* h, std::int64_t n, T* top, bool* finite)
   *finite = hn::AllFalse(d, hn::IsNaN(zero));
 }
 
-template <class T> void quantize_slice(const T* h, std::int64_t n, T scale, T offset, T least, T most, std::int8_t* q) {
+template <class T>
+void quantize_slice(const T* h, std::int64_t n, T scale, T offset, T least, T most,
+                    std::int8_t* q) {
   const Tag<T> d;
-  const auto s = hn::Set(d, scale), e = hn::Set(d, offset), lo = hn::Set(d, least), hi = hn::Set(d, most);
+  const auto s = hn::Set(d, scale), e = hn::Set(d, offset), lo = hn::Set(d, least),
+             hi = hn::Set(d, most);
   std::int64_t i = 0;
   if constexpr (sizeof(T) == 4) {
     const hn::Rebind<std::int32_t, Tag<float>> di;
     const hn::Rebind<std::int8_t, Tag<float>> d8;
     const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
     for (; i + lanes <= n; i += lanes)
-      hn::StoreU(hn::DemoteTo(d8, hn::NearestInt(hn::Min(hn::Max(hn::Mul(hn::Sub(hn::LoadU(d, h + i), e), s), lo), hi))), d8, q + i);
+      hn::StoreU(
+          hn::DemoteTo(d8, hn::NearestInt(hn::Min(
+                               hn::Max(hn::Mul(hn::Sub(hn::LoadU(d, h + i), e), s), lo), hi))),
+          d8, q + i);
     (void)di;
   }
-  for (; i < n; ++i) q[i] = static_cast<std::int8_t>(std::nearbyint(std::clamp((h[i] - offset) * scale, least, most)));
+  for (; i < n; ++i)
+    q[i] =
+        static_cast<std::int8_t>(std::nearbyint(std::clamp((h[i] - offset) * scale, least, most)));
 }
 
-template <class T> void quantize_rows(const BitActivations& a, const T* h, std::int64_t m, std::int64_t k, std::int8_t* q, T* t, T* e) {
+template <class T>
+void quantize_rows(const BitActivations& a, const T* h, std::int64_t m, std::int64_t k,
+                   std::int8_t* q, T* t, T* e) {
   const std::int64_t g = a.groups, n = k / g;
   auto measure = [&](std::int64_t row, std::int64_t slice, T* lowest, T* highest, bool* finite) {
     const T* p = h + row * k + slice * n;
-    if (a.shift) range_of(p, n, lowest, highest, finite);
-    else top_of(p, n, highest, finite);
+    if (a.shift)
+      range_of(p, n, lowest, highest, finite);
+    else
+      top_of(p, n, highest, finite);
   };
   auto fill = [&](T lowest, T highest, bool finite, T* t_out, T* e_out) {
     const T nan = std::numeric_limits<T>::quiet_NaN();
@@ -139,46 +158,67 @@ template <class T> void quantize_rows(const BitActivations& a, const T* h, std::
           fill(lowest, highest, finite, t + at, a.shift ? e + at : nullptr);
         }
         std::int8_t* out = q + r * k + s * n;
-        if (std::isnan(t[at])) std::memset(out, 0, static_cast<std::size_t>(n));
-        else quantize_slice<T>(h + r * k + s * n, n, static_cast<T>(a.qmax) / t[at], a.shift ? e[at] : T(0), a.shift ? T(0) : T(-128), T(127), out);
+        if (std::isnan(t[at]))
+          std::memset(out, 0, static_cast<std::size_t>(n));
+        else
+          quantize_slice<T>(h + r * k + s * n, n, static_cast<T>(a.qmax) / t[at],
+                            a.shift ? e[at] : T(0), a.shift ? T(0) : T(-128), T(127), out);
       }
   });
 }
-void quantize_any(const BitActivations& a, DType type, const void* h, std::int64_t m, std::int64_t k, std::int8_t* q, void* t, void* e) {
-  if (type == DType::Float32) quantize_rows(a, static_cast<const float*>(h), m, k, q, static_cast<float*>(t), static_cast<float*>(e));
-  else quantize_rows(a, static_cast<const double*>(h), m, k, q, static_cast<double*>(t), static_cast<double*>(e));
+void quantize_any(const BitActivations& a, DType type, const void* h, std::int64_t m,
+                  std::int64_t k, std::int8_t* q, void* t, void* e) {
+  if (type == DType::Float32)
+    quantize_rows(a, static_cast<const float*>(h), m, k, q, static_cast<float*>(t),
+                  static_cast<float*>(e));
+  else
+    quantize_rows(a, static_cast<const double*>(h), m, k, q, static_cast<double*>(t),
+                  static_cast<double*>(e));
 }
 
-template <class T> void dequantize_rows(const BitActivations& a, const std::int8_t* q, const T* t, const T* e, std::int64_t m, std::int64_t k, T* h) {
+template <class T>
+void dequantize_rows(const BitActivations& a, const std::int8_t* q, const T* t, const T* e,
+                     std::int64_t m, std::int64_t k, T* h) {
   const std::int64_t g = a.groups, n = k / g;
-  parallel_for(m, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1)), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    for (std::int64_t r = begin; r < end; ++r)
-      for (std::int64_t s = 0; s < g; ++s) {
-        const std::int64_t at = a.per_tensor ? s : r * g + s;
-        const T step = t[at] / static_cast<T>(a.qmax), offset = a.shift ? e[at] : T(0);
-        const std::int8_t* in = q + r * k + s * n;
-        T* out = h + r * k + s * n;
-        std::int64_t i = 0;
-        if constexpr (sizeof(T) == 4) {
-          const Tag<float> d;
-          const hn::Rebind<std::int32_t, Tag<float>> di;
-          const hn::Rebind<std::int8_t, Tag<float>> d8;
-          const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-          const auto vs = hn::Set(d, step), ve = hn::Set(d, offset);
-          for (; i + lanes <= n; i += lanes) hn::StoreU(hn::MulAdd(hn::ConvertTo(d, hn::PromoteTo(di, hn::LoadU(d8, in + i))), vs, ve), d, out + i);
-        }
-        for (; i < n; ++i) out[i] = static_cast<T>(in[i]) * step + offset;
-      }
-  });
+  parallel_for(
+      m, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1)),
+      [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+        for (std::int64_t r = begin; r < end; ++r)
+          for (std::int64_t s = 0; s < g; ++s) {
+            const std::int64_t at = a.per_tensor ? s : r * g + s;
+            const T step = t[at] / static_cast<T>(a.qmax), offset = a.shift ? e[at] : T(0);
+            const std::int8_t* in = q + r * k + s * n;
+            T* out = h + r * k + s * n;
+            std::int64_t i = 0;
+            if constexpr (sizeof(T) == 4) {
+              const Tag<float> d;
+              const hn::Rebind<std::int32_t, Tag<float>> di;
+              const hn::Rebind<std::int8_t, Tag<float>> d8;
+              const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+              const auto vs = hn::Set(d, step), ve = hn::Set(d, offset);
+              for (; i + lanes <= n; i += lanes)
+                hn::StoreU(
+                    hn::MulAdd(hn::ConvertTo(d, hn::PromoteTo(di, hn::LoadU(d8, in + i))), vs, ve),
+                    d, out + i);
+            }
+            for (; i < n; ++i) out[i] = static_cast<T>(in[i]) * step + offset;
+          }
+      });
 }
-void dequantize_any(const BitActivations& a, DType type, const std::int8_t* q, const void* t, const void* e, std::int64_t m, std::int64_t k, void* h) {
-  if (type == DType::Float32) dequantize_rows(a, q, static_cast<const float*>(t), static_cast<const float*>(e), m, k, static_cast<float*>(h));
-  else dequantize_rows(a, q, static_cast<const double*>(t), static_cast<const double*>(e), m, k, static_cast<double*>(h));
+void dequantize_any(const BitActivations& a, DType type, const std::int8_t* q, const void* t,
+                    const void* e, std::int64_t m, std::int64_t k, void* h) {
+  if (type == DType::Float32)
+    dequantize_rows(a, q, static_cast<const float*>(t), static_cast<const float*>(e), m, k,
+                    static_cast<float*>(h));
+  else
+    dequantize_rows(a, q, static_cast<const double*>(t), static_cast<const double*>(e), m, k,
+                    static_cast<double*>(h));
 }
 
 // --- weights
 
-void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std::int64_t groups, std::uint8_t* packed, float* scale) {
+void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std::int64_t groups,
+               std::uint8_t* packed, float* scale) {
   const Tag<float> d;
   std::vector<double> sums(static_cast<std::size_t>(2 * n));  // per row: sum w, sum |w|
   const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1));
@@ -191,7 +231,8 @@ void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std
       if (!ternary)
         for (std::int64_t from = 0; from < k; from += kSumBlock) {
           plain = hn::Zero(d);
-          each<float>(from, std::min(k, from + kSumBlock), [&](auto at) HWY_ATTR { plain = hn::Add(plain, at.only(d, at.load(d, p))); });
+          each<float>(from, std::min(k, from + kSumBlock),
+                      [&](auto at) HWY_ATTR { plain = hn::Add(plain, at.only(d, at.load(d, p))); });
           total += static_cast<double>(sum_lanes(d, plain));
         }
       sums[2 * r] = total;
@@ -201,7 +242,8 @@ void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std
   const std::int64_t rows = n / groups, bytes = (k + (ternary ? 3 : 7)) / (ternary ? 4 : 8);
   for (std::int64_t g = 0; g < groups; ++g) {
     double plain = 0, size = 0;
-    for (std::int64_t r = g * rows; r < (g + 1) * rows; ++r) plain += sums[2 * r], size += sums[2 * r + 1];
+    for (std::int64_t r = g * rows; r < (g + 1) * rows; ++r)
+      plain += sums[2 * r], size += sums[2 * r + 1];
     const double count = static_cast<double>(rows * k);
     scale[g] = static_cast<float>(size / count);
     if (ternary) scale[g] = std::max(scale[g], 1e-5f);
@@ -218,14 +260,20 @@ void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std
       auto code = [&](auto v) HWY_ATTR {  // comparisons give -1
         const auto above = hn::VecFromMask(di, hn::RebindMask(di, hn::Gt(v, limit)));
         if (!ternary) return hn::Neg(above);
-        return hn::Sub(hn::Add(hn::Set(di, 1), hn::VecFromMask(di, hn::RebindMask(di, hn::Lt(v, minus)))), above);
+        return hn::Sub(
+            hn::Add(hn::Set(di, 1), hn::VecFromMask(di, hn::RebindMask(di, hn::Lt(v, minus)))),
+            above);
       };
       std::int64_t i = 0;
-      for (; i + lanes <= k; i += lanes) hn::StoreU(hn::DemoteTo(du8, code(hn::LoadU(d, p + i))), du8, codes.data() + i);
-      if (i < k) hn::StoreU(hn::DemoteTo(du8, code(load_first(d, p + i, static_cast<std::size_t>(k - i)))), du8, codes.data() + i);
+      for (; i + lanes <= k; i += lanes)
+        hn::StoreU(hn::DemoteTo(du8, code(hn::LoadU(d, p + i))), du8, codes.data() + i);
+      if (i < k)
+        hn::StoreU(hn::DemoteTo(du8, code(load_first(d, p + i, static_cast<std::size_t>(k - i)))),
+                   du8, codes.data() + i);
       std::memset(codes.data() + k, ternary ? 1 : 0, 8);
       std::uint8_t* out = packed + r * bytes;
-      for (std::int64_t b = 0; b < bytes; ++b) {  // the multiplication moves code j to the top byte's bits
+      for (std::int64_t b = 0; b < bytes;
+           ++b) {  // the multiplication moves code j to the top byte's bits
         if (ternary) {
           std::uint32_t c;
           std::memcpy(&c, codes.data() + 4 * b, 4);
@@ -240,31 +288,36 @@ void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std
   });
 }
 
-void unpack_rows(bool ternary, const std::uint8_t* packed, const float* scale, std::int64_t n, std::int64_t k, std::int64_t groups, float* w) {
+void unpack_rows(bool ternary, const std::uint8_t* packed, const float* scale, std::int64_t n,
+                 std::int64_t k, std::int64_t groups, float* w) {
   const std::int64_t planes = ternary ? 4 : 8, bytes = (k + planes - 1) / planes, rows = n / groups;
-  std::vector<float> tables(static_cast<std::size_t>(groups) * 256 * planes);  // per group, the values of every byte
+  std::vector<float> tables(static_cast<std::size_t>(groups) * 256 *
+                            planes);  // per group, the values of every byte
   for (std::int64_t g = 0; g < groups; ++g)
     for (int b = 0; b < 256; ++b)
       for (std::int64_t i = 0; i < planes; ++i)
-        tables[(g * 256 + b) * planes + i] = scale[g] * static_cast<float>(ternary ? (b >> 2 * i & 3) - 1 : 2 * (b >> i & 1) - 1);
-  parallel_for(n, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1)), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) {
-      const float* table = tables.data() + r / rows * 256 * planes;
-      const std::uint8_t* in = packed + r * bytes;
-      float* out = w + r * k;
-      std::int64_t i = 0;
-      if (ternary)
-        for (; i + 4 <= k; i += 4) std::memcpy(out + i, table + in[i / 4] * 4, 16);
-      else
-        for (; i + 8 <= k; i += 8) std::memcpy(out + i, table + in[i / 8] * 8, 32);
-      for (; i < k; ++i) out[i] = table[in[i / planes] * planes + i % planes];
-    }
-  });
+        tables[(g * 256 + b) * planes + i] =
+            scale[g] * static_cast<float>(ternary ? (b >> 2 * i & 3) - 1 : 2 * (b >> i & 1) - 1);
+  parallel_for(n, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1)),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t r = begin; r < end; ++r) {
+                   const float* table = tables.data() + r / rows * 256 * planes;
+                   const std::uint8_t* in = packed + r * bytes;
+                   float* out = w + r * k;
+                   std::int64_t i = 0;
+                   if (ternary)
+                     for (; i + 4 <= k; i += 4) std::memcpy(out + i, table + in[i / 4] * 4, 16);
+                   else
+                     for (; i + 8 <= k; i += 8) std::memcpy(out + i, table + in[i / 8] * 8, 32);
+                   for (; i < k; ++i) out[i] = table[in[i / planes] * planes + i % planes];
+                 }
+               });
 }
 
 // --- the product
 
-/// The activations of one token and slice in the order in which planes come out of the blocks, zeros outside the slice; returns their sum.
+/// The activations of one token and slice in the order in which planes come out of the blocks,
+/// zeros outside the slice; returns their sum.
 inline std::int32_t arrange(const BitSlice& s, const std::int8_t* q, std::int8_t* out) {
   std::memset(out, 0, static_cast<std::size_t>(s.codes()));
   std::int32_t sum = 0;
@@ -299,9 +352,13 @@ HWY_INLINE std::int32_t add_lanes(__m256i v) {
 }
 HWY_INLINE __m256i widen(__m256i v) { return _mm256_madd_epi16(v, _mm256_set1_epi16(1)); }
 
-/// sums[t] = sum of codes times activations, codes straight from a packed row of `blocks` blocks; activations of token t at q + t * stride.
-template <bool kTernary, int T> HWY_INLINE void dot_packed(const std::uint8_t* row, std::int64_t blocks, const std::int8_t* q, std::int64_t stride, std::int32_t* sums) {
-  constexpr int kPlanes = kTernary ? 4 : 8, kBlocks = static_cast<int>(kFlushSteps) / 4;  // a bit's lanes grow half as fast
+/// sums[t] = sum of codes times activations, codes straight from a packed row of `blocks` blocks;
+/// activations of token t at q + t * stride.
+template <bool kTernary, int T>
+HWY_INLINE void dot_packed(const std::uint8_t* row, std::int64_t blocks, const std::int8_t* q,
+                           std::int64_t stride, std::int32_t* sums) {
+  constexpr int kPlanes = kTernary ? 4 : 8,
+                kBlocks = static_cast<int>(kFlushSteps) / 4;  // a bit's lanes grow half as fast
   const __m256i mask = _mm256_set1_epi8(kTernary ? 3 : 1);
   __m256i wide[T];
   for (int t = 0; t < T; ++t) wide[t] = _mm256_setzero_si256();
@@ -316,7 +373,9 @@ template <bool kTernary, int T> HWY_INLINE void dot_packed(const std::uint8_t* r
         v = _mm256_srli_epi16(v, kTernary ? 2 : 1);
 #pragma GCC unroll 4
         for (int t = 0; t < T; ++t)
-          acc[t] = _mm256_add_epi16(acc[t], _mm256_maddubs_epi16(u, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + t * stride + (b * kPlanes + i) * 32))));
+          acc[t] = _mm256_add_epi16(
+              acc[t], _mm256_maddubs_epi16(u, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(
+                                                  q + t * stride + (b * kPlanes + i) * 32))));
       }
     }
     for (int t = 0; t < T; ++t) wide[t] = _mm256_add_epi32(wide[t], widen(acc[t]));
@@ -324,8 +383,11 @@ template <bool kTernary, int T> HWY_INLINE void dot_packed(const std::uint8_t* r
   for (int t = 0; t < T; ++t) sums[t] = add_lanes(wide[t]);
 }
 
-/// sums[r * T + t] for R unpacked rows (stride n) and T tokens (stride `stride`), n a multiple of 32.
-template <int R, int T> HWY_INLINE void dot_tile(const std::uint8_t* u, std::int64_t n, const std::int8_t* q, std::int64_t stride, std::int32_t* sums) {
+/// sums[r * T + t] for R unpacked rows (stride n) and T tokens (stride `stride`), n a multiple
+/// of 32.
+template <int R, int T>
+HWY_INLINE void dot_tile(const std::uint8_t* u, std::int64_t n, const std::int8_t* q,
+                         std::int64_t stride, std::int32_t* sums) {
   __m256i wide[R * T];
   for (auto& w : wide) w = _mm256_setzero_si256();
   for (std::int64_t k = 0; k < n;) {
@@ -335,12 +397,14 @@ template <int R, int T> HWY_INLINE void dot_tile(const std::uint8_t* u, std::int
     for (const std::int64_t stop = std::min(n, k + 32 * kFlushSteps); k < stop; k += 32) {
       __m256i x[T];
 #pragma GCC unroll 4
-      for (int t = 0; t < T; ++t) x[t] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + t * stride + k));
+      for (int t = 0; t < T; ++t)
+        x[t] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(q + t * stride + k));
 #pragma GCC unroll 4
       for (int r = 0; r < R; ++r) {
         const __m256i c = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(u + r * n + k));
 #pragma GCC unroll 4
-        for (int t = 0; t < T; ++t) acc[r * T + t] = _mm256_add_epi16(acc[r * T + t], _mm256_maddubs_epi16(c, x[t]));
+        for (int t = 0; t < T; ++t)
+          acc[r * T + t] = _mm256_add_epi16(acc[r * T + t], _mm256_maddubs_epi16(c, x[t]));
       }
     }
 #pragma GCC unroll 16
@@ -350,7 +414,9 @@ template <int R, int T> HWY_INLINE void dot_tile(const std::uint8_t* u, std::int
   for (int i = 0; i < R * T; ++i) sums[i] = add_lanes(wide[i]);
 }
 #else
-template <bool kTernary, int T> void dot_packed(const std::uint8_t* row, std::int64_t blocks, const std::int8_t* q, std::int64_t stride, std::int32_t* sums) {
+template <bool kTernary, int T>
+void dot_packed(const std::uint8_t* row, std::int64_t blocks, const std::int8_t* q,
+                std::int64_t stride, std::int32_t* sums) {
   constexpr int kPlanes = kTernary ? 4 : 8, kMask = kTernary ? 3 : 1, kShift = kTernary ? 2 : 1;
   for (int t = 0; t < T; ++t) {
     std::int32_t s = 0;
@@ -362,7 +428,9 @@ template <bool kTernary, int T> void dot_packed(const std::uint8_t* row, std::in
     sums[t] = s;
   }
 }
-template <int R, int T> void dot_tile(const std::uint8_t* u, std::int64_t n, const std::int8_t* q, std::int64_t stride, std::int32_t* sums) {
+template <int R, int T>
+void dot_tile(const std::uint8_t* u, std::int64_t n, const std::int8_t* q, std::int64_t stride,
+              std::int32_t* sums) {
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < T; ++t) {
       std::int32_t s = 0;
@@ -373,7 +441,8 @@ template <int R, int T> void dot_tile(const std::uint8_t* u, std::int64_t n, con
 #endif
 
 /// The codes of a packed row, plane by plane of each block, as `arrange` orders the activations.
-template <bool kTernary> void unpack_planes(const std::uint8_t* row, const BitSlice& s, std::uint8_t* out) {
+template <bool kTernary>
+void unpack_planes(const std::uint8_t* row, const BitSlice& s, std::uint8_t* out) {
   constexpr int kPlanes = kTernary ? 4 : 8, kShift = kTernary ? 2 : 1, kMask = kTernary ? 3 : 1;
   for (std::int64_t b = 0; b < s.blocks; ++b) {
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
@@ -381,31 +450,42 @@ template <bool kTernary> void unpack_planes(const std::uint8_t* row, const BitSl
     const __m256i mask = _mm256_set1_epi8(kMask);
 #pragma GCC unroll 8
     for (int i = 0; i < kPlanes; ++i) {
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + (b * kPlanes + i) * 32), _mm256_and_si256(v, mask));
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + (b * kPlanes + i) * 32),
+                          _mm256_and_si256(v, mask));
       v = _mm256_srli_epi16(v, kShift);
     }
 #else
     for (int i = 0; i < kPlanes; ++i)
-      for (int j = 0; j < 32; ++j) out[(b * kPlanes + i) * 32 + j] = static_cast<std::uint8_t>(row[32 * b + j] >> i * kShift & kMask);
+      for (int j = 0; j < 32; ++j)
+        out[(b * kPlanes + i) * 32 + j] =
+            static_cast<std::uint8_t>(row[32 * b + j] >> i * kShift & kMask);
 #endif
   }
 }
 
-template <bool kTernary> void product(const BitActivations& a, const BitProduct& p) {
-  const std::int64_t tokens = p.m + (a.shift ? 1 : 0);  // one more, of ones, for the sums of the weights
+template <bool kTernary>
+void product(const BitActivations& a, const BitProduct& p) {
+  const std::int64_t tokens =
+      p.m + (a.shift ? 1 : 0);  // one more, of ones, for the sums of the weights
   std::int64_t width = 0;
-  for (std::int64_t g = 0; g < a.groups; ++g) width = std::max(width, BitSlice(g, a.groups, p.k, kTernary).codes());
+  for (std::int64_t g = 0; g < a.groups; ++g)
+    width = std::max(width, BitSlice(g, a.groups, p.k, kTernary).codes());
   cpu::Scratch<std::int8_t> arranged(tokens * width + 64);
   cpu::Scratch<std::int32_t> own(tokens + 16);  // each token's sum
   cpu::Scratch<std::int8_t> ones(a.shift ? p.k + 1 : 1);
   if (a.shift) std::memset(ones.data(), 1, static_cast<std::size_t>(p.k));
   const std::int64_t rows_per_group = p.n / p.row_groups, all_bytes = p.n * p.row_bytes;
-  auto value = [](std::int32_t codes, std::int32_t q) { return kTernary ? codes - q : 2 * codes - q; };
+  auto value = [](std::int32_t codes, std::int32_t q) {
+    return kTernary ? codes - q : 2 * codes - q;
+  };
   for (std::int64_t g = 0; g < a.groups; ++g) {
     const BitSlice s(g, a.groups, p.k, kTernary);
-    parallel_for(tokens, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(width, 1)), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t t = begin; t < end; ++t) own[t] = arrange(s, t < p.m ? p.q + t * p.k : ones.data(), arranged.data() + t * width);
-    });
+    parallel_for(tokens, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(width, 1)),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t t = begin; t < end; ++t)
+                     own[t] = arrange(s, t < p.m ? p.q + t * p.k : ones.data(),
+                                      arranged.data() + t * width);
+                 });
     // one finished sum: the slice's share of y
     auto finish = [&](std::int64_t o, std::int64_t t, std::int32_t sum, std::int32_t of_ones) {
       const std::int64_t at = a.per_tensor ? g : t * a.groups + g;
@@ -413,11 +493,14 @@ template <bool kTernary> void product(const BitActivations& a, const BitProduct&
       if (a.shift) v += p.e[at] * static_cast<float>(of_ones);
       v *= p.scale[o / rows_per_group];
       float& y = p.y[t * p.n + o];
-      if (g > 0) y += v;
-      else y = p.bias ? v + p.bias[o] : v;
+      if (g > 0)
+        y += v;
+      else
+        y = p.bias ? v + p.bias[o] : v;
     };
     const std::int64_t panels = (p.n + kPanelRows - 1) / kPanelRows, span = s.blocks * 32;
-    const std::int64_t grain = std::max<std::int64_t>(1, kGrain * 2 / std::max<std::int64_t>(1, kPanelRows * tokens * width / 32));
+    const std::int64_t grain = std::max<std::int64_t>(
+        1, kGrain * 2 / std::max<std::int64_t>(1, kPanelRows * tokens * width / 32));
     parallel_for(panels, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
       cpu::Scratch<std::uint8_t> last(span);
       // a row's bytes; blocks that would end beyond the array are copied
@@ -435,10 +518,18 @@ template <bool kTernary> void product(const BitActivations& a, const BitProduct&
           for (std::int64_t t = 0; t < tokens; t += 4) {
             const std::int8_t* x = arranged.data() + t * width;
             switch (std::min<std::int64_t>(tokens - t, 4)) {
-              case 1: dot_packed<kTernary, 1>(row, s.blocks, x, width, sums + t); break;
-              case 2: dot_packed<kTernary, 2>(row, s.blocks, x, width, sums + t); break;
-              case 3: dot_packed<kTernary, 3>(row, s.blocks, x, width, sums + t); break;
-              default: dot_packed<kTernary, 4>(row, s.blocks, x, width, sums + t); break;
+              case 1:
+                dot_packed<kTernary, 1>(row, s.blocks, x, width, sums + t);
+                break;
+              case 2:
+                dot_packed<kTernary, 2>(row, s.blocks, x, width, sums + t);
+                break;
+              case 3:
+                dot_packed<kTernary, 3>(row, s.blocks, x, width, sums + t);
+                break;
+              default:
+                dot_packed<kTernary, 4>(row, s.blocks, x, width, sums + t);
+                break;
             }
           }
           const std::int32_t of_ones = a.shift ? value(sums[p.m], own[p.m]) : 0;
@@ -449,12 +540,14 @@ template <bool kTernary> void product(const BitActivations& a, const BitProduct&
       cpu::Scratch<std::uint8_t> codes(kPanelRows * s.codes());
       for (std::int64_t panel = begin; panel < end; ++panel) {
         const std::int64_t first = panel * kPanelRows, rows = std::min(kPanelRows, p.n - first);
-        for (std::int64_t r = 0; r < rows; ++r) unpack_planes<kTernary>(bytes(first + r), s, codes.data() + r * s.codes());
+        for (std::int64_t r = 0; r < rows; ++r)
+          unpack_planes<kTernary>(bytes(first + r), s, codes.data() + r * s.codes());
         std::int32_t of_ones[kPanelRows] = {};
         if (a.shift)
           for (std::int64_t r = 0; r < rows; ++r) {
             std::int32_t sum;
-            dot_tile<1, 1>(codes.data() + r * s.codes(), s.codes(), arranged.data() + p.m * width, width, &sum);
+            dot_tile<1, 1>(codes.data() + r * s.codes(), s.codes(), arranged.data() + p.m * width,
+                           width, &sum);
             of_ones[r] = value(sum, own[p.m]);
           }
         for (std::int64_t t = 0; t < p.m; t += 2) {
@@ -464,10 +557,13 @@ template <bool kTernary> void product(const BitActivations& a, const BitProduct&
           for (; r + 4 <= rows; r += 4) {
             std::int32_t sums[8];
             const std::uint8_t* u = codes.data() + r * s.codes();
-            if (pair) dot_tile<4, 2>(u, s.codes(), x, width, sums);
-            else dot_tile<4, 1>(u, s.codes(), x, width, sums);
+            if (pair)
+              dot_tile<4, 2>(u, s.codes(), x, width, sums);
+            else
+              dot_tile<4, 1>(u, s.codes(), x, width, sums);
             for (int i = 0; i < 4; ++i)
-              for (int j = 0; j <= pair; ++j) finish(first + r + i, t + j, sums[i * (1 + pair) + j], of_ones[r + i]);
+              for (int j = 0; j <= pair; ++j)
+                finish(first + r + i, t + j, sums[i * (1 + pair) + j], of_ones[r + i]);
           }
           for (; r < rows; ++r)
             for (int j = 0; j <= pair; ++j) {
@@ -480,7 +576,9 @@ template <bool kTernary> void product(const BitActivations& a, const BitProduct&
     });
   }
 }
-void product_any(bool ternary, const BitActivations& a, const BitProduct& p) { ternary ? product<true>(a, p) : product<false>(a, p); }
+void product_any(bool ternary, const BitActivations& a, const BitProduct& p) {
+  ternary ? product<true>(a, p) : product<false>(a, p);
+}
 
 }  // namespace
 }  // namespace dropin::kernels::HWY_NAMESPACE
@@ -500,50 +598,85 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-bool is(const TensorIn& t, DType dtype, std::int64_t n) { return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0); }
+bool is(const TensorIn& t, DType dtype, std::int64_t n) {
+  return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
+}
 std::int64_t row_bytes(std::int64_t k, bool ternary) { return ternary ? (k + 3) / 4 : (k + 7) / 8; }
-bool fit(const BitActivations& a, const TensorIn& h, const TensorIn& q, const TensorIn& t, const TensorIn& e) {
+bool fit(const BitActivations& a, const TensorIn& h, const TensorIn& q, const TensorIn& t,
+         const TensorIn& e) {
   if (h.ndim != 2 || a.groups < 1 || h.sizes[1] % a.groups) return false;
   const std::int64_t scales = (a.per_tensor ? 1 : h.sizes[0]) * a.groups;
-  return (h.dtype == DType::Float32 || h.dtype == DType::Float64) && is(h, h.dtype, h.numel()) && is(q, DType::Int8, h.numel()) && is(t, h.dtype, scales) &&
+  return (h.dtype == DType::Float32 || h.dtype == DType::Float64) && is(h, h.dtype, h.numel()) &&
+         is(q, DType::Int8, h.numel()) && is(t, h.dtype, scales) &&
          (!a.shift || is(e, h.dtype, scales));
 }
-constexpr const char* kMisfit = "h must be [M, K] float32 or float64, q int8 of its size, t (and e) a value per token and slice; all contiguous";
+constexpr const char* kMisfit =
+    "h must be [M, K] float32 or float64, q int8 of its size, t (and e) a value per token and "
+    "slice; all contiguous";
 
-Status quantize_cpu(const KernelContext&, const BitActivations& a, const TensorIn& h, const TensorOut& q, const TensorOut& t, const TensorOut& e) {
+Status quantize_cpu(const KernelContext&, const BitActivations& a, const TensorIn& h,
+                    const TensorOut& q, const TensorOut& t, const TensorOut& e) {
   if (!fit(a, h, q, t, e)) return abi::failed(kMisfit);
-  HWY_DYNAMIC_DISPATCH(quantize_any)(a, h.dtype, h.data, h.sizes[0], h.sizes[1], q.as<std::int8_t>(), t.as<void>(), e.as<void>());
+  HWY_DYNAMIC_DISPATCH(quantize_any)
+  (a, h.dtype, h.data, h.sizes[0], h.sizes[1], q.as<std::int8_t>(), t.as<void>(), e.as<void>());
   return abi::ok();
 }
-Status dequantize_cpu(const KernelContext&, const BitActivations& a, const TensorIn& q, const TensorIn& t, const TensorIn& e, const TensorOut& h) {
+Status dequantize_cpu(const KernelContext&, const BitActivations& a, const TensorIn& q,
+                      const TensorIn& t, const TensorIn& e, const TensorOut& h) {
   if (!fit(a, h, q, t, e)) return abi::failed(kMisfit);
-  HWY_DYNAMIC_DISPATCH(dequantize_any)(a, h.dtype, q.as<std::int8_t>(), t.data, e.data, h.sizes[0], h.sizes[1], h.as<void>());
+  HWY_DYNAMIC_DISPATCH(dequantize_any)
+  (a, h.dtype, q.as<std::int8_t>(), t.data, e.data, h.sizes[0], h.sizes[1], h.as<void>());
   return abi::ok();
 }
 bool fit_weight(bool ternary, const TensorIn& w, const TensorIn& packed, const TensorIn& scale) {
-  return w.ndim == 2 && is(w, DType::Float32, w.numel()) && is(packed, DType::UInt8, w.sizes[0] * row_bytes(w.sizes[1], ternary)) && scale.numel() > 0 &&
-         is(scale, DType::Float32, scale.numel()) && w.sizes[0] % scale.numel() == 0;
+  return w.ndim == 2 && is(w, DType::Float32, w.numel()) &&
+         is(packed, DType::UInt8, w.sizes[0] * row_bytes(w.sizes[1], ternary)) &&
+         scale.numel() > 0 && is(scale, DType::Float32, scale.numel()) &&
+         w.sizes[0] % scale.numel() == 0;
 }
-Status pack_cpu(const KernelContext&, bool ternary, const TensorIn& w, const TensorOut& packed, const TensorOut& scale) {
-  if (!fit_weight(ternary, w, packed, scale)) return abi::failed("w must be [N, K] float32, packed uint8 [N, bytes of a row], scale float32 [groups of rows]");
-  HWY_DYNAMIC_DISPATCH(pack_rows)(ternary, w.as<float>(), w.sizes[0], w.sizes[1], scale.numel(), packed.as<std::uint8_t>(), scale.as<float>());
+Status pack_cpu(const KernelContext&, bool ternary, const TensorIn& w, const TensorOut& packed,
+                const TensorOut& scale) {
+  if (!fit_weight(ternary, w, packed, scale))
+    return abi::failed(
+        "w must be [N, K] float32, packed uint8 [N, bytes of a row], scale float32 [groups of "
+        "rows]");
+  HWY_DYNAMIC_DISPATCH(pack_rows)
+  (ternary, w.as<float>(), w.sizes[0], w.sizes[1], scale.numel(), packed.as<std::uint8_t>(),
+   scale.as<float>());
   return abi::ok();
 }
-Status unpack_cpu(const KernelContext&, bool ternary, const TensorIn& packed, const TensorIn& scale, const TensorOut& w) {
-  if (!fit_weight(ternary, w, packed, scale)) return abi::failed("w must be [N, K] float32, packed uint8 [N, bytes of a row], scale float32 [groups of rows]");
-  HWY_DYNAMIC_DISPATCH(unpack_rows)(ternary, packed.as<std::uint8_t>(), scale.as<float>(), w.sizes[0], w.sizes[1], scale.numel(), w.as<float>());
+Status unpack_cpu(const KernelContext&, bool ternary, const TensorIn& packed, const TensorIn& scale,
+                  const TensorOut& w) {
+  if (!fit_weight(ternary, w, packed, scale))
+    return abi::failed(
+        "w must be [N, K] float32, packed uint8 [N, bytes of a row], scale float32 [groups of "
+        "rows]");
+  HWY_DYNAMIC_DISPATCH(unpack_rows)
+  (ternary, packed.as<std::uint8_t>(), scale.as<float>(), w.sizes[0], w.sizes[1], scale.numel(),
+   w.as<float>());
   return abi::ok();
 }
-Status linear_cpu(const KernelContext&, bool ternary, const BitActivations& a, const TensorIn& q, const TensorIn& t, const TensorIn& e, const TensorIn& packed, const TensorIn& scale,
-                  const TensorIn& bias, const TensorOut& y) {
-  if (q.ndim != 2 || y.ndim != 2 || q.sizes[0] != y.sizes[0] || a.groups < 1 || q.sizes[1] % a.groups) return abi::failed("q must be [M, K] and y [M, N]");
-  const std::int64_t m = q.sizes[0], k = q.sizes[1], n = y.sizes[1], scales = (a.per_tensor ? 1 : m) * a.groups;
-  if (!is(q, DType::Int8, m * k) || !is(t, DType::Float32, scales) || (a.shift && !is(e, DType::Float32, scales)) || !is(packed, DType::UInt8, n * row_bytes(k, ternary)) ||
-      scale.numel() < 1 || n % scale.numel() || !is(scale, DType::Float32, scale.numel()) || (bias.data && !is(bias, DType::Float32, n)) || !is(y, DType::Float32, m * n))
-    return abi::failed("q int8, packed uint8 and float32 t, e, scale, bias, y must be contiguous and of fitting sizes");
+Status linear_cpu(const KernelContext&, bool ternary, const BitActivations& a, const TensorIn& q,
+                  const TensorIn& t, const TensorIn& e, const TensorIn& packed,
+                  const TensorIn& scale, const TensorIn& bias, const TensorOut& y) {
+  if (q.ndim != 2 || y.ndim != 2 || q.sizes[0] != y.sizes[0] || a.groups < 1 ||
+      q.sizes[1] % a.groups)
+    return abi::failed("q must be [M, K] and y [M, N]");
+  const std::int64_t m = q.sizes[0], k = q.sizes[1], n = y.sizes[1],
+                     scales = (a.per_tensor ? 1 : m) * a.groups;
+  if (!is(q, DType::Int8, m * k) || !is(t, DType::Float32, scales) ||
+      (a.shift && !is(e, DType::Float32, scales)) ||
+      !is(packed, DType::UInt8, n * row_bytes(k, ternary)) || scale.numel() < 1 ||
+      n % scale.numel() || !is(scale, DType::Float32, scale.numel()) ||
+      (bias.data && !is(bias, DType::Float32, n)) || !is(y, DType::Float32, m * n))
+    return abi::failed(
+        "q int8, packed uint8 and float32 t, e, scale, bias, y must be contiguous and of fitting "
+        "sizes");
   if (m == 0 || n == 0) return abi::ok();
   HWY_DYNAMIC_DISPATCH(product_any)
-  (ternary, a, {m, n, k, row_bytes(k, ternary), scale.numel(), q.as<std::int8_t>(), t.as<float>(), e.as<float>(), packed.as<std::uint8_t>(), scale.as<float>(), bias.as<float>(), y.as<float>()});
+  (ternary, a,
+   {m, n, k, row_bytes(k, ternary), scale.numel(), q.as<std::int8_t>(), t.as<float>(),
+    e.as<float>(), packed.as<std::uint8_t>(), scale.as<float>(), bias.as<float>(), y.as<float>()});
   return abi::ok();
 }
 

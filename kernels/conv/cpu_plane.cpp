@@ -1,10 +1,12 @@
-// Depthwise convolution of planes [H, W], all three passes. A plane's rows are copied once into a small band with their padding, columns split by
-// their remainder modulo the stride, so that every tap of every stride is a plain load. What is left is one correlation for all passes:
+// Depthwise convolution of planes [H, W], all three passes. A plane's rows are copied once into a
+// small band with their padding, columns split by their remainder modulo the stride, so that every
+// tap of every stride is a plain load. What is left is one correlation for all passes:
 //   forward          x with w,
-//   input gradient   gy with w turned round; a stride s cuts it into s x s correlations of gy, one for each remainder of gx's rows and columns,
-//   weight gradient  x with gy.
-// In the first two, R output rows stay in registers with one column of K weights, and each loaded vector serves up to min(K, R) of them: the
-// multiply-adds, not the loads, set the speed. In the third, K x J sums and R rows of gy stay. Where channels lie side by side: cpu_rows.cpp.
+//   input gradient   gy with w turned round; a stride s cuts it into s x s correlations of gy, one
+//   for each remainder of gx's rows and columns, weight gradient  x with gy.
+// In the first two, R output rows stay in registers with one column of K weights, and each loaded
+// vector serves up to min(K, R) of them: the multiply-adds, not the loads, set the speed. In the
+// third, K x J sums and R rows of gy stay. Where channels lie side by side: cpu_rows.cpp.
 #include <algorithm>
 #include <cstring>
 #include <numeric>
@@ -25,14 +27,16 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::cpu {
 namespace HWY_NAMESPACE {
 namespace {
-constexpr int64_t kBandBytes = 48 << 10;  // of copied rows worked on at a time: what stays close to the core
-constexpr int64_t kAhead = 16384;         // elements asked for in advance, at most
+constexpr int64_t kBandBytes =
+    48 << 10;  // of copied rows worked on at a time: what stays close to the core
+constexpr int64_t kAhead = 16384;  // elements asked for in advance, at most
 
 int64_t ceil_div(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
 
 // ---- Copied rows
 
-/// Rows and columns of an image from (row0, col0) on, with zeros outside it. Columns: those of remainder f modulo `split` at f * part.
+/// Rows and columns of an image from (row0, col0) on, with zeros outside it. Columns: those of
+/// remainder f modulo `split` at f * part.
 struct Band {
   int64_t row0, rows, col0, split, part, row;  ///< row: elements from one to the next
 };
@@ -44,7 +48,9 @@ HWY_INLINE void copy_columns(const T* from, int64_t n, T* to) {
   const int64_t L = lanes_of<T>();
   int64_t k = 0;
   for (; k + L <= n; k += L) hn::StoreU(hn::LoadU(d, from + k), d, to + k);
-  if (k < n) hn::StoreU(hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(n - k)), d, from + k), d, to + k);
+  if (k < n)
+    hn::StoreU(hn::MaskedLoad(hn::FirstN(d, static_cast<std::size_t>(n - k)), d, from + k), d,
+               to + k);
 }
 
 /// Columns of one row inside the image, split by their remainder.
@@ -53,8 +59,10 @@ void split_row(const Band& b, int64_t width, const T* from, T* to) {
   const hn::ScalableTag<T> d;
   const int64_t L = lanes_of<T>(), st = b.split;
   if (st == 2) {  // column pairs
-    const int64_t first = std::clamp<int64_t>(ceil_div(-b.col0, 2), 0, b.part), last = std::clamp<int64_t>((width - b.col0) / 2, first, b.part);
-    if (first > 0 && b.col0 + 2 * first == 1 && width > 0) to[b.part + first - 1] = from[0];  // half a pair
+    const int64_t first = std::clamp<int64_t>(ceil_div(-b.col0, 2), 0, b.part),
+                  last = std::clamp<int64_t>((width - b.col0) / 2, first, b.part);
+    if (first > 0 && b.col0 + 2 * first == 1 && width > 0)
+      to[b.part + first - 1] = from[0];  // half a pair
     int64_t k = first;
     for (; k + L <= last; k += L) {
       hn::Vec<decltype(d)> even, odd;
@@ -63,7 +71,8 @@ void split_row(const Band& b, int64_t width, const T* from, T* to) {
       hn::StoreU(odd, d, to + b.part + k);
     }
     for (; k < last; ++k) to[k] = from[b.col0 + 2 * k], to[b.part + k] = from[b.col0 + 2 * k + 1];
-    if (last < b.part && b.col0 + 2 * last >= 0 && b.col0 + 2 * last < width) to[last] = from[b.col0 + 2 * last];
+    if (last < b.part && b.col0 + 2 * last >= 0 && b.col0 + 2 * last < width)
+      to[last] = from[b.col0 + 2 * last];
     return;
   }
   for (int64_t f = 0; f < st; ++f) {
@@ -74,12 +83,14 @@ void split_row(const Band& b, int64_t width, const T* from, T* to) {
   }
 }
 
-/// `to` has room for rows * row elements, and holds zeros outside the image already: from zero_band(), and from then on with every image of the same
-/// band.
+/// `to` has room for rows * row elements, and holds zeros outside the image already: from
+/// zero_band(), and from then on with every image of the same band.
 template <class T>
 void copy_band(const Band& b, const int64_t size[2], const T* from, int64_t row_step, T* to) {
-  const int64_t r0 = std::clamp<int64_t>(-b.row0, 0, b.rows), r1 = std::clamp<int64_t>(size[0] - b.row0, r0, b.rows);
-  const int64_t first = std::clamp<int64_t>(-b.col0, 0, b.part), last = std::clamp<int64_t>(size[1] - b.col0, first, b.part);
+  const int64_t r0 = std::clamp<int64_t>(-b.row0, 0, b.rows),
+                r1 = std::clamp<int64_t>(size[0] - b.row0, r0, b.rows);
+  const int64_t first = std::clamp<int64_t>(-b.col0, 0, b.part),
+                last = std::clamp<int64_t>(size[1] - b.col0, first, b.part);
   for (int64_t r = r0; r < r1; ++r) {
     const T* line = from + (b.row0 + r) * row_step;
     T* row = to + r * b.row;
@@ -96,7 +107,8 @@ void zero_band(const Band& b, T* to) {
 
 // ---- Correlation
 
-/// y(p, n) = bias + sum over i < K, j of w(i, j) x[(p S + i dil) row + at[j] + n step], for p < P and n < positions; vectors of `lanes` columns.
+/// y(p, n) = bias + sum over i < K, j of w(i, j) x[(p S + i dil) row + at[j] + n step], for p < P
+/// and n < positions; vectors of `lanes` columns.
 template <class T>
 struct Correlation {
   const T* x;
@@ -115,7 +127,8 @@ struct Correlation {
 
 /// R rows of outputs at one position, y_row apart; `rows` of them are stored.
 template <int R, class D>
-HWY_INLINE void store_rows(D d, const hn::Vec<D> (&acc)[R], hn::TFromD<D>* y, int64_t y_row, int64_t rows, int64_t lanes) {
+HWY_INLINE void store_rows(D d, const hn::Vec<D> (&acc)[R], hn::TFromD<D>* y, int64_t y_row,
+                           int64_t rows, int64_t lanes) {
   const int64_t L = static_cast<int64_t>(hn::Lanes(d));
   if (HWY_LIKELY(rows == R && lanes == L)) {
     each<R>([&](auto r) DROPIN_LAMBDA { hn::StoreU(acc[r], d, y + r * y_row); });
@@ -139,13 +152,16 @@ HWY_NOINLINE void sweep(const Correlation<float>& c) {
   const int64_t step = c.dil * c.row, wi = c.wi;
   const V bias = c.bias ? hn::Set(d, *c.bias) : hn::Zero(d);
   // A share of what comes next per block, in cache lines of 16 elements.
-  const int64_t blocks = std::max<int64_t>(1, (c.P / R) * c.positions), share = c.ahead ? (c.ahead_size / blocks + 15) / 16 * 16 : 0;
+  const int64_t blocks = std::max<int64_t>(1, (c.P / R) * c.positions),
+                share = c.ahead ? (c.ahead_size / blocks + 15) / 16 * 16 : 0;
   const float *ahead = c.ahead, *ahead_end = c.ahead + c.ahead_size;
-  for (int64_t f = 0; f < std::min(c.dil, c.P); ++f) {  // outputs f, f + dil, ... share their rows of x
+  for (int64_t f = 0; f < std::min(c.dil, c.P);
+       ++f) {  // outputs f, f + dil, ... share their rows of x
     const int64_t count = (c.P - f + c.dil - 1) / c.dil;
     for (int64_t t = 0; t < count; t += R) {
       const int64_t t0 = std::max<int64_t>(0, std::min(t, count - R)),
-                    rows = std::min<int64_t>(R, count - t0);  // the last block goes back over some rows
+                    rows = std::min<int64_t>(
+                        R, count - t0);  // the last block goes back over some rows
       const float* xr = c.x + (f * S + t0 * S * c.dil) * c.row;
       float* yr = c.y + (f + t0 * c.dil) * c.y_row;
       for (int64_t n = 0; n < c.positions; ++n) {
@@ -169,9 +185,11 @@ HWY_NOINLINE void sweep(const Correlation<float>& c) {
         float* y = yr + std::min(n * c.y_step, c.y_last);
         store_rows<R>(d, acc, y, c.dil * c.y_row, rows, c.lanes);
         if (share > 0) {
-          for (int64_t k = 0; k < share && ahead < ahead_end; k += 16, ahead += 16) __builtin_prefetch(ahead);
+          for (int64_t k = 0; k < share && ahead < ahead_end; k += 16, ahead += 16)
+            __builtin_prefetch(ahead);
           if (t + 2 * R <= count)  // the lines of the rows below, to write
-            each<R>([&](auto r) DROPIN_LAMBDA { __builtin_prefetch(y + (R + r) * c.dil * c.y_row, 1); });
+            each<R>([&](auto r)
+                        DROPIN_LAMBDA { __builtin_prefetch(y + (R + r) * c.dil * c.y_row, 1); });
         }
       }
     }
@@ -186,7 +204,8 @@ HWY_NOINLINE inline void sweep_any(const Correlation<float>& c) {
   const V bias = c.bias ? hn::Set(d, *c.bias) : hn::Zero(d);
   const int64_t step = c.S * c.row;
   for (int64_t t = 0; t < c.P; t += R) {
-    const int64_t t0 = std::max<int64_t>(0, std::min(t, c.P - R)), rows = std::min<int64_t>(R, c.P - t0);
+    const int64_t t0 = std::max<int64_t>(0, std::min(t, c.P - R)),
+                  rows = std::min<int64_t>(R, c.P - t0);
     for (int64_t n = 0; n < c.positions; ++n) {
       const float* x = c.x + t0 * step + std::min(n * c.x_step, c.x_last);
       V acc[R];
@@ -195,9 +214,12 @@ HWY_NOINLINE inline void sweep_any(const Correlation<float>& c) {
         for (int64_t i = 0; i < c.K; ++i) {
           const V k = hn::Set(d, c.w[i * c.wi + j * c.wj]);
           const float* p = x + i * c.dil * c.row + c.at[j];
-          each<R>([&](auto r) DROPIN_LAMBDA { acc[r] = hn::MulAdd(k, hn::LoadU(d, p + r * step), acc[r]); });
+          each<R>([&](auto r) DROPIN_LAMBDA {
+            acc[r] = hn::MulAdd(k, hn::LoadU(d, p + r * step), acc[r]);
+          });
         }
-      store_rows<R>(d, acc, c.y + t0 * c.y_row + std::min(n * c.y_step, c.y_last), c.y_row, rows, c.lanes);
+      store_rows<R>(d, acc, c.y + t0 * c.y_row + std::min(n * c.y_step, c.y_last), c.y_row, rows,
+                    c.lanes);
     }
   }
 }
@@ -214,7 +236,8 @@ constexpr int64_t kBlock = 8;
 template <int S>
 bool pick(const Correlation<float>& c) {
   const int64_t count = (c.P + c.dil - 1) / c.dil;
-  // Pictures are often 7 2^k high: seven rows at a time when eight would go over more of them twice.
+  // Pictures are often 7 2^k high: seven rows at a time when eight would go over more of them
+  // twice.
   const bool seven = ceil_div(count, 7) * 7 < ceil_div(count, 8) * 8;
   auto with = [&]<int K>() {
     if constexpr (K % 2 == 1 && K <= 7 && S == 1)
@@ -222,17 +245,26 @@ bool pick(const Correlation<float>& c) {
     return sweep<K, S, rows_for<K>()>(c), true;
   };
   switch (c.K) {
-    case 3: return with.template operator()<3>();
-    case 5: return with.template operator()<5>();
-    case 7: return with.template operator()<7>();
-    case 9: return with.template operator()<9>();
-    case 11: return with.template operator()<11>();
+    case 3:
+      return with.template operator()<3>();
+    case 5:
+      return with.template operator()<5>();
+    case 7:
+      return with.template operator()<7>();
+    case 9:
+      return with.template operator()<9>();
+    case 11:
+      return with.template operator()<11>();
   }
   if constexpr (S == 1) switch (c.K) {
-      case 1: return with.template operator()<1>();
-      case 2: return with.template operator()<2>();
-      case 4: return with.template operator()<4>();
-      case 6: return with.template operator()<6>();
+      case 1:
+        return with.template operator()<1>();
+      case 2:
+        return with.template operator()<2>();
+      case 4:
+        return with.template operator()<4>();
+      case 6:
+        return with.template operator()<6>();
     }
   return false;
 }
@@ -245,7 +277,8 @@ void correlate(const Correlation<float>& c) {
     Scratch<int64_t> at(c.K * c.kw);
     Scratch<float> w(c.K * c.kw);
     for (int64_t i = 0; i < c.K; ++i)
-      for (int64_t j = 0; j < c.kw; ++j) at[i * c.kw + j] = i * c.dil * c.row + c.at[j], w[i * c.kw + j] = c.w[i * c.wi + j * c.wj];
+      for (int64_t j = 0; j < c.kw; ++j)
+        at[i * c.kw + j] = i * c.dil * c.row + c.at[j], w[i * c.kw + j] = c.w[i * c.wi + j * c.wj];
     a.K = 1, a.kw = c.K * c.kw, a.at = at.data(), a.w = w.data(), a.wi = 0, a.wj = 1, a.dil = 1;
     a.S = 1, a.row = L, a.P = full, a.y_row = L, a.positions = 1;
     sweep_any(a);
@@ -261,8 +294,9 @@ void correlate(const Correlation<float>& c) {
 
 // ---- Weight gradient
 
-/// sums(i, j) += over p < P, n < positions of gy[p gy_row + n gy_step] x[p S + i dil rows, + at[j] + n x_step]. Sums are vectors [K, kw]. At the last
-/// position only `last_lanes` lanes of x count (the rest may be infinite where gy is 0).
+/// sums(i, j) += over p < P, n < positions of gy[p gy_row + n gy_step] x[p S + i dil rows, + at[j]
+/// + n x_step]. Sums are vectors [K, kw]. At the last position only `last_lanes` lanes of x count
+/// (the rest may be infinite where gy is 0).
 template <class T>
 struct Gradient {
   const T *gy, *x;
@@ -272,7 +306,8 @@ struct Gradient {
   T* sums;
 };
 
-/// How many products one register of a sum takes before it is added to memory: long sums in one float lose digits.
+/// How many products one register of a sum takes before it is added to memory: long sums in one
+/// float lose digits.
 constexpr int64_t kLongest = 1024;
 
 /// R rows of gy at a time (1: any stride and dilation), K kernel rows from i0, J columns from j0.
@@ -303,7 +338,8 @@ HWY_NOINLINE void gather(const Gradient<T>& g, int64_t i0, int64_t j0, int64_t p
   for (int64_t p = p0; p < p1; p += R) {
     const T *gy = g.gy + p * g.gy_row, *x = g.x + (p * g.S + i0 * g.dil) * g.row;
     int64_t n = 0;
-    for (; n < g.positions - 1; ++n) at_position(gy + n * g.gy_step, x + n * g.x_step, std::false_type());
+    for (; n < g.positions - 1; ++n)
+      at_position(gy + n * g.gy_step, x + n * g.x_step, std::false_type());
     if (g.last_lanes == L)
       at_position(gy + n * g.gy_step, x + n * g.x_step, std::false_type());
     else
@@ -359,7 +395,8 @@ void gather_all(const Gradient<T>& g) {
 
 // ---- The passes
 
-/// Columns as the loops see them, in vectors: position n is column n L, the last one moved back to end with the row.
+/// Columns as the loops see them, in vectors: position n is column n L, the last one moved back to
+/// end with the row.
 struct Columns {
   int64_t positions, step, last, lanes;
 };
@@ -372,7 +409,8 @@ Columns columns(int64_t count) {
 
 /// Taps' offsets in a band's row.
 void tap_offsets(const Band& b, int64_t kernel, int64_t dilation, int64_t* at) {
-  for (int64_t j = 0; j < kernel; ++j) at[j] = j * dilation % b.split * b.part + j * dilation / b.split;
+  for (int64_t j = 0; j < kernel; ++j)
+    at[j] = j * dilation % b.split * b.part + j * dilation / b.split;
 }
 
 /// The columns of x that `out` windows see, from col0 on.
@@ -385,15 +423,21 @@ Band window_band(const PlaneConv& c, int64_t col0) {
   return b;
 }
 
-void Forward(const PlaneConv& c, int64_t channels, const float* x, const float* w, const float* bias, float* y) {
+void Forward(const PlaneConv& c, int64_t channels, const float* x, const float* w,
+             const float* bias, float* y) {
   const int64_t x_plane = c.size[0] * c.size[1], y_plane = c.out_size[0] * c.out_size[1];
-  const int64_t L = lanes_of<float>(), taps = c.kernel[0] * c.kernel[1], reach = (c.kernel[0] - 1) * c.dilation[0] + 1;
+  const int64_t L = lanes_of<float>(), taps = c.kernel[0] * c.kernel[1],
+                reach = (c.kernel[0] - 1) * c.dilation[0] + 1;
   Band b = window_band<float>(c, -c.pad_begin[1]);
   const int64_t P = c.out_size[0], Q = c.out_size[1];
-  // Rows of outputs per band, a multiple of 56 where that fits: blocks of seven and eight rows end with it.
+  // Rows of outputs per band, a multiple of 56 where that fits: blocks of seven and eight rows end
+  // with it.
   const int64_t room = (kBandBytes / 4 / b.row - reach) / c.stride[0] + 1,
-                rows = std::min(P, room >= 56 ? room / 56 * 56 : std::max<int64_t>(8, room / 8 * 8));
-  auto rows_read = [&](int64_t count) { return (std::max(count, kBlock * c.dilation[0]) - 1) * c.stride[0] + reach; };
+                rows =
+                    std::min(P, room >= 56 ? room / 56 * 56 : std::max<int64_t>(8, room / 8 * 8));
+  auto rows_read = [&](int64_t count) {
+    return (std::max(count, kBlock * c.dilation[0]) - 1) * c.stride[0] + reach;
+  };
   Scratch<float> band(rows_read(rows) * b.row + L);
   Scratch<int64_t> at(c.kernel[1]);
   tap_offsets(b, c.kernel[1], c.dilation[1], at.data());
@@ -403,7 +447,9 @@ void Forward(const PlaneConv& c, int64_t channels, const float* x, const float* 
       const int64_t count = std::min(rows, P - p);
       b.row0 = p * c.stride[0] - c.pad_begin[0];
       b.rows = rows_read(count);
-      if (rows < P || k == 0) zero_band(b, band.data());  // a plane in one band leaves the zeros where the next one needs them
+      if (rows < P || k == 0)
+        zero_band(
+            b, band.data());  // a plane in one band leaves the zeros where the next one needs them
       copy_band(b, c.size, x + k * x_plane, c.size[1], band.data());
       const bool more = p + rows >= P && k + 1 < channels;
       correlate({band.data(),
@@ -453,8 +499,10 @@ class InputGradient {
   int64_t origin() const { return -band_.row0 * band_.row - band_.col0; }
 
   /// w [taps]. `ahead` (or null): a plane of ahead_size elements that is needed next.
-  void run(const float* band, const float* w, float* gx, const float* ahead, int64_t ahead_size) const {
-    const int64_t row = c_.size[1], sh = c_.stride[0], sw = c_.stride[1], across = std::min(sw, c_.size[1]);
+  void run(const float* band, const float* w, float* gx, const float* ahead,
+           int64_t ahead_size) const {
+    const int64_t row = c_.size[1], sh = c_.stride[0], sw = c_.stride[1],
+                  across = std::min(sw, c_.size[1]);
     const bool mixed = sw > 1;  // column parts are put together from scratch
     const int64_t part = mixed ? (c_.size[1] + sw - 1) / sw + L_ : 0;
     Scratch<int64_t> at(c_.kernel[1]);
@@ -495,7 +543,8 @@ class InputGradient {
                    ahead_size});
       }
       if (mixed)
-        for (int64_t t = 0; t < r.count; ++t) interleave(parts.data() + t * part, part * r.count, across, gx + (a + t * sh) * row);
+        for (int64_t t = 0; t < r.count; ++t)
+          interleave(parts.data() + t * part, part * r.count, across, gx + (a + t * sh) * row);
     }
   }
 
@@ -504,8 +553,11 @@ class InputGradient {
     const hn::ScalableTag<float> d;
     int64_t k = 0;
     if (parts == 2 && c_.stride[1] == 2)
-      for (; 2 * (k + L_) <= c_.size[1]; k += L_) hn::StoreInterleaved2(hn::LoadU(d, from + k), hn::LoadU(d, from + apart + k), d, to + 2 * k);
-    for (int64_t q = k * c_.stride[1]; q < c_.size[1]; ++q) to[q] = from[q % c_.stride[1] * apart + q / c_.stride[1]];
+      for (; 2 * (k + L_) <= c_.size[1]; k += L_)
+        hn::StoreInterleaved2(hn::LoadU(d, from + k), hn::LoadU(d, from + apart + k), d,
+                              to + 2 * k);
+    for (int64_t q = k * c_.stride[1]; q < c_.size[1]; ++q)
+      to[q] = from[q % c_.stride[1] * apart + q / c_.stride[1]];
   }
   const PlaneConv& c_;
   int64_t L_;
@@ -516,7 +568,8 @@ class InputGradient {
 template <class T>
 void finish(const T* sums, int64_t taps, T* gw) {
   const hn::ScalableTag<T> d;
-  for (int64_t t = 0; t < taps; ++t) gw[t] = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, sums + t * lanes_of<T>())));
+  for (int64_t t = 0; t < taps; ++t)
+    gw[t] = hn::GetLane(hn::SumOfLanes(d, hn::LoadU(d, sums + t * lanes_of<T>())));
 }
 
 /// Adds the sum of gy's rows to a vector.
@@ -533,16 +586,19 @@ void add_rows(const T* gy, int64_t row, int64_t rows, int64_t n, T* sum) {
   hn::StoreU(s, d, sum);
 }
 
-void Backward(const PlaneConv& c, int64_t channels, int64_t images, const float* gy, int64_t gy_image, const float* x, int64_t x_image,
-              const float* w, float* gx, float* gw, float* gb) {
-  const int64_t L = lanes_of<float>(), taps = c.kernel[0] * c.kernel[1], reach = (c.kernel[0] - 1) * c.dilation[0] + 1;
+void Backward(const PlaneConv& c, int64_t channels, int64_t images, const float* gy,
+              int64_t gy_image, const float* x, int64_t x_image, const float* w, float* gx,
+              float* gw, float* gb) {
+  const int64_t L = lanes_of<float>(), taps = c.kernel[0] * c.kernel[1],
+                reach = (c.kernel[0] - 1) * c.dilation[0] + 1;
   const InputGradient input(c);
   Band b = window_band<float>(c, -c.pad_begin[1]);
   b.row0 = -c.pad_begin[0], b.rows = (c.out_size[0] - 1) * c.stride[0] + reach;
   Scratch<float> grad(input.band_size()), band(gw ? b.rows * b.row + L : 0), sums((taps + 1) * L);
   Scratch<int64_t> at(c.kernel[1]);
   tap_offsets(b, c.kernel[1], c.dilation[1], at.data());
-  const int64_t P = c.out_size[0], Q = c.out_size[1], positions = (Q + L - 1) / L, x_plane = c.size[0] * c.size[1], y_plane = P * Q;
+  const int64_t P = c.out_size[0], Q = c.out_size[1], positions = (Q + L - 1) / L,
+                x_plane = c.size[0] * c.size[1], y_plane = P * Q;
   const int64_t ahead = std::min(x_plane, kAhead);
   zero_band(input.band(), grad.data());
   if (gw) zero_band(b, band.data());
@@ -555,8 +611,9 @@ void Backward(const PlaneConv& c, int64_t channels, int64_t images, const float*
       if (gx) input.run(grad.data(), w + k * taps, gx + i * x_image + k * x_plane, xk, ahead);
       if (gw) {
         copy_band(b, c.size, xk, c.size[1], band.data());
-        gather_all<float>({origin, band.data(), input.band().row, L, b.row, c.dilation[0], c.stride[0], c.kernel[0], at.data(), c.kernel[1], P,
-                           positions, L, Q - (positions - 1) * L, sums.data()});
+        gather_all<float>({origin, band.data(), input.band().row, L, b.row, c.dilation[0],
+                           c.stride[0], c.kernel[0], at.data(), c.kernel[1], P, positions, L,
+                           Q - (positions - 1) * L, sums.data()});
       }
       if (gb) add_rows(origin, input.band().row, P, positions, sums.data() + taps * L);
     }
@@ -566,8 +623,10 @@ void Backward(const PlaneConv& c, int64_t channels, int64_t images, const float*
 }
 
 template <class T>
-void weight_gradient(const PlaneConv& c, int64_t images, const T* gy, int64_t gy_image, const T* x, int64_t x_image, T* gw) {
-  const int64_t L = lanes_of<T>(), taps = c.kernel[0] * c.kernel[1], P = c.out_size[0], Q = c.out_size[1], positions = (Q + L - 1) / L;
+void weight_gradient(const PlaneConv& c, int64_t images, const T* gy, int64_t gy_image, const T* x,
+                     int64_t x_image, T* gw) {
+  const int64_t L = lanes_of<T>(), taps = c.kernel[0] * c.kernel[1], P = c.out_size[0],
+                Q = c.out_size[1], positions = (Q + L - 1) / L;
   Band b = window_band<T>(c, -c.pad_begin[1]);
   b.row0 = -c.pad_begin[0], b.rows = (P - 1) * c.stride[0] + (c.kernel[0] - 1) * c.dilation[0] + 1;
   const Band g{0, P, 0, 1, Q, Q + L};
@@ -580,16 +639,19 @@ void weight_gradient(const PlaneConv& c, int64_t images, const T* gy, int64_t gy
   for (int64_t i = 0; i < images; ++i) {
     copy_band(b, c.size, x + i * x_image, c.size[1], band.data());
     copy_band(g, c.out_size, gy + i * gy_image, Q, grad.data());
-    gather_all<T>({grad.data(), band.data(), g.row, L, b.row, c.dilation[0], c.stride[0], c.kernel[0], at.data(), c.kernel[1], P, positions, L,
-                   Q - (positions - 1) * L, sums.data()});
+    gather_all<T>({grad.data(), band.data(), g.row, L, b.row, c.dilation[0], c.stride[0],
+                   c.kernel[0], at.data(), c.kernel[1], P, positions, L, Q - (positions - 1) * L,
+                   sums.data()});
   }
   finish(sums.data(), taps, gw);
 }
 
-void GradientF32(const PlaneConv& c, int64_t n, const float* gy, int64_t gs, const float* x, int64_t xs, float* gw) {
+void GradientF32(const PlaneConv& c, int64_t n, const float* gy, int64_t gs, const float* x,
+                 int64_t xs, float* gw) {
   weight_gradient(c, n, gy, gs, x, xs, gw);
 }
-void GradientF64(const PlaneConv& c, int64_t n, const double* gy, int64_t gs, const double* x, int64_t xs, double* gw) {
+void GradientF64(const PlaneConv& c, int64_t n, const double* gy, int64_t gs, const double* x,
+                 int64_t xs, double* gw) {
   weight_gradient(c, n, gy, gs, x, xs, gw);
 }
 
@@ -604,20 +666,23 @@ HWY_EXPORT(Forward);
 HWY_EXPORT(Backward);
 HWY_EXPORT(GradientF32);
 HWY_EXPORT(GradientF64);
-void planes_forward(const PlaneConv& c, std::int64_t channels, const float* x, const float* w, const float* bias, float* y) {
+void planes_forward(const PlaneConv& c, std::int64_t channels, const float* x, const float* w,
+                    const float* bias, float* y) {
   HWY_DYNAMIC_DISPATCH(Forward)(c, channels, x, w, bias, y);
 }
-void planes_backward(const PlaneConv& c, std::int64_t channels, std::int64_t images, const float* gy, std::int64_t gy_image, const float* x,
-                     std::int64_t x_image, const float* w, float* gx, float* gw, float* gb) {
+void planes_backward(const PlaneConv& c, std::int64_t channels, std::int64_t images,
+                     const float* gy, std::int64_t gy_image, const float* x, std::int64_t x_image,
+                     const float* w, float* gx, float* gw, float* gb) {
   HWY_DYNAMIC_DISPATCH(Backward)(c, channels, images, gy, gy_image, x, x_image, w, gx, gw, gb);
 }
 template <>
-void plane_weight_gradient<float>(const PlaneConv& c, std::int64_t n, const float* gy, std::int64_t gs, const float* x, std::int64_t xs, float* gw) {
+void plane_weight_gradient<float>(const PlaneConv& c, std::int64_t n, const float* gy,
+                                  std::int64_t gs, const float* x, std::int64_t xs, float* gw) {
   HWY_DYNAMIC_DISPATCH(GradientF32)(c, n, gy, gs, x, xs, gw);
 }
 template <>
-void plane_weight_gradient<double>(const PlaneConv& c, std::int64_t n, const double* gy, std::int64_t gs, const double* x, std::int64_t xs,
-                                   double* gw) {
+void plane_weight_gradient<double>(const PlaneConv& c, std::int64_t n, const double* gy,
+                                   std::int64_t gs, const double* x, std::int64_t xs, double* gw) {
   HWY_DYNAMIC_DISPATCH(GradientF64)(c, n, gy, gs, x, xs, gw);
 }
 }  // namespace dropin::cpu

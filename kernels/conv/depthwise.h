@@ -4,7 +4,10 @@
 
 namespace dropin::kernels {
 
-abi::Status depthwise_forward(const abi::TensorIn& x, const DepthwiseRun* runs, std::int64_t count, const abi::TensorOut& y);
-abi::Status depthwise_backward(const abi::TensorIn& gy, const abi::TensorIn& x, const DepthwiseRun* runs, std::int64_t count, const abi::TensorOut& gx);
+abi::Status depthwise_forward(const abi::TensorIn& x, const DepthwiseRun* runs, std::int64_t count,
+                              const abi::TensorOut& y);
+abi::Status depthwise_backward(const abi::TensorIn& gy, const abi::TensorIn& x,
+                               const DepthwiseRun* runs, std::int64_t count,
+                               const abi::TensorOut& gx);
 
 }  // namespace dropin::kernels

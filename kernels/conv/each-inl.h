@@ -1,4 +1,5 @@
-// What the loops of depthwise convolution share. Included once per target, after hwy/highway.h (no ordinary include guard).
+// What the loops of depthwise convolution share. Included once per target, after hwy/highway.h (no
+// ordinary include guard).
 #if defined(DROPIN_KERNELS_CONV_EACH_INL_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef DROPIN_KERNELS_CONV_EACH_INL_H_
 #undef DROPIN_KERNELS_CONV_EACH_INL_H_
@@ -13,7 +14,8 @@
 
 #include "hwy/highway.h"
 
-// A lambda that must be inlined: one that is not would take the address of what it captures and force vectors into memory.
+// A lambda that must be inlined: one that is not would take the address of what it captures and
+// force vectors into memory.
 #ifndef DROPIN_LAMBDA
 #define DROPIN_LAMBDA HWY_ATTR __attribute__((always_inline))
 #endif
@@ -25,7 +27,8 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 using std::int64_t;
 
-constexpr bool kVectors = HWY_TARGET != HWY_SCALAR;  // the fallback without vectors gets the general loops only
+constexpr bool kVectors =
+    HWY_TARGET != HWY_SCALAR;  // the fallback without vectors gets the general loops only
 
 template <class F, int... I>
 HWY_INLINE void each(std::integer_sequence<int, I...>, F&& f) {

@@ -1,5 +1,6 @@
-// 2-d cross-correlation with zero padding (specs/conv_and_pool_baseline.md). x [B, C, H, W], w [O, C/g, kh, kw], y [B, O, H', W'], contiguous, f32 and f64.
-// Conv1d arrives as H = 1. Padding may be asymmetric (TF SAME).
+// 2-d cross-correlation with zero padding (specs/conv_and_pool_baseline.md). x [B, C, H, W], w [O,
+// C/g, kh, kw], y [B, O, H', W'], contiguous, f32 and f64. Conv1d arrives as H = 1. Padding may be
+// asymmetric (TF SAME).
 #pragma once
 #include "dropin/abi/abi.h"
 
@@ -13,20 +14,27 @@ struct ConvGeometry {
   std::int64_t groups = 1;
 };
 
-DROPIN_KERNEL(conv2d_forward, const abi::TensorIn& x, const abi::TensorIn& w, const abi::TensorIn& bias, const ConvGeometry& g, const abi::TensorOut& y);
-DROPIN_KERNEL(conv2d_backward_input, const abi::TensorIn& gy, const abi::TensorIn& w, const ConvGeometry& g, const abi::TensorOut& gx);
+DROPIN_KERNEL(conv2d_forward, const abi::TensorIn& x, const abi::TensorIn& w,
+              const abi::TensorIn& bias, const ConvGeometry& g, const abi::TensorOut& y);
+DROPIN_KERNEL(conv2d_backward_input, const abi::TensorIn& gy, const abi::TensorIn& w,
+              const ConvGeometry& g, const abi::TensorOut& gx);
 /// gb may have data null.
-DROPIN_KERNEL(conv2d_backward_weight, const abi::TensorIn& gy, const abi::TensorIn& x, const ConvGeometry& g, const abi::TensorOut& gw, const abi::TensorOut& gb);
+DROPIN_KERNEL(conv2d_backward_weight, const abi::TensorIn& gy, const abi::TensorIn& x,
+              const ConvGeometry& g, const abi::TensorOut& gw, const abi::TensorOut& gb);
 
-/// Consecutive channels of a mixed depthwise convolution. w, gw [channels, 1, kh, kw]; bias, gb [channels] or null.
+/// Consecutive channels of a mixed depthwise convolution. w, gw [channels, 1, kh, kw]; bias, gb
+/// [channels] or null.
 struct DepthwiseRun {
   abi::TensorIn w, bias;
   abi::TensorOut gw, gb;
   ConvGeometry g;  ///< groups is not read
 };
-/// x [B, C, H, W], y [B, C, H', W'], f32, both contiguous or both channels-last (strides of [B, H, W, C]); the runs' channels add up to C.
-DROPIN_KERNEL(mixed_depthwise_forward, const abi::TensorIn& x, const DepthwiseRun* runs, std::int64_t count, const abi::TensorOut& y);
+/// x [B, C, H, W], y [B, C, H', W'], f32, both contiguous or both channels-last (strides of [B, H,
+/// W, C]); the runs' channels add up to C.
+DROPIN_KERNEL(mixed_depthwise_forward, const abi::TensorIn& x, const DepthwiseRun* runs,
+              std::int64_t count, const abi::TensorOut& y);
 /// gx, and each run's gw and gb; any may have data null. x is read for gw only.
-DROPIN_KERNEL(mixed_depthwise_backward, const abi::TensorIn& gy, const abi::TensorIn& x, const DepthwiseRun* runs, std::int64_t count, const abi::TensorOut& gx);
+DROPIN_KERNEL(mixed_depthwise_backward, const abi::TensorIn& gy, const abi::TensorIn& x,
+              const DepthwiseRun* runs, std::int64_t count, const abi::TensorOut& gx);
 
 }  // namespace dropin::kernels

@@ -1,5 +1,6 @@
-// The plugin's entry point, its devices, streams and memory, and what becomes of a device that fails.
-// Work of a device runs on one stream of its own, so memory that is freed can be handed on in that order without waiting.
+// The plugin's entry point, its devices, streams and memory, and what becomes of a device that
+// fails. Work of a device runs on one stream of its own, so memory that is freed can be handed on
+// in that order without waiting.
 #include <pthread.h>
 
 #include <atomic>
@@ -41,9 +42,18 @@ DeviceState& state_of(const KernelContext& c) { return states[c.index]; }
 bool recoverable(cudaError_t e) {
 #ifdef __CUDACC__
   switch (e) {
-    case cudaErrorMemoryAllocation: case cudaErrorInvalidValue: case cudaErrorInvalidConfiguration: case cudaErrorInvalidDevice: case cudaErrorNotReady:
-    case cudaErrorLaunchOutOfResources: case cudaErrorInvalidDeviceFunction: case cudaErrorNoKernelImageForDevice: case cudaErrorNotSupported: return true;
-    default: return false;
+    case cudaErrorMemoryAllocation:
+    case cudaErrorInvalidValue:
+    case cudaErrorInvalidConfiguration:
+    case cudaErrorInvalidDevice:
+    case cudaErrorNotReady:
+    case cudaErrorLaunchOutOfResources:
+    case cudaErrorInvalidDeviceFunction:
+    case cudaErrorNoKernelImageForDevice:
+    case cudaErrorNotSupported:
+      return true;
+    default:
+      return false;
   }
 #else
   return e == cudaErrorMemoryAllocation;
@@ -64,53 +74,79 @@ Status checked(cudaError_t e, const KernelContext& c) {
   }
   DeviceState& s = state_of(c);
   if (!s.lost.exchange(true))
-    std::snprintf(s.why, sizeof s.why, "cuda:%d is lost to this process (%s); what lies on the CPU goes on working", static_cast<int>(c.index), cudaGetErrorString(e));
+    std::snprintf(s.why, sizeof s.why,
+                  "cuda:%d is lost to this process (%s); what lies on the CPU goes on working",
+                  static_cast<int>(c.index), cudaGetErrorString(e));
   return abi::device_failed(s.why);
 }
 
 Status enter(const KernelContext& c) {
-  if (c.index < 0 || c.index >= device_total) return abi::device_failed("there is no such CUDA device");
-  if (forked.load(std::memory_order_relaxed)) return abi::device_failed("CUDA was looked for before fork(), so the child has none; name it in the child only, or start a new process");
+  if (c.index < 0 || c.index >= device_total)
+    return abi::device_failed("there is no such CUDA device");
+  if (forked.load(std::memory_order_relaxed))
+    return abi::device_failed(
+        "CUDA was looked for before fork(), so the child has none; name it in the child only, or "
+        "start a new process");
   DeviceState& s = state_of(c);
   if (s.lost.load(std::memory_order_relaxed)) return abi::device_failed(s.why);
   if (const cudaError_t e = cudaSetDevice(c.index); e != cudaSuccess) return checked(e, c);
   std::call_once(s.once, [&] {
     s.error = cudaStreamCreateWithFlags(&s.stream, cudaStreamNonBlocking);
-    if (s.error == cudaSuccess) s.error = cudaDeviceGetAttribute(&s.multiprocessors, cudaDevAttrMultiProcessorCount, c.index);
-    if (s.error == cudaSuccess) s.error = cudaDeviceGetAttribute(&s.shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, c.index);
+    if (s.error == cudaSuccess)
+      s.error = cudaDeviceGetAttribute(&s.multiprocessors, cudaDevAttrMultiProcessorCount, c.index);
+    if (s.error == cudaSuccess)
+      s.error = cudaDeviceGetAttribute(&s.shared, cudaDevAttrMaxSharedMemoryPerBlockOptin, c.index);
   });
   return checked(s.error, c);
 }
 
-cudaStream_t stream_of(const KernelContext& c) { return c.stream ? static_cast<cudaStream_t>(c.stream) : state_of(c).stream; }
+cudaStream_t stream_of(const KernelContext& c) {
+  return c.stream ? static_cast<cudaStream_t>(c.stream) : state_of(c).stream;
+}
 int multiprocessors(const KernelContext& c) { return state_of(c).multiprocessors; }
 std::int64_t shared_limit(const KernelContext& c) { return state_of(c).shared; }
-void* allocate(const KernelContext& c, std::int64_t bytes) { return host.allocate(DeviceType::CUDA, c.index, bytes); }
-void release(const KernelContext& c, void* p, std::int64_t bytes) { host.release(DeviceType::CUDA, c.index, p, bytes); }
+void* allocate(const KernelContext& c, std::int64_t bytes) {
+  return host.allocate(DeviceType::CUDA, c.index, bytes);
+}
+void release(const KernelContext& c, void* p, std::int64_t bytes) {
+  host.release(DeviceType::CUDA, c.index, p, bytes);
+}
 
 Status fetch(const KernelContext& c, void* to, const void* from, int64_t bytes) {
-  DROPIN_TRY(checked(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyDeviceToHost, stream_of(c)), c));
+  DROPIN_TRY(checked(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes),
+                                     cudaMemcpyDeviceToHost, stream_of(c)),
+                     c));
   return checked(cudaStreamSynchronize(stream_of(c)), c);
 }
 // From pageable memory: the runtime has taken its copy when this returns.
 Status upload(const KernelContext& c, void* to, const void* from, int64_t bytes) {
-  return checked(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice, stream_of(c)), c);
+  return checked(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), cudaMemcpyHostToDevice,
+                                 stream_of(c)),
+                 c);
 }
 
 namespace {
 
-Status allocate_bytes(const KernelContext& c, std::int64_t bytes, void** data) { return checked(cudaMalloc(data, static_cast<std::size_t>(bytes)), c); }
+Status allocate_bytes(const KernelContext& c, std::int64_t bytes, void** data) {
+  return checked(cudaMalloc(data, static_cast<std::size_t>(bytes)), c);
+}
 Status release_bytes(const KernelContext& c, void* data, std::int64_t) {
-  if (const cudaError_t e = cudaStreamSynchronize(stream_of(c)); e != cudaSuccess) return checked(e, c);
+  if (const cudaError_t e = cudaStreamSynchronize(stream_of(c)); e != cudaSuccess)
+    return checked(e, c);
   return checked(cudaFree(data), c);
 }
-Status copy_bytes(const KernelContext& c, void* to, bool to_host, const void* from, bool from_host, std::int64_t bytes) {
+Status copy_bytes(const KernelContext& c, void* to, bool to_host, const void* from, bool from_host,
+                  std::int64_t bytes) {
   if (bytes == 0) return abi::ok();
-  const cudaMemcpyKind kind = to_host ? (from_host ? cudaMemcpyHostToHost : cudaMemcpyDeviceToHost) : (from_host ? cudaMemcpyHostToDevice : cudaMemcpyDefault);
-  DROPIN_TRY(checked(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_of(c)), c));
+  const cudaMemcpyKind kind = to_host ? (from_host ? cudaMemcpyHostToHost : cudaMemcpyDeviceToHost)
+                                      : (from_host ? cudaMemcpyHostToDevice : cudaMemcpyDefault);
+  DROPIN_TRY(
+      checked(cudaMemcpyAsync(to, from, static_cast<std::size_t>(bytes), kind, stream_of(c)), c));
   return to_host || from_host ? checked(cudaStreamSynchronize(stream_of(c)), c) : abi::ok();
 }
-Status synchronize(const KernelContext& c, int) { return checked(cudaStreamSynchronize(stream_of(c)), c); }
+Status synchronize(const KernelContext& c, int) {
+  return checked(cudaStreamSynchronize(stream_of(c)), c);
+}
 Status record_event(const KernelContext& c, void** event) {
   if (!*event) {
     cudaEvent_t e = nullptr;
@@ -122,11 +158,14 @@ Status record_event(const KernelContext& c, void** event) {
 Status elapsed(const KernelContext& c, void* begin, void* end, double* ms) {
   float t = 0;
   DROPIN_TRY(checked(cudaEventSynchronize(static_cast<cudaEvent_t>(end)), c));
-  DROPIN_TRY(checked(cudaEventElapsedTime(&t, static_cast<cudaEvent_t>(begin), static_cast<cudaEvent_t>(end)), c));
+  DROPIN_TRY(checked(
+      cudaEventElapsedTime(&t, static_cast<cudaEvent_t>(begin), static_cast<cudaEvent_t>(end)), c));
   *ms = t;
   return abi::ok();
 }
-Status release_event(const KernelContext& c, void* event) { return checked(cudaEventDestroy(static_cast<cudaEvent_t>(event)), c); }
+Status release_event(const KernelContext& c, void* event) {
+  return checked(cudaEventDestroy(static_cast<cudaEvent_t>(event)), c);
+}
 Status memory(const KernelContext& c, std::int64_t* free, std::int64_t* total) {
   std::size_t f = 0, t = 0;
   DROPIN_TRY(checked(cudaMemGetInfo(&f, &t), c));
@@ -145,21 +184,31 @@ void probe(std::int32_t* count, char* text, std::int64_t room) {
   (void)cudaRuntimeGetVersion(&runtime);
   if (driver == 0) return say("there is no NVIDIA driver on this machine");
   if (driver / 1000 < runtime / 1000)
-    return say("the NVIDIA driver is too old: it serves CUDA %d.%d, this plugin was built with %d.%d; install driver 580 or newer", driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
+    return say(
+        "the NVIDIA driver is too old: it serves CUDA %d.%d, this plugin was built with %d.%d; "
+        "install driver 580 or newer",
+        driver / 1000, driver % 1000 / 10, runtime / 1000, runtime % 1000 / 10);
   if (const cudaError_t e = cudaGetDeviceCount(&n); e != cudaSuccess || n == 0) {
     (void)cudaGetLastError();
-    return say("the NVIDIA driver finds no usable device (%s)", e == cudaSuccess ? "none" : cudaGetErrorString(e));
+    return say("the NVIDIA driver finds no usable device (%s)",
+               e == cudaSuccess ? "none" : cudaGetErrorString(e));
   }
   int usable = 0;
   for (int i = 0; i < n && i < kMaxDevices; ++i) {
     cudaDeviceProp p;
     if (cudaGetDeviceProperties(&p, i) != cudaSuccess) break;
-    if (p.major < 8) {  // devices are numbered as CUDA does, so what follows an unusable one is unusable too
-      if (i == 0) return say("%s has compute capability %d.%d, expected 8.0 or newer", p.name, p.major, p.minor);
+    if (p.major <
+        8) {  // devices are numbered as CUDA does, so what follows an unusable one is unusable too
+      if (i == 0)
+        return say("%s has compute capability %d.%d, expected 8.0 or newer", p.name, p.major,
+                   p.minor);
       break;
     }
-    say("%scuda:%d: %s, compute capability %d.%d, %d multiprocessors, %.1f GiB; driver serves CUDA %d.%d", usable ? "\n" : "", i, p.name, p.major, p.minor, p.multiProcessorCount,
-        static_cast<double>(p.totalGlobalMem) / (1024.0 * 1024 * 1024), driver / 1000, driver % 1000 / 10);
+    say("%scuda:%d: %s, compute capability %d.%d, %d multiprocessors, %.1f GiB; driver serves CUDA "
+        "%d.%d",
+        usable ? "\n" : "", i, p.name, p.major, p.minor, p.multiProcessorCount,
+        static_cast<double>(p.totalGlobalMem) / (1024.0 * 1024 * 1024), driver / 1000,
+        driver % 1000 / 10);
     ++usable;
   }
   *count = device_total = usable;
@@ -167,7 +216,9 @@ void probe(std::int32_t* count, char* text, std::int64_t room) {
 
 void provide_all(const abi::Host* h, KernelTable* t) {
   host = *h;
-  pthread_atfork(nullptr, nullptr, [] { forked.store(true); });  // the driver was asked already: a child of this process has no CUDA
+  pthread_atfork(nullptr, nullptr, [] {
+    forked.store(true);
+  });  // the driver was asked already: a child of this process has no CUDA
   provide<device_allocate, &allocate_bytes>(*t);
   provide<device_release, &release_bytes>(*t);
   provide<device_copy, &copy_bytes>(*t);
@@ -186,9 +237,13 @@ void provide_all(const abi::Host* h, KernelTable* t) {
 
 extern "C" __attribute__((visibility("default"))) const dropin::abi::Plugin* dropin_plugin() {
 #ifdef __CUDACC__
-  static const dropin::abi::Plugin p{dropin::abi::kVersion, DROPIN_BUILD_ID, "dropin CUDA kernels", &dropin::kernels::cuda::probe, &dropin::kernels::cuda::provide_all};
+  static const dropin::abi::Plugin p{dropin::abi::kVersion, DROPIN_BUILD_ID, "dropin CUDA kernels",
+                                     &dropin::kernels::cuda::probe,
+                                     &dropin::kernels::cuda::provide_all};
 #else
-  static const dropin::abi::Plugin p{dropin::abi::kVersion, DROPIN_BUILD_ID, "dropin CUDA kernels on the host executor (tests only)", &dropin::kernels::cuda::probe,
+  static const dropin::abi::Plugin p{dropin::abi::kVersion, DROPIN_BUILD_ID,
+                                     "dropin CUDA kernels on the host executor (tests only)",
+                                     &dropin::kernels::cuda::probe,
                                      &dropin::kernels::cuda::provide_all};
 #endif
   return &p;

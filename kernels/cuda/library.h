@@ -1,4 +1,5 @@
-// NVIDIA's libraries, opened when first needed: the first file of a list that loads, and its functions by name.
+// NVIDIA's libraries, opened when first needed: the first file of a list that loads, and its
+// functions by name.
 #pragma once
 #include <dlfcn.h>
 
@@ -18,7 +19,8 @@ class OpenedLibrary {
   bool there = false;
 
  protected:
-  template <class F> void find(F& f, const char* name) {
+  template <class F>
+  void find(F& f, const char* name) {
     if (!module_) return;
     f = reinterpret_cast<F>(dlsym(module_, name));
     there = there && f;

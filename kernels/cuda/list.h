@@ -1,4 +1,5 @@
-// Every folder with CUDA kernels, one line each. A function `void provide_<folder>(KernelTable&)` lives in kernels/<folder>/cuda.cu.
+// Every folder with CUDA kernels, one line each. A function `void provide_<folder>(KernelTable&)`
+// lives in kernels/<folder>/cuda.cu.
 #pragma once
 #include "dropin/abi/abi.h"
 

@@ -14,9 +14,12 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-bool same_sizes(const TensorIn& x, const TensorIn& y) { return x.ndim == y.ndim && std::equal(x.sizes, x.sizes + x.ndim, y.sizes); }
-#define REQUIRE(COND, WHY) \
-  if (!(COND)) [[unlikely]] return abi::failed(WHY)
+bool same_sizes(const TensorIn& x, const TensorIn& y) {
+  return x.ndim == y.ndim && std::equal(x.sizes, x.sizes + x.ndim, y.sizes);
+}
+#define REQUIRE(COND, WHY)  \
+  if (!(COND)) [[unlikely]] \
+  return abi::failed(WHY)
 
 constexpr bool tests(Unary op) { return op >= Unary::LogicalNot; }
 constexpr bool tests(Binary op) { return op >= Binary::Eq; }
@@ -30,7 +33,8 @@ Status unary_cpu(const KernelContext&, Unary op, const TensorIn& x, const Tensor
   return abi::ok();
 }
 
-Status binary_cpu(const KernelContext&, Binary op, const TensorIn& a, const TensorIn& b, const TensorOut& y) {
+Status binary_cpu(const KernelContext&, Binary op, const TensorIn& a, const TensorIn& b,
+                  const TensorOut& y) {
   REQUIRE(same_sizes(a, y) && same_sizes(b, y), "sizes differ");
   REQUIRE(a.dtype == b.dtype && y.dtype == (tests(op) ? DType::Bool : a.dtype), "dtypes differ");
   const Row row = binary_row(op, row_dtype(a.dtype));
@@ -40,7 +44,8 @@ Status binary_cpu(const KernelContext&, Binary op, const TensorIn& a, const Tens
   return bad.load(std::memory_order_relaxed) ? abi::failed("integer division by zero") : abi::ok();
 }
 
-Status unary_grad_cpu(const KernelContext&, UnaryGrad op, const TensorIn& g, const TensorIn& s, const TensorOut& gx) {
+Status unary_grad_cpu(const KernelContext&, UnaryGrad op, const TensorIn& g, const TensorIn& s,
+                      const TensorOut& gx) {
   REQUIRE(same_sizes(g, gx) && same_sizes(s, gx), "sizes differ");
   REQUIRE(g.dtype == gx.dtype && s.dtype == gx.dtype, "dtypes differ");
   const Row row = unary_grad_row(op, row_dtype(gx.dtype));
@@ -49,7 +54,8 @@ Status unary_grad_cpu(const KernelContext&, UnaryGrad op, const TensorIn& g, con
   return abi::ok();
 }
 
-Status affine_cpu(const KernelContext&, const TensorIn& x, double mul, double add, const TensorOut& y) {
+Status affine_cpu(const KernelContext&, const TensorIn& x, double mul, double add,
+                  const TensorOut& y) {
   REQUIRE(same_sizes(x, y), "sizes differ");
   REQUIRE(x.dtype == y.dtype, "dtypes differ");
   const Row row = affine_row(row_dtype(y.dtype));
@@ -67,7 +73,8 @@ Status axpy_cpu(const KernelContext&, double alpha, const TensorIn& x, const Ten
   return abi::ok();
 }
 
-Status where_cpu(const KernelContext&, const TensorIn& cond, const TensorIn& a, const TensorIn& b, const TensorOut& y) {
+Status where_cpu(const KernelContext&, const TensorIn& cond, const TensorIn& a, const TensorIn& b,
+                 const TensorOut& y) {
   REQUIRE(same_sizes(cond, y) && same_sizes(a, y) && same_sizes(b, y), "sizes differ");
   REQUIRE(cond.dtype == DType::Bool && a.dtype == y.dtype && b.dtype == y.dtype, "dtypes differ");
   // bfloat16 and float16 go through float and come back unchanged.
@@ -75,7 +82,8 @@ Status where_cpu(const KernelContext&, const TensorIn& cond, const TensorIn& a, 
   return abi::ok();
 }
 
-Status clamp_cpu(const KernelContext&, const TensorIn& x, double lo, double hi, const TensorOut& y) {
+Status clamp_cpu(const KernelContext&, const TensorIn& x, double lo, double hi,
+                 const TensorOut& y) {
   REQUIRE(same_sizes(x, y), "sizes differ");
   REQUIRE(x.dtype == y.dtype, "dtypes differ");
   const Row row = clamp_row(row_dtype(y.dtype));

@@ -1,4 +1,5 @@
-// copy and fill: conversions row by row, same-dtype copies as bytes, a transposed pair of dimensions in tiles.
+// copy and fill: conversions row by row, same-dtype copies as bytes, a transposed pair of
+// dimensions in tiles.
 #include <algorithm>
 #include <cstring>
 #include <limits>
@@ -16,13 +17,15 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-template <class To, class From> To convert(From v) {
+template <class To, class From>
+To convert(From v) {
   if constexpr (std::is_same_v<To, bool>) {
     return v != From(0);
   } else if constexpr (std::is_floating_point_v<From> && std::is_integral_v<To>) {
     constexpr To least = std::numeric_limits<To>::min(), most = std::numeric_limits<To>::max();
     if (!(v == v)) return 0;
-    // The limits as floats are powers of two (most: rounded up or exact), so these comparisons are exact.
+    // The limits as floats are powers of two (most: rounded up or exact), so these comparisons are
+    // exact.
     if (v <= static_cast<From>(least)) return least;
     if (v >= static_cast<From>(most)) return most;
     return static_cast<To>(v);
@@ -31,23 +34,34 @@ template <class To, class From> To convert(From v) {
   }
 }
 
-template <class To, class From> void convert_row(const RowArgs&, void* y, const void* const* in, const std::int64_t* step, std::int64_t n) {
+template <class To, class From>
+void convert_row(const RowArgs&, void* y, const void* const* in, const std::int64_t* step,
+                 std::int64_t n) {
   const From* p = static_cast<const From*>(in[0]);
   To* q = static_cast<To*>(y);
-  if (!step[0]) std::fill_n(q, n, convert<To>(*p));
+  if (!step[0])
+    std::fill_n(q, n, convert<To>(*p));
   else
     for (std::int64_t i = 0; i < n; ++i) q[i] = convert<To>(p[i]);
 }
 
-template <class F> Row for_numbers(DType t, F&& f) {  // bfloat16 and float16 reach a row as float
+template <class F>
+Row for_numbers(DType t, F&& f) {  // bfloat16 and float16 reach a row as float
   switch (t) {
-    case DType::Float64: return f(double{});
-    case DType::Int8: return f(std::int8_t{});
-    case DType::UInt8: return f(std::uint8_t{});
-    case DType::Int32: return f(std::int32_t{});
-    case DType::Int64: return f(std::int64_t{});
-    case DType::Bool: return f(bool{});
-    default: return f(float{});
+    case DType::Float64:
+      return f(double{});
+    case DType::Int8:
+      return f(std::int8_t{});
+    case DType::UInt8:
+      return f(std::uint8_t{});
+    case DType::Int32:
+      return f(std::int32_t{});
+    case DType::Int64:
+      return f(std::int64_t{});
+    case DType::Bool:
+      return f(bool{});
+    default:
+      return f(float{});
   }
 }
 Row conversion(DType from, DType to) {
@@ -56,10 +70,13 @@ Row conversion(DType from, DType to) {
   });
 }
 
-constexpr std::int64_t kTile = 16;  // of 4-byte items: a cache line on both sides, so strides of a power of two do no harm
+constexpr std::int64_t kTile =
+    16;  // of 4-byte items: a cache line on both sides, so strides of a power of two do no harm
 
 /// y[j * ys + i] = x[i * xs + j] for i < n, j < m.
-template <class T> void transpose_tile(const T* x, std::int64_t xs, T* y, std::int64_t ys, std::int64_t n, std::int64_t m) {
+template <class T>
+void transpose_tile(const T* x, std::int64_t xs, T* y, std::int64_t ys, std::int64_t n,
+                    std::int64_t m) {
   std::int64_t i = 0;
   if constexpr (sizeof(T) == 4) {
     typedef T Quad __attribute__((vector_size(16)));
@@ -73,10 +90,14 @@ template <class T> void transpose_tile(const T* x, std::int64_t xs, T* y, std::i
       for (; j + 4 <= m; j += 4) {
         const T* p = x + i * xs + j;
         const Quad a = load(p), b = load(p + xs), c = load(p + 2 * xs), d = load(p + 3 * xs);
-        const Quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5), ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
-        const Quad cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5), cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
-        const Quad r[4] = {__builtin_shufflevector(ab0, cd0, 0, 1, 4, 5), __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7),
-                           __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5), __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7)};
+        const Quad ab0 = __builtin_shufflevector(a, b, 0, 4, 1, 5),
+                   ab1 = __builtin_shufflevector(a, b, 2, 6, 3, 7);
+        const Quad cd0 = __builtin_shufflevector(c, d, 0, 4, 1, 5),
+                   cd1 = __builtin_shufflevector(c, d, 2, 6, 3, 7);
+        const Quad r[4] = {__builtin_shufflevector(ab0, cd0, 0, 1, 4, 5),
+                           __builtin_shufflevector(ab0, cd0, 2, 3, 6, 7),
+                           __builtin_shufflevector(ab1, cd1, 0, 1, 4, 5),
+                           __builtin_shufflevector(ab1, cd1, 2, 3, 6, 7)};
         for (int k = 0; k < 4; ++k) std::memcpy(y + (j + k) * ys + i, &r[k], 16);
       }
       for (; j < m; ++j)
@@ -87,34 +108,48 @@ template <class T> void transpose_tile(const T* x, std::int64_t xs, T* y, std::i
     for (std::int64_t j = 0; j < m; ++j) y[j * ys + i] = x[i * xs + j];
 }
 
-/// y's last dimension has unit stride, x's dimension d has. Work is split by tiles of (d, last) under every index of the other dimensions.
-template <class T> void transposed_copy(const Loop& l, int d, const T* x, T* y) {
+/// y's last dimension has unit stride, x's dimension d has. Work is split by tiles of (d, last)
+/// under every index of the other dimensions.
+template <class T>
+void transposed_copy(const Loop& l, int d, const T* x, T* y) {
   const int last = l.ndim - 1;
   const std::int64_t m = l.size[d], n = l.size[last], xs = l.stride[1][last], ys = l.stride[0][d];
   const std::int64_t bands = (m + kTile - 1) / kTile;
   Loop outer = l;  // the loop with d and last held at 0
   outer.size[d] = outer.size[last] = 1;
-  const std::int64_t others = l.total / (m * n), grain = std::max<std::int64_t>(1, kGrain / (kTile * n));
+  const std::int64_t others = l.total / (m * n),
+                     grain = std::max<std::int64_t>(1, kGrain / (kTile * n));
   parallel_for(others * bands, grain, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t u = begin; u < end; ++u) {
       const std::int64_t j = u % bands * kTile, tall = std::min(kTile, m - j);
       const T* from = x + outer.offset(1, u / bands) + j;
       T* to = y + outer.offset(0, u / bands) + j * ys;
-      for (std::int64_t i = 0; i < n; i += kTile) transpose_tile(from + i * xs, xs, to + i, ys, std::min(kTile, n - i), tall);
+      for (std::int64_t i = 0; i < n; i += kTile)
+        transpose_tile(from + i * xs, xs, to + i, ys, std::min(kTile, n - i), tall);
     }
   });
 }
 
 bool transposed(const Loop& l, std::int64_t item, const void* x, void* y) {
   const int last = l.ndim - 1;
-  if (l.stride[0][last] != 1 || l.stride[1][last] == 1 || l.stride[1][last] == 0 || l.size[last] < 4) return false;
+  if (l.stride[0][last] != 1 || l.stride[1][last] == 1 || l.stride[1][last] == 0 ||
+      l.size[last] < 4)
+    return false;
   for (int d = last - 1; d >= 0; --d) {
     if (l.stride[1][d] != 1 || l.size[d] < 4) continue;
     switch (item) {
-      case 1: transposed_copy(l, d, static_cast<const std::uint8_t*>(x), static_cast<std::uint8_t*>(y)); break;
-      case 2: transposed_copy(l, d, static_cast<const std::uint16_t*>(x), static_cast<std::uint16_t*>(y)); break;
-      case 4: transposed_copy(l, d, static_cast<const std::uint32_t*>(x), static_cast<std::uint32_t*>(y)); break;
-      default: transposed_copy(l, d, static_cast<const std::uint64_t*>(x), static_cast<std::uint64_t*>(y)); break;
+      case 1:
+        transposed_copy(l, d, static_cast<const std::uint8_t*>(x), static_cast<std::uint8_t*>(y));
+        break;
+      case 2:
+        transposed_copy(l, d, static_cast<const std::uint16_t*>(x), static_cast<std::uint16_t*>(y));
+        break;
+      case 4:
+        transposed_copy(l, d, static_cast<const std::uint32_t*>(x), static_cast<std::uint32_t*>(y));
+        break;
+      default:
+        transposed_copy(l, d, static_cast<const std::uint64_t*>(x), static_cast<std::uint64_t*>(y));
+        break;
     }
     return true;
   }
@@ -123,12 +158,14 @@ bool transposed(const Loop& l, std::int64_t item, const void* x, void* y) {
 
 void copy_bytes(const void* x, void* y, std::int64_t bytes) {
   parallel_for(bytes, kGrain * 4, [&](std::int64_t begin, std::int64_t end) {
-    std::memcpy(static_cast<char*>(y) + begin, static_cast<const char*>(x) + begin, static_cast<std::size_t>(end - begin));
+    std::memcpy(static_cast<char*>(y) + begin, static_cast<const char*>(x) + begin,
+                static_cast<std::size_t>(end - begin));
   });
 }
 
 Status copy_cpu(const KernelContext&, const TensorIn& x, const TensorOut& y) {
-  if (x.ndim != y.ndim || !std::equal(x.sizes, x.sizes + x.ndim, y.sizes)) return abi::failed("sizes differ");
+  if (x.ndim != y.ndim || !std::equal(x.sizes, x.sizes + x.ndim, y.sizes))
+    return abi::failed("sizes differ");
   copy_values(x, y);
   return abi::ok();
 }
@@ -141,8 +178,10 @@ Status fill_cpu(const KernelContext&, double value, const TensorOut& y) {
   visit_dtype(y.dtype, [&](auto zero) {
     using T = decltype(zero);
     T v;
-    if constexpr (sizeof(T) == 2) v = T(static_cast<float>(value));
-    else v = convert<T>(value);
+    if constexpr (sizeof(T) == 2)
+      v = T(static_cast<float>(value));
+    else
+      v = convert<T>(value);
     parallel_for(total, kGrain, [&](std::int64_t begin, std::int64_t end) {
       if (dense) {
         std::fill(y.as<T>() + begin, y.as<T>() + end, v);
@@ -150,7 +189,9 @@ Status fill_cpu(const KernelContext&, double value, const TensorOut& y) {
       }
       T block[256];
       std::fill_n(block, std::min<std::int64_t>(256, end - begin), v);
-      for (; begin < end; begin += 256) scatter(loop, 0, item, block, begin, std::min<std::int64_t>(256, end - begin), y.as<void>());
+      for (; begin < end; begin += 256)
+        scatter(loop, 0, item, block, begin, std::min<std::int64_t>(256, end - begin),
+                y.as<void>());
     });
   });
   return abi::ok();
@@ -177,8 +218,11 @@ void copy_values(const TensorIn& x, const TensorOut& y) {
   } else if (transposed(loop, item, x.data, y.as<void>())) {
   } else {
     parallel_for(total, kGrain, [&](std::int64_t begin, std::int64_t end) {
-      if (y_dense) return gather(loop, 1, item, x.data, begin, end - begin, y.as<char>() + begin * item);
-      if (x_dense) return scatter(loop, 0, item, x.as<char>() + begin * item, begin, end - begin, y.as<void>());
+      if (y_dense)
+        return gather(loop, 1, item, x.data, begin, end - begin, y.as<char>() + begin * item);
+      if (x_dense)
+        return scatter(loop, 0, item, x.as<char>() + begin * item, begin, end - begin,
+                       y.as<void>());
       alignas(64) char block[4096];
       for (const std::int64_t most = 4096 / item; begin < end; begin += most) {
         const std::int64_t n = std::min(most, end - begin);

@@ -1,4 +1,5 @@
-// bfloat16 and float16 to float and back. AVX2 and AVX-512 have the instructions; the baseline converts one by one.
+// bfloat16 and float16 to float and back. AVX2 and AVX-512 have the instructions; the baseline
+// converts one by one.
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/elementwise/cpu_half.cpp"
@@ -13,7 +14,8 @@ namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
-template <class F> HWY_INLINE void in_vectors(std::int64_t n, F&& f, std::int64_t& done) {
+template <class F>
+HWY_INLINE void in_vectors(std::int64_t n, F&& f, std::int64_t& done) {
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(hn::ScalableTag<float>()));
   for (done = 0; done + lanes <= n; done += lanes) f(done);
 }
@@ -27,14 +29,21 @@ void widen_row(DType from, const void* x, float* y, std::int64_t n) {
     const hn::Rebind<std::uint16_t, decltype(du)> d16;
     const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(du));
     for (; i + lanes <= n; i += lanes)
-      hn::StoreU(hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, p + i))), du, reinterpret_cast<std::uint32_t*>(y) + i);
+      hn::StoreU(hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, p + i))), du,
+                 reinterpret_cast<std::uint32_t*>(y) + i);
     for (; i < n; ++i) y[i] = static_cast<const bfloat16*>(x)[i];
     return;
   }
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
   const hn::ScalableTag<float> d;
   const hn::Rebind<hwy::float16_t, decltype(d)> d16;
-  in_vectors(n, [&](std::int64_t k) { hn::StoreU(hn::PromoteTo(d, hn::LoadU(d16, static_cast<const hwy::float16_t*>(x) + k)), d, y + k); }, i);
+  in_vectors(
+      n,
+      [&](std::int64_t k) {
+        hn::StoreU(hn::PromoteTo(d, hn::LoadU(d16, static_cast<const hwy::float16_t*>(x) + k)), d,
+                   y + k);
+      },
+      i);
 #endif
   for (; i < n; ++i) y[i] = static_cast<const float16*>(x)[i];
 }
@@ -55,7 +64,13 @@ void narrow_row(DType to, const float* x, void* y, std::int64_t n) {
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
   const hn::ScalableTag<float> d;
   const hn::Rebind<hwy::float16_t, decltype(d)> d16;
-  in_vectors(n, [&](std::int64_t k) { hn::StoreU(hn::DemoteTo(d16, hn::LoadU(d, x + k)), d16, static_cast<hwy::float16_t*>(y) + k); }, i);
+  in_vectors(
+      n,
+      [&](std::int64_t k) {
+        hn::StoreU(hn::DemoteTo(d16, hn::LoadU(d, x + k)), d16,
+                   static_cast<hwy::float16_t*>(y) + k);
+      },
+      i);
 #endif
   for (; i < n; ++i) static_cast<float16*>(y)[i] = float16(x[i]);
 }
@@ -69,8 +84,12 @@ namespace dropin::kernels {
 HWY_EXPORT(widen_row);
 HWY_EXPORT(narrow_row);
 
-void widen(DType from, const void* x, float* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(widen_row)(from, x, y, n); }
-void narrow(DType to, const float* x, void* y, std::int64_t n) { HWY_DYNAMIC_DISPATCH(narrow_row)(to, x, y, n); }
+void widen(DType from, const void* x, float* y, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(widen_row)(from, x, y, n);
+}
+void narrow(DType to, const float* x, void* y, std::int64_t n) {
+  HWY_DYNAMIC_DISPATCH(narrow_row)(to, x, y, n);
+}
 
 }  // namespace dropin::kernels
 #endif

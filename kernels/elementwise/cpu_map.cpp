@@ -1,5 +1,6 @@
-// The strided engine. Three ways through: everything dense (one call per thread), long rows that a row function takes as they are,
-// and the rest through blocks on the stack (gather, row function, scatter).
+// The strided engine. Three ways through: everything dense (one call per thread), long rows that a
+// row function takes as they are, and the rest through blocks on the stack (gather, row function,
+// scatter).
 #include <algorithm>
 #include <cstring>
 
@@ -12,8 +13,10 @@ namespace {
 constexpr std::int64_t kBlock = 512;   // elements of a stack block: 4 KiB of f64 per operand
 constexpr std::int64_t kLongRow = 64;  // below it, the call per row costs more than gathering
 
-/// Calls f(dimension sizes consumed...) for runs of the innermost dimension that cover [begin, begin + n).
-template <class F> void for_runs(const Loop& l, std::int64_t begin, std::int64_t n, F&& f) {
+/// Calls f(dimension sizes consumed...) for runs of the innermost dimension that cover [begin,
+/// begin + n).
+template <class F>
+void for_runs(const Loop& l, std::int64_t begin, std::int64_t n, F&& f) {
   const int last = l.ndim - 1;
   std::int64_t index[abi::kMaxDims];
   std::int64_t rest = begin;
@@ -40,21 +43,28 @@ template <class F> void for_runs(const Loop& l, std::int64_t begin, std::int64_t
   }
 }
 
-template <class F> void with_item(std::int64_t item, F&& f) {
+template <class F>
+void with_item(std::int64_t item, F&& f) {
   switch (item) {
-    case 1: return f(std::uint8_t{});
-    case 2: return f(std::uint16_t{});
-    case 4: return f(std::uint32_t{});
-    default: return f(std::uint64_t{});
+    case 1:
+      return f(std::uint8_t{});
+    case 2:
+      return f(std::uint16_t{});
+    case 4:
+      return f(std::uint32_t{});
+    default:
+      return f(std::uint64_t{});
   }
 }
 
 /// q[i] = p[(phase + i) % period]
-template <class T> void repeat(const T* p, std::int64_t period, std::int64_t phase, T* q, std::int64_t n) {
+template <class T>
+void repeat(const T* p, std::int64_t period, std::int64_t phase, T* q, std::int64_t n) {
   const std::int64_t first = std::min(n, period), wrap = std::min(first, period - phase);
   std::copy_n(p + phase, wrap, q);
   std::copy_n(p, first - wrap, q + wrap);
-  for (std::int64_t done = first; done < n; done *= 2) std::memcpy(q + done, q, static_cast<std::size_t>(std::min(done, n - done)) * sizeof(T));
+  for (std::int64_t done = first; done < n; done *= 2)
+    std::memcpy(q + done, q, static_cast<std::size_t>(std::min(done, n - done)) * sizeof(T));
 }
 
 /// The loop seen by one operand alone: for_runs then follows only that one.
@@ -75,7 +85,8 @@ struct Operand {
   bool dense, constant;
 };
 
-void map_blocks(Row row, const RowArgs& args, const Loop& loop, const Operand* operand, std::int64_t begin, std::int64_t end) {
+void map_blocks(Row row, const RowArgs& args, const Loop& loop, const Operand* operand,
+                std::int64_t begin, std::int64_t end) {
   alignas(64) char raw[Loop::kMaxOperands][kBlock * 8];
   alignas(64) float wide[Loop::kMaxOperands][kBlock];
   const void* in[Loop::kMaxOperands];
@@ -86,7 +97,8 @@ void map_blocks(Row row, const RowArgs& args, const Loop& loop, const Operand* o
       const Operand& o = operand[k];
       step[k - 1] = !o.constant;
       const char* from = o.data;
-      if (o.dense) from += i * o.item;
+      if (o.dense)
+        from += i * o.item;
       else if (!o.constant) {
         gather(loop, k, o.item, o.data, i, n, raw[k]);
         from = raw[k];
@@ -110,17 +122,20 @@ void map_blocks(Row row, const RowArgs& args, const Loop& loop, const Operand* o
   }
 }
 
-/// Does the operand run across the loop's order (a transposed matrix)? Gathering would then touch a cache line per element.
+/// Does the operand run across the loop's order (a transposed matrix)? Gathering would then touch a
+/// cache line per element.
 bool crosses(const Loop& l, int operand) {
   const std::int64_t* s = l.stride[operand];
-  return s[l.ndim - 1] > 1 && l.size[l.ndim - 1] >= 4 && std::find(s, s + l.ndim - 1, 1) != s + l.ndim - 1;
+  return s[l.ndim - 1] > 1 && l.size[l.ndim - 1] >= 4 &&
+         std::find(s, s + l.ndim - 1, 1) != s + l.ndim - 1;
 }
 
 /// x in memory of its own, laid out as y, which is dense.
 struct Aligned {
   std::unique_ptr<char[]> memory;
   abi::TensorOut tensor;
-  Aligned(const abi::TensorIn& x, const abi::TensorIn& y) : memory(new char[static_cast<std::size_t>(y.numel() * item_size(x.dtype))]) {
+  Aligned(const abi::TensorIn& x, const abi::TensorIn& y)
+      : memory(new char[static_cast<std::size_t>(y.numel() * item_size(x.dtype))]) {
     static_cast<abi::TensorIn&>(tensor) = y;
     tensor.dtype = x.dtype;
     tensor.data = memory.get();
@@ -141,7 +156,8 @@ void Loop::make(std::initializer_list<const abi::TensorIn*> tensors) {
     total *= t[0]->sizes[i];
     if (t[0]->sizes[i] == 1) continue;
     int at = ndim++;  // insertion sort by the leader's stride; equal strides keep their order
-    for (; at > 0 && t[0]->strides[order[at - 1]] < t[0]->strides[i]; --at) order[at] = order[at - 1];
+    for (; at > 0 && t[0]->strides[order[at - 1]] < t[0]->strides[i]; --at)
+      order[at] = order[at - 1];
     order[at] = i;
   }
   int kept = 0;
@@ -149,9 +165,12 @@ void Loop::make(std::initializer_list<const abi::TensorIn*> tensors) {
     const int from = order[i];
     const std::int64_t n = t[0]->sizes[from];
     bool merge = kept > 0;
-    for (int k = 0; merge && k < operands; ++k) merge = stride[k][kept - 1] == t[k]->strides[from] * n;
-    if (merge) size[kept - 1] *= n;
-    else size[kept++] = n;
+    for (int k = 0; merge && k < operands; ++k)
+      merge = stride[k][kept - 1] == t[k]->strides[from] * n;
+    if (merge)
+      size[kept - 1] *= n;
+    else
+      size[kept++] = n;
     for (int k = 0; k < operands; ++k) stride[k][kept - 1] = t[k]->strides[from];
   }
   ndim = kept;
@@ -186,25 +205,32 @@ std::int64_t Loop::offset(int k, std::int64_t flat) const {
   return at;
 }
 
-void gather(const Loop& loop, int operand, std::int64_t item, const void* from, std::int64_t begin, std::int64_t n, void* block) {
+void gather(const Loop& loop, int operand, std::int64_t item, const void* from, std::int64_t begin,
+            std::int64_t n, void* block) {
   const Loop l = only(loop, operand);
   const std::int64_t s = l.stride[0][l.ndim - 1], period = l.size[l.ndim - 1];
-  const bool repeats = s == 1 && period < n && std::all_of(l.stride[0], l.stride[0] + l.ndim - 1, [](std::int64_t v) { return v == 0; });
+  const bool repeats =
+      s == 1 && period < n &&
+      std::all_of(l.stride[0], l.stride[0] + l.ndim - 1, [](std::int64_t v) { return v == 0; });
   with_item(item, [&](auto zero) {
     using T = decltype(zero);
-    if (repeats) return repeat(static_cast<const T*>(from), period, begin % period, static_cast<T*>(block), n);
+    if (repeats)
+      return repeat(static_cast<const T*>(from), period, begin % period, static_cast<T*>(block), n);
     for_runs(l, begin, n, [&](const std::int64_t* offset, std::int64_t done, std::int64_t run) {
       const T* p = static_cast<const T*>(from) + offset[0];
       T* q = static_cast<T*>(block) + done;
-      if (s == 1) std::memcpy(q, p, run * sizeof(T));
-      else if (s == 0) std::fill_n(q, run, *p);
+      if (s == 1)
+        std::memcpy(q, p, run * sizeof(T));
+      else if (s == 0)
+        std::fill_n(q, run, *p);
       else
         for (std::int64_t i = 0; i < run; ++i) q[i] = p[i * s];
     });
   });
 }
 
-void scatter(const Loop& loop, int operand, std::int64_t item, const void* block, std::int64_t begin, std::int64_t n, void* to) {
+void scatter(const Loop& loop, int operand, std::int64_t item, const void* block,
+             std::int64_t begin, std::int64_t n, void* to) {
   const Loop l = only(loop, operand);
   const std::int64_t s = l.stride[0][l.ndim - 1];
   with_item(item, [&](auto zero) {
@@ -212,14 +238,16 @@ void scatter(const Loop& loop, int operand, std::int64_t item, const void* block
     for_runs(l, begin, n, [&](const std::int64_t* offset, std::int64_t done, std::int64_t run) {
       T* p = static_cast<T*>(to) + offset[0];
       const T* q = static_cast<const T*>(block) + done;
-      if (s == 1) std::memcpy(p, q, run * sizeof(T));
+      if (s == 1)
+        std::memcpy(p, q, run * sizeof(T));
       else
         for (std::int64_t i = 0; i < run; ++i) p[i * s] = q[i];
     });
   });
 }
 
-void map(Row row, const RowArgs& args, const abi::TensorOut& y, std::initializer_list<const abi::TensorIn*> in) {
+void map(Row row, const RowArgs& args, const abi::TensorOut& y,
+         std::initializer_list<const abi::TensorIn*> in) {
   const std::int64_t total = y.numel();
   if (total == 0) return;
   // Nearly every call: dense operands of one size, in float.
@@ -229,7 +257,8 @@ void map(Row row, const RowArgs& args, const abi::TensorOut& y, std::initializer
   Operand operand[Loop::kMaxOperands];
   int k = 0;
   operand[k++] = {y.as<char>(), item_size(y.dtype), y.dtype, true, false};
-  for (const abi::TensorIn* t : in) operand[k++] = {const_cast<char*>(t->as<char>()), item_size(t->dtype), t->dtype, true, false};
+  for (const abi::TensorIn* t : in)
+    operand[k++] = {const_cast<char*>(t->as<char>()), item_size(t->dtype), t->dtype, true, false};
   if (plain) {
     auto dense = [&](std::int64_t begin, std::int64_t end) {
       const void* p[Loop::kMaxOperands];
@@ -237,16 +266,26 @@ void map(Row row, const RowArgs& args, const abi::TensorOut& y, std::initializer
       for (int j = 1; j < operands; ++j) p[j - 1] = operand[j].data + begin * operand[j].item;
       row(args, operand[0].data + begin * operand[0].item, p, step, end - begin);
     };
-    if (total <= kGrain) dense(0, total);
-    else parallel_for(total, kGrain, dense);
+    if (total <= kGrain)
+      dense(0, total);
+    else
+      parallel_for(total, kGrain, dense);
     return;
   }
   Loop loop;
   switch (operands) {
-    case 1: loop.make({&y}); break;
-    case 2: loop.make({&y, in.begin()[0]}); break;
-    case 3: loop.make({&y, in.begin()[0], in.begin()[1]}); break;
-    default: loop.make({&y, in.begin()[0], in.begin()[1], in.begin()[2]}); break;
+    case 1:
+      loop.make({&y});
+      break;
+    case 2:
+      loop.make({&y, in.begin()[0]});
+      break;
+    case 3:
+      loop.make({&y, in.begin()[0], in.begin()[1]});
+      break;
+    default:
+      loop.make({&y, in.begin()[0], in.begin()[1], in.begin()[2]});
+      break;
   }
   const int last = loop.ndim - 1;
   if (total >= kGrain && loop.dense(0)) {
@@ -271,11 +310,13 @@ void map(Row row, const RowArgs& args, const abi::TensorOut& y, std::initializer
     if (!rows) return map_blocks(row, args, loop, operand, begin, end);
     std::int64_t step[Loop::kMaxOperands];
     for (int j = 1; j < operands; ++j) step[j - 1] = loop.stride[j][last];
-    for_runs(loop, begin, end - begin, [&](const std::int64_t* offset, std::int64_t, std::int64_t run) {
-      const void* p[Loop::kMaxOperands];
-      for (int j = 1; j < operands; ++j) p[j - 1] = operand[j].data + offset[j] * operand[j].item;
-      row(args, operand[0].data + offset[0] * operand[0].item, p, step, run);
-    });
+    for_runs(loop, begin, end - begin,
+             [&](const std::int64_t* offset, std::int64_t, std::int64_t run) {
+               const void* p[Loop::kMaxOperands];
+               for (int j = 1; j < operands; ++j)
+                 p[j - 1] = operand[j].data + offset[j] * operand[j].item;
+               row(args, operand[0].data + offset[0] * operand[0].item, p, step, run);
+             });
   });
 }
 

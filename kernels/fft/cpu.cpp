@@ -1,5 +1,6 @@
-// Mixed-radix Stockham transforms (2, 3, 4, 5, 7, 11, 13), Bluestein's for lengths with a larger prime factor. Up to 16 transforms run side by side, so
-// that the inner loops are as long as the vectors even in the first pass; twiddles are rounded from double precision.
+// Mixed-radix Stockham transforms (2, 3, 4, 5, 7, 11, 13), Bluestein's for lengths with a larger
+// prime factor. Up to 16 transforms run side by side, so that the inner loops are as long as the
+// vectors even in the first pass; twiddles are rounded from double precision.
 #include <algorithm>
 #include <cmath>
 #include <list>
@@ -27,19 +28,24 @@ std::vector<std::int64_t> radices(std::int64_t n) {
   return r;
 }
 
-template <class T> struct Plan {
+template <class T>
+struct Plan {
   std::int64_t n = 0;
   std::vector<std::int64_t> passes;
   std::vector<T> re, im;  // exp(-2 pi i k / n)
-  // Bluestein: the chirp exp(-i pi t^2 / n) and the spectrum of its conjugate at length `padded`, over padded
+  // Bluestein: the chirp exp(-i pi t^2 / n) and the spectrum of its conjugate at length `padded`,
+  // over padded
   std::int64_t padded = 0;
   std::vector<double> chirp_re, chirp_im, spectrum_re, spectrum_im;
 };
-template <class T> std::shared_ptr<const Plan<T>> plan_for(std::int64_t n);
+template <class T>
+std::shared_ptr<const Plan<T>> plan_for(std::int64_t n);
 
-// One decimation-in-frequency pass of Stockham's algorithm, radix R: n is what is left of the length, s the stride already transformed (times bundle).
-// Sign is -1 forward, +1 inverse.
-template <class T, int R> void pass(const Plan<T>& p, std::int64_t n, std::int64_t done, std::int64_t s, T sign, const T* xr, const T* xi, T* yr, T* yi) {
+// One decimation-in-frequency pass of Stockham's algorithm, radix R: n is what is left of the
+// length, s the stride already transformed (times bundle). Sign is -1 forward, +1 inverse.
+template <class T, int R>
+void pass(const Plan<T>& p, std::int64_t n, std::int64_t done, std::int64_t s, T sign, const T* xr,
+          const T* xi, T* yr, T* yi) {
   const std::int64_t m = n / R;
   const T* wr = p.re.data();
   const T* wi = p.im.data();
@@ -62,14 +68,17 @@ template <class T, int R> void pass(const Plan<T>& p, std::int64_t n, std::int64
         vr[0] = ur[0] + ur[1], vi[0] = ui[0] + ui[1], vr[1] = ur[0] - ur[1], vi[1] = ui[0] - ui[1];
       } else if constexpr (R == 4) {
         const T ar0 = ur[0] + ur[2], ai0 = ui[0] + ui[2], ar1 = ur[0] - ur[2], ai1 = ui[0] - ui[2];
-        const T br0 = ur[1] + ur[3], bi0 = ui[1] + ui[3], br1 = sign * (ur[1] - ur[3]), bi1 = sign * (ui[1] - ui[3]);
+        const T br0 = ur[1] + ur[3], bi0 = ui[1] + ui[3], br1 = sign * (ur[1] - ur[3]),
+                bi1 = sign * (ui[1] - ui[3]);
         vr[0] = ar0 + br0, vi[0] = ai0 + bi0, vr[2] = ar0 - br0, vi[2] = ai0 - bi0;
         vr[1] = ar1 - bi1, vi[1] = ai1 + br1, vr[3] = ar1 + bi1, vi[3] = ai1 - br1;
       } else {
         vr[0] = ur[0], vi[0] = ui[0];
         for (int k = 1; k < R; ++k) vr[k] = ur[0], vi[k] = ui[0];
-        for (int j = 1; j <= R / 2; ++j) {  // pairs j and R - j share the cosine, and differ in the sine
-          const T pr = ur[j] + ur[R - j], pi = ui[j] + ui[R - j], mr = ur[j] - ur[R - j], mi = ui[j] - ui[R - j];
+        for (int j = 1; j <= R / 2;
+             ++j) {  // pairs j and R - j share the cosine, and differ in the sine
+          const T pr = ur[j] + ur[R - j], pi = ui[j] + ui[R - j], mr = ur[j] - ur[R - j],
+                  mi = ui[j] - ui[R - j];
           vr[0] += pr, vi[0] += pi;
           for (int k = 1; k < R; ++k) {
             const T c = cr[j * k % R], e = ci[j * k % R];
@@ -87,13 +96,21 @@ template <class T, int R> void pass(const Plan<T>& p, std::int64_t n, std::int64
   }
 }
 
-// v transforms side by side, x [n, v] split into re and im; the result is in x or in y, which is returned true.
-template <class T> bool transform(const Plan<T>& p, std::int64_t v, bool inverse, T* xr, T* xi, T* yr, T* yi) {
+// v transforms side by side, x [n, v] split into re and im; the result is in x or in y, which is
+// returned true.
+template <class T>
+bool transform(const Plan<T>& p, std::int64_t v, bool inverse, T* xr, T* xi, T* yr, T* yi) {
   const T sign = inverse ? T(1) : T(-1);
   std::int64_t n = p.n, done = 1;
   bool flipped = false;
   for (const std::int64_t r : p.passes) {
-    const auto f = r == 2 ? pass<T, 2> : r == 3 ? pass<T, 3> : r == 4 ? pass<T, 4> : r == 5 ? pass<T, 5> : r == 7 ? pass<T, 7> : r == 11 ? pass<T, 11> : pass<T, 13>;
+    const auto f = r == 2    ? pass<T, 2>
+                   : r == 3  ? pass<T, 3>
+                   : r == 4  ? pass<T, 4>
+                   : r == 5  ? pass<T, 5>
+                   : r == 7  ? pass<T, 7>
+                   : r == 11 ? pass<T, 11>
+                             : pass<T, 13>;
     f(p, n, done, done * v, sign, xr, xi, yr, yi);
     std::swap(xr, yr);
     std::swap(xi, yi);
@@ -104,13 +121,16 @@ template <class T> bool transform(const Plan<T>& p, std::int64_t v, bool inverse
   return flipped;
 }
 
-// Bluestein: kt = (k^2 + t^2 - (k - t)^2) / 2 makes the transform a convolution with the conjugate chirp, in double at a length that has small factors.
-template <class T> void bluestein(const Plan<T>& p, std::int64_t v, bool inverse, T* xr, T* xi) {
+// Bluestein: kt = (k^2 + t^2 - (k - t)^2) / 2 makes the transform a convolution with the conjugate
+// chirp, in double at a length that has small factors.
+template <class T>
+void bluestein(const Plan<T>& p, std::int64_t v, bool inverse, T* xr, T* xi) {
   const std::int64_t n = p.n, m = p.padded;
   const auto inner = plan_for<double>(m);
   cpu::Scratch<double> work(4 * m * v);
   double *ar = work.data(), *ai = ar + m * v, *br = ai + m * v, *bi = br + m * v;
-  const double sign = inverse ? -1 : 1;  // the inverse is the conjugate of the transform of the conjugate
+  const double sign =
+      inverse ? -1 : 1;  // the inverse is the conjugate of the transform of the conjugate
   for (std::int64_t t = 0; t < n; ++t)
     for (std::int64_t l = 0; l < v; ++l) {
       const double a = xr[t * v + l], b = sign * xi[t * v + l];
@@ -135,7 +155,8 @@ template <class T> void bluestein(const Plan<T>& p, std::int64_t v, bool inverse
     }
 }
 
-template <class T> std::shared_ptr<const Plan<T>> make_plan(std::int64_t n) {
+template <class T>
+std::shared_ptr<const Plan<T>> make_plan(std::int64_t n) {
   auto p = std::make_shared<Plan<T>>();
   p->n = n;
   p->passes = radices(n);
@@ -145,13 +166,17 @@ template <class T> std::shared_ptr<const Plan<T>> make_plan(std::int64_t n) {
     const std::int64_t m = p->padded;
     p->chirp_re.resize(n), p->chirp_im.resize(n);
     std::vector<double> br(m), bi(m), cr(m), ci(m);
-    for (std::int64_t t = 0, square = 0; t < n; square = (square + 2 * t + 1) % (2 * n), ++t) {  // t^2 modulo 2 n
+    for (std::int64_t t = 0, square = 0; t < n;
+         square = (square + 2 * t + 1) % (2 * n), ++t) {  // t^2 modulo 2 n
       root(square, 2 * n, p->chirp_re[t], p->chirp_im[t]);
       br[t] = p->chirp_re[t], bi[t] = -p->chirp_im[t];
       if (t) br[m - t] = br[t], bi[m - t] = bi[t];
     }
-    if (transform<double>(*plan_for<double>(m), 1, false, br.data(), bi.data(), cr.data(), ci.data())) br.swap(cr), bi.swap(ci);
-    for (std::int64_t t = 0; t < m; ++t) br[t] /= static_cast<double>(m), bi[t] /= static_cast<double>(m);
+    if (transform<double>(*plan_for<double>(m), 1, false, br.data(), bi.data(), cr.data(),
+                          ci.data()))
+      br.swap(cr), bi.swap(ci);
+    for (std::int64_t t = 0; t < m; ++t)
+      br[t] /= static_cast<double>(m), bi[t] /= static_cast<double>(m);
     p->spectrum_re = std::move(br);
     p->spectrum_im = std::move(bi);
     return p;
@@ -166,7 +191,8 @@ template <class T> std::shared_ptr<const Plan<T>> make_plan(std::int64_t n) {
 }
 
 // The last few plans used, newest first.
-template <class T> std::shared_ptr<const Plan<T>> plan_for(std::int64_t n) {
+template <class T>
+std::shared_ptr<const Plan<T>> plan_for(std::int64_t n) {
   static std::mutex mutex;
   static auto* plans = new std::list<std::shared_ptr<const Plan<T>>>;
   {
@@ -184,9 +210,12 @@ template <class T> std::shared_ptr<const Plan<T>> plan_for(std::int64_t n) {
   return fresh;
 }
 
-template <class T> void run(const T* x, Fft kind, std::int64_t outer, std::int64_t n, std::int64_t inner, bool inverse, T scale, T* y) {
+template <class T>
+void run(const T* x, Fft kind, std::int64_t outer, std::int64_t n, std::int64_t inner, bool inverse,
+         T scale, T* y) {
   const auto plan = plan_for<T>(n);
-  const std::int64_t half = n / 2 + 1, total = outer * inner, bundles = (total + kBundle - 1) / kBundle;
+  const std::int64_t half = n / 2 + 1, total = outer * inner,
+                     bundles = (total + kBundle - 1) / kBundle;
   const std::int64_t grain = std::max<std::int64_t>(1, 65536 / (n * kBundle));
   parallel_for(bundles, grain, [&](std::int64_t first, std::int64_t last) {
     cpu::Scratch<T> work(4 * n * kBundle);
@@ -205,7 +234,8 @@ template <class T> void run(const T* x, Fft kind, std::int64_t outer, std::int64
           for (std::int64_t t = 0; t < n; ++t) ar[t * v + l] = p[t * step], ai[t * v + l] = 0;
         } else if (kind == Fft::Complex) {
           const T* p = x + 2 * place(l, n, step);
-          for (std::int64_t t = 0; t < n; ++t) ar[t * v + l] = p[2 * t * step], ai[t * v + l] = p[2 * t * step + 1];
+          for (std::int64_t t = 0; t < n; ++t)
+            ar[t * v + l] = p[2 * t * step], ai[t * v + l] = p[2 * t * step + 1];
         } else {
           const T* p = x + 2 * place(l, half, step);
           for (std::int64_t t = 0; t < half; ++t) {
@@ -215,8 +245,10 @@ template <class T> void run(const T* x, Fft kind, std::int64_t outer, std::int64
           }
         }
       }
-      if (plan->padded) bluestein(*plan, v, inverse, ar, ai);
-      else if (transform(*plan, v, inverse, ar, ai, br, bi)) std::swap(ar, br), std::swap(ai, bi);
+      if (plan->padded)
+        bluestein(*plan, v, inverse, ar, ai);
+      else if (transform(*plan, v, inverse, ar, ai, br, bi))
+        std::swap(ar, br), std::swap(ai, bi);
       for (std::int64_t l = 0; l < v; ++l) {
         std::int64_t step;
         if (kind == Fft::HalfToReal) {
@@ -225,19 +257,25 @@ template <class T> void run(const T* x, Fft kind, std::int64_t outer, std::int64
         } else {
           const std::int64_t rows = kind == Fft::Complex ? n : half;
           T* p = y + 2 * place(l, rows, step);
-          for (std::int64_t t = 0; t < rows; ++t) p[2 * t * step] = scale * ar[t * v + l], p[2 * t * step + 1] = scale * ai[t * v + l];
+          for (std::int64_t t = 0; t < rows; ++t)
+            p[2 * t * step] = scale * ar[t * v + l], p[2 * t * step + 1] = scale * ai[t * v + l];
         }
       }
     }
   });
 }
 
-abi::Status fft_any(const abi::KernelContext&, const abi::TensorIn& x, Fft kind, std::int64_t outer, std::int64_t n, std::int64_t inner, bool inverse, double scale,
+abi::Status fft_any(const abi::KernelContext&, const abi::TensorIn& x, Fft kind, std::int64_t outer,
+                    std::int64_t n, std::int64_t inner, bool inverse, double scale,
                     const abi::TensorOut& y) {
-  if (x.dtype != y.dtype || !x.contiguous() || !y.contiguous()) return abi::unsupported("contiguous arrays of one type");
-  if (x.dtype == DType::Float32) run(x.as<float>(), kind, outer, n, inner, inverse, static_cast<float>(scale), y.as<float>());
-  else if (x.dtype == DType::Float64) run(x.as<double>(), kind, outer, n, inner, inverse, scale, y.as<double>());
-  else return abi::unsupported("float32 or float64");
+  if (x.dtype != y.dtype || !x.contiguous() || !y.contiguous())
+    return abi::unsupported("contiguous arrays of one type");
+  if (x.dtype == DType::Float32)
+    run(x.as<float>(), kind, outer, n, inner, inverse, static_cast<float>(scale), y.as<float>());
+  else if (x.dtype == DType::Float64)
+    run(x.as<double>(), kind, outer, n, inner, inverse, scale, y.as<double>());
+  else
+    return abi::unsupported("float32 or float64");
   return abi::ok();
 }
 

@@ -1,4 +1,5 @@
-// Transforms of the middle dimension: powers of two in shared memory, a few transforms a block; other lengths by cuFFT on a packed copy, or by the definition.
+// Transforms of the middle dimension: powers of two in shared memory, a few transforms a block;
+// other lengths by cuFFT on a packed copy, or by the definition.
 #include "kernels/fft/block_fft.h"
 #include "kernels/fft/cufft.h"
 #include "kernels/fft/kernel.h"
@@ -6,7 +7,8 @@
 namespace dropin::kernels::cuda {
 namespace {
 
-template <class T> struct Job {
+template <class T>
+struct Job {
   const T* x;
   T* y;
   Fft kind;
@@ -17,11 +19,14 @@ template <class T> struct Job {
   __device__ Complex<T> load(int64_t u, int64_t t) const {
     const int64_t o = u / inner, i = u % inner;
     if (kind == Fft::RealToHalf) return {x[(o * n + t) * inner + i], T(0)};
-    if (kind == Fft::Complex) return {x[2 * ((o * n + t) * inner + i)], x[2 * ((o * n + t) * inner + i) + 1]};
+    if (kind == Fft::Complex)
+      return {x[2 * ((o * n + t) * inner + i)], x[2 * ((o * n + t) * inner + i) + 1]};
     const int64_t half = n / 2 + 1;
     const bool mirrored = t >= half;
     const T* p = x + 2 * ((o * half + (mirrored ? n - t : t)) * inner + i);
-    const bool edge = t == 0 || (n % 2 == 0 && t == n / 2);  // real for a real signal; what is there besides does not count
+    const bool edge =
+        t == 0 ||
+        (n % 2 == 0 && t == n / 2);  // real for a real signal; what is there besides does not count
     return {p[0], edge ? T(0) : mirrored ? -p[1] : p[1]};
   }
   __device__ void store(int64_t u, int64_t k, Complex<T> v) const {
@@ -37,8 +42,10 @@ template <class T> struct Job {
   }
 };
 
-// `count` transforms a block, side by side in shared memory; neighbouring threads along whatever lies side by side in memory.
-template <class T> __global__ void block_kernel(Job<T> job, int bits, int count) {
+// `count` transforms a block, side by side in shared memory; neighbouring threads along whatever
+// lies side by side in memory.
+template <class T>
+__global__ void block_kernel(Job<T> job, int bits, int count) {
   DROPIN_DYNAMIC_SHARED(Complex<T>, data);
   const int n = 1 << bits, stride = count + (count > 1 ? 1 : 0);
   const int64_t first = static_cast<int64_t>(blockIdx.x) * count, total = job.outer * job.inner;
@@ -51,26 +58,38 @@ template <class T> __global__ void block_kernel(Job<T> job, int bits, int count)
   transform_down<T>(data, bits, count, stride, job.inverse ? T(1) : T(-1));
   for (int e = threadIdx.x; e < n * count; e += blockDim.x) {
     const int t = along ? e % n : e / count, k = along ? e / n : e % count;
-    if (first + k < total) job.store(first + k, t, data[static_cast<int>(reversed(static_cast<unsigned>(t), bits)) * stride + k]);
+    if (first + k < total)
+      job.store(first + k, t,
+                data[static_cast<int>(reversed(static_cast<unsigned>(t), bits)) * stride + k]);
   }
 }
 
-template <class T> __global__ void pack_kernel(Job<T> job, Complex<T>* packed) {
+template <class T>
+__global__ void pack_kernel(Job<T> job, Complex<T>* packed) {
   const int64_t total = job.outer * job.inner * job.n;
-  for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < total; e += static_cast<int64_t>(gridDim.x) * blockDim.x) packed[e] = job.load(e / job.n, e % job.n);
+  for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < total;
+       e += static_cast<int64_t>(gridDim.x) * blockDim.x)
+    packed[e] = job.load(e / job.n, e % job.n);
 }
-template <class T> __global__ void unpack_kernel(Job<T> job, const Complex<T>* packed) {
+template <class T>
+__global__ void unpack_kernel(Job<T> job, const Complex<T>* packed) {
   const int64_t total = job.outer * job.inner * job.n;
-  for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < total; e += static_cast<int64_t>(gridDim.x) * blockDim.x) job.store(e / job.n, e % job.n, packed[e]);
+  for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < total;
+       e += static_cast<int64_t>(gridDim.x) * blockDim.x)
+    job.store(e / job.n, e % job.n, packed[e]);
 }
 // By the definition, the roots from a table of n.
-template <class T> __global__ void roots_kernel(Complex<T>* roots, int64_t n, T sign) {
-  for (int64_t t = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; t < n; t += static_cast<int64_t>(gridDim.x) * blockDim.x)
+template <class T>
+__global__ void roots_kernel(Complex<T>* roots, int64_t n, T sign) {
+  for (int64_t t = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; t < n;
+       t += static_cast<int64_t>(gridDim.x) * blockDim.x)
     roots[t] = root_of(sign * static_cast<T>(2 * static_cast<double>(t) / static_cast<double>(n)));
 }
-template <class T> __global__ void direct_kernel(Job<T> job, const Complex<T>* roots) {
+template <class T>
+__global__ void direct_kernel(Job<T> job, const Complex<T>* roots) {
   const int64_t total = job.outer * job.inner * job.n;
-  for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < total; e += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+  for (int64_t e = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; e < total;
+       e += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int64_t u = e / job.n, k = e % job.n;
     Complex<T> sum{T(0), T(0)};
     int64_t at = 0;
@@ -83,7 +102,8 @@ template <class T> __global__ void direct_kernel(Job<T> job, const Complex<T>* r
   }
 }
 
-template <class T> Status transform(const KernelContext& c, const Job<T>& job) {
+template <class T>
+Status transform(const KernelContext& c, const Job<T>& job) {
   const int64_t total = job.outer * job.inner;
   if (total == 0) return abi::ok();
   int bits = 0;
@@ -94,8 +114,10 @@ template <class T> Status transform(const KernelContext& c, const Job<T>& job) {
     if (count > total) count = total;
     if (count > 16) count = 16;
     if (count < 1) count = 1;
-    const std::size_t bytes = sizeof(Complex<T>) * static_cast<std::size_t>(job.n * (count + (count > 1)));
-    return launch(c, &block_kernel<T>, dim3(blocks_exactly(total, count)), dim3(256), bytes, job, bits, static_cast<int>(count));
+    const std::size_t bytes =
+        sizeof(Complex<T>) * static_cast<std::size_t>(job.n * (count + (count > 1)));
+    return launch(c, &block_kernel<T>, dim3(blocks_exactly(total, count)), dim3(256), bytes, job,
+                  bits, static_cast<int>(count));
   }
   const dim3 grid(blocks_for(c, total * job.n, 256)), block(256);
   {
@@ -106,15 +128,19 @@ template <class T> Status transform(const KernelContext& c, const Job<T>& job) {
     if (s.code != 1) return s;
   }
   DROPIN_SCRATCH(Complex<T>, roots, c, job.n);
-  DROPIN_TRY(launch(c, &roots_kernel<T>, dim3(blocks_for(c, job.n, 256)), block, 0, roots.get(), job.n, job.inverse ? T(1) : T(-1)));
+  DROPIN_TRY(launch(c, &roots_kernel<T>, dim3(blocks_for(c, job.n, 256)), block, 0, roots.get(),
+                    job.n, job.inverse ? T(1) : T(-1)));
   return launch(c, &direct_kernel<T>, grid, block, 0, job, roots.get());
 }
 
-Status fft_cuda(const KernelContext& c, const TensorIn& x, Fft kind, int64_t outer, int64_t n, int64_t inner, bool inverse, double scale, const TensorOut& y) {
-  DROPIN_REQUIRE(x.dtype == y.dtype && n >= 1 && x.contiguous() && y.contiguous(), "arrays must be contiguous and of one type, n positive");
+Status fft_cuda(const KernelContext& c, const TensorIn& x, Fft kind, int64_t outer, int64_t n,
+                int64_t inner, bool inverse, double scale, const TensorOut& y) {
+  DROPIN_REQUIRE(x.dtype == y.dtype && n >= 1 && x.contiguous() && y.contiguous(),
+                 "arrays must be contiguous and of one type, n positive");
   return visit_real(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return transform<T>(c, {x.as<T>(), y.as<T>(), kind, outer, n, inner, inverse, static_cast<T>(scale)});
+    return transform<T>(
+        c, {x.as<T>(), y.as<T>(), kind, outer, n, inner, inverse, static_cast<T>(scale)});
   });
 }
 

@@ -4,7 +4,9 @@
 
 namespace dropin::kernels::cuda {
 
-/// In place: `count` complex transforms of n that lie one after the other, f32 or f64. Code 1: cuFFT is not there; nothing was done.
-Status cufft_complex(const KernelContext& c, bool wide, void* data, int64_t n, int64_t count, bool inverse);
+/// In place: `count` complex transforms of n that lie one after the other, f32 or f64. Code 1:
+/// cuFFT is not there; nothing was done.
+Status cufft_complex(const KernelContext& c, bool wide, void* data, int64_t n, int64_t count,
+                     bool inverse);
 
 }  // namespace dropin::kernels::cuda

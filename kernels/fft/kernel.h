@@ -1,5 +1,5 @@
-// Discrete Fourier transforms of the middle dimension of [outer, n, inner], f32 or f64, contiguous. Complex numbers are pairs (re, im) in a last
-// dimension of 2.
+// Discrete Fourier transforms of the middle dimension of [outer, n, inner], f32 or f64, contiguous.
+// Complex numbers are pairs (re, im) in a last dimension of 2.
 #pragma once
 #include "dropin/abi/abi.h"
 
@@ -8,9 +8,11 @@ namespace dropin::kernels {
 enum class Fft : std::int32_t {
   Complex,     ///< x [outer, n, inner, 2] -> y [outer, n, inner, 2]
   RealToHalf,  ///< x [outer, n, inner] -> y [outer, n/2 + 1, inner, 2]
-  HalfToReal,  ///< x [outer, n/2 + 1, inner, 2] -> y [outer, n, inner]; what x says of the frequencies above n/2 is the conjugate
+  HalfToReal,  ///< x [outer, n/2 + 1, inner, 2] -> y [outer, n, inner]; what x says of the
+               ///< frequencies above n/2 is the conjugate
 };
 /// y = scale sum_t x[t] exp(-+ 2 pi i k t / n), plus in the exponent when inverse. Any n >= 1.
-DROPIN_KERNEL(fft, const abi::TensorIn& x, Fft kind, std::int64_t outer, std::int64_t n, std::int64_t inner, bool inverse, double scale, const abi::TensorOut& y);
+DROPIN_KERNEL(fft, const abi::TensorIn& x, Fft kind, std::int64_t outer, std::int64_t n,
+              std::int64_t inner, bool inverse, double scale, const abi::TensorOut& y);
 
 }  // namespace dropin::kernels

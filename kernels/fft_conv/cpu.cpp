@@ -1,10 +1,13 @@
-// Long convolutions. Channels are the SIMD lanes: a block of as many channels as a vector holds is transformed at once, every butterfly a vector operation
-// and every twiddle loaded once for all. What each sequence goes through:
+// Long convolutions. Channels are the SIMD lanes: a block of as many channels as a vector holds is
+// transformed at once, every butterfly a vector operation and every twiddle loaded once for all.
+// What each sequence goes through:
 //   first pass   reads u, the pre gate and zeros beyond L, and writes rows that fit a cache level;
-//   each row     goes down to its spectrum, is multiplied by the filter's, and comes back, before the next row is touched;
-//   last pass    takes the real part, multiplies by the post gate and writes y.
-// So a sequence longer than a cache is swept three times, whatever the number of passes. No bit reversal: the spectra stay in the order they come in.
-// D u is a filter's lag 0: D is added to every frequency, and D's gradient is that of k[0].
+//   each row     goes down to its spectrum, is multiplied by the filter's, and comes back, before
+//   the next row is touched; last pass    takes the real part, multiplies by the post gate and
+//   writes y.
+// So a sequence longer than a cache is swept three times, whatever the number of passes. No bit
+// reversal: the spectra stay in the order they come in. D u is a filter's lag 0: D is added to
+// every frequency, and D's gradient is that of k[0].
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/fft_conv/cpu.cpp"
@@ -57,11 +60,14 @@ namespace {
 
 std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(F())); }
 
-// --- tiles: kColumns samples of each of some rows (stride `rows apart` samples), [rows][kColumns][lanes]
+// --- tiles: kColumns samples of each of some rows (stride `rows apart` samples),
+// [rows][kColumns][lanes]
 
-// Transposes W vectors of W floats between `from` and `to`, strides apart; W = 8, or what a vector holds where that is less.
+// Transposes W vectors of W floats between `from` and `to`, strides apart; W = 8, or what a vector
+// holds where that is less.
 using Block = hn::CappedTag<float, 8>;
-HWY_INLINE void transpose(const float* from, std::int64_t from_step, float* to, std::int64_t to_step) {
+HWY_INLINE void transpose(const float* from, std::int64_t from_step, float* to,
+                          std::int64_t to_step) {
 #if HWY_TARGET == HWY_SCALAR
   *to = *from;
 #else
@@ -74,17 +80,23 @@ HWY_INLINE void transpose(const float* from, std::int64_t from_step, float* to, 
 #pragma GCC unroll 8
   for (int i = 0; i < W; ++i) x[i] = hn::LoadU(d, from + i * from_step);
 #pragma GCC unroll 4
-  for (int i = 0; i < W; i += 2) y[i] = hn::InterleaveLower(d, x[i], x[i + 1]), y[i + 1] = hn::InterleaveUpper(d, x[i], x[i + 1]);
+  for (int i = 0; i < W; i += 2)
+    y[i] = hn::InterleaveLower(d, x[i], x[i + 1]),
+    y[i + 1] = hn::InterleaveUpper(d, x[i], x[i + 1]);
 #pragma GCC unroll 2
   for (int i = 0; i < W; i += 4)
 #pragma GCC unroll 2
     for (int h = 0; h < 2; ++h) {
-      x[i + 2 * h] = hn::BitCast(d, hn::InterleaveLower(dd, hn::BitCast(dd, y[i + h]), hn::BitCast(dd, y[i + 2 + h])));
-      x[i + 2 * h + 1] = hn::BitCast(d, hn::InterleaveUpper(dd, hn::BitCast(dd, y[i + h]), hn::BitCast(dd, y[i + 2 + h])));
+      x[i + 2 * h] = hn::BitCast(
+          d, hn::InterleaveLower(dd, hn::BitCast(dd, y[i + h]), hn::BitCast(dd, y[i + 2 + h])));
+      x[i + 2 * h + 1] = hn::BitCast(
+          d, hn::InterleaveUpper(dd, hn::BitCast(dd, y[i + h]), hn::BitCast(dd, y[i + 2 + h])));
     }
   if constexpr (W == 8) {
 #pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) y[i] = hn::ConcatLowerLower(d, x[i + 4], x[i]), y[i + 4] = hn::ConcatUpperUpper(d, x[i + 4], x[i]);
+    for (int i = 0; i < 4; ++i)
+      y[i] = hn::ConcatLowerLower(d, x[i + 4], x[i]),
+      y[i + 4] = hn::ConcatUpperUpper(d, x[i + 4], x[i]);
 #pragma GCC unroll 8
     for (int i = 0; i < W; ++i) hn::StoreU(y[i], d, to + i * to_step);
   } else {
@@ -105,16 +117,20 @@ void fetch(const Rows& x, const Place& p, float* tile) {
   const std::int64_t w = static_cast<std::int64_t>(hn::Lanes(Block()));
   const float* base = x.data + p.c0 * x.channel;
   for (std::int64_t j = 0; j < p.rows; ++j, tile += kColumns * n) {
-    const std::int64_t t = p.t0 + j * p.apart, valid = std::clamp<std::int64_t>(x.length - t, 0, p.columns);
+    const std::int64_t t = p.t0 + j * p.apart,
+                       valid = std::clamp<std::int64_t>(x.length - t, 0, p.columns);
     const float* from = base + t * x.time;
     if (x.channel == 1 && p.channels == n) {
-      for (std::int64_t c = 0; c < valid; ++c) hn::Store(hn::LoadU(d, from + c * x.time), d, tile + c * n);
+      for (std::int64_t c = 0; c < valid; ++c)
+        hn::Store(hn::LoadU(d, from + c * x.time), d, tile + c * n);
     } else if (x.time == 1 && p.channels == n && valid == kColumns) {
       for (std::int64_t l = 0; l < n; l += w)
-        for (std::int64_t c = 0; c < kColumns; c += w) transpose(from + l * x.channel + c, x.channel, tile + c * n + l, n);
+        for (std::int64_t c = 0; c < kColumns; c += w)
+          transpose(from + l * x.channel + c, x.channel, tile + c * n + l, n);
     } else {
       for (std::int64_t c = 0; c < valid; ++c) {
-        for (std::int64_t l = 0; l < p.channels; ++l) tile[c * n + l] = from[l * x.channel + c * x.time];
+        for (std::int64_t l = 0; l < p.channels; ++l)
+          tile[c * n + l] = from[l * x.channel + c * x.time];
         for (std::int64_t l = p.channels; l < n; ++l) tile[c * n + l] = 0;
       }
     }
@@ -127,16 +143,20 @@ void put(const float* tile, const Place& p, const Rows& y) {
   const std::int64_t w = static_cast<std::int64_t>(hn::Lanes(Block()));
   float* base = y.data + p.c0 * y.channel;
   for (std::int64_t j = 0; j < p.rows; ++j, tile += kColumns * n) {
-    const std::int64_t t = p.t0 + j * p.apart, valid = std::clamp<std::int64_t>(y.length - t, 0, p.columns);
+    const std::int64_t t = p.t0 + j * p.apart,
+                       valid = std::clamp<std::int64_t>(y.length - t, 0, p.columns);
     float* to = base + t * y.time;
     if (y.channel == 1 && p.channels == n) {
-      for (std::int64_t c = 0; c < valid; ++c) hn::StoreU(hn::Load(d, tile + c * n), d, to + c * y.time);
+      for (std::int64_t c = 0; c < valid; ++c)
+        hn::StoreU(hn::Load(d, tile + c * n), d, to + c * y.time);
     } else if (y.time == 1 && p.channels == n && valid == kColumns) {
       for (std::int64_t l = 0; l < n; l += w)
-        for (std::int64_t c = 0; c < kColumns; c += w) transpose(tile + c * n + l, n, to + l * y.channel + c, y.channel);
+        for (std::int64_t c = 0; c < kColumns; c += w)
+          transpose(tile + c * n + l, n, to + l * y.channel + c, y.channel);
     } else {
       for (std::int64_t c = 0; c < valid; ++c)
-        for (std::int64_t l = 0; l < p.channels; ++l) to[l * y.channel + c * y.time] = tile[c * n + l];
+        for (std::int64_t l = 0; l < p.channels; ++l)
+          to[l * y.channel + c * y.time] = tile[c * n + l];
     }
   }
 }
@@ -147,19 +167,23 @@ void put_reversed(const float* tile, const Place& p, std::int64_t length, const 
     for (std::int64_t c = 0; c < p.columns; ++c) {
       const std::int64_t t = p.t0 + j * p.apart + c, lag = length - t;
       if (t == 0 || lag >= y.length) continue;
-      for (std::int64_t l = 0; l < p.channels; ++l) y.data[(p.c0 + l) * y.channel + lag * y.time] = -tile[c * n + l];
+      for (std::int64_t l = 0; l < p.channels; ++l)
+        y.data[(p.c0 + l) * y.channel + lag * y.time] = -tile[c * n + l];
     }
 }
 
 /// f on each vector of a tile's filled columns; f(i) gets the vector's first float.
-template <class Fn> HWY_INLINE void each(const Place& p, Fn&& f) {
+template <class Fn>
+HWY_INLINE void each(const Place& p, Fn&& f) {
   const std::int64_t n = lanes();
   for (std::int64_t j = 0; j < p.rows; ++j)
     for (std::int64_t c = 0; c < p.columns; ++c) f((j * kColumns + c) * n);
 }
 HWY_INLINE void multiply(const Place& p, const float* by, float* tile) {
   const F d;
-  each(p, [&](std::int64_t i) HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile + i), hn::Load(d, by + i)), d, tile + i); });
+  each(p, [&](std::int64_t i) HWY_ATTR {
+    hn::Store(hn::Mul(hn::Load(d, tile + i), hn::Load(d, by + i)), d, tile + i);
+  });
 }
 // pre u, with `other` as working memory
 void fetch_gated(const Rows& x, const Rows& gate, const Place& p, float* tile, float* other) {
@@ -169,7 +193,8 @@ void fetch_gated(const Rows& x, const Rows& gate, const Place& p, float* tile, f
   multiply(p, other, tile);
 }
 // D scale for the channels of a block, zeros where there is none
-void fetch_skip(const abi::TensorIn& D, std::int64_t c0, std::int64_t channels, float scale, float* to) {
+void fetch_skip(const abi::TensorIn& D, std::int64_t c0, std::int64_t channels, float scale,
+                float* to) {
   std::fill_n(to, lanes(), 0.0f);
   for (std::int64_t l = 0; D.data && l < channels; ++l) to[l] = scale * D.as<float>()[c0 + l];
 }
@@ -183,8 +208,10 @@ HWY_INLINE void store(const Complex& a, float* p) {
 }
 
 // One level down (decimation in frequency) or up (in time) of the row at x.
-template <int R, bool kUp> void level_pass(const ConvPlan& p, const ConvPlan::Level& l, float* x) {
-  const std::int64_t size = 2 * lanes(), row = l.row * size, run = std::min(p.run, l.m), runs = l.m / run;
+template <int R, bool kUp>
+void level_pass(const ConvPlan& p, const ConvPlan::Level& l, float* x) {
+  const std::int64_t size = 2 * lanes(), row = l.row * size, run = std::min(p.run, l.m),
+                     runs = l.m / run;
   const float* w = l.twiddles.data();
   for (std::int64_t r = 0; r < runs; ++r) {
     float* at = x + p.offsets[static_cast<std::size_t>(r)] * size;
@@ -196,11 +223,13 @@ template <int R, bool kUp> void level_pass(const ConvPlan& p, const ConvPlan::Le
         dft<R, false>(a);
         store(a[0], at);
 #pragma GCC unroll 16
-        for (int k = 1; k < R; ++k) store(mul(a[place<R>(k)], set(w[2 * k - 2]), set(w[2 * k - 1])), at + k * row);
+        for (int k = 1; k < R; ++k)
+          store(mul(a[place<R>(k)], set(w[2 * k - 2]), set(w[2 * k - 1])), at + k * row);
       } else {
         a[0] = load(at);
 #pragma GCC unroll 16
-        for (int k = 1; k < R; ++k) a[k] = mul_conj(load(at + k * row), set(w[2 * k - 2]), set(w[2 * k - 1]));
+        for (int k = 1; k < R; ++k)
+          a[k] = mul_conj(load(at + k * row), set(w[2 * k - 2]), set(w[2 * k - 1]));
         dft<R, true>(a);
 #pragma GCC unroll 16
         for (int j = 0; j < R; ++j) store(a[place<R>(j)], at + j * row);
@@ -208,24 +237,31 @@ template <int R, bool kUp> void level_pass(const ConvPlan& p, const ConvPlan::Le
     }
   }
 }
-template <bool kUp> void level_pass(const ConvPlan& p, const ConvPlan::Level& l, float* x) {
+template <bool kUp>
+void level_pass(const ConvPlan& p, const ConvPlan::Level& l, float* x) {
   switch (l.radix) {
-    case 2: return level_pass<2, kUp>(p, l, x);
-    case 3: return level_pass<3, kUp>(p, l, x);
-    case 4: return level_pass<4, kUp>(p, l, x);
-    case 5: return level_pass<5, kUp>(p, l, x);
-    default: return level_pass<8, kUp>(p, l, x);
+    case 2:
+      return level_pass<2, kUp>(p, l, x);
+    case 3:
+      return level_pass<3, kUp>(p, l, x);
+    case 4:
+      return level_pass<4, kUp>(p, l, x);
+    case 5:
+      return level_pass<5, kUp>(p, l, x);
+    default:
+      return level_pass<8, kUp>(p, l, x);
   }
 }
 
-// What happens at the bottom, to `groups` rows of R elements that lie side by side at x (and at x2 in the second buffer), whose frequencies are from
-// `index` on in the order of the spectra.
+// What happens at the bottom, to `groups` rows of R elements that lie side by side at x (and at x2
+// in the second buffer), whose frequencies are from `index` on in the order of the spectra.
 struct Convolve {  // x <- back(down(x) (K + skip)), and down(x) kept on request
   const float* filter;
   const float* skip;  // a vector
   float* kept;
   static constexpr bool kDown = true, kUp = true;
-  template <int R> HWY_INLINE void at(float* x, float*, std::int64_t index) const {
+  template <int R>
+  HWY_INLINE void at(float* x, float*, std::int64_t index) const {
     const std::int64_t size = 2 * lanes();
     Complex a[R], b[R];
 #pragma GCC unroll 8
@@ -248,7 +284,8 @@ struct ConvolveBoth {  // x <- back(down(x) (scale down(x2) + skip)): a filter u
   const float* skip;
   float scale;
   static constexpr bool kDown = true, kUp = true;
-  template <int R> HWY_INLINE void at(float* x, float* x2, std::int64_t) const {
+  template <int R>
+  HWY_INLINE void at(float* x, float* x2, std::int64_t) const {
     const std::int64_t size = 2 * lanes();
     Complex a[R], b[R];
 #pragma GCC unroll 8
@@ -260,7 +297,9 @@ struct ConvolveBoth {  // x <- back(down(x) (scale down(x2) + skip)): a filter u
     const V s = set(scale), add = hn::Load(F(), skip);
     Complex c[R];
 #pragma GCC unroll 8
-    for (int k = 0; k < R; ++k) c[k] = mul(b[place<R>(k)], hn::MulAdd(a[place<R>(k)].re, s, add), hn::Mul(a[place<R>(k)].im, s));
+    for (int k = 0; k < R; ++k)
+      c[k] =
+          mul(b[place<R>(k)], hn::MulAdd(a[place<R>(k)].re, s, add), hn::Mul(a[place<R>(k)].im, s));
     dft<R, true>(c);
 #pragma GCC unroll 8
     for (int j = 0; j < R; ++j) store(c[place<R>(j)], x + j * size);
@@ -271,7 +310,8 @@ struct Analyse {  // out <- scale down(x), or out + its conjugate
   float scale;
   bool add_conjugate;
   static constexpr bool kDown = true, kUp = false;
-  template <int R> HWY_INLINE void at(float* x, float*, std::int64_t index) const {
+  template <int R>
+  HWY_INLINE void at(float* x, float*, std::int64_t index) const {
     const std::int64_t size = 2 * lanes();
     Complex a[R];
     for (int j = 0; j < R; ++j) a[j] = load(x + j * size);
@@ -288,11 +328,13 @@ struct Analyse {  // out <- scale down(x), or out + its conjugate
     }
   }
 };
-struct Correlate {  // x <- back(conj(K + skip) down(x)); sum += conj(U) down(x) with U = down(x2) or kept
+struct Correlate {  // x <- back(conj(K + skip) down(x)); sum += conj(U) down(x) with U = down(x2)
+                    // or kept
   const float *filter, *skip, *kept;
   float* sum;
   static constexpr bool kDown = true, kUp = true;
-  template <int R> HWY_INLINE void at(float* x, float* x2, std::int64_t index) const {
+  template <int R>
+  HWY_INLINE void at(float* x, float* x2, std::int64_t index) const {
     const std::int64_t size = 2 * lanes();
     Complex a[R], b[R];
 #pragma GCC unroll 8
@@ -326,7 +368,8 @@ struct Return {  // x <- back(scale sum)
   const float* sum;
   float scale;
   static constexpr bool kDown = false, kUp = true;
-  template <int R> HWY_INLINE void at(float* x, float*, std::int64_t index) const {
+  template <int R>
+  HWY_INLINE void at(float* x, float*, std::int64_t index) const {
     const std::int64_t size = 2 * lanes();
     const V s = set(scale);
     Complex a[R];
@@ -339,25 +382,38 @@ struct Return {  // x <- back(scale sum)
   }
 };
 
-template <int R, class Bottom> void bottom(float* x, float* x2, std::int64_t groups, std::int64_t index, const Bottom& f) {
+template <int R, class Bottom>
+void bottom(float* x, float* x2, std::int64_t groups, std::int64_t index, const Bottom& f) {
   const std::int64_t size = 2 * lanes();
-  for (std::int64_t g = 0; g < groups; ++g) f.template at<R>(x + g * R * size, x2 ? x2 + g * R * size : nullptr, index + g * R);
+  for (std::int64_t g = 0; g < groups; ++g)
+    f.template at<R>(x + g * R * size, x2 ? x2 + g * R * size : nullptr, index + g * R);
 }
-template <class Bottom> void bottom(int radix, float* x, float* x2, std::int64_t groups, std::int64_t index, const Bottom& f) {
+template <class Bottom>
+void bottom(int radix, float* x, float* x2, std::int64_t groups, std::int64_t index,
+            const Bottom& f) {
   switch (radix) {
-    case 2: return bottom<2>(x, x2, groups, index, f);
-    case 3: return bottom<3>(x, x2, groups, index, f);
-    case 4: return bottom<4>(x, x2, groups, index, f);
-    case 5: return bottom<5>(x, x2, groups, index, f);
-    default: return bottom<8>(x, x2, groups, index, f);
+    case 2:
+      return bottom<2>(x, x2, groups, index, f);
+    case 3:
+      return bottom<3>(x, x2, groups, index, f);
+    case 4:
+      return bottom<4>(x, x2, groups, index, f);
+    case 5:
+      return bottom<5>(x, x2, groups, index, f);
+    default:
+      return bottom<8>(x, x2, groups, index, f);
   }
 }
 
-// The rows of level `depth - 1`, each down, bottom and up before the next: what fits a cache stays there.
-template <class Bottom> void rows(const ConvPlan& p, std::size_t depth, float* x, float* x2, std::int64_t index, const Bottom& f) {
+// The rows of level `depth - 1`, each down, bottom and up before the next: what fits a cache stays
+// there.
+template <class Bottom>
+void rows(const ConvPlan& p, std::size_t depth, float* x, float* x2, std::int64_t index,
+          const Bottom& f) {
   const ConvPlan::Level &above = p.levels[depth - 1], &l = p.levels[depth];
   const std::int64_t size = 2 * lanes();
-  if (depth + 1 == p.levels.size() && above.row == l.radix) return bottom(static_cast<int>(l.radix), x, x2, above.radix, index, f);
+  if (depth + 1 == p.levels.size() && above.row == l.radix)
+    return bottom(static_cast<int>(l.radix), x, x2, above.radix, index, f);
   for (std::int64_t j = 0; j < above.radix; ++j) {
     float *a = x + j * above.row * size, *b = x2 ? x2 + j * above.row * size : nullptr;
     if (depth + 1 == p.levels.size()) {
@@ -375,9 +431,12 @@ template <class Bottom> void rows(const ConvPlan& p, std::size_t depth, float* x
 
 // --- first and last pass, between tiles and rows
 
-HWY_INLINE std::int64_t row_offset(const ConvPlan& p, std::int64_t q) { return p.offsets[static_cast<std::size_t>(q / p.run)] + q % p.run; }
+HWY_INLINE std::int64_t row_offset(const ConvPlan& p, std::int64_t q) {
+  return p.offsets[static_cast<std::size_t>(q / p.run)] + q % p.run;
+}
 
-template <int R> void enter(const ConvPlan& p, const float* tile, const Place& at, float* x) {
+template <int R>
+void enter(const ConvPlan& p, const float* tile, const Place& at, float* x) {
   const ConvPlan::Level& l = p.levels[0];
   const std::int64_t n = lanes(), size = 2 * n, row = l.row * size;
   const float* w = l.twiddles.data() + at.t0 * 2 * R;
@@ -386,10 +445,12 @@ template <int R> void enter(const ConvPlan& p, const float* tile, const Place& a
     shifted_dft<R>(tile + c * n, kColumns * n, a);
     float* to = x + row_offset(p, at.t0 + c) * size;
 #pragma GCC unroll 16
-    for (int k = 0; k < R; ++k) store(mul(a[place<R>(k)], set(w[2 * k]), set(w[2 * k + 1])), to + k * row);
+    for (int k = 0; k < R; ++k)
+      store(mul(a[place<R>(k)], set(w[2 * k]), set(w[2 * k + 1])), to + k * row);
   }
 }
-template <int R> void leave(const ConvPlan& p, const float* x, const Place& at, float* re, float* im) {
+template <int R>
+void leave(const ConvPlan& p, const float* x, const Place& at, float* re, float* im) {
   const ConvPlan::Level& l = p.levels[0];
   const std::int64_t n = lanes(), size = 2 * n, row = l.row * size;
   const float* w = l.twiddles.data() + at.t0 * 2 * R;
@@ -397,11 +458,14 @@ template <int R> void leave(const ConvPlan& p, const float* x, const Place& at, 
     const float* from = x + row_offset(p, at.t0 + c) * size;
     Complex a[R];
 #pragma GCC unroll 16
-    for (int k = 0; k < R; ++k) a[k] = mul_conj(load(from + k * row), set(w[2 * k]), set(w[2 * k + 1]));
+    for (int k = 0; k < R; ++k)
+      a[k] = mul_conj(load(from + k * row), set(w[2 * k]), set(w[2 * k + 1]));
     shifted_idft<R>(a, re + c * n, im ? im + c * n : nullptr, kColumns * n);
   }
 }
-void enter(const ConvPlan& p, const float* tile, const Place& at, float* x) { p.levels[0].radix == 16 ? enter<16>(p, tile, at, x) : enter<4>(p, tile, at, x); }
+void enter(const ConvPlan& p, const float* tile, const Place& at, float* x) {
+  p.levels[0].radix == 16 ? enter<16>(p, tile, at, x) : enter<4>(p, tile, at, x);
+}
 void leave(const ConvPlan& p, const float* x, const Place& at, float* re, float* im) {
   p.levels[0].radix == 16 ? leave<16>(p, x, at, re, im) : leave<4>(p, x, at, re, im);
 }
@@ -413,15 +477,20 @@ struct Blocks {
   std::int64_t size(std::int64_t i) const { return std::min(lanes(), channels - first(i)); }
 };
 /// f(place, h) for each tile of a sequence, in each of the blocks first + h.
-template <class Fn> void tiles(const ConvPlan& p, const Blocks& blocks, std::int64_t first, std::int64_t last, Fn&& f) {
+template <class Fn>
+void tiles(const ConvPlan& p, const Blocks& blocks, std::int64_t first, std::int64_t last, Fn&& f) {
   const ConvPlan::Level& l = p.levels[0];
   for (std::int64_t q = 0; q < l.m; q += kColumns)
-    for (std::int64_t i = first; i < last; ++i) f(Place{l.radix, l.m, q, std::min(kColumns, l.m - q), blocks.first(i), blocks.size(i)}, i - first);
+    for (std::int64_t i = first; i < last; ++i)
+      f(Place{l.radix, l.m, q, std::min(kColumns, l.m - q), blocks.first(i), blocks.size(i)},
+        i - first);
 }
 /// Blocks that are taken together: where channels lie side by side, as many as fill a cache line.
 std::int64_t group_of(const abi::TensorIn& u, const Blocks& blocks) {
   const bool channels_last = u.strides[1] == 1 && u.sizes[1] > 1 && u.strides[2] != 1;
-  return channels_last ? std::clamp<std::int64_t>(16 / lanes(), 1, std::max<std::int64_t>(blocks.count, 1)) : 1;
+  return channels_last
+             ? std::clamp<std::int64_t>(16 / lanes(), 1, std::max<std::int64_t>(blocks.count, 1))
+             : 1;
 }
 constexpr std::int64_t kTileRows = 16;
 
@@ -444,7 +513,8 @@ void causal_sum(const float* k, std::int64_t taps, const float* x, std::int64_t 
   }
 }
 // y[t] += sum_{s < taps, t + s < length} k[s] x[t + s], for t < outputs
-void lookahead_sum(const float* k, std::int64_t taps, const float* x, std::int64_t length, std::int64_t outputs, float* y) {
+void lookahead_sum(const float* k, std::int64_t taps, const float* x, std::int64_t length,
+                   std::int64_t outputs, float* y) {
   const F d;
   const std::int64_t n = lanes();
   for (std::int64_t t = 0; t < outputs; ++t) {
@@ -461,12 +531,15 @@ void lookahead_sum(const float* k, std::int64_t taps, const float* x, std::int64
 }
 // A whole short sequence as tiles: kDirectLength / kColumns rows of consecutive samples.
 constexpr std::int64_t kDirectRows = kDirectLength / kColumns;
-Place whole(std::int64_t c0, std::int64_t channels) { return {kDirectRows, kColumns, 0, kColumns, c0, channels}; }
+Place whole(std::int64_t c0, std::int64_t channels) {
+  return {kDirectRows, kColumns, 0, kColumns, c0, channels};
+}
 static_assert(kDirectRows <= kTileRows);
 
 // --- the kernels
 
-// Floats of one block's spectrum: n complex numbers, or both filters themselves where sums are direct.
+// Floats of one block's spectrum: n complex numbers, or both filters themselves where sums are
+// direct.
 std::int64_t block_floats(const ConvPlan* p) { return (p ? p->n : kDirectLength) * 2 * lanes(); }
 
 std::int64_t Size(std::int64_t channels, std::int64_t length) {
@@ -474,13 +547,17 @@ std::int64_t Size(std::int64_t channels, std::int64_t length) {
   return Blocks(channels).count * block_floats(plan.get());
 }
 
-// The spectra of the filters of blocks first ... last - 1; tile and x (a buffer per block) are working memory.
-void block_spectra(const ConvPlan* plan, const abi::TensorIn& k, const abi::TensorIn& k_rev, const Blocks& blocks, std::int64_t first, std::int64_t last, float* tile, float* x,
-                   float* to) {
+// The spectra of the filters of blocks first ... last - 1; tile and x (a buffer per block) are
+// working memory.
+void block_spectra(const ConvPlan* plan, const abi::TensorIn& k, const abi::TensorIn& k_rev,
+                   const Blocks& blocks, std::int64_t first, std::int64_t last, float* tile,
+                   float* x, float* to) {
   for (std::int64_t i = first; i < last && !plan; ++i, to += 2 * kDirectLength * lanes()) {
     fetch(Rows(k, 0), whole(blocks.first(i), blocks.size(i)), to);
-    if (k_rev.data) fetch(Rows(k_rev, 0), whole(blocks.first(i), blocks.size(i)), to + kDirectLength * lanes());
-    else std::fill_n(to + kDirectLength * lanes(), kDirectLength * lanes(), 0.0f);
+    if (k_rev.data)
+      fetch(Rows(k_rev, 0), whole(blocks.first(i), blocks.size(i)), to + kDirectLength * lanes());
+    else
+      std::fill_n(to + kDirectLength * lanes(), kDirectLength * lanes(), 0.0f);
   }
   if (!plan) return;
   const std::int64_t buffer = plan->storage * 2 * lanes();
@@ -490,7 +567,9 @@ void block_spectra(const ConvPlan* plan, const abi::TensorIn& k, const abi::Tens
       fetch(Rows(*f, 0), at, tile);
       enter(*plan, tile, at, x + h * buffer);
     });
-    for (std::int64_t h = 0; h < last - first; ++h) rows(*plan, 1, x + h * buffer, nullptr, 0, Analyse{to + h * block_floats(plan), 1 / static_cast<float>(plan->n), f == &k_rev});
+    for (std::int64_t h = 0; h < last - first; ++h)
+      rows(*plan, 1, x + h * buffer, nullptr, 0,
+           Analyse{to + h * block_floats(plan), 1 / static_cast<float>(plan->n), f == &k_rev});
   }
 }
 
@@ -498,37 +577,52 @@ void Spectrum(const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t l
   const Blocks blocks(k.sizes[0]);
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
   const std::int64_t floats = block_floats(plan.get());
-  const std::int64_t group = std::clamp<std::int64_t>(16 / lanes(), 1, std::max<std::int64_t>(blocks.count, 1));
-  parallel_for((blocks.count + group - 1) / group, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() * group : 0) + kTileRows * kColumns * lanes());
-    float *tile = memory.data(), *x = tile + kTileRows * kColumns * lanes();
-    for (std::int64_t i = begin * group; i < std::min(end * group, blocks.count); i += group)
-      block_spectra(plan.get(), k, k_rev, blocks, i, std::min(i + group, blocks.count), tile, x, out + i * floats);
-  });
+  const std::int64_t group =
+      std::clamp<std::int64_t>(16 / lanes(), 1, std::max<std::int64_t>(blocks.count, 1));
+  parallel_for(
+      (blocks.count + group - 1) / group, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+        cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() * group : 0) +
+                                   kTileRows * kColumns * lanes());
+        float *tile = memory.data(), *x = tile + kTileRows * kColumns * lanes();
+        for (std::int64_t i = begin * group; i < std::min(end * group, blocks.count); i += group)
+          block_spectra(plan.get(), k, k_rev, blocks, i, std::min(i + group, blocks.count), tile, x,
+                        out + i * floats);
+      });
 }
 
 void Forward(const ForwardArgs& a) {
   const FftConvInputs& in = a.in;
-  const std::int64_t batch = in.u.sizes[0], length = in.u.sizes[2], tile_floats = kTileRows * kColumns * lanes();
+  const std::int64_t batch = in.u.sizes[0], length = in.u.sizes[2],
+                     tile_floats = kTileRows * kColumns * lanes();
   const std::int64_t taps = in.k.sizes[1], taps_rev = in.k_rev.data ? in.k_rev.sizes[1] : 0;
   const Blocks blocks(in.u.sizes[1]);
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
-  const std::int64_t floats = block_floats(plan.get()), grain = std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(length, 1));
+  const std::int64_t floats = block_floats(plan.get()),
+                     grain = std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(length, 1));
   const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group;
-  const std::int64_t buffer = plan ? plan->storage * 2 * lanes() : 0, own_floats = in.spectrum.data ? 0 : std::max(floats, buffer);
+  const std::int64_t buffer = plan ? plan->storage * 2 * lanes() : 0,
+                     own_floats = in.spectrum.data ? 0 : std::max(floats, buffer);
   // batch entries of one group of blocks come one after the other: its spectrum stays in cache
   parallel_for(groups * batch, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const F d;
     HWY_ALIGN float skip[hn::MaxLanes(F())];
     cpu::Scratch<float> memory(3 * tile_floats + group * (buffer + own_floats));
-    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats, *x = tile3 + tile_floats, *own = x + group * buffer;
+    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats,
+          *x = tile3 + tile_floats, *own = x + group * buffer;
     for (std::int64_t at = begin; at < end; ++at) {
-      const std::int64_t b = at % batch, first = at / batch * group, last = std::min(blocks.count, first + group);
+      const std::int64_t b = at % batch, first = at / batch * group,
+                         last = std::min(blocks.count, first + group);
       const Rows u(in.u, b), pre(in.pre, b), post(in.post, b), y(a.y, b), conv(a.conv, b);
-      const bool once = plan && batch == 1 && !in.spectrum.data && !taps_rev;  // both signals go down together
-      if (!in.spectrum.data && !once && (b == 0 || at == begin)) block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
-      auto kept_of = [&](const auto& t, std::int64_t entry, std::int64_t i) { return t.data ? t.template as<float>() + (entry * blocks.count + i) * floats : nullptr; };
-      auto filter_of = [&](std::int64_t i) { return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats; };
+      const bool once =
+          plan && batch == 1 && !in.spectrum.data && !taps_rev;  // both signals go down together
+      if (!in.spectrum.data && !once && (b == 0 || at == begin))
+        block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
+      auto kept_of = [&](const auto& t, std::int64_t entry, std::int64_t i) {
+        return t.data ? t.template as<float>() + (entry * blocks.count + i) * floats : nullptr;
+      };
+      auto filter_of = [&](std::int64_t i) {
+        return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats;
+      };
       // the sums in tile become y
       auto finish = [&](const Place& p) HWY_ATTR {
         if (conv) put(tile, p, conv);
@@ -544,9 +638,11 @@ void Forward(const ForwardArgs& a) {
         fetch_gated(u, pre, p, tile2, tile3);
         fetch_skip(in.D, p.c0, p.channels, 1, skip);
         const V s = hn::Load(d, skip);
-        each(p, [&](std::int64_t k) HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile2 + k), s), d, tile + k); });
+        each(p, [&](std::int64_t k)
+                    HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile2 + k), s), d, tile + k); });
         causal_sum(filter, taps, tile2, length, tile);
-        if (taps_rev) lookahead_sum(filter + kDirectLength * lanes(), taps_rev, tile2, length, length, tile);
+        if (taps_rev)
+          lookahead_sum(filter + kDirectLength * lanes(), taps_rev, tile2, length, length, tile);
         finish(p);
       }
       if (!plan) continue;
@@ -559,8 +655,12 @@ void Forward(const ForwardArgs& a) {
       });
       for (std::int64_t i = first; i < last; ++i) {
         fetch_skip(in.D, blocks.first(i), blocks.size(i), 1 / static_cast<float>(plan->n), skip);
-        if (once) rows(*plan, 1, x + (i - first) * buffer, own + (i - first) * own_floats, 0, ConvolveBoth{skip, 1 / static_cast<float>(plan->n)});
-        else rows(*plan, 1, x + (i - first) * buffer, nullptr, 0, Convolve{filter_of(i), skip, kept_of(a.kept, b, i)});
+        if (once)
+          rows(*plan, 1, x + (i - first) * buffer, own + (i - first) * own_floats, 0,
+               ConvolveBoth{skip, 1 / static_cast<float>(plan->n)});
+        else
+          rows(*plan, 1, x + (i - first) * buffer, nullptr, 0,
+               Convolve{filter_of(i), skip, kept_of(a.kept, b, i)});
       }
       tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
         leave(*plan, x + h * buffer, p, tile, nullptr);
@@ -573,24 +673,34 @@ void Forward(const ForwardArgs& a) {
 void Backward(const BackwardArgs& a) {
   const FftConvInputs& in = a.in;
   const FftConvGradients& out = a.out;
-  const std::int64_t batch = in.u.sizes[0], length = in.u.sizes[2], tile_floats = kTileRows * kColumns * lanes();
+  const std::int64_t batch = in.u.sizes[0], length = in.u.sizes[2],
+                     tile_floats = kTileRows * kColumns * lanes();
   const std::int64_t taps = in.k.sizes[1], taps_rev = in.k_rev.data ? in.k_rev.sizes[1] : 0;
   const Blocks blocks(in.u.sizes[1]);
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
-  const std::int64_t floats = block_floats(plan.get()), buffer = plan ? plan->storage * 2 * lanes() : 0;
+  const std::int64_t floats = block_floats(plan.get()),
+                     buffer = plan ? plan->storage * 2 * lanes() : 0;
   const bool filters = out.k.data || out.k_rev.data || out.D.data, second = filters && !a.kept.data;
-  const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group, own_floats = in.spectrum.data ? 0 : floats;
+  const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group,
+                     own_floats = in.spectrum.data ? 0 : floats;
   parallel_for(groups, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const F d;
     HWY_ALIGN float skip[hn::MaxLanes(F())];
-    cpu::Scratch<float> memory(4 * tile_floats + group * ((second ? 2 : 1) * buffer + (filters ? floats : 0) + own_floats));
-    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats, *tile4 = tile3 + tile_floats, *x = tile4 + tile_floats, *x2 = x + group * buffer;
+    cpu::Scratch<float> memory(4 * tile_floats + group * ((second ? 2 : 1) * buffer +
+                                                          (filters ? floats : 0) + own_floats));
+    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats,
+          *tile4 = tile3 + tile_floats, *x = tile4 + tile_floats, *x2 = x + group * buffer;
     float *sums = x2 + (second ? group * buffer : 0), *own = sums + (filters ? group * floats : 0);
     for (std::int64_t at = begin; at < end; ++at) {
       const std::int64_t first = at * group, last = std::min(blocks.count, first + group);
-      if (!in.spectrum.data) block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
-      auto kept_of = [&](const auto& t, std::int64_t entry, std::int64_t i) { return t.data ? t.template as<float>() + (entry * blocks.count + i) * floats : nullptr; };
-      auto filter_of = [&](std::int64_t i) { return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats; };
+      if (!in.spectrum.data)
+        block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
+      auto kept_of = [&](const auto& t, std::int64_t entry, std::int64_t i) {
+        return t.data ? t.template as<float>() + (entry * blocks.count + i) * floats : nullptr;
+      };
+      auto filter_of = [&](std::int64_t i) {
+        return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats;
+      };
       if (filters) std::fill_n(sums, (last - first) * floats, 0.0f);
       for (std::int64_t b = 0; b < batch; ++b) {
         const Rows u(in.u, b), pre(in.pre, b), post(in.post, b), g(a.g, b), conv(a.conv, b);
@@ -629,13 +739,15 @@ void Backward(const BackwardArgs& a) {
           incoming(p);
           fetch_skip(in.D, p.c0, p.channels, 1, skip);
           const V s = hn::Load(d, skip);
-          each(p, [&](std::int64_t k) HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile + k), s), d, tile3 + k); });
+          each(p, [&](std::int64_t k)
+                      HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile + k), s), d, tile3 + k); });
           lookahead_sum(filter, taps, tile, length, length, tile3);
           if (taps_rev) causal_sum(filter + kDirectLength * n, taps_rev, tile, length, tile3);
           if (filters) {
             fetch_gated(u, pre, p, tile2, tile4);
             lookahead_sum(tile2, length, tile, length, taps, sum);  // sum_t u[t] g[t + s]
-            if (taps_rev) lookahead_sum(tile, length, tile2, length, taps_rev, sum + kDirectLength * n);
+            if (taps_rev)
+              lookahead_sum(tile, length, tile2, length, taps_rev, sum + kDirectLength * n);
           }
           finish(p);
         }
@@ -651,7 +763,8 @@ void Backward(const BackwardArgs& a) {
           const std::int64_t h = i - first;
           fetch_skip(in.D, blocks.first(i), blocks.size(i), 1 / static_cast<float>(plan->n), skip);
           rows(*plan, 1, x + h * buffer, second ? x2 + h * buffer : nullptr, 0,
-               Correlate{filter_of(i), skip, kept_of(a.kept, b, i), filters ? sums + h * floats : nullptr});
+               Correlate{filter_of(i), skip, kept_of(a.kept, b, i),
+                         filters ? sums + h * floats : nullptr});
         }
         if (!gu && !gpre) continue;
         tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
@@ -675,7 +788,9 @@ void Backward(const BackwardArgs& a) {
         lag_0(p, sum);
       }
       if (!plan) continue;
-      for (std::int64_t h = 0; h < last - first; ++h) rows(*plan, 1, x + h * buffer, nullptr, 0, Return{sums + h * floats, 1 / static_cast<float>(plan->n)});
+      for (std::int64_t h = 0; h < last - first; ++h)
+        rows(*plan, 1, x + h * buffer, nullptr, 0,
+             Return{sums + h * floats, 1 / static_cast<float>(plan->n)});
       tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
         leave(*plan, x + h * buffer, p, tile, gk_rev ? tile2 : nullptr);
         if (gk) put(tile, p, gk);
@@ -703,26 +818,34 @@ HWY_EXPORT(Forward);
 HWY_EXPORT(Backward);
 
 bool floats(std::initializer_list<const abi::TensorIn*> ts) {
-  return std::all_of(ts.begin(), ts.end(), [](const abi::TensorIn* t) { return !t->data || t->dtype == DType::Float32; });
+  return std::all_of(ts.begin(), ts.end(),
+                     [](const abi::TensorIn* t) { return !t->data || t->dtype == DType::Float32; });
 }
 constexpr const char* kFloats = "float32";
 
-abi::Status size(const abi::KernelContext&, std::int64_t channels, std::int64_t length, std::int64_t* n) {
+abi::Status size(const abi::KernelContext&, std::int64_t channels, std::int64_t length,
+                 std::int64_t* n) {
   *n = HWY_DYNAMIC_DISPATCH(Size)(channels, length);
   return abi::ok();
 }
-abi::Status spectrum(const abi::KernelContext&, const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t length, const abi::TensorOut& out) {
+abi::Status spectrum(const abi::KernelContext&, const abi::TensorIn& k, const abi::TensorIn& k_rev,
+                     std::int64_t length, const abi::TensorOut& out) {
   if (!floats({&k, &k_rev, &out})) return abi::unsupported(kFloats);
   HWY_DYNAMIC_DISPATCH(Spectrum)(k, k_rev, length, out.as<float>());
   return abi::ok();
 }
-abi::Status forward(const abi::KernelContext&, const FftConvInputs& in, const abi::TensorOut& y, const abi::TensorOut& conv, const abi::TensorOut& kept) {
-  if (!floats({&in.u, &in.k, &in.k_rev, &in.pre, &in.post, &in.D, &in.spectrum, &y, &conv, &kept})) return abi::unsupported(kFloats);
+abi::Status forward(const abi::KernelContext&, const FftConvInputs& in, const abi::TensorOut& y,
+                    const abi::TensorOut& conv, const abi::TensorOut& kept) {
+  if (!floats({&in.u, &in.k, &in.k_rev, &in.pre, &in.post, &in.D, &in.spectrum, &y, &conv, &kept}))
+    return abi::unsupported(kFloats);
   HWY_DYNAMIC_DISPATCH(Forward)({in, y, conv, kept});
   return abi::ok();
 }
-abi::Status backward(const abi::KernelContext&, const abi::TensorIn& g, const FftConvInputs& in, const abi::TensorIn& conv, const abi::TensorIn& kept, const FftConvGradients& out) {
-  if (!floats({&g, &in.u, &in.k, &in.k_rev, &in.pre, &in.post, &in.D, &in.spectrum, &conv, &kept, &out.u, &out.pre, &out.post, &out.D, &out.k, &out.k_rev}))
+abi::Status backward(const abi::KernelContext&, const abi::TensorIn& g, const FftConvInputs& in,
+                     const abi::TensorIn& conv, const abi::TensorIn& kept,
+                     const FftConvGradients& out) {
+  if (!floats({&g, &in.u, &in.k, &in.k_rev, &in.pre, &in.post, &in.D, &in.spectrum, &conv, &kept,
+               &out.u, &out.pre, &out.post, &out.D, &out.k, &out.k_rev}))
     return abi::unsupported(kFloats);
   HWY_DYNAMIC_DISPATCH(Backward)({g, conv, kept, in, out});
   return abi::ok();

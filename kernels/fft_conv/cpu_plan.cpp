@@ -9,11 +9,14 @@ namespace dropin::kernels {
 namespace {
 
 // Time of a pass per element, in units of a radix-4 pass.
-double pass_cost(std::int64_t r) { return r == 16 ? 2 : r == 8 ? 1.4 : r == 5 ? 1.6 : r == 3 ? 1.1 : r == 2 ? 0.8 : 1; }
+double pass_cost(std::int64_t r) {
+  return r == 16 ? 2 : r == 8 ? 1.4 : r == 5 ? 1.6 : r == 3 ? 1.1 : r == 2 ? 0.8 : 1;
+}
 
-// 16 (or 4) in the pass that meets memory, then 8s and at most two 4s, 5s and 3s last: a radix-16 pass spills registers, which pays only where it spares a
-// sweep. Measured at n = 1024: 16 8 8 is 4 % faster than 16 4 16, 10 % than 16 16 4; at 8192 16 8 8 8 is 12 % faster than 16 16 8 4. Empty when n has
-// another factor.
+// 16 (or 4) in the pass that meets memory, then 8s and at most two 4s, 5s and 3s last: a radix-16
+// pass spills registers, which pays only where it spares a sweep. Measured at n = 1024: 16 8 8 is 4
+// % faster than 16 4 16, 10 % than 16 16 4; at 8192 16 8 8 8 is 12 % faster than 16 16 8 4. Empty
+// when n has another factor.
 std::vector<std::int64_t> cut(std::int64_t n) {
   int twos = 0;
   while (n % 2 == 0) n /= 2, ++twos;
@@ -74,7 +77,8 @@ std::shared_ptr<const ConvPlan> make_plan(std::int64_t n) {
     if (l.length < 32) p->run = l.length;
   }
   p->storage = row;
-  for (std::int64_t e = 0; e < p->levels[0].m; e += p->run) p->offsets.push_back(position(*p, 1, e));
+  for (std::int64_t e = 0; e < p->levels[0].m; e += p->run)
+    p->offsets.push_back(position(*p, 1, e));
   for (std::size_t i = 0; i + 1 < p->levels.size(); ++i) {
     ConvPlan::Level& l = p->levels[i];
     auto add = [&](std::int64_t k, std::int64_t of) {
@@ -85,7 +89,8 @@ std::shared_ptr<const ConvPlan> make_plan(std::int64_t n) {
     };
     for (std::int64_t q = 0; q < l.m; ++q)
       if (i == 0)
-        for (std::int64_t k = 0; k < l.radix; ++k) add(q * (k ? 4 * k - 1 : 4 * n - 1), 4 * n);  // k - 1/4
+        for (std::int64_t k = 0; k < l.radix; ++k)
+          add(q * (k ? 4 * k - 1 : 4 * n - 1), 4 * n);  // k - 1/4
       else
         for (std::int64_t k = 1; k < l.radix; ++k) add(q * k, l.length);
   }
@@ -96,7 +101,9 @@ std::shared_ptr<const ConvPlan> make_plan(std::int64_t n) {
 
 std::shared_ptr<const ConvPlan> conv_plan(std::int64_t length) {
   static std::mutex mutex;
-  static auto* plans = new std::list<std::pair<std::int64_t, std::shared_ptr<const ConvPlan>>>;  // by length, newest first
+  static auto* plans =
+      new std::list<std::pair<std::int64_t, std::shared_ptr<const ConvPlan>>>;  // by length, newest
+                                                                                // first
   {
     std::lock_guard lock(mutex);
     for (auto it = plans->begin(); it != plans->end(); ++it)

@@ -1,4 +1,5 @@
-// A packed, register-blocked matrix product for float and double (f64 always, f32 when oneDNN is off), and dot-product kernels for few rows.
+// A packed, register-blocked matrix product for float and double (f64 always, f32 when oneDNN is
+// off), and dot-product kernels for few rows.
 #include <algorithm>
 #include <cstdint>
 #include <utility>
@@ -11,7 +12,8 @@
 #include <hwy/foreach_target.h>  // must come before highway.h
 #include <hwy/highway.h>
 
-// A lambda that must be inlined: one that is not would take the address of what it captures and force vectors into memory.
+// A lambda that must be inlined: one that is not would take the address of what it captures and
+// force vectors into memory.
 #ifndef DROPIN_LAMBDA
 #define DROPIN_LAMBDA HWY_ATTR __attribute__((always_inline))
 #endif
@@ -21,16 +23,19 @@ namespace dropin::cpu {
 namespace HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// Rows of the register tile: with two vectors of columns, 12 of the 16 (24 of the 32) registers hold sums.
+// Rows of the register tile: with two vectors of columns, 12 of the 16 (24 of the 32) registers
+// hold sums.
 #if HWY_TARGET <= HWY_AVX3
 constexpr int kMR = 12;
 #else
 constexpr int kMR = 6;
 #endif
-constexpr std::int64_t kKC = 256, kMC = 96;  // a block of a: 96 KiB (f32), stays in L2; a panel of b: kKC * 2 vectors, stays in L1
+constexpr std::int64_t kKC = 256, kMC = 96;  // a block of a: 96 KiB (f32), stays in L2; a panel of
+                                             // b: kKC * 2 vectors, stays in L1
 
 template <class T>
-HWY_INLINE void store_tile(const T* tile, std::int64_t nr, T beta, T* c, std::int64_t c_row, std::int64_t rows, std::int64_t cols) {
+HWY_INLINE void store_tile(const T* tile, std::int64_t nr, T beta, T* c, std::int64_t c_row,
+                           std::int64_t rows, std::int64_t cols) {
   for (std::int64_t i = 0; i < rows; ++i)
     for (std::int64_t j = 0; j < cols; ++j) {
       const T old = beta == T(0) ? T(0) : beta * c[i * c_row + j];
@@ -40,7 +45,8 @@ HWY_INLINE void store_tile(const T* tile, std::int64_t nr, T beta, T* c, std::in
 
 /// One register tile: a packed [K][kMR], b packed [K][NR].
 template <class T>
-HWY_INLINE void micro_kernel(std::int64_t K, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b, T beta, T* c, std::int64_t c_row, std::int64_t rows,
+HWY_INLINE void micro_kernel(std::int64_t K, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b,
+                             T beta, T* c, std::int64_t c_row, std::int64_t rows,
                              std::int64_t cols) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
@@ -78,7 +84,8 @@ HWY_INLINE void micro_kernel(std::int64_t K, const T* HWY_RESTRICT a, const T* H
 
 /// Panels of `width` rows of m [count, K], k-major, the last one filled up with zeros.
 template <class T>
-void pack(const T* m, std::int64_t along, std::int64_t k_stride, std::int64_t count, std::int64_t K, std::int64_t width, T* out) {
+void pack(const T* m, std::int64_t along, std::int64_t k_stride, std::int64_t count, std::int64_t K,
+          std::int64_t width, T* out) {
   for (std::int64_t at = 0; at < count; at += width, out += width * K) {
     const std::int64_t n = std::min(width, count - at);
     const T* p = m + at * along;
@@ -97,10 +104,12 @@ void pack(const T* m, std::int64_t along, std::int64_t k_stride, std::int64_t co
 }
 
 template <class T>
-void blocked(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const T> a, Matrix<const T> b, T beta, Matrix<T> c) {
+void blocked(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const T> a, Matrix<const T> b,
+             T beta, Matrix<T> c) {
   const hn::ScalableTag<T> d;
   const std::int64_t nr = 2 * static_cast<std::int64_t>(hn::Lanes(d));
-  const std::int64_t nc = std::min<std::int64_t>((N + nr - 1) / nr * nr, 16 * nr * 8), kc = std::min(K, kKC);
+  const std::int64_t nc = std::min<std::int64_t>((N + nr - 1) / nr * nr, 16 * nr * 8),
+                     kc = std::min(K, kKC);
   Scratch<T> a_pack(kMC * kc), b_pack(nc * kc);
   for (std::int64_t j0 = 0; j0 < N; j0 += nc) {
     const std::int64_t n = std::min(nc, N - j0);
@@ -110,10 +119,12 @@ void blocked(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const T> a, 
       pack(b.data + k0 * b.row + j0 * b.col, b.col, b.row, n, kk, nr, b_pack.data());
       for (std::int64_t i0 = 0; i0 < M; i0 += kMC) {
         const std::int64_t m = std::min(kMC, M - i0);
-        pack(a.data + i0 * a.row + k0 * a.col, a.row, a.col, m, kk, std::int64_t{kMR}, a_pack.data());
+        pack(a.data + i0 * a.row + k0 * a.col, a.row, a.col, m, kk, std::int64_t{kMR},
+             a_pack.data());
         for (std::int64_t j = 0; j < n; j += nr)
           for (std::int64_t i = 0; i < m; i += kMR)
-            micro_kernel<T>(kk, a_pack.data() + i * kk, b_pack.data() + j * kk, scale, c.data + (i0 + i) * c.row + j0 + j, c.row,
+            micro_kernel<T>(kk, a_pack.data() + i * kk, b_pack.data() + j * kk, scale,
+                            c.data + (i0 + i) * c.row + j0 + j, c.row,
                             std::min<std::int64_t>(kMR, m - i), std::min(nr, n - j));
       }
     }
@@ -132,7 +143,8 @@ HWY_INLINE void each(F&& f) {
 
 /// R rows of a times S rows of b.
 template <class T, int R, int S>
-HWY_INLINE void dots(std::int64_t K, const T* HWY_RESTRICT a, std::int64_t a_row, const T* HWY_RESTRICT b, std::int64_t b_row, const T* bias, T* c,
+HWY_INLINE void dots(std::int64_t K, const T* HWY_RESTRICT a, std::int64_t a_row,
+                     const T* HWY_RESTRICT b, std::int64_t b_row, const T* bias, T* c,
                      std::int64_t c_row, std::int64_t c_col) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
@@ -160,15 +172,17 @@ HWY_INLINE void dots(std::int64_t K, const T* HWY_RESTRICT a, std::int64_t a_row
 
 /// S rows of b against all M rows of a, at most R at once.
 template <class T, int R, int S>
-HWY_INLINE void columns(std::int64_t M, std::int64_t K, const T* a, std::int64_t a_row, const T* b, std::int64_t b_row, const T* bias, T* c,
-                        std::int64_t c_row, std::int64_t c_col) {
-  for (; M >= R; M -= R, a += R * a_row, c += R * c_row) dots<T, R, S>(K, a, a_row, b, b_row, bias, c, c_row, c_col);
+HWY_INLINE void columns(std::int64_t M, std::int64_t K, const T* a, std::int64_t a_row, const T* b,
+                        std::int64_t b_row, const T* bias, T* c, std::int64_t c_row,
+                        std::int64_t c_col) {
+  for (; M >= R; M -= R, a += R * a_row, c += R * c_row)
+    dots<T, R, S>(K, a, a_row, b, b_row, bias, c, c_row, c_col);
   if constexpr (R > 1) columns<T, R - 1, S>(M, K, a, a_row, b, b_row, bias, c, c_row, c_col);
 }
 
 template <class T>
-void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int64_t a_row, const T* b, std::int64_t b_row, const T* bias,
-            Matrix<T> c) {
+void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int64_t a_row,
+            const T* b, std::int64_t b_row, const T* bias, Matrix<T> c) {
 #if HWY_TARGET <= HWY_AVX3
   constexpr int kR = 4, kS1 = 8, kS2 = 8, kS3 = 8, kS = 6;  // 24 sums, 4 vectors of a, 1 of b
 #else
@@ -176,7 +190,9 @@ void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int
 #endif
   std::int64_t n = 0;
   auto run = [&]<int R, int S>() HWY_ATTR {
-    for (; n + S <= N; n += S) columns<T, R, S>(M, K, a, a_row, b + n * b_row, b_row, bias ? bias + n : nullptr, c.data + n * c.col, c.row, c.col);
+    for (; n + S <= N; n += S)
+      columns<T, R, S>(M, K, a, a_row, b + n * b_row, b_row, bias ? bias + n : nullptr,
+                       c.data + n * c.col, c.row, c.col);
   };
   if (M == 1) run.template operator()<1, kS1>();
   if (M == 2) run.template operator()<2, kS2>();
@@ -185,18 +201,20 @@ void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int
   run.template operator()<kR, 1>();
 }
 
-void BlockedF32(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c) {
+void BlockedF32(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a,
+                Matrix<const float> b, float beta, Matrix<float> c) {
   blocked<float>(M, N, K, a, b, beta, c);
 }
-void BlockedF64(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a, Matrix<const double> b, double beta, Matrix<double> c) {
+void BlockedF64(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a,
+                Matrix<const double> b, double beta, Matrix<double> c) {
   blocked<double>(M, N, K, a, b, beta, c);
 }
-void SkinnyF32(std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t ar, const float* b, std::int64_t br, const float* bias,
-               Matrix<float> c) {
+void SkinnyF32(std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t ar,
+               const float* b, std::int64_t br, const float* bias, Matrix<float> c) {
   skinny<float>(M, N, K, a, ar, b, br, bias, c);
 }
-void SkinnyF64(std::int64_t M, std::int64_t N, std::int64_t K, const double* a, std::int64_t ar, const double* b, std::int64_t br, const double* bias,
-               Matrix<double> c) {
+void SkinnyF64(std::int64_t M, std::int64_t N, std::int64_t K, const double* a, std::int64_t ar,
+               const double* b, std::int64_t br, const double* bias, Matrix<double> c) {
   skinny<double>(M, N, K, a, ar, b, br, bias, c);
 }
 
@@ -212,22 +230,25 @@ HWY_EXPORT(SkinnyF32);
 HWY_EXPORT(SkinnyF64);
 
 template <>
-void blocked_gemm<float>(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a, Matrix<const float> b, float beta, Matrix<float> c) {
+void blocked_gemm<float>(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a,
+                         Matrix<const float> b, float beta, Matrix<float> c) {
   HWY_DYNAMIC_DISPATCH(BlockedF32)(M, N, K, a, b, beta, c);
 }
 template <>
-void blocked_gemm<double>(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a, Matrix<const double> b, double beta,
-                          Matrix<double> c) {
+void blocked_gemm<double>(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a,
+                          Matrix<const double> b, double beta, Matrix<double> c) {
   HWY_DYNAMIC_DISPATCH(BlockedF64)(M, N, K, a, b, beta, c);
 }
 template <>
-void skinny_gemm<float>(std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t ar, const float* b, std::int64_t br,
-                        const float* bias, Matrix<float> c) {
+void skinny_gemm<float>(std::int64_t M, std::int64_t N, std::int64_t K, const float* a,
+                        std::int64_t ar, const float* b, std::int64_t br, const float* bias,
+                        Matrix<float> c) {
   HWY_DYNAMIC_DISPATCH(SkinnyF32)(M, N, K, a, ar, b, br, bias, c);
 }
 template <>
-void skinny_gemm<double>(std::int64_t M, std::int64_t N, std::int64_t K, const double* a, std::int64_t ar, const double* b, std::int64_t br,
-                         const double* bias, Matrix<double> c) {
+void skinny_gemm<double>(std::int64_t M, std::int64_t N, std::int64_t K, const double* a,
+                         std::int64_t ar, const double* b, std::int64_t br, const double* bias,
+                         Matrix<double> c) {
   HWY_DYNAMIC_DISPATCH(SkinnyF64)(M, N, K, a, ar, b, br, bias, c);
 }
 }  // namespace dropin::cpu

@@ -1,4 +1,5 @@
-// One task is one head: its state (N x D) and the tiles of a chunk stay in cache, and the chunk is a handful of small matrix products.
+// One task is one head: its state (N x D) and the tiles of a chunk stay in cache, and the chunk is
+// a handful of small matrix products.
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/latent/cpu.cpp"
@@ -37,14 +38,20 @@ namespace {
 constexpr float kNone = -HUGE_VALF;
 constexpr std::int64_t kC = kLatentChunk;
 
-const float* at(const abi::TensorIn& t, std::int64_t b, std::int64_t h, std::int64_t i) { return t.as<float>() + b * t.strides[0] + h * t.strides[1] + i * t.strides[2]; }
-float* at(const abi::TensorOut& t, std::int64_t b, std::int64_t h, std::int64_t i) { return t.as<float>() + b * t.strides[0] + h * t.strides[1] + i * t.strides[2]; }
+const float* at(const abi::TensorIn& t, std::int64_t b, std::int64_t h, std::int64_t i) {
+  return t.as<float>() + b * t.strides[0] + h * t.strides[1] + i * t.strides[2];
+}
+float* at(const abi::TensorOut& t, std::int64_t b, std::int64_t h, std::int64_t i) {
+  return t.as<float>() + b * t.strides[0] + h * t.strides[1] + i * t.strides[2];
+}
 
-// Latents are padded to whole vectors (np); what is padded has score -inf, so its weights are 0 throughout.
+// Latents are padded to whole vectors (np); what is padded has score -inf, so its weights are 0
+// throughout.
 struct State {
   float *m, *z, *s;  // [np], [np], [np, D]
 };
-void load_state(const float* from, std::int64_t n, std::int64_t np, std::int64_t d, const State& s) {
+void load_state(const float* from, std::int64_t n, std::int64_t np, std::int64_t d,
+                const State& s) {
   std::copy_n(from, n, s.m);
   std::copy_n(from + n, n, s.z);
   std::copy_n(from + 2 * n, n * d, s.s);
@@ -58,31 +65,37 @@ void store_state(const State& s, std::int64_t n, std::int64_t d, float* to) {
   std::copy_n(s.s, n * d, to + 2 * n);
 }
 
-// The tiles of one chunk of c tokens: e = exp(k - M) and q = p / z [c, np], its keys transposed et [np, kC], and a [c, kC].
+// The tiles of one chunk of c tokens: e = exp(k - M) and q = p / z [c, np], its keys transposed et
+// [np, kC], and a [c, kC].
 struct Tiles {
   float *e, *q, *iz, *et, *a;
 };
 
 // The scores of c tokens, padded, into e.
-void load_scores(const float* k, std::int64_t stride, std::int64_t c, std::int64_t n, std::int64_t np, float* e) {
+void load_scores(const float* k, std::int64_t stride, std::int64_t c, std::int64_t n,
+                 std::int64_t np, float* e) {
   for (std::int64_t t = 0; t < c; ++t) {
     std::copy_n(k + t * stride, n, e + t * np);
     std::fill(e + t * np + n, e + (t + 1) * np, kNone);
   }
 }
 
-// How many of the c tokens with scores e and values v may share one unit exp(M): a later score must not dwarf the sum that an earlier token divides by, and nothing that is
-// not finite may be multiplied by an earlier token's 0.
-std::int64_t shared_unit(const State& s, const float* e, std::int64_t c, std::int64_t np, const float* v, std::int64_t ldv, std::int64_t width) {
+// How many of the c tokens with scores e and values v may share one unit exp(M): a later score must
+// not dwarf the sum that an earlier token divides by, and nothing that is not finite may be
+// multiplied by an earlier token's 0.
+std::int64_t shared_unit(const State& s, const float* e, std::int64_t c, std::int64_t np,
+                         const float* v, std::int64_t ldv, std::int64_t width) {
   const hn::ScalableTag<float> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   const auto most = hn::Set(d, std::numeric_limits<float>::max());
   auto fine = hn::Eq(most, most);
-  for (std::int64_t i = 0; i < c * np; i += lanes) fine = hn::And(fine, hn::Le(hn::LoadU(d, e + i), most));  // -inf is a score that nobody sees
+  for (std::int64_t i = 0; i < c * np; i += lanes)
+    fine = hn::And(fine, hn::Le(hn::LoadU(d, e + i), most));  // -inf is a score that nobody sees
   for (std::int64_t t = 0; t < c; ++t) {
     const float* row = v + t * ldv;
     std::int64_t j = 0;
-    for (; j + lanes <= width; j += lanes) fine = hn::And(fine, hn::Le(hn::Abs(hn::LoadU(d, row + j)), most));
+    for (; j + lanes <= width; j += lanes)
+      fine = hn::And(fine, hn::Le(hn::Abs(hn::LoadU(d, row + j)), most));
     for (; j < width; ++j)
       if (!std::isfinite(row[j])) return 1;
   }
@@ -91,7 +104,8 @@ std::int64_t shared_unit(const State& s, const float* e, std::int64_t c, std::in
   for (; c > 1; c = (c + 1) / 2) {
     bool fits = true;
     for (std::int64_t l = 0; l < np && fits; l += lanes) {
-      auto top = hn::LoadU(d, s.m + l), low = none;  // the running maximum, and the first one that is not -inf
+      auto top = hn::LoadU(d, s.m + l),
+           low = none;  // the running maximum, and the first one that is not -inf
       for (std::int64_t t = 0; t < c; ++t) {
         top = hn::Max(top, hn::LoadU(d, e + t * np + l));
         low = hn::IfThenElse(hn::Eq(low, none), top, low);
@@ -103,9 +117,11 @@ std::int64_t shared_unit(const State& s, const float* e, std::int64_t c, std::in
   return c;
 }
 
-// Moves the state to the unit of the chunk, and fills e, iz = 1 / z and q. state.z holds z before the chunk on entry, after it on exit; s is only rescaled.
-// `decay` [np] receives exp(m before - m after).
-void enter_chunk(const State& s, const Tiles& x, const float* p, std::int64_t stride, std::int64_t c, std::int64_t n, std::int64_t np, std::int64_t d, float* decay) {
+// Moves the state to the unit of the chunk, and fills e, iz = 1 / z and q. state.z holds z before
+// the chunk on entry, after it on exit; s is only rescaled. `decay` [np] receives exp(m before - m
+// after).
+void enter_chunk(const State& s, const Tiles& x, const float* p, std::int64_t stride,
+                 std::int64_t c, std::int64_t n, std::int64_t np, std::int64_t d, float* decay) {
   const hn::ScalableTag<float> tag;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
   const auto none = hn::Set(tag, kNone), zero = hn::Zero(tag), one = hn::Set(tag, 1.0f);
@@ -118,7 +134,8 @@ void enter_chunk(const State& s, const Tiles& x, const float* p, std::int64_t st
       bad = hn::IfThenElse(hn::IsNaN(k), k, bad);
     }
     top = hn::IfThenElse(hn::IsNaN(bad), bad, top);
-    const auto shrink = hn::IfThenZeroElse(hn::Eq(old, none), exp_nonpositive(tag, hn::Sub(old, top)));
+    const auto shrink =
+        hn::IfThenZeroElse(hn::Eq(old, none), exp_nonpositive(tag, hn::Sub(old, top)));
     hn::StoreU(top, tag, s.m + l);
     hn::StoreU(shrink, tag, decay + l);
     auto z = hn::Mul(hn::LoadU(tag, s.z + l), shrink);
@@ -126,7 +143,8 @@ void enter_chunk(const State& s, const Tiles& x, const float* p, std::int64_t st
       const auto k = hn::LoadU(tag, x.e + t * np + l);
       const auto e = hn::IfThenZeroElse(hn::Eq(k, none), exp_nonpositive(tag, hn::Sub(k, top)));
       z = hn::Add(z, e);
-      const auto inverse = hn::IfThenZeroElse(hn::Eq(z, zero), hn::Div(one, z));  // nothing seen yet: no output
+      const auto inverse =
+          hn::IfThenZeroElse(hn::Eq(z, zero), hn::Div(one, z));  // nothing seen yet: no output
       hn::StoreU(e, tag, x.e + t * np + l);
       hn::StoreU(inverse, tag, x.iz + t * np + l);
     }
@@ -144,7 +162,8 @@ void enter_chunk(const State& s, const Tiles& x, const float* p, std::int64_t st
 }
 
 // a [c, kC] = the lower triangle of x y^T.
-void lower_product(const float* x, std::int64_t ldx, const float* yt, std::int64_t depth, std::int64_t c, float* a) {
+void lower_product(const float* x, std::int64_t ldx, const float* yt, std::int64_t depth,
+                   std::int64_t c, float* a) {
   product(c, (c + 15) / 16 * 16, depth, x, ldx, 1, yt, kC, a, kC, false);
   for (std::int64_t t = 0; t < c; ++t) std::fill(a + t * kC + t + 1, a + (t + 1) * kC, 0.0f);
 }
@@ -152,14 +171,16 @@ void lower_product(const float* x, std::int64_t ldx, const float* yt, std::int64
 // --- every token sees every token: the state after the last one serves all
 
 // q = p / z of c tokens, padded.
-void weigh(const float* p, std::int64_t stride, std::int64_t c, std::int64_t n, std::int64_t np, const float* inverse, float* q) {
+void weigh(const float* p, std::int64_t stride, std::int64_t c, std::int64_t n, std::int64_t np,
+           const float* inverse, float* q) {
   for (std::int64_t t = 0; t < c; ++t) {
     for (std::int64_t l = 0; l < n; ++l) q[t * np + l] = p[t * stride + l] * inverse[l];
     std::fill(q + t * np + n, q + (t + 1) * np, 0.0f);
   }
 }
 void invert(const float* z, std::int64_t np, float* inverse) {
-  for (std::int64_t l = 0; l < np; ++l) inverse[l] = z[l] == 0 ? 0 : 1 / z[l];  // nothing seen: no output
+  for (std::int64_t l = 0; l < np; ++l)
+    inverse[l] = z[l] == 0 ? 0 : 1 / z[l];  // nothing seen: no output
 }
 // e = exp(e - m), and 0 where e is -inf.
 void exponentials(float* e, std::int64_t c, std::int64_t np, const float* m) {
@@ -169,7 +190,9 @@ void exponentials(float* e, std::int64_t c, std::int64_t np, const float* m) {
   for (std::int64_t t = 0; t < c; ++t)
     for (std::int64_t l = 0; l < np; l += lanes) {
       const auto k = hn::LoadU(tag, e + t * np + l);
-      hn::StoreU(hn::IfThenZeroElse(hn::Eq(k, none), exp_nonpositive(tag, hn::Sub(k, hn::LoadU(tag, m + l)))), tag, e + t * np + l);
+      hn::StoreU(hn::IfThenZeroElse(hn::Eq(k, none),
+                                    exp_nonpositive(tag, hn::Sub(k, hn::LoadU(tag, m + l)))),
+                 tag, e + t * np + l);
     }
 }
 
@@ -189,7 +212,8 @@ void forward_all(const LatentProblem& x) {
       for (std::int64_t t = 0; t < x.tokens; t += kC) {
         const std::int64_t c = std::min(kC, x.tokens - t);
         load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, e);
-        for (std::int64_t l = 0; l < np; l += lanes) {  // the unit grows to the largest score so far
+        for (std::int64_t l = 0; l < np;
+             l += lanes) {  // the unit grows to the largest score so far
           const auto old = hn::LoadU(tag, s.m + l);
           auto m = old, bad = hn::Zero(tag);
           for (std::int64_t i = 0; i < c; ++i) {
@@ -198,7 +222,9 @@ void forward_all(const LatentProblem& x) {
             bad = hn::IfThenElse(hn::IsNaN(k), k, bad);
           }
           m = hn::IfThenElse(hn::IsNaN(hn::Add(bad, old)), hn::Add(bad, old), m);
-          hn::StoreU(hn::IfThenZeroElse(hn::Eq(old, hn::Set(tag, kNone)), exp_nonpositive(tag, hn::Sub(old, m))), tag, top + l);
+          hn::StoreU(hn::IfThenZeroElse(hn::Eq(old, hn::Set(tag, kNone)),
+                                        exp_nonpositive(tag, hn::Sub(old, m))),
+                     tag, top + l);
           hn::StoreU(m, tag, s.m + l);
         }
         for (std::int64_t l = 0; l < n; ++l)
@@ -222,14 +248,16 @@ void forward_all(const LatentProblem& x) {
   });
 }
 
-// With r = sum_t q_t go_t^T and rs = sum_t q_t dp_t: dp = go S^T / z, dv = e r, dk = e (v r^T - rs).
+// With r = sum_t q_t go_t^T and rs = sum_t q_t dp_t: dp = go S^T / z, dv = e r, dk = e (v r^T -
+// rs).
 void backward_all(const LatentProblem& x) {
   const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
   parallel_for(x.batch * x.heads, 1, [&](std::int64_t first, std::int64_t last) {
     cpu::Scratch<float> work(np * (3 * d + 4) + 2 * kC * np);
     float* w = work.data();
     const State s{w, w + np, w + 2 * np};
-    float *r = w + np * (d + 2), *turned = r + np * d, *rs = turned + np * d, *inverse = rs + np, *e = inverse + np, *dp = e + kC * np;
+    float *r = w + np * (d + 2), *turned = r + np * d, *rs = turned + np * d, *inverse = rs + np,
+          *e = inverse + np, *dp = e + kC * np;
     for (std::int64_t bh = first; bh < last; ++bh) {
       const std::int64_t b = bh / x.heads, h = bh % x.heads;
       load_state(x.kept.as<float>() + bh * size, n, np, d, s);
@@ -284,7 +312,8 @@ void Forward(const LatentProblem& x) {
       float* state = x.state.as<float>() + bh * size;
       load_state(state, n, np, d, s);
       for (std::int64_t t0 = 0; t0 < x.tokens; t0 += kC) {
-        if (x.keep.data) store_state(s, n, d, x.keep.as<float>() + (bh * x.chunks() + t0 / kC) * size);
+        if (x.keep.data)
+          store_state(s, n, d, x.keep.as<float>() + (bh * x.chunks() + t0 / kC) * size);
         for (std::int64_t t = t0; t < std::min(x.tokens, t0 + kC);) {
           std::int64_t c = std::min({x.chunk, t0 + kC - t, x.tokens - t});
           load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
@@ -305,7 +334,8 @@ void Forward(const LatentProblem& x) {
   });
 }
 
-// A reverse scan over the chunks, with r = sum over later tokens of q_t g_t^T and rs = sum of q_t dp_t, in the unit of the chunk at hand.
+// A reverse scan over the chunks, with r = sum over later tokens of q_t g_t^T and rs = sum of q_t
+// dp_t, in the unit of the chunk at hand.
 void Backward(const LatentProblem& x) {
   if (!x.causal) return backward_all(x);
   const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
@@ -313,7 +343,7 @@ void Backward(const LatentProblem& x) {
     const std::int64_t one = np * (d + 2);  // a state in padded form
     cpu::Scratch<float> work(one + 2 * np * d + 2 * np + kC * np * 6 + 2 * kC * kC + kC * d);
     cpu::Scratch<float> starts(kC * one);  // the states before each part of a chunk
-    cpu::Scratch<double> rs(np);           // what is left of dk's two halves may be a small part of them
+    cpu::Scratch<double> rs(np);  // what is left of dk's two halves may be a small part of them
     float* w = work.data();
     auto take = [&](std::int64_t count) {
       float* p = w;
@@ -323,7 +353,8 @@ void Backward(const LatentProblem& x) {
     const State s{take(np), take(np), take(np * d)};
     float *r = take(np * d), *unit = take(np), *decay = take(np);
     const Tiles tiles{take(kC * np), take(kC * np), take(kC * np), take(kC * np), take(kC * kC)};
-    float *g = take(kC * kC), *dp = take(kC * np), *dk = take(kC * np), *packed = take(np * d + kC * d);
+    float *g = take(kC * kC), *dp = take(kC * np), *dk = take(kC * np),
+          *packed = take(np * d + kC * d);
     for (std::int64_t bh = first; bh < last; ++bh) {
       const std::int64_t b = bh / x.heads, h = bh % x.heads;
       std::fill_n(r, np * d, 0.0f);
@@ -352,7 +383,8 @@ void Backward(const LatentProblem& x) {
           load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
           enter_chunk(s, tiles, at(x.p, b, h, t), x.p.strides[2], c, n, np, d, decay);
           if (later)
-            for (std::int64_t l = 0; l < n; ++l) {  // to this part's unit, which is smaller: 1 / z shrinks
+            for (std::int64_t l = 0; l < n;
+                 ++l) {  // to this part's unit, which is smaller: 1 / z shrinks
               const float by = s.m[l] == unit[l] ? 1 : std::exp(s.m[l] - unit[l]);
               rs[l] *= by;
               for (std::int64_t j = 0; j < d; ++j) r[l * d + j] *= by;
@@ -405,18 +437,23 @@ namespace {
 HWY_EXPORT(Forward);
 HWY_EXPORT(Backward);
 
-abi::Status unpack(LatentProblem& x, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, bool causal, std::int64_t chunk) {
+abi::Status unpack(LatentProblem& x, const abi::TensorIn& p, const abi::TensorIn& k,
+                   const abi::TensorIn& v, bool causal, std::int64_t chunk) {
   for (const abi::TensorIn* t : {&p, &k, &v})
-    if (t->dtype != DType::Float32 || t->ndim != 4 || (t->strides[3] != 1 && t->sizes[3] > 1)) return abi::unsupported("float32 [B, H, T, N] with a contiguous last dimension");
-  x.batch = p.sizes[0], x.heads = p.sizes[1], x.tokens = p.sizes[2], x.latents = p.sizes[3], x.width = v.sizes[3];
+    if (t->dtype != DType::Float32 || t->ndim != 4 || (t->strides[3] != 1 && t->sizes[3] > 1))
+      return abi::unsupported("float32 [B, H, T, N] with a contiguous last dimension");
+  x.batch = p.sizes[0], x.heads = p.sizes[1], x.tokens = p.sizes[2], x.latents = p.sizes[3],
+  x.width = v.sizes[3];
   x.causal = causal;
   x.chunk = std::clamp<std::int64_t>(chunk, 1, kLatentChunk);
   x.p = p, x.k = k, x.v = v;
   return abi::ok();
 }
 
-abi::Status forward(const abi::KernelContext&, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, bool causal, std::int64_t chunk,
-                    const abi::TensorOut& o, const abi::TensorOut& state, const abi::TensorOut& kept) {
+abi::Status forward(const abi::KernelContext&, const abi::TensorIn& p, const abi::TensorIn& k,
+                    const abi::TensorIn& v, bool causal, std::int64_t chunk,
+                    const abi::TensorOut& o, const abi::TensorOut& state,
+                    const abi::TensorOut& kept) {
   LatentProblem x;
   if (abi::Status s = unpack(x, p, k, v, causal, chunk); s.code) return s;
   x.o = o, x.state = state, x.keep = kept;
@@ -424,8 +461,10 @@ abi::Status forward(const abi::KernelContext&, const abi::TensorIn& p, const abi
   return abi::ok();
 }
 
-abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const abi::TensorIn& p, const abi::TensorIn& k, const abi::TensorIn& v, bool causal,
-                     std::int64_t chunk, const abi::TensorIn& kept, const abi::TensorOut& gp, const abi::TensorOut& gk, const abi::TensorOut& gv) {
+abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const abi::TensorIn& p,
+                     const abi::TensorIn& k, const abi::TensorIn& v, bool causal,
+                     std::int64_t chunk, const abi::TensorIn& kept, const abi::TensorOut& gp,
+                     const abi::TensorOut& gk, const abi::TensorOut& gv) {
   LatentProblem x;
   if (abi::Status s = unpack(x, p, k, v, causal, chunk); s.code) return s;
   x.go = go, x.kept = kept, x.gp = gp, x.gk = gk, x.gv = gv;

@@ -1,5 +1,5 @@
-// Masks of windows: threads take rows of the picture. A row of all prototypes stays in L1 while every mask whose window holds it takes its own
-// columns of it.
+// Masks of windows: threads take rows of the picture. A row of all prototypes stays in L1 while
+// every mask whose window holds it takes its own columns of it.
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/masks/cpu.cpp"
@@ -18,7 +18,8 @@ namespace {
 
 /// y[x] = sigmoid(sum_k c[k] p[k plane + x]) for `kVectors` vectors.
 template <int kVectors>
-HWY_INLINE void columns(const float* p, std::int64_t plane, const float* c, std::int64_t K, float* y) {
+HWY_INLINE void columns(const float* p, std::int64_t plane, const float* c, std::int64_t K,
+                        float* y) {
   const Tag<float> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   VecOf<Tag<float>> sum[kVectors];
@@ -27,41 +28,47 @@ HWY_INLINE void columns(const float* p, std::int64_t plane, const float* c, std:
   for (std::int64_t k = 0; k < K; ++k) {
     const auto by = hn::Set(d, c[k]);
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) sum[v] = hn::MulAdd(by, hn::LoadU(d, p + k * plane + v * lanes), sum[v]);
+    for (int v = 0; v < kVectors; ++v)
+      sum[v] = hn::MulAdd(by, hn::LoadU(d, p + k * plane + v * lanes), sum[v]);
   }
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) hn::StoreU(sigmoid(d, sum[v]), d, y + v * lanes);
 }
 
-void masks(const float* prototypes, const float* coefficients, const std::int64_t* windows, std::int64_t N, std::int64_t K, std::int64_t h,
-           std::int64_t w, float* y) {
+void masks(const float* prototypes, const float* coefficients, const std::int64_t* windows,
+           std::int64_t N, std::int64_t K, std::int64_t h, std::int64_t w, float* y) {
   // Zeros mask by mask, one after the other in memory; then the windows.
-  parallel_for(N * h, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, w)),
-               [&](std::int64_t begin, std::int64_t end) { std::fill(y + begin * w, y + end * w, 0.0f); });
-  parallel_for(h, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, N * w)), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    const Tag<float> d;
-    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-    for (std::int64_t r = begin; r < end; ++r)
-      for (std::int64_t n = 0; n < N; ++n) {
-        const std::int64_t* in = windows + 4 * n;
-        if (r < in[0] || r >= in[1]) continue;
-        const std::int64_t first = in[2], last = in[3];
-        float* out = y + (n * h + r) * w;
-        const float *p = prototypes + r * w, *c = coefficients + n * K;
-        std::int64_t x = first;
-        for (; x + 4 * lanes <= last; x += 4 * lanes) columns<4>(p + x, h * w, c, K, out + x);
-        for (; x + 2 * lanes <= last; x += 2 * lanes) columns<2>(p + x, h * w, c, K, out + x);
-        for (; x + lanes <= last; x += lanes) columns<1>(p + x, h * w, c, K, out + x);
-        if (x < last && last - first >= lanes) {  // the last vector moves back over some that are done
-          columns<1>(p + last - lanes, h * w, c, K, out + last - lanes);
-        } else if (x < last) {
-          const auto rest = static_cast<std::size_t>(last - x);
-          auto sum = hn::Zero(d);
-          for (std::int64_t k = 0; k < K; ++k) sum = hn::MulAdd(hn::Set(d, c[k]), load_first(d, p + k * h * w + x, rest), sum);
-          store_first(sigmoid(d, sum), d, out + x, rest);
-        }
-      }
-  });
+  parallel_for(
+      N * h, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, w)),
+      [&](std::int64_t begin, std::int64_t end) { std::fill(y + begin * w, y + end * w, 0.0f); });
+  parallel_for(
+      h, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, N * w)),
+      [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+        const Tag<float> d;
+        const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+        for (std::int64_t r = begin; r < end; ++r)
+          for (std::int64_t n = 0; n < N; ++n) {
+            const std::int64_t* in = windows + 4 * n;
+            if (r < in[0] || r >= in[1]) continue;
+            const std::int64_t first = in[2], last = in[3];
+            float* out = y + (n * h + r) * w;
+            const float *p = prototypes + r * w, *c = coefficients + n * K;
+            std::int64_t x = first;
+            for (; x + 4 * lanes <= last; x += 4 * lanes) columns<4>(p + x, h * w, c, K, out + x);
+            for (; x + 2 * lanes <= last; x += 2 * lanes) columns<2>(p + x, h * w, c, K, out + x);
+            for (; x + lanes <= last; x += lanes) columns<1>(p + x, h * w, c, K, out + x);
+            if (x < last &&
+                last - first >= lanes) {  // the last vector moves back over some that are done
+              columns<1>(p + last - lanes, h * w, c, K, out + last - lanes);
+            } else if (x < last) {
+              const auto rest = static_cast<std::size_t>(last - x);
+              auto sum = hn::Zero(d);
+              for (std::int64_t k = 0; k < K; ++k)
+                sum = hn::MulAdd(hn::Set(d, c[k]), load_first(d, p + k * h * w + x, rest), sum);
+              store_first(sigmoid(d, sum), d, out + x, rest);
+            }
+          }
+      });
 }
 
 }  // namespace
@@ -75,20 +82,28 @@ namespace {
 
 using abi::TensorIn;
 
-abi::Status window_masks_cpu(const abi::KernelContext&, const TensorIn& prototypes, const TensorIn& coefficients, const TensorIn& windows,
+abi::Status window_masks_cpu(const abi::KernelContext&, const TensorIn& prototypes,
+                             const TensorIn& coefficients, const TensorIn& windows,
                              const abi::TensorOut& y) {
   auto is = [](const TensorIn& t, DType dtype, int ndim) {
     return t.dtype == dtype && t.ndim == ndim && t.contiguous() && (t.data || t.numel() == 0);
   };
-  if (!is(prototypes, DType::Float32, 3) || !is(coefficients, DType::Float32, 2) || !is(windows, DType::Int64, 2) || !is(y, DType::Float32, 3))
-    return abi::failed("window_masks: prototypes, coefficients and y must be contiguous float32, windows int64");
-  const std::int64_t N = coefficients.sizes[0], K = prototypes.sizes[0], h = prototypes.sizes[1], w = prototypes.sizes[2];
-  if (coefficients.sizes[1] != K || windows.sizes[0] != N || windows.sizes[1] != 4 || y.sizes[0] != N || y.sizes[1] != h || y.sizes[2] != w)
+  if (!is(prototypes, DType::Float32, 3) || !is(coefficients, DType::Float32, 2) ||
+      !is(windows, DType::Int64, 2) || !is(y, DType::Float32, 3))
+    return abi::failed(
+        "window_masks: prototypes, coefficients and y must be contiguous float32, windows int64");
+  const std::int64_t N = coefficients.sizes[0], K = prototypes.sizes[0], h = prototypes.sizes[1],
+                     w = prototypes.sizes[2];
+  if (coefficients.sizes[1] != K || windows.sizes[0] != N || windows.sizes[1] != 4 ||
+      y.sizes[0] != N || y.sizes[1] != h || y.sizes[2] != w)
     return abi::failed("window_masks: arrays do not fit");
   const std::int64_t* in = windows.as<std::int64_t>();
   for (std::int64_t n = 0; n < N; ++n, in += 4)
-    if (in[0] < 0 || in[1] > h || in[2] < 0 || in[3] > w || in[2] > in[3]) return abi::failed("window_masks: a window leaves the picture");
-  HWY_DYNAMIC_DISPATCH(masks)(prototypes.as<float>(), coefficients.as<float>(), windows.as<std::int64_t>(), N, K, h, w, y.as<float>());
+    if (in[0] < 0 || in[1] > h || in[2] < 0 || in[3] > w || in[2] > in[3])
+      return abi::failed("window_masks: a window leaves the picture");
+  HWY_DYNAMIC_DISPATCH(masks)
+  (prototypes.as<float>(), coefficients.as<float>(), windows.as<std::int64_t>(), N, K, h, w,
+   y.as<float>());
   return abi::ok();
 }
 

@@ -1,5 +1,6 @@
-// Layer, RMS and batch normalisation. Rows stay in cache between their passes. Gradients of weight and bias are gathered per chunk of rows
-// (chunks depend on the sizes alone) and added up in a fixed order, so they do not depend on the number of threads.
+// Layer, RMS and batch normalisation. Rows stay in cache between their passes. Gradients of weight
+// and bias are gathered per chunk of rows (chunks depend on the sizes alone) and added up in a
+// fixed order, so they do not depend on the number of threads.
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/norm/cpu.cpp"
@@ -32,7 +33,8 @@ struct BatchNorm {
   bool training;
   void *y, *gx, *gw, *gb;
 };
-constexpr std::int64_t kFlushRows = 128;  // rows whose contributions are added in the tensor's dtype before double takes over
+constexpr std::int64_t kFlushRows =
+    128;  // rows whose contributions are added in the tensor's dtype before double takes over
 constexpr std::int64_t kMaxChunks = 64, kChunkRows = 64;
 }  // namespace dropin::kernels
 #endif
@@ -41,11 +43,20 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-inline std::int64_t rows_per_thread(std::int64_t n) { return std::max<std::int64_t>(1, kGrain / 4 / std::max<std::int64_t>(1, n)); }
-template <class T> const T* in(const void* p) { return static_cast<const T*>(p); }
-template <class T> T* out(void* p) { return static_cast<T*>(p); }
+inline std::int64_t rows_per_thread(std::int64_t n) {
+  return std::max<std::int64_t>(1, kGrain / 4 / std::max<std::int64_t>(1, n));
+}
+template <class T>
+const T* in(const void* p) {
+  return static_cast<const T*>(p);
+}
+template <class T>
+T* out(void* p) {
+  return static_cast<T*>(p);
+}
 
-template <class T> void forward_row(const RowNorm& a, std::int64_t r) {
+template <class T>
+void forward_row(const RowNorm& a, std::int64_t r) {
   const Tag<T> d;
   const std::int64_t n = a.n;
   const T *x = in<T>(a.x) + r * n, *w = in<T>(a.w), *b = in<T>(a.b);
@@ -53,7 +64,8 @@ template <class T> void forward_row(const RowNorm& a, std::int64_t r) {
   T mean = 0;
   double squares;
   if (a.mean) {
-    const T rough = static_cast<T>(sum_row<T>(n, [&](auto at) HWY_ATTR { return at.load(d, x); }) / static_cast<double>(n));
+    const T rough = static_cast<T>(sum_row<T>(n, [&](auto at) HWY_ATTR { return at.load(d, x); }) /
+                                   static_cast<double>(n));
     const auto m = hn::Set(d, rough);
     auto drift = hn::Zero(d);  // the deviations' own sum repairs the mean of numbers far from 0
     squares = sum_row<T>(n, [&](auto at) HWY_ATTR {
@@ -63,7 +75,8 @@ template <class T> void forward_row(const RowNorm& a, std::int64_t r) {
     });
     const double shift = static_cast<double>(sum_lanes(d, drift)) / static_cast<double>(n);
     mean = static_cast<T>(static_cast<double>(rough) + shift);
-    squares = std::max(0.0, squares - static_cast<double>(n) * shift * shift) + 0 * squares;  // the last term keeps NaN
+    squares = std::max(0.0, squares - static_cast<double>(n) * shift * shift) +
+              0 * squares;  // the last term keeps NaN
     out<T>(a.mean)[r] = mean;
   } else {
     squares = sum_row<T>(n, [&](auto at) HWY_ATTR {
@@ -74,19 +87,32 @@ template <class T> void forward_row(const RowNorm& a, std::int64_t r) {
   const T rstd = static_cast<T>(1 / std::sqrt(squares / static_cast<double>(n) + a.eps));
   out<T>(a.rstd)[r] = rstd;
   const auto m = hn::Set(d, mean), s = hn::Set(d, rstd);
-  if (w && b) each<T>(0, n, [&](auto at) HWY_ATTR { at.store(d, hn::MulAdd(hn::Mul(hn::Sub(at.load(d, x), m), s), at.load(d, w), at.load(d, b)), y); });
-  else if (w) each<T>(0, n, [&](auto at) HWY_ATTR { at.store(d, hn::Mul(hn::Mul(hn::Sub(at.load(d, x), m), s), at.load(d, w)), y); });
-  else if (b) each<T>(0, n, [&](auto at) HWY_ATTR { at.store(d, hn::MulAdd(hn::Sub(at.load(d, x), m), s, at.load(d, b)), y); });
-  else each<T>(0, n, [&](auto at) HWY_ATTR { at.store(d, hn::Mul(hn::Sub(at.load(d, x), m), s), y); });
+  if (w && b)
+    each<T>(0, n, [&](auto at) HWY_ATTR {
+      at.store(d, hn::MulAdd(hn::Mul(hn::Sub(at.load(d, x), m), s), at.load(d, w), at.load(d, b)),
+               y);
+    });
+  else if (w)
+    each<T>(0, n, [&](auto at) HWY_ATTR {
+      at.store(d, hn::Mul(hn::Mul(hn::Sub(at.load(d, x), m), s), at.load(d, w)), y);
+    });
+  else if (b)
+    each<T>(0, n, [&](auto at) HWY_ATTR {
+      at.store(d, hn::MulAdd(hn::Sub(at.load(d, x), m), s, at.load(d, b)), y);
+    });
+  else
+    each<T>(0, n, [&](auto at) HWY_ATTR { at.store(d, hn::Mul(hn::Sub(at.load(d, x), m), s), y); });
 }
-template <class T> void forward_rows(const RowNorm& a) {
+template <class T>
+void forward_rows(const RowNorm& a) {
   parallel_for(a.rows, rows_per_thread(a.n), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r) forward_row<T>(a, r);
   });
 }
 
 /// Adds the row's share to gw and gb (when not null) and takes the two means that gx needs.
-template <class T> void gather_row(const RowNorm& a, std::int64_t r, T* gw, T* gb, double* mean_gw, double* mean_gwx) {
+template <class T>
+void gather_row(const RowNorm& a, std::int64_t r, T* gw, T* gb, double* mean_gw, double* mean_gwx) {
   const Tag<T> d;
   const std::int64_t n = a.n;
   const T *x = in<T>(a.x) + r * n, *g = in<T>(a.g) + r * n, *w = in<T>(a.w);
@@ -111,13 +137,15 @@ template <class T> void gather_row(const RowNorm& a, std::int64_t r, T* gw, T* g
   *mean_gwx = sum / static_cast<double>(n);
 }
 /// gx = rstd (g w - mean(g w) - xhat mean(g w xhat)); RMS: without the first mean.
-template <class T> void grad_row(const RowNorm& a, std::int64_t r, double mean_gw, double mean_gwx) {
+template <class T>
+void grad_row(const RowNorm& a, std::int64_t r, double mean_gw, double mean_gwx) {
   const Tag<T> d;
   const std::int64_t n = a.n;
   const T *x = in<T>(a.x) + r * n, *g = in<T>(a.g) + r * n, *w = in<T>(a.w);
   T* gx = out<T>(a.gx) + r * n;
   const auto m = hn::Set(d, a.mean ? out<T>(a.mean)[r] : T(0)), s = hn::Set(d, out<T>(a.rstd)[r]);
-  const auto c1 = hn::Set(d, a.mean ? static_cast<T>(mean_gw) : T(0)), c2 = hn::Set(d, static_cast<T>(mean_gwx));
+  const auto c1 = hn::Set(d, a.mean ? static_cast<T>(mean_gw) : T(0)),
+             c2 = hn::Set(d, static_cast<T>(mean_gwx));
   each<T>(0, n, [&](auto at) HWY_ATTR {
     const auto hat = hn::Mul(hn::Sub(at.load(d, x), m), s);
     const auto weighted = w ? hn::Mul(at.load(d, g), at.load(d, w)) : at.load(d, g);
@@ -125,11 +153,14 @@ template <class T> void grad_row(const RowNorm& a, std::int64_t r, double mean_g
   });
 }
 
-/// Calls row(r, first, second) for every row, with two accumulators [n] to add to; their totals over all rows go to `sums` ([2, n], double).
-template <class T, class F> void accumulate_rows(std::int64_t rows, std::int64_t n, double* sums, const F& row) {
+/// Calls row(r, first, second) for every row, with two accumulators [n] to add to; their totals
+/// over all rows go to `sums` ([2, n], double).
+template <class T, class F>
+void accumulate_rows(std::int64_t rows, std::int64_t n, double* sums, const F& row) {
   const std::int64_t chunks = std::clamp<std::int64_t>(rows / kChunkRows, 1, kMaxChunks);
   std::vector<double> parts(static_cast<std::size_t>(chunks > 1 ? chunks * 2 * n : 0));
-  const std::int64_t chunk_grain = std::max<std::int64_t>(1, rows_per_thread(n) * chunks / std::max<std::int64_t>(1, rows));
+  const std::int64_t chunk_grain =
+      std::max<std::int64_t>(1, rows_per_thread(n) * chunks / std::max<std::int64_t>(1, rows));
   std::fill_n(sums, 2 * n, 0.0);
   parallel_for(chunks, chunk_grain, [&](std::int64_t begin, std::int64_t end) {
     std::vector<T> near(static_cast<std::size_t>(2 * n));
@@ -139,7 +170,8 @@ template <class T, class F> void accumulate_rows(std::int64_t rows, std::int64_t
       for (std::int64_t r = rows * c / chunks; r < last;) {
         const std::int64_t stop = std::min(last, r + kFlushRows);
         for (; r < stop; ++r) row(r, near.data(), near.data() + n);
-        for (std::int64_t j = 0; j < 2 * n; ++j) total[j] += static_cast<double>(near[j]), near[j] = 0;
+        for (std::int64_t j = 0; j < 2 * n; ++j)
+          total[j] += static_cast<double>(near[j]), near[j] = 0;
       }
     }
   });
@@ -148,7 +180,8 @@ template <class T, class F> void accumulate_rows(std::int64_t rows, std::int64_t
       for (std::int64_t j = 0; j < 2 * n; ++j) sums[j] += parts[c * 2 * n + j];
 }
 
-template <class T> void backward_rows(const RowNorm& a) {
+template <class T>
+void backward_rows(const RowNorm& a) {
   if (!a.gw && !a.gb) {
     parallel_for(a.rows, rows_per_thread(a.n), [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
@@ -171,43 +204,52 @@ template <class T> void backward_rows(const RowNorm& a) {
   }
 }
 
-/// Mean and sum of squared deviations of every channel; a channel's second pass finds it in cache where it fits.
-template <class T> void batch_stats(const T* x, std::int64_t batch, std::int64_t channels, std::int64_t s, double* mean, double* squares) {
+/// Mean and sum of squared deviations of every channel; a channel's second pass finds it in cache
+/// where it fits.
+template <class T>
+void batch_stats(const T* x, std::int64_t batch, std::int64_t channels, std::int64_t s,
+                 double* mean, double* squares) {
   const Tag<T> d;
   const double count = static_cast<double>(batch * s);
-  parallel_for(channels, rows_per_thread(batch * s), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    for (std::int64_t c = begin; c < end; ++c) {
-      double sum = 0, square = 0, shift = 0;
-      for (std::int64_t i = 0; i < batch; ++i) {
-        const T* p = x + (i * channels + c) * s;
-        sum += sum_row<T>(s, [&](auto at) HWY_ATTR { return at.load(d, p); });
-      }
-      const T rough = static_cast<T>(sum / count);
-      const auto m = hn::Set(d, rough);
-      for (std::int64_t i = 0; i < batch; ++i) {
-        const T* p = x + (i * channels + c) * s;
-        auto drift = hn::Zero(d);
-        square += sum_row<T>(s, [&](auto at) HWY_ATTR {
-          const auto e = hn::Sub(at.load(d, p), m);
-          drift = hn::Add(drift, at.only(d, e));
-          return hn::Mul(e, e);
-        });
-        shift += static_cast<double>(sum_lanes(d, drift));
-      }
-      shift /= count;
-      mean[c] = static_cast<double>(rough) + shift;
-      squares[c] = std::max(0.0, square - count * shift * shift) + 0 * square;  // the last term keeps NaN
-    }
-  });
+  parallel_for(channels, rows_per_thread(batch * s),
+               [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+                 for (std::int64_t c = begin; c < end; ++c) {
+                   double sum = 0, square = 0, shift = 0;
+                   for (std::int64_t i = 0; i < batch; ++i) {
+                     const T* p = x + (i * channels + c) * s;
+                     sum += sum_row<T>(s, [&](auto at) HWY_ATTR { return at.load(d, p); });
+                   }
+                   const T rough = static_cast<T>(sum / count);
+                   const auto m = hn::Set(d, rough);
+                   for (std::int64_t i = 0; i < batch; ++i) {
+                     const T* p = x + (i * channels + c) * s;
+                     auto drift = hn::Zero(d);
+                     square += sum_row<T>(s, [&](auto at) HWY_ATTR {
+                       const auto e = hn::Sub(at.load(d, p), m);
+                       drift = hn::Add(drift, at.only(d, e));
+                       return hn::Mul(e, e);
+                     });
+                     shift += static_cast<double>(sum_lanes(d, drift));
+                   }
+                   shift /= count;
+                   mean[c] = static_cast<double>(rough) + shift;
+                   squares[c] = std::max(0.0, square - count * shift * shift) +
+                                0 * square;  // the last term keeps NaN
+                 }
+               });
 }
 
-/// y = (x - mean) scale + shift, the three per channel. One position: vectors run along the channels; else along the positions.
-template <class T> void batch_forward(const BatchNorm& a) {
+/// y = (x - mean) scale + shift, the three per channel. One position: vectors run along the
+/// channels; else along the positions.
+template <class T>
+void batch_forward(const BatchNorm& a) {
   const Tag<T> d;
   const std::int64_t channels = a.channels, s = a.positions;
   const T *mean = in<T>(a.mean), *rstd = in<T>(a.rstd), *w = in<T>(a.w), *b = in<T>(a.b);
-  std::vector<T> scale(static_cast<std::size_t>(channels)), shift(static_cast<std::size_t>(channels));
-  for (std::int64_t c = 0; c < channels; ++c) scale[c] = w ? rstd[c] * w[c] : rstd[c], shift[c] = b ? b[c] : T(0);
+  std::vector<T> scale(static_cast<std::size_t>(channels)),
+      shift(static_cast<std::size_t>(channels));
+  for (std::int64_t c = 0; c < channels; ++c)
+    scale[c] = w ? rstd[c] * w[c] : rstd[c], shift[c] = b ? b[c] : T(0);
   const bool flat = s == 1;
   const std::int64_t rows = flat ? a.batch : a.batch * channels, n = flat ? channels : s;
   parallel_for(rows, rows_per_thread(n), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -216,12 +258,17 @@ template <class T> void batch_forward(const BatchNorm& a) {
       T* y = out<T>(a.y) + r * n;
       if (flat) {
         each<T>(0, n, [&](auto at) HWY_ATTR {
-          at.store(d, hn::MulAdd(hn::Sub(at.load(d, x), at.load(d, mean)), at.load(d, scale.data()), at.load(d, shift.data())), y);
+          at.store(d,
+                   hn::MulAdd(hn::Sub(at.load(d, x), at.load(d, mean)), at.load(d, scale.data()),
+                              at.load(d, shift.data())),
+                   y);
         });
       } else {
         const std::int64_t c = r % channels;
         const auto m = hn::Set(d, mean[c]), k = hn::Set(d, scale[c]), t = hn::Set(d, shift[c]);
-        each<T>(0, n, [&](auto at) HWY_ATTR { at.store(d, hn::MulAdd(hn::Sub(at.load(d, x), m), k, t), y); });
+        each<T>(0, n, [&](auto at) HWY_ATTR {
+          at.store(d, hn::MulAdd(hn::Sub(at.load(d, x), m), k, t), y);
+        });
       }
     }
   });
@@ -229,7 +276,8 @@ template <class T> void batch_forward(const BatchNorm& a) {
 
 /// With sums over batch and positions G = sum g and H = sum g (x - mean): gb = G, gw = H rstd, and
 /// gx = w rstd (g - G / N - (x - mean) rstd^2 H / N) in training, w rstd g otherwise.
-template <class T> void batch_backward(const BatchNorm& a) {
+template <class T>
+void batch_backward(const BatchNorm& a) {
   const Tag<T> d;
   const std::int64_t channels = a.channels, s = a.positions;
   const T *mean = in<T>(a.mean), *rstd = in<T>(a.rstd), *w = in<T>(a.w);
@@ -246,34 +294,37 @@ template <class T> void batch_backward(const BatchNorm& a) {
       });
     });
   } else {
-    parallel_for(channels, rows_per_thread(a.batch * s), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-      for (std::int64_t c = begin; c < end; ++c) {
-        const auto m = hn::Set(d, mean[c]);
-        double h = 0, total = 0;
-        for (std::int64_t i = 0; i < a.batch; ++i) {
-          const T *x = in<T>(a.x) + (i * channels + c) * s, *g = in<T>(a.g) + (i * channels + c) * s;
-          for (std::int64_t from = 0; from < s; from += kSumBlock) {
-            auto u = hn::Zero(d), v = hn::Zero(d);
-            each<T>(from, std::min(s, from + kSumBlock), [&](auto at) HWY_ATTR {
-              const auto gi = at.load(d, g);
-              u = hn::MulAdd(gi, hn::Sub(at.load(d, x), m), u);
-              v = hn::Add(v, gi);
-            });
-            h += static_cast<double>(sum_lanes(d, u));
-            total += static_cast<double>(sum_lanes(d, v));
-          }
-        }
-        sums[c] = h;
-        sums[channels + c] = total;
-      }
-    });
+    parallel_for(channels, rows_per_thread(a.batch * s),
+                 [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+                   for (std::int64_t c = begin; c < end; ++c) {
+                     const auto m = hn::Set(d, mean[c]);
+                     double h = 0, total = 0;
+                     for (std::int64_t i = 0; i < a.batch; ++i) {
+                       const T *x = in<T>(a.x) + (i * channels + c) * s,
+                               *g = in<T>(a.g) + (i * channels + c) * s;
+                       for (std::int64_t from = 0; from < s; from += kSumBlock) {
+                         auto u = hn::Zero(d), v = hn::Zero(d);
+                         each<T>(from, std::min(s, from + kSumBlock), [&](auto at) HWY_ATTR {
+                           const auto gi = at.load(d, g);
+                           u = hn::MulAdd(gi, hn::Sub(at.load(d, x), m), u);
+                           v = hn::Add(v, gi);
+                         });
+                         h += static_cast<double>(sum_lanes(d, u));
+                         total += static_cast<double>(sum_lanes(d, v));
+                       }
+                     }
+                     sums[c] = h;
+                     sums[channels + c] = total;
+                   }
+                 });
   }
   for (std::int64_t c = 0; c < channels; ++c) {
     if (a.gw) out<T>(a.gw)[c] = static_cast<T>(sums[c] * static_cast<double>(rstd[c]));
     if (a.gb) out<T>(a.gb)[c] = static_cast<T>(sums[channels + c]);
   }
   if (!a.gx) return;
-  std::vector<T> scale(static_cast<std::size_t>(channels)), first(static_cast<std::size_t>(channels)), second(static_cast<std::size_t>(channels));
+  std::vector<T> scale(static_cast<std::size_t>(channels)),
+      first(static_cast<std::size_t>(channels)), second(static_cast<std::size_t>(channels));
   for (std::int64_t c = 0; c < channels; ++c) {
     const double r = static_cast<double>(rstd[c]);
     scale[c] = w ? rstd[c] * w[c] : rstd[c];
@@ -288,28 +339,43 @@ template <class T> void batch_backward(const BatchNorm& a) {
       if (flat) {
         each<T>(0, n, [&](auto at) HWY_ATTR {
           const auto e = hn::Sub(at.load(d, x), at.load(d, mean));
-          const auto v = hn::NegMulAdd(e, at.load(d, second.data()), hn::Sub(at.load(d, g), at.load(d, first.data())));
+          const auto v = hn::NegMulAdd(e, at.load(d, second.data()),
+                                       hn::Sub(at.load(d, g), at.load(d, first.data())));
           at.store(d, hn::Mul(v, at.load(d, scale.data())), gx);
         });
       } else {
         const std::int64_t c = r % channels;
-        const auto m = hn::Set(d, mean[c]), k = hn::Set(d, scale[c]), c1 = hn::Set(d, first[c]), c2 = hn::Set(d, second[c]);
+        const auto m = hn::Set(d, mean[c]), k = hn::Set(d, scale[c]), c1 = hn::Set(d, first[c]),
+                   c2 = hn::Set(d, second[c]);
         each<T>(0, n, [&](auto at) HWY_ATTR {
-          at.store(d, hn::Mul(hn::NegMulAdd(hn::Sub(at.load(d, x), m), c2, hn::Sub(at.load(d, g), c1)), k), gx);
+          at.store(
+              d,
+              hn::Mul(hn::NegMulAdd(hn::Sub(at.load(d, x), m), c2, hn::Sub(at.load(d, g), c1)), k),
+              gx);
         });
       }
     }
   });
 }
 
-void row_forward(DType t, const RowNorm& a) { t == DType::Float32 ? forward_rows<float>(a) : forward_rows<double>(a); }
-void row_backward(DType t, const RowNorm& a) { t == DType::Float32 ? backward_rows<float>(a) : backward_rows<double>(a); }
-void channel_stats(const abi::TensorIn& x, double* mean, double* squares) {
-  if (x.dtype == DType::Float32) batch_stats(x.as<float>(), x.sizes[0], x.sizes[1], x.sizes[2], mean, squares);
-  else batch_stats(x.as<double>(), x.sizes[0], x.sizes[1], x.sizes[2], mean, squares);
+void row_forward(DType t, const RowNorm& a) {
+  t == DType::Float32 ? forward_rows<float>(a) : forward_rows<double>(a);
 }
-void channel_forward(DType t, const BatchNorm& a) { t == DType::Float32 ? batch_forward<float>(a) : batch_forward<double>(a); }
-void channel_backward(DType t, const BatchNorm& a) { t == DType::Float32 ? batch_backward<float>(a) : batch_backward<double>(a); }
+void row_backward(DType t, const RowNorm& a) {
+  t == DType::Float32 ? backward_rows<float>(a) : backward_rows<double>(a);
+}
+void channel_stats(const abi::TensorIn& x, double* mean, double* squares) {
+  if (x.dtype == DType::Float32)
+    batch_stats(x.as<float>(), x.sizes[0], x.sizes[1], x.sizes[2], mean, squares);
+  else
+    batch_stats(x.as<double>(), x.sizes[0], x.sizes[1], x.sizes[2], mean, squares);
+}
+void channel_forward(DType t, const BatchNorm& a) {
+  t == DType::Float32 ? batch_forward<float>(a) : batch_forward<double>(a);
+}
+void channel_backward(DType t, const BatchNorm& a) {
+  t == DType::Float32 ? batch_backward<float>(a) : batch_backward<double>(a);
+}
 
 }  // namespace
 }  // namespace dropin::kernels::HWY_NAMESPACE
@@ -330,55 +396,108 @@ using abi::TensorIn;
 using abi::TensorOut;
 
 /// Null, or `count` contiguous values of x's dtype.
-bool vector_of(const TensorIn& t, const TensorIn& x, std::int64_t count) { return !t.data || (t.dtype == x.dtype && t.numel() == count && t.contiguous()); }
-template <class... V> bool vectors_of(const TensorIn& x, std::int64_t count, const V&... t) { return (... && vector_of(t, x, count)); }
+bool vector_of(const TensorIn& t, const TensorIn& x, std::int64_t count) {
+  return !t.data || (t.dtype == x.dtype && t.numel() == count && t.contiguous());
+}
+template <class... V>
+bool vectors_of(const TensorIn& x, std::int64_t count, const V&... t) {
+  return (... && vector_of(t, x, count));
+}
 
 Status check(const TensorIn& x, std::int64_t n, bool fits) {
-  if (x.dtype != DType::Float32 && x.dtype != DType::Float64) return abi::unsupported("needs float32 or float64");
-  if (n < 0 || !x.contiguous() || (n && x.numel() % n) || !fits) return abi::failed("tensors must be contiguous, of one dtype, and of fitting sizes");
+  if (x.dtype != DType::Float32 && x.dtype != DType::Float64)
+    return abi::unsupported("needs float32 or float64");
+  if (n < 0 || !x.contiguous() || (n && x.numel() % n) || !fits)
+    return abi::failed("tensors must be contiguous, of one dtype, and of fitting sizes");
   return abi::ok();
 }
 void zero(const TensorOut& y) {
   if (y.data) std::fill_n(y.as<char>(), y.numel() * item_size(y.dtype), 0);
 }
 
-Status layer_forward(const KernelContext&, const TensorIn& x, std::int64_t n, const TensorIn& w, const TensorIn& b, double eps, const TensorOut& y,
-                     const TensorOut& mean, const TensorOut& rstd) {
+Status layer_forward(const KernelContext&, const TensorIn& x, std::int64_t n, const TensorIn& w,
+                     const TensorIn& b, double eps, const TensorOut& y, const TensorOut& mean,
+                     const TensorOut& rstd) {
   const std::int64_t rows = n > 0 ? x.numel() / n : 0;
-  if (Status s = check(x, n, vectors_of(x, n, w, b) && vectors_of(x, rows, mean, rstd) && vector_of(y, x, x.numel())); s.code) return s;
+  if (Status s = check(
+          x, n,
+          vectors_of(x, n, w, b) && vectors_of(x, rows, mean, rstd) && vector_of(y, x, x.numel()));
+      s.code)
+    return s;
   if (rows == 0) return abi::ok();
   HWY_DYNAMIC_DISPATCH(row_forward)
-  (x.dtype, {.rows = rows, .n = n, .x = x.data, .w = w.data, .b = b.data, .mean = mean.as<void>(), .rstd = rstd.as<void>(), .eps = eps, .y = y.as<void>()});
+  (x.dtype, {.rows = rows,
+             .n = n,
+             .x = x.data,
+             .w = w.data,
+             .b = b.data,
+             .mean = mean.as<void>(),
+             .rstd = rstd.as<void>(),
+             .eps = eps,
+             .y = y.as<void>()});
   return abi::ok();
 }
 
-Status rms_forward(const KernelContext&, const TensorIn& x, std::int64_t n, const TensorIn& w, double eps, const TensorOut& y, const TensorOut& rstd) {
+Status rms_forward(const KernelContext&, const TensorIn& x, std::int64_t n, const TensorIn& w,
+                   double eps, const TensorOut& y, const TensorOut& rstd) {
   const std::int64_t rows = n > 0 ? x.numel() / n : 0;
-  if (Status s = check(x, n, vector_of(w, x, n) && vector_of(rstd, x, rows) && vector_of(y, x, x.numel())); s.code) return s;
+  if (Status s =
+          check(x, n, vector_of(w, x, n) && vector_of(rstd, x, rows) && vector_of(y, x, x.numel()));
+      s.code)
+    return s;
   if (rows == 0) return abi::ok();
-  HWY_DYNAMIC_DISPATCH(row_forward)(x.dtype, {.rows = rows, .n = n, .x = x.data, .w = w.data, .rstd = rstd.as<void>(), .eps = eps, .y = y.as<void>()});
+  HWY_DYNAMIC_DISPATCH(row_forward)
+  (x.dtype, {.rows = rows,
+             .n = n,
+             .x = x.data,
+             .w = w.data,
+             .rstd = rstd.as<void>(),
+             .eps = eps,
+             .y = y.as<void>()});
   return abi::ok();
 }
 
-Status layer_backward(const KernelContext&, const TensorIn& g, const TensorIn& x, std::int64_t n, const TensorIn& w, const TensorIn& mean,
-                      const TensorIn& rstd, const TensorOut& gx, const TensorOut& gw, const TensorOut& gb) {
+Status layer_backward(const KernelContext&, const TensorIn& g, const TensorIn& x, std::int64_t n,
+                      const TensorIn& w, const TensorIn& mean, const TensorIn& rstd,
+                      const TensorOut& gx, const TensorOut& gw, const TensorOut& gb) {
   const std::int64_t rows = n > 0 ? x.numel() / n : 0;
-  const bool fits = vectors_of(x, n, w, gw, gb) && vectors_of(x, rows, mean, rstd) && vectors_of(x, x.numel(), g, gx);
+  const bool fits = vectors_of(x, n, w, gw, gb) && vectors_of(x, rows, mean, rstd) &&
+                    vectors_of(x, x.numel(), g, gx);
   if (Status s = check(x, n, fits); s.code) return s;
   if (rows == 0) return zero(gw), zero(gb), abi::ok();
   HWY_DYNAMIC_DISPATCH(row_backward)
-  (x.dtype, {.rows = rows, .n = n, .g = g.data, .x = x.data, .w = w.data, .mean = const_cast<void*>(mean.data), .rstd = const_cast<void*>(rstd.data),
-             .gx = gx.as<void>(), .gw = gw.as<void>(), .gb = gb.as<void>()});
+  (x.dtype, {.rows = rows,
+             .n = n,
+             .g = g.data,
+             .x = x.data,
+             .w = w.data,
+             .mean = const_cast<void*>(mean.data),
+             .rstd = const_cast<void*>(rstd.data),
+             .gx = gx.as<void>(),
+             .gw = gw.as<void>(),
+             .gb = gb.as<void>()});
   return abi::ok();
 }
 
-Status rms_backward(const KernelContext&, const TensorIn& g, const TensorIn& x, std::int64_t n, const TensorIn& w, const TensorIn& rstd,
-                    const TensorOut& gx, const TensorOut& gw) {
+Status rms_backward(const KernelContext&, const TensorIn& g, const TensorIn& x, std::int64_t n,
+                    const TensorIn& w, const TensorIn& rstd, const TensorOut& gx,
+                    const TensorOut& gw) {
   const std::int64_t rows = n > 0 ? x.numel() / n : 0;
-  if (Status s = check(x, n, vectors_of(x, n, w, gw) && vector_of(rstd, x, rows) && vectors_of(x, x.numel(), g, gx)); s.code) return s;
+  if (Status s = check(
+          x, n,
+          vectors_of(x, n, w, gw) && vector_of(rstd, x, rows) && vectors_of(x, x.numel(), g, gx));
+      s.code)
+    return s;
   if (rows == 0) return zero(gw), abi::ok();
   HWY_DYNAMIC_DISPATCH(row_backward)
-  (x.dtype, {.rows = rows, .n = n, .g = g.data, .x = x.data, .w = w.data, .rstd = const_cast<void*>(rstd.data), .gx = gx.as<void>(), .gw = gw.as<void>()});
+  (x.dtype, {.rows = rows,
+             .n = n,
+             .g = g.data,
+             .x = x.data,
+             .w = w.data,
+             .rstd = const_cast<void*>(rstd.data),
+             .gx = gx.as<void>(),
+             .gw = gw.as<void>()});
   return abi::ok();
 }
 
@@ -394,45 +513,76 @@ TensorIn as_planes(const TensorIn& x) {
 }
 Status check_planes(const TensorIn& x, bool fits) { return check(x, 1, x.ndim >= 2 && fits); }
 
-Status batch_stats(const KernelContext&, const TensorIn& x, double eps, const TensorOut& mean, const TensorOut& var, const TensorOut& rstd) {
+Status batch_stats(const KernelContext&, const TensorIn& x, double eps, const TensorOut& mean,
+                   const TensorOut& var, const TensorOut& rstd) {
   if (Status s = check_planes(x, vectors_of(x, x.sizes[1], mean, var, rstd)); s.code) return s;
   const TensorIn p = as_planes(x);
   const std::int64_t channels = p.sizes[1];
   const double count = static_cast<double>(p.sizes[0] * p.sizes[2]);
   std::vector<double> m(static_cast<std::size_t>(channels)), v(static_cast<std::size_t>(channels));
-  if (p.sizes[2] < 16) moments(p, 0b101, m.data(), v.data());  // vectors along the channels, or nothing much to gain
-  else HWY_DYNAMIC_DISPATCH(channel_stats)(p, m.data(), v.data());
+  if (p.sizes[2] < 16)
+    moments(p, 0b101, m.data(), v.data());  // vectors along the channels, or nothing much to gain
+  else
+    HWY_DYNAMIC_DISPATCH(channel_stats)(p, m.data(), v.data());
   for (std::int64_t c = 0; c < channels; ++c) {
     const double values[3] = {m[c], v[c] / count, 1 / std::sqrt(v[c] / count + eps)};
     const TensorOut* to[3] = {&mean, &var, &rstd};
     for (int k = 0; k < 3; ++k) {
       if (!to[k]->data) continue;
-      if (x.dtype == DType::Float32) to[k]->as<float>()[c] = static_cast<float>(values[k]);
-      else to[k]->as<double>()[c] = values[k];
+      if (x.dtype == DType::Float32)
+        to[k]->as<float>()[c] = static_cast<float>(values[k]);
+      else
+        to[k]->as<double>()[c] = values[k];
     }
   }
   return abi::ok();
 }
 
-Status batch_forward_cpu(const KernelContext&, const TensorIn& x, const TensorIn& mean, const TensorIn& rstd, const TensorIn& w, const TensorIn& b,
+Status batch_forward_cpu(const KernelContext&, const TensorIn& x, const TensorIn& mean,
+                         const TensorIn& rstd, const TensorIn& w, const TensorIn& b,
                          const TensorOut& y) {
-  if (Status s = check_planes(x, vectors_of(x, x.sizes[1], mean, rstd, w, b) && vector_of(y, x, x.numel())); s.code) return s;
+  if (Status s = check_planes(
+          x, vectors_of(x, x.sizes[1], mean, rstd, w, b) && vector_of(y, x, x.numel()));
+      s.code)
+    return s;
   if (x.numel() == 0) return abi::ok();
   const TensorIn p = as_planes(x);
   HWY_DYNAMIC_DISPATCH(channel_forward)
-  (x.dtype, {.batch = p.sizes[0], .channels = p.sizes[1], .positions = p.sizes[2], .x = x.data, .mean = mean.data, .rstd = rstd.data, .w = w.data,
-             .b = b.data, .y = y.as<void>()});
+  (x.dtype, {.batch = p.sizes[0],
+             .channels = p.sizes[1],
+             .positions = p.sizes[2],
+             .x = x.data,
+             .mean = mean.data,
+             .rstd = rstd.data,
+             .w = w.data,
+             .b = b.data,
+             .y = y.as<void>()});
   return abi::ok();
 }
 
-Status batch_backward_cpu(const KernelContext&, const TensorIn& g, const TensorIn& x, const TensorIn& mean, const TensorIn& rstd, const TensorIn& w,
-                          bool training, const TensorOut& gx, const TensorOut& gw, const TensorOut& gb) {
-  if (Status s = check_planes(x, vectors_of(x, x.sizes[1], mean, rstd, w, gw, gb) && vectors_of(x, x.numel(), g, gx)); s.code) return s;
+Status batch_backward_cpu(const KernelContext&, const TensorIn& g, const TensorIn& x,
+                          const TensorIn& mean, const TensorIn& rstd, const TensorIn& w,
+                          bool training, const TensorOut& gx, const TensorOut& gw,
+                          const TensorOut& gb) {
+  if (Status s = check_planes(
+          x, vectors_of(x, x.sizes[1], mean, rstd, w, gw, gb) && vectors_of(x, x.numel(), g, gx));
+      s.code)
+    return s;
   if (x.numel() == 0) return zero(gw), zero(gb), abi::ok();
   const TensorIn p = as_planes(x);
   HWY_DYNAMIC_DISPATCH(channel_backward)
-  (x.dtype, {.batch = p.sizes[0], .channels = p.sizes[1], .positions = p.sizes[2], .g = g.data, .x = x.data, .mean = mean.data, .rstd = rstd.data,
-             .w = w.data, .training = training, .gx = gx.as<void>(), .gw = gw.as<void>(), .gb = gb.as<void>()});
+  (x.dtype, {.batch = p.sizes[0],
+             .channels = p.sizes[1],
+             .positions = p.sizes[2],
+             .g = g.data,
+             .x = x.data,
+             .mean = mean.data,
+             .rstd = rstd.data,
+             .w = w.data,
+             .training = training,
+             .gx = gx.as<void>(),
+             .gw = gw.as<void>(),
+             .gb = gb.as<void>()});
   return abi::ok();
 }
 

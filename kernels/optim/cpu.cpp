@@ -28,12 +28,17 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-template <class D> VecOf<D> constant(D d, double c) { return hn::Set(d, static_cast<hn::TFromD<D>>(c)); }
+template <class D>
+VecOf<D> constant(D d, double c) {
+  return hn::Set(d, static_cast<hn::TFromD<D>>(c));
+}
 
-template <class T> void sgd_all(const SgdStep& a, T* p, const T* g, T* buf, std::int64_t n) {
+template <class T>
+void sgd_all(const SgdStep& a, T* p, const T* g, T* buf, std::int64_t n) {
   const Tag<T> d;
   parallel_for(n, kGrain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    const auto lr = constant(d, -a.lr), momentum = constant(d, a.momentum), damp = constant(d, 1 - a.dampening), decay = constant(d, a.weight_decay);
+    const auto lr = constant(d, -a.lr), momentum = constant(d, a.momentum),
+               damp = constant(d, 1 - a.dampening), decay = constant(d, a.weight_decay);
     const auto sign = constant(d, a.maximize ? -1 : 1);
     each<T>(begin, end, [&](auto at) HWY_ATTR {
       const auto x = at.load(d, p);
@@ -49,21 +54,29 @@ template <class T> void sgd_all(const SgdStep& a, T* p, const T* g, T* buf, std:
   });
 }
 
-template <class T> void adam_all(const AdamStep& a, T* p, const T* g, T* m, T* v, T* vmax, std::int64_t n) {
+template <class T>
+void adam_all(const AdamStep& a, T* p, const T* g, T* m, T* v, T* vmax, std::int64_t n) {
   const Tag<T> d;
   parallel_for(n, kGrain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    const auto keep1 = constant(d, a.beta1), take1 = constant(d, 1 - a.beta1), keep2 = constant(d, a.beta2), take2 = constant(d, 1 - a.beta2);
-    const auto eps = constant(d, a.eps), sign = constant(d, a.maximize ? -1 : 1), decay = constant(d, a.decoupled ? 1 - a.lr * a.weight_decay : a.weight_decay);
-    const auto rate = constant(d, -a.lr / a.correction1), root = constant(d, sizeof(T) == 8 ? a.root_correction2 : 1 / a.root_correction2);
+    const auto keep1 = constant(d, a.beta1), take1 = constant(d, 1 - a.beta1),
+               keep2 = constant(d, a.beta2), take2 = constant(d, 1 - a.beta2);
+    const auto eps = constant(d, a.eps), sign = constant(d, a.maximize ? -1 : 1),
+               decay = constant(d, a.decoupled ? 1 - a.lr * a.weight_decay : a.weight_decay);
+    const auto rate = constant(d, -a.lr / a.correction1),
+               root = constant(d, sizeof(T) == 8 ? a.root_correction2 : 1 / a.root_correction2);
     each<T>(begin, end, [&](auto at) HWY_ATTR {
       auto x = at.load(d, p), grad = hn::Mul(at.load(d, g), sign);
       if (a.weight_decay != 0) {
-        if (a.decoupled) x = hn::Mul(x, decay);
-        else grad = hn::MulAdd(decay, x, grad);
+        if (a.decoupled)
+          x = hn::Mul(x, decay);
+        else
+          grad = hn::MulAdd(decay, x, grad);
       }
       const auto m0 = at.load(d, m);
-      // PyTorch: m.lerp_(g, 1 - beta1), which it computes from the nearer end; v * beta2 + (1 - beta2) g g
-      const auto m1 = a.beta1 > 0.5 ? hn::MulAdd(take1, hn::Sub(grad, m0), m0) : hn::NegMulAdd(keep1, hn::Sub(grad, m0), grad);
+      // PyTorch: m.lerp_(g, 1 - beta1), which it computes from the nearer end; v * beta2 + (1 -
+      // beta2) g g
+      const auto m1 = a.beta1 > 0.5 ? hn::MulAdd(take1, hn::Sub(grad, m0), m0)
+                                    : hn::NegMulAdd(keep1, hn::Sub(grad, m0), grad);
       const auto v1 = hn::MulAdd(hn::Mul(take2, grad), grad, hn::Mul(keep2, at.load(d, v)));
       at.store(d, m1, m);
       at.store(d, v1, v);
@@ -72,21 +85,28 @@ template <class T> void adam_all(const AdamStep& a, T* p, const T* g, T* m, T* v
         second = keep_nan<decltype(d)>(v1, hn::Max(v1, at.load(d, vmax)));
         at.store(d, second, vmax);
       }
-      const auto scaled = sizeof(T) == 8 ? hn::Div(hn::Sqrt(second), root) : hn::Mul(hn::Sqrt(second), root);
+      const auto scaled =
+          sizeof(T) == 8 ? hn::Div(hn::Sqrt(second), root) : hn::Mul(hn::Sqrt(second), root);
       at.store(d, hn::Add(x, hn::Div(hn::Mul(rate, m1), hn::Add(scaled, eps))), p);
     });
   });
 }
 
 void sgd(DType t, const SgdStep& a, void* p, const void* g, void* buf, std::int64_t n) {
-  if (t == DType::Float32) sgd_all(a, static_cast<float*>(p), static_cast<const float*>(g), static_cast<float*>(buf), n);
-  else sgd_all(a, static_cast<double*>(p), static_cast<const double*>(g), static_cast<double*>(buf), n);
-}
-void adam(DType t, const AdamStep& a, void* p, const void* g, void* m, void* v, void* vmax, std::int64_t n) {
   if (t == DType::Float32)
-    adam_all(a, static_cast<float*>(p), static_cast<const float*>(g), static_cast<float*>(m), static_cast<float*>(v), static_cast<float*>(vmax), n);
+    sgd_all(a, static_cast<float*>(p), static_cast<const float*>(g), static_cast<float*>(buf), n);
   else
-    adam_all(a, static_cast<double*>(p), static_cast<const double*>(g), static_cast<double*>(m), static_cast<double*>(v), static_cast<double*>(vmax), n);
+    sgd_all(a, static_cast<double*>(p), static_cast<const double*>(g), static_cast<double*>(buf),
+            n);
+}
+void adam(DType t, const AdamStep& a, void* p, const void* g, void* m, void* v, void* vmax,
+          std::int64_t n) {
+  if (t == DType::Float32)
+    adam_all(a, static_cast<float*>(p), static_cast<const float*>(g), static_cast<float*>(m),
+             static_cast<float*>(v), static_cast<float*>(vmax), n);
+  else
+    adam_all(a, static_cast<double*>(p), static_cast<const double*>(g), static_cast<double*>(m),
+             static_cast<double*>(v), static_cast<double*>(vmax), n);
 }
 
 }  // namespace
@@ -106,27 +126,45 @@ using abi::TensorOut;
 
 bool fits(const TensorIn& p, std::initializer_list<const TensorIn*> others) {
   bool ok = p.contiguous();
-  for (const TensorIn* t : others) ok = ok && (!t->data || (t->dtype == p.dtype && t->numel() == p.numel() && t->contiguous()));
+  for (const TensorIn* t : others)
+    ok = ok && (!t->data || (t->dtype == p.dtype && t->numel() == p.numel() && t->contiguous()));
   return ok;
 }
 
-Status sgd_cpu(const KernelContext&, const TensorOut& p, const TensorIn& g, const TensorOut& buf, double lr, double momentum, double dampening,
-               double weight_decay, bool nesterov, bool first, bool maximize) {
-  if (p.dtype != DType::Float32 && p.dtype != DType::Float64) return abi::unsupported("needs float32 or float64");
+Status sgd_cpu(const KernelContext&, const TensorOut& p, const TensorIn& g, const TensorOut& buf,
+               double lr, double momentum, double dampening, double weight_decay, bool nesterov,
+               bool first, bool maximize) {
+  if (p.dtype != DType::Float32 && p.dtype != DType::Float64)
+    return abi::unsupported("needs float32 or float64");
   if (p.numel() == 0) return abi::ok();
-  if (!fits(p, {&g, &buf}) || !g.data) return abi::failed("p, g and buf must be contiguous and alike");
-  HWY_DYNAMIC_DISPATCH(sgd)(p.dtype, {lr, momentum, dampening, weight_decay, nesterov, first, maximize}, p.as<void>(), g.data, buf.as<void>(), p.numel());
+  if (!fits(p, {&g, &buf}) || !g.data)
+    return abi::failed("p, g and buf must be contiguous and alike");
+  HWY_DYNAMIC_DISPATCH(sgd)
+  (p.dtype, {lr, momentum, dampening, weight_decay, nesterov, first, maximize}, p.as<void>(),
+   g.data, buf.as<void>(), p.numel());
   return abi::ok();
 }
 
-Status adam_cpu(const KernelContext&, const TensorOut& p, const TensorIn& g, const TensorOut& m, const TensorOut& v, const TensorOut& vmax, double lr,
-                double beta1, double beta2, double eps, double weight_decay, bool decoupled, bool maximize, std::int64_t step) {
-  if (p.dtype != DType::Float32 && p.dtype != DType::Float64) return abi::unsupported("needs float32 or float64");
+Status adam_cpu(const KernelContext&, const TensorOut& p, const TensorIn& g, const TensorOut& m,
+                const TensorOut& v, const TensorOut& vmax, double lr, double beta1, double beta2,
+                double eps, double weight_decay, bool decoupled, bool maximize, std::int64_t step) {
+  if (p.dtype != DType::Float32 && p.dtype != DType::Float64)
+    return abi::unsupported("needs float32 or float64");
   if (p.numel() == 0) return abi::ok();
-  if (!fits(p, {&g, &m, &v, &vmax}) || !g.data || !m.data || !v.data) return abi::failed("p, g, m and v must be contiguous and alike");
+  if (!fits(p, {&g, &m, &v, &vmax}) || !g.data || !m.data || !v.data)
+    return abi::failed("p, g, m and v must be contiguous and alike");
   const double t = static_cast<double>(step);
-  const AdamStep a{lr, beta1, beta2, eps, weight_decay, decoupled, maximize, 1 - std::pow(beta1, t), std::sqrt(1 - std::pow(beta2, t))};
-  HWY_DYNAMIC_DISPATCH(adam)(p.dtype, a, p.as<void>(), g.data, m.as<void>(), v.as<void>(), vmax.as<void>(), p.numel());
+  const AdamStep a{lr,
+                   beta1,
+                   beta2,
+                   eps,
+                   weight_decay,
+                   decoupled,
+                   maximize,
+                   1 - std::pow(beta1, t),
+                   std::sqrt(1 - std::pow(beta2, t))};
+  HWY_DYNAMIC_DISPATCH(adam)
+  (p.dtype, a, p.as<void>(), g.data, m.as<void>(), v.as<void>(), vmax.as<void>(), p.numel());
   return abi::ok();
 }
 

@@ -5,7 +5,8 @@
 namespace dropin::kernels::cuda {
 namespace {
 
-template <class T> struct Sgd {
+template <class T>
+struct Sgd {
   T *p, *buf;
   const T* g;
   T lr, momentum, keep, decay;
@@ -22,17 +23,21 @@ template <class T> struct Sgd {
   }
 };
 
-template <class T> struct AdamStep {
+template <class T>
+struct AdamStep {
   T *p, *m, *v, *vmax;
   const T* g;
   T b1, b2, take1, take2, eps, decay, shrink, step, root;
   bool decoupled, maximize;
   __device__ void operator()(int64_t i) const {
     T x = p[i], gi = maximize ? -g[i] : g[i];
-    if (decoupled) x = x * shrink;
-    else if (decay != T(0)) gi = gi + decay * x;
+    if (decoupled)
+      x = x * shrink;
+    else if (decay != T(0))
+      gi = gi + decay * x;
     // as PyTorch interpolates, from the nearer end
-    const T mi = b1 > T(0.5) ? m[i] + take1 * (gi - m[i]) : gi - b1 * (gi - m[i]), vi = b2 * v[i] + take2 * gi * gi;
+    const T mi = b1 > T(0.5) ? m[i] + take1 * (gi - m[i]) : gi - b1 * (gi - m[i]),
+            vi = b2 * v[i] + take2 * gi * gi;
     m[i] = mi, v[i] = vi;
     T top = vi;
     if (vmax) {
@@ -43,34 +48,63 @@ template <class T> struct AdamStep {
   }
 };
 
-template <class F> __global__ void each_kernel(F f, int64_t n) {
+template <class F>
+__global__ void each_kernel(F f, int64_t n) {
   const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += 4 * stride) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+       i += 4 * stride) {
     DROPIN_UNROLL
     for (int k = 0; k < 4; ++k)
       if (i + k * stride < n) f(i + k * stride);
   }
 }
-template <class F> Status each(const KernelContext& c, F f, int64_t n) { return launch(c, &each_kernel<F>, dim3(blocks_for(c, n, 1024)), dim3(256), 0, f, n); }
+template <class F>
+Status each(const KernelContext& c, F f, int64_t n) {
+  return launch(c, &each_kernel<F>, dim3(blocks_for(c, n, 1024)), dim3(256), 0, f, n);
+}
 
-Status sgd_cuda(const KernelContext& c, const TensorOut& p, const TensorIn& g, const TensorOut& buf, double lr, double momentum, double dampening, double decay, bool nesterov, bool first,
-                bool maximize) {
-  DROPIN_REQUIRE(p.contiguous() && g.contiguous() && g.dtype == p.dtype && g.numel() == p.numel() && (!buf.data || (buf.contiguous() && buf.dtype == p.dtype)), "arrays do not fit");
+Status sgd_cuda(const KernelContext& c, const TensorOut& p, const TensorIn& g, const TensorOut& buf,
+                double lr, double momentum, double dampening, double decay, bool nesterov,
+                bool first, bool maximize) {
+  DROPIN_REQUIRE(p.contiguous() && g.contiguous() && g.dtype == p.dtype && g.numel() == p.numel() &&
+                     (!buf.data || (buf.contiguous() && buf.dtype == p.dtype)),
+                 "arrays do not fit");
   return visit_real(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return each(c, Sgd<T>{p.as<T>(), buf.as<T>(), g.as<T>(), static_cast<T>(lr), static_cast<T>(momentum), static_cast<T>(1 - dampening), static_cast<T>(decay), nesterov, first, maximize},
-                p.numel());
+    return each(
+        c,
+        Sgd<T>{p.as<T>(), buf.as<T>(), g.as<T>(), static_cast<T>(lr), static_cast<T>(momentum),
+               static_cast<T>(1 - dampening), static_cast<T>(decay), nesterov, first, maximize},
+        p.numel());
   });
 }
 
-Status adam_cuda(const KernelContext& c, const TensorOut& p, const TensorIn& g, const TensorOut& m, const TensorOut& v, const TensorOut& vmax, double lr, double beta1, double beta2, double eps,
-                 double decay, bool decoupled, bool maximize, int64_t step) {
-  DROPIN_REQUIRE(p.contiguous() && g.contiguous() && m.contiguous() && v.contiguous() && g.dtype == p.dtype && g.numel() == p.numel(), "arrays do not fit");
-  const double bc1 = 1 - pow(beta1, static_cast<double>(step)), bc2 = 1 - pow(beta2, static_cast<double>(step));
+Status adam_cuda(const KernelContext& c, const TensorOut& p, const TensorIn& g, const TensorOut& m,
+                 const TensorOut& v, const TensorOut& vmax, double lr, double beta1, double beta2,
+                 double eps, double decay, bool decoupled, bool maximize, int64_t step) {
+  DROPIN_REQUIRE(p.contiguous() && g.contiguous() && m.contiguous() && v.contiguous() &&
+                     g.dtype == p.dtype && g.numel() == p.numel(),
+                 "arrays do not fit");
+  const double bc1 = 1 - pow(beta1, static_cast<double>(step)),
+               bc2 = 1 - pow(beta2, static_cast<double>(step));
   return visit_real(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const AdamStep<T> update{p.as<T>(), m.as<T>(), v.as<T>(), vmax.as<T>(), g.as<T>(), static_cast<T>(beta1), static_cast<T>(beta2), static_cast<T>(1 - beta1), static_cast<T>(1 - beta2),
-                             static_cast<T>(eps), static_cast<T>(decay), static_cast<T>(1 - lr * decay), static_cast<T>(lr / bc1), static_cast<T>(sqrt(bc2)), decoupled, maximize};
+    const AdamStep<T> update{p.as<T>(),
+                             m.as<T>(),
+                             v.as<T>(),
+                             vmax.as<T>(),
+                             g.as<T>(),
+                             static_cast<T>(beta1),
+                             static_cast<T>(beta2),
+                             static_cast<T>(1 - beta1),
+                             static_cast<T>(1 - beta2),
+                             static_cast<T>(eps),
+                             static_cast<T>(decay),
+                             static_cast<T>(1 - lr * decay),
+                             static_cast<T>(lr / bc1),
+                             static_cast<T>(sqrt(bc2)),
+                             decoupled,
+                             maximize};
     return each(c, update, p.numel());
   });
 }

@@ -1,5 +1,6 @@
-// Block-wise 8-bit states: a CUDA block takes one block of values at a time. The map and its midpoints lie in shared memory; a code is guessed by the lines of map.h, good to
-// one, and set right by the midpoints beside it: two look-ups in place of a bisection's eight.
+// Block-wise 8-bit states: a CUDA block takes one block of values at a time. The map and its
+// midpoints lie in shared memory; a code is guessed by the lines of map.h, good to one, and set
+// right by the midpoints beside it: two look-ups in place of a bisection's eight.
 #include "kernels/cuda/device.h"
 #include "kernels/optim8/kernel.h"
 #include "kernels/optim8/map.h"
@@ -20,10 +21,12 @@ Map map_of(bool is_signed) {
   for (int i = 0; i < 256; ++i) m.value[i] = d.value[i];
   for (int i = 0; i < 255; ++i) m.mid[i] = d.mid[i];
   for (int i = 0; i < DynamicMap::kDecades; ++i) m.bend[i] = d.bend[i], m.less[i] = d.less[i];
-  m.start = d.start[0], m.slope = d.slope, m.more = d.more, m.end = d.end, m.zero = d.zero, m.base = d.base;
+  m.start = d.start[0], m.slope = d.slope, m.more = d.more, m.end = d.end, m.zero = d.zero,
+  m.base = d.base;
   return m;
 }
-/// The code nearest to x in [-1, 1] (unsigned maps: [0, 1]); ties: the even code. mid: m's, in shared memory.
+/// The code nearest to x in [-1, 1] (unsigned maps: [0, 1]); ties: the even code. mid: m's, in
+/// shared memory.
 __device__ __forceinline__ int nearest(const Map& m, const float* mid, float x) {
   const float a = fabsf(x);
   float y = m.start;
@@ -50,7 +53,8 @@ __device__ __forceinline__ int code_of_state(const Map& m, const float* mid, flo
   return c == m.zero && v < 0 ? c - 1 : c;
 }
 
-__global__ void quantize_kernel(Map m, const float* x, int64_t n, bool is_signed, int64_t block, std::uint8_t* codes, float* absmax) {
+__global__ void quantize_kernel(Map m, const float* x, int64_t n, bool is_signed, int64_t block,
+                                std::uint8_t* codes, float* absmax) {
   __shared__ float mid[256], room[32];
   load_map(m, nullptr, mid);
   __syncthreads();
@@ -70,11 +74,14 @@ __global__ void quantize_kernel(Map m, const float* x, int64_t n, bool is_signed
     }
   }
 }
-__global__ void dequantize_kernel(Map m, const std::uint8_t* codes, const float* absmax, int64_t n, int64_t block, float* y) {
+__global__ void dequantize_kernel(Map m, const std::uint8_t* codes, const float* absmax, int64_t n,
+                                  int64_t block, float* y) {
   __shared__ float value[256];
   load_map(m, value, nullptr);
   __syncthreads();
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n; i += static_cast<int64_t>(gridDim.x) * blockDim.x) y[i] = value[codes[i]] * absmax[i / block];
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < n;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x)
+    y[i] = value[codes[i]] * absmax[i / block];
 }
 
 struct Update {
@@ -87,7 +94,8 @@ struct Update {
       case Rule8::Adam:
         s1 = fmaf(keep1, s1, take1 * g);
         s2 = fmaf(take2 * g, g, keep2 * s2);
-        p = p * decay + rate * s1 / (sqrtf(s2) * root + eps);  // an s2 beyond all floats moves nothing
+        p = p * decay +
+            rate * s1 / (sqrtf(s2) * root + eps);  // an s2 beyond all floats moves nothing
         s2 = s2 < kMost ? s2 : kMost;
         break;
       case Rule8::Momentum:
@@ -123,7 +131,8 @@ struct Arrays {
 
 __global__ void step_float_kernel(Update u, Arrays t) {
   float *a = static_cast<float*>(t.s1), *b = static_cast<float*>(t.s2);
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < t.n; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < t.n;
+       i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     float p = t.p[i], s1 = a[i], s2 = b ? b[i] : 0.0f;
     const bool good = finite(u(p, t.g[i] * u.scale, s1, s2));
     if (good) t.p[i] = p;
@@ -131,9 +140,11 @@ __global__ void step_float_kernel(Update u, Arrays t) {
     if (b) b[i] = good ? s2 : 0.0f;
   }
 }
-// kKeep values a thread stay in registers between the step and the encoding, which needs the block's largest; longer blocks compute them again.
+// kKeep values a thread stay in registers between the step and the encoding, which needs the
+// block's largest; longer blocks compute them again.
 constexpr int kThreads = 128, kKeep = 4;
-__global__ void __launch_bounds__(kThreads) step_bytes_kernel(Update u, Arrays t, Map signed_map, Map unsigned_map) {
+__global__ void __launch_bounds__(kThreads)
+    step_bytes_kernel(Update u, Arrays t, Map signed_map, Map unsigned_map) {
   __shared__ float value1[256], mid1[256], value2[256], mid2[256], room[32];
   const bool two = u.rule == Rule8::Adam;
   load_map(signed_map, value1, mid1);
@@ -190,42 +201,75 @@ __global__ void __launch_bounds__(kThreads) step_bytes_kernel(Update u, Arrays t
   }
 }
 
-bool is(const TensorIn& t, DType dtype, int64_t n) { return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0); }
+bool is(const TensorIn& t, DType dtype, int64_t n) {
+  return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
+}
 int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
-Status quantize(const KernelContext& c, const TensorIn& x, bool is_signed, int64_t block, const TensorOut& codes, const TensorOut& absmax) {
+Status quantize(const KernelContext& c, const TensorIn& x, bool is_signed, int64_t block,
+                const TensorOut& codes, const TensorOut& absmax) {
   const int64_t n = x.numel();
   DROPIN_REQUIRE(block >= 1, "block must be positive");
-  DROPIN_REQUIRE(is(x, DType::Float32, n) && is(codes, DType::UInt8, n) && is(absmax, DType::Float32, blocks_of(n, block)),
-                 "x must be contiguous float32, codes uint8 of its size, absmax float32 of a value per block");
-  return launch(c, &quantize_kernel, dim3(blocks_for(c, blocks_of(n, block), 1)), dim3(block <= 64 ? 32 : 128), 0, map_of(is_signed), x.as<float>(), n, is_signed, block,
-                codes.as<std::uint8_t>(), absmax.as<float>());
+  DROPIN_REQUIRE(
+      is(x, DType::Float32, n) && is(codes, DType::UInt8, n) &&
+          is(absmax, DType::Float32, blocks_of(n, block)),
+      "x must be contiguous float32, codes uint8 of its size, absmax float32 of a value per block");
+  return launch(c, &quantize_kernel, dim3(blocks_for(c, blocks_of(n, block), 1)),
+                dim3(block <= 64 ? 32 : 128), 0, map_of(is_signed), x.as<float>(), n, is_signed,
+                block, codes.as<std::uint8_t>(), absmax.as<float>());
 }
-Status dequantize(const KernelContext& c, const TensorIn& codes, const TensorIn& absmax, bool is_signed, int64_t block, const TensorOut& y) {
+Status dequantize(const KernelContext& c, const TensorIn& codes, const TensorIn& absmax,
+                  bool is_signed, int64_t block, const TensorOut& y) {
   const int64_t n = codes.numel();
   DROPIN_REQUIRE(block >= 1, "block must be positive");
-  DROPIN_REQUIRE(is(codes, DType::UInt8, n) && is(absmax, DType::Float32, blocks_of(n, block)) && is(y, DType::Float32, n),
-                 "codes must be contiguous uint8, y float32 of its size, absmax float32 of a value per block");
-  return launch(c, &dequantize_kernel, dim3(blocks_for(c, n, 256)), dim3(256), 0, map_of(is_signed), codes.as<std::uint8_t>(), absmax.as<float>(), n, block, y.as<float>());
+  DROPIN_REQUIRE(
+      is(codes, DType::UInt8, n) && is(absmax, DType::Float32, blocks_of(n, block)) &&
+          is(y, DType::Float32, n),
+      "codes must be contiguous uint8, y float32 of its size, absmax float32 of a value per block");
+  return launch(c, &dequantize_kernel, dim3(blocks_for(c, n, 256)), dim3(256), 0, map_of(is_signed),
+                codes.as<std::uint8_t>(), absmax.as<float>(), n, block, y.as<float>());
 }
-Status step(const KernelContext& c, const Step8& a, const TensorOut& p, const TensorIn& g, const TensorOut& s1, const TensorOut& absmax1, const TensorOut& s2, const TensorOut& absmax2) {
+Status step(const KernelContext& c, const Step8& a, const TensorOut& p, const TensorIn& g,
+            const TensorOut& s1, const TensorOut& absmax1, const TensorOut& s2,
+            const TensorOut& absmax2) {
   const int64_t n = p.numel();
   const bool bytes = absmax1.data != nullptr, two = a.rule == Rule8::Adam;
   const DType state = bytes ? DType::UInt8 : DType::Float32;
   if (n == 0) return abi::ok();
   DROPIN_REQUIRE(a.block >= 1, "block must be positive");
-  DROPIN_REQUIRE(is(p, DType::Float32, n) && is(g, DType::Float32, n), "p and g must be contiguous float32 and of one size");
-  DROPIN_REQUIRE(is(s1, state, n) && (!two || is(s2, state, n)) && (!bytes || is(absmax1, DType::Float32, blocks_of(n, a.block))) &&
-                     (!bytes || !two || is(absmax2, DType::Float32, blocks_of(n, a.block))),
-                 "states must be contiguous, of p's size, uint8 with an absmax per block, or float32");
+  DROPIN_REQUIRE(is(p, DType::Float32, n) && is(g, DType::Float32, n),
+                 "p and g must be contiguous float32 and of one size");
+  DROPIN_REQUIRE(
+      is(s1, state, n) && (!two || is(s2, state, n)) &&
+          (!bytes || is(absmax1, DType::Float32, blocks_of(n, a.block))) &&
+          (!bytes || !two || is(absmax2, DType::Float32, blocks_of(n, a.block))),
+      "states must be contiguous, of p's size, uint8 with an absmax per block, or float32");
   const double t = static_cast<double>(a.step);
   const bool adam = a.rule == Rule8::Adam;
-  const Update u{a.rule, static_cast<float>(adam ? -a.lr / (1 - pow(a.beta1, t)) : -a.lr), static_cast<float>(adam ? 1 / sqrt(1 - pow(a.beta2, t)) : 1), static_cast<float>(a.eps),
-                 static_cast<float>(adam || a.rule == Rule8::Lion ? 1 - a.lr * a.weight_decay : a.weight_decay), static_cast<float>(a.beta1), static_cast<float>(1 - a.beta1),
-                 static_cast<float>(a.beta2), static_cast<float>(1 - a.beta2), static_cast<float>(a.gradient_scale), a.step == 1};
-  const Arrays arrays{p.as<float>(), g.as<float>(), s1.as<void>(), two ? s2.as<void>() : nullptr, absmax1.as<float>(), absmax2.as<float>(), n, a.block};
-  if (!bytes) return launch(c, &step_float_kernel, dim3(blocks_for(c, n, 256)), dim3(256), 0, u, arrays);
-  return launch(c, &step_bytes_kernel, dim3(blocks_for(c, blocks_of(n, a.block), 1)), dim3(kThreads), 0, u, arrays, map_of(true), map_of(false));
+  const Update u{a.rule,
+                 static_cast<float>(adam ? -a.lr / (1 - pow(a.beta1, t)) : -a.lr),
+                 static_cast<float>(adam ? 1 / sqrt(1 - pow(a.beta2, t)) : 1),
+                 static_cast<float>(a.eps),
+                 static_cast<float>(adam || a.rule == Rule8::Lion ? 1 - a.lr * a.weight_decay
+                                                                  : a.weight_decay),
+                 static_cast<float>(a.beta1),
+                 static_cast<float>(1 - a.beta1),
+                 static_cast<float>(a.beta2),
+                 static_cast<float>(1 - a.beta2),
+                 static_cast<float>(a.gradient_scale),
+                 a.step == 1};
+  const Arrays arrays{p.as<float>(),
+                      g.as<float>(),
+                      s1.as<void>(),
+                      two ? s2.as<void>() : nullptr,
+                      absmax1.as<float>(),
+                      absmax2.as<float>(),
+                      n,
+                      a.block};
+  if (!bytes)
+    return launch(c, &step_float_kernel, dim3(blocks_for(c, n, 256)), dim3(256), 0, u, arrays);
+  return launch(c, &step_bytes_kernel, dim3(blocks_for(c, blocks_of(n, a.block), 1)),
+                dim3(kThreads), 0, u, arrays, map_of(true), map_of(false));
 }
 
 }  // namespace

@@ -1,4 +1,5 @@
-// Pooling: one plane (an image's channel) at a time, an output row at a time, taps outermost so that the loops over a row become vector code.
+// Pooling: one plane (an image's channel) at a time, an output row at a time, taps outermost so
+// that the loops over a row become vector code.
 #include <algorithm>
 #include <cstdint>
 #include <limits>
@@ -23,49 +24,59 @@ struct Sizes {
 };
 
 Status check(const TensorIn& x, const TensorIn& y, Sizes& s) {
-  if (x.ndim != 4 || y.ndim != 4 || x.sizes[0] != y.sizes[0] || x.sizes[1] != y.sizes[1]) return abi::failed("pool2d: sizes do not fit");
+  if (x.ndim != 4 || y.ndim != 4 || x.sizes[0] != y.sizes[0] || x.sizes[1] != y.sizes[1])
+    return abi::failed("pool2d: sizes do not fit");
   if (x.dtype != y.dtype || (x.dtype != DType::Float32 && x.dtype != DType::Float64))
     return abi::unsupported("pool2d: no kernel for these types; there are float32 and float64");
-  if (!x.contiguous() || !y.contiguous()) return abi::unsupported("pool2d: arrays must be contiguous");
+  if (!x.contiguous() || !y.contiguous())
+    return abi::unsupported("pool2d: arrays must be contiguous");
   s = {x.sizes[0] * x.sizes[1], x.sizes[2], x.sizes[3], y.sizes[2], y.sizes[3]};
   return abi::ok();
 }
 
 Status check(const PoolGeometry& g) {
   for (int i = 0; i < 2; ++i)
-    if (g.kernel[i] < 1 || g.stride[i] < 1 || g.dilation[i] < 1 || g.padding[i] < 0) return abi::failed("pool2d: geometry out of range");
+    if (g.kernel[i] < 1 || g.stride[i] < 1 || g.dilation[i] < 1 || g.padding[i] < 0)
+      return abi::failed("pool2d: geometry out of range");
   return abi::ok();
 }
 
 /// f(plane) for all of them, in parallel; `work` is the operations of one.
 template <class F>
 void each_plane(int64_t planes, int64_t work, F&& f) {
-  parallel_for(planes, std::max<int64_t>(1, (1 << 17) / std::max<int64_t>(1, work)), [&](int64_t u, int64_t end) {
-    for (; u < end; ++u) f(u);
-  });
+  parallel_for(planes, std::max<int64_t>(1, (1 << 17) / std::max<int64_t>(1, work)),
+               [&](int64_t u, int64_t end) {
+                 for (; u < end; ++u) f(u);
+               });
 }
 
-/// Output positions [first, last) whose tap, at `offset` from stride * position, falls inside [0, in).
-void inside(int64_t out, int64_t in, int64_t stride, int64_t offset, int64_t& first, int64_t& last) {
+/// Output positions [first, last) whose tap, at `offset` from stride * position, falls inside [0,
+/// in).
+void inside(int64_t out, int64_t in, int64_t stride, int64_t offset, int64_t& first,
+            int64_t& last) {
   first = offset < 0 ? std::min(out, ceil_div(-offset, stride)) : 0;
   last = in > offset ? std::min(out, (in - 1 - offset) / stride + 1) : 0;
   last = std::max(first, last);
 }
 
-/// The window of output position p along one axis: [begin, end) inside the input, and its cells inside input plus padding (the part of a divisor).
+/// The window of output position p along one axis: [begin, end) inside the input, and its cells
+/// inside input plus padding (the part of a divisor).
 struct Window {
   int64_t begin, end, cells;
 };
 
-Window window(int64_t p, int64_t in, int64_t kernel, int64_t stride, int64_t padding, bool include_pad) {
+Window window(int64_t p, int64_t in, int64_t kernel, int64_t stride, int64_t padding,
+              bool include_pad) {
   const int64_t b = p * stride - padding, e = std::min(b + kernel, in + padding);
   const int64_t begin = std::max<int64_t>(b, 0), end = std::max(begin, std::min(e, in));
   return {begin, end, std::max<int64_t>(0, include_pad ? e - b : end - begin)};
 }
 
-/// best[q], at[q]: replaced where v[q * stride] is greater, or the first NaN. `stride` is a constant where that lets the loop become vector code.
+/// best[q], at[q]: replaced where v[q * stride] is greater, or the first NaN. `stride` is a
+/// constant where that lets the loop become vector code.
 template <class T, class I>
-void take_greater(const T* __restrict v, int64_t stride, I position, int64_t first, int64_t last, T* __restrict best, I* __restrict at) {
+void take_greater(const T* __restrict v, int64_t stride, I position, int64_t first, int64_t last,
+                  T* __restrict best, I* __restrict at) {
   auto run = [=](auto step) {
     const I move = static_cast<I>(step), from = static_cast<I>(first), to = static_cast<I>(last);
     for (I q = from; q < to; ++q) {
@@ -93,10 +104,13 @@ void max_forward(const Sizes& s, const PoolGeometry& g, const T* x, T* y, int64_
     for (int64_t p = 0; p < s.P; ++p) {
       T* const out = y + (u * s.P + p) * s.Q;
       // A window begins with its first cell inside the image; one wholly outside has -inf and -1.
-      const int64_t h0 = p * g.stride[0] - g.padding[0], top = h0 < 0 ? h0 + ceil_div(-h0, g.dilation[0]) * g.dilation[0] : h0;
+      const int64_t h0 = p * g.stride[0] - g.padding[0],
+                    top = h0 < 0 ? h0 + ceil_div(-h0, g.dilation[0]) * g.dilation[0] : h0;
       for (int64_t q = 0; q < s.Q; ++q) {
-        const int64_t w0 = q * g.stride[1] - g.padding[1], left = w0 < 0 ? w0 + ceil_div(-w0, g.dilation[1]) * g.dilation[1] : w0;
-        const bool any = top < std::min(s.H, h0 + g.kernel[0] * g.dilation[0]) && left < std::min(s.W, w0 + g.kernel[1] * g.dilation[1]);
+        const int64_t w0 = q * g.stride[1] - g.padding[1],
+                      left = w0 < 0 ? w0 + ceil_div(-w0, g.dilation[1]) * g.dilation[1] : w0;
+        const bool any = top < std::min(s.H, h0 + g.kernel[0] * g.dilation[0]) &&
+                         left < std::min(s.W, w0 + g.kernel[1] * g.dilation[1]);
         out[q] = any ? in[top * s.W + left] : -std::numeric_limits<T>::infinity();
         at[q] = any ? static_cast<I>(top * s.W + left) : I(-1);
       }
@@ -107,7 +121,8 @@ void max_forward(const Sizes& s, const PoolGeometry& g, const T* x, T* y, int64_
           const int64_t dx = j * g.dilation[1] - g.padding[1];
           int64_t first, last;
           inside(s.Q, s.W, g.stride[1], dx, first, last);
-          take_greater(in + h * s.W + dx, g.stride[1], static_cast<I>(h * s.W + dx), first, last, out, at.data());
+          take_greater(in + h * s.W + dx, g.stride[1], static_cast<I>(h * s.W + dx), first, last,
+                       out, at.data());
         }
       }
       std::copy_n(at.data(), s.Q, index + (u * s.P + p) * s.Q);
@@ -130,10 +145,13 @@ template <class T>
 cpu::Scratch<T> divisors(const Sizes& s, const PoolGeometry& g) {
   cpu::Scratch<T> w(s.P * s.Q);
   for (int64_t p = 0; p < s.P; ++p) {
-    const int64_t rows = window(p, s.H, g.kernel[0], g.stride[0], g.padding[0], g.count_include_pad).cells;
+    const int64_t rows =
+        window(p, s.H, g.kernel[0], g.stride[0], g.padding[0], g.count_include_pad).cells;
     for (int64_t q = 0; q < s.Q; ++q) {
-      const int64_t cells =
-          g.divisor_override ? g.divisor_override : rows * window(q, s.W, g.kernel[1], g.stride[1], g.padding[1], g.count_include_pad).cells;
+      const int64_t cells = g.divisor_override ? g.divisor_override
+                                               : rows * window(q, s.W, g.kernel[1], g.stride[1],
+                                                               g.padding[1], g.count_include_pad)
+                                                            .cells;
       w[p * s.Q + q] = static_cast<T>(cells ? cells : 1);  // a window without cells sums nothing
     }
   }
@@ -224,7 +242,8 @@ void adaptive_forward(const Sizes& s, const T* x, T* y) {
       for (int64_t q = 0; q < s.Q; ++q) {
         const Window cols = adaptive(q, s.W, s.Q);
         T sum = 0;
-        for (int64_t h = rows.begin; h < rows.end; ++h) sum += sum_of(in + h * s.W + cols.begin, cols.cells);
+        for (int64_t h = rows.begin; h < rows.end; ++h)
+          sum += sum_of(in + h * s.W + cols.begin, cols.cells);
         *out++ = sum / static_cast<T>(rows.cells * cols.cells);
       }
     }
@@ -255,11 +274,13 @@ bool is_index(const TensorIn& index, const TensorIn& y) {
   return same;
 }
 
-Status max_forward_cpu(const abi::KernelContext&, const TensorIn& x, const PoolGeometry& g, const TensorOut& y, const TensorOut& index) {
+Status max_forward_cpu(const abi::KernelContext&, const TensorIn& x, const PoolGeometry& g,
+                       const TensorOut& y, const TensorOut& index) {
   Sizes s;
   if (Status st = check(x, y, s); st.code) return st;
   if (Status st = check(g); st.code) return st;
-  if (!is_index(index, y)) return abi::failed("max_pool2d: the index must be int64 of the output's shape");
+  if (!is_index(index, y))
+    return abi::failed("max_pool2d: the index must be int64 of the output's shape");
   if (x.dtype == DType::Float64)
     max_forward<int64_t>(s, g, x.as<double>(), y.as<double>(), index.as<int64_t>());
   else if (s.H * s.W > std::numeric_limits<std::int32_t>::max())
@@ -269,13 +290,16 @@ Status max_forward_cpu(const abi::KernelContext&, const TensorIn& x, const PoolG
   return abi::ok();
 }
 
-Status max_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const TensorIn& index, const TensorOut& gx) {
+Status max_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const TensorIn& index,
+                        const TensorOut& gx) {
   Sizes s;
   if (Status st = check(gx, gy, s); st.code) return st;
-  if (!is_index(index, gy)) return abi::failed("max_pool2d: the index must be int64 of the output's shape");
+  if (!is_index(index, gy))
+    return abi::failed("max_pool2d: the index must be int64 of the output's shape");
   const int64_t n = s.planes * s.P * s.Q, area = s.H * s.W;
   for (int64_t i = 0; i < n; ++i)
-    if (index.as<int64_t>()[i] < -1 || index.as<int64_t>()[i] >= area) return abi::failed("index out of range");
+    if (index.as<int64_t>()[i] < -1 || index.as<int64_t>()[i] >= area)
+      return abi::failed("index out of range");
   if (gy.dtype == DType::Float64)
     max_backward(s, gy.as<double>(), index.as<int64_t>(), gx.as<double>());
   else
@@ -283,7 +307,8 @@ Status max_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const Ten
   return abi::ok();
 }
 
-Status avg_forward_cpu(const abi::KernelContext&, const TensorIn& x, const PoolGeometry& g, const TensorOut& y) {
+Status avg_forward_cpu(const abi::KernelContext&, const TensorIn& x, const PoolGeometry& g,
+                       const TensorOut& y) {
   Sizes s;
   if (Status st = check(x, y, s); st.code) return st;
   if (Status st = check(g); st.code) return st;
@@ -294,7 +319,8 @@ Status avg_forward_cpu(const abi::KernelContext&, const TensorIn& x, const PoolG
   return abi::ok();
 }
 
-Status avg_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const PoolGeometry& g, const TensorOut& gx) {
+Status avg_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const PoolGeometry& g,
+                        const TensorOut& gx) {
   Sizes s;
   if (Status st = check(gx, gy, s); st.code) return st;
   if (Status st = check(g); st.code) return st;

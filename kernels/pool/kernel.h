@@ -1,4 +1,5 @@
-// 2-d pooling (specs/conv_and_pool_baseline.md), [B, C, H, W] contiguous, f32 and f64. The caller computes output sizes (ceil_mode included).
+// 2-d pooling (specs/conv_and_pool_baseline.md), [B, C, H, W] contiguous, f32 and f64. The caller
+// computes output sizes (ceil_mode included).
 #pragma once
 #include "dropin/abi/abi.h"
 
@@ -13,11 +14,16 @@ struct PoolGeometry {
   std::int64_t divisor_override = 0;  ///< 0: none
 };
 
-/// index: Int64 [B, C, H', W'], the flat position h * W + w of the maximum (first in row-major order; NaN wins).
-DROPIN_KERNEL(max_pool2d_forward, const abi::TensorIn& x, const PoolGeometry& g, const abi::TensorOut& y, const abi::TensorOut& index);
-DROPIN_KERNEL(max_pool2d_backward, const abi::TensorIn& gy, const abi::TensorIn& index, const abi::TensorOut& gx);
-DROPIN_KERNEL(avg_pool2d_forward, const abi::TensorIn& x, const PoolGeometry& g, const abi::TensorOut& y);
-DROPIN_KERNEL(avg_pool2d_backward, const abi::TensorIn& gy, const PoolGeometry& g, const abi::TensorOut& gx);
+/// index: Int64 [B, C, H', W'], the flat position h * W + w of the maximum (first in row-major
+/// order; NaN wins).
+DROPIN_KERNEL(max_pool2d_forward, const abi::TensorIn& x, const PoolGeometry& g,
+              const abi::TensorOut& y, const abi::TensorOut& index);
+DROPIN_KERNEL(max_pool2d_backward, const abi::TensorIn& gy, const abi::TensorIn& index,
+              const abi::TensorOut& gx);
+DROPIN_KERNEL(avg_pool2d_forward, const abi::TensorIn& x, const PoolGeometry& g,
+              const abi::TensorOut& y);
+DROPIN_KERNEL(avg_pool2d_backward, const abi::TensorIn& gy, const PoolGeometry& g,
+              const abi::TensorOut& gx);
 DROPIN_KERNEL(adaptive_avg_pool2d_forward, const abi::TensorIn& x, const abi::TensorOut& y);
 DROPIN_KERNEL(adaptive_avg_pool2d_backward, const abi::TensorIn& gy, const abi::TensorOut& gx);
 

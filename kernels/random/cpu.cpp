@@ -1,5 +1,6 @@
-// Random numbers. The words of a few hundred Philox blocks are made in vector code in the order of the elements, then turned into numbers while they
-// are in L1. Sums and products are never fused (CMakeLists.txt), so that every instruction set gives the same numbers to the last bit.
+// Random numbers. The words of a few hundred Philox blocks are made in vector code in the order of
+// the elements, then turned into numbers while they are in L1. Sums and products are never fused
+// (CMakeLists.txt), so that every instruction set gives the same numbers to the last bit.
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
 #define HWY_TARGET_INCLUDE "kernels/random/cpu.cpp"
@@ -27,10 +28,12 @@ struct RandomFill {
   std::int64_t n;
 };
 constexpr std::int64_t kRandomBlocks = 256, kRandomWords = 4 * kRandomBlocks;  // made together
-constexpr std::int64_t kRandomGrain = 32;                                      // such batches a thread takes at least: some 20 us
+constexpr std::int64_t kRandomGrain = 32;  // such batches a thread takes at least: some 20 us
 
 /// What word >> 8 is compared with: below the threshold exactly where unit_float(word) < p.
-inline std::uint32_t threshold(float p) { return p > 0 ? static_cast<std::uint32_t>(std::ceil(std::min(p, 1.0f) * 16777216.0f)) : 0; }
+inline std::uint32_t threshold(float p) {
+  return p > 0 ? static_cast<std::uint32_t>(std::ceil(std::min(p, 1.0f) * 16777216.0f)) : 0;
+}
 }  // namespace dropin::kernels
 #endif
 
@@ -70,7 +73,8 @@ void make_words(std::uint64_t seed, std::uint64_t counter, U32* words) {
     const std::uint64_t first = counter + static_cast<std::uint64_t>(i);
     const auto base = hn::Set(d, static_cast<U32>(first));
     auto c0 = hn::Add(base, hn::Iota(d, 0));
-    auto c1 = hn::Sub(hn::Set(d, static_cast<U32>(first >> 32)), hn::VecFromMask(d, hn::Lt(c0, base)));  // the carry is a mask of ones: -1
+    auto c1 = hn::Sub(hn::Set(d, static_cast<U32>(first >> 32)),
+                      hn::VecFromMask(d, hn::Lt(c0, base)));  // the carry is a mask of ones: -1
     auto c2 = hn::Zero(d), c3 = hn::Zero(d);
     U32 k0 = static_cast<U32>(seed), k1 = static_cast<U32>(seed >> 32);
     for (int round = 0; round < 10; ++round) {
@@ -96,8 +100,11 @@ HWY_INLINE VecOf<D> to_real(D d, DU du, VecOf<DU> k) {
     return hn::ConvertTo(d, hn::BitCast(hn::RebindToSigned<D>(), k));
   } else {  // no such instruction before AVX-512: each half goes into the mantissa of 2^52
     const auto magic = hn::Set(d, 4503599627370496.0);
-    const auto part = [&](VecOf<DU> v) HWY_ATTR { return hn::Sub(hn::BitCast(d, hn::Or(v, hn::BitCast(du, magic))), magic); };
-    return hn::Add(hn::Mul(part(hn::ShiftRight<32>(k)), hn::Set(d, 4294967296.0)), part(hn::And(k, hn::Set(du, 0xffffffffu))));
+    const auto part = [&](VecOf<DU> v) HWY_ATTR {
+      return hn::Sub(hn::BitCast(d, hn::Or(v, hn::BitCast(du, magic))), magic);
+    };
+    return hn::Add(hn::Mul(part(hn::ShiftRight<32>(k)), hn::Set(d, 4294967296.0)),
+                   part(hn::And(k, hn::Set(du, 0xffffffffu))));
   }
 }
 
@@ -117,7 +124,8 @@ HWY_INLINE VecOf<Tag<WordOf<T>>> load_words(const U32* words, int64_t element) {
 template <class T>
 constexpr int kDrop = sizeof(T) == 4 ? 8 : 11;  // bits that a mantissa has no room for
 template <class T>
-constexpr T kUnit = sizeof(T) == 4 ? T(5.9604644775390625e-08) : T(1.1102230246251565e-16);  // 2^-24, 2^-53
+constexpr T kUnit = sizeof(T) == 4 ? T(5.9604644775390625e-08)
+                                   : T(1.1102230246251565e-16);  // 2^-24, 2^-53
 template <class T>
 constexpr int64_t kElements = kRandomWords * 4 / static_cast<int64_t>(sizeof(T));
 
@@ -126,7 +134,8 @@ template <class T>
 HWY_INLINE VecOf<Tag<T>> unit(const U32* words, int64_t element) {
   const Tag<T> d;
   const Tag<WordOf<T>> du;
-  return hn::Mul(to_real(d, du, hn::ShiftRight<kDrop<T>>(load_words<T>(words, element))), hn::Set(d, kUnit<T>));
+  return hn::Mul(to_real(d, du, hn::ShiftRight<kDrop<T>>(load_words<T>(words, element))),
+                 hn::Set(d, kUnit<T>));
 }
 
 /// a + (b - a) u, and below b even where that rounds up to it.
@@ -134,8 +143,10 @@ template <class T>
 void make_uniform(const U32* words, T a, T b, T* y) {
   const Tag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  const auto low = hn::Set(d, a), span = hn::Set(d, b - a), top = hn::Set(d, a < b ? std::nextafter(b, a) : std::numeric_limits<T>::infinity());
-  for (int64_t i = 0; i < kElements<T>; i += lanes) hn::StoreU(hn::Min(hn::Add(low, hn::Mul(span, unit<T>(words, i))), top), d, y + i);
+  const auto low = hn::Set(d, a), span = hn::Set(d, b - a),
+             top = hn::Set(d, a < b ? std::nextafter(b, a) : std::numeric_limits<T>::infinity());
+  for (int64_t i = 0; i < kElements<T>; i += lanes)
+    hn::StoreU(hn::Min(hn::Add(low, hn::Mul(span, unit<T>(words, i))), top), d, y + i);
 }
 
 /// 1 where u < p, else 0.
@@ -144,7 +155,8 @@ void make_bernoulli(const U32* words, T p, T* y) {
   const Tag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto limit = hn::Set(d, p), one = hn::Set(d, T(1));
-  for (int64_t i = 0; i < kElements<T>; i += lanes) hn::StoreU(hn::IfThenElseZero(hn::Lt(unit<T>(words, i), limit), one), d, y + i);
+  for (int64_t i = 0; i < kElements<T>; i += lanes)
+    hn::StoreU(hn::IfThenElseZero(hn::Lt(unit<T>(words, i), limit), one), d, y + i);
 }
 
 /// c[0] + c[1] x + ..., as products and sums.
@@ -155,7 +167,8 @@ HWY_INLINE VecOf<D> series(D d, VecOf<D> x, const T (&c)[N]) {
   return y;
 }
 
-/// sqrt(-2 log(k / 2^24)), k in 1..2^24 (f64: 2^53): k = 2^e m, m in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) / (m + 1)).
+/// sqrt(-2 log(k / 2^24)), k in 1..2^24 (f64: 2^53): k = 2^e m, m in [sqrt(1/2), sqrt(2)), log m =
+/// 2 atanh((m - 1) / (m + 1)).
 template <class T, class V>
 HWY_INLINE VecOf<Tag<T>> radius(V k) {
   const Tag<T> d;
@@ -163,20 +176,27 @@ HWY_INLINE VecOf<Tag<T>> radius(V k) {
   constexpr bool f32 = sizeof(T) == 4;
   constexpr int kMantissa = f32 ? 23 : 52;
   const auto bits = hn::BitCast(du, to_real(d, du, k));
-  const auto e = hn::ShiftRight<kMantissa>(hn::Sub(bits, hn::BitCast(du, hn::Set(d, T(0.70710678118654752)))));
+  const auto e =
+      hn::ShiftRight<kMantissa>(hn::Sub(bits, hn::BitCast(du, hn::Set(d, T(0.70710678118654752)))));
   const auto m = hn::BitCast(d, hn::Sub(bits, hn::ShiftLeft<kMantissa>(e)));
-  const auto power = hn::Sub(to_real(d, du, e), hn::Set(d, f32 ? T(24) : T(53))), one = hn::Set(d, T(1));
+  const auto power = hn::Sub(to_real(d, du, e), hn::Set(d, f32 ? T(24) : T(53))),
+             one = hn::Set(d, T(1));
   const auto s = hn::Div(hn::Sub(m, one), hn::Add(m, one)), s2 = hn::Mul(s, s);
   constexpr int kTerms = f32 ? 5 : 11;  // 1 + s^2 / 3 + s^4 / 5 + ...; |s| <= 0.172
   auto sum = hn::Set(d, static_cast<T>(1.0 / (2 * kTerms - 1)));
-  for (int i = kTerms - 1; i-- > 0;) sum = hn::Add(hn::Mul(sum, s2), hn::Set(d, static_cast<T>(1.0 / (2 * i + 1))));
+  for (int i = kTerms - 1; i-- > 0;)
+    sum = hn::Add(hn::Mul(sum, s2), hn::Set(d, static_cast<T>(1.0 / (2 * i + 1))));
   const auto log_m = hn::Mul(hn::Add(s, s), sum);
-  const auto high = hn::Mul(power, hn::Set(d, f32 ? T(0.693145751953125) : T(6.93147180369123816490e-01)));  // exact: ln 2 with room for power
-  const auto low = hn::Mul(power, hn::Set(d, f32 ? T(1.428606765330187045e-6) : T(1.90821492927058770002e-10)));
+  const auto high = hn::Mul(
+      power, hn::Set(d, f32 ? T(0.693145751953125)
+                            : T(6.93147180369123816490e-01)));  // exact: ln 2 with room for power
+  const auto low =
+      hn::Mul(power, hn::Set(d, f32 ? T(1.428606765330187045e-6) : T(1.90821492927058770002e-10)));
   return hn::Sqrt(hn::Mul(hn::Add(high, hn::Add(low, log_m)), hn::Set(d, T(-2))));
 }
 
-/// Cosine and sine of 2 pi k / 2^24 (f64: 2^53): the nearest quarter turn is taken off in integers, exactly.
+/// Cosine and sine of 2 pi k / 2^24 (f64: 2^53): the nearest quarter turn is taken off in integers,
+/// exactly.
 template <class T, class V>
 HWY_INLINE void turn(V k, VecOf<Tag<T>>& cosine, VecOf<Tag<T>>& sine) {
   const Tag<T> d;
@@ -186,28 +206,39 @@ HWY_INLINE void turn(V k, VecOf<Tag<T>>& cosine, VecOf<Tag<T>>& sine) {
   const auto half = hn::Set(du, WordOf<T>{1} << (kQuarter - 1));
   const auto q = hn::ShiftRight<kQuarter>(hn::Add(k, half));
   // (rest + 1/8 turn) is not negative
-  const auto rest = hn::Sub(to_real(d, du, hn::Sub(hn::Add(k, half), hn::ShiftLeft<kQuarter>(q))), to_real(d, du, half));
-  const auto x = hn::Mul(rest, hn::Set(d, static_cast<T>(1.57079632679489661923 / static_cast<double>(std::int64_t{1} << kQuarter)))),
+  const auto rest = hn::Sub(to_real(d, du, hn::Sub(hn::Add(k, half), hn::ShiftLeft<kQuarter>(q))),
+                            to_real(d, du, half));
+  const auto x = hn::Mul(
+                 rest,
+                 hn::Set(d, static_cast<T>(1.57079632679489661923 /
+                                           static_cast<double>(std::int64_t{1} << kQuarter)))),
              x2 = hn::Mul(x, x);
   VecOf<Tag<T>> s, c;
   if constexpr (f32) {
-    constexpr T kSin[] = {-1.f / 6, 1.f / 120, -1.f / 5040, 1.f / 362880}, kCos[] = {1.f / 24, -1.f / 720, 1.f / 40320, -1.f / 3628800};
+    constexpr T kSin[] = {-1.f / 6, 1.f / 120, -1.f / 5040, 1.f / 362880},
+                kCos[] = {1.f / 24, -1.f / 720, 1.f / 40320, -1.f / 3628800};
     s = series(d, x2, kSin), c = series(d, x2, kCos);
   } else {
-    constexpr T kSin[] = {-1. / 6, 1. / 120, -1. / 5040, 1. / 362880, -1. / 39916800, 1. / 6227020800., -1. / 1307674368000., 1. / 355687428096000.};
-    constexpr T kCos[] = {1. / 24, -1. / 720, 1. / 40320, -1. / 3628800, 1. / 479001600, -1. / 87178291200., 1. / 20922789888000.};
+    constexpr T kSin[] = {
+        -1. / 6,        1. / 120,         -1. / 5040,           1. / 362880,
+        -1. / 39916800, 1. / 6227020800., -1. / 1307674368000., 1. / 355687428096000.};
+    constexpr T kCos[] = {1. / 24,        -1. / 720,          1. / 40320,          -1. / 3628800,
+                          1. / 479001600, -1. / 87178291200., 1. / 20922789888000.};
     s = series(d, x2, kSin), c = series(d, x2, kCos);
   }
   s = hn::Add(x, hn::Mul(hn::Mul(x, x2), s));
   c = hn::Add(hn::Set(d, T(1)), hn::Mul(x2, hn::Add(hn::Set(d, T(-0.5)), hn::Mul(x2, c))));
   const auto one = hn::Set(du, WordOf<T>{1}), two = hn::Set(du, WordOf<T>{2});
-  const auto swapped = hn::MaskFromVec(hn::BitCast(d, hn::VecFromMask(du, hn::Eq(hn::And(q, one), one))));
-  const auto sign_c = hn::ShiftLeft<kTop>(hn::And(hn::Add(q, one), two)), sign_s = hn::ShiftLeft<kTop>(hn::And(q, two));
+  const auto swapped =
+      hn::MaskFromVec(hn::BitCast(d, hn::VecFromMask(du, hn::Eq(hn::And(q, one), one))));
+  const auto sign_c = hn::ShiftLeft<kTop>(hn::And(hn::Add(q, one), two)),
+             sign_s = hn::ShiftLeft<kTop>(hn::And(q, two));
   cosine = hn::Xor(hn::IfThenElse(swapped, s, c), hn::BitCast(d, sign_c));
   sine = hn::Xor(hn::IfThenElse(swapped, c, s), hn::BitCast(d, sign_s));
 }
 
-/// Box-Muller: two elements' words give the radius and the angle, and the cosine and the sine are the two elements.
+/// Box-Muller: two elements' words give the radius and the angle, and the cosine and the sine are
+/// the two elements.
 template <class T>
 void make_normal(const U32* words, T mean, T std, T* y) {
   const Tag<T> d;
@@ -221,7 +252,8 @@ void make_normal(const U32* words, T mean, T std, T* y) {
     const auto r = radius<T>(hn::Add(hn::ShiftRight<kDrop<T>>(ordered<T>(u)), one));
     VecOf<Tag<T>> c, s;
     turn<T>(hn::ShiftRight<kDrop<T>>(ordered<T>(v)), c, s);
-    hn::StoreInterleaved2(hn::Add(m, hn::Mul(scale, hn::Mul(r, c))), hn::Add(m, hn::Mul(scale, hn::Mul(r, s))), d, y + i);
+    hn::StoreInterleaved2(hn::Add(m, hn::Mul(scale, hn::Mul(r, c))),
+                          hn::Add(m, hn::Mul(scale, hn::Mul(r, s))), d, y + i);
   }
 }
 
@@ -260,7 +292,9 @@ template <class T>
 T below16(float b) {
   T top = b;
   while (static_cast<float>(top) >= b)
-    top.bits = static_cast<std::uint16_t>((top.bits & 0x7fff) == 0 ? 0x8001 : top.bits & 0x8000 ? top.bits + 1 : top.bits - 1);
+    top.bits = static_cast<std::uint16_t>((top.bits & 0x7fff) == 0 ? 0x8001
+                                          : top.bits & 0x8000      ? top.bits + 1
+                                                                   : top.bits - 1);
   return top;
 }
 
@@ -268,7 +302,8 @@ T below16(float b) {
 template <class T>
 void fill_half(const RandomFill& a, T* y) {
   const float b = static_cast<float>(a.b);
-  const bool cut = a.d == Distribution::Uniform && a.a < a.b && std::isfinite(a.a) && std::isfinite(a.b);
+  const bool cut =
+      a.d == Distribution::Uniform && a.a < a.b && std::isfinite(a.a) && std::isfinite(a.b);
   const T top = cut ? below16<T>(b) : T();
   fill<T, 1>(a, y, [&](const U32* words, T* out) HWY_ATTR {
     float wide[kRandomWords];
@@ -284,11 +319,14 @@ void fill_half(const RandomFill& a, T* y) {
 template <class T>
 void fill_integer(const RandomFill& a, T* y) {
   const int64_t low = static_cast<int64_t>(a.a);
-  const std::uint64_t top = a.b >= 9223372036854775808.0 ? std::uint64_t{1} << 63 : static_cast<std::uint64_t>(static_cast<int64_t>(a.b));
+  const std::uint64_t top = a.b >= 9223372036854775808.0
+                                ? std::uint64_t{1} << 63
+                                : static_cast<std::uint64_t>(static_cast<int64_t>(a.b));
   const std::uint64_t count = top - static_cast<std::uint64_t>(low);
   fill<T, 2>(a, y, [&](const U32* words, T* out) HWY_ATTR {
     for (int64_t i = 0; i < kRandomWords / 2; ++i) {
-      const int64_t v = static_cast<int64_t>(static_cast<std::uint64_t>(low) + philox::below(words[2 * i], words[2 * i + 1], count));
+      const int64_t v = static_cast<int64_t>(static_cast<std::uint64_t>(low) +
+                                             philox::below(words[2 * i], words[2 * i + 1], count));
       if constexpr (std::is_same_v<T, bool>)
         out[i] = v != 0;
       else if constexpr (std::is_arithmetic_v<T>)
@@ -316,7 +354,8 @@ void random_any(const RandomFill& a, const abi::TensorOut& y) {
     else if constexpr (std::is_same_v<T, float>)
       fill<float, 1>(a, y.as<T>(), [&](const U32* words, float* out) { make_real(a, words, out); });
     else if constexpr (std::is_same_v<T, double>)
-      fill<double, 2>(a, y.as<T>(), [&](const U32* words, double* out) { make_real(a, words, out); });
+      fill<double, 2>(a, y.as<T>(),
+                      [&](const U32* words, double* out) { make_real(a, words, out); });
     else if constexpr (std::is_arithmetic_v<T>)
       fill_flags(a, y.as<T>());
     else
@@ -325,7 +364,8 @@ void random_any(const RandomFill& a, const abi::TensorOut& y) {
 }
 
 /// y = x scale where the word keeps it, else 0; mask receives 1 or 0.
-HWY_INLINE void drop(const U32* words, U32 limit, const float* x, float scale, int64_t n, float* y, std::uint8_t* mask) {
+HWY_INLINE void drop(const U32* words, U32 limit, const float* x, float scale, int64_t n, float* y,
+                     std::uint8_t* mask) {
   const Tag<float> d;
   const Tag<U32> du;
   const Tag<std::int32_t> di;
@@ -335,7 +375,8 @@ HWY_INLINE void drop(const U32* words, U32 limit, const float* x, float scale, i
   const auto factor = hn::Set(d, scale);
   int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
-    const auto keep = hn::VecFromMask(di, hn::Lt(hn::BitCast(di, hn::ShiftRight<8>(hn::LoadU(du, words + i))), top));
+    const auto keep = hn::VecFromMask(
+        di, hn::Lt(hn::BitCast(di, hn::ShiftRight<8>(hn::LoadU(du, words + i))), top));
     hn::StoreU(hn::And(hn::BitCast(d, keep), hn::Mul(hn::LoadU(d, x + i), factor)), d, y + i);
     hn::StoreU(hn::DemoteTo(d8, hn::And(keep, one)), d8, mask + i);
   }
@@ -346,34 +387,44 @@ HWY_INLINE void drop(const U32* words, U32 limit, const float* x, float scale, i
 }
 /// Other types, one element at a time.
 template <class T>
-void drop(const U32* words, U32 limit, const T* x, std::conditional_t<std::is_same_v<T, double>, double, float> scale, int64_t n, T* y,
+void drop(const U32* words, U32 limit, const T* x,
+          std::conditional_t<std::is_same_v<T, double>, double, float> scale, int64_t n, T* y,
           std::uint8_t* mask) {
   using R = decltype(scale);
   for (int64_t i = 0; i < n; ++i) mask[i] = (words[i] >> 8) < limit;
-  for (int64_t i = 0; i < n; ++i) y[i] = static_cast<T>((words[i] >> 8) < limit ? static_cast<R>(x[i]) * scale : R(0));
+  for (int64_t i = 0; i < n; ++i)
+    y[i] = static_cast<T>((words[i] >> 8) < limit ? static_cast<R>(x[i]) * scale : R(0));
 }
 
 template <class T>
-void dropout_all(const abi::TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset, const abi::TensorOut& y, const abi::TensorOut& mask) {
+void dropout_all(const abi::TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset,
+                 const abi::TensorOut& y, const abi::TensorOut& mask) {
   using R = std::conditional_t<std::is_same_v<T, double>, double, float>;
   const int64_t n = x.numel();
   const U32 limit = threshold(static_cast<float>(1 - p));
   const R scale = static_cast<R>(p < 1 ? 1 / (1 - p) : 0);
-  parallel_for((n + kRandomWords - 1) / kRandomWords, kRandomGrain, [&](int64_t u, int64_t end) HWY_ATTR {
-    alignas(64) U32 words[kRandomWords];
-    for (; u < end; ++u) {
-      make_words(seed, offset + static_cast<std::uint64_t>(u) * kRandomBlocks, words);
-      const int64_t at = u * kRandomWords;
-      drop(words, limit, x.as<T>() + at, scale, std::min(kRandomWords, n - at), y.as<T>() + at, mask.as<std::uint8_t>() + at);
-    }
-  });
+  parallel_for((n + kRandomWords - 1) / kRandomWords, kRandomGrain,
+               [&](int64_t u, int64_t end) HWY_ATTR {
+                 alignas(64) U32 words[kRandomWords];
+                 for (; u < end; ++u) {
+                   make_words(seed, offset + static_cast<std::uint64_t>(u) * kRandomBlocks, words);
+                   const int64_t at = u * kRandomWords;
+                   drop(words, limit, x.as<T>() + at, scale, std::min(kRandomWords, n - at),
+                        y.as<T>() + at, mask.as<std::uint8_t>() + at);
+                 }
+               });
 }
-void dropout_any(const abi::TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset, const abi::TensorOut& y, const abi::TensorOut& mask) {
+void dropout_any(const abi::TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset,
+                 const abi::TensorOut& y, const abi::TensorOut& mask) {
   switch (x.dtype) {
-    case DType::Float64: return dropout_all<double>(x, p, seed, offset, y, mask);
-    case DType::BFloat16: return dropout_all<bfloat16>(x, p, seed, offset, y, mask);
-    case DType::Float16: return dropout_all<float16>(x, p, seed, offset, y, mask);
-    default: return dropout_all<float>(x, p, seed, offset, y, mask);
+    case DType::Float64:
+      return dropout_all<double>(x, p, seed, offset, y, mask);
+    case DType::BFloat16:
+      return dropout_all<bfloat16>(x, p, seed, offset, y, mask);
+    case DType::Float16:
+      return dropout_all<float16>(x, p, seed, offset, y, mask);
+    default:
+      return dropout_all<float>(x, p, seed, offset, y, mask);
   }
 }
 
@@ -391,7 +442,8 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-Status random_fill_cpu(const abi::KernelContext&, Distribution d, double a, double b, std::uint64_t seed, std::uint64_t offset, const TensorOut& y) {
+Status random_fill_cpu(const abi::KernelContext&, Distribution d, double a, double b,
+                       std::uint64_t seed, std::uint64_t offset, const TensorOut& y) {
   if (!y.contiguous()) return abi::unsupported("random_fill: the array must be contiguous");
   constexpr double kLimit = 9223372036854775808.0;
   if (d == Distribution::Integer && (!(a < b) || a < -kLimit || b > kLimit))
@@ -402,11 +454,13 @@ Status random_fill_cpu(const abi::KernelContext&, Distribution d, double a, doub
   return abi::ok();
 }
 
-Status dropout_cpu(const abi::KernelContext&, const TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset, const TensorOut& y,
-                   const TensorOut& mask) {
-  if (x.dtype != y.dtype || mask.dtype != DType::Bool || x.numel() != y.numel() || x.numel() != mask.numel())
+Status dropout_cpu(const abi::KernelContext&, const TensorIn& x, double p, std::uint64_t seed,
+                   std::uint64_t offset, const TensorOut& y, const TensorOut& mask) {
+  if (x.dtype != y.dtype || mask.dtype != DType::Bool || x.numel() != y.numel() ||
+      x.numel() != mask.numel())
     return abi::failed("dropout: arrays do not fit");
-  if (!x.contiguous() || !y.contiguous() || !mask.contiguous()) return abi::unsupported("dropout: arrays must be contiguous");
+  if (!x.contiguous() || !y.contiguous() || !mask.contiguous())
+    return abi::unsupported("dropout: arrays must be contiguous");
   if (!(p >= 0 && p <= 1)) return abi::failed("dropout: p is not in 0..1");
   if (!is_floating(x.dtype)) return abi::unsupported("dropout: needs a floating dtype");
   HWY_DYNAMIC_DISPATCH(dropout_any)(x, p, seed, offset, y, mask);

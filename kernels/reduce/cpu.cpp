@@ -1,5 +1,6 @@
-// Reductions: dimensions merged into an alternation of kept and reduced ones, then either rows (innermost dimension reduced) or columns
-// (innermost kept). Blocks and the order of merging depend on the sizes alone, so the number of threads never shows in a result.
+// Reductions: dimensions merged into an alternation of kept and reduced ones, then either rows
+// (innermost dimension reduced) or columns (innermost kept). Blocks and the order of merging depend
+// on the sizes alone, so the number of threads never shows in a result.
 #include "kernels/reduce/kernel.h"
 
 #include <algorithm>
@@ -22,8 +23,10 @@ using abi::TensorOut;
 
 constexpr std::int64_t kRowBlock = 1024;  // elements of a row folded at a time
 constexpr std::int64_t kRows = 128;       // rows of a column block
-constexpr std::int64_t kChunks = 64;      // parts into which a single tall tile of columns is cut for the threads
-constexpr std::int64_t kManyTasks = 16;   // with as many independent results there is no need to cut them
+constexpr std::int64_t kChunks =
+    64;  // parts into which a single tall tile of columns is cut for the threads
+constexpr std::int64_t kManyTasks =
+    16;  // with as many independent results there is no need to cut them
 
 struct Dims {
   int n = 0;
@@ -56,7 +59,8 @@ Plan plan(const TensorIn& x, std::uint32_t mask) {
     Dims& d = mask >> i & 1 ? p.reduced : p.kept;
     int at = d.n++;
     if (&d == &p.reduced)
-      for (; at > 0 && d.stride[at - 1] < x.strides[i]; --at) d.size[at] = d.size[at - 1], d.stride[at] = d.stride[at - 1];
+      for (; at > 0 && d.stride[at - 1] < x.strides[i]; --at)
+        d.size[at] = d.size[at - 1], d.stride[at] = d.stride[at - 1];
     d.size[at] = x.sizes[i];
     d.stride[at] = x.strides[i];
   }
@@ -72,14 +76,18 @@ Plan plan(const TensorIn& x, std::uint32_t mask) {
     }
     d->n = m;
   }
-  if (p.reduced.n && p.reduced.stride[p.reduced.n - 1] == 1) p.usable = p.rows = true;
-  else if (p.kept.n && p.kept.stride[p.kept.n - 1] == 1) p.usable = true;
-  else if (!p.reduced.n && !p.kept.n) p.usable = p.rows = true;
+  if (p.reduced.n && p.reduced.stride[p.reduced.n - 1] == 1)
+    p.usable = p.rows = true;
+  else if (p.kept.n && p.kept.stride[p.kept.n - 1] == 1)
+    p.usable = true;
+  else if (!p.reduced.n && !p.kept.n)
+    p.usable = p.rows = true;
   if (p.rows && !p.reduced.n) p.reduced.n = 1, p.reduced.size[0] = 1, p.reduced.stride[0] = 1;
   return p;
 }
 
-/// Merges a sequence in a binary tree, so that rounding errors grow with the logarithm of its length.
+/// Merges a sequence in a binary tree, so that rounding errors grow with the logarithm of its
+/// length.
 class Tree {
  public:
   explicit Tree(const FoldFns& f) : f_(f) {}
@@ -102,12 +110,18 @@ class Tree {
   Partial level_[64];
 };
 
-/// Takes results as they come, on the thread that made them: f(first, n, p) gets p[i] for the kept index first + i. Refers to f.
+/// Takes results as they come, on the thread that made them: f(first, n, p) gets p[i] for the kept
+/// index first + i. Refers to f.
 class Sink {
  public:
-  template <class F> Sink(const F& f)
-      : self_(&f), fn_([](const void* self, std::int64_t first, std::int64_t n, const Partial* p) { (*static_cast<const F*>(self))(first, n, p); }) {}
-  void operator()(std::int64_t first, std::int64_t n, const Partial* p) const { fn_(self_, first, n, p); }
+  template <class F>
+  Sink(const F& f)
+      : self_(&f), fn_([](const void* self, std::int64_t first, std::int64_t n, const Partial* p) {
+          (*static_cast<const F*>(self))(first, n, p);
+        }) {}
+  void operator()(std::int64_t first, std::int64_t n, const Partial* p) const {
+    fn_(self_, first, n, p);
+  }
 
  private:
   const void* self_;
@@ -115,7 +129,8 @@ class Sink {
 };
 
 /// Calls result(o) for every output of [begin, end) and hands the results over a few at a time.
-template <class F> void drain(std::int64_t begin, std::int64_t end, const Sink& sink, F&& result) {
+template <class F>
+void drain(std::int64_t begin, std::int64_t end, const Sink& sink, F&& result) {
   Partial some[256];
   for (std::int64_t n; begin < end; begin += n) {
     n = std::min<std::int64_t>(256, end - begin);
@@ -124,36 +139,45 @@ template <class F> void drain(std::int64_t begin, std::int64_t end, const Sink& 
   }
 }
 
-void fold_rows(const Plan& p, const FoldFns& f, const char* x, std::int64_t item, const double* shift, const Sink& sink) {
+void fold_rows(const Plan& p, const FoldFns& f, const char* x, std::int64_t item,
+               const double* shift, const Sink& sink) {
   Dims outer = p.reduced;
   const std::int64_t n = outer.size[--outer.n];
   const std::int64_t outputs = p.kept.total(), lines = outer.total();
-  const std::int64_t per_line = std::max<std::int64_t>(1, (n + kRowBlock - 1) / kRowBlock), blocks = lines * per_line;
+  const std::int64_t per_line = std::max<std::int64_t>(1, (n + kRowBlock - 1) / kRowBlock),
+                     blocks = lines * per_line;
   auto block = [&](std::int64_t at, std::int64_t b, double s) {
     const std::int64_t from = b % per_line * kRowBlock;
-    return f.row(x + (at + outer.offset(b / per_line) + from) * item, std::min(kRowBlock, n - from), s);
+    return f.row(x + (at + outer.offset(b / per_line) + from) * item, std::min(kRowBlock, n - from),
+                 s);
   };
   if (blocks == 1) {
-    parallel_for(outputs, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, n)), [&](std::int64_t begin, std::int64_t end) {
-      drain(begin, end, sink, [&](std::int64_t o) { return f.row(x + p.kept.offset(o) * item, n, shift ? shift[o] : 0); });
-    });
+    parallel_for(outputs, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, n)),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   drain(begin, end, sink, [&](std::int64_t o) {
+                     return f.row(x + p.kept.offset(o) * item, n, shift ? shift[o] : 0);
+                   });
+                 });
   } else if (outputs >= kManyTasks || outputs * lines * n <= kGrain) {
-    parallel_for(outputs, std::max<std::int64_t>(1, kGrain / (n * lines)), [&](std::int64_t begin, std::int64_t end) {
-      drain(begin, end, sink, [&](std::int64_t o) {
-        Tree tree(f);
-        const std::int64_t at = p.kept.offset(o);
-        for (std::int64_t b = 0; b < blocks; ++b) tree.push(block(at, b, shift ? shift[o] : 0));
-        return tree.result();
-      });
-    });
+    parallel_for(outputs, std::max<std::int64_t>(1, kGrain / (n * lines)),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   drain(begin, end, sink, [&](std::int64_t o) {
+                     Tree tree(f);
+                     const std::int64_t at = p.kept.offset(o);
+                     for (std::int64_t b = 0; b < blocks; ++b)
+                       tree.push(block(at, b, shift ? shift[o] : 0));
+                     return tree.result();
+                   });
+                 });
   } else {
     const std::unique_ptr<Partial[]> parts(new Partial[static_cast<std::size_t>(outputs * blocks)]);
-    parallel_for(outputs * blocks, std::max<std::int64_t>(1, kGrain / std::min(n, kRowBlock)), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = begin; i < end; ++i) {
-        const std::int64_t o = i / blocks;
-        parts[i] = block(p.kept.offset(o), i % blocks, shift ? shift[o] : 0);
-      }
-    });
+    parallel_for(outputs * blocks, std::max<std::int64_t>(1, kGrain / std::min(n, kRowBlock)),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t i = begin; i < end; ++i) {
+                     const std::int64_t o = i / blocks;
+                     parts[i] = block(p.kept.offset(o), i % blocks, shift ? shift[o] : 0);
+                   }
+                 });
     drain(0, outputs, sink, [&](std::int64_t o) {
       Tree tree(f);
       for (std::int64_t b = 0; b < blocks; ++b) tree.push(parts[o * blocks + b]);
@@ -162,7 +186,8 @@ void fold_rows(const Plan& p, const FoldFns& f, const char* x, std::int64_t item
   }
 }
 
-void fold_columns(const Plan& p, const FoldFns& f, const char* x, std::int64_t item, const double* shift, const Sink& sink) {
+void fold_columns(const Plan& p, const FoldFns& f, const char* x, std::int64_t item,
+                  const double* shift, const Sink& sink) {
   Dims kept = p.kept, outer = p.reduced;
   const std::int64_t width = kept.size[--kept.n];
   std::int64_t rows = 1, stride = 0;
@@ -170,49 +195,62 @@ void fold_columns(const Plan& p, const FoldFns& f, const char* x, std::int64_t i
   const std::int64_t tiles = (width + kColumns - 1) / kColumns, tasks = kept.total() * tiles;
   const std::int64_t per_plane = (rows + kRows - 1) / kRows, blocks = outer.total() * per_plane;
   auto fold = [&](std::int64_t task, std::int64_t from, std::int64_t to, Partial* acc) {
-    const std::int64_t k = task / tiles, column = task % tiles * kColumns, columns = std::min(kColumns, width - column);
+    const std::int64_t k = task / tiles, column = task % tiles * kColumns,
+                       columns = std::min(kColumns, width - column);
     const std::int64_t at = kept.offset(k) + column;
     std::fill_n(acc, columns, f.init);
     for (std::int64_t b = from; b < to; ++b) {
       const std::int64_t row = b % per_plane * kRows;
-      f.columns(x + (at + outer.offset(b / per_plane) + row * stride) * item, stride, std::min(kRows, rows - row), columns,
-                shift ? shift + k * width + column : nullptr, acc);
+      f.columns(x + (at + outer.offset(b / per_plane) + row * stride) * item, stride,
+                std::min(kRows, rows - row), columns, shift ? shift + k * width + column : nullptr,
+                acc);
     }
   };
   auto place = [&](std::int64_t task) { return task / tiles * width + task % tiles * kColumns; };
-  auto columns_of = [&](std::int64_t task) { return std::min(kColumns, width - task % tiles * kColumns); };
+  auto columns_of = [&](std::int64_t task) {
+    return std::min(kColumns, width - task % tiles * kColumns);
+  };
   if (tasks >= kManyTasks || blocks == 1) {
-    parallel_for(tasks, std::max<std::int64_t>(1, kGrain / (std::min(width, kColumns) * rows * outer.total())),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   Partial acc[kColumns];
-                   for (std::int64_t t = begin; t < end; ++t) {
-                     fold(t, 0, blocks, acc);
-                     sink(place(t), columns_of(t), acc);
-                   }
-                 });
+    parallel_for(
+        tasks,
+        std::max<std::int64_t>(1, kGrain / (std::min(width, kColumns) * rows * outer.total())),
+        [&](std::int64_t begin, std::int64_t end) {
+          Partial acc[kColumns];
+          for (std::int64_t t = begin; t < end; ++t) {
+            fold(t, 0, blocks, acc);
+            sink(place(t), columns_of(t), acc);
+          }
+        });
     return;
   }
   const std::int64_t chunks = std::min(kChunks, blocks), room = std::min(width, kColumns);
-  const std::unique_ptr<Partial[]> parts(new Partial[static_cast<std::size_t>(tasks * chunks * room)]);
-  parallel_for(tasks * chunks, std::max<std::int64_t>(1, kGrain * chunks / (room * rows * outer.total())), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t c = i % chunks;
-      fold(i / chunks, blocks * c / chunks, blocks * (c + 1) / chunks, parts.get() + i * room);
-    }
-  });
+  const std::unique_ptr<Partial[]> parts(
+      new Partial[static_cast<std::size_t>(tasks * chunks * room)]);
+  parallel_for(
+      tasks * chunks, std::max<std::int64_t>(1, kGrain * chunks / (room * rows * outer.total())),
+      [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = begin; i < end; ++i) {
+          const std::int64_t c = i % chunks;
+          fold(i / chunks, blocks * c / chunks, blocks * (c + 1) / chunks, parts.get() + i * room);
+        }
+      });
   for (std::int64_t t = 0; t < tasks; ++t) {
     const std::int64_t first = place(t);
     drain(first, first + columns_of(t), sink, [&](std::int64_t o) {
       Partial r = f.init;
-      for (std::int64_t c = 0; c < chunks; ++c) r = f.merge(r, parts[(t * chunks + c) * room + o - first]);
+      for (std::int64_t c = 0; c < chunks; ++c)
+        r = f.merge(r, parts[(t * chunks + c) * room + o - first]);
       return r;
     });
   }
 }
 
-template <class T> T narrowed(double v) {
-  if constexpr (sizeof(T) == 2) return T(static_cast<float>(v));
-  else return static_cast<T>(v);
+template <class T>
+T narrowed(double v) {
+  if constexpr (sizeof(T) == 2)
+    return T(static_cast<float>(v));
+  else
+    return static_cast<T>(v);
 }
 
 /// Where y keeps the result of each kept index.
@@ -220,9 +258,11 @@ class Places {
  public:
   Places(const TensorIn& x, std::uint32_t mask, const TensorOut& y) {
     for (int i = 0; i < x.ndim; ++i)
-      if (!(mask >> i & 1) && x.sizes[i] != 1) d_.size[d_.n] = x.sizes[i], d_.stride[d_.n++] = y.strides[i];
+      if (!(mask >> i & 1) && x.sizes[i] != 1)
+        d_.size[d_.n] = x.sizes[i], d_.stride[d_.n++] = y.strides[i];
     std::int64_t expect = 1;
-    for (int i = d_.n - 1; i >= 0; --i) dense_ = dense_ && d_.stride[i] == expect, expect *= d_.size[i];
+    for (int i = d_.n - 1; i >= 0; --i)
+      dense_ = dense_ && d_.stride[i] == expect, expect *= d_.size[i];
   }
   std::int64_t operator()(std::int64_t o) const { return dense_ ? o : d_.offset(o); }
 
@@ -231,21 +271,27 @@ class Places {
   bool dense_ = true;
 };
 
-/// Folds x over the dims of `mask`; sink gets one result per kept index in row-major order, and `shift` has that layout or is null.
-/// bfloat16 and float16 are not taken. The blocks and the order in which they are merged depend on the sizes alone.
-void fold_into(Fold fold, const TensorIn& x, std::uint32_t mask, const double* shift, const Sink& sink) {
+/// Folds x over the dims of `mask`; sink gets one result per kept index in row-major order, and
+/// `shift` has that layout or is null. bfloat16 and float16 are not taken. The blocks and the order
+/// in which they are merged depend on the sizes alone.
+void fold_into(Fold fold, const TensorIn& x, std::uint32_t mask, const double* shift,
+               const Sink& sink) {
   const FoldFns f = is_floating(x.dtype) ? float_fold(fold, x.dtype) : int_fold(fold, x.dtype);
-  if (reduced_count(x, mask) == 0) return drain(0, kept_count(x, mask), sink, [&](std::int64_t) { return f.init; });
+  if (reduced_count(x, mask) == 0)
+    return drain(0, kept_count(x, mask), sink, [&](std::int64_t) { return f.init; });
   if (kept_count(x, mask) == 0) return;
   const Plan p = plan(x, mask);
   if (!p.usable) return fold_into(fold, Packed(x, x.dtype).tensor, mask, shift, sink);
   const char* data = x.as<char>();
-  if (p.rows) fold_rows(p, f, data, item_size(x.dtype), shift, sink);
-  else fold_columns(p, f, data, item_size(x.dtype), shift, sink);
+  if (p.rows)
+    fold_rows(p, f, data, item_size(x.dtype), shift, sink);
+  else
+    fold_columns(p, f, data, item_size(x.dtype), shift, sink);
 }
 
 /// Room for the results; a few live on the stack.
-template <class T> class Scratch {
+template <class T>
+class Scratch {
  public:
   explicit Scratch(std::int64_t n) {
     if (n > 64) heap_.reset(new T[static_cast<std::size_t>(n)]);
@@ -269,13 +315,26 @@ Status reduce_floats(Reduce op, const TensorIn& x, std::uint32_t mask, const Ten
   if (is_half(x.dtype)) return reduce_floats(op, Packed(x, DType::Float32).tensor, mask, y);
   Fold fold = Fold::Sum;
   switch (op) {
-    case Reduce::Prod: fold = Fold::Prod; break;
-    case Reduce::Max: fold = Fold::Max; break;
-    case Reduce::Min: fold = Fold::Min; break;
-    case Reduce::SumSquares: fold = Fold::SumSquares; break;
-    case Reduce::LogSumExp: fold = Fold::SumExp; break;
-    case Reduce::Sum: case Reduce::Mean: break;
-    default: return abi::unsupported("any and all need bool");
+    case Reduce::Prod:
+      fold = Fold::Prod;
+      break;
+    case Reduce::Max:
+      fold = Fold::Max;
+      break;
+    case Reduce::Min:
+      fold = Fold::Min;
+      break;
+    case Reduce::SumSquares:
+      fold = Fold::SumSquares;
+      break;
+    case Reduce::LogSumExp:
+      fold = Fold::SumExp;
+      break;
+    case Reduce::Sum:
+    case Reduce::Mean:
+      break;
+    default:
+      return abi::unsupported("any and all need bool");
   }
   const Places place(x, mask, y);
   visit_dtype(y.dtype, [&](auto zero) {
@@ -283,7 +342,8 @@ Status reduce_floats(Reduce op, const TensorIn& x, std::uint32_t mask, const Ten
     T* out = y.as<T>();
     auto store = [&](const double* shift, auto&& value) {
       fold_into(fold, x, mask, shift, [&](std::int64_t first, std::int64_t n, const Partial* p) {
-        for (std::int64_t i = 0; i < n; ++i) out[place(first + i)] = narrowed<T>(value(p[i].f, first + i));
+        for (std::int64_t i = 0; i < n; ++i)
+          out[place(first + i)] = narrowed<T>(value(p[i].f, first + i));
       });
     };
     if (op == Reduce::Mean) {
@@ -291,10 +351,13 @@ Status reduce_floats(Reduce op, const TensorIn& x, std::uint32_t mask, const Ten
       store(nullptr, [&](double v, std::int64_t) { return v / count; });
     } else if (op == Reduce::LogSumExp) {
       Scratch<double> shift(kept_count(x, mask));
-      fold_into(Fold::Max, x, mask, nullptr, [&](std::int64_t first, std::int64_t n, const Partial* p) {
-        for (std::int64_t i = 0; i < n; ++i) shift[first + i] = p[i].f;
+      fold_into(Fold::Max, x, mask, nullptr,
+                [&](std::int64_t first, std::int64_t n, const Partial* p) {
+                  for (std::int64_t i = 0; i < n; ++i) shift[first + i] = p[i].f;
+                });
+      store(shift.get(), [&](double v, std::int64_t o) {
+        return std::isinf(shift[o]) ? shift[o] : std::log(v) + shift[o];
       });
-      store(shift.get(), [&](double v, std::int64_t o) { return std::isinf(shift[o]) ? shift[o] : std::log(v) + shift[o]; });
     } else {
       store(nullptr, [](double v, std::int64_t) { return v; });
     }
@@ -302,19 +365,34 @@ Status reduce_floats(Reduce op, const TensorIn& x, std::uint32_t mask, const Ten
   return abi::ok();
 }
 
-Status reduce_cpu(const KernelContext&, Reduce op, const TensorIn& x, std::uint32_t mask, const TensorOut& y) {
+Status reduce_cpu(const KernelContext&, Reduce op, const TensorIn& x, std::uint32_t mask,
+                  const TensorOut& y) {
   if (!fits(x, mask, y)) return abi::failed("sizes differ");
-  if (is_floating(x.dtype)) return y.dtype == x.dtype ? reduce_floats(op, x, mask, y) : abi::failed("y has the wrong dtype");
+  if (is_floating(x.dtype))
+    return y.dtype == x.dtype ? reduce_floats(op, x, mask, y)
+                              : abi::failed("y has the wrong dtype");
   Fold fold = Fold::Sum;
   DType to = x.dtype;
   switch (op) {
-    case Reduce::Sum: to = DType::Int64; break;
-    case Reduce::Prod: fold = Fold::Prod, to = DType::Int64; break;
-    case Reduce::Max: case Reduce::Any: fold = Fold::Max; break;
-    case Reduce::Min: case Reduce::All: fold = Fold::Min; break;
-    default: return abi::unsupported("not defined for integers");
+    case Reduce::Sum:
+      to = DType::Int64;
+      break;
+    case Reduce::Prod:
+      fold = Fold::Prod, to = DType::Int64;
+      break;
+    case Reduce::Max:
+    case Reduce::Any:
+      fold = Fold::Max;
+      break;
+    case Reduce::Min:
+    case Reduce::All:
+      fold = Fold::Min;
+      break;
+    default:
+      return abi::unsupported("not defined for integers");
   }
-  if ((x.dtype == DType::Bool) != (op == Reduce::Any || op == Reduce::All)) return abi::unsupported("any and all need bool, the others numbers");
+  if ((x.dtype == DType::Bool) != (op == Reduce::Any || op == Reduce::All))
+    return abi::unsupported("any and all need bool, the others numbers");
   if (y.dtype != to) return abi::failed("y has the wrong dtype");
   const Places place(x, mask, y);
   visit_dtype(to, [&](auto zero) {
@@ -328,7 +406,8 @@ Status reduce_cpu(const KernelContext&, Reduce op, const TensorIn& x, std::uint3
   return abi::ok();
 }
 
-void store_moments(const TensorIn& x, std::uint32_t mask, double correction, const TensorOut& var, const TensorOut& mean) {
+void store_moments(const TensorIn& x, std::uint32_t mask, double correction, const TensorOut& var,
+                   const TensorOut& mean) {
   const std::int64_t outputs = kept_count(x, mask);
   const double n = static_cast<double>(reduced_count(x, mask));
   Scratch<double> m(outputs), v(outputs);
@@ -345,12 +424,16 @@ void store_moments(const TensorIn& x, std::uint32_t mask, double correction, con
   write(var, [&](std::int64_t o) { return v[o] / std::max(0.0, n - correction); });
 }
 
-Status var_mean_cpu(const KernelContext&, const TensorIn& x, std::uint32_t mask, double correction, const TensorOut& var, const TensorOut& mean) {
+Status var_mean_cpu(const KernelContext&, const TensorIn& x, std::uint32_t mask, double correction,
+                    const TensorOut& var, const TensorOut& mean) {
   if (!is_floating(x.dtype)) return abi::unsupported("needs a float dtype");
   for (const TensorOut* y : {&var, &mean})
-    if (y->data && (!fits(x, mask, *y) || y->dtype != x.dtype)) return abi::failed("sizes or dtypes differ");
-  if (is_half(x.dtype)) store_moments(Packed(x, DType::Float32).tensor, mask, correction, var, mean);
-  else store_moments(x, mask, correction, var, mean);
+    if (y->data && (!fits(x, mask, *y) || y->dtype != x.dtype))
+      return abi::failed("sizes or dtypes differ");
+  if (is_half(x.dtype))
+    store_moments(Packed(x, DType::Float32).tensor, mask, correction, var, mean);
+  else
+    store_moments(x, mask, correction, var, mean);
   return abi::ok();
 }
 
@@ -369,13 +452,20 @@ void moments(const TensorIn& x, std::uint32_t mask, double* mean, double* square
   fold_into(Fold::Sum, x, mask, nullptr, [&](std::int64_t first, std::int64_t n, const Partial* p) {
     for (std::int64_t i = 0; i < n; ++i) mean[first + i] = p[i].f / count;
   });
-  fold_into(Fold::SumSquaredDeviations, x, mask, mean, [&](std::int64_t first, std::int64_t n, const Partial* p) {
-    for (std::int64_t i = 0; i < n; ++i) {
-      // The deviations were taken from the mean rounded to x's dtype; what that added is known.
-      const double m = mean[first + i], sum = p[i].f, error = x.dtype == DType::Float32 ? m - static_cast<double>(static_cast<float>(m)) : 0;
-      squares[first + i] = std::isfinite(error) && sum == sum ? std::max(0.0, sum - count * error * error) : sum;
-    }
-  });
+  fold_into(Fold::SumSquaredDeviations, x, mask, mean,
+            [&](std::int64_t first, std::int64_t n, const Partial* p) {
+              for (std::int64_t i = 0; i < n; ++i) {
+                // The deviations were taken from the mean rounded to x's dtype; what that added is
+                // known.
+                const double m = mean[first + i], sum = p[i].f,
+                             error = x.dtype == DType::Float32
+                                         ? m - static_cast<double>(static_cast<float>(m))
+                                         : 0;
+                squares[first + i] = std::isfinite(error) && sum == sum
+                                         ? std::max(0.0, sum - count * error * error)
+                                         : sum;
+              }
+            });
 }
 
 void provide_reduce_cpu(abi::KernelTable& t) {

@@ -2,34 +2,49 @@
 #include <limits>
 #include <type_traits>
 
-#include "kernels/reduce/blocks.h"
 #include "dropin/core/dtype.h"
+#include "kernels/reduce/blocks.h"
 
 namespace dropin::kernels {
 namespace {
 
 struct Sum {
-  template <class T> using Acc = std::int64_t;  // of a row
+  template <class T>
+  using Acc = std::int64_t;  // of a row
   static constexpr std::int64_t kInit = 0;
-  static std::int64_t merge(std::int64_t a, std::int64_t b) { return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) + static_cast<std::uint64_t>(b)); }
+  static std::int64_t merge(std::int64_t a, std::int64_t b) {
+    return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) + static_cast<std::uint64_t>(b));
+  }
 };
 struct Prod {
-  template <class T> using Acc = std::int64_t;
+  template <class T>
+  using Acc = std::int64_t;
   static constexpr std::int64_t kInit = 1;
-  static std::int64_t merge(std::int64_t a, std::int64_t b) { return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b)); }
+  static std::int64_t merge(std::int64_t a, std::int64_t b) {
+    return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b));
+  }
 };
 struct Max {
-  template <class T> using Acc = T;
+  template <class T>
+  using Acc = T;
   static constexpr std::int64_t kInit = std::numeric_limits<std::int64_t>::min();
-  template <class A> static A merge(A a, A b) { return a < b ? b : a; }
+  template <class A>
+  static A merge(A a, A b) {
+    return a < b ? b : a;
+  }
 };
 struct Min {
-  template <class T> using Acc = T;
+  template <class T>
+  using Acc = T;
   static constexpr std::int64_t kInit = std::numeric_limits<std::int64_t>::max();
-  template <class A> static A merge(A a, A b) { return b < a ? b : a; }
+  template <class A>
+  static A merge(A a, A b) {
+    return b < a ? b : a;
+  }
 };
 
-template <class F, class T> FoldFns fns(std::int64_t init) {
+template <class F, class T>
+FoldFns fns(std::int64_t init) {
   FoldFns f;
   f.init.i = init;
   f.merge = [](Partial a, Partial b) {
@@ -45,10 +60,12 @@ template <class F, class T> FoldFns fns(std::int64_t init) {
     p.i = static_cast<std::int64_t>(acc);
     return p;
   };
-  f.columns = [](const void* data, std::int64_t stride, std::int64_t rows, std::int64_t columns, const double*, Partial* acc) {
+  f.columns = [](const void* data, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+                 const double*, Partial* acc) {
     const T* x = static_cast<const T*>(data);
     for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t j = 0; j < columns; ++j) acc[j].i = F::merge(acc[j].i, static_cast<std::int64_t>(x[r * stride + j]));
+      for (std::int64_t j = 0; j < columns; ++j)
+        acc[j].i = F::merge(acc[j].i, static_cast<std::int64_t>(x[r * stride + j]));
   };
   return f;
 }
@@ -59,12 +76,18 @@ FoldFns int_fold(Fold fold, DType t) {
   return visit_dtype(t, [&](auto zero) -> FoldFns {
     if constexpr (std::is_integral_v<decltype(zero)>) {
       constexpr bool truth = std::is_same_v<decltype(zero), bool>;
-      using T = std::conditional_t<truth, std::uint8_t, decltype(zero)>;  // bytes vectorise; any of nothing is false, all of nothing true
+      using T = std::conditional_t<truth, std::uint8_t,
+                                   decltype(zero)>;  // bytes vectorise; any of nothing is false,
+                                                     // all of nothing true
       switch (fold) {
-        case Fold::Prod: return fns<Prod, T>(Prod::kInit);
-        case Fold::Max: return fns<Max, T>(truth ? 0 : Max::kInit);
-        case Fold::Min: return fns<Min, T>(truth ? 1 : Min::kInit);
-        default: return fns<Sum, T>(Sum::kInit);
+        case Fold::Prod:
+          return fns<Prod, T>(Prod::kInit);
+        case Fold::Max:
+          return fns<Max, T>(truth ? 0 : Max::kInit);
+        case Fold::Min:
+          return fns<Min, T>(truth ? 1 : Min::kInit);
+        default:
+          return fns<Sum, T>(Sum::kInit);
       }
     } else {
       return FoldFns{};

@@ -1,4 +1,5 @@
-// Arg-reductions and scans along one dimension. x is seen as [outer, n, inner]: rows when inner is 1, else tiles of neighbouring columns.
+// Arg-reductions and scans along one dimension. x is seen as [outer, n, inner]: rows when inner is
+// 1, else tiles of neighbouring columns.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -29,20 +30,25 @@ Planes planes(const TensorIn& x, int dim) {
   return p;
 }
 
-/// Calls f(offset of the first element, columns, flat index of the first result) over tiles of columns.
-template <class F> void for_tiles(const Planes& p, F&& f) {
+/// Calls f(offset of the first element, columns, flat index of the first result) over tiles of
+/// columns.
+template <class F>
+void for_tiles(const Planes& p, F&& f) {
   const std::int64_t tiles = (p.inner + kTile - 1) / kTile;
   const std::int64_t cost = p.n * std::min(kTile, p.inner);
-  parallel_for(p.outer * tiles, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, cost)), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      const std::int64_t o = t / tiles, column = t % tiles * kTile;
-      f(o * p.n * p.inner + column, std::min(kTile, p.inner - column), o * p.inner + column);
-    }
-  });
+  parallel_for(p.outer * tiles, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, cost)),
+               [&](std::int64_t begin, std::int64_t end) {
+                 for (std::int64_t t = begin; t < end; ++t) {
+                   const std::int64_t o = t / tiles, column = t % tiles * kTile;
+                   f(o * p.n * p.inner + column, std::min(kTile, p.inner - column),
+                     o * p.inner + column);
+                 }
+               });
 }
 
 /// Index: as wide as T where it can be, so that value and place go through vectors of one shape.
-template <class T, class Index> void arg_columns(bool maximum, const T* x, const Planes& p, std::int64_t* y) {
+template <class T, class Index>
+void arg_columns(bool maximum, const T* x, const Planes& p, std::int64_t* y) {
   for_tiles(p, [&](std::int64_t at, std::int64_t columns, std::int64_t to) {
     T best[kTile];
     Index where[kTile];
@@ -61,14 +67,18 @@ template <class T, class Index> void arg_columns(bool maximum, const T* x, const
   });
 }
 
-Status arg_reduce_cpu(const KernelContext& context, bool maximum, const TensorIn& x, int dim, const TensorOut& y) {
-  if (dim < 0 || dim >= x.ndim || y.ndim != x.ndim || y.dtype != DType::Int64) return abi::failed("dim or y does not fit");
+Status arg_reduce_cpu(const KernelContext& context, bool maximum, const TensorIn& x, int dim,
+                      const TensorOut& y) {
+  if (dim < 0 || dim >= x.ndim || y.ndim != x.ndim || y.dtype != DType::Int64)
+    return abi::failed("dim or y does not fit");
   for (int i = 0; i < x.ndim; ++i)
     if (y.sizes[i] != (i == dim ? 1 : x.sizes[i])) return abi::failed("sizes differ");
   if (y.numel() == 0) return abi::ok();
   if (x.sizes[dim] == 0) return abi::failed("empty dimension");
-  if (is_half(x.dtype)) return arg_reduce_cpu(context, maximum, Packed(x, DType::Float32).tensor, dim, y);
-  if (x.dtype == DType::Bool) return arg_reduce_cpu(context, maximum, Packed(x, DType::UInt8).tensor, dim, y);
+  if (is_half(x.dtype))
+    return arg_reduce_cpu(context, maximum, Packed(x, DType::Float32).tensor, dim, y);
+  if (x.dtype == DType::Bool)
+    return arg_reduce_cpu(context, maximum, Packed(x, DType::UInt8).tensor, dim, y);
   if (!x.contiguous()) return arg_reduce_cpu(context, maximum, Packed(x, x.dtype).tensor, dim, y);
   if (!y.contiguous()) {
     Packed dense(y, DType::Int64);
@@ -79,17 +89,22 @@ Status arg_reduce_cpu(const KernelContext& context, bool maximum, const TensorIn
   std::int64_t* out = y.as<std::int64_t>();
   if (p.inner == 1 && is_floating(x.dtype)) {
     const std::int64_t bytes = p.n * item_size(x.dtype);
-    parallel_for(p.outer, std::max<std::int64_t>(1, kGrain / p.n), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t o = begin; o < end; ++o) out[o] = arg_row(x.dtype, maximum, x.as<char>() + o * bytes, p.n);
-    });
+    parallel_for(p.outer, std::max<std::int64_t>(1, kGrain / p.n),
+                 [&](std::int64_t begin, std::int64_t end) {
+                   for (std::int64_t o = begin; o < end; ++o)
+                     out[o] = arg_row(x.dtype, maximum, x.as<char>() + o * bytes, p.n);
+                 });
     return abi::ok();
   }
   visit_dtype(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    if constexpr (sizeof(T) == 8) arg_columns<T, std::int64_t>(maximum, x.as<T>(), p, out);
+    if constexpr (sizeof(T) == 8)
+      arg_columns<T, std::int64_t>(maximum, x.as<T>(), p, out);
     else if constexpr (sizeof(T) != 2 && !std::is_same_v<T, bool>) {
-      if (p.n <= std::numeric_limits<std::int32_t>::max()) arg_columns<T, std::int32_t>(maximum, x.as<T>(), p, out);
-      else arg_columns<T, std::int64_t>(maximum, x.as<T>(), p, out);
+      if (p.n <= std::numeric_limits<std::int32_t>::max())
+        arg_columns<T, std::int32_t>(maximum, x.as<T>(), p, out);
+      else
+        arg_columns<T, std::int64_t>(maximum, x.as<T>(), p, out);
     }
   });
   return abi::ok();
@@ -102,7 +117,8 @@ inline double log_add(double a, double b) {
   return std::isinf(hi) ? hi : hi + std::log1p(std::exp(lo - hi));
 }
 
-template <class T, class Acc, class F> void scan_lines(const T* x, T* y, const Planes& p, bool reverse, F&& step) {
+template <class T, class Acc, class F>
+void scan_lines(const T* x, T* y, const Planes& p, bool reverse, F&& step) {
   const std::int64_t move = reverse ? -p.inner : p.inner, start = reverse ? (p.n - 1) * p.inner : 0;
   for_tiles(p, [&](std::int64_t at, std::int64_t columns, std::int64_t) {
     Acc acc[kTile];
@@ -126,8 +142,11 @@ template <class T, class Acc, class F> void scan_lines(const T* x, T* y, const P
   });
 }
 
-Status scan_cpu(const KernelContext& context, Scan op, const TensorIn& x, int dim, bool reverse, const TensorOut& y) {
-  if (dim < 0 || dim >= x.ndim || y.ndim != x.ndim || !std::equal(x.sizes, x.sizes + x.ndim, y.sizes)) return abi::failed("dim or sizes do not fit");
+Status scan_cpu(const KernelContext& context, Scan op, const TensorIn& x, int dim, bool reverse,
+                const TensorOut& y) {
+  if (dim < 0 || dim >= x.ndim || y.ndim != x.ndim ||
+      !std::equal(x.sizes, x.sizes + x.ndim, y.sizes))
+    return abi::failed("dim or sizes do not fit");
   if (y.numel() == 0) return abi::ok();
   if (x.dtype != y.dtype) return scan_cpu(context, op, Packed(x, y.dtype).tensor, dim, reverse, y);
   if (is_half(x.dtype) || !y.contiguous()) {  // through a dense y in a dtype that can carry
@@ -147,14 +166,22 @@ Status scan_cpu(const KernelContext& context, Scan op, const TensorIn& x, int di
       using Acc = std::conditional_t<std::is_floating_point_v<T>, double, std::uint64_t>;
       auto lines = [&](auto&& step) { scan_lines<T, Acc>(x.as<T>(), y.as<T>(), p, reverse, step); };
       switch (op) {
-        case Scan::CumSum: lines([](Acc a, Acc v) { return a + v; }); break;
-        case Scan::CumProd: lines([](Acc a, Acc v) { return a * v; }); break;
+        case Scan::CumSum:
+          lines([](Acc a, Acc v) { return a + v; });
+          break;
+        case Scan::CumProd:
+          lines([](Acc a, Acc v) { return a * v; });
+          break;
         case Scan::CumMax:
-          scan_lines<T, T>(x.as<T>(), y.as<T>(), p, reverse, [](T a, T v) { return a != a ? a : v != v ? v : a < v ? v : a; });
+          scan_lines<T, T>(x.as<T>(), y.as<T>(), p, reverse, [](T a, T v) {
+            return a != a ? a : v != v ? v : a < v ? v : a;
+          });
           break;
         case Scan::LogCumSumExp:
-          if constexpr (std::is_floating_point_v<T>) lines(log_add);
-          else return abi::unsupported("needs a float dtype");
+          if constexpr (std::is_floating_point_v<T>)
+            lines(log_add);
+          else
+            return abi::unsupported("needs a float dtype");
           break;
       }
       return abi::ok();

@@ -1,6 +1,8 @@
-// Reductions: a block (or, for short ones, a warp) per result where what is reduced lies side by side or there are few results; threads along the results where those
-// lie side by side. Few results of many values are split over blocks, whose partial results a second pass merges in order: the same result every time.
-// Sums of floats go through double: at the rate at which memory delivers, an A100 or H100 has double precision to spare.
+// Reductions: a block (or, for short ones, a warp) per result where what is reduced lies side by
+// side or there are few results; threads along the results where those lie side by side. Few
+// results of many values are split over blocks, whose partial results a second pass merges in
+// order: the same result every time. Sums of floats go through double: at the rate at which memory
+// delivers, an A100 or H100 has double precision to spare.
 #include "kernels/cuda/device.h"
 #include "kernels/reduce/kernel.h"
 
@@ -9,48 +11,74 @@ namespace {
 
 enum class Fold : int { Sum, Prod, Max, Min, LogSumExp, SumSquares };
 
-template <class C> struct State { C a, b; };  // LogSumExp: the maximum and the sum in its units; the others: a
+template <class C>
+struct State {
+  C a, b;
+};  // LogSumExp: the maximum and the sum in its units; the others: a
 
-template <class C> struct Folding {
+template <class C>
+struct Folding {
   Fold fold;
   __device__ State<C> start() const {
     if constexpr (std::is_same_v<C, double>) {
       const double inf = bits_double(0x7ff0000000000000ll);
       switch (fold) {
-        case Fold::Prod: return {1, 0};
-        case Fold::Max: case Fold::LogSumExp: return {-inf, 0};
-        case Fold::Min: return {inf, 0};
-        default: return {0, 0};
+        case Fold::Prod:
+          return {1, 0};
+        case Fold::Max:
+        case Fold::LogSumExp:
+          return {-inf, 0};
+        case Fold::Min:
+          return {inf, 0};
+        default:
+          return {0, 0};
       }
     } else {
       switch (fold) {
-        case Fold::Prod: return {1, 0};
-        case Fold::Max: return {INT64_MIN, 0};
-        case Fold::Min: return {INT64_MAX, 0};
-        default: return {0, 0};
+        case Fold::Prod:
+          return {1, 0};
+        case Fold::Max:
+          return {INT64_MIN, 0};
+        case Fold::Min:
+          return {INT64_MAX, 0};
+        default:
+          return {0, 0};
       }
     }
   }
   __device__ State<C> merge(State<C> p, State<C> q) const {
     if constexpr (std::is_same_v<C, double>) {
       switch (fold) {
-        case Fold::Prod: return {p.a * q.a, 0};
-        case Fold::Max: return {p.a != p.a ? p.a : q.a != q.a ? q.a : p.a > q.a ? p.a : q.a, 0};
-        case Fold::Min: return {p.a != p.a ? p.a : q.a != q.a ? q.a : p.a < q.a ? p.a : q.a, 0};
+        case Fold::Prod:
+          return {p.a * q.a, 0};
+        case Fold::Max:
+          return {p.a != p.a ? p.a : q.a != q.a ? q.a : p.a > q.a ? p.a : q.a, 0};
+        case Fold::Min:
+          return {p.a != p.a ? p.a : q.a != q.a ? q.a : p.a < q.a ? p.a : q.a, 0};
         case Fold::LogSumExp: {
           if (p.a != p.a || q.a != q.a) return {p.a + q.a, 1};
           const double m = p.a > q.a ? p.a : q.a;
-          return {m, (p.b == 0 ? 0 : p.a == m ? p.b : p.b * exp(p.a - m)) + (q.b == 0 ? 0 : q.a == m ? q.b : q.b * exp(q.a - m))};
+          return {m, (p.b == 0   ? 0
+                      : p.a == m ? p.b
+                                 : p.b * exp(p.a - m)) +
+                         (q.b == 0   ? 0
+                          : q.a == m ? q.b
+                                     : q.b * exp(q.a - m))};
         }
-        default: return {p.a + q.a, 0};
+        default:
+          return {p.a + q.a, 0};
       }
     } else {
       const auto u = static_cast<std::uint64_t>(p.a), v = static_cast<std::uint64_t>(q.a);
       switch (fold) {
-        case Fold::Prod: return {static_cast<C>(u * v), 0};
-        case Fold::Max: return {p.a > q.a ? p.a : q.a, 0};
-        case Fold::Min: return {p.a < q.a ? p.a : q.a, 0};
-        default: return {static_cast<C>(u + v), 0};
+        case Fold::Prod:
+          return {static_cast<C>(u * v), 0};
+        case Fold::Max:
+          return {p.a > q.a ? p.a : q.a, 0};
+        case Fold::Min:
+          return {p.a < q.a ? p.a : q.a, 0};
+        default:
+          return {static_cast<C>(u + v), 0};
       }
     }
   }
@@ -60,7 +88,10 @@ template <class C> struct Folding {
   }
   __device__ C result(State<C> s, double count, bool mean) const {
     if constexpr (std::is_same_v<C, double>) {
-      if (fold == Fold::LogSumExp) return s.b == 0 ? s.a : s.a == s.a && fabs(s.a) > 1.7976931348623157e308 ? s.a : s.a + log(s.b);
+      if (fold == Fold::LogSumExp)
+        return s.b == 0                                           ? s.a
+               : s.a == s.a && fabs(s.a) > 1.7976931348623157e308 ? s.a
+                                                                  : s.a + log(s.b);
       return mean ? s.a / count : s.a;
     } else {
       return s.a;
@@ -68,22 +99,30 @@ template <class C> struct Folding {
   }
 };
 
-template <class T> using Wide = std::conditional_t<std::is_floating_point_v<ComputeOf<T>>, double, int64_t>;
+template <class T>
+using Wide = std::conditional_t<std::is_floating_point_v<ComputeOf<T>>, double, int64_t>;
 
 struct Plan {
-  Strided<2> kept;      // operand 0: y, 1: x
-  Strided<1> reduced;   // x
+  Strided<2> kept;     // operand 0: y, 1: x
+  Strided<1> reduced;  // x
   int64_t splits, chunk;
 };
 
-template <class C, class T> __device__ void put(T* y, int64_t at, C v) { y[at] = narrow<T>(static_cast<ComputeOf<T>>(v)); }
+template <class C, class T>
+__device__ void put(T* y, int64_t at, C v) {
+  y[at] = narrow<T>(static_cast<ComputeOf<T>>(v));
+}
 
-// One group of blockDim.x threads per result and split; blockDim.y groups a block (more than one only when a group is a warp).
-template <class T, class R> __global__ void rows_kernel(Plan p, Folding<Wide<T>> f, const T* x, R* y, State<Wide<T>>* partial, bool mean) {
+// One group of blockDim.x threads per result and split; blockDim.y groups a block (more than one
+// only when a group is a warp).
+template <class T, class R>
+__global__ void rows_kernel(Plan p, Folding<Wide<T>> f, const T* x, R* y, State<Wide<T>>* partial,
+                            bool mean) {
   using C = Wide<T>;
   __shared__ State<C> room[32];
   const int64_t groups = static_cast<int64_t>(gridDim.x) * blockDim.y;
-  for (int64_t u = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y; u < p.kept.total * p.splits; u += groups) {
+  for (int64_t u = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
+       u < p.kept.total * p.splits; u += groups) {
     const int64_t k = u / p.splits, s = u % p.splits;
     int64_t at[2];
     p.kept.offsets(k, at);
@@ -95,7 +134,9 @@ template <class T, class R> __global__ void rows_kernel(Plan p, Folding<Wide<T>>
       acc = f.merge(acc, f.of(static_cast<C>(wide<T>(x[at[1] + where[0]]))));
     }
     DROPIN_UNROLL
-    for (int d = 16; d > 0; d >>= 1) acc = f.merge(acc, State<C>{__shfl_xor_sync(kFull, acc.a, d), __shfl_xor_sync(kFull, acc.b, d)});
+    for (int d = 16; d > 0; d >>= 1)
+      acc = f.merge(acc,
+                    State<C>{__shfl_xor_sync(kFull, acc.a, d), __shfl_xor_sync(kFull, acc.b, d)});
     if (blockDim.x > 32) {
       __syncthreads();
       if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = acc;
@@ -104,14 +145,19 @@ template <class T, class R> __global__ void rows_kernel(Plan p, Folding<Wide<T>>
       for (int w = 1; w < static_cast<int>(blockDim.x) / 32; ++w) acc = f.merge(acc, room[w]);
     }
     if (threadIdx.x == 0) {
-      if (p.splits > 1) partial[u] = acc;
-      else put(y, at[0], f.result(acc, static_cast<double>(p.reduced.total), mean));
+      if (p.splits > 1)
+        partial[u] = acc;
+      else
+        put(y, at[0], f.result(acc, static_cast<double>(p.reduced.total), mean));
     }
   }
 }
 
-// Threads of a row along results that lie side by side in x, 8 rows of threads over what is reduced.
-template <class T, class R> __global__ void columns_kernel(Plan p, Folding<Wide<T>> f, const T* x, R* y, State<Wide<T>>* partial, bool mean) {
+// Threads of a row along results that lie side by side in x, 8 rows of threads over what is
+// reduced.
+template <class T, class R>
+__global__ void columns_kernel(Plan p, Folding<Wide<T>> f, const T* x, R* y,
+                               State<Wide<T>>* partial, bool mean) {
   using C = Wide<T>;
   __shared__ State<C> room[8][33];
   const int64_t across = (p.kept.total + 31) / 32;
@@ -132,15 +178,20 @@ template <class T, class R> __global__ void columns_kernel(Plan p, Folding<Wide<
     __syncthreads();
     if (threadIdx.y == 0 && inside) {
       for (int w = 1; w < 8; ++w) acc = f.merge(acc, room[w][threadIdx.x]);
-      if (p.splits > 1) partial[k * p.splits + s] = acc;
-      else put(y, at[0], f.result(acc, static_cast<double>(p.reduced.total), mean));
+      if (p.splits > 1)
+        partial[k * p.splits + s] = acc;
+      else
+        put(y, at[0], f.result(acc, static_cast<double>(p.reduced.total), mean));
     }
   }
 }
 
-template <class T, class R> __global__ void merge_kernel(Plan p, Folding<Wide<T>> f, R* y, const State<Wide<T>>* partial, bool mean) {
+template <class T, class R>
+__global__ void merge_kernel(Plan p, Folding<Wide<T>> f, R* y, const State<Wide<T>>* partial,
+                             bool mean) {
   using C = Wide<T>;
-  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < p.kept.total; k += static_cast<int64_t>(gridDim.x) * blockDim.x) {
+  for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < p.kept.total;
+       k += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     State<C> acc = f.start();
     for (int64_t s = 0; s < p.splits; ++s) acc = f.merge(acc, partial[k * p.splits + s]);
     int64_t at[2];
@@ -149,16 +200,21 @@ template <class T, class R> __global__ void merge_kernel(Plan p, Folding<Wide<T>
   }
 }
 
-Plan plan_of(const KernelContext& c, const TensorIn& x, std::uint32_t mask, const TensorIn& y, bool& columns) {
+Plan plan_of(const KernelContext& c, const TensorIn& x, std::uint32_t mask, const TensorIn& y,
+             bool& columns) {
   TensorIn kept_x = x, kept_y = y, reduced = x;
   for (int i = 0; i < x.ndim; ++i) {
-    if (mask >> i & 1) kept_x.sizes[i] = kept_y.sizes[i] = 1;
-    else reduced.sizes[i] = 1;
+    if (mask >> i & 1)
+      kept_x.sizes[i] = kept_y.sizes[i] = 1;
+    else
+      reduced.sizes[i] = 1;
   }
   Plan p{Strided<2>::make({&kept_y, &kept_x}), Strided<1>::make({&reduced}), 1, 0};
   const int64_t k = p.kept.total, r = p.reduced.total;
-  columns = p.reduced.stride[0][p.reduced.ndim - 1] != 1 && p.kept.stride[1][p.kept.ndim - 1] == 1 && k >= 32 && r > 1;
-  const int64_t units = columns ? (k + 31) / 32 : k, room = static_cast<int64_t>(multiprocessors(c)) * 4, least = columns ? 256 : 4096;
+  columns = p.reduced.stride[0][p.reduced.ndim - 1] != 1 &&
+            p.kept.stride[1][p.kept.ndim - 1] == 1 && k >= 32 && r > 1;
+  const int64_t units = columns ? (k + 31) / 32 : k,
+                room = static_cast<int64_t>(multiprocessors(c)) * 4, least = columns ? 256 : 4096;
   if (units < room && r > 2 * least) {
     p.splits = room / (units > 0 ? units : 1);
     if (p.splits > r / least) p.splits = r / least;
@@ -167,7 +223,9 @@ Plan plan_of(const KernelContext& c, const TensorIn& x, std::uint32_t mask, cons
   return p;
 }
 
-template <class T, class R> Status reduce_to(const KernelContext& c, Fold fold, bool mean, const TensorIn& x, std::uint32_t mask, const TensorOut& y) {
+template <class T, class R>
+Status reduce_to(const KernelContext& c, Fold fold, bool mean, const TensorIn& x,
+                 std::uint32_t mask, const TensorOut& y) {
   using C = Wide<T>;
   bool columns = false;
   const Plan p = plan_of(c, x, mask, y, columns);
@@ -175,13 +233,19 @@ template <class T, class R> Status reduce_to(const KernelContext& c, Fold fold, 
   const Folding<C> f{fold};
   DROPIN_SCRATCH(State<C>, partial, c, p.splits > 1 ? p.kept.total * p.splits : 0);
   if (columns) {
-    DROPIN_TRY(launch(c, &columns_kernel<T, R>, dim3(blocks_for(c, (p.kept.total + 31) / 32 * p.splits, 1)), dim3(32, 8), 0, p, f, x.as<T>(), y.as<R>(), partial.get(), mean));
+    DROPIN_TRY(launch(c, &columns_kernel<T, R>,
+                      dim3(blocks_for(c, (p.kept.total + 31) / 32 * p.splits, 1)), dim3(32, 8), 0,
+                      p, f, x.as<T>(), y.as<R>(), partial.get(), mean));
   } else {
     const bool warp = p.chunk <= 1024;
     const dim3 block = warp ? dim3(32, 8) : dim3(p.chunk <= 4096 ? 128 : 512);
-    DROPIN_TRY(launch(c, &rows_kernel<T, R>, dim3(blocks_for(c, p.kept.total * p.splits, warp ? 8 : 1, 32)), block, 0, p, f, x.as<T>(), y.as<R>(), partial.get(), mean));
+    DROPIN_TRY(launch(c, &rows_kernel<T, R>,
+                      dim3(blocks_for(c, p.kept.total * p.splits, warp ? 8 : 1, 32)), block, 0, p,
+                      f, x.as<T>(), y.as<R>(), partial.get(), mean));
   }
-  if (p.splits > 1) return launch(c, &merge_kernel<T, R>, dim3(blocks_for(c, p.kept.total, 128)), dim3(128), 0, p, f, y.as<R>(), partial.get(), mean);
+  if (p.splits > 1)
+    return launch(c, &merge_kernel<T, R>, dim3(blocks_for(c, p.kept.total, 128)), dim3(128), 0, p,
+                  f, y.as<R>(), partial.get(), mean);
   return abi::ok();
 }
 
@@ -192,16 +256,30 @@ bool fits(const TensorIn& x, std::uint32_t mask, const TensorIn& y) {
   return true;
 }
 
-Status reduce_cuda(const KernelContext& c, Reduce op, const TensorIn& x, std::uint32_t mask, const TensorOut& y) {
+Status reduce_cuda(const KernelContext& c, Reduce op, const TensorIn& x, std::uint32_t mask,
+                   const TensorOut& y) {
   DROPIN_REQUIRE(fits(x, mask, y), "sizes differ");
   Fold fold = Fold::Sum;
   switch (op) {
-    case Reduce::Prod: fold = Fold::Prod; break;
-    case Reduce::Max: case Reduce::Any: fold = Fold::Max; break;
-    case Reduce::Min: case Reduce::All: fold = Fold::Min; break;
-    case Reduce::LogSumExp: fold = Fold::LogSumExp; break;
-    case Reduce::SumSquares: fold = Fold::SumSquares; break;
-    default: break;
+    case Reduce::Prod:
+      fold = Fold::Prod;
+      break;
+    case Reduce::Max:
+    case Reduce::Any:
+      fold = Fold::Max;
+      break;
+    case Reduce::Min:
+    case Reduce::All:
+      fold = Fold::Min;
+      break;
+    case Reduce::LogSumExp:
+      fold = Fold::LogSumExp;
+      break;
+    case Reduce::SumSquares:
+      fold = Fold::SumSquares;
+      break;
+    default:
+      break;
   }
   const bool truth = op == Reduce::Any || op == Reduce::All;
   return visit_any(x.dtype, [&](auto zero) -> Status {
@@ -210,7 +288,10 @@ Status reduce_cuda(const KernelContext& c, Reduce op, const TensorIn& x, std::ui
       if (!truth) return abi::unsupported("any and all need bool, the others numbers");
       DROPIN_REQUIRE(y.dtype == DType::Bool, "y has the wrong dtype");
       // nothing: any is false, all is true
-      if (x.numel() == 0 && y.numel() > 0) return checked(cudaMemsetAsync(y.as<void>(), op == Reduce::All, static_cast<std::size_t>(y.numel()), stream_of(c)), c);
+      if (x.numel() == 0 && y.numel() > 0)
+        return checked(cudaMemsetAsync(y.as<void>(), op == Reduce::All,
+                                       static_cast<std::size_t>(y.numel()), stream_of(c)),
+                       c);
       return reduce_to<bool, bool>(c, fold, false, x, mask, y);
     } else {
       if (truth) return abi::unsupported("any and all need bool, the others numbers");
@@ -218,10 +299,12 @@ Status reduce_cuda(const KernelContext& c, Reduce op, const TensorIn& x, std::ui
         DROPIN_REQUIRE(y.dtype == x.dtype, "y has the wrong dtype");
         return reduce_to<T, T>(c, fold, op == Reduce::Mean, x, mask, y);
       } else {
-        if (op == Reduce::Mean || op == Reduce::LogSumExp || op == Reduce::SumSquares) return abi::unsupported("not defined for integers");
+        if (op == Reduce::Mean || op == Reduce::LogSumExp || op == Reduce::SumSquares)
+          return abi::unsupported("not defined for integers");
         const bool grows = op == Reduce::Sum || op == Reduce::Prod;
         DROPIN_REQUIRE(y.dtype == (grows ? DType::Int64 : x.dtype), "y has the wrong dtype");
-        return grows ? reduce_to<T, int64_t>(c, fold, false, x, mask, y) : reduce_to<T, T>(c, fold, false, x, mask, y);
+        return grows ? reduce_to<T, int64_t>(c, fold, false, x, mask, y)
+                     : reduce_to<T, T>(c, fold, false, x, mask, y);
       }
     }
   });
@@ -229,7 +312,9 @@ Status reduce_cuda(const KernelContext& c, Reduce op, const TensorIn& x, std::ui
 
 // --- variance: two passes of one block per result
 
-template <class T> __global__ void var_kernel(Strided<3> kept, Strided<1> reduced, const T* x, double correction, T* var, T* mean) {
+template <class T>
+__global__ void var_kernel(Strided<3> kept, Strided<1> reduced, const T* x, double correction,
+                           T* var, T* mean) {
   __shared__ double room[32];
   for (int64_t k = blockIdx.x; k < kept.total; k += gridDim.x) {
     int64_t at[3], where[1];
@@ -253,25 +338,34 @@ template <class T> __global__ void var_kernel(Strided<3> kept, Strided<1> reduce
   }
 }
 
-Status var_mean_cuda(const KernelContext& c, const TensorIn& x, std::uint32_t mask, double correction, const TensorOut& var, const TensorOut& mean) {
-  for (const TensorOut* y : {&var, &mean}) DROPIN_REQUIRE(!y->data || (fits(x, mask, *y) && y->dtype == x.dtype), "sizes or dtypes differ");
+Status var_mean_cuda(const KernelContext& c, const TensorIn& x, std::uint32_t mask,
+                     double correction, const TensorOut& var, const TensorOut& mean) {
+  for (const TensorOut* y : {&var, &mean})
+    DROPIN_REQUIRE(!y->data || (fits(x, mask, *y) && y->dtype == x.dtype),
+                   "sizes or dtypes differ");
   if (!var.data && !mean.data) return abi::ok();
   TensorIn kept = x, reduced = x, v = var.data ? var : mean, m = mean.data ? mean : var;
   for (int i = 0; i < x.ndim; ++i) {
-    if (mask >> i & 1) kept.sizes[i] = v.sizes[i] = m.sizes[i] = 1;
-    else reduced.sizes[i] = 1;
+    if (mask >> i & 1)
+      kept.sizes[i] = v.sizes[i] = m.sizes[i] = 1;
+    else
+      reduced.sizes[i] = 1;
   }
   const auto k = Strided<3>::make({&kept, &v, &m});
   const auto r = Strided<1>::make({&reduced});
   return visit_float(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return launch(c, &var_kernel<T>, dim3(blocks_for(c, k.total, 1, 32)), dim3(r.total <= 256 ? 64 : 256), 0, k, r, x.as<T>(), correction, var.as<T>(), mean.as<T>());
+    return launch(c, &var_kernel<T>, dim3(blocks_for(c, k.total, 1, 32)),
+                  dim3(r.total <= 256 ? 64 : 256), 0, k, r, x.as<T>(), correction, var.as<T>(),
+                  mean.as<T>());
   });
 }
 
 // --- arg
 
-template <class T> __global__ void arg_kernel(Strided<2> kept, const T* x, int64_t n, int64_t step, bool maximum, int64_t* y) {
+template <class T>
+__global__ void arg_kernel(Strided<2> kept, const T* x, int64_t n, int64_t step, bool maximum,
+                           int64_t* y) {
   using C = std::conditional_t<std::is_floating_point_v<ComputeOf<T>>, ComputeOf<T>, int64_t>;
   __shared__ C values[32];
   __shared__ int64_t places[32];
@@ -307,8 +401,10 @@ template <class T> __global__ void arg_kernel(Strided<2> kept, const T* x, int64
   }
 }
 
-Status arg_cuda(const KernelContext& c, bool maximum, const TensorIn& x, int dim, const TensorOut& y) {
-  DROPIN_REQUIRE(dim >= 0 && dim < x.ndim && y.ndim == x.ndim && y.dtype == DType::Int64, "dim or y does not fit");
+Status arg_cuda(const KernelContext& c, bool maximum, const TensorIn& x, int dim,
+                const TensorOut& y) {
+  DROPIN_REQUIRE(dim >= 0 && dim < x.ndim && y.ndim == x.ndim && y.dtype == DType::Int64,
+                 "dim or y does not fit");
   DROPIN_REQUIRE(fits(x, 1u << dim, y), "sizes differ");
   if (y.numel() == 0) return abi::ok();
   DROPIN_REQUIRE(x.sizes[dim] > 0, "empty dimension");
@@ -317,35 +413,46 @@ Status arg_cuda(const KernelContext& c, bool maximum, const TensorIn& x, int dim
   const auto k = Strided<2>::make({&y, &kept});
   return visit_any(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return launch(c, &arg_kernel<T>, dim3(blocks_for(c, k.total, 1, 32)), dim3(x.sizes[dim] <= 64 ? 32 : 128), 0, k, x.as<T>(), x.sizes[dim], x.strides[dim], maximum, y.as<int64_t>());
+    return launch(c, &arg_kernel<T>, dim3(blocks_for(c, k.total, 1, 32)),
+                  dim3(x.sizes[dim] <= 64 ? 32 : 128), 0, k, x.as<T>(), x.sizes[dim],
+                  x.strides[dim], maximum, y.as<int64_t>());
   });
 }
 
 // --- scans: a block per line, chunk after chunk
 
-template <class C> __device__ C scan_step(Scan op, C a, C b) {
+template <class C>
+__device__ C scan_step(Scan op, C a, C b) {
   if constexpr (std::is_same_v<C, double>) {
     switch (op) {
-      case Scan::CumProd: return a * b;
-      case Scan::CumMax: return a != a ? a : b != b ? b : a > b ? a : b;
+      case Scan::CumProd:
+        return a * b;
+      case Scan::CumMax:
+        return a != a ? a : b != b ? b : a > b ? a : b;
       case Scan::LogCumSumExp: {
         if (a != a || b != b) return a + b;
         const double hi = a > b ? a : b, lo = a > b ? b : a;
         return fabs(hi) > 1.7976931348623157e308 ? hi : hi + log1p(exp(lo - hi));
       }
-      default: return a + b;
+      default:
+        return a + b;
     }
   } else {
     const auto u = static_cast<std::uint64_t>(a), v = static_cast<std::uint64_t>(b);
     switch (op) {
-      case Scan::CumProd: return static_cast<C>(u * v);
-      case Scan::CumMax: return a > b ? a : b;
-      default: return static_cast<C>(u + v);
+      case Scan::CumProd:
+        return static_cast<C>(u * v);
+      case Scan::CumMax:
+        return a > b ? a : b;
+      default:
+        return static_cast<C>(u + v);
     }
   }
 }
 
-template <class T> __global__ void scan_kernel(Strided<2> lines, Scan op, const T* x, T* y, int64_t n, int64_t x_step, int64_t y_step, bool reverse) {
+template <class T>
+__global__ void scan_kernel(Strided<2> lines, Scan op, const T* x, T* y, int64_t n, int64_t x_step,
+                            int64_t y_step, bool reverse) {
   using C = Wide<T>;
   __shared__ C room[33];
   const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, warps = blockDim.x / 32;
@@ -369,7 +476,8 @@ template <class T> __global__ void scan_kernel(Strided<2> lines, Scan op, const 
       if (base > 0) v = scan_step(op, carried, v);
       if (inside) put(y, at[0] + place * y_step, v);
       __syncthreads();
-      if (threadIdx.x == blockDim.x - 1) room[32] = v;  // of no use after the last chunk, which may be short
+      if (threadIdx.x == blockDim.x - 1)
+        room[32] = v;  // of no use after the last chunk, which may be short
       __syncthreads();
       carried = room[32];
     }
@@ -377,7 +485,8 @@ template <class T> __global__ void scan_kernel(Strided<2> lines, Scan op, const 
   (void)warps;
 }
 
-Status scan_cuda(const KernelContext& c, Scan op, const TensorIn& x, int dim, bool reverse, const TensorOut& y) {
+Status scan_cuda(const KernelContext& c, Scan op, const TensorIn& x, int dim, bool reverse,
+                 const TensorOut& y) {
   DROPIN_REQUIRE(dim >= 0 && dim < x.ndim && same_sizes(x, y), "dim or sizes do not fit");
   DROPIN_REQUIRE(x.dtype == y.dtype, "dtypes differ");
   if (y.numel() == 0) return abi::ok();
@@ -386,11 +495,14 @@ Status scan_cuda(const KernelContext& c, Scan op, const TensorIn& x, int dim, bo
   const auto lines = Strided<2>::make({&ly, &lx});
   return visit_any(x.dtype, [&](auto zero) -> Status {
     using T = decltype(zero);
-    if constexpr (std::is_same_v<T, bool>) return abi::unsupported("not defined for bool");
+    if constexpr (std::is_same_v<T, bool>)
+      return abi::unsupported("not defined for bool");
     else {
-      if (op == Scan::LogCumSumExp && !floating(x.dtype)) return abi::unsupported("needs a float dtype");
-      return launch(c, &scan_kernel<T>, dim3(blocks_for(c, lines.total, 1, 32)), dim3(x.sizes[dim] <= 128 ? 32 : 256), 0, lines, op, x.as<T>(), y.as<T>(), x.sizes[dim], x.strides[dim],
-                    y.strides[dim], reverse);
+      if (op == Scan::LogCumSumExp && !floating(x.dtype))
+        return abi::unsupported("needs a float dtype");
+      return launch(c, &scan_kernel<T>, dim3(blocks_for(c, lines.total, 1, 32)),
+                    dim3(x.sizes[dim] <= 128 ? 32 : 256), 0, lines, op, x.as<T>(), y.as<T>(),
+                    x.sizes[dim], x.strides[dim], y.strides[dim], reverse);
     }
   });
 }

@@ -28,13 +28,18 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-inline std::int64_t rows_per_thread(std::int64_t n) { return std::max<std::int64_t>(1, kGrain / 4 / std::max<std::int64_t>(1, n)); }
+inline std::int64_t rows_per_thread(std::int64_t n) {
+  return std::max<std::int64_t>(1, kGrain / 4 / std::max<std::int64_t>(1, n));
+}
 
 /// sum e^(x - max); the terms go to y when it is not null.
-template <class T> double exp_sum(const T* x, std::int64_t n, T max, T* y) {
+template <class T>
+double exp_sum(const T* x, std::int64_t n, T max, T* y) {
   const Tag<T> d;
   const auto m = hn::Set(d, max);
-  if (!y) return sum_row<T>(n, [&](auto at) HWY_ATTR { return exp_nonpositive(d, hn::Sub(at.load(d, x), m)); });
+  if (!y)
+    return sum_row<T>(
+        n, [&](auto at) HWY_ATTR { return exp_nonpositive(d, hn::Sub(at.load(d, x), m)); });
   return sum_row<T>(n, [&](auto at) HWY_ATTR {
     const auto e = exp_nonpositive(d, hn::Sub(at.load(d, x), m));
     at.store(d, e, y);
@@ -42,7 +47,8 @@ template <class T> double exp_sum(const T* x, std::int64_t n, T max, T* y) {
   });
 }
 
-template <class T> void forward_row(const T* x, std::int64_t n, bool log, T* y) {
+template <class T>
+void forward_row(const T* x, std::int64_t n, bool log, T* y) {
   const Tag<T> d;
   const T max = max_row(x, n);
   const double sum = exp_sum(x, n, max, log ? nullptr : y);
@@ -55,30 +61,45 @@ template <class T> void forward_row(const T* x, std::int64_t n, bool log, T* y) 
   }
 }
 
-template <class T> void backward_row(const T* g, const T* y, std::int64_t n, bool log, T* gx) {
+template <class T>
+void backward_row(const T* g, const T* y, std::int64_t n, bool log, T* gx) {
   const Tag<T> d;
   if (log) {
-    const auto s = hn::Set(d, static_cast<T>(sum_row<T>(n, [&](auto at) HWY_ATTR { return at.load(d, g); })));
-    each<T>(0, n, [&](auto at) HWY_ATTR { at.store(d, hn::NegMulAdd(exp_nonpositive(d, at.load(d, y)), s, at.load(d, g)), gx); });
+    const auto s =
+        hn::Set(d, static_cast<T>(sum_row<T>(n, [&](auto at) HWY_ATTR { return at.load(d, g); })));
+    each<T>(0, n, [&](auto at) HWY_ATTR {
+      at.store(d, hn::NegMulAdd(exp_nonpositive(d, at.load(d, y)), s, at.load(d, g)), gx);
+    });
   } else {
-    const auto s = hn::Set(d, static_cast<T>(sum_row<T>(n, [&](auto at) HWY_ATTR { return hn::Mul(at.load(d, g), at.load(d, y)); })));
-    each<T>(0, n, [&](auto at) HWY_ATTR { at.store(d, hn::Mul(at.load(d, y), hn::Sub(at.load(d, g), s)), gx); });
+    const auto s = hn::Set(d, static_cast<T>(sum_row<T>(n, [&](auto at) HWY_ATTR {
+                             return hn::Mul(at.load(d, g), at.load(d, y));
+                           })));
+    each<T>(0, n, [&](auto at) HWY_ATTR {
+      at.store(d, hn::Mul(at.load(d, y), hn::Sub(at.load(d, g), s)), gx);
+    });
   }
 }
 
-template <class T> void forward_all(const void* x, std::int64_t rows, std::int64_t n, bool log, void* y) {
-  parallel_for(rows, rows_per_thread(n), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) forward_row(static_cast<const T*>(x) + r * n, n, log, static_cast<T*>(y) + r * n);
-  });
-}
-template <class T> void backward_all(const void* g, const void* y, std::int64_t rows, std::int64_t n, bool log, void* gx) {
+template <class T>
+void forward_all(const void* x, std::int64_t rows, std::int64_t n, bool log, void* y) {
   parallel_for(rows, rows_per_thread(n), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r)
-      backward_row(static_cast<const T*>(g) + r * n, static_cast<const T*>(y) + r * n, n, log, static_cast<T*>(gx) + r * n);
+      forward_row(static_cast<const T*>(x) + r * n, n, log, static_cast<T*>(y) + r * n);
+  });
+}
+template <class T>
+void backward_all(const void* g, const void* y, std::int64_t rows, std::int64_t n, bool log,
+                  void* gx) {
+  parallel_for(rows, rows_per_thread(n), [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t r = begin; r < end; ++r)
+      backward_row(static_cast<const T*>(g) + r * n, static_cast<const T*>(y) + r * n, n, log,
+                   static_cast<T*>(gx) + r * n);
   });
 }
 
-template <class T> void cross_entropy_row(const CrossEntropy& a, std::int64_t r, const T* x, double weights, T* loss, T* lse) {
+template <class T>
+void cross_entropy_row(const CrossEntropy& a, std::int64_t r, const T* x, double weights, T* loss,
+                       T* lse) {
   const Tag<T> d;
   const std::int64_t c = a.classes, t = a.target[r];
   const T max = max_row(x, c);
@@ -89,11 +110,16 @@ template <class T> void cross_entropy_row(const CrossEntropy& a, std::int64_t r,
     return;
   }
   const T* w = static_cast<const T*>(a.weight);
-  double value = (1 - a.smoothing) * (w ? static_cast<double>(w[t]) : 1.0) * (log_sum - static_cast<double>(x[t]));
-  if (a.smoothing > 0) {  // sum_j w_j (lse - x_j), against lse in every term so that large logits do not cancel
+  double value = (1 - a.smoothing) * (w ? static_cast<double>(w[t]) : 1.0) *
+                 (log_sum - static_cast<double>(x[t]));
+  if (a.smoothing >
+      0) {  // sum_j w_j (lse - x_j), against lse in every term so that large logits do not cancel
     const auto l = hn::Set(d, static_cast<T>(log_sum));
     const double rest = static_cast<double>(log_sum) - static_cast<double>(static_cast<T>(log_sum));
-    double sum = w ? sum_row<T>(c, [&](auto at) HWY_ATTR { return hn::Mul(at.load(d, w), hn::Sub(l, at.load(d, x))); })
+    double sum = w ? sum_row<T>(c,
+                                [&](auto at) HWY_ATTR {
+                                  return hn::Mul(at.load(d, w), hn::Sub(l, at.load(d, x)));
+                                })
                    : sum_row<T>(c, [&](auto at) HWY_ATTR { return hn::Sub(l, at.load(d, x)); });
     if (std::isfinite(rest)) sum += rest * weights;
     value += a.smoothing / static_cast<double>(c) * sum;
@@ -102,51 +128,83 @@ template <class T> void cross_entropy_row(const CrossEntropy& a, std::int64_t r,
 }
 
 /// gx_j = g ((1 - eps) w_t (p_j - [j = t]) + eps/c (W p_j - w_j)), W the sum of the weights.
-template <class T> void cross_entropy_grad_row(const CrossEntropy& a, std::int64_t r, T g, const T* x, double weights, T lse, T* gx) {
+template <class T>
+void cross_entropy_grad_row(const CrossEntropy& a, std::int64_t r, T g, const T* x, double weights,
+                            T lse, T* gx) {
   const Tag<T> d;
   const std::int64_t c = a.classes, t = a.target[r];
   if (t == a.ignore_index) return static_cast<void>(std::fill_n(gx, c, T(0)));
   const T* w = static_cast<const T*>(a.weight);
-  const double hit = (1 - a.smoothing) * (w ? static_cast<double>(w[t]) : 1.0), share = a.smoothing / static_cast<double>(c);
+  const double hit = (1 - a.smoothing) * (w ? static_cast<double>(w[t]) : 1.0),
+               share = a.smoothing / static_cast<double>(c);
   const auto scale = hn::Set(d, static_cast<T>(static_cast<double>(g) * (hit + share * weights)));
-  const auto flat = hn::Set(d, static_cast<T>(-static_cast<double>(g) * share)), l = hn::Set(d, lse);
+  const auto flat = hn::Set(d, static_cast<T>(-static_cast<double>(g) * share)),
+             l = hn::Set(d, lse);
   each<T>(0, c, [&](auto at) HWY_ATTR {
     // lse is rounded: x - lse may be a hair above 0
     const auto p = exp_nonpositive(d, hn::Sub(at.load(d, x), l));
-    at.store(d, w ? hn::MulAdd(p, scale, hn::Mul(flat, at.load(d, w))) : hn::MulAdd(p, scale, flat), gx);
+    at.store(d, w ? hn::MulAdd(p, scale, hn::Mul(flat, at.load(d, w))) : hn::MulAdd(p, scale, flat),
+             gx);
   });
   gx[t] -= static_cast<T>(static_cast<double>(g) * hit);
 }
 
-template <class T> double weight_sum(const CrossEntropy& a) {
+template <class T>
+double weight_sum(const CrossEntropy& a) {
   const Tag<T> d;
   const T* w = static_cast<const T*>(a.weight);
-  return w ? sum_row<T>(a.classes, [&](auto at) HWY_ATTR { return at.load(d, w); }) : static_cast<double>(a.classes);
+  return w ? sum_row<T>(a.classes, [&](auto at) HWY_ATTR { return at.load(d, w); })
+           : static_cast<double>(a.classes);
 }
-template <class T> void cross_entropy_all(const CrossEntropy& a, const void* x, void* loss, void* lse) {
+template <class T>
+void cross_entropy_all(const CrossEntropy& a, const void* x, void* loss, void* lse) {
   const double weights = weight_sum<T>(a);
   parallel_for(a.rows, rows_per_thread(a.classes), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r)
-      cross_entropy_row(a, r, static_cast<const T*>(x) + r * a.classes, weights, static_cast<T*>(loss) + r, static_cast<T*>(lse) + r);
+      cross_entropy_row(a, r, static_cast<const T*>(x) + r * a.classes, weights,
+                        static_cast<T*>(loss) + r, static_cast<T*>(lse) + r);
   });
 }
-template <class T> void cross_entropy_grad_all(const CrossEntropy& a, const void* g, const void* x, const void* lse, void* gx) {
+template <class T>
+void cross_entropy_grad_all(const CrossEntropy& a, const void* g, const void* x, const void* lse,
+                            void* gx) {
   const double weights = weight_sum<T>(a);
   parallel_for(a.rows, rows_per_thread(a.classes), [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t r = begin; r < end; ++r)
-      cross_entropy_grad_row(a, r, static_cast<const T*>(g)[r], static_cast<const T*>(x) + r * a.classes, weights, static_cast<const T*>(lse)[r],
-                             static_cast<T*>(gx) + r * a.classes);
+      cross_entropy_grad_row(a, r, static_cast<const T*>(g)[r],
+                             static_cast<const T*>(x) + r * a.classes, weights,
+                             static_cast<const T*>(lse)[r], static_cast<T*>(gx) + r * a.classes);
   });
 }
 
-void softmax_f32(const void* x, std::int64_t rows, std::int64_t n, bool log, void* y) { forward_all<float>(x, rows, n, log, y); }
-void softmax_f64(const void* x, std::int64_t rows, std::int64_t n, bool log, void* y) { forward_all<double>(x, rows, n, log, y); }
-void softmax_grad_f32(const void* g, const void* y, std::int64_t rows, std::int64_t n, bool log, void* gx) { backward_all<float>(g, y, rows, n, log, gx); }
-void softmax_grad_f64(const void* g, const void* y, std::int64_t rows, std::int64_t n, bool log, void* gx) { backward_all<double>(g, y, rows, n, log, gx); }
-void entropy_f32(const CrossEntropy& a, const void* x, void* loss, void* lse) { cross_entropy_all<float>(a, x, loss, lse); }
-void entropy_f64(const CrossEntropy& a, const void* x, void* loss, void* lse) { cross_entropy_all<double>(a, x, loss, lse); }
-void entropy_grad_f32(const CrossEntropy& a, const void* g, const void* x, const void* lse, void* gx) { cross_entropy_grad_all<float>(a, g, x, lse, gx); }
-void entropy_grad_f64(const CrossEntropy& a, const void* g, const void* x, const void* lse, void* gx) { cross_entropy_grad_all<double>(a, g, x, lse, gx); }
+void softmax_f32(const void* x, std::int64_t rows, std::int64_t n, bool log, void* y) {
+  forward_all<float>(x, rows, n, log, y);
+}
+void softmax_f64(const void* x, std::int64_t rows, std::int64_t n, bool log, void* y) {
+  forward_all<double>(x, rows, n, log, y);
+}
+void softmax_grad_f32(const void* g, const void* y, std::int64_t rows, std::int64_t n, bool log,
+                      void* gx) {
+  backward_all<float>(g, y, rows, n, log, gx);
+}
+void softmax_grad_f64(const void* g, const void* y, std::int64_t rows, std::int64_t n, bool log,
+                      void* gx) {
+  backward_all<double>(g, y, rows, n, log, gx);
+}
+void entropy_f32(const CrossEntropy& a, const void* x, void* loss, void* lse) {
+  cross_entropy_all<float>(a, x, loss, lse);
+}
+void entropy_f64(const CrossEntropy& a, const void* x, void* loss, void* lse) {
+  cross_entropy_all<double>(a, x, loss, lse);
+}
+void entropy_grad_f32(const CrossEntropy& a, const void* g, const void* x, const void* lse,
+                      void* gx) {
+  cross_entropy_grad_all<float>(a, g, x, lse, gx);
+}
+void entropy_grad_f64(const CrossEntropy& a, const void* g, const void* x, const void* lse,
+                      void* gx) {
+  cross_entropy_grad_all<double>(a, g, x, lse, gx);
+}
 
 }  // namespace
 }  // namespace dropin::kernels::HWY_NAMESPACE
@@ -170,7 +228,8 @@ using abi::TensorIn;
 using abi::TensorOut;
 
 bool alike(const TensorIn& a, const TensorIn& b) {
-  return a.dtype == b.dtype && a.ndim == b.ndim && std::equal(a.sizes, a.sizes + a.ndim, b.sizes) && a.contiguous() && b.contiguous();
+  return a.dtype == b.dtype && a.ndim == b.ndim && std::equal(a.sizes, a.sizes + a.ndim, b.sizes) &&
+         a.contiguous() && b.contiguous();
 }
 
 Status forward_cpu(const KernelContext& context, const TensorIn& x, bool log, const TensorOut& y) {
@@ -184,58 +243,79 @@ Status forward_cpu(const KernelContext& context, const TensorIn& x, bool log, co
     forward_cpu(context, wide.tensor, log, wide.tensor);
     return copy_values(wide.tensor, y), abi::ok();
   }
-  if (x.dtype == DType::Float32) HWY_DYNAMIC_DISPATCH(softmax_f32)(x.data, total / n, n, log, y.as<void>());
-  else HWY_DYNAMIC_DISPATCH(softmax_f64)(x.data, total / n, n, log, y.as<void>());
+  if (x.dtype == DType::Float32)
+    HWY_DYNAMIC_DISPATCH(softmax_f32)(x.data, total / n, n, log, y.as<void>());
+  else
+    HWY_DYNAMIC_DISPATCH(softmax_f64)(x.data, total / n, n, log, y.as<void>());
   return abi::ok();
 }
 
-Status backward_cpu(const KernelContext& context, const TensorIn& g, const TensorIn& y, bool log, const TensorOut& gx) {
+Status backward_cpu(const KernelContext& context, const TensorIn& g, const TensorIn& y, bool log,
+                    const TensorOut& gx) {
   if (!is_floating(y.dtype)) return abi::unsupported("needs a float dtype");
   const std::int64_t total = y.numel();
   if (total == 0) return abi::ok();
-  if (!alike(g, y) || !alike(y, gx) || y.ndim < 1) return abi::failed("g, y and gx must be contiguous and alike");
+  if (!alike(g, y) || !alike(y, gx) || y.ndim < 1)
+    return abi::failed("g, y and gx must be contiguous and alike");
   const std::int64_t n = y.sizes[y.ndim - 1];
   if (is_half(y.dtype)) {
     const Packed wide_g(g, DType::Float32), wide_y(y, DType::Float32);
     backward_cpu(context, wide_g.tensor, wide_y.tensor, log, wide_g.tensor);
     return copy_values(wide_g.tensor, gx), abi::ok();
   }
-  if (y.dtype == DType::Float32) HWY_DYNAMIC_DISPATCH(softmax_grad_f32)(g.data, y.data, total / n, n, log, gx.as<void>());
-  else HWY_DYNAMIC_DISPATCH(softmax_grad_f64)(g.data, y.data, total / n, n, log, gx.as<void>());
+  if (y.dtype == DType::Float32)
+    HWY_DYNAMIC_DISPATCH(softmax_grad_f32)(g.data, y.data, total / n, n, log, gx.as<void>());
+  else
+    HWY_DYNAMIC_DISPATCH(softmax_grad_f64)(g.data, y.data, total / n, n, log, gx.as<void>());
   return abi::ok();
 }
 
 /// Fills `a`, and says what does not fit.
-Status check(const TensorIn& x, const TensorIn& target, const TensorIn& weight, std::int64_t ignore_index, double smoothing, CrossEntropy& a) {
-  if (x.dtype != DType::Float32 && x.dtype != DType::Float64) return abi::unsupported("needs float32 or float64");
-  if (x.ndim != 2 || !x.contiguous() || target.ndim != 1 || target.sizes[0] != x.sizes[0] || !target.contiguous() || target.dtype != DType::Int64)
+Status check(const TensorIn& x, const TensorIn& target, const TensorIn& weight,
+             std::int64_t ignore_index, double smoothing, CrossEntropy& a) {
+  if (x.dtype != DType::Float32 && x.dtype != DType::Float64)
+    return abi::unsupported("needs float32 or float64");
+  if (x.ndim != 2 || !x.contiguous() || target.ndim != 1 || target.sizes[0] != x.sizes[0] ||
+      !target.contiguous() || target.dtype != DType::Int64)
     return abi::failed("x must be [n, c] and target [n] int64, both contiguous");
-  if (weight.data && (weight.dtype != x.dtype || weight.numel() != x.sizes[1] || !weight.contiguous()))
+  if (weight.data &&
+      (weight.dtype != x.dtype || weight.numel() != x.sizes[1] || !weight.contiguous()))
     return abi::failed("weight must be [c], of x's dtype");
   a = {x.sizes[0], x.sizes[1], ignore_index, target.as<std::int64_t>(), weight.data, smoothing};
   for (std::int64_t r = 0; r < a.rows; ++r)
-    if (a.target[r] != ignore_index && (a.target[r] < 0 || a.target[r] >= a.classes)) return abi::failed("target out of range");
+    if (a.target[r] != ignore_index && (a.target[r] < 0 || a.target[r] >= a.classes))
+      return abi::failed("target out of range");
   return abi::ok();
 }
-bool per_row(const TensorIn& v, const TensorIn& x) { return v.dtype == x.dtype && v.numel() == x.sizes[0] && v.contiguous(); }
+bool per_row(const TensorIn& v, const TensorIn& x) {
+  return v.dtype == x.dtype && v.numel() == x.sizes[0] && v.contiguous();
+}
 
-Status entropy_cpu(const KernelContext&, const TensorIn& x, const TensorIn& target, const TensorIn& weight, std::int64_t ignore_index, double smoothing,
+Status entropy_cpu(const KernelContext&, const TensorIn& x, const TensorIn& target,
+                   const TensorIn& weight, std::int64_t ignore_index, double smoothing,
                    const TensorOut& loss, const TensorOut& lse) {
   CrossEntropy a;
   if (Status s = check(x, target, weight, ignore_index, smoothing, a); s.code) return s;
-  if (!per_row(loss, x) || !per_row(lse, x)) return abi::failed("loss and lse must be [n], of x's dtype");
-  if (x.dtype == DType::Float32) HWY_DYNAMIC_DISPATCH(entropy_f32)(a, x.data, loss.as<void>(), lse.as<void>());
-  else HWY_DYNAMIC_DISPATCH(entropy_f64)(a, x.data, loss.as<void>(), lse.as<void>());
+  if (!per_row(loss, x) || !per_row(lse, x))
+    return abi::failed("loss and lse must be [n], of x's dtype");
+  if (x.dtype == DType::Float32)
+    HWY_DYNAMIC_DISPATCH(entropy_f32)(a, x.data, loss.as<void>(), lse.as<void>());
+  else
+    HWY_DYNAMIC_DISPATCH(entropy_f64)(a, x.data, loss.as<void>(), lse.as<void>());
   return abi::ok();
 }
 
-Status entropy_grad_cpu(const KernelContext&, const TensorIn& g, const TensorIn& x, const TensorIn& target, const TensorIn& weight,
-                        std::int64_t ignore_index, double smoothing, const TensorIn& lse, const TensorOut& gx) {
+Status entropy_grad_cpu(const KernelContext&, const TensorIn& g, const TensorIn& x,
+                        const TensorIn& target, const TensorIn& weight, std::int64_t ignore_index,
+                        double smoothing, const TensorIn& lse, const TensorOut& gx) {
   CrossEntropy a;
   if (Status s = check(x, target, weight, ignore_index, smoothing, a); s.code) return s;
-  if (!per_row(g, x) || !per_row(lse, x) || !alike(x, gx)) return abi::failed("g and lse must be [n], gx like x");
-  if (x.dtype == DType::Float32) HWY_DYNAMIC_DISPATCH(entropy_grad_f32)(a, g.data, x.data, lse.data, gx.as<void>());
-  else HWY_DYNAMIC_DISPATCH(entropy_grad_f64)(a, g.data, x.data, lse.data, gx.as<void>());
+  if (!per_row(g, x) || !per_row(lse, x) || !alike(x, gx))
+    return abi::failed("g and lse must be [n], gx like x");
+  if (x.dtype == DType::Float32)
+    HWY_DYNAMIC_DISPATCH(entropy_grad_f32)(a, g.data, x.data, lse.data, gx.as<void>());
+  else
+    HWY_DYNAMIC_DISPATCH(entropy_grad_f64)(a, g.data, x.data, lse.data, gx.as<void>());
   return abi::ok();
 }
 

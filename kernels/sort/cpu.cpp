@@ -1,5 +1,6 @@
-// Sorting rows. Every value becomes an unsigned key whose order is the wanted one (NaN largest, -0 equal to 0, complemented when descending), so one
-// stable radix sort serves all types and both directions; short rows are sorted by counting.
+// Sorting rows. Every value becomes an unsigned key whose order is the wanted one (NaN largest, -0
+// equal to 0, complemented when descending), so one stable radix sort serves all types and both
+// directions; short rows are sorted by counting.
 #include <algorithm>
 #include <array>
 #include <cstdint>
@@ -34,7 +35,8 @@ Key<T> key_of(T v, bool descending) {
     const K sign = K(1) << (8 * sizeof(K) - 1);
     k = v != v ? ~K(0) : k & sign ? ~k : k | sign;
   } else if constexpr (std::is_signed_v<T>) {
-    k = static_cast<K>(static_cast<std::make_unsigned_t<std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>>>(v)) ^
+    k = static_cast<K>(static_cast<std::make_unsigned_t<
+                           std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>>>(v)) ^
         (K(1) << (8 * sizeof(K) - 1));
   } else {
     k = static_cast<K>(v);
@@ -75,12 +77,14 @@ bool before(const Item<K>& a, const Item<K>& b) {
   return a.key < b.key || (a.key == b.key && a.at < b.at);
 }
 
-// Where measurements cross: 64-bit keys have no vector comparison in the portable build, and twice the digits.
+// Where measurements cross: 64-bit keys have no vector comparison in the portable build, and twice
+// the digits.
 template <class K>
 constexpr int64_t kRankBelow = sizeof(K) == 4 ? 112 : 28;
 constexpr int64_t kRadixFrom = 64, kFew = 16;
 
-/// Short rows: an item's place is the number of those before it, counted without a branch. Keys first, so that the counting is vector code.
+/// Short rows: an item's place is the number of those before it, counted without a branch. Keys
+/// first, so that the counting is vector code.
 template <class K>
 void rank_sort(const K* keys, int64_t n, std::uint32_t* order) {
   for (int64_t i = 0; i < n; ++i) {
@@ -93,7 +97,8 @@ void rank_sort(const K* keys, int64_t n, std::uint32_t* order) {
 }
 
 template <class T>
-void sort_rows(const TensorIn& x, bool descending, const TensorOut& values, const TensorOut& indices, int64_t rows, int64_t n) {
+void sort_rows(const TensorIn& x, bool descending, const TensorOut& values,
+               const TensorOut& indices, int64_t rows, int64_t n) {
   parallel_for(rows, std::max<int64_t>(1, 4096 / n), [&](int64_t r, int64_t end) {
     using K = Key<T>;
     const cpu::Scratch<Item<K>> room(2 * n);
@@ -110,7 +115,8 @@ void sort_rows(const TensorIn& x, bool descending, const TensorOut& values, cons
         continue;
       }
       Item<K>* items = room.data();
-      for (int64_t i = 0; i < n; ++i) items[i] = {key_of(from[i], descending), static_cast<std::uint32_t>(i)};
+      for (int64_t i = 0; i < n; ++i)
+        items[i] = {key_of(from[i], descending), static_cast<std::uint32_t>(i)};
       if (n >= kRadixFrom)
         items = radix_sort(items, items + n, n);
       else
@@ -120,9 +126,11 @@ void sort_rows(const TensorIn& x, bool descending, const TensorOut& values, cons
   });
 }
 
-/// Few of a row: the best so far, in order; a later key goes in only when it is below the last of them.
+/// Few of a row: the best so far, in order; a later key goes in only when it is below the last of
+/// them.
 template <class T>
-void topk_few(const TensorIn& x, int64_t k, bool largest, const TensorOut& values, const TensorOut& indices, int64_t rows, int64_t n) {
+void topk_few(const TensorIn& x, int64_t k, bool largest, const TensorOut& values,
+              const TensorOut& indices, int64_t rows, int64_t n) {
   using K = Key<T>;
   parallel_for(rows, std::max<int64_t>(1, 16384 / n), [&](int64_t r, int64_t end) {
     Item<K> best[kFew];
@@ -143,9 +151,11 @@ void topk_few(const TensorIn& x, int64_t k, bool largest, const TensorOut& value
   });
 }
 
-/// Keeps the best of what was seen in a buffer; once it is full only what beats the k-th best so far comes in.
+/// Keeps the best of what was seen in a buffer; once it is full only what beats the k-th best so
+/// far comes in.
 template <class T>
-void topk_rows(const TensorIn& x, int64_t k, bool largest, const TensorOut& values, const TensorOut& indices, int64_t rows, int64_t n) {
+void topk_rows(const TensorIn& x, int64_t k, bool largest, const TensorOut& values,
+               const TensorOut& indices, int64_t rows, int64_t n) {
   using K = Key<T>;
   parallel_for(rows, std::max<int64_t>(1, 16384 / n), [&](int64_t r, int64_t end) {
     const int64_t room = std::min(n, std::max<int64_t>(2 * k, k + 64));
@@ -155,7 +165,8 @@ void topk_rows(const TensorIn& x, int64_t k, bool largest, const TensorOut& valu
       const T* from = x.as<T>() + r * n;
       int64_t count = 0;
       K limit = ~K(0);
-      bool full = false;  // k are known: a key must be below the limit (an equal one comes later in the row)
+      bool full = false;  // k are known: a key must be below the limit (an equal one comes later in
+                          // the row)
       for (int64_t i = 0; i < n; ++i) {
         const K key = key_of(from[i], largest);
         if (full && key >= limit) continue;
@@ -176,28 +187,36 @@ void topk_rows(const TensorIn& x, int64_t k, bool largest, const TensorOut& valu
   });
 }
 
-Status check(const TensorIn& x, const TensorIn& values, const TensorIn& indices, int64_t& rows, int64_t& n) {
-  if (values.dtype != x.dtype || indices.dtype != DType::Int64) return abi::unsupported("sort: values must have x's type, indices int64");
-  if (!x.contiguous() || !values.contiguous() || !indices.contiguous()) return abi::unsupported("sort: arrays must be contiguous");
+Status check(const TensorIn& x, const TensorIn& values, const TensorIn& indices, int64_t& rows,
+             int64_t& n) {
+  if (values.dtype != x.dtype || indices.dtype != DType::Int64)
+    return abi::unsupported("sort: values must have x's type, indices int64");
+  if (!x.contiguous() || !values.contiguous() || !indices.contiguous())
+    return abi::unsupported("sort: arrays must be contiguous");
   n = x.ndim ? x.sizes[x.ndim - 1] : 1;
   rows = n ? x.numel() / n : 0;
   if (n >= int64_t{1} << 32) return abi::unsupported("sort: rows of 2^32 or more");
   return abi::ok();
 }
 
-Status sort_cpu(const abi::KernelContext&, const TensorIn& x, bool descending, const TensorOut& values, const TensorOut& indices) {
+Status sort_cpu(const abi::KernelContext&, const TensorIn& x, bool descending,
+                const TensorOut& values, const TensorOut& indices) {
   int64_t rows, n;
   if (Status st = check(x, values, indices, rows, n); st.code) return st;
-  if (values.numel() != x.numel() || indices.numel() != x.numel()) return abi::failed("sort: sizes do not fit");
+  if (values.numel() != x.numel() || indices.numel() != x.numel())
+    return abi::failed("sort: sizes do not fit");
   if (rows == 0) return abi::ok();
-  visit_dtype(x.dtype, [&](auto v) { sort_rows<decltype(v)>(x, descending, values, indices, rows, n); });
+  visit_dtype(x.dtype,
+              [&](auto v) { sort_rows<decltype(v)>(x, descending, values, indices, rows, n); });
   return abi::ok();
 }
 
-Status topk_cpu(const abi::KernelContext&, const TensorIn& x, int64_t k, bool largest, const TensorOut& values, const TensorOut& indices) {
+Status topk_cpu(const abi::KernelContext&, const TensorIn& x, int64_t k, bool largest,
+                const TensorOut& values, const TensorOut& indices) {
   int64_t rows, n;
   if (Status st = check(x, values, indices, rows, n); st.code) return st;
-  if (k < 0 || k > n || values.numel() != rows * k || indices.numel() != rows * k) return abi::failed("topk: sizes do not fit");
+  if (k < 0 || k > n || values.numel() != rows * k || indices.numel() != rows * k)
+    return abi::failed("topk: sizes do not fit");
   if (rows == 0 || k == 0) return abi::ok();
   visit_dtype(x.dtype, [&](auto v) {
     using T = decltype(v);

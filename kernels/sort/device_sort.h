@@ -10,6 +10,7 @@ inline int significant_bits(std::uint64_t largest) {
   return n;
 }
 /// In place, ascending by the lower `bits` bits of the keys; equal keys keep their order.
-Status sort_pairs(const KernelContext& c, std::uint64_t* keys, std::uint32_t* values, int64_t n, int bits);
+Status sort_pairs(const KernelContext& c, std::uint64_t* keys, std::uint32_t* values, int64_t n,
+                  int bits);
 
 }  // namespace dropin::kernels::cuda

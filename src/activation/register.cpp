@@ -12,7 +12,9 @@ struct TableOptions {
   double domain = 100;
   static void fields(auto&& f) {
     using O = TableOptions;
-    f("activation", &O::activation, "gelu, silu, sigmoid, tanh, selu, elu, celu, softplus, logsigmoid, mish, hardswish, softsign or tanhshrink");
+    f("activation", &O::activation,
+      "gelu, silu, sigmoid, tanh, selu, elu, celu, softplus, logsigmoid, mish, hardswish, softsign "
+      "or tanhshrink");
     f("bits", &O::bits, "2^bits levels");
     f("fold", &O::fold, "for |x|, where the derivative is even");
     f("domain", &O::domain, "half of the interval that the error is measured on");
@@ -76,16 +78,28 @@ void register_activation(Registry& r) {
   r.add<FewBitThreshold>();
   r.add<FewBitStepwise>();
   const char* paper = "Novikov et al. 2022, arXiv 2202.00441";
-  r.add_function<TableOptions>("fewbit_table", "Function", "the step function nearest to an activation's derivative", [](const TableOptions& o, const NamedTensors&) -> NamedTensors {
-    const FewBitTable t = fewbit_table(o.activation, o.bits, o.fold, o.domain);
-    return {{"borders", tensor(t.borders)}, {"levels", tensor(t.levels)}};
-  }, "", paper, [](std::int64_t) { return NamedTensors(); });
-  r.add_function<PackOptions>("fewbit_pack", "Function", "codes of a few bits as one bit stream",
-                              [](const PackOptions& o, const NamedTensors& in) -> NamedTensors { return {{"packed", fewbit_pack(in.get("codes", "fewbit_pack"), o.bits)}}; }, "", paper,
-                              [](std::int64_t n) -> NamedTensors { return {{"codes", randint(0, 8, {n}, kInt64).to(kUInt8)}}; });
-  r.add_function<UnpackOptions>("fewbit_unpack", "Function", "the inverse of fewbit_pack", [](const UnpackOptions& o, const NamedTensors& in) -> NamedTensors {
-    return {{"codes", fewbit_unpack(in.get("packed", "fewbit_unpack"), o.bits, o.size)}};
-  }, "", paper);
+  r.add_function<TableOptions>(
+      "fewbit_table", "Function", "the step function nearest to an activation's derivative",
+      [](const TableOptions& o, const NamedTensors&) -> NamedTensors {
+        const FewBitTable t = fewbit_table(o.activation, o.bits, o.fold, o.domain);
+        return {{"borders", tensor(t.borders)}, {"levels", tensor(t.levels)}};
+      },
+      "", paper, [](std::int64_t) { return NamedTensors(); });
+  r.add_function<PackOptions>(
+      "fewbit_pack", "Function", "codes of a few bits as one bit stream",
+      [](const PackOptions& o, const NamedTensors& in) -> NamedTensors {
+        return {{"packed", fewbit_pack(in.get("codes", "fewbit_pack"), o.bits)}};
+      },
+      "", paper,
+      [](std::int64_t n) -> NamedTensors {
+        return {{"codes", randint(0, 8, {n}, kInt64).to(kUInt8)}};
+      });
+  r.add_function<UnpackOptions>(
+      "fewbit_unpack", "Function", "the inverse of fewbit_pack",
+      [](const UnpackOptions& o, const NamedTensors& in) -> NamedTensors {
+        return {{"codes", fewbit_unpack(in.get("packed", "fewbit_unpack"), o.bits, o.size)}};
+      },
+      "", paper);
 }
 
 }  // namespace dropin

@@ -29,8 +29,8 @@ thread_local bool recording = true;
 thread_local bool anomaly = false;
 std::atomic<std::uint64_t> next_sequence{0};
 
-// Long chains would otherwise destroy themselves recursively: nodes dropped during a destruction wait in a list, linked through themselves because a
-// destructor must not ask for memory.
+// Long chains would otherwise destroy themselves recursively: nodes dropped during a destruction
+// wait in a list, linked through themselves because a destructor must not ask for memory.
 thread_local Ref<Node>* graveyard = nullptr;
 void bury(std::vector<Node::Edge>& edges) {
   Ref<Node> local;
@@ -67,8 +67,12 @@ bool Tensor::requires_grad() const {
 }
 Tensor& Tensor::requires_grad_(bool on) {
   TapeMeta* m = static_cast<TapeMeta*>(get().tape);
-  if (m && m->node) fail<AutogradError>({"requires_grad_: only a leaf can be told to require a gradient; use detach()"});
-  if (on && !is_floating(dtype())) fail<AutogradError>({"requires_grad_: only floating-point tensors have gradients, this one is ", dtype()});
+  if (m && m->node)
+    fail<AutogradError>(
+        {"requires_grad_: only a leaf can be told to require a gradient; use detach()"});
+  if (on && !is_floating(dtype()))
+    fail<AutogradError>(
+        {"requires_grad_: only floating-point tensors have gradients, this one is ", dtype()});
   if (on || m) make_meta(*this).requires_grad = on;
   return *this;
 }
@@ -83,7 +87,8 @@ Tensor Tensor::grad() const {
   return m ? m->grad : Tensor();
 }
 void Tensor::set_grad(Tensor g) const {
-  if (g.defined() && !(g.sizes() == sizes())) fail<ShapeError>({"set_grad: the gradient is ", g.sizes(), ", the tensor ", sizes()});
+  if (g.defined() && !(g.sizes() == sizes()))
+    fail<ShapeError>({"set_grad: the gradient is ", g.sizes(), ", the tensor ", sizes()});
   make_meta(*this).grad = std::move(g);
 }
 void keep_full_state(const Tensor& parameter) { make_meta(parameter).full_state = true; }
@@ -105,7 +110,8 @@ void Tensor::set_data(const Tensor& t) const {
   if (me.tape) meta(*this)->grad = {};
 }
 void Tensor::backward(const Tensor& gradient, bool retain_graph, bool create_graph) const {
-  dropin::backward({*this}, gradient.defined() ? Tensors{gradient} : Tensors{}, retain_graph, create_graph);
+  dropin::backward({*this}, gradient.defined() ? Tensors{gradient} : Tensors{}, retain_graph,
+                   create_graph);
 }
 
 // --- saved tensors and nodes
@@ -117,10 +123,14 @@ SavedTensor::SavedTensor(const Tensor& t, int output) : tensor_(t), output_(outp
 }
 
 Tensor SavedTensor::unpack(const Node* owner) const {
-  if (owner->released) fail<AutogradError>({owner->name, ": backward ran a second time over a graph that was freed; pass retain_graph to the first"});
+  if (owner->released)
+    fail<AutogradError>({owner->name,
+                         ": backward ran a second time over a graph that was freed; pass "
+                         "retain_graph to the first"});
   if (!tensor_.defined()) return {};
   if (tensor_.version() != version_)
-    fail<AutogradError>({owner->name, ": a tensor of shape ", tensor_.sizes(), " needed for backward was changed in place (version ", version_, " then, ",
+    fail<AutogradError>({owner->name, ": a tensor of shape ", tensor_.sizes(),
+                         " needed for backward was changed in place (version ", version_, " then, ",
                          tensor_.version(), " now)"});
   if (output_ < 0) return tensor_;
   Tensor t = tensor_.detach();
@@ -132,7 +142,8 @@ Tensor SavedTensor::unpack(const Node* owner) const {
   return t;
 }
 
-Node::Node(const char* n, int outs) : name(n), sequence(next_sequence.fetch_add(1, std::memory_order_relaxed)), outputs(outs) {}
+Node::Node(const char* n, int outs)
+    : name(n), sequence(next_sequence.fetch_add(1, std::memory_order_relaxed)), outputs(outs) {}
 Node::~Node() { bury(edges); }
 void Node::release_saved() {
   if (saved.empty()) return;
@@ -149,7 +160,8 @@ bool any_requires_grad(const Tensor* inputs, std::size_t n) {
   return false;
 }
 
-void attach(const Ref<Node>& node, Tensor* ys, std::size_t ny, const Tensor* inputs, std::size_t n, const Tensor* saved, std::size_t ns) {
+void attach(const Ref<Node>& node, Tensor* ys, std::size_t ny, const Tensor* inputs, std::size_t n,
+            const Tensor* saved, std::size_t ns) {
   node->edges.resize(n);
   for (std::size_t i = 0; i < n; ++i) {
     if (!inputs[i].defined() || !inputs[i].requires_grad()) continue;
@@ -209,7 +221,8 @@ struct ByAge {
 
 void check_gradient(const Node* node, const Tensor& g) {
   if (anomaly && g.defined() && is_floating(g.dtype()) && any(isnan(g.detach())).item<bool>())
-    fail<AutogradError>({node->name, ": its backward returned NaN in a gradient of shape ", g.sizes()});
+    fail<AutogradError>(
+        {node->name, ": its backward returned NaN in a gradient of shape ", g.sizes()});
 }
 
 /// Contiguous but for the order of its dimensions.
@@ -230,8 +243,10 @@ void accumulate_leaf(TensorImpl* leaf, const Tensor& g, bool create_graph) {
   Tensor t{Ref<TensorImpl>(leaf)};
   TapeMeta& m = make_meta(t);
   if (!m.grad.defined()) {
-    // Keep it if nobody else can see it; broadcast or shared memory is copied. Channels-last pictures keep their order.
-    const bool ours = (g.is_contiguous() || (g.strides() == t.strides() && dense(g))) && g.impl()->use_count() == 1 && g.impl()->storage->use_count() == 1;
+    // Keep it if nobody else can see it; broadcast or shared memory is copied. Channels-last
+    // pictures keep their order.
+    const bool ours = (g.is_contiguous() || (g.strides() == t.strides() && dense(g))) &&
+                      g.impl()->use_count() == 1 && g.impl()->storage->use_count() == 1;
     m.grad = create_graph ? g : ours ? g.detach() : g.detach().clone();
   } else if (create_graph) {
     m.grad = add(m.grad, g);
@@ -241,12 +256,15 @@ void accumulate_leaf(TensorImpl* leaf, const Tensor& g, bool create_graph) {
   }
 }
 
-// Nodes are numbered as they are recorded, so taking the youngest first visits every consumer before its producers.
-Tensors run_backward(const Tensors& outputs, const Tensors& grad_outputs, const Tensors* inputs, bool retain_graph, bool create_graph) {
+// Nodes are numbered as they are recorded, so taking the youngest first visits every consumer
+// before its producers.
+Tensors run_backward(const Tensors& outputs, const Tensors& grad_outputs, const Tensors* inputs,
+                     bool retain_graph, bool create_graph) {
   std::priority_queue<Node*, std::vector<Node*>, ByAge> queue;
   std::unordered_map<Node*, std::vector<Accumulator>> pending;
   std::unordered_map<Node*, Ref<Node>> alive;
-  std::unordered_map<const TensorImpl*, Accumulator> leaf_sums;  // grad(): what reaches wanted leaves
+  std::unordered_map<const TensorImpl*, Accumulator>
+      leaf_sums;  // grad(): what reaches wanted leaves
   struct Wanted {
     const Node* node;
     int output;
@@ -263,21 +281,30 @@ Tensors run_backward(const Tensors& outputs, const Tensors& grad_outputs, const 
       }
       it->second[static_cast<std::size_t>(e.output)].add(g, create_graph);
     } else if (e.leaf) {
-      if (!inputs) accumulate_leaf(e.leaf.get(), g, create_graph);
-      else if (std::any_of(inputs->begin(), inputs->end(), [&](const Tensor& t) { return t.impl() == e.leaf.get(); }))
+      if (!inputs)
+        accumulate_leaf(e.leaf.get(), g, create_graph);
+      else if (std::any_of(inputs->begin(), inputs->end(),
+                           [&](const Tensor& t) { return t.impl() == e.leaf.get(); }))
         leaf_sums[e.leaf.get()].add(g, create_graph);
     }
   };
 
   for (std::size_t i = 0; i < outputs.size(); ++i) {
     const Tensor& y = outputs[i];
-    if (!y.requires_grad()) fail<AutogradError>({"backward: output ", i, " does not require a gradient: nothing it was computed from does, or it was computed inside no_grad"});
+    if (!y.requires_grad())
+      fail<AutogradError>({"backward: output ", i,
+                           " does not require a gradient: nothing it was computed from does, or it "
+                           "was computed inside no_grad"});
     Tensor g = i < grad_outputs.size() ? grad_outputs[i] : Tensor();
     if (!g.defined()) {
-      if (y.numel() != 1) fail<AutogradError>({"backward: output ", i, " is ", y.sizes(), "; a gradient must be given for what is not a scalar"});
+      if (y.numel() != 1)
+        fail<AutogradError>({"backward: output ", i, " is ", y.sizes(),
+                             "; a gradient must be given for what is not a scalar"});
       g = ones_like(y);
     }
-    if (!(g.sizes() == y.sizes())) fail<ShapeError>({"backward: the gradient of output ", i, " is ", g.sizes(), ", expected ", y.sizes()});
+    if (!(g.sizes() == y.sizes()))
+      fail<ShapeError>(
+          {"backward: the gradient of output ", i, " is ", g.sizes(), ", expected ", y.sizes()});
     if (g.dtype() != y.dtype()) g = g.to(y.dtype());
     TapeMeta* m = meta(y);
     Node::Edge e;
@@ -304,14 +331,19 @@ Tensors run_backward(const Tensors& outputs, const Tensors& grad_outputs, const 
     if (inputs)
       for (std::size_t i = 0; i < inputs->size(); ++i) {
         const TapeMeta* m = meta((*inputs)[i]);
-        if (m && m->node.get() == node && gys[static_cast<std::size_t>(m->output)].defined()) result[i] = gys[static_cast<std::size_t>(m->output)];
+        if (m && m->node.get() == node && gys[static_cast<std::size_t>(m->output)].defined())
+          result[i] = gys[static_cast<std::size_t>(m->output)];
       }
     if (node->outputs == 1 && !gys[0].defined()) continue;
-    if (node->released) fail<AutogradError>({node->name, ": backward ran a second time over a graph that was freed; pass retain_graph to the first"});
+    if (node->released)
+      fail<AutogradError>({node->name,
+                           ": backward ran a second time over a graph that was freed; pass "
+                           "retain_graph to the first"});
     Tensors gxs = node->apply(gys);
     gys.clear();
     if (gxs.size() != node->edges.size())
-      fail<AutogradError>({node->name, ": its backward returned ", gxs.size(), " gradients for ", node->edges.size(), " inputs"});
+      fail<AutogradError>({node->name, ": its backward returned ", gxs.size(), " gradients for ",
+                           node->edges.size(), " inputs"});
     for (std::size_t i = 0; i < gxs.size(); ++i) {
       const auto& e = node->edges[i];
       if (!gxs[i].defined() || !(e.node || e.leaf)) continue;
@@ -323,22 +355,30 @@ Tensors run_backward(const Tensors& outputs, const Tensors& grad_outputs, const 
   }
   if (inputs)
     for (std::size_t i = 0; i < inputs->size(); ++i)
-      if (auto it = leaf_sums.find((*inputs)[i].impl()); it != leaf_sums.end()) result[i] = it->second.sum;
+      if (auto it = leaf_sums.find((*inputs)[i].impl()); it != leaf_sums.end())
+        result[i] = it->second.sum;
   return result;
 }
 
 }  // namespace
 
-void backward(const Tensors& outputs, const Tensors& grad_outputs, bool retain_graph, bool create_graph) {
+void backward(const Tensors& outputs, const Tensors& grad_outputs, bool retain_graph,
+              bool create_graph) {
   run_backward(outputs, grad_outputs, nullptr, retain_graph || create_graph, create_graph);
 }
 
-Tensors grad(const Tensors& outputs, const Tensors& inputs, const Tensors& grad_outputs, bool retain_graph, bool create_graph, bool allow_unused) {
+Tensors grad(const Tensors& outputs, const Tensors& inputs, const Tensors& grad_outputs,
+             bool retain_graph, bool create_graph, bool allow_unused) {
   for (std::size_t i = 0; i < inputs.size(); ++i)
-    if (!inputs[i].requires_grad()) fail<AutogradError>({"grad: input ", i, " does not require a gradient"});
-  Tensors r = run_backward(outputs, grad_outputs, &inputs, retain_graph || create_graph, create_graph);
+    if (!inputs[i].requires_grad())
+      fail<AutogradError>({"grad: input ", i, " does not require a gradient"});
+  Tensors r =
+      run_backward(outputs, grad_outputs, &inputs, retain_graph || create_graph, create_graph);
   for (std::size_t i = 0; i < r.size(); ++i)
-    if (!r[i].defined() && !allow_unused) fail<AutogradError>({"grad: input ", i, " took no part in the outputs; pass allow_unused to get an undefined tensor instead"});
+    if (!r[i].defined() && !allow_unused)
+      fail<AutogradError>(
+          {"grad: input ", i,
+           " took no part in the outputs; pass allow_unused to get an undefined tensor instead"});
   return r;
 }
 
@@ -355,7 +395,8 @@ struct SharedCallable : RefCounted {
   }
 };
 
-// The parameters f uses are not among its inputs; a token that requires grad makes sure that the block is recorded all the same.
+// The parameters f uses are not among its inputs; a token that requires grad makes sure that the
+// block is recorded all the same.
 Tensor token() {
   Tensor t = zeros({});
   t.requires_grad_();
@@ -376,35 +417,38 @@ Tensors checkpoint(Callable f, const Tensors& inputs) {
   Tensors recorded = inputs;
   recorded.push_back(token());
   const std::size_t n = inputs.size();
-  return record_many("checkpoint", ys, recorded, inputs, [shared, before, n](const Saved& s, const Tensors& gys) {
-    if (grad_enabled()) fail<AutogradError>({"checkpoint: second derivatives through a checkpointed block are not supported"});
-    Tensors xs;
-    for (std::size_t i = 0; i < n; ++i) {
-      Tensor x = s[static_cast<int>(i)];
-      if (x.defined()) x = x.detach();
-      if (s.needs(static_cast<int>(i))) x.requires_grad_();
-      xs.push_back(x);
-    }
-    Tensors ys2;
-    {
-      enable_grad on;
-      const Generator now = default_generator();
-      default_generator() = before;
-      ys2 = shared->f.call(shared->f.self, xs);
-      default_generator() = now;
-    }
-    Tensors outs, gs;
-    for (std::size_t i = 0; i < ys2.size(); ++i)
-      if (gys[i].defined() && ys2[i].requires_grad()) {
-        outs.push_back(ys2[i]);
-        gs.push_back(gys[i]);
-      }
-    if (!outs.empty()) dropin::backward(outs, gs);
-    Tensors gx(n + 1);
-    for (std::size_t i = 0; i < n; ++i)
-      if (xs[i].defined() && xs[i].requires_grad()) gx[i] = xs[i].grad();
-    return gx;
-  });
+  return record_many(
+      "checkpoint", ys, recorded, inputs, [shared, before, n](const Saved& s, const Tensors& gys) {
+        if (grad_enabled())
+          fail<AutogradError>(
+              {"checkpoint: second derivatives through a checkpointed block are not supported"});
+        Tensors xs;
+        for (std::size_t i = 0; i < n; ++i) {
+          Tensor x = s[static_cast<int>(i)];
+          if (x.defined()) x = x.detach();
+          if (s.needs(static_cast<int>(i))) x.requires_grad_();
+          xs.push_back(x);
+        }
+        Tensors ys2;
+        {
+          enable_grad on;
+          const Generator now = default_generator();
+          default_generator() = before;
+          ys2 = shared->f.call(shared->f.self, xs);
+          default_generator() = now;
+        }
+        Tensors outs, gs;
+        for (std::size_t i = 0; i < ys2.size(); ++i)
+          if (gys[i].defined() && ys2[i].requires_grad()) {
+            outs.push_back(ys2[i]);
+            gs.push_back(gys[i]);
+          }
+        if (!outs.empty()) dropin::backward(outs, gs);
+        Tensors gx(n + 1);
+        for (std::size_t i = 0; i < n; ++i)
+          if (xs[i].defined() && xs[i].requires_grad()) gx[i] = xs[i].grad();
+        return gx;
+      });
 }
 
 }  // namespace detail

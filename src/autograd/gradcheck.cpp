@@ -28,7 +28,8 @@ std::string gradcheck(Callable f, const Tensors& inputs, const GradcheckOptions&
   for (std::size_t i = 0; i < inputs.size(); ++i) {
     Tensor t = inputs[i];
     if (t.defined() && t.requires_grad()) {
-      if (t.dtype() != kFloat64) fail<DTypeError>({"gradcheck: input ", i, " is ", t.dtype(), ", expected float64"});
+      if (t.dtype() != kFloat64)
+        fail<DTypeError>({"gradcheck: input ", i, " is ", t.dtype(), ", expected float64"});
       t = t.detach().clone();
       t.requires_grad_();
       checked.push_back(t);
@@ -53,11 +54,16 @@ std::string gradcheck(Callable f, const Tensors& inputs, const GradcheckOptions&
   }
   if (outs.empty()) return "gradcheck: no output requires a gradient";
   Tensors analytic = grad(outs, checked, gs, false, false, true);
-  auto disagree = [&](double a, double n) { return !(std::abs(a - n) <= o.atol + o.rtol * std::max(std::abs(a), std::abs(n))); };
+  auto disagree = [&](double a, double n) {
+    return !(std::abs(a - n) <= o.atol + o.rtol * std::max(std::abs(a), std::abs(n)));
+  };
   for (std::size_t k = 0; k < checked.size(); ++k) {
     Tensor& t = checked[k];
     const std::int64_t n = t.numel();
-    const std::vector<double> before = t.to_vector(), a = analytic[k].defined() ? analytic[k].to_vector() : std::vector<double>(static_cast<std::size_t>(n));
+    const std::vector<double> before = t.to_vector(),
+                              a = analytic[k].defined()
+                                      ? analytic[k].to_vector()
+                                      : std::vector<double>(static_cast<std::size_t>(n));
     auto set = [&](const std::vector<double>& values) {
       no_grad guard;
       t.detach().copy_(tensor(values, t.sizes(), kFloat64));
@@ -80,7 +86,9 @@ std::string gradcheck(Callable f, const Tensors& inputs, const GradcheckOptions&
         std::fill(d.begin(), d.end(), 0.0);
         d[static_cast<std::size_t>(i)] = 1;
         const double numeric = difference(d), got = a[static_cast<std::size_t>(i)];
-        if (disagree(got, numeric)) return fmt::format("input {} element {}: backward gives {:.9g}, differences give {:.9g}", which[k], i, got, numeric);
+        if (disagree(got, numeric))
+          return fmt::format("input {} element {}: backward gives {:.9g}, differences give {:.9g}",
+                             which[k], i, got, numeric);
       }
     } else {
       for (int r = 0; r < o.directions; ++r) {
@@ -93,7 +101,10 @@ std::string gradcheck(Callable f, const Tensors& inputs, const GradcheckOptions&
           got += d[static_cast<std::size_t>(i)] * a[static_cast<std::size_t>(i)];
         }
         const double numeric = difference(d);
-        if (disagree(got, numeric)) return fmt::format("input {} along random direction {}: backward gives {:.9g}, differences give {:.9g}", which[k], r, got, numeric);
+        if (disagree(got, numeric))
+          return fmt::format(
+              "input {} along random direction {}: backward gives {:.9g}, differences give {:.9g}",
+              which[k], r, got, numeric);
       }
     }
   }

@@ -1,4 +1,5 @@
-// dropin bench: every component beside its family's standard member. The rows are made from the registry; results are written in Google Benchmark's schema.
+// dropin bench: every component beside its family's standard member. The rows are made from the
+// registry; results are written in Google Benchmark's schema.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -32,7 +33,11 @@ struct Settings {
 
 constexpr double kLongCall = 3;  // seconds; longer calls are run once, and not in turn
 
-std::string time_text(double s) { return s < 1e-3 ? fmt::format("{:.4g} us", 1e6 * s) : s < 1 ? fmt::format("{:.4g} ms", 1e3 * s) : fmt::format("{:.4g} s", s); }
+std::string time_text(double s) {
+  return s < 1e-3 ? fmt::format("{:.4g} us", 1e6 * s)
+         : s < 1  ? fmt::format("{:.4g} ms", 1e3 * s)
+                  : fmt::format("{:.4g} s", s);
+}
 
 Json context_of(const Limits& l) {
   char date[32];
@@ -47,7 +52,8 @@ Json context_of(const Limits& l) {
   for (const auto& [name, value] : describe_machine()) c.set(name, value);
   c.set("limit_flops", l.flops);
   c.set("limit_first_touch_bytes_per_second", l.first_touch);
-  for (const auto& t : l.triads) c.set(fmt::format("limit_triad_{:.0f}KiB_bytes_per_second", t.bytes / 1024), t.rate);
+  for (const auto& t : l.triads)
+    c.set(fmt::format("limit_triad_{:.0f}KiB_bytes_per_second", t.bytes / 1024), t.rate);
   return c;
 }
 
@@ -59,10 +65,12 @@ class Bench {
     double last[2] = {0, 0}, before[2] = {0, 0};  // forward, and with backward
     for (int i = 0; i < sizes_of(c); ++i) {
       bool longer = false;  // lengths grow fourfold: as it grew, it would take too long
-      for (int k = 0; k < 2 && c.family == "SequenceMixer"; ++k) longer = longer || (before[k] > 0 && last[k] * last[k] / before[k] > 3 * kLongCall);
+      for (int k = 0; k < 2 && c.family == "SequenceMixer"; ++k)
+        longer = longer || (before[k] > 0 && last[k] * last[k] / before[k] > 3 * kLongCall);
       if (longer) {
         for (int k = i; k < sizes_of(c); ++k) too_long_.insert({c.name, k});
-        fmt::print("{:<52} left out: longer than {:.0f} s a call\n", fmt::format("{}, larger sizes", c.name), 3 * kLongCall);
+        fmt::print("{:<52} left out: longer than {:.0f} s a call\n",
+                   fmt::format("{}, larger sizes", c.name), 3 * kLongCall);
         break;
       }
       std::copy(last, last + 2, before);
@@ -79,14 +87,18 @@ class Bench {
   Json rows() const { return rows_; }
 
  private:
-  bool wanted(const std::string& name) const { return s_.filter.empty() || name.find(s_.filter) != std::string::npos; }
+  bool wanted(const std::string& name) const {
+    return s_.filter.empty() || name.find(s_.filter) != std::string::npos;
+  }
 
   // False when the component cannot be made from its line; says why.
-  bool one(const ComponentInfo& c, const ComponentInfo* standard, int i, const Json& changes, double* last, std::int64_t window = 0) {
+  bool one(const ComponentInfo& c, const ComponentInfo* standard, int i, const Json& changes,
+           double* last, std::int64_t window = 0) {
     if (!s_.filter.empty()) {  // sequence mixers know their name before they are made
       if (c.family == "SequenceMixer") {
         static constexpr int lengths[] = {64, 256, 1024, 4096, 16384};
-        const std::string stem = fmt::format("{}/L:{}{}", c.name, lengths[i], window ? fmt::format("/window:{}", window) : "");
+        const std::string stem = fmt::format("{}/L:{}{}", c.name, lengths[i],
+                                             window ? fmt::format("/window:{}", window) : "");
         if (!wanted(stem + "/forward") && !wanted(stem + "/forward+backward")) return true;
       }
     }
@@ -99,9 +111,11 @@ class Bench {
       fmt::print("{:<44} left out: {}\n", c.name, e.what());
       return false;
     }
-    if (theirs && theirs->bytes == 0) theirs = nullptr;  // nothing to be held against: it hands its input on
+    if (theirs && theirs->bytes == 0)
+      theirs = nullptr;  // nothing to be held against: it hands its input on
     if (theirs && theirs->x.size() && mine.x.size() && !(theirs->x == mine.x)) theirs = nullptr;
-    const std::string stem = c.name + "/" + mine.size + (window ? fmt::format("/window:{}", window) : "");
+    const std::string stem =
+        c.name + "/" + mine.size + (window ? fmt::format("/window:{}", window) : "");
     measure(c, standard, i, mine, theirs.get(), stem, false, last[0], window);
     if (mine.both) measure(c, standard, i, mine, theirs.get(), stem, true, last[1], window);
     return true;
@@ -112,14 +126,19 @@ class Bench {
     if (const auto at = standards_.find(key); at != standards_.end()) return at->second;
     if (standard_family_ != c.family) standards_.clear();
     standard_family_ = c.family;
-    return standards_[key] = std::make_shared<Case>(make_case(c, i, nullptr, Json::object(), device_));
+    return standards_[key] =
+               std::make_shared<Case>(make_case(c, i, nullptr, Json::object(), device_));
   }
 
-  void measure(const ComponentInfo& c, const ComponentInfo* standard, int i, const Case& mine, const Case* theirs, const std::string& stem, bool both, double& last, std::int64_t window) {
-    const std::string mode = both ? "forward+backward" : mine.forward_name, name = stem + "/" + mode;
+  void measure(const ComponentInfo& c, const ComponentInfo* standard, int i, const Case& mine,
+               const Case* theirs, const std::string& stem, bool both, double& last,
+               std::int64_t window) {
+    const std::string mode = both ? "forward+backward" : mine.forward_name,
+                      name = stem + "/" + mode;
     if (!wanted(name)) return;
     const Call& f = both ? mine.both : mine.forward;
-    const Call* g = theirs ? (both ? (theirs->both ? &theirs->both : nullptr) : &theirs->forward) : nullptr;
+    const Call* g =
+        theirs ? (both ? (theirs->both ? &theirs->both : nullptr) : &theirs->forward) : nullptr;
     Rounds rounds{s_.rounds, s_.min_time};
     auto once = [](const Call& call) {
       const double t = now();
@@ -134,11 +153,16 @@ class Bench {
       if (at->second > kLongCall) g = nullptr;
     }
     Contest k;
-    if (g) k = contest(f, *g, rounds);
-    else k.ours = time_call(f, rounds);
+    if (g)
+      k = contest(f, *g, rounds);
+    else
+      k.ours = time_call(f, rounds);
     last = k.ours.seconds;
-    const double flops = both ? mine.both_flops : mine.flops, bytes = both ? mine.both_bytes : mine.bytes, least = limits_.least(flops, bytes), s = k.ours.seconds;
-    const bool arithmetic = flops > 0 && flops / limits_.flops > bytes / std::max(1.0, limits_.bandwidth(bytes));
+    const double flops = both ? mine.both_flops : mine.flops,
+                 bytes = both ? mine.both_bytes : mine.bytes, least = limits_.least(flops, bytes),
+                 s = k.ours.seconds;
+    const bool arithmetic =
+        flops > 0 && flops / limits_.flops > bytes / std::max(1.0, limits_.bandwidth(bytes));
     Json r = Json::object();
     r.set("name", name);
     r.set("run_name", name);
@@ -171,11 +195,17 @@ class Bench {
       r.set("ratio_low", k.ratio.low);
       r.set("ratio_high", k.ratio.high);
       r.set("noise", k.noise);
-      r.set("verdict", k.noise > kNoiseLimit ? "too noisy" : k.ratio.low > 1 ? "faster" : k.ratio.high < 1 ? "slower" : "even");
+      r.set("verdict", k.noise > kNoiseLimit ? "too noisy"
+                       : k.ratio.low > 1     ? "faster"
+                       : k.ratio.high < 1    ? "slower"
+                                             : "even");
     }
     rows_.push_back(r);
-    const std::string rate = arithmetic ? fmt::format("{:.3g} GFLOP/s", flops / s / 1e9) : fmt::format("{:.3g} GB/s", bytes / s / 1e9);
-    fmt::print("{:<52} {:>10} {:>14} {:>4.0f} % {:>9.2f} MB{}\n", name, time_text(s), rate, 100 * least / s, k.ours.peak_bytes / 1e6, g ? "  " + evidence::verdict(k) + " of " + standard->name : "");
+    const std::string rate = arithmetic ? fmt::format("{:.3g} GFLOP/s", flops / s / 1e9)
+                                        : fmt::format("{:.3g} GB/s", bytes / s / 1e9);
+    fmt::print("{:<52} {:>10} {:>14} {:>4.0f} % {:>9.2f} MB{}\n", name, time_text(s), rate,
+               100 * least / s, k.ours.peak_bytes / 1e6,
+               g ? "  " + evidence::verdict(k) + " of " + standard->name : "");
     std::fflush(stdout);
   }
 
@@ -193,13 +223,18 @@ int compare(const std::vector<std::string>& files) {
   auto read = [](const std::string& path) {
     const Json j = read_json("bench", path);
     const Json* rows = j.is_object() ? j.find("benchmarks") : nullptr;
-    if (!rows || !rows->is_array()) fail<FileError>({"bench: ", path, " holds no benchmarks; expected a file of --json"});
+    if (!rows || !rows->is_array())
+      fail<FileError>({"bench: ", path, " holds no benchmarks; expected a file of --json"});
     std::vector<std::pair<std::string, double>> r;
     for (std::size_t i = 0; i < rows->size(); ++i) {
-      const Json *name = (*rows)[i].find("name"), *t = (*rows)[i].find("real_time"), *unit = (*rows)[i].find("time_unit");
+      const Json *name = (*rows)[i].find("name"), *t = (*rows)[i].find("real_time"),
+                 *unit = (*rows)[i].find("time_unit");
       if (!name || !name->is_string() || !t || !t->is_number()) continue;
       const std::string u = unit && unit->is_string() ? unit->as_string() : "ns";
-      r.emplace_back(name->as_string(), t->as_double() * (u == "us" ? 1e-6 : u == "ms" ? 1e-3 : u == "s" ? 1 : 1e-9));
+      r.emplace_back(name->as_string(), t->as_double() * (u == "us"   ? 1e-6
+                                                          : u == "ms" ? 1e-3
+                                                          : u == "s"  ? 1
+                                                                      : 1e-9));
     }
     return r;
   };
@@ -210,45 +245,71 @@ int compare(const std::vector<std::string>& files) {
     for (const auto& [other, after] : b)
       if (name == other) {
         if (!both++) fmt::print("{:<52} {:>12} {:>12} {:>8}\n", "", "first", "second", "ratio");
-        fmt::print("{:<52} {:>12} {:>12} {:>7.3f}x\n", name, time_text(before), time_text(after), before / after);
+        fmt::print("{:<52} {:>12} {:>12} {:>7.3f}x\n", name, time_text(before), time_text(after),
+                   before / after);
         ratios.push_back(before / after);
       }
   if (!both) fail<FileError>({"bench: ", files[0], " and ", files[1], " have no row in common"});
-  fmt::print("{} rows in common; middle ratio {:.3f}x. Times of different runs carry each run's noise: ratios within a run say more.\n", both, median(ratios));
+  fmt::print(
+      "{} rows in common; middle ratio {:.3f}x. Times of different runs carry each run's noise: "
+      "ratios within a run say more.\n",
+      both, median(ratios));
   return 0;
 }
 
 int run(const Settings& s) {
   if (!s.compare.empty()) return compare(s.compare);
-  if (s.rounds < 1 || s.rounds > 1000) fail<OptionError>({"bench: --rounds is ", s.rounds, ", expected 1 to 1000"});
-  if (!(s.min_time >= 0 && s.min_time <= 60)) fail<OptionError>({"bench: --min-time is ", s.min_time, ", expected 0 to 60 seconds"});
-  if (s.threads < 0 || s.threads > 1024) fail<OptionError>({"bench: --threads is ", s.threads, ", expected 1 to 1024; 0: all cores"});
+  if (s.rounds < 1 || s.rounds > 1000)
+    fail<OptionError>({"bench: --rounds is ", s.rounds, ", expected 1 to 1000"});
+  if (!(s.min_time >= 0 && s.min_time <= 60))
+    fail<OptionError>({"bench: --min-time is ", s.min_time, ", expected 0 to 60 seconds"});
+  if (s.threads < 0 || s.threads > 1024)
+    fail<OptionError>({"bench: --threads is ", s.threads, ", expected 1 to 1024; 0: all cores"});
   const Device device(s.device);
-  if (!(device == kCPU) && !has_kernels<kernels::fill>(device)) fail<DeviceError>({"bench: no usable device ", s.device, "; dropin devices says what was found"});
+  if (!(device == kCPU) && !has_kernels<kernels::fill>(device))
+    fail<DeviceError>(
+        {"bench: no usable device ", s.device, "; dropin devices says what was found"});
   std::vector<const ComponentInfo*> chosen;
   for (const std::string& name : s.names) chosen.push_back(&registry().find(name));
   if (chosen.empty())
     for (const ComponentInfo& c : registry().all()) chosen.push_back(&c);
   if (!s.plot.empty()) check_folder("bench", s.plot);
   if (!s.from.empty()) {
-    if (s.plot.empty()) fail<OptionError>({"bench: --from draws results again; say where with --plot DIR"});
-    for (const std::string& path : draw(read_json("bench", s.from), s.plot, std::filesystem::path(s.from).stem().string() + "_")) fmt::print("{}\n", path);
+    if (s.plot.empty())
+      fail<OptionError>({"bench: --from draws results again; say where with --plot DIR"});
+    for (const std::string& path : draw(read_json("bench", s.from), s.plot,
+                                        std::filesystem::path(s.from).stem().string() + "_"))
+      fmt::print("{}\n", path);
     return 0;
   }
   if (!s.json.empty()) check_target("bench", s.json);
   std::unique_ptr<Threads> threads;
   if (s.threads) threads = std::make_unique<Threads>(static_cast<int>(s.threads));
-  if (!s.peer.empty()) return bench_peer({.program = s.peer, .names = s.names, .json = s.json, .plot = s.plot, .filter = s.filter, .rounds = s.rounds, .min_time = s.min_time});
+  if (!s.peer.empty())
+    return bench_peer({.program = s.peer,
+                       .names = s.names,
+                       .json = s.json,
+                       .plot = s.plot,
+                       .filter = s.filter,
+                       .rounds = s.rounds,
+                       .min_time = s.min_time});
   const Limits limits = measure_limits();
-  fmt::print("{} thread{}: {:.4g} GFLOP/s of multiply-adds; triad", limits.threads, limits.threads == 1 ? "" : "s", limits.flops / 1e9);
-  for (const auto& t : limits.triads) fmt::print(" {:.4g} GB/s in {:.4g} KiB,", t.rate / 1e9, t.bytes / 1024);
-  fmt::print(" first touch {:.3g} GB/s\nshare: of the least time for the arithmetic and the bytes that must move (above 100 %: caches kept some)\n", limits.first_touch / 1e9);
+  fmt::print("{} thread{}: {:.4g} GFLOP/s of multiply-adds; triad", limits.threads,
+             limits.threads == 1 ? "" : "s", limits.flops / 1e9);
+  for (const auto& t : limits.triads)
+    fmt::print(" {:.4g} GB/s in {:.4g} KiB,", t.rate / 1e9, t.bytes / 1024);
+  fmt::print(
+      " first touch {:.3g} GB/s\nshare: of the least time for the arithmetic and the bytes that "
+      "must move (above 100 %: caches kept some)\n",
+      limits.first_touch / 1e9);
   Bench bench(s, limits);
   for (const ComponentInfo* c : chosen) bench.run(*c);
   Json out = Json::object();
   out.set("context", context_of(limits));
   out.set("benchmarks", bench.rows());
-  if (!bench.rows().size()) fail<OptionError>({"bench: no benchmark matches \"", s.filter, "\"; names are NAME/size/mode, as in LongformerAttention/L:1024/forward"});
+  if (!bench.rows().size())
+    fail<OptionError>({"bench: no benchmark matches \"", s.filter,
+                       "\"; names are NAME/size/mode, as in LongformerAttention/L:1024/forward"});
   if (!s.json.empty()) write_text(s.json, out.dump(1) + "\n");
   if (!s.plot.empty())
     for (const std::string& path : draw(out, s.plot)) fmt::print("{}\n", path);
@@ -259,13 +320,18 @@ int run(const Settings& s) {
 
 void add_bench(CommandLine& line) {
   auto s = std::make_shared<Settings>();
-  line.add("bench", "times components beside their family's standard member, and what the machine could do", [s] { return run(*s); })
+  line.add("bench",
+           "times components beside their family's standard member, and what the machine could do",
+           [s] { return run(*s); })
       .option("NAME", s->names, "components of dropin list; none: all")
       .option("--json", s->json, "writes the results in Google Benchmark's schema")
       .option("--plot", s->plot, "folder for pictures (SVG)")
       .pair("--compare", s->compare, "two files of --json: the rows they share")
-      .option("--from", s->from, "draws a file of --json again, or one of dropin train --json, into the folder of --plot")
-      .option("--peer", s->peer, "a peer program (bench/peers): the same inputs in its own process, in turn")
+      .option(
+          "--from", s->from,
+          "draws a file of --json again, or one of dropin train --json, into the folder of --plot")
+      .option("--peer", s->peer,
+              "a peer program (bench/peers): the same inputs in its own process, in turn")
       .option("--threads", s->threads, "threads; 0: all cores")
       .option("--filter", s->filter, "only rows whose name holds this")
       .option("--rounds", s->rounds, "measurements of each row, in turn with the standard member's")

@@ -23,19 +23,26 @@ struct Settings {
   bool json = false;
 };
 
-const char* word(Check::Result r) { return r == Check::Holds ? "holds" : r == Check::Fails ? "does not hold here" : r == Check::Undecided ? "undecided: the machine is too noisy" : "reported"; }
+const char* word(Check::Result r) {
+  return r == Check::Holds       ? "holds"
+         : r == Check::Fails     ? "does not hold here"
+         : r == Check::Undecided ? "undecided: the machine is too noisy"
+                                 : "reported";
+}
 
 std::string paper_of(const Claim& c) {
   if (!c.paper.empty()) return c.paper;
   return registry().contains(c.components[0]) ? registry().find(c.components[0]).paper : "";
 }
 
-// The text file and the folder of pictures that --data names: either of them, or a folder with both.
+// The text file and the folder of pictures that --data names: either of them, or a folder with
+// both.
 ClaimData find_data(const std::string& path) {
   namespace fs = std::filesystem;
   ClaimData d;
   if (path.empty()) return d;
-  if (!fs::exists(path)) fail<FileError>({"claims: --data ", path, ": there is no such file or folder"});
+  if (!fs::exists(path))
+    fail<FileError>({"claims: --data ", path, ": there is no such file or folder"});
   if (!fs::is_directory(path)) {
     d.text = path;
     return d;
@@ -43,8 +50,13 @@ ClaimData find_data(const std::string& path) {
   for (const char* p : {"/input.txt", "/tinyshakespeare/input.txt"})
     if (d.text.empty() && fs::is_regular_file(path + p)) d.text = path + p;
   for (const char* p : {"", "/fashion-mnist"})
-    if (d.fashion_mnist.empty() && (fs::exists(path + p + "/sprite900-images-idx3-ubyte.gz") || fs::exists(path + p + "/sprite900-images-idx3-ubyte"))) d.fashion_mnist = path + p;
-  if (d.text.empty() && d.fashion_mnist.empty()) fail<FileError>({"claims: --data ", path, ": expected input.txt or sprite900-images-idx3-ubyte.gz there, or in its folders tinyshakespeare and fashion-mnist"});
+    if (d.fashion_mnist.empty() && (fs::exists(path + p + "/sprite900-images-idx3-ubyte.gz") ||
+                                    fs::exists(path + p + "/sprite900-images-idx3-ubyte")))
+      d.fashion_mnist = path + p;
+  if (d.text.empty() && d.fashion_mnist.empty())
+    fail<FileError>({"claims: --data ", path,
+                     ": expected input.txt or sprite900-images-idx3-ubyte.gz there, or in its "
+                     "folders tinyshakespeare and fashion-mnist"});
   return d;
 }
 
@@ -56,10 +68,14 @@ std::vector<const Claim*> choose(const std::vector<std::string>& names) {
       if (std::find(known.begin(), known.end(), n) == known.end()) known.push_back(n);
   for (const std::string& name : names)
     if (std::find(known.begin(), known.end(), name) == known.end())
-      fail<OptionError>({"claims: no claim for \"", name, "\"; the nearest name is \"", nearest_name(name, known.data(), known.size()), "\"; claims are made for: ", fmt::format("{}", fmt::join(known, ", "))});
+      fail<OptionError>({"claims: no claim for \"", name, "\"; the nearest name is \"",
+                         nearest_name(name, known.data(), known.size()),
+                         "\"; claims are made for: ", fmt::format("{}", fmt::join(known, ", "))});
   for (const Claim& c : all_claims()) {
     bool wanted = names.empty();
-    for (const std::string& n : names) wanted = wanted || std::find(c.components.begin(), c.components.end(), n) != c.components.end();
+    for (const std::string& n : names)
+      wanted =
+          wanted || std::find(c.components.begin(), c.components.end(), n) != c.components.end();
     if (wanted) chosen.push_back(&c);
   }
   return chosen;
@@ -109,7 +125,8 @@ int run(const Settings& s) {
     if (!why.empty()) j.set("why", why);
     j.set("seconds", took);
     list.push_back(j);
-    if (!s.json) fmt::print("  {}{}  [{:.1f} s]\n\n", word(verdict), why.empty() ? "" : ": " + why, took);
+    if (!s.json)
+      fmt::print("  {}{}  [{:.1f} s]\n\n", word(verdict), why.empty() ? "" : ": " + why, took);
     std::fflush(stdout);
   }
   Json out = Json::object(), machine = Json::object();
@@ -117,8 +134,12 @@ int run(const Settings& s) {
   machine.set("threads", static_cast<std::int64_t>(get_num_threads()));
   out.set("machine", machine);
   out.set("claims", list);
-  if (s.json) fmt::print("{}\n", out.dump(2));
-  else fmt::print("{} hold, {} do not hold here, {} undecided; {:.0f} s on {} threads\n", counts[Check::Holds], counts[Check::Fails], counts[Check::Undecided], now() - start, get_num_threads());
+  if (s.json)
+    fmt::print("{}\n", out.dump(2));
+  else
+    fmt::print("{} hold, {} do not hold here, {} undecided; {:.0f} s on {} threads\n",
+               counts[Check::Holds], counts[Check::Fails], counts[Check::Undecided], now() - start,
+               get_num_threads());
   if (!s.output.empty()) write_text(s.output, out.dump(1) + "\n");
   return counts[Check::Fails] ? 1 : 0;
 }
@@ -129,7 +150,9 @@ void add_claims(CommandLine& line) {
   auto s = std::make_shared<Settings>();
   line.add("claims", "each paper's claim beside what this machine shows", [s] { return run(*s); })
       .option("NAME", s->names, "components with a claim; none: all")
-      .option("--data", s->data, "a text, a folder with Fashion-MNIST's files, or a folder with both; none: generated text")
+      .option("--data", s->data,
+              "a text, a folder with Fashion-MNIST's files, or a folder with both; none: generated "
+              "text")
       .option("--output", s->output, "writes the JSON to a file too")
       .flag("--json", s->json, "as JSON");
 }

@@ -17,7 +17,8 @@ Command& Command::flag(const char* name, bool& value, const char* doc) {
   static_cast<CLI::App*>(app_)->add_flag(name, value, doc);
   return *this;
 }
-template <class T> Command& Command::option(const char* name, T& value, const char* doc, bool required) {
+template <class T>
+Command& Command::option(const char* name, T& value, const char* doc, bool required) {
   CLI::Option* o = static_cast<CLI::App*>(app_)->add_option(name, value, doc)->required(required);
   if (name[0] == '-') o->allow_extra_args(false);
   return *this;

@@ -1,4 +1,5 @@
-// The command line, with CLI11 behind it in one unit: its headers take longer to compile than the program.
+// The command line, with CLI11 behind it in one unit: its headers take longer to compile than the
+// program.
 #pragma once
 #include <cstdint>
 #include <functional>
@@ -10,13 +11,16 @@ namespace dropin::cli {
 /// What runs once the arguments are read: 0 well, 1 something does not hold, 2 asked wrongly.
 using Action = std::function<int()>;
 
-/// The arguments of one subcommand. Values are written when the line is read, so they must live as long as the action.
+/// The arguments of one subcommand. Values are written when the line is read, so they must live as
+/// long as the action.
 class Command {
  public:
   explicit Command(void* app) : app_(app) {}
   Command& flag(const char* name, bool& value, const char* doc);
-  /// A value after "--name", or a positional argument for a name without dashes. T: string, int64_t, double, vector<string>; a list may be given again and again.
-  template <class T> Command& option(const char* name, T& value, const char* doc, bool required = false);
+  /// A value after "--name", or a positional argument for a name without dashes. T: string,
+  /// int64_t, double, vector<string>; a list may be given again and again.
+  template <class T>
+  Command& option(const char* name, T& value, const char* doc, bool required = false);
   /// Exactly two values after "--name".
   Command& pair(const char* name, std::vector<std::string>& value, const char* doc);
 
@@ -31,7 +35,8 @@ class CommandLine {
   CommandLine(const CommandLine&) = delete;
   CommandLine& operator=(const CommandLine&) = delete;
   Command add(const char* name, const char* doc, Action action);
-  /// Reads the line: true when there is an action to run; otherwise `status` is how to end (0 after --help, 2 after an error, which is one line on stderr).
+  /// Reads the line: true when there is an action to run; otherwise `status` is how to end (0 after
+  /// --help, 2 after an error, which is one line on stderr).
   bool read(int argc, char** argv, int& status);
   /// Runs the action that was read; errors become one line on stderr and 2.
   int act();
@@ -55,7 +60,9 @@ void add_claims(CommandLine& line);
 void add_devices(CommandLine& line);
 /// All of them.
 inline void add_commands(CommandLine& line) {
-  for (auto add : {add_list, add_describe, add_conform, add_train, add_bench, add_claims, add_devices}) add(line);
+  for (auto add :
+       {add_list, add_describe, add_conform, add_train, add_bench, add_claims, add_devices})
+    add(line);
 }
 
 }  // namespace dropin::cli

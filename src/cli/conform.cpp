@@ -44,7 +44,8 @@ void print(const CaseResult& r) {
       where = t.name;
     }
   fmt::print("{}  {}: {}", r.passed ? "ok  " : "FAIL", r.path, r.component);
-  if (!r.checks.empty()) fmt::print(", {} tensors, at most {:.3g} of the tolerance ({})", r.checks.size(), worst, where);
+  if (!r.checks.empty())
+    fmt::print(", {} tensors, at most {:.3g} of the tolerance ({})", r.checks.size(), worst, where);
   fmt::print("\n");
   if (!r.error.empty()) fmt::print("      {}\n", r.error);
   for (const TensorCheck& t : r.checks)
@@ -60,32 +61,38 @@ void add_conform(CommandLine& line) {
     bool json = false;
   };
   auto s = std::make_shared<Settings>();
-  line.add("conform", "runs golden cases: files, or folders of them", [s] {
-        const Device where(s->device);
-        int passed = 0, failed = 0, skipped = 0;
-        bool bad_file = false;
-        Json all = Json::array();
-        for (const std::string& path : s->paths) {
-          const bool folder = std::filesystem::is_directory(path);
-          for (const std::string& file : golden_files(path)) {
-            CaseResult r;
-            try {
-              r = conform(file, where, folder);
-            } catch (const FileError& e) {
-              if (!folder) throw;
-              r.path = file;
-              r.error = e.what();
-              bad_file = true;
-            }
-            ++(r.skipped ? skipped : r.passed ? passed : failed);
-            if (s->json) all.push_back(to_json(r));
-            else print(r);
-          }
-        }
-        if (s->json) fmt::print("{}\n", all.dump(2));
-        else fmt::print("{} passed, {} failed, {} skipped (no such component)\n", passed, failed, skipped);
-        return bad_file ? 2 : failed || (!passed && skipped) ? 1 : 0;
-      })
+  line.add("conform", "runs golden cases: files, or folders of them",
+           [s] {
+             const Device where(s->device);
+             int passed = 0, failed = 0, skipped = 0;
+             bool bad_file = false;
+             Json all = Json::array();
+             for (const std::string& path : s->paths) {
+               const bool folder = std::filesystem::is_directory(path);
+               for (const std::string& file : golden_files(path)) {
+                 CaseResult r;
+                 try {
+                   r = conform(file, where, folder);
+                 } catch (const FileError& e) {
+                   if (!folder) throw;
+                   r.path = file;
+                   r.error = e.what();
+                   bad_file = true;
+                 }
+                 ++(r.skipped ? skipped : r.passed ? passed : failed);
+                 if (s->json)
+                   all.push_back(to_json(r));
+                 else
+                   print(r);
+               }
+             }
+             if (s->json)
+               fmt::print("{}\n", all.dump(2));
+             else
+               fmt::print("{} passed, {} failed, {} skipped (no such component)\n", passed, failed,
+                          skipped);
+             return bad_file ? 2 : failed || (!passed && skipped) ? 1 : 0;
+           })
       .option("PATH", s->paths, "golden files or folders", true)
       .option("--device", s->device, "cpu or cuda")
       .flag("--json", s->json, "as JSON");

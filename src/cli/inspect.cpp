@@ -11,7 +11,11 @@
 namespace dropin::cli {
 namespace {
 
-const char* kind_name(ComponentKind k) { return k == ComponentKind::Module ? "module" : k == ComponentKind::Function ? "function" : "optimizer"; }
+const char* kind_name(ComponentKind k) {
+  return k == ComponentKind::Module     ? "module"
+         : k == ComponentKind::Function ? "function"
+                                        : "optimizer";
+}
 
 // Where components run, found out once.
 const char* devices() {
@@ -19,13 +23,15 @@ const char* devices() {
   return found;
 }
 
-// Parameters and buffers with their sizes, of one made by the sample options; empty for what is not a module.
+// Parameters and buffers with their sizes, of one made by the sample options; empty for what is not
+// a module.
 std::vector<std::pair<std::string, std::string>> state_of(const ComponentInfo& c) {
   std::vector<std::pair<std::string, std::string>> r;
   if (c.kind != ComponentKind::Module) return r;
   const Box<Module> m = c.make_module(sample_options(c));
   for (const auto& [name, t] : m->named_parameters()) r.emplace_back(name, t.sizes().str());
-  for (const auto& [name, t] : m->named_buffers()) r.emplace_back(name, t.sizes().str() + " buffer");
+  for (const auto& [name, t] : m->named_buffers())
+    r.emplace_back(name, t.sizes().str() + " buffer");
   return r;
 }
 
@@ -67,21 +73,28 @@ void add_list(CommandLine& line) {
     bool json = false;
   };
   auto s = std::make_shared<Settings>();
-  line.add("list", "every component: name, family, what it replaces, devices, one line", [s] {
-        std::vector<std::string> families;
-        Json out = Json::array();
-        std::size_t shown = 0;
-        for (const ComponentInfo& c : registry().all()) {
-          if (std::find(families.begin(), families.end(), c.family) == families.end()) families.push_back(c.family);
-          if (!s->family.empty() && c.family != s->family) continue;
-          ++shown;
-          if (s->json) out.push_back(to_json(c, false));
-          else fmt::print("{:<24} {:<16} {:<20} {:<9} {}\n", c.name, c.family, c.replaces.empty() ? "-" : c.replaces, devices(), c.summary);
-        }
-        if (!shown) fail<OptionError>({"list: no family \"", s->family, "\"; families: ", fmt::format("{}", fmt::join(families, ", "))});
-        if (s->json) fmt::print("{}\n", out.dump(2));
-        return 0;
-      })
+  line.add("list", "every component: name, family, what it replaces, devices, one line",
+           [s] {
+             std::vector<std::string> families;
+             Json out = Json::array();
+             std::size_t shown = 0;
+             for (const ComponentInfo& c : registry().all()) {
+               if (std::find(families.begin(), families.end(), c.family) == families.end())
+                 families.push_back(c.family);
+               if (!s->family.empty() && c.family != s->family) continue;
+               ++shown;
+               if (s->json)
+                 out.push_back(to_json(c, false));
+               else
+                 fmt::print("{:<24} {:<16} {:<20} {:<9} {}\n", c.name, c.family,
+                            c.replaces.empty() ? "-" : c.replaces, devices(), c.summary);
+             }
+             if (!shown)
+               fail<OptionError>({"list: no family \"", s->family,
+                                  "\"; families: ", fmt::format("{}", fmt::join(families, ", "))});
+             if (s->json) fmt::print("{}\n", out.dump(2));
+             return 0;
+           })
       .option("--family", s->family, "only members of this family")
       .flag("--json", s->json, "as JSON");
 }
@@ -92,22 +105,26 @@ void add_describe(CommandLine& line) {
     bool json = false;
   };
   auto s = std::make_shared<Settings>();
-  line.add("describe", "options with types and defaults, parameters, call, paper", [s] {
-        const ComponentInfo& c = registry().find(s->name);
-        if (s->json) {
-          fmt::print("{}\n", to_json(c, true).dump(2));
-          return 0;
-        }
-        fmt::print("{}: {}\n  {} of the family {}{}\n", c.name, c.summary, kind_name(c.kind), c.family, c.replaces.empty() ? "" : ", replaces " + c.replaces);
-        if (!c.paper.empty()) fmt::print("  paper: {}\n", c.paper);
-        if (!c.call_text.empty()) fmt::print("  call: {}\n", c.call_text);
-        fmt::print("  options:{}\n", c.options.empty() ? " none" : "");
-        for (const FieldInfo& f : c.options) fmt::print("    {:<22} {:<28} default {:<10} {}\n", f.name, f.type, f.value.dump(), f.doc);
-        const auto state = state_of(c);
-        if (!state.empty()) fmt::print("  parameters, with {}:\n", sample_options(c).dump());
-        for (const auto& [path, sizes] : state) fmt::print("    {:<40} {}\n", path, sizes);
-        return 0;
-      })
+  line.add("describe", "options with types and defaults, parameters, call, paper",
+           [s] {
+             const ComponentInfo& c = registry().find(s->name);
+             if (s->json) {
+               fmt::print("{}\n", to_json(c, true).dump(2));
+               return 0;
+             }
+             fmt::print("{}: {}\n  {} of the family {}{}\n", c.name, c.summary, kind_name(c.kind),
+                        c.family, c.replaces.empty() ? "" : ", replaces " + c.replaces);
+             if (!c.paper.empty()) fmt::print("  paper: {}\n", c.paper);
+             if (!c.call_text.empty()) fmt::print("  call: {}\n", c.call_text);
+             fmt::print("  options:{}\n", c.options.empty() ? " none" : "");
+             for (const FieldInfo& f : c.options)
+               fmt::print("    {:<22} {:<28} default {:<10} {}\n", f.name, f.type, f.value.dump(),
+                          f.doc);
+             const auto state = state_of(c);
+             if (!state.empty()) fmt::print("  parameters, with {}:\n", sample_options(c).dump());
+             for (const auto& [path, sizes] : state) fmt::print("    {:<40} {}\n", path, sizes);
+             return 0;
+           })
       .option("NAME", s->name, "a component of dropin list", true)
       .flag("--json", s->json, "as JSON");
 }

@@ -1,13 +1,15 @@
 // The talk with a peer, a line each way (bench/peers/libtorch.cpp answers):
 //   threads N        -> what it is: library, version, BLAS, threads
-//   prepare FOLDER   -> "ready", after it has read case.json and in.safetensors there and written out.safetensors; or "unsupported: why", where "component" in the words means: at any size
-//   run CALLS        -> seconds per call
-// case.json: component, mode, options. in.safetensors: x, parameters and buffers as "p.NAME", "gradient" of y; an optimizer's x is its parameter.
-// out.safetensors: y; with backward also "g.x" and "g.NAME". Times count only when these agree with ours.
+//   prepare FOLDER   -> "ready", after it has read case.json and in.safetensors there and written
+//   out.safetensors; or "unsupported: why", where "component" in the words means: at any size run
+//   CALLS        -> seconds per call
+// case.json: component, mode, options. in.safetensors: x, parameters and buffers as "p.NAME",
+// "gradient" of y; an optimizer's x is its parameter. out.safetensors: y; with backward also "g.x"
+// and "g.NAME". Times count only when these agree with ours.
 #include "cli/peer.h"
 
-#include <fmt/format.h>
 #include <fcntl.h>
+#include <fmt/format.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -30,15 +32,19 @@ namespace {
 
 using namespace evidence;
 
-constexpr double kAgreement = 2e-3;  // of the greatest value: both compute in float32, in orders of their own
+constexpr double kAgreement =
+    2e-3;  // of the greatest value: both compute in float32, in orders of their own
 
 class Peer {
  public:
   explicit Peer(const std::string& program) : program_(program) {
     if (access(program.c_str(), X_OK) != 0 || std::filesystem::is_directory(program))
-      fail<FileError>({"bench: there is no peer program ", program, "; bench/peers/libtorch.cpp is built as peer_libtorch with -DDROPIN_BUILD_BENCH=ON where LibTorch is found"});
+      fail<FileError>({"bench: there is no peer program ", program,
+                       "; bench/peers/libtorch.cpp is built as peer_libtorch with "
+                       "-DDROPIN_BUILD_BENCH=ON where LibTorch is found"});
     int to[2], from[2];
-    if (pipe2(to, O_CLOEXEC) != 0 || pipe2(from, O_CLOEXEC) != 0) fail<Error>({"bench: no pipe to ", program});
+    if (pipe2(to, O_CLOEXEC) != 0 || pipe2(from, O_CLOEXEC) != 0)
+      fail<Error>({"bench: no pipe to ", program});
     signal(SIGPIPE, SIG_IGN);
     child_ = fork();
     if (child_ == 0) {
@@ -64,7 +70,8 @@ class Peer {
     std::fflush(out_);
     std::string answer;
     for (int c; (c = std::fgetc(in_)) != EOF && c != '\n';) answer += static_cast<char>(c);
-    if (answer.empty()) fail<Error>({"bench: ", program_, " ended at \"", line, "\"; is it a peer?"});
+    if (answer.empty())
+      fail<Error>({"bench: ", program_, " ended at \"", line, "\"; is it a peer?"});
     return answer;
   }
 
@@ -78,7 +85,9 @@ class Folder {
  public:
   Folder() {
     std::string pattern = (std::filesystem::temp_directory_path() / "dropin_peer_XXXXXX").string();
-    if (!mkdtemp(pattern.data())) fail<FileError>({"bench: no temporary folder can be made in ", std::filesystem::temp_directory_path().string()});
+    if (!mkdtemp(pattern.data()))
+      fail<FileError>({"bench: no temporary folder can be made in ",
+                       std::filesystem::temp_directory_path().string()});
     path_ = pattern;
   }
   ~Folder() {
@@ -120,13 +129,15 @@ NamedTensors ours(const ComponentInfo& c, const Case& k, bool both) {
 double disagreement(const NamedTensors& mine, const SafetensorsFile& theirs, std::string& where) {
   double worst = 0;
   for (const auto& [name, t] : mine) {
-    const auto at = std::find_if(theirs.tensors.begin(), theirs.tensors.end(), [&, n = name](const auto& e) { return e.first == n; });
+    const auto at = std::find_if(theirs.tensors.begin(), theirs.tensors.end(),
+                                 [&, n = name](const auto& e) { return e.first == n; });
     if (at == theirs.tensors.end() || !(at->second.sizes() == t.sizes())) {
       where = name + " (missing, or of another shape)";
       return INFINITY;
     }
     if (!t.numel()) continue;
-    const double top = std::max(1e-6, amax(abs(t)).item()), d = amax(abs(t - at->second)).item() / top;
+    const double top = std::max(1e-6, amax(abs(t)).item()),
+                 d = amax(abs(t - at->second)).item() / top;
     if (!(d <= worst)) worst = std::isnan(d) ? INFINITY : d, where = name;
   }
   return worst;
@@ -139,10 +150,14 @@ int bench_peer(const PeerSettings& s) {
   for (const std::string& n : s.names) chosen.push_back(&registry().find(n));
   if (chosen.empty())
     for (const ComponentInfo& c : registry().all())
-      if (c.kind != ComponentKind::Function && c.family != "Model" && c.family != "MatrixProduct") chosen.push_back(&c);
+      if (c.kind != ComponentKind::Function && c.family != "Model" && c.family != "MatrixProduct")
+        chosen.push_back(&c);
   Peer peer(s.program);
   const std::string name = peer.ask(fmt::format("threads {}", get_num_threads()));
-  fmt::print("beside {}; ours on {} threads; same inputs, outputs compared first\n{:<44} {:>11} {:>11}   ratio\n", name, get_num_threads(), "row", "ours ms", "peer ms");
+  fmt::print(
+      "beside {}; ours on {} threads; same inputs, outputs compared first\n{:<44} {:>11} {:>11}   "
+      "ratio\n",
+      name, get_num_threads(), "row", "ours ms", "peer ms");
   const Folder folder;
   Json rows = Json::array();
   int supported = 0;
@@ -159,14 +174,16 @@ int bench_peer(const PeerSettings& s) {
       bool unsupported = false;
       for (const bool both : {false, true}) {
         if (both && !k.both) continue;
-        const std::string mode = both ? "forward+backward" : k.forward_name, row = c->name + "/" + k.size + "/" + mode;
+        const std::string mode = both ? "forward+backward" : k.forward_name,
+                          row = c->name + "/" + k.size + "/" + mode;
         if (!s.filter.empty() && row.find(s.filter) == std::string::npos) continue;
         Json j = Json::object();
         j.set("component", c->name);
         j.set("mode", mode);
         j.set("options", k.options);
         write_text(folder.path() + "/case.json", j.dump());
-        std::vector<std::pair<std::string, Tensor>> in{{"x", k.input.detach()}, {"gradient", k.gradient}};
+        std::vector<std::pair<std::string, Tensor>> in{{"x", k.input.detach()},
+                                                       {"gradient", k.gradient}};
         if (k.module)
           for (const auto& [n, t] : k.module->state_dict())
             if (t.dtype() == kFloat32) in.emplace_back("p." + n, t.detach());
@@ -179,12 +196,14 @@ int bench_peer(const PeerSettings& s) {
         }
         ++supported;
         std::string where;
-        const double off = disagreement(ours(*c, k, both), load_safetensors(folder.path() + "/out.safetensors"), where);
+        const double off = disagreement(
+            ours(*c, k, both), load_safetensors(folder.path() + "/out.safetensors"), where);
         Json r = Json::object();
         r.set("row", row);
         r.set("disagreement", std::isfinite(off) ? Json(off) : Json());
         if (!(off <= kAgreement)) {
-          fmt::print("{:<44} disqualified: {} differs by {:.2g} of its greatest value\n", row, where, off);
+          fmt::print("{:<44} disqualified: {} differs by {:.2g} of its greatest value\n", row,
+                     where, off);
           r.set("disqualified", where);
           rows.push_back(r);
           continue;
@@ -195,14 +214,21 @@ int bench_peer(const PeerSettings& s) {
           for (std::int64_t q = 0; q < n; ++q) f();
           return (now() - t) / static_cast<double>(n);
         };
-        auto theirs = [&](std::int64_t n) { return std::strtod(peer.ask(fmt::format("run {}", n)).c_str(), nullptr); };
+        auto theirs = [&](std::int64_t n) {
+          return std::strtod(peer.ask(fmt::format("run {}", n)).c_str(), nullptr);
+        };
         f();
-        auto fill = [&](double once) { return std::clamp<std::int64_t>(static_cast<std::int64_t>(s.min_time / std::max(once, 1e-8)), 1, 100'000); };
+        auto fill = [&](double once) {
+          return std::clamp<std::int64_t>(
+              static_cast<std::int64_t>(s.min_time / std::max(once, 1e-8)), 1, 100'000);
+        };
         const std::int64_t a = fill(mine(1)), b = fill(std::min(theirs(1), theirs(1)));
         std::vector<double> x, y, ratios;
         for (std::int64_t round = 0; round < s.rounds; ++round) {
-          if (round % 2 == 0) x.push_back(mine(a)), y.push_back(theirs(b));
-          else y.push_back(theirs(b)), x.push_back(mine(a));
+          if (round % 2 == 0)
+            x.push_back(mine(a)), y.push_back(theirs(b));
+          else
+            y.push_back(theirs(b)), x.push_back(mine(a));
           ratios.push_back(y.back() / x.back());
         }
         Contest v;
@@ -210,7 +236,8 @@ int bench_peer(const PeerSettings& s) {
         std::sort(ratios.begin(), ratios.end());
         const std::size_t n = ratios.size();
         v.noise = n < 3 ? 0 : (ratios[n - 1 - n / 4] - ratios[n / 4]) / v.ratio.middle;
-        fmt::print("{:<44} {:>11.4f} {:>11.4f}   {}\n", row, 1e3 * median(x), 1e3 * median(y), verdict(v));
+        fmt::print("{:<44} {:>11.4f} {:>11.4f}   {}\n", row, 1e3 * median(x), 1e3 * median(y),
+                   verdict(v));
         std::fflush(stdout);
         r.set("ours_ms", 1e3 * median(x));
         r.set("peer_ms", 1e3 * median(y));

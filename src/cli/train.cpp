@@ -24,8 +24,11 @@ struct Swap {
 Swap parse_swap(const std::string& text) {
   Swap s;
   s.text = text;
-  const std::size_t equal = text.find('='), colon = text.find(':', equal == std::string::npos ? 0 : equal);
-  if (equal == std::string::npos || equal == 0 || equal + 1 >= text.size()) fail<OptionError>({"train: --swap ", text, ": expected OLD=NEW or OLD=NEW:{\"option\": value}"});
+  const std::size_t equal = text.find('='),
+                    colon = text.find(':', equal == std::string::npos ? 0 : equal);
+  if (equal == std::string::npos || equal == 0 || equal + 1 >= text.size())
+    fail<OptionError>(
+        {"train: --swap ", text, ": expected OLD=NEW or OLD=NEW:{\"option\": value}"});
   s.from = text.substr(0, equal);
   s.to = text.substr(equal + 1, colon == std::string::npos ? std::string::npos : colon - equal - 1);
   if (colon != std::string::npos) {
@@ -34,10 +37,13 @@ Swap parse_swap(const std::string& text) {
     } catch (const OptionError& e) {
       fail<OptionError>({"train: --swap ", text, ": ", e.what()});
     }
-    if (!s.options.is_object()) fail<OptionError>({"train: --swap ", text, ": the options are not a JSON object"});
+    if (!s.options.is_object())
+      fail<OptionError>({"train: --swap ", text, ": the options are not a JSON object"});
   }
   const ComponentInfo &from = registry().find(s.from), &to = registry().find(s.to);
-  if (from.family != to.family) fail<OptionError>({"train: --swap ", text, ": ", s.from, " is a ", from.family, ", ", s.to, " a ", to.family});
+  if (from.family != to.family)
+    fail<OptionError>({"train: --swap ", text, ": ", s.from, " is a ", from.family, ", ", s.to,
+                       " a ", to.family});
   return s;
 }
 
@@ -65,7 +71,10 @@ Json to_json(const Row& r) {
   return j;
 }
 Row row_from_json(const Json& j) {
-  auto number = [&](const char* key) { const Json* v = j.find(key); return v && v->is_number() ? v->as_double() : NAN; };
+  auto number = [&](const char* key) {
+    const Json* v = j.find(key);
+    return v && v->is_number() ? v->as_double() : NAN;
+  };
   Row r;
   if (const Json* n = j.find("name")) r.name = n->as_string();
   r.parameters = static_cast<std::int64_t>(number("parameters"));
@@ -75,7 +84,8 @@ Row row_from_json(const Json& j) {
   r.peak_mb = number("peak_mb");
   r.optimizer_mb = number("optimizer_mb");
   if (const Json* c = j.find("curve"))
-    for (std::size_t i = 0; i < c->size(); ++i) r.curve.push_back((*c)[i].is_number() ? (*c)[i].as_double() : NAN);
+    for (std::size_t i = 0; i < c->size(); ++i)
+      r.curve.push_back((*c)[i].is_number() ? (*c)[i].as_double() : NAN);
   return r;
 }
 
@@ -100,16 +110,22 @@ struct Settings {
   }
 };
 
-double seconds() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 class Progress {
  public:
-  Progress(std::string name, std::int64_t steps) : name_(std::move(name)), steps_(steps), terminal_(isatty(2)) {}
+  Progress(std::string name, std::int64_t steps)
+      : name_(std::move(name)), steps_(steps), terminal_(isatty(2)) {}
   void show(std::int64_t step, double loss, double ms) {
     const bool last = step == steps_;
-    if (!last && (terminal_ ? seconds() - shown_ < 0.2 : step * 10 / steps_ == (step - 1) * 10 / steps_)) return;
+    if (!last &&
+        (terminal_ ? seconds() - shown_ < 0.2 : step * 10 / steps_ == (step - 1) * 10 / steps_))
+      return;
     shown_ = seconds();
-    fmt::print(stderr, "{}{:<36} step {:>5}/{}  loss {:.4f}  {:.1f} ms/step  {:.0f} s left{}", terminal_ ? "\r" : "", name_, step, steps_, loss, ms,
+    fmt::print(stderr, "{}{:<36} step {:>5}/{}  loss {:.4f}  {:.1f} ms/step  {:.0f} s left{}",
+               terminal_ ? "\r" : "", name_, step, steps_, loss, ms,
                static_cast<double>(steps_ - step) * ms / 1000, last || !terminal_ ? "\n" : "   ");
   }
 
@@ -121,7 +137,8 @@ class Progress {
 };
 
 // Trains one variant; `finished` are the rows before it, kept in its checkpoints.
-Row train_one(const Settings& s, const Task& task, const Swap* change, const std::vector<Row>& finished, bool resume) {
+Row train_one(const Settings& s, const Task& task, const Swap* change,
+              const std::vector<Row>& finished, bool resume) {
   Row row;
   row.name = change ? change->text : "standard";
   manual_seed(static_cast<std::uint64_t>(s.task.seed));
@@ -129,7 +146,8 @@ Row train_one(const Settings& s, const Task& task, const Swap* change, const std
   std::string optimizer_name = s.optimizer;
   Json optimizer_options = Json::object();
   if (change && registry().find(change->from).kind == ComponentKind::Optimizer) {
-    if (change->from != s.optimizer) fail<OptionError>({"train: --swap ", change->text, ": the optimizer is ", s.optimizer});
+    if (change->from != s.optimizer)
+      fail<OptionError>({"train: --swap ", change->text, ": the optimizer is ", s.optimizer});
     optimizer_name = change->to;
     optimizer_options = change->options;
   } else if (change) {
@@ -177,12 +195,14 @@ Row train_one(const Settings& s, const Task& task, const Swap* change, const std
     clip_grad_norm_(model->parameters(), s.clip);
     optimizer->step();
     const double value = loss.item(), took = seconds() - start;
-    if (!std::isfinite(value)) fail<Error>({"train: ", row.name, ": the loss became ", value, " at step ", step + 1});
+    if (!std::isfinite(value))
+      fail<Error>({"train: ", row.name, ": the loss became ", value, " at step ", step + 1});
     times.push_back(took);
     spent += took;
     recent = std::isnan(recent) ? value : 0.9 * recent + 0.1 * value;
     if ((step + 1) * 10 / s.steps != step * 10 / s.steps) row.curve.push_back(recent);
-    if (!s.json || isatty(2)) progress.show(step + 1, recent, 1000 * spent / static_cast<double>(times.size()));
+    if (!s.json || isatty(2))
+      progress.show(step + 1, recent, 1000 * spent / static_cast<double>(times.size()));
     if (!s.save.empty() && ((step + 1) % s.save_every == 0 || step + 1 == s.steps)) save(step + 1);
   }
   std::sort(times.begin(), times.end());
@@ -198,13 +218,15 @@ Row train_one(const Settings& s, const Task& task, const Swap* change, const std
 
 int run(const Settings& s) {
   if (s.steps <= 0) fail<OptionError>({"train: --steps is ", s.steps, ", expected at least 1"});
-  if (s.save_every <= 0) fail<OptionError>({"train: --save-every is ", s.save_every, ", expected at least 1"});
+  if (s.save_every <= 0)
+    fail<OptionError>({"train: --save-every is ", s.save_every, ", expected at least 1"});
   if (!(s.lr > 0)) fail<OptionError>({"train: --lr is ", s.lr, ", expected a positive number"});
   std::vector<Swap> swaps;
   for (const auto& t : s.swaps) swaps.push_back(parse_swap(t));
   if (!s.save.empty()) {
     const auto folder = std::filesystem::path(s.save).parent_path();
-    if (!folder.empty() && !std::filesystem::is_directory(folder)) fail<FileError>({"train: --save ", s.save, ": there is no folder ", folder.string()});
+    if (!folder.empty() && !std::filesystem::is_directory(folder))
+      fail<FileError>({"train: --save ", s.save, ": there is no folder ", folder.string()});
   }
   const std::unique_ptr<Task> task(make_task(s.task).release());
   for (const Swap& change : swaps) {  // refuse a swap that cannot be made before training anything
@@ -218,12 +240,16 @@ int run(const Settings& s) {
     const TrainingState state = read_checkpoint(s.resume);
     const Json* settings = state.notes.find("settings");
     if (!settings || !(*settings == s.key()))
-      fail<OptionError>({"train: --resume ", s.resume, ": it was written by a run with other settings: ", settings ? settings->dump() : std::string("none")});
+      fail<OptionError>({"train: --resume ", s.resume,
+                         ": it was written by a run with other settings: ",
+                         settings ? settings->dump() : std::string("none")});
     if (const Json* finished = state.notes.find("finished"))
-      for (std::size_t i = 0; i < finished->size(); ++i) rows.push_back(row_from_json((*finished)[i]));
+      for (std::size_t i = 0; i < finished->size(); ++i)
+        rows.push_back(row_from_json((*finished)[i]));
   }
   while (rows.size() <= swaps.size()) {
-    rows.push_back(train_one(s, *task, rows.empty() ? nullptr : &swaps[rows.size() - 1], rows, resume));
+    rows.push_back(
+        train_one(s, *task, rows.empty() ? nullptr : &swaps[rows.size() - 1], rows, resume));
     resume = false;
   }
   if (s.json) {
@@ -238,9 +264,11 @@ int run(const Settings& s) {
   }
   std::size_t width = 10;
   for (const Row& r : rows) width = std::max(width, r.name.size());
-  fmt::print("\n{:<{}}  {:>10}  {:>9}  {:>12}  {:>9}  {:>8}  {:>12}\n", s.task.task, width, "parameters", "loss", task->metric_name(), "ms/step", "peak MB", "optimizer MB");
+  fmt::print("\n{:<{}}  {:>10}  {:>9}  {:>12}  {:>9}  {:>8}  {:>12}\n", s.task.task, width,
+             "parameters", "loss", task->metric_name(), "ms/step", "peak MB", "optimizer MB");
   for (const Row& r : rows)
-    fmt::print("{:<{}}  {:>10}  {:>9.4f}  {:>12.4f}  {:>9.2f}  {:>8.1f}  {:>12.2f}\n", r.name, width, r.parameters, r.loss, r.metric, r.ms, r.peak_mb, r.optimizer_mb);
+    fmt::print("{:<{}}  {:>10}  {:>9.4f}  {:>12.4f}  {:>9.2f}  {:>8.1f}  {:>12.2f}\n", r.name,
+               width, r.parameters, r.loss, r.metric, r.ms, r.peak_mb, r.optimizer_mb);
   return 0;
 }
 
@@ -248,14 +276,18 @@ int run(const Settings& s) {
 
 void add_train(CommandLine& line) {
   auto s = std::make_shared<Settings>();
-  line.add("train", "trains a model and the same model with a component swapped, and compares them", [s] { return run(*s); })
+  line.add("train", "trains a model and the same model with a component swapped, and compares them",
+           [s] { return run(*s); })
       .option("--task", s->task.task, "recall, text or images", true)
-      .option("--data", s->task.data, "a text file, or a folder with IDX files; none: a generated task")
-      .option("--swap", s->swaps, "OLD=NEW or OLD=NEW:{\"option\": value}; may be repeated, one run each")
+      .option("--data", s->task.data,
+              "a text file, or a folder with IDX files; none: a generated task")
+      .option("--swap", s->swaps,
+              "OLD=NEW or OLD=NEW:{\"option\": value}; may be repeated, one run each")
       .option("--steps", s->steps, "optimizer steps")
       .option("--batch", s->task.batch, "sequences or pictures per step; 0: the task's own")
       .option("--length", s->task.length, "length of a sequence; 0: the task's own")
-      .option("--width", s->task.width, "embed_dim, or channels of the first block; 0: the task's own")
+      .option("--width", s->task.width,
+              "embed_dim, or channels of the first block; 0: the task's own")
       .option("--layers", s->task.layers, "blocks; 0: the task's own")
       .option("--vocab", s->task.vocab, "ids of the recall task; 0: the task's own")
       .option("--optimizer", s->optimizer, "an optimizer of dropin list")

@@ -18,7 +18,9 @@ Generator batch_generator(std::int64_t seed, std::int64_t i, bool evaluation = f
 }
 
 Tensor call(Module& m, const Tensor& x) { return m.call({{"x", x}}).get("y", m.type()); }
-double accuracy(const Tensor& logits, const Tensor& target) { return mean(eq(argmax(logits, -1), target).to(kFloat32)).item(); }
+double accuracy(const Tensor& logits, const Tensor& target) {
+  return mean(eq(argmax(logits, -1), target).to(kFloat32)).item();
+}
 
 std::int64_t or_default(std::int64_t v, std::int64_t d, const char* what) {
   if (v < 0) fail<OptionError>({"train: --", what, " is ", v, ", expected a positive number"});
@@ -28,19 +30,27 @@ std::int64_t or_default(std::int64_t v, std::int64_t d, const char* what) {
 class TextTask : public Task {
  public:
   explicit TextTask(const TaskSettings& s)
-      : s_(s), text_(s.data.empty() ? TextDataset::from_string(grammar_text(200'000)) : TextDataset(s.data)), batch_(or_default(s.batch, 16, "batch")),
+      : s_(s),
+        text_(s.data.empty() ? TextDataset::from_string(grammar_text(200'000))
+                             : TextDataset(s.data)),
+        batch_(or_default(s.batch, 16, "batch")),
         length_(or_default(s.length, 128, "length")) {
     batch(0);
     text_.validation(1, length_);
   }
   Box<Module> make_model() const override {
-    return Box<Module>(new Transformer({.vocab_size = 256, .embed_dim = or_default(s_.width, 128, "width"), .num_layers = or_default(s_.layers, 2, "layers"), .max_len = length_}));
+    return Box<Module>(new Transformer({.vocab_size = 256,
+                                        .embed_dim = or_default(s_.width, 128, "width"),
+                                        .num_layers = or_default(s_.layers, 2, "layers"),
+                                        .max_len = length_}));
   }
   Batch batch(std::int64_t i) const override {
     Generator g = batch_generator(s_.seed, i);
     return text_.sample(batch_, length_, g);
   }
-  Tensor loss(Module& m, const Batch& b) const override { return cross_entropy(call(m, b.x).reshape({-1, 256}), b.y.reshape({-1})); }
+  Tensor loss(Module& m, const Batch& b) const override {
+    return cross_entropy(call(m, b.x).reshape({-1, 256}), b.y.reshape({-1}));
+  }
   const char* metric_name() const override { return "bits/byte"; }
   Score evaluate(Module& m, const Device& d) const override {
     no_grad guard;
@@ -58,26 +68,36 @@ class TextTask : public Task {
 class RecallTask : public Task {
  public:
   explicit RecallTask(const TaskSettings& s)
-      : s_(s), batch_(or_default(s.batch, 32, "batch")), length_(or_default(s.length, 65, "length")), vocab_(or_default(s.vocab, 10, "vocab")) {
-    if (!s.data.empty()) fail<OptionError>({"train: the recall task is generated; it takes no --data"});
+      : s_(s),
+        batch_(or_default(s.batch, 32, "batch")),
+        length_(or_default(s.length, 65, "length")),
+        vocab_(or_default(s.vocab, 10, "vocab")) {
+    if (!s.data.empty())
+      fail<OptionError>({"train: the recall task is generated; it takes no --data"});
     batch(0);
   }
   Box<Module> make_model() const override {
-    return Box<Module>(new Transformer({.vocab_size = vocab_, .embed_dim = or_default(s_.width, 64, "width"), .num_layers = or_default(s_.layers, 2, "layers"), .max_len = length_,
+    return Box<Module>(new Transformer({.vocab_size = vocab_,
+                                        .embed_dim = or_default(s_.width, 64, "width"),
+                                        .num_layers = or_default(s_.layers, 2, "layers"),
+                                        .max_len = length_,
                                         .tie_weights = false}));
   }
   Batch batch(std::int64_t i) const override {
     Generator g = batch_generator(s_.seed, i);
     return recall_batch(batch_, length_, vocab_, g);
   }
-  Tensor loss(Module& m, const Batch& b) const override { return cross_entropy(call(m, b.x).reshape({-1, vocab_}), b.y.reshape({-1})); }
+  Tensor loss(Module& m, const Batch& b) const override {
+    return cross_entropy(call(m, b.x).reshape({-1, vocab_}), b.y.reshape({-1}));
+  }
   const char* metric_name() const override { return "accuracy"; }
   Score evaluate(Module& m, const Device& d) const override {
     no_grad guard;
     Generator g = batch_generator(s_.seed, 0, true);
     const Batch b = recall_batch(256, length_, vocab_, g);
     const Tensor logits = call(m, b.x.to(d)).to(kCPU);
-    return {cross_entropy(logits.reshape({-1, vocab_}), b.y.reshape({-1})).item(), accuracy(logits.select(1, -1), b.y.select(1, -1))};
+    return {cross_entropy(logits.reshape({-1, vocab_}), b.y.reshape({-1})).item(),
+            accuracy(logits.select(1, -1), b.y.select(1, -1))};
   }
 
  private:
@@ -94,9 +114,11 @@ class ImageTask : public Task {
       return;
     }
     namespace fs = std::filesystem;
-    const bool full = fs::exists(s.data + "/train-images-idx3-ubyte.gz") || fs::exists(s.data + "/train-images-idx3-ubyte");
+    const bool full = fs::exists(s.data + "/train-images-idx3-ubyte.gz") ||
+                      fs::exists(s.data + "/train-images-idx3-ubyte");
     if (full) {
-      const FashionMNIST train({.root = s.data, .split = "train"}), test({.root = s.data, .split = "t10k"});
+      const FashionMNIST train({.root = s.data, .split = "train"}),
+          test({.root = s.data, .split = "t10k"});
       train_ = {train.images(), train.labels()};
       test_ = {test.images(), test.labels()};
     } else {  // the 900 real pictures: every third one is for testing
@@ -109,7 +131,8 @@ class ImageTask : public Task {
     }
   }
   Box<Module> make_model() const override {
-    return Box<Module>(new ConvNet({.width = or_default(s_.width, 16, "width"), .num_blocks = or_default(s_.layers, 4, "layers")}));
+    return Box<Module>(new ConvNet({.width = or_default(s_.width, 16, "width"),
+                                    .num_blocks = or_default(s_.layers, 4, "layers")}));
   }
   Batch batch(std::int64_t i) const override {
     if (!train_.x.defined()) {
@@ -117,7 +140,8 @@ class ImageTask : public Task {
       return glyph_batch(batch_, g);
     }
     // epochs shuffled by the generator; the last, partial batch of an epoch is left out
-    const std::int64_t n = train_.x.size(0), per_epoch = std::max<std::int64_t>(1, n / batch_), epoch = i / per_epoch, at = i % per_epoch * batch_;
+    const std::int64_t n = train_.x.size(0), per_epoch = std::max<std::int64_t>(1, n / batch_),
+                       epoch = i / per_epoch, at = i % per_epoch * batch_;
     Generator g = batch_generator(s_.seed, epoch);
     const Tensor order = randperm(n, &g).narrow(0, at, std::min(batch_, n - at));
     return {index_select(train_.x, 0, order), index_select(train_.y, 0, order)};
@@ -130,7 +154,8 @@ class ImageTask : public Task {
     const std::int64_t n = test_.x.size(0);
     for (std::int64_t at = 0; at < n; at += 100) {
       const std::int64_t k = std::min<std::int64_t>(100, n - at);
-      const Tensor logits = call(m, test_.x.narrow(0, at, k).to(d)).to(kCPU), y = test_.y.narrow(0, at, k);
+      const Tensor logits = call(m, test_.x.narrow(0, at, k).to(d)).to(kCPU),
+                   y = test_.y.narrow(0, at, k);
       total += cross_entropy(logits, y, {}, "sum").item();
       right += accuracy(logits, y) * static_cast<double>(k);
     }

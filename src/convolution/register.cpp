@@ -1,8 +1,8 @@
 #include "dropin/convolution/conv.h"
-#include "dropin/convolution/mx_conv.h"
-#include "dropin/convolution/pool.h"
 #include "dropin/convolution/deform_conv.h"
 #include "dropin/convolution/mix_conv.h"
+#include "dropin/convolution/mx_conv.h"
+#include "dropin/convolution/pool.h"
 #include "registry/lists.h"
 
 namespace dropin {

@@ -64,18 +64,26 @@ struct World {
 
 class InProcess : public Communicator {
  public:
-  InProcess(World& w, std::int64_t first, std::int64_t count, std::int64_t rank) : world_(w), meeting_(w.meeting(first, count)), first_(first), rank_(rank) {}
+  InProcess(World& w, std::int64_t first, std::int64_t count, std::int64_t rank)
+      : world_(w), meeting_(w.meeting(first, count)), first_(first), rank_(rank) {}
   std::int64_t rank() const override { return rank_; }
   std::int64_t size() const override { return meeting_.ranks; }
   void all_gather(const void* in, std::int64_t bytes, void* out) override {
-    exchange(in, [&](std::int64_t r, const void* theirs) { std::memcpy(static_cast<char*>(out) + r * bytes, theirs, static_cast<std::size_t>(bytes)); });
+    exchange(in, [&](std::int64_t r, const void* theirs) {
+      std::memcpy(static_cast<char*>(out) + r * bytes, theirs, static_cast<std::size_t>(bytes));
+    });
     received_ += (size() - 1) * bytes;
   }
-  void reduce_scatter_sum(const float* in, std::int64_t count, float* out) override { sum(in, count, out); }
-  void reduce_scatter_sum(const double* in, std::int64_t count, double* out) override { sum(in, count, out); }
+  void reduce_scatter_sum(const float* in, std::int64_t count, float* out) override {
+    sum(in, count, out);
+  }
+  void reduce_scatter_sum(const double* in, std::int64_t count, double* out) override {
+    sum(in, count, out);
+  }
   Communicator& group(std::int64_t first, std::int64_t count) override {
     if (first < 0 || count < 1 || first + count > size() || rank_ < first || rank_ >= first + count)
-      fail<OptionError>({"Communicator: group of ranks [", first, ", ", first + count, ") asked by rank ", rank_, " of ", size()});
+      fail<OptionError>({"Communicator: group of ranks [", first, ", ", first + count,
+                         ") asked by rank ", rank_, " of ", size()});
     auto& g = groups_[{first, count}];
     if (!g) g = std::make_unique<InProcess>(world_, first_ + first, count, rank_ - first);
     return *g;
@@ -87,13 +95,15 @@ class InProcess : public Communicator {
   }
 
  private:
-  template <class F> void exchange(const void* in, F&& take) {
+  template <class F>
+  void exchange(const void* in, F&& take) {
     meeting_.given[static_cast<std::size_t>(rank_)] = in;
     meeting_.wait();
     for (std::int64_t r = 0; r < size(); ++r) take(r, meeting_.given[static_cast<std::size_t>(r)]);
     meeting_.wait();  // nobody's memory is given back before all have read it
   }
-  template <class T> void sum(const T* in, std::int64_t count, T* out) {
+  template <class T>
+  void sum(const T* in, std::int64_t count, T* out) {
     std::vector<T> total(static_cast<std::size_t>(count));
     exchange(in, [&](std::int64_t, const void* theirs) {  // rank by rank: the same sum on every run
       const T* p = static_cast<const T*>(theirs) + rank_ * count;

@@ -18,11 +18,21 @@ Part::Part(DType t) : kind_(kText), text_(name(t)) {}
 
 void Part::append_to(std::string& out) const {
   switch (kind_) {
-    case kText: out += text_; break;
-    case kInt: out += fmt::format("{}", int_); break;
-    case kReal: out += fmt::format("{:g}", real_); break;
-    case kShape: out += shape_->str(); break;
-    case kDevice: out += device_->str(); break;
+    case kText:
+      out += text_;
+      break;
+    case kInt:
+      out += fmt::format("{}", int_);
+      break;
+    case kReal:
+      out += fmt::format("{:g}", real_);
+      break;
+    case kShape:
+      out += shape_->str();
+      break;
+    case kDevice:
+      out += device_->str();
+      break;
   }
 }
 
@@ -52,7 +62,9 @@ std::string nearest_name(std::string_view name, const std::string* known, std::s
       }
     }
     // what was cut short is as near as two wrong letters
-    if (name.size() >= 3 && name.size() < s.size() && std::equal(name.begin(), name.end(), s.begin(), [&](char a, char b) { return lower(a) == lower(b); }))
+    if (name.size() >= 3 && name.size() < s.size() &&
+        std::equal(name.begin(), name.end(), s.begin(),
+                   [&](char a, char b) { return lower(a) == lower(b); }))
       row.back() = std::min<std::size_t>(row.back(), 4);
     if (row.back() < best_distance) {
       best_distance = row.back();

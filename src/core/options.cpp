@@ -11,8 +11,12 @@ Json field_to_json(const Size2& v) {
   a.push_back(Json(v.w));
   return a;
 }
-Json field_to_json(const Padding& v) { return v.mode.empty() ? field_to_json(v.size) : Json(v.mode); }
-Json field_to_json(const OneOrMany& v) { return v.one && v.values.size() == 1 ? Json(v.values[0]) : field_to_json(v.values); }
+Json field_to_json(const Padding& v) {
+  return v.mode.empty() ? field_to_json(v.size) : Json(v.mode);
+}
+Json field_to_json(const OneOrMany& v) {
+  return v.one && v.values.size() == 1 ? Json(v.values[0]) : field_to_json(v.values);
+}
 Json field_to_json(const NumberOrName& v) { return v.name.empty() ? Json(v.number) : Json(v.name); }
 
 bool field_from_json(const Json& j, bool& v) {
@@ -70,7 +74,8 @@ bool field_from_json(const Json& j, NumberOrName& v) {
   return j.is_string() ? field_from_json(j, v.name) : field_from_json(j, v.number);
 }
 
-void unknown_option(std::string_view who, const std::string& name, const std::vector<FieldInfo>& fields) {
+void unknown_option(std::string_view who, const std::string& name,
+                    const std::vector<FieldInfo>& fields) {
   std::vector<std::string> names;
   std::string list;
   for (const FieldInfo& f : fields) {
@@ -78,10 +83,13 @@ void unknown_option(std::string_view who, const std::string& name, const std::ve
     list += (list.empty() ? "" : ", ") + f.name;
   }
   const std::string near = nearest_name(name, names.data(), names.size());
-  fail<OptionError>({who, ": unknown option \"", name, "\"", near.empty() ? std::string() : "; the nearest is \"" + near + "\"", "; options: ", list.empty() ? "none" : list});
+  fail<OptionError>({who, ": unknown option \"", name, "\"",
+                     near.empty() ? std::string() : "; the nearest is \"" + near + "\"",
+                     "; options: ", list.empty() ? "none" : list});
 }
 
-void wrong_option(std::string_view who, const char* name, const std::string& type, const Json& got) {
+void wrong_option(std::string_view who, const char* name, const std::string& type,
+                  const Json& got) {
   fail<OptionError>({who, ": option ", name, " is ", got.dump(), ", expected ", type});
 }
 

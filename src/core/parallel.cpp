@@ -1,5 +1,6 @@
-// One pool, one region at a time. A region is a set of ranges dealt to slots (slot 0: the caller); whoever has finished its own slot takes ranges
-// from the others, so a worker that the system does not schedule costs nothing: the caller does its share and closes the gate without it.
+// One pool, one region at a time. A region is a set of ranges dealt to slots (slot 0: the caller);
+// whoever has finished its own slot takes ranges from the others, so a worker that the system does
+// not schedule costs nothing: the caller does its share and closes the gate without it.
 #include "dropin/core/parallel.h"
 
 #include <pthread.h>
@@ -29,13 +30,16 @@ namespace {
 constexpr int kMaxThreads = 1024;
 constexpr int kRangesPerThread = 4;  // enough to even out a core that someone else is using
 constexpr auto kSpin = std::chrono::microseconds(4);
-constexpr std::uint32_t kOpen = 1u << 31, kCallerSleeps = 1u << 30;  // the gate's flags; the low bits count the workers inside
+constexpr std::uint32_t kOpen = 1u << 31,
+                        kCallerSleeps =
+                            1u << 30;  // the gate's flags; the low bits count the workers inside
 
 thread_local bool t_in_region = false;
 
 void sleep_while(std::atomic<std::uint32_t>& word, std::uint32_t value) {
 #ifdef __linux__
-  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT_PRIVATE, value, nullptr, nullptr, 0);
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAIT_PRIVATE, value, nullptr,
+          nullptr, 0);
 #else
   word.wait(value);
 #endif
@@ -43,7 +47,8 @@ void sleep_while(std::atomic<std::uint32_t>& word, std::uint32_t value) {
 
 void wake(std::atomic<std::uint32_t>& word) {
 #ifdef __linux__
-  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr, nullptr, 0);
+  syscall(SYS_futex, reinterpret_cast<std::uint32_t*>(&word), FUTEX_WAKE_PRIVATE, INT_MAX, nullptr,
+          nullptr, 0);
 #else
   word.notify_all();
 #endif
@@ -73,7 +78,9 @@ int cgroup_cpus() {
       if (std::fscanf(f, "%lld %lld", &max, &period) != 2) max = period = 0;
       std::fclose(f);
     }
-    return max > 0 && period > 0 ? static_cast<int>(std::min<long long>((max + period - 1) / period, kMaxThreads)) : 0;
+    return max > 0 && period > 0
+               ? static_cast<int>(std::min<long long>((max + period - 1) / period, kMaxThreads))
+               : 0;
   };
   int best = quota("/sys/fs/cgroup/cpu.max");
   if (FILE* f = std::fopen("/proc/self/cgroup", "r")) {
@@ -118,14 +125,17 @@ struct Region {
   }
 };
 
-/// Lives in static storage and is never destroyed, so that parallel_for works at any moment of the program's life.
+/// Lives in static storage and is never destroyed, so that parallel_for works at any moment of the
+/// program's life.
 class Pool {
  public:
   std::atomic<int> threads{0};
 
-  /// False when another thread has a region open (or the program is ending): the caller runs its ranges itself.
+  /// False when another thread has a region open (or the program is ending): the caller runs its
+  /// ranges itself.
   bool run(Region& r) {
-    if (stopped_.load(std::memory_order_acquire) || busy_.exchange(true, std::memory_order_acquire)) return false;
+    if (stopped_.load(std::memory_order_acquire) || busy_.exchange(true, std::memory_order_acquire))
+      return false;
     start_workers(r.slots - 1);
     for (int s = 0; s < r.slots; ++s) {
       slots_[s].end = r.ranges * (s + 1) / r.slots;
@@ -137,9 +147,11 @@ class Pool {
     if (sleepers_.load()) wake(epoch_);
     work(r, 0);
     // Every range is taken. Shut the door, then wait for those still inside.
-    if (gate_.fetch_and(~kOpen, std::memory_order_acq_rel) != kOpen && !spin_until([&] { return gate_.load(std::memory_order_acquire) == 0; })) {
-      for (std::uint32_t g = gate_.fetch_or(kCallerSleeps, std::memory_order_acq_rel) | kCallerSleeps; g & ~kCallerSleeps;
-           g = gate_.load(std::memory_order_acquire))
+    if (gate_.fetch_and(~kOpen, std::memory_order_acq_rel) != kOpen &&
+        !spin_until([&] { return gate_.load(std::memory_order_acquire) == 0; })) {
+      for (std::uint32_t g =
+               gate_.fetch_or(kCallerSleeps, std::memory_order_acq_rel) | kCallerSleeps;
+           g & ~kCallerSleeps; g = gate_.load(std::memory_order_acquire))
         sleep_while(gate_, g);
     }
     region_ = nullptr;
@@ -160,7 +172,8 @@ class Pool {
     started_ = 0;
   }
 
-  /// In a forked child the workers are gone, and whatever the other threads of the parent were doing with them.
+  /// In a forked child the workers are gone, and whatever the other threads of the parent were
+  /// doing with them.
   void forget_workers() {
     started_ = 0;
     gate_.store(0);
@@ -199,7 +212,9 @@ class Pool {
     pthread_sigmask(SIG_SETMASK, &all, &old);  // signals are for the user's threads
     while (started_ < wanted) {
       // A worker that can not be started is not needed: the others take its ranges.
-      if (pthread_create(&workers_[started_], nullptr, &worker_main, reinterpret_cast<void*>(static_cast<std::intptr_t>(started_ + 1))) != 0) break;
+      if (pthread_create(&workers_[started_], nullptr, &worker_main,
+                         reinterpret_cast<void*>(static_cast<std::intptr_t>(started_ + 1))) != 0)
+        break;
       ++started_;
     }
     pthread_sigmask(SIG_SETMASK, &old, nullptr);
@@ -278,7 +293,8 @@ int get_num_threads() {
 }
 
 void set_num_threads(int n) {
-  DROPIN_CHECK(n >= 1 && n <= kMaxThreads, OptionError, "set_num_threads: ", n, " is not in 1..", kMaxThreads);
+  DROPIN_CHECK(n >= 1 && n <= kMaxThreads, OptionError, "set_num_threads: ", n, " is not in 1..",
+               kMaxThreads);
   pool().threads.store(n, std::memory_order_relaxed);
 }
 
@@ -290,8 +306,13 @@ void parallel_for(std::int64_t n, std::int64_t grain, void* self, RangeFn fn) {
   if (n <= 0) return;
   const std::int64_t threads = get_num_threads(), fit = grain > 1 ? n / grain : n;
   if (fit <= 1 || threads == 1) return fn(self, 0, n);
-  // A multiple of the thread count where there are enough, so that equal work ends at the same time.
-  Region r{self, fn, n, fit < threads ? fit : threads * std::min<std::int64_t>(fit / threads, kRangesPerThread), 0, {}, {}};
+  // A multiple of the thread count where there are enough, so that equal work ends at the same
+  // time.
+  Region r{
+      self, fn,
+      n,    fit < threads ? fit : threads * std::min<std::int64_t>(fit / threads, kRangesPerThread),
+      0,    {},
+      {}};
   r.slots = static_cast<int>(std::min(threads, r.ranges));
   if (t_in_region || !pool().run(r)) {
     struct Nested {

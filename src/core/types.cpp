@@ -11,7 +11,8 @@
 namespace dropin {
 
 namespace {
-constexpr const char* kNames[] = {"float32", "float64", "bfloat16", "float16", "int8", "uint8", "int32", "int64", "bool"};
+constexpr const char* kNames[] = {"float32", "float64", "bfloat16", "float16", "int8",
+                                  "uint8",   "int32",   "int64",    "bool"};
 }
 
 const char* name(DType t) { return kNames[static_cast<int>(t)]; }
@@ -19,7 +20,9 @@ const char* name(DType t) { return kNames[static_cast<int>(t)]; }
 DType dtype_from_name(std::string_view text) {
   for (int i = 0; i < 9; ++i)
     if (text == kNames[i]) return static_cast<DType>(i);
-  fail<DTypeError>({"dtype: no type \"", text, "\"; there are float32, float64, bfloat16, float16, int8, uint8, int32, int64, bool"});
+  fail<DTypeError>(
+      {"dtype: no type \"", text,
+       "\"; there are float32, float64, bfloat16, float16, int8, uint8, int32, int64, bool"});
 }
 
 DType promote(DType a, DType b) {
@@ -31,27 +34,34 @@ DType promote(DType a, DType b) {
   }
   if (a == DType::Bool) return b;
   if (b == DType::Bool) return a;
-  if (item_size(a) == item_size(b)) return DType::Int32;  // int8 with uint8 needs a wider signed type (torch: int16)
+  if (item_size(a) == item_size(b))
+    return DType::Int32;  // int8 with uint8 needs a wider signed type (torch: int16)
   return item_size(a) > item_size(b) ? a : b;
 }
 
 Device::Device(std::string_view text) {
   std::string_view kind = text.substr(0, text.find(':'));
-  if (kind == "cpu") type = DeviceType::CPU;
-  else if (kind == "cuda") type = DeviceType::CUDA;
-  else fail<DeviceError>({"device \"", text, "\": expected cpu, cuda or cuda:N"});
+  if (kind == "cpu")
+    type = DeviceType::CPU;
+  else if (kind == "cuda")
+    type = DeviceType::CUDA;
+  else
+    fail<DeviceError>({"device \"", text, "\": expected cpu, cuda or cuda:N"});
   if (kind.size() == text.size()) return;
   std::string_view digits = text.substr(kind.size() + 1);
-  if (digits.empty() || digits.size() > 3 || digits.find_first_not_of("0123456789") != std::string_view::npos)
+  if (digits.empty() || digits.size() > 3 ||
+      digits.find_first_not_of("0123456789") != std::string_view::npos)
     fail<DeviceError>({"device \"", text, "\": expected a number after the colon"});
   for (char c : digits) index = index * 10 + (c - '0');
-  if (type == DeviceType::CPU && index) fail<DeviceError>({"device \"", text, "\": there is one cpu, number 0"});
+  if (type == DeviceType::CPU && index)
+    fail<DeviceError>({"device \"", text, "\": there is one cpu, number 0"});
 }
 
 std::string Device::str() const { return is_cpu() ? "cpu" : fmt::format("cuda:{}", index); }
 
 void Shape::assign(const std::int64_t* p, std::int64_t n) {
-  if (n > abi::kMaxDims) fail<ShapeError>({"shape: ", n, " dimensions; at most ", abi::kMaxDims, " are supported"});
+  if (n > abi::kMaxDims)
+    fail<ShapeError>({"shape: ", n, " dimensions; at most ", abi::kMaxDims, " are supported"});
   std::copy_n(p, n, v_);
   n_ = static_cast<int>(n);
 }
@@ -59,7 +69,8 @@ void Shape::assign(const std::int64_t* p, std::int64_t n) {
 void Shape::push_back(std::int64_t x) { insert(n_, x); }
 
 void Shape::insert(int at, std::int64_t x) {
-  if (n_ == abi::kMaxDims) fail<ShapeError>({"shape: ", n_ + 1, " dimensions; at most ", abi::kMaxDims, " are supported"});
+  if (n_ == abi::kMaxDims)
+    fail<ShapeError>({"shape: ", n_ + 1, " dimensions; at most ", abi::kMaxDims, " are supported"});
   std::copy_backward(v_ + at, v_ + n_, v_ + n_ + 1);
   v_[at] = x;
   ++n_;
@@ -77,7 +88,8 @@ Shape contiguous_strides(const Shape& sizes) {
   std::int64_t step = 1;
   for (int i = sizes.size() - 1; i >= 0; --i) {
     s[i] = step;
-    if (__builtin_mul_overflow(step, std::max<std::int64_t>(sizes[i], 1), &step)) step = INT64_MAX;  // no memory holds it: the allocator says so
+    if (__builtin_mul_overflow(step, std::max<std::int64_t>(sizes[i], 1), &step))
+      step = INT64_MAX;  // no memory holds it: the allocator says so
   }
   return s;
 }
@@ -91,7 +103,9 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, const char* who) {
   for (int i = 0; i < shorter.size(); ++i) {
     const std::int64_t x = longer[lead + i], y = shorter[i];
     if (x == y || y == 1) continue;
-    if (x != 1) fail<ShapeError>({who, ": shapes ", a, " and ", b, " do not broadcast (dimension ", lead + i, ": ", x, " against ", y, ")"});
+    if (x != 1)
+      fail<ShapeError>({who, ": shapes ", a, " and ", b, " do not broadcast (dimension ", lead + i,
+                        ": ", x, " against ", y, ")"});
     r[lead + i] = y;
   }
   return r;

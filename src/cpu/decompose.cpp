@@ -7,11 +7,19 @@
 
 namespace dropin::cpu {
 namespace {
-// All in float64, columns first: a float32 matrix is converted, which costs little beside the decomposition, and halves what takes longest of all to compile.
+// All in float64, columns first: a float32 matrix is converted, which costs little beside the
+// decomposition, and halves what takes longest of all to compile.
 using Matrix = Eigen::MatrixXd;
-template <class T> using Rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
-template <class T> Matrix read(const T* a, std::int64_t m, std::int64_t n) { return Eigen::Map<const Rows<T>>(a, m, n).template cast<double>(); }
-template <class T> void write(const Matrix& a, T* to) { Eigen::Map<Rows<T>>(to, a.rows(), a.cols()) = a.template cast<T>(); }
+template <class T>
+using Rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
+template <class T>
+Matrix read(const T* a, std::int64_t m, std::int64_t n) {
+  return Eigen::Map<const Rows<T>>(a, m, n).template cast<double>();
+}
+template <class T>
+void write(const Matrix& a, T* to) {
+  Eigen::Map<Rows<T>>(to, a.rows(), a.cols()) = a.template cast<T>();
+}
 
 struct Svd {
   Matrix u, s, vt;
@@ -26,7 +34,8 @@ struct Qr {
 Qr qr(const Matrix& a) {
   const auto k = std::min(a.rows(), a.cols());
   Eigen::HouseholderQR<Matrix> d(a);
-  return {d.householderQ() * Matrix::Identity(a.rows(), k), d.matrixQR().topRows(k).template triangularView<Eigen::Upper>()};
+  return {d.householderQ() * Matrix::Identity(a.rows(), k),
+          d.matrixQR().topRows(k).template triangularView<Eigen::Upper>()};
 }
 struct Eigh {
   Matrix values, vectors;
@@ -49,7 +58,8 @@ Solution solve(const Matrix& a, const Matrix& b) {
 }
 }  // namespace
 
-template <class T> void svd(std::int64_t m, std::int64_t n, const T* a, T* u, T* s, T* vt) {
+template <class T>
+void svd(std::int64_t m, std::int64_t n, const T* a, T* u, T* s, T* vt) {
   if (!std::min(m, n)) return;
   const Svd d = svd(read(a, m, n));
   write(d.u, u);
@@ -57,14 +67,16 @@ template <class T> void svd(std::int64_t m, std::int64_t n, const T* a, T* u, T*
   write(d.vt, vt);
 }
 
-template <class T> void qr(std::int64_t m, std::int64_t n, const T* a, T* q, T* r) {
+template <class T>
+void qr(std::int64_t m, std::int64_t n, const T* a, T* q, T* r) {
   if (!std::min(m, n)) return;
   const Qr d = qr(read(a, m, n));
   write(d.q, q);
   write(d.r, r);
 }
 
-template <class T> bool eigh(std::int64_t n, const T* a, T* values, T* vectors) {
+template <class T>
+bool eigh(std::int64_t n, const T* a, T* values, T* vectors) {
   if (!n) return true;
   const Eigh d = eigh(read(a, n, n));
   if (!d.found) return false;
@@ -73,17 +85,18 @@ template <class T> bool eigh(std::int64_t n, const T* a, T* values, T* vectors) 
   return true;
 }
 
-template <class T> bool solve(std::int64_t n, std::int64_t k, const T* a, const T* b, T* x) {
+template <class T>
+bool solve(std::int64_t n, std::int64_t k, const T* a, const T* b, T* x) {
   if (!n || !k) return true;
   const Solution d = solve(read(a, n, n), read(b, n, k));
   if (d.found) write(d.x, x);
   return d.found;
 }
 
-#define DROPIN_INSTANCES(T)                                                        \
-  template void svd<T>(std::int64_t, std::int64_t, const T*, T*, T*, T*);          \
-  template void qr<T>(std::int64_t, std::int64_t, const T*, T*, T*);               \
-  template bool eigh<T>(std::int64_t, const T*, T*, T*);                           \
+#define DROPIN_INSTANCES(T)                                               \
+  template void svd<T>(std::int64_t, std::int64_t, const T*, T*, T*, T*); \
+  template void qr<T>(std::int64_t, std::int64_t, const T*, T*, T*);      \
+  template bool eigh<T>(std::int64_t, const T*, T*, T*);                  \
   template bool solve<T>(std::int64_t, std::int64_t, const T*, const T*, T*);
 DROPIN_INSTANCES(float)
 DROPIN_INSTANCES(double)

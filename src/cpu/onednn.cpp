@@ -50,7 +50,8 @@ namespace {
 
 using dnnl::memory;
 
-/// The OpenMP runtime that oneDNN itself uses, which need not be the one our compiler would link: looked up beside oneDNN's own symbols.
+/// The OpenMP runtime that oneDNN itself uses, which need not be the one our compiler would link:
+/// looked up beside oneDNN's own symbols.
 struct OpenMP {
   int (*get_max_threads)() = nullptr;
   void (*set_num_threads)(int) = nullptr;
@@ -58,7 +59,8 @@ struct OpenMP {
 #if DNNL_CPU_RUNTIME == DNNL_RUNTIME_OMP
     void* library = nullptr;
     Dl_info info;
-    if (dladdr(reinterpret_cast<void*>(&::dnnl_sgemm), &info)) library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
+    if (dladdr(reinterpret_cast<void*>(&::dnnl_sgemm), &info))
+      library = dlopen(info.dli_fname, RTLD_LAZY | RTLD_NOLOAD);
     for (void* where : {library, RTLD_DEFAULT}) {
       if (set_num_threads || (!where && where != RTLD_DEFAULT)) continue;
       get_max_threads = reinterpret_cast<int (*)()>(dlsym(where, "omp_get_max_threads"));
@@ -69,7 +71,8 @@ struct OpenMP {
   }
 };
 
-/// In its scope oneDNN uses the calling thread only. The setting belongs to the thread; the user's own is put back.
+/// In its scope oneDNN uses the calling thread only. The setting belongs to the thread; the user's
+/// own is put back.
 class OneThread {
  public:
   OneThread() {
@@ -90,7 +93,8 @@ class OneThread {
 };
 
 dnnl::engine& engine() {
-  static auto& e = *new dnnl::engine(dnnl::engine::kind::cpu, 0);  // never destroyed: used until the last thread ends
+  static auto& e = *new dnnl::engine(dnnl::engine::kind::cpu,
+                                     0);  // never destroyed: used until the last thread ends
   return e;
 }
 
@@ -102,12 +106,15 @@ dnnl::stream& stream() {
 memory::dims image_strides(std::int64_t c, const std::int64_t* size, std::int64_t image) {
   return {image ? image : c * size[0] * size[1], size[0] * size[1], size[1], 1};
 }
-memory::desc plain_image(std::int64_t n, std::int64_t c, const std::int64_t* size, std::int64_t image) {
-  return memory::desc({n, c, size[0], size[1]}, memory::data_type::f32, image_strides(c, size, image));
+memory::desc plain_image(std::int64_t n, std::int64_t c, const std::int64_t* size,
+                         std::int64_t image) {
+  return memory::desc({n, c, size[0], size[1]}, memory::data_type::f32,
+                      image_strides(c, size, image));
 }
 /// The blocks of channels that the vectors of this machine hold.
 memory::format_tag blocked_tag() {
-  const unsigned have = static_cast<unsigned>(dnnl::get_effective_cpu_isa()), avx512 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
+  const unsigned have = static_cast<unsigned>(dnnl::get_effective_cpu_isa()),
+                 avx512 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
   return (have & avx512) == avx512 ? memory::format_tag::nChw16c : memory::format_tag::nChw8c;
 }
 memory::desc any_image(std::int64_t n, std::int64_t c, const std::int64_t* size) {
@@ -125,9 +132,11 @@ memory::desc plain_weights(const Conv& c) {
   return memory::desc(weight_dims(c), memory::data_type::f32, strides);
 }
 
-/// What one pass over one set of shapes needs: the primitive, its layouts, and the reorders from and to plain NCHW (null when none is needed).
+/// What one pass over one set of shapes needs: the primitive, its layouts, and the reorders from
+/// and to plain NCHW (null when none is needed).
 struct Entry {
-  dnnl::primitive run, weights_in, weights_out, src_in, dst_in, src_out, dst_out;  // src: the input image, dst: the output image (or its gradient)
+  dnnl::primitive run, weights_in, weights_out, src_in, dst_in, src_out,
+      dst_out;  // src: the input image, dst: the output image (or its gradient)
   memory::desc src, weights, bias, dst, plain_src, plain_weights, plain_dst, scratchpad;
 };
 
@@ -138,8 +147,11 @@ dnnl::primitive reorder(const memory::desc& from, const memory::desc& to) {
   dnnl::primitive_attr attr;
   attr.set_scratchpad_mode(dnnl::scratchpad_mode::user);
   const dnnl::reorder::primitive_desc pd(engine(), from, engine(), to, attr);
-  // No reorder asks for a scratchpad in f32; if one ever does, it gets none and the library's own mode is used.
-  return pd.scratchpad_desc().get_size() == 0 ? dnnl::reorder(pd) : dnnl::reorder(dnnl::reorder::primitive_desc(engine(), from, engine(), to));
+  // No reorder asks for a scratchpad in f32; if one ever does, it gets none and the library's own
+  // mode is used.
+  return pd.scratchpad_desc().get_size() == 0
+             ? dnnl::reorder(pd)
+             : dnnl::reorder(dnnl::reorder::primitive_desc(engine(), from, engine(), to));
 }
 
 template <class PD>
@@ -152,35 +164,46 @@ std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
   using namespace dnnl;
   auto e = std::make_shared<Entry>();
   const auto f32 = memory::data_type::f32;
-  const memory::desc src = any_image(c.batch, c.in, c.size), dst = any_image(c.batch, c.out, c.out_size);
-  const memory::desc weights(weight_dims(c), f32, memory::format_tag::any), bias({c.out}, f32, memory::format_tag::a);
-  const memory::dims strides{c.stride[0], c.stride[1]}, dilation{c.dilation[0] - 1, c.dilation[1] - 1}, begin{c.pad_begin[0], c.pad_begin[1]},
+  const memory::desc src = any_image(c.batch, c.in, c.size),
+                     dst = any_image(c.batch, c.out, c.out_size);
+  const memory::desc weights(weight_dims(c), f32, memory::format_tag::any),
+      bias({c.out}, f32, memory::format_tag::a);
+  const memory::dims strides{c.stride[0], c.stride[1]},
+      dilation{c.dilation[0] - 1, c.dilation[1] - 1}, begin{c.pad_begin[0], c.pad_begin[1]},
       end{c.pad_end[0], c.pad_end[1]};
   primitive_attr attr;
   attr.set_scratchpad_mode(scratchpad_mode::user);
   const auto algorithm = dnnl::algorithm::convolution_direct;
-  const auto kind = pass == Pass::Forward ? prop_kind::forward_inference : prop_kind::forward_training;
+  const auto kind =
+      pass == Pass::Forward ? prop_kind::forward_inference : prop_kind::forward_training;
 #if DNNL_VERSION_MAJOR >= 3
   auto forward = [&](bool with_bias, const memory::desc& src, const memory::desc& dst) {
-    return with_bias ? convolution_forward::primitive_desc(engine(), kind, algorithm, src, weights, bias, dst, strides, dilation, begin, end, attr)
-                     : convolution_forward::primitive_desc(engine(), kind, algorithm, src, weights, dst, strides, dilation, begin, end, attr);
+    return with_bias
+               ? convolution_forward::primitive_desc(engine(), kind, algorithm, src, weights, bias,
+                                                     dst, strides, dilation, begin, end, attr)
+               : convolution_forward::primitive_desc(engine(), kind, algorithm, src, weights, dst,
+                                                     strides, dilation, begin, end, attr);
   };
 #else
   auto forward = [&](bool with_bias, const memory::desc& src, const memory::desc& dst) {
     return convolution_forward::primitive_desc(
-        with_bias ? convolution_forward::desc(kind, algorithm, src, weights, bias, dst, strides, dilation, begin, end)
-                  : convolution_forward::desc(kind, algorithm, src, weights, dst, strides, dilation, begin, end),
+        with_bias ? convolution_forward::desc(kind, algorithm, src, weights, bias, dst, strides,
+                                              dilation, begin, end)
+                  : convolution_forward::desc(kind, algorithm, src, weights, dst, strides, dilation,
+                                              begin, end),
         attr, engine());
   };
 #endif
   if (pass == Pass::Forward) {
     const auto pd = [&] {
-      // Left to itself oneDNN likes channels last. Where a convolution does little work (depthwise, a few input channels) the reorders to and from
-      // that take longer than the convolution; those of blocks of channels are cheap.
+      // Left to itself oneDNN likes channels last. Where a convolution does little work (depthwise,
+      // a few input channels) the reorders to and from that take longer than the convolution; those
+      // of blocks of channels are cheap.
       if (c.in == c.groups || c.in <= 4) {
         const auto tag = blocked_tag();
         const memory::desc blocked_dst({c.batch, c.out, c.out_size[0], c.out_size[1]}, f32, tag);
-        const memory::desc blocked_src({c.batch, c.in, c.size[0], c.size[1]}, f32, c.in > 4 ? tag : memory::format_tag::nchw);
+        const memory::desc blocked_src({c.batch, c.in, c.size[0], c.size[1]}, f32,
+                                       c.in > 4 ? tag : memory::format_tag::nchw);
         try {
           auto blocked = forward(c.bias, blocked_src, blocked_dst);
           if (std::strncmp(blocked.impl_info_str(), "jit", 3) == 0) return blocked;
@@ -190,33 +213,44 @@ std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
       return forward(c.bias, src, dst);
     }();
     if (is_reference(pd)) return nullptr;
-    e->src = pd.src_desc(), e->weights = pd.weights_desc(), e->dst = pd.dst_desc(), e->scratchpad = pd.scratchpad_desc();
+    e->src = pd.src_desc(), e->weights = pd.weights_desc(), e->dst = pd.dst_desc(),
+    e->scratchpad = pd.scratchpad_desc();
     e->run = convolution_forward(pd);
   } else if (pass == Pass::BackwardInput) {
     const auto hint = forward(false, src, dst);
 #if DNNL_VERSION_MAJOR >= 3
-    const convolution_backward_data::primitive_desc pd(engine(), algorithm, src, weights, dst, strides, dilation, begin, end, hint, attr);
+    const convolution_backward_data::primitive_desc pd(engine(), algorithm, src, weights, dst,
+                                                       strides, dilation, begin, end, hint, attr);
 #else
-    const convolution_backward_data::primitive_desc pd(convolution_backward_data::desc(algorithm, src, weights, dst, strides, dilation, begin, end),
-                                                       attr, engine(), hint);
+    const convolution_backward_data::primitive_desc pd(
+        convolution_backward_data::desc(algorithm, src, weights, dst, strides, dilation, begin,
+                                        end),
+        attr, engine(), hint);
 #endif
     if (is_reference(pd)) return nullptr;
-    e->src = pd.diff_src_desc(), e->weights = pd.weights_desc(), e->dst = pd.diff_dst_desc(), e->scratchpad = pd.scratchpad_desc();
+    e->src = pd.diff_src_desc(), e->weights = pd.weights_desc(), e->dst = pd.diff_dst_desc(),
+    e->scratchpad = pd.scratchpad_desc();
     e->run = convolution_backward_data(pd);
   } else {
     const auto hint = forward(c.bias, src, dst);
 #if DNNL_VERSION_MAJOR >= 3
-    const auto pd =
-        c.bias ? convolution_backward_weights::primitive_desc(engine(), algorithm, src, weights, bias, dst, strides, dilation, begin, end, hint, attr)
-               : convolution_backward_weights::primitive_desc(engine(), algorithm, src, weights, dst, strides, dilation, begin, end, hint, attr);
+    const auto pd = c.bias ? convolution_backward_weights::primitive_desc(
+                                 engine(), algorithm, src, weights, bias, dst, strides, dilation,
+                                 begin, end, hint, attr)
+                           : convolution_backward_weights::primitive_desc(
+                                 engine(), algorithm, src, weights, dst, strides, dilation, begin,
+                                 end, hint, attr);
 #else
     const convolution_backward_weights::primitive_desc pd(
-        c.bias ? convolution_backward_weights::desc(algorithm, src, weights, bias, dst, strides, dilation, begin, end)
-               : convolution_backward_weights::desc(algorithm, src, weights, dst, strides, dilation, begin, end),
+        c.bias ? convolution_backward_weights::desc(algorithm, src, weights, bias, dst, strides,
+                                                    dilation, begin, end)
+               : convolution_backward_weights::desc(algorithm, src, weights, dst, strides, dilation,
+                                                    begin, end),
         attr, engine(), hint);
 #endif
     if (is_reference(pd)) return nullptr;
-    e->src = pd.src_desc(), e->weights = pd.diff_weights_desc(), e->dst = pd.diff_dst_desc(), e->scratchpad = pd.scratchpad_desc();
+    e->src = pd.src_desc(), e->weights = pd.diff_weights_desc(), e->dst = pd.diff_dst_desc(),
+    e->scratchpad = pd.scratchpad_desc();
     e->run = convolution_backward_weights(pd);
   }
   e->bias = bias;
@@ -238,7 +272,8 @@ std::shared_ptr<const Entry> create(Pass pass, const Conv& c) {
   return e;
 }
 
-/// The last kEntries sets of shapes, the least recently used given up first. Creating code takes milliseconds, so refusals are kept as well.
+/// The last kEntries sets of shapes, the least recently used given up first. Creating code takes
+/// milliseconds, so refusals are kept as well.
 class Cache {
  public:
   std::shared_ptr<const Entry> get(Pass pass, const Conv& c) {
@@ -256,7 +291,8 @@ class Cache {
       const OneThread one;
       entry = create(pass, c);
       ++g_created;
-    } catch (const dnnl::error&) {  // unimplemented for these shapes: the caller has its own kernels
+    } catch (
+        const dnnl::error&) {  // unimplemented for these shapes: the caller has its own kernels
     }
     if (items_.size() < kEntries) {
       items_.push_back({});
@@ -284,12 +320,17 @@ Cache& cache() {
   return c;
 }
 
-memory view(const memory::desc& d, const void* p) { return memory(d, engine(), const_cast<void*>(p)); }
+memory view(const memory::desc& d, const void* p) {
+  return memory(d, engine(), const_cast<void*>(p));
+}
 
-Scratch<float> room(const memory::desc& d) { return Scratch<float>(static_cast<std::int64_t>((d.get_size() + 3) / 4)); }
+Scratch<float> room(const memory::desc& d) {
+  return Scratch<float>(static_cast<std::int64_t>((d.get_size() + 3) / 4));
+}
 
 /// `p` in layout `want`: itself, or reordered into `hold`.
-memory brought(const dnnl::primitive& how, const memory::desc& plain, const memory::desc& want, const float* p, Scratch<float>& hold) {
+memory brought(const dnnl::primitive& how, const memory::desc& plain, const memory::desc& want,
+               const float* p, Scratch<float>& hold) {
   if (!how) return view(want, p);
   hold = room(want);
   memory from = view(plain, p), to = view(want, hold.data());
@@ -298,7 +339,8 @@ memory brought(const dnnl::primitive& how, const memory::desc& plain, const memo
 }
 
 /// Where the primitive writes: the user's array, or `hold`, to be taken out by `take`.
-memory target(const dnnl::primitive& how, const memory::desc& want, float* p, Scratch<float>& hold) {
+memory target(const dnnl::primitive& how, const memory::desc& want, float* p,
+              Scratch<float>& hold) {
   if (!how) return view(want, p);
   hold = room(want);
   return view(want, hold.data());
@@ -311,10 +353,12 @@ void take(const dnnl::primitive& how, const memory& from, const memory::desc& pl
 
 }  // namespace
 
-bool sgemm(bool trans_a, bool trans_b, std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t lda, const float* b,
-           std::int64_t ldb, float beta, float* c, std::int64_t ldc) {
+bool sgemm(bool trans_a, bool trans_b, std::int64_t M, std::int64_t N, std::int64_t K,
+           const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float beta, float* c,
+           std::int64_t ldc) {
   const OneThread one;
-  return ::dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', M, N, K, 1.0f, a, lda, b, ldb, beta, c, ldc) == dnnl_success;
+  return ::dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', M, N, K, 1.0f, a, lda, b, ldb, beta,
+                      c, ldc) == dnnl_success;
 }
 
 bool conv_supported(ConvPass pass, const Conv& c) { return cache().get(pass, c) != nullptr; }
@@ -343,15 +387,21 @@ ConvWeights* prepare_weights(ConvPass pass, const Conv& c, const float* w) {
   return out.release();
 }
 
-bool conv_forward(const Conv& c, const ConvWeights& w, const float* x, const float* bias, float* y) {
+bool conv_forward(const Conv& c, const ConvWeights& w, const float* x, const float* bias,
+                  float* y) {
   const auto e = cache().get(Pass::Forward, c);
   if (!e) return false;
   const OneThread one;
   Scratch<float> x_hold, w_hold, y_hold, pad = room(e->scratchpad);
-  memory src = brought(e->src_in, e->plain_src, e->src, x, x_hold), dst = target(e->dst_out, e->dst, y, y_hold),
-         scratchpad = view(e->scratchpad, pad.data());
-  memory weights = w.desc == e->weights ? view(e->weights, w.pointer()) : brought(e->weights_in, e->plain_weights, e->weights, w.plain, w_hold);
-  std::unordered_map<int, memory> args{{DNNL_ARG_SRC, src}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_DST, dst}, {DNNL_ARG_SCRATCHPAD, scratchpad}};
+  memory src = brought(e->src_in, e->plain_src, e->src, x, x_hold),
+         dst = target(e->dst_out, e->dst, y, y_hold), scratchpad = view(e->scratchpad, pad.data());
+  memory weights = w.desc == e->weights
+                       ? view(e->weights, w.pointer())
+                       : brought(e->weights_in, e->plain_weights, e->weights, w.plain, w_hold);
+  std::unordered_map<int, memory> args{{DNNL_ARG_SRC, src},
+                                       {DNNL_ARG_WEIGHTS, weights},
+                                       {DNNL_ARG_DST, dst},
+                                       {DNNL_ARG_SCRATCHPAD, scratchpad}};
   if (c.bias) args.emplace(DNNL_ARG_BIAS, view(e->bias, bias));
   e->run.execute(stream(), args);
   take(e->dst_out, dst, e->plain_dst, y);
@@ -363,10 +413,16 @@ bool conv_backward_input(const Conv& c, const ConvWeights& w, const float* gy, f
   if (!e) return false;
   const OneThread one;
   Scratch<float> gy_hold, w_hold, gx_hold, pad = room(e->scratchpad);
-  memory dst = brought(e->dst_in, e->plain_dst, e->dst, gy, gy_hold), src = target(e->src_out, e->src, gx, gx_hold),
+  memory dst = brought(e->dst_in, e->plain_dst, e->dst, gy, gy_hold),
+         src = target(e->src_out, e->src, gx, gx_hold),
          scratchpad = view(e->scratchpad, pad.data());
-  memory weights = w.desc == e->weights ? view(e->weights, w.pointer()) : brought(e->weights_in, e->plain_weights, e->weights, w.plain, w_hold);
-  e->run.execute(stream(), {{DNNL_ARG_DIFF_DST, dst}, {DNNL_ARG_WEIGHTS, weights}, {DNNL_ARG_DIFF_SRC, src}, {DNNL_ARG_SCRATCHPAD, scratchpad}});
+  memory weights = w.desc == e->weights
+                       ? view(e->weights, w.pointer())
+                       : brought(e->weights_in, e->plain_weights, e->weights, w.plain, w_hold);
+  e->run.execute(stream(), {{DNNL_ARG_DIFF_DST, dst},
+                            {DNNL_ARG_WEIGHTS, weights},
+                            {DNNL_ARG_DIFF_SRC, src},
+                            {DNNL_ARG_SCRATCHPAD, scratchpad}});
   take(e->src_out, src, e->plain_src, gx);
   return true;
 }
@@ -376,10 +432,14 @@ bool conv_backward_weight(const Conv& c, const float* x, const float* gy, float*
   if (!e) return false;
   const OneThread one;
   Scratch<float> x_hold, gy_hold, gw_hold, pad = room(e->scratchpad);
-  memory src = brought(e->src_in, e->plain_src, e->src, x, x_hold), dst = brought(e->dst_in, e->plain_dst, e->dst, gy, gy_hold);
-  memory weights = target(e->weights_out, e->weights, gw, gw_hold), scratchpad = view(e->scratchpad, pad.data());
-  std::unordered_map<int, memory> args{
-      {DNNL_ARG_SRC, src}, {DNNL_ARG_DIFF_DST, dst}, {DNNL_ARG_DIFF_WEIGHTS, weights}, {DNNL_ARG_SCRATCHPAD, scratchpad}};
+  memory src = brought(e->src_in, e->plain_src, e->src, x, x_hold),
+         dst = brought(e->dst_in, e->plain_dst, e->dst, gy, gy_hold);
+  memory weights = target(e->weights_out, e->weights, gw, gw_hold),
+         scratchpad = view(e->scratchpad, pad.data());
+  std::unordered_map<int, memory> args{{DNNL_ARG_SRC, src},
+                                       {DNNL_ARG_DIFF_DST, dst},
+                                       {DNNL_ARG_DIFF_WEIGHTS, weights},
+                                       {DNNL_ARG_SCRATCHPAD, scratchpad}};
   if (c.bias) args.emplace(DNNL_ARG_DIFF_BIAS, view(e->bias, gb));
   e->run.execute(stream(), args);
   take(e->weights_out, weights, e->plain_weights, gw);

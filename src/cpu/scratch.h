@@ -1,4 +1,5 @@
-// Short-lived working memory of one thread. Blocks are kept and handed out again, because fresh pages cost ten times reused ones.
+// Short-lived working memory of one thread. Blocks are kept and handed out again, because fresh
+// pages cost ten times reused ones.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -13,8 +14,11 @@ namespace dropin::cpu {
 namespace detail {
 inline constexpr std::size_t kHugePage = std::size_t{2} << 20;
 
-// Large blocks lie on huge pages, where the system has them: passes with large strides would otherwise miss the table of pages at every step.
-inline std::align_val_t scratch_align(std::size_t bytes) { return std::align_val_t{bytes >= 2 * kHugePage ? kHugePage : 64}; }
+// Large blocks lie on huge pages, where the system has them: passes with large strides would
+// otherwise miss the table of pages at every step.
+inline std::align_val_t scratch_align(std::size_t bytes) {
+  return std::align_val_t{bytes >= 2 * kHugePage ? kHugePage : 64};
+}
 inline void* scratch_new(std::size_t bytes) {
   void* p = ::operator new(bytes, scratch_align(bytes));
 #ifdef __linux__
@@ -22,7 +26,9 @@ inline void* scratch_new(std::size_t bytes) {
 #endif
   return p;
 }
-inline void scratch_delete(void* p, std::size_t bytes) { ::operator delete(p, scratch_align(bytes)); }
+inline void scratch_delete(void* p, std::size_t bytes) {
+  ::operator delete(p, scratch_align(bytes));
+}
 
 /// The free blocks of one thread.
 class ScratchCache {
@@ -67,13 +73,15 @@ inline ScratchCache& scratch_cache() {
 }
 }  // namespace detail
 
-/// n uninitialised elements, 64-byte aligned, until the end of the scope; to be made and destroyed by the same thread. std::bad_alloc if there is no
-/// memory.
+/// n uninitialised elements, 64-byte aligned, until the end of the scope; to be made and destroyed
+/// by the same thread. std::bad_alloc if there is no memory.
 template <class T>
 class Scratch {
  public:
   Scratch() = default;
-  explicit Scratch(std::int64_t n) : block_(detail::scratch_cache().take((static_cast<std::size_t>(n) * sizeof(T) + 4095) / 4096 * 4096)) {}
+  explicit Scratch(std::int64_t n)
+      : block_(detail::scratch_cache().take((static_cast<std::size_t>(n) * sizeof(T) + 4095) /
+                                            4096 * 4096)) {}
   Scratch(Scratch&& o) noexcept : block_(o.block_) { o.block_ = {}; }
   Scratch& operator=(Scratch&& o) noexcept {
     const auto mine = block_;

@@ -14,17 +14,20 @@
 namespace dropin {
 namespace {
 
-// Bytes of a plain or gzipped file, in order. Inflates as it goes, so that nothing beyond what the header promises is ever held.
+// Bytes of a plain or gzipped file, in order. Inflates as it goes, so that nothing beyond what the
+// header promises is ever held.
 class Source {
  public:
-  Source(const unsigned char* data, std::size_t bytes, const std::string& label) : p_(data), left_(bytes), total_(bytes), label_(label) {
+  Source(const unsigned char* data, std::size_t bytes, const std::string& label)
+      : p_(data), left_(bytes), total_(bytes), label_(label) {
     gzip_ = bytes >= 2 && data[0] == 0x1f && data[1] == 0x8b;
     if (gzip_) start_member();
   }
   ~Source() {
     if (open_) inflateEnd(&z_);
   }
-  // The most that can still be read: a plain file holds what it promises, a gzipped one cannot expand more than 1032 times.
+  // The most that can still be read: a plain file holds what it promises, a gzipped one cannot
+  // expand more than 1032 times.
   std::uint64_t most() const { return gzip_ ? total_ * 1032 : left_; }
   // Reads up to n bytes; fewer only at the end.
   std::size_t read(void* out, std::size_t n) {
@@ -51,8 +54,10 @@ class Source {
       if (status == Z_STREAM_END) {
         inflateEnd(&z_);
         open_ = false;
-        if (left_ >= 2 && p_[0] == 0x1f && p_[1] == 0x8b) start_member();
-        else if (left_) fail<FileError>({label_, ": ", left_, " bytes after the gzip data"});
+        if (left_ >= 2 && p_[0] == 0x1f && p_[1] == 0x8b)
+          start_member();
+        else if (left_)
+          fail<FileError>({label_, ": ", left_, " bytes after the gzip data"});
       } else if (status == Z_BUF_ERROR || (status == Z_OK && left_ == 0 && z_.avail_out)) {
         fail<FileError>({label_, ": the gzip data is truncated"});
       } else if (status != Z_OK) {
@@ -65,7 +70,8 @@ class Source {
  private:
   void start_member() {
     z_ = {};
-    if (inflateInit2(&z_, 15 + 16) != Z_OK) fail<OutOfMemoryError>({label_, ": no memory to inflate"});
+    if (inflateInit2(&z_, 15 + 16) != Z_OK)
+      fail<OutOfMemoryError>({label_, ": no memory to inflate"});
     open_ = true;
   }
   const unsigned char* p_;
@@ -75,62 +81,92 @@ class Source {
   z_stream z_{};
 };
 
-std::uint32_t big_endian(const unsigned char* p) { return static_cast<std::uint32_t>(p[0]) << 24 | static_cast<std::uint32_t>(p[1]) << 16 | static_cast<std::uint32_t>(p[2]) << 8 | p[3]; }
+std::uint32_t big_endian(const unsigned char* p) {
+  return static_cast<std::uint32_t>(p[0]) << 24 | static_cast<std::uint32_t>(p[1]) << 16 |
+         static_cast<std::uint32_t>(p[2]) << 8 | p[3];
+}
 
 }  // namespace
 
 Tensor parse_idx(const void* data, std::size_t bytes, const std::string& label) {
   Source in(static_cast<const unsigned char*>(data), bytes, label);
   unsigned char magic[4];
-  if (in.read(magic, 4) != 4) fail<FileError>({label, ": truncated: an IDX file begins with 4 bytes of magic"});
-  if (magic[0] || magic[1]) fail<FileError>({label, ": wrong magic: the first two bytes of an IDX file are 0, here ", static_cast<int>(magic[0]), " and ", static_cast<int>(magic[1])});
+  if (in.read(magic, 4) != 4)
+    fail<FileError>({label, ": truncated: an IDX file begins with 4 bytes of magic"});
+  if (magic[0] || magic[1])
+    fail<FileError>({label, ": wrong magic: the first two bytes of an IDX file are 0, here ",
+                     static_cast<int>(magic[0]), " and ", static_cast<int>(magic[1])});
   const int code = magic[2], rank = magic[3];
   std::int64_t width = 0;
   switch (code) {
-    case 0x08: case 0x09: width = 1; break;
-    case 0x0b: width = 2; break;
-    case 0x0c: case 0x0d: width = 4; break;
-    case 0x0e: width = 8; break;
-    default: fail<FileError>({label, ": unknown IDX type code ", code, "; there are 8, 9, 11, 12, 13 and 14"});
+    case 0x08:
+    case 0x09:
+      width = 1;
+      break;
+    case 0x0b:
+      width = 2;
+      break;
+    case 0x0c:
+    case 0x0d:
+      width = 4;
+      break;
+    case 0x0e:
+      width = 8;
+      break;
+    default:
+      fail<FileError>(
+          {label, ": unknown IDX type code ", code, "; there are 8, 9, 11, 12, 13 and 14"});
   }
-  if (rank > abi::kMaxDims) fail<FileError>({label, ": ", rank, " dimensions; at most 8 are supported"});
+  if (rank > abi::kMaxDims)
+    fail<FileError>({label, ": ", rank, " dimensions; at most 8 are supported"});
   Shape sizes;
   std::int64_t n = 1;
   bool nothing = false;
   for (int i = 0; i < rank; ++i) {
     unsigned char s[4];
-    if (in.read(s, 4) != 4) fail<FileError>({label, ": truncated in the sizes of its ", rank, " dimensions"});
+    if (in.read(s, 4) != 4)
+      fail<FileError>({label, ": truncated in the sizes of its ", rank, " dimensions"});
     sizes.push_back(big_endian(s));
     // Zeros apart: they would hide sizes whose strides overflow.
-    if (sizes.back() == 0) nothing = true;
-    else if (__builtin_mul_overflow(n, sizes.back(), &n) || n > (std::int64_t{1} << 31)) fail<FileError>({label, ": sizes ", sizes, " have more than 2^31 elements"});
+    if (sizes.back() == 0)
+      nothing = true;
+    else if (__builtin_mul_overflow(n, sizes.back(), &n) || n > (std::int64_t{1} << 31))
+      fail<FileError>({label, ": sizes ", sizes, " have more than 2^31 elements"});
   }
   if (nothing) n = 0;
-  if (static_cast<std::uint64_t>(n * width) > in.most()) fail<FileError>({label, ": truncated: sizes ", sizes, " need ", n * width, " bytes"});
+  if (static_cast<std::uint64_t>(n * width) > in.most())
+    fail<FileError>({label, ": truncated: sizes ", sizes, " need ", n * width, " bytes"});
   const DType dtype = code == 0x08 ? kUInt8 : code <= 0x0c ? kInt32 : kFloat32;
   Tensor t = empty(sizes, dtype);
   if (code == 0x08) {
     const std::size_t got = in.read(t.data_ptr(), static_cast<std::size_t>(n));
-    if (got != static_cast<std::size_t>(n)) fail<FileError>({label, ": truncated: ", got, " of ", n, " bytes of data"});
+    if (got != static_cast<std::size_t>(n))
+      fail<FileError>({label, ": truncated: ", got, " of ", n, " bytes of data"});
   } else {
     std::vector<unsigned char> chunk(static_cast<std::size_t>(4096 * width));
     for (std::int64_t at = 0; at < n; at += 4096) {
       const std::int64_t k = std::min<std::int64_t>(4096, n - at);
       const std::size_t got = in.read(chunk.data(), static_cast<std::size_t>(k * width));
-      if (got != static_cast<std::size_t>(k * width)) fail<FileError>({label, ": truncated: ", at * width + static_cast<std::int64_t>(got), " of ", n * width, " bytes of data"});
+      if (got != static_cast<std::size_t>(k * width))
+        fail<FileError>({label, ": truncated: ", at * width + static_cast<std::int64_t>(got),
+                         " of ", n * width, " bytes of data"});
       for (std::int64_t i = 0; i < k; ++i) {
         const unsigned char* p = chunk.data() + i * width;
         if (dtype == kInt32) {
           std::int32_t v = 0;
-          if (width == 1) v = static_cast<std::int8_t>(p[0]);
-          else if (width == 2) v = static_cast<std::int16_t>(static_cast<std::uint16_t>(p[0] << 8 | p[1]));
-          else v = static_cast<std::int32_t>(big_endian(p));
+          if (width == 1)
+            v = static_cast<std::int8_t>(p[0]);
+          else if (width == 2)
+            v = static_cast<std::int16_t>(static_cast<std::uint16_t>(p[0] << 8 | p[1]));
+          else
+            v = static_cast<std::int32_t>(big_endian(p));
           t.data<std::int32_t>()[at + i] = v;
         } else if (width == 4) {
           const std::uint32_t u = big_endian(p);
           std::memcpy(t.data<float>() + at + i, &u, 4);
         } else {
-          const std::uint64_t u = static_cast<std::uint64_t>(big_endian(p)) << 32 | big_endian(p + 4);
+          const std::uint64_t u =
+              static_cast<std::uint64_t>(big_endian(p)) << 32 | big_endian(p + 4);
           double d;
           std::memcpy(&d, &u, 8);
           t.data<float>()[at + i] = static_cast<float>(d);
@@ -139,12 +175,15 @@ Tensor parse_idx(const void* data, std::size_t bytes, const std::string& label) 
     }
   }
   unsigned char extra;
-  if (in.read(&extra, 1) != 0) fail<FileError>({label, ": more data than its sizes ", sizes, " say"});
+  if (in.read(&extra, 1) != 0)
+    fail<FileError>({label, ": more data than its sizes ", sizes, " say"});
   return t;
 }
 
 Tensor parse_idx(const Tensor& bytes) {
-  if (bytes.dtype() != kUInt8 || bytes.dim() != 1) fail<DTypeError>({"ParseIdx: bytes are ", bytes.sizes(), " ", bytes.dtype(), ", expected [n] uint8"});
+  if (bytes.dtype() != kUInt8 || bytes.dim() != 1)
+    fail<DTypeError>(
+        {"ParseIdx: bytes are ", bytes.sizes(), " ", bytes.dtype(), ", expected [n] uint8"});
   const Tensor b = bytes.to(kCPU).contiguous();
   return parse_idx(b.data_ptr(), static_cast<std::size_t>(b.numel()), "ParseIdx");
 }
@@ -155,8 +194,11 @@ Tensor read_idx(const std::string& path) {
 }
 
 Tensor normalize_images(const Tensor& images, double mean, double std) {
-  if (images.dtype() != kUInt8 || images.dim() != 3) fail<ShapeError>({"NormalizeImages: images are ", images.sizes(), " ", images.dtype(), ", expected [N, H, W] uint8"});
-  if (!(std > 0)) fail<OptionError>({"NormalizeImages: std is ", std, ", expected a positive number"});
+  if (images.dtype() != kUInt8 || images.dim() != 3)
+    fail<ShapeError>({"NormalizeImages: images are ", images.sizes(), " ", images.dtype(),
+                      ", expected [N, H, W] uint8"});
+  if (!(std > 0))
+    fail<OptionError>({"NormalizeImages: std is ", std, ", expected a positive number"});
   return affine(images.to(kFloat32), 1 / (255 * std), -mean / std).unsqueeze(1);
 }
 
@@ -168,17 +210,23 @@ namespace {
 struct Known {
   const char *name, *fashion, *mnist;
 };
-constexpr Known kFiles[] = {{"train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef9ec88bf0d", "f68b3c2dcbeaaa9fbdd348bbdeb94873"},
-                            {"train-labels-idx1-ubyte", "25c81989df183df01b3e8a0aad5dffbe", "d53e105ee54ea40749a09fcbcd1e9432"},
-                            {"t10k-images-idx3-ubyte", "bef4ecab320f06d8554ea6380940ec79", "9fb629c4189551a2d022fa330f9573f3"},
-                            {"t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310", "ec29112dd5afa0611ce80d1b7f02629c"}};
+constexpr Known kFiles[] = {{"train-images-idx3-ubyte", "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
+                             "f68b3c2dcbeaaa9fbdd348bbdeb94873"},
+                            {"train-labels-idx1-ubyte", "25c81989df183df01b3e8a0aad5dffbe",
+                             "d53e105ee54ea40749a09fcbcd1e9432"},
+                            {"t10k-images-idx3-ubyte", "bef4ecab320f06d8554ea6380940ec79",
+                             "9fb629c4189551a2d022fa330f9573f3"},
+                            {"t10k-labels-idx1-ubyte", "bb300cfdad3c16e7a12a480ee83cd310",
+                             "ec29112dd5afa0611ce80d1b7f02629c"}};
 
 std::string locate(const std::string& root, const std::string& name) {
   std::error_code unreadable;  // counts as missing
   for (const std::string& tail : {std::string(".gz"), std::string()})
-    if (std::filesystem::is_regular_file(root + "/" + name + tail, unreadable)) return root + "/" + name + tail;
+    if (std::filesystem::is_regular_file(root + "/" + name + tail, unreadable))
+      return root + "/" + name + tail;
   fail<FileError>({"FashionMNIST: ", root, " has neither ", name, ".gz nor ", name,
-                   "; the files are {train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte, or sprite900-* for the small set"});
+                   "; the files are {train,t10k}-images-idx3-ubyte and "
+                   "{train,t10k}-labels-idx1-ubyte, or sprite900-* for the small set"});
 }
 
 Tensor load(const std::string& root, const std::string& name, bool verify) {
@@ -188,8 +236,12 @@ Tensor load(const std::string& root, const std::string& name, bool verify) {
     for (const Known& k : kFiles)
       if (name == k.name) {
         const std::string sum = detail::md5(bytes.data(), bytes.size());
-        if (sum == k.mnist) std::fprintf(stderr, "dropin: warning: %s is MNIST's file, not Fashion-MNIST's\n", path.c_str());
-        else if (sum != k.fashion) fail<FileError>({path, ": MD5 is ", sum, ", the published file has ", k.fashion, "; pass verify = false to read it all the same"});
+        if (sum == k.mnist)
+          std::fprintf(stderr, "dropin: warning: %s is MNIST's file, not Fashion-MNIST's\n",
+                       path.c_str());
+        else if (sum != k.fashion)
+          fail<FileError>({path, ": MD5 is ", sum, ", the published file has ", k.fashion,
+                           "; pass verify = false to read it all the same"});
       }
   return parse_idx(bytes.data(), bytes.size(), path);
 }
@@ -198,24 +250,34 @@ Tensor load(const std::string& root, const std::string& name, bool verify) {
 
 FashionMNIST::FashionMNIST(const FashionMNISTOptions& o) : options_(o) {
   const std::string split = o.split == "test" ? "t10k" : o.split;
-  if (split != "train" && split != "t10k" && split != "sprite900") fail<OptionError>({"FashionMNIST: split is \"", o.split, "\", expected train, t10k (or test) or sprite900"});
+  if (split != "train" && split != "t10k" && split != "sprite900")
+    fail<OptionError>(
+        {"FashionMNIST: split is \"", o.split, "\", expected train, t10k (or test) or sprite900"});
   if (o.root.empty()) fail<OptionError>({"FashionMNIST: root is required"});
   const std::string images = split + "-images-idx3-ubyte", labels = split + "-labels-idx1-ubyte";
   locate(o.root, images);
   pixels_ = load(o.root, images, o.verify);
   const Tensor y = load(o.root, labels, o.verify);
   const std::string where = o.root + "/" + images;
-  if (pixels_.dtype() != kUInt8 || pixels_.dim() != 3 || pixels_.size(1) != 28 || pixels_.size(2) != 28)
-    fail<FileError>({where, ": images are ", pixels_.sizes(), " ", pixels_.dtype(), ", expected [N, 28, 28] uint8"});
-  if (y.dtype() != kUInt8 || y.dim() != 1) fail<FileError>({o.root, "/", labels, ": labels are ", y.sizes(), " ", y.dtype(), ", expected [N] uint8"});
-  if (pixels_.size(0) != y.size(0)) fail<FileError>({where, ": ", pixels_.size(0), " images but ", y.size(0), " labels"});
+  if (pixels_.dtype() != kUInt8 || pixels_.dim() != 3 || pixels_.size(1) != 28 ||
+      pixels_.size(2) != 28)
+    fail<FileError>({where, ": images are ", pixels_.sizes(), " ", pixels_.dtype(),
+                     ", expected [N, 28, 28] uint8"});
+  if (y.dtype() != kUInt8 || y.dim() != 1)
+    fail<FileError>(
+        {o.root, "/", labels, ": labels are ", y.sizes(), " ", y.dtype(), ", expected [N] uint8"});
+  if (pixels_.size(0) != y.size(0))
+    fail<FileError>({where, ": ", pixels_.size(0), " images but ", y.size(0), " labels"});
   if (pixels_.size(0) == 0) fail<FileError>({where, ": no images"});
   labels_ = y.to(kInt64);
   if (o.verify) {
     const std::int64_t most = amax(labels_).item<std::int64_t>();
-    if (most > 9) fail<FileError>({o.root, "/", labels, ": a label is ", most, ", expected 0 to 9"});
+    if (most > 9)
+      fail<FileError>({o.root, "/", labels, ": a label is ", most, ", expected 0 to 9"});
     const std::int64_t expected = split == "train" ? 60000 : split == "t10k" ? 10000 : 900;
-    if (size() != expected) fail<FileError>({where, ": ", size(), " images, expected ", expected, "; pass verify = false to read them all the same"});
+    if (size() != expected)
+      fail<FileError>({where, ": ", size(), " images, expected ", expected,
+                       "; pass verify = false to read them all the same"});
   }
 }
 
@@ -229,18 +291,26 @@ FashionMNIST::Example FashionMNIST::get(std::int64_t i) const {
   return {prepare(pixels_.narrow(0, i, 1))[0], labels_[i].item<std::int64_t>()};
 }
 const char* FashionMNIST::class_name(std::int64_t k) {
-  static constexpr const char* names[] = {"T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"};
+  static constexpr const char* names[] = {"T-shirt/top", "Trouser",   "Pullover", "Dress",
+                                          "Coat",        "Sandal",    "Shirt",    "Sneaker",
+                                          "Bag",         "Ankle boot"};
   if (k < 0 || k > 9) fail<IndexError>({"FashionMNIST: class ", k, ", expected 0 to 9"});
   return names[k];
 }
-BackgroundLoader FashionMNIST::loader(std::int64_t batch_size, bool shuffle, std::uint64_t seed) const {
-  if (batch_size <= 0) fail<OptionError>({"FashionMNIST: batch_size is ", batch_size, ", expected a positive number"});
+BackgroundLoader FashionMNIST::loader(std::int64_t batch_size, bool shuffle,
+                                      std::uint64_t seed) const {
+  if (batch_size <= 0)
+    fail<OptionError>({"FashionMNIST: batch_size is ", batch_size, ", expected a positive number"});
   const FashionMNIST copy = *this;
   return BackgroundLoader(
-      [copy, batch_size, shuffle, seed, order = Tensor(), order_epoch = std::int64_t{-1}](std::int64_t i) mutable -> Batch {
-        const std::int64_t n = copy.size(), per_epoch = n / batch_size + (n % batch_size != 0), epoch = i / per_epoch;
+      [copy, batch_size, shuffle, seed, order = Tensor(),
+       order_epoch = std::int64_t{-1}](std::int64_t i) mutable -> Batch {
+        const std::int64_t n = copy.size(), per_epoch = n / batch_size + (n % batch_size != 0),
+                           epoch = i / per_epoch;
         const std::int64_t at = i % per_epoch * batch_size, k = std::min(batch_size, n - at);
-        if (!shuffle) return {copy.prepare(copy.pixels_.narrow(0, at, k)), copy.labels_.narrow(0, at, k).clone()};
+        if (!shuffle)
+          return {copy.prepare(copy.pixels_.narrow(0, at, k)),
+                  copy.labels_.narrow(0, at, k).clone()};
         if (epoch != order_epoch) {  // one order serves its whole epoch
           Generator g(seed);
           g.set_offset(static_cast<std::uint64_t>(epoch) << 32);
@@ -248,7 +318,8 @@ BackgroundLoader FashionMNIST::loader(std::int64_t batch_size, bool shuffle, std
           order_epoch = epoch;
         }
         const Tensor index = order.narrow(0, at, k);
-        return {copy.prepare(index_select(copy.pixels_, 0, index)), index_select(copy.labels_, 0, index)};
+        return {copy.prepare(index_select(copy.pixels_, 0, index)),
+                index_select(copy.labels_, 0, index)};
       },
       0);
 }

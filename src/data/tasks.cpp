@@ -15,7 +15,8 @@ namespace dropin {
 // --- text
 
 TextDataset::TextDataset(const std::string& path) : text_(read_file(path)), label_(path) {
-  if (text_.size() < 16) fail<FileError>({path, ": ", text_.size(), " bytes; a text to train on needs at least 16"});
+  if (text_.size() < 16)
+    fail<FileError>({path, ": ", text_.size(), " bytes; a text to train on needs at least 16"});
 }
 TextDataset TextDataset::from_string(std::string text) {
   TextDataset d;
@@ -38,14 +39,18 @@ Batch TextDataset::windows(const std::vector<std::int64_t>& starts, std::int64_t
 
 Batch TextDataset::sample(std::int64_t batch, std::int64_t length, Generator& g) const {
   const std::int64_t room = train_size() - length;
-  if (batch <= 0 || length <= 0 || room <= 0) fail<OptionError>({label_, ": windows of ", length, " bytes do not fit into ", train_size(), " bytes of training text"});
+  if (batch <= 0 || length <= 0 || room <= 0)
+    fail<OptionError>({label_, ": windows of ", length, " bytes do not fit into ", train_size(),
+                       " bytes of training text"});
   const Tensor starts = randint(0, room, {batch}, kInt64, &g);
   return windows({starts.data<std::int64_t>(), starts.data<std::int64_t>() + batch}, length);
 }
 
 Batch TextDataset::validation(std::int64_t batch, std::int64_t length) const {
   const std::int64_t begin = train_size(), room = size() - begin - length;
-  if (room <= 0) fail<OptionError>({label_, ": windows of ", length, " bytes do not fit into ", size() - begin, " bytes of validation text"});
+  if (room <= 0)
+    fail<OptionError>({label_, ": windows of ", length, " bytes do not fit into ", size() - begin,
+                       " bytes of validation text"});
   std::vector<std::int64_t> starts;
   for (std::int64_t i = 0; i < batch; ++i) starts.push_back(begin + i * room / batch);
   return windows(starts, length);
@@ -55,20 +60,28 @@ namespace {
 // A draw from the generator's stream, one word at a time.
 struct Dice {
   Generator& g;
-  std::int64_t below(std::int64_t n) { return randint(0, n, {1}, kInt64, &g).data<std::int64_t>()[0]; }
+  std::int64_t below(std::int64_t n) {
+    return randint(0, n, {1}, kInt64, &g).data<std::int64_t>()[0];
+  }
   double real(double a, double b) { return a + (b - a) * rand({1}, kFloat64, &g).item(); }
 };
 }  // namespace
 
 std::string grammar_text(std::int64_t bytes, std::uint64_t seed) {
-  static const char* const nouns[] = {"cat", "river", "teacher", "stone", "garden", "sailor", "letter", "window", "forest", "king", "lamp", "road"};
-  static const char* const adjectives[] = {"old", "quiet", "bright", "small", "hungry", "distant", "golden", "broken"};
-  static const char* const verbs[] = {"sees", "follows", "remembers", "leaves", "finds", "watches", "forgets", "carries"};
-  static const char* const places[] = {"near the sea", "in the morning", "under the bridge", "without a word", "before the rain", "at the gate"};
+  static const char* const nouns[] = {"cat",    "river",  "teacher", "stone", "garden", "sailor",
+                                      "letter", "window", "forest",  "king",  "lamp",   "road"};
+  static const char* const adjectives[] = {"old",    "quiet",   "bright", "small",
+                                           "hungry", "distant", "golden", "broken"};
+  static const char* const verbs[] = {"sees",  "follows", "remembers", "leaves",
+                                      "finds", "watches", "forgets",   "carries"};
+  static const char* const places[] = {"near the sea",   "in the morning",  "under the bridge",
+                                       "without a word", "before the rain", "at the gate"};
   Generator g(seed);
   Dice dice{g};
   auto pick = [&](const auto& words) { return std::string(words[dice.below(std::size(words))]); };
-  auto thing = [&] { return "the " + (dice.below(2) ? pick(adjectives) + " " : std::string()) + pick(nouns); };
+  auto thing = [&] {
+    return "the " + (dice.below(2) ? pick(adjectives) + " " : std::string()) + pick(nouns);
+  };
   std::string s;
   while (static_cast<std::int64_t>(s.size()) < bytes) {
     std::string line = thing() + " " + pick(verbs) + " " + thing();
@@ -84,12 +97,17 @@ std::string grammar_text(std::int64_t bytes, std::uint64_t seed) {
 // --- generated tasks
 
 Batch recall_batch(std::int64_t batch, std::int64_t length, std::int64_t vocab, Generator& g) {
-  if (length < 3 || length % 2 == 0) fail<OptionError>({"recall: length is ", length, ", expected an odd number of at least 3 (pairs, then one key)"});
+  if (length < 3 || length % 2 == 0)
+    fail<OptionError>({"recall: length is ", length,
+                       ", expected an odd number of at least 3 (pairs, then one key)"});
   if (vocab < 4) fail<OptionError>({"recall: vocab is ", vocab, ", expected at least 4"});
   const std::int64_t keys = vocab / 2, values = vocab - keys, pairs = length / 2;
   Batch r{empty({batch, length}, kInt64), full({batch, length}, -100, kInt64)};
-  // which value each key stands for in this sequence, the keys shown, and which of the shown keys is asked
-  const Tensor map = randint(0, values, {batch, keys}, kInt64, &g), shown = randint(0, keys, {batch, pairs}, kInt64, &g), asked = randint(0, pairs, {batch}, kInt64, &g);
+  // which value each key stands for in this sequence, the keys shown, and which of the shown keys
+  // is asked
+  const Tensor map = randint(0, values, {batch, keys}, kInt64, &g),
+               shown = randint(0, keys, {batch, pairs}, kInt64, &g),
+               asked = randint(0, pairs, {batch}, kInt64, &g);
   for (std::int64_t b = 0; b < batch; ++b) {
     std::int64_t* x = r.x.data<std::int64_t>() + b * length;
     const std::int64_t* m = map.data<std::int64_t>() + b * keys;
@@ -111,26 +129,48 @@ Batch glyph_batch(std::int64_t batch, Generator& g) {
   const Tensor shape = rand({batch, 4}, kFloat32, &g), noise = randn({batch, n * n}, kFloat32, &g);
   for (std::int64_t b = 0; b < batch; ++b) {
     const float* u = shape.data<float>() + 4 * b;
-    const float cx = 10 + 8 * u[0], cy = 10 + 8 * u[1], radius = 5 + 4 * u[2], pen = 1.0f + 0.7f * u[3];
+    const float cx = 10 + 8 * u[0], cy = 10 + 8 * u[1], radius = 5 + 4 * u[2],
+                pen = 1.0f + 0.7f * u[3];
     const std::int64_t kind = r.y.data<std::int64_t>()[b];
     for (std::int64_t i = 0; i < n; ++i)
       for (std::int64_t j = 0; j < n; ++j) {
-        const float x = static_cast<float>(j) - cx, y = static_cast<float>(i) - cy, ax = std::abs(x), ay = std::abs(y), d = std::sqrt(x * x + y * y);
+        const float x = static_cast<float>(j) - cx, y = static_cast<float>(i) - cy,
+                    ax = std::abs(x), ay = std::abs(y), d = std::sqrt(x * x + y * y);
         const bool box = ax <= radius && ay <= radius;
         bool ink = false;
         switch (kind) {
-          case 0: ink = std::abs(d - radius) < pen; break;                                 // ring
-          case 1: ink = d < radius; break;                                                 // disc
-          case 2: ink = box && (ax > radius - 1.5f * pen || ay > radius - 1.5f * pen); break;  // frame
-          case 3: ink = box; break;                                                        // box
-          case 4: ink = box && std::abs(ax - ay) < 1.4f * pen; break;                      // cross
-          case 5: ink = box && (ax < pen || ay < pen); break;                              // plus
-          case 6: ink = box && std::abs(x + y) < 1.4f * pen; break;                        // slash
-          case 7: ink = ay <= radius && ax < (y + radius) / 2; break;                      // triangle
-          case 8: ink = box && std::fmod(y + 100, 4.f) < 2; break;                         // bars
-          default: ink = box && std::abs(y - radius / 2 * std::sin(x)) < 1.3f * pen;       // waves
+          case 0:
+            ink = std::abs(d - radius) < pen;
+            break;  // ring
+          case 1:
+            ink = d < radius;
+            break;  // disc
+          case 2:
+            ink = box && (ax > radius - 1.5f * pen || ay > radius - 1.5f * pen);
+            break;  // frame
+          case 3:
+            ink = box;
+            break;  // box
+          case 4:
+            ink = box && std::abs(ax - ay) < 1.4f * pen;
+            break;  // cross
+          case 5:
+            ink = box && (ax < pen || ay < pen);
+            break;  // plus
+          case 6:
+            ink = box && std::abs(x + y) < 1.4f * pen;
+            break;  // slash
+          case 7:
+            ink = ay <= radius && ax < (y + radius) / 2;
+            break;  // triangle
+          case 8:
+            ink = box && std::fmod(y + 100, 4.f) < 2;
+            break;  // bars
+          default:
+            ink = box && std::abs(y - radius / 2 * std::sin(x)) < 1.3f * pen;  // waves
         }
-        r.x.data<float>()[(b * n + i) * n + j] = (ink ? 1.f : 0.f) + 0.25f * noise.data<float>()[b * n * n + i * n + j] - 0.3f;
+        r.x.data<float>()[(b * n + i) * n + j] =
+            (ink ? 1.f : 0.f) + 0.25f * noise.data<float>()[b * n * n + i * n + j] - 0.3f;
       }
   }
   return r;
@@ -171,7 +211,9 @@ struct BackgroundLoader::State {
   }
 };
 
-BackgroundLoader::BackgroundLoader(std::function<Batch(std::int64_t)> make, std::int64_t first, std::int64_t ahead) : state_(new State) {
+BackgroundLoader::BackgroundLoader(std::function<Batch(std::int64_t)> make, std::int64_t first,
+                                   std::int64_t ahead)
+    : state_(new State) {
   state_->make = std::move(make);
   state_->next = first;
   state_->ahead = std::max<std::int64_t>(1, ahead);
@@ -198,14 +240,17 @@ Batch BackgroundLoader::next() {
 }
 
 BoxScene box_scene(std::int64_t n, std::int64_t objects, std::int64_t classes, std::uint64_t seed) {
-  DROPIN_CHECK(n >= 0 && objects >= 0 && classes >= 0, OptionError, "box_scene: n ", n, ", objects ", objects, " and classes ", classes, ", expected none below 0");
+  DROPIN_CHECK(n >= 0 && objects >= 0 && classes >= 0, OptionError, "box_scene: n ", n,
+               ", objects ", objects, " and classes ", classes, ", expected none below 0");
   std::uint64_t s = seed;
   auto uniform = [&] {  // a generator that peers in other languages can repeat
     s = s * 6364136223846793005u + 1442695040888963407u;
     return static_cast<double>(s >> 40) / 16777216.0;
   };
   std::vector<double> cx, cy, size;
-  for (std::int64_t i = 0; i < objects; ++i) cx.push_back(60 + 430 * uniform()), cy.push_back(60 + 430 * uniform()), size.push_back(40 + 120 * uniform());
+  for (std::int64_t i = 0; i < objects; ++i)
+    cx.push_back(60 + 430 * uniform()), cy.push_back(60 + 430 * uniform()),
+        size.push_back(40 + 120 * uniform());
   BoxScene r{empty({n, 4}), classes ? empty({classes, n}) : empty({n})};
   float* b = r.boxes.data<float>();
   for (std::int64_t i = 0; i < n; ++i, b += 4) {
@@ -217,10 +262,12 @@ BoxScene box_scene(std::int64_t n, std::int64_t objects, std::int64_t classes, s
     } else {
       x = 550 * uniform(), y = 550 * uniform(), w = 10 + 60 * uniform(), h = 10 + 60 * uniform();
     }
-    b[0] = static_cast<float>(x - w / 2), b[1] = static_cast<float>(y - h / 2), b[2] = static_cast<float>(x + w / 2), b[3] = static_cast<float>(y + h / 2);
+    b[0] = static_cast<float>(x - w / 2), b[1] = static_cast<float>(y - h / 2),
+    b[2] = static_cast<float>(x + w / 2), b[3] = static_cast<float>(y + h / 2);
   }
   float* p = r.scores.data<float>();
-  for (std::int64_t i = 0; i < r.scores.numel(); ++i) p[i] = static_cast<float>(0.06 + 0.94 * uniform());
+  for (std::int64_t i = 0; i < r.scores.numel(); ++i)
+    p[i] = static_cast<float>(0.06 + 0.94 * uniform());
   return r;
 }
 

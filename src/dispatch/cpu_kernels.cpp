@@ -1,4 +1,5 @@
-// Every CPU kernel folder, one line each. A function `void provide_<folder>_cpu(abi::KernelTable&)` lives in kernels/<folder>/cpu.cpp.
+// Every CPU kernel folder, one line each. A function `void provide_<folder>_cpu(abi::KernelTable&)`
+// lives in kernels/<folder>/cpu.cpp.
 #include <hwy/targets.h>
 
 #include "core/disabled.h"
@@ -36,7 +37,8 @@ DROPIN_CPU_KERNELS(X)
 }  // namespace kernels
 
 void provide_cpu_kernels(abi::KernelTable& table) {
-  if (disabled_by_environment("simd")) hwy::DisableTargets(~std::int64_t{0});  // all but the lowest, which is always there
+  if (disabled_by_environment("simd"))
+    hwy::DisableTargets(~std::int64_t{0});  // all but the lowest, which is always there
 #define X(folder) kernels::provide_##folder##_cpu(table);
   DROPIN_CPU_KERNELS(X)
 #undef X

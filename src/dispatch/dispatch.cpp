@@ -49,20 +49,28 @@ void kernel_missing(const char* name, const Device& device) {
 
 void kernel_failed(const char* name, const abi::Status& status) {
   const std::string_view why = status.message;
-  if (why == "index out of range" || why == "target out of range") fail<IndexError>({name, ": ", why});
+  if (why == "index out of range" || why == "target out of range")
+    fail<IndexError>({name, ": ", why});
   switch (status.code) {
-    case 1: fail<DTypeError>({name, ": ", why});
-    case 3: fail<OutOfMemoryError>({name, ": ", why});
-    case 4: fail<DeviceError>({name, ": ", why});
-    default: fail<Error>({name, ": ", why});
+    case 1:
+      fail<DTypeError>({name, ": ", why});
+    case 3:
+      fail<OutOfMemoryError>({name, ": ", why});
+    case 4:
+      fail<DeviceError>({name, ": ", why});
+    default:
+      fail<Error>({name, ": ", why});
   }
 }
 
 void wrong_device(const char* name, const Device& device, const abi::TensorIn& t) {
-  fail<DeviceError>({name, ": tensors on ", device, " and ", Device(t.device, t.device_index), "; move one with to()"});
+  fail<DeviceError>({name, ": tensors on ", device, " and ", Device(t.device, t.device_index),
+                     "; move one with to()"});
 }
 
-abi::KernelContext kernel_context(const Device& device) { return {device.type, device.index, nullptr}; }
+abi::KernelContext kernel_context(const Device& device) {
+  return {device.type, device.index, nullptr};
+}
 
 }  // namespace detail
 

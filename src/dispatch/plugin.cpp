@@ -40,7 +40,11 @@ std::vector<std::string> places() {
   }
   std::error_code error;
   Dl_info info;
-  for (const fs::path& file : {dladdr(reinterpret_cast<const void*>(&device_count), &info) && info.dli_fname ? fs::path(info.dli_fname) : fs::path(), fs::read_symlink("/proc/self/exe", error)}) {
+  for (const fs::path& file :
+       {dladdr(reinterpret_cast<const void*>(&device_count), &info) && info.dli_fname
+            ? fs::path(info.dli_fname)
+            : fs::path(),
+        fs::read_symlink("/proc/self/exe", error)}) {
     const fs::path folder = fs::weakly_canonical(file, error).parent_path();
     if (error || folder.empty()) continue;
     add(folder);
@@ -61,10 +65,14 @@ void* host_allocate(DeviceType type, std::int32_t index, std::int64_t bytes) {
     return nullptr;
   }
 }
-void host_release(DeviceType type, std::int32_t index, void* data, std::int64_t bytes) { detail::release(data, static_cast<std::size_t>(bytes), {type, index}); }
+void host_release(DeviceType type, std::int32_t index, void* data, std::int64_t bytes) {
+  detail::release(data, static_cast<std::size_t>(bytes), {type, index});
+}
 
-// Takes the plugin at `path`; true when it has a usable device. The module stays loaded: its kernels may be in use.
-bool take(const std::string& path, CudaReport& r, void (*add)(void*, DeviceType, const char*, detail::AnyFn), void* table) {
+// Takes the plugin at `path`; true when it has a usable device. The module stays loaded: its
+// kernels may be in use.
+bool take(const std::string& path, CudaReport& r,
+          void (*add)(void*, DeviceType, const char*, detail::AnyFn), void* table) {
   auto outcome = [&](std::string text) {
     r.tried.push_back({path, std::move(text)});
     return false;
@@ -81,9 +89,14 @@ bool take(const std::string& path, CudaReport& r, void (*add)(void*, DeviceType,
   auto entry = reinterpret_cast<const abi::Plugin* (*)()>(dlsym(module, "dropin_plugin"));
   if (!entry) return outcome("it has no function dropin_plugin: not a plugin of dropin");
   const abi::Plugin* p = entry();
-  if (p->version != abi::kVersion) return outcome(fmt::format("it speaks version {} of the plugin interface, this library {}; build both from one tree", p->version, abi::kVersion));
+  if (p->version != abi::kVersion)
+    return outcome(fmt::format(
+        "it speaks version {} of the plugin interface, this library {}; build both from one tree",
+        p->version, abi::kVersion));
   if (std::string_view(p->build) != build_id())
-    return outcome(fmt::format("it is of another build ({}, this library is {}); build both from one tree", p->build, build_id()));
+    return outcome(
+        fmt::format("it is of another build ({}, this library is {}); build both from one tree",
+                    p->build, build_id()));
   char text[4096] = "";
   std::int32_t count = 0;
   p->probe(&count, text, sizeof text);
@@ -112,7 +125,8 @@ bool take(const std::string& path, CudaReport& r, void (*add)(void*, DeviceType,
 
 const char* build_id() { return DROPIN_BUILD_ID; }
 
-void load_cuda_plugin(CudaReport& r, void (*add)(void*, DeviceType, const char*, detail::AnyFn), void* table) {
+void load_cuda_plugin(CudaReport& r, void (*add)(void*, DeviceType, const char*, detail::AnyFn),
+                      void* table) {
   if (disabled_by_environment("cuda")) {
     r.why = "DROPIN_DISABLE names cuda";
     return;
@@ -128,10 +142,14 @@ void require_device(const Device& device) {
   if (device.is_cpu()) return;
   const CudaReport& r = cuda_report();
   if (device.index < r.count) return;
-  if (r.count > 0) fail<DeviceError>({device, ": there ", r.count == 1 ? "is" : "are", " ", r.count, " CUDA device", r.count == 1 ? "" : "s", ", counted from 0"});
+  if (r.count > 0)
+    fail<DeviceError>({device, ": there ", r.count == 1 ? "is" : "are", " ", r.count,
+                       " CUDA device", r.count == 1 ? "" : "s", ", counted from 0"});
   std::string tried;
-  for (const PluginPlace& p : r.tried) tried += fmt::format("{}{}: {}", tried.empty() ? "" : "; ", p.path, p.outcome);
-  fail<DeviceError>({device, ": no CUDA device: ", r.why, tried.empty() ? "" : " (tried ", tried, tried.empty() ? "" : ")"});
+  for (const PluginPlace& p : r.tried)
+    tried += fmt::format("{}{}: {}", tried.empty() ? "" : "; ", p.path, p.outcome);
+  fail<DeviceError>({device, ": no CUDA device: ", r.why, tried.empty() ? "" : " (tried ", tried,
+                     tried.empty() ? "" : ")"});
 }
 
 void synchronize(const Device& device) {
@@ -142,14 +160,16 @@ void synchronize(const Device& device) {
 
 DeviceEvent::~DeviceEvent() {
   if (event_)
-    if (auto f = detail::slot<kernels::device_event_release>(device_.type)) f(detail::kernel_context(device_), event_);
+    if (auto f = detail::slot<kernels::device_event_release>(device_.type))
+      f(detail::kernel_context(device_), event_);
 }
 void DeviceEvent::record() {
   if (!device_.is_cpu()) run<kernels::device_event_record>(device_, &event_);
 }
 double DeviceEvent::milliseconds_since(const DeviceEvent& begin) const {
   double ms = 0;
-  if (event_ && begin.event_) run<kernels::device_event_elapsed>(device_, begin.event_, event_, &ms);
+  if (event_ && begin.event_)
+    run<kernels::device_event_elapsed>(device_, begin.event_, event_, &ms);
   return ms;
 }
 

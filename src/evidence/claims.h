@@ -1,4 +1,5 @@
-// Claims: what a component's paper promises, and a small reproduction of it that runs here. One entry per claim, listed per family in claims/.
+// Claims: what a component's paper promises, and a small reproduction of it that runs here. One
+// entry per claim, listed per family in claims/.
 #pragma once
 #include <functional>
 #include <string>
@@ -19,21 +20,33 @@ struct Check {
 /// What a reproduction found.
 class Findings {
  public:
-  void below(const std::string& what, double value, double limit) { number(what, value, value < limit, "below", limit); }
-  void above(const std::string& what, double value, double limit) { number(what, value, value > limit, "above", limit); }
+  void below(const std::string& what, double value, double limit) {
+    number(what, value, value < limit, "below", limit);
+  }
+  void above(const std::string& what, double value, double limit) {
+    number(what, value, value > limit, "above", limit);
+  }
   void near(const std::string& what, double value, double wanted, double tolerance);
-  void holds(const std::string& what, bool yes) { checks_.push_back({what + (yes ? ": yes" : ": NO"), yes ? Check::Holds : Check::Fails}); }
+  void holds(const std::string& what, bool yes) {
+    checks_.push_back({what + (yes ? ": yes" : ": NO"), yes ? Check::Holds : Check::Fails});
+  }
   void report(const std::string& text) { checks_.push_back({text, Check::Reported}); }
-  /// Of the rounds of two calls in turn, their middle; undecided rather than failed when the limit lies among them.
-  void below(const std::string& what, const Contest& c, double limit) { timed(what, c, c.ratio.middle < limit, c.ratio.low < limit, "below", limit); }
-  void above(const std::string& what, const Contest& c, double limit) { timed(what, c, c.ratio.middle > limit, c.ratio.high > limit, "above", limit); }
+  /// Of the rounds of two calls in turn, their middle; undecided rather than failed when the limit
+  /// lies among them.
+  void below(const std::string& what, const Contest& c, double limit) {
+    timed(what, c, c.ratio.middle < limit, c.ratio.low < limit, "below", limit);
+  }
+  void above(const std::string& what, const Contest& c, double limit) {
+    timed(what, c, c.ratio.middle > limit, c.ratio.high > limit, "above", limit);
+  }
   const std::vector<Check>& checks() const { return checks_; }
   /// Fails when one fails, else Undecided when one is.
   Check::Result verdict() const;
 
  private:
   void number(const std::string& what, double value, bool ok, const char* relation, double limit);
-  void timed(const std::string& what, const Contest& c, bool ok, bool some, const char* relation, double limit);
+  void timed(const std::string& what, const Contest& c, bool ok, bool some, const char* relation,
+             double limit);
   std::vector<Check> checks_;
 };
 
@@ -48,7 +61,7 @@ struct Claim {
   std::string paper;                    ///< where it is made; empty: the component's own
   std::string claim, figure;            ///< in words; the paper's number and its conditions
   std::function<void(Findings&, const ClaimData&)> show;
-  std::string data;                     ///< a file that it cannot do without: "fashion-mnist"
+  std::string data;  ///< a file that it cannot do without: "fashion-mnist"
 };
 
 using Claims = std::vector<Claim>;

@@ -15,17 +15,18 @@
 namespace dropin::evidence {
 namespace {
 
-// Twelve independent chains of multiply-adds: more than latency times units of any processor this runs on. The result is returned, so that it is computed.
-// n turns of the loop; `lanes` is what one chain holds.
-#define DROPIN_CHAINS(V)                                                                                                                                  \
-  V m, p, a, b, c, d, e, f, g, h, i, j, k, l;                                                                                                             \
-  m = p = a = b = c = d = e = f = g = h = i = j = k = l = V{} + 0.5f;                                                                                     \
-  for (long t = 0; t < n; ++t) {                                                                                                                          \
-    a = a * m + p, b = b * m + p, c = c * m + p, d = d * m + p, e = e * m + p, f = f * m + p;                                                             \
-    g = g * m + p, h = h * m + p, i = i * m + p, j = j * m + p, k = k * m + p, l = l * m + p;                                                             \
-    asm volatile("" : "+m"(n)); /* the loop stays a loop */                                                                                               \
-  }                                                                                                                                                       \
-  const V s = a + b + c + d + e + f + g + h + i + j + k + l;                                                                                              \
+// Twelve independent chains of multiply-adds: more than latency times units of any processor this
+// runs on. The result is returned, so that it is computed. n turns of the loop; `lanes` is what one
+// chain holds.
+#define DROPIN_CHAINS(V)                                                                      \
+  V m, p, a, b, c, d, e, f, g, h, i, j, k, l;                                                 \
+  m = p = a = b = c = d = e = f = g = h = i = j = k = l = V{} + 0.5f;                         \
+  for (long t = 0; t < n; ++t) {                                                              \
+    a = a * m + p, b = b * m + p, c = c * m + p, d = d * m + p, e = e * m + p, f = f * m + p; \
+    g = g * m + p, h = h * m + p, i = i * m + p, j = j * m + p, k = k * m + p, l = l * m + p; \
+    asm volatile("" : "+m"(n)); /* the loop stays a loop */                                   \
+  }                                                                                           \
+  const V s = a + b + c + d + e + f + g + h + i + j + k + l;                                  \
   return s[0];
 constexpr int kChains = 12;
 
@@ -63,16 +64,20 @@ double peak_flops() {
     parallel_for(threads, 1, [&](std::int64_t i, std::int64_t end) {
       for (; i < end; ++i) kept[static_cast<std::size_t>(i) * 64] = loop.run(turns);
     });
-    best = std::max(best, 2.0 * kChains * loop.lanes * static_cast<double>(turns) * threads / (now() - t));
+    best = std::max(
+        best, 2.0 * kChains * loop.lanes * static_cast<double>(turns) * threads / (now() - t));
   }
   return best;
 }
 
-// a[i] = b[i] + 3 c[i] over arrays of n floats each, per thread a stretch of its own, again and again.
+// a[i] = b[i] + 3 c[i] over arrays of n floats each, per thread a stretch of its own, again and
+// again.
 double triad_rate(std::int64_t n) {
-  const std::unique_ptr<float[]> a(new float[static_cast<std::size_t>(n)]()), b(new float[static_cast<std::size_t>(n)]()), c(new float[static_cast<std::size_t>(n)]());
+  const std::unique_ptr<float[]> a(new float[static_cast<std::size_t>(n)]()),
+      b(new float[static_cast<std::size_t>(n)]()), c(new float[static_cast<std::size_t>(n)]());
   const int threads = get_num_threads();
-  const std::int64_t share = (n + threads - 1) / threads, again = std::max<std::int64_t>(1, (std::int64_t{1} << 22) / n);
+  const std::int64_t share = (n + threads - 1) / threads,
+                     again = std::max<std::int64_t>(1, (std::int64_t{1} << 22) / n);
   double best = 0;
   for (int r = 0; r < 9; ++r) {
     const double t = now();
@@ -95,12 +100,14 @@ double first_touch_rate() {
   const std::size_t bytes = std::size_t{64} << 20;
   double best = 0;
   for (int r = 0; r < 3; ++r) {
-    void* const p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* const p =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return best;
     const double t = now();
-    parallel_for(static_cast<std::int64_t>(bytes >> 12), 256, [&](std::int64_t page, std::int64_t end) {
-      for (; page < end; ++page) static_cast<volatile char*>(p)[page << 12] = 1;
-    });
+    parallel_for(static_cast<std::int64_t>(bytes >> 12), 256,
+                 [&](std::int64_t page, std::int64_t end) {
+                   for (; page < end; ++page) static_cast<volatile char*>(p)[page << 12] = 1;
+                 });
     best = std::max(best, static_cast<double>(bytes) / (now() - t));
     munmap(p, bytes);
   }
@@ -133,7 +140,9 @@ Limits measure_limits() {
   Limits l;
   l.threads = get_num_threads();
   l.flops = peak_flops();
-  for (const std::int64_t n : {std::int64_t{1} << 11, std::int64_t{1} << 15, std::int64_t{1} << 19, std::int64_t{1} << 22, std::int64_t{1} << 24}) l.triads.push_back({12.0 * static_cast<double>(n), triad_rate(n)});
+  for (const std::int64_t n : {std::int64_t{1} << 11, std::int64_t{1} << 15, std::int64_t{1} << 19,
+                               std::int64_t{1} << 22, std::int64_t{1} << 24})
+    l.triads.push_back({12.0 * static_cast<double>(n), triad_rate(n)});
   l.first_touch = first_touch_rate();
   return l;
 }
@@ -147,7 +156,8 @@ std::vector<std::pair<std::string, std::string>> describe_machine() {
   add("cores", std::to_string(sysconf(_SC_NPROCESSORS_ONLN)));
   const long l3 = sysconf(_SC_LEVEL3_CACHE_SIZE);
   if (l3 > 0) add("last cache", std::to_string(l3 >> 20) + " MiB");
-  add("memory", std::to_string((sysconf(_SC_PHYS_PAGES) / 1024 * sysconf(_SC_PAGESIZE)) >> 20) + " GiB");
+  add("memory",
+      std::to_string((sysconf(_SC_PHYS_PAGES) / 1024 * sysconf(_SC_PAGESIZE)) >> 20) + " GiB");
   utsname u{};
   if (uname(&u) == 0) add("kernel", std::string(u.sysname) + " " + u.release);
   add("system", line_of("/etc/os-release", "PRETTY_NAME="));
@@ -157,7 +167,8 @@ std::vector<std::pair<std::string, std::string>> describe_machine() {
 #else
                       "g++ "
 #endif
-                      ) + __VERSION__);
+                      ) +
+                      __VERSION__);
 #ifdef NDEBUG
   add("build", "optimised");
 #else

@@ -15,7 +15,9 @@ void check_target(const std::string& who, const std::string& path);
 Json read_json(const std::string& who, const std::string& path);
 void write_text(const std::string& path, const std::string& text);
 
-/// Draws what a file of dropin bench, dropin train or a peer run holds into <folder>/<prefix>*.svg; the files written.
-std::vector<std::string> draw(const Json& results, const std::string& folder, const std::string& prefix = "");
+/// Draws what a file of dropin bench, dropin train or a peer run holds into <folder>/<prefix>*.svg;
+/// the files written.
+std::vector<std::string> draw(const Json& results, const std::string& folder,
+                              const std::string& prefix = "");
 
 }  // namespace dropin::evidence

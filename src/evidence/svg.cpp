@@ -15,48 +15,64 @@ text{font:13px system-ui,-apple-system,"Segoe UI",Helvetica,Arial,sans-serif;fil
 @media (prefers-color-scheme:dark){text{fill:#e6edf3}.ground{fill:#0d1117}.axis{stroke:#9198a1}.grid{stroke:#30363d}.limit{stroke:#9198a1}.range{stroke:#e6edf3}}
 </style>
 )";
-constexpr const char* kColours[] = {"#d55e00", "#0a84c6", "#2a9d5c", "#c455a6", "#a07800", "#7a6fd0", "#d9435f", "#4f9393", "#8c6d5a", "#808890"};
+constexpr const char* kColours[] = {"#d55e00", "#0a84c6", "#2a9d5c", "#c455a6", "#a07800",
+                                    "#7a6fd0", "#d9435f", "#4f9393", "#8c6d5a", "#808890"};
 constexpr double kWidth = 360, kHeight = 260, kLeft = 68, kTop = 36, kBottom = 52, kGap = 28;
 
 std::string escape(const std::string& s) {
   std::string r;
-  for (char ch : s) r += ch == '&' ? "&amp;" : ch == '<' ? "&lt;" : ch == '>' ? "&gt;" : std::string(1, ch);
+  for (char ch : s)
+    r += ch == '&' ? "&amp;" : ch == '<' ? "&lt;" : ch == '>' ? "&gt;" : std::string(1, ch);
   return r;
 }
-std::string text(double x, double y, const std::string& s, const char* anchor = "middle", const char* cls = "", const char* more = "") {
-  return fmt::format("<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\" class=\"{}\"{}>{}</text>\n", x, y, anchor, cls, more, escape(s));
+std::string text(double x, double y, const std::string& s, const char* anchor = "middle",
+                 const char* cls = "", const char* more = "") {
+  return fmt::format(
+      "<text x=\"{:.1f}\" y=\"{:.1f}\" text-anchor=\"{}\" class=\"{}\"{}>{}</text>\n", x, y, anchor,
+      cls, more, escape(s));
 }
-std::string line(double x1, double y1, double x2, double y2, const char* cls, const char* more = "") {
-  return fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" class=\"{}\"{}/>\n", x1, y1, x2, y2, cls, more);
+std::string line(double x1, double y1, double x2, double y2, const char* cls,
+                 const char* more = "") {
+  return fmt::format(
+      "<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" class=\"{}\"{}/>\n", x1, y1,
+      x2, y2, cls, more);
 }
 std::string page(double w, double h, const std::string& body) {
-  return fmt::format("<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" viewBox=\"0 0 {0:.0f} {1:.0f}\">\n{2}<rect class=\"ground\" width=\"100%\" height=\"100%\"/>\n{3}</svg>\n", w, h,
-                     kStyle, body);
+  return fmt::format(
+      "<svg xmlns=\"http://www.w3.org/2000/svg\" width=\"{0:.0f}\" height=\"{1:.0f}\" viewBox=\"0 "
+      "0 {0:.0f} {1:.0f}\">\n{2}<rect class=\"ground\" width=\"100%\" "
+      "height=\"100%\"/>\n{3}</svg>\n",
+      w, h, kStyle, body);
 }
 // 0.001, 12, 64K
 std::string number(double v, bool binary) {
   if (binary && v >= 1024 && std::fmod(v, 1024) == 0) return fmt::format("{:.0f}K", v / 1024);
-  return v >= 1e6 ? fmt::format("{:.0e}", v) : v >= 1e4 ? fmt::format("{:.0f}", v) : fmt::format("{:.4g}", v);
+  return v >= 1e6   ? fmt::format("{:.0e}", v)
+         : v >= 1e4 ? fmt::format("{:.0f}", v)
+                    : fmt::format("{:.4g}", v);
 }
 
 struct Scale {
   bool log;
   double low, high, from, to;
   double operator()(double v) const {
-    const double t = log ? (std::log(v) - std::log(low)) / (std::log(high) - std::log(low)) : (v - low) / (high - low);
+    const double t = log ? (std::log(v) - std::log(low)) / (std::log(high) - std::log(low))
+                         : (v - low) / (high - low);
     return from + t * (to - from);
   }
   std::vector<double> ticks(bool binary) const {
     std::vector<double> r;
     if (log) {
       const double base = binary ? 2 : 10;
-      const int first = static_cast<int>(std::ceil(std::log(low) / std::log(base) - 1e-9)), last = static_cast<int>(std::floor(std::log(high) / std::log(base) + 1e-9));
+      const int first = static_cast<int>(std::ceil(std::log(low) / std::log(base) - 1e-9)),
+                last = static_cast<int>(std::floor(std::log(high) / std::log(base) + 1e-9));
       const int stride = std::max(1, (last - first + (binary ? 5 : 6)) / (binary ? 6 : 7));
       for (int e = first; e <= last; e += stride) r.push_back(std::pow(base, e));
       if (!binary && last - first < 2)  // less than two decades
         for (int e = first - 1; e <= last; ++e)
           for (double m : {2.0, 5.0})
-            if (m * std::pow(10, e) >= low && m * std::pow(10, e) <= high) r.push_back(m * std::pow(10, e));
+            if (m * std::pow(10, e) >= low && m * std::pow(10, e) <= high)
+              r.push_back(m * std::pow(10, e));
       return r;
     }
     double step = std::pow(10, std::floor(std::log10((high - low) / 4)));
@@ -65,7 +81,8 @@ struct Scale {
         step *= m;
         break;
       }
-    for (double v = std::ceil(low / step - 1e-9) * step; v <= high * (1 + 1e-9); v += step) r.push_back(std::abs(v) < step * 1e-9 ? 0 : v);
+    for (double v = std::ceil(low / step - 1e-9) * step; v <= high * (1 + 1e-9); v += step)
+      r.push_back(std::abs(v) < step * 1e-9 ? 0 : v);
     return r;
   }
 };
@@ -107,50 +124,84 @@ std::string svg_lines(const std::vector<LineChart>& charts) {
   std::string limit_name;
   for (const LineChart& c : charts)
     for (const Series& s : c.series) {
-      if (s.limit) limit_name = limit && limit_name != s.name ? "the machine's limit for each" : s.name, limit = true;
-      else if (std::find(names.begin(), names.end(), s.name) == names.end()) names.push_back(s.name);
+      if (s.limit)
+        limit_name = limit && limit_name != s.name ? "the machine's limit for each" : s.name,
+        limit = true;
+      else if (std::find(names.begin(), names.end(), s.name) == names.end())
+        names.push_back(s.name);
     }
   std::size_t longest = limit_name.size();
   for (const auto& n : names) longest = std::max(longest, n.size());
-  auto colour = [&](const std::string& name) { return kColours[static_cast<std::size_t>(std::find(names.begin(), names.end(), name) - names.begin()) % std::size(kColours)]; };
+  auto colour = [&](const std::string& name) {
+    return kColours[static_cast<std::size_t>(std::find(names.begin(), names.end(), name) -
+                                             names.begin()) %
+                    std::size(kColours)];
+  };
   std::string body;
   double left = 0;
   for (const LineChart& c : charts) {
     const double x0 = left + kLeft, y0 = kTop, x1 = x0 + kWidth, y1 = y0 + kHeight;
     const bool binary = powers_of_two(c.series);
-    const Scale sx = scale_of(c.series, false, c.x.log, x0 + 8, x1 - 8), sy = scale_of(c.series, true, c.y.log, y1, y0);
+    const Scale sx = scale_of(c.series, false, c.x.log, x0 + 8, x1 - 8),
+                sy = scale_of(c.series, true, c.y.log, y1, y0);
     body += text((x0 + x1) / 2, 22, c.title, "middle", "t");
-    for (double v : sx.ticks(binary)) body += line(sx(v), y0, sx(v), y1, "grid") + text(sx(v), y1 + 17, number(v, binary), "middle", "s");
-    for (double v : sy.ticks(false)) body += line(x0, sy(v), x1, sy(v), "grid") + text(x0 - 6, sy(v) + 4, number(v, false), "end", "s");
-    body += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" class=\"axis\"/>\n", x0, y0, kWidth, kHeight);
-    body += text((x0 + x1) / 2, y1 + 40, c.x.label) + text(left + 16, (y0 + y1) / 2, c.y.label, "middle", "", fmt::format(" transform=\"rotate(-90 {:.1f} {:.1f})\"", left + 16, (y0 + y1) / 2).c_str());
+    for (double v : sx.ticks(binary))
+      body += line(sx(v), y0, sx(v), y1, "grid") +
+              text(sx(v), y1 + 17, number(v, binary), "middle", "s");
+    for (double v : sy.ticks(false))
+      body += line(x0, sy(v), x1, sy(v), "grid") +
+              text(x0 - 6, sy(v) + 4, number(v, false), "end", "s");
+    body += fmt::format(
+        "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" class=\"axis\"/>\n", x0,
+        y0, kWidth, kHeight);
+    body += text((x0 + x1) / 2, y1 + 40, c.x.label) +
+            text(left + 16, (y0 + y1) / 2, c.y.label, "middle", "",
+                 fmt::format(" transform=\"rotate(-90 {:.1f} {:.1f})\"", left + 16, (y0 + y1) / 2)
+                     .c_str());
     std::size_t drawn = 0;
     for (const Series& s : c.series) {
       std::string path;
-      for (const auto& p : s.points) path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", sx(p.first), sy(p.second));
+      for (const auto& p : s.points)
+        path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", sx(p.first), sy(p.second));
       if (path.empty()) continue;
       if (s.limit) {
-        body += fmt::format("<path d=\"{}\" class=\"limit\" fill=\"none\" stroke-width=\"1.5\" stroke-dasharray=\"6 4\"/>\n", path);
+        body += fmt::format(
+            "<path d=\"{}\" class=\"limit\" fill=\"none\" stroke-width=\"1.5\" "
+            "stroke-dasharray=\"6 4\"/>\n",
+            path);
         continue;
       }
-      const double width = std::min(4.0, 1.8 + 0.5 * static_cast<double>(c.series.size() - 1 - drawn++));  // an earlier line still shows beneath a later one
-      body += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{:.1f}\"/>\n", path, colour(s.name), width);
+      const double width = std::min(
+          4.0, 1.8 + 0.5 * static_cast<double>(
+                               c.series.size() - 1 -
+                               drawn++));  // an earlier line still shows beneath a later one
+      body += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{:.1f}\"/>\n",
+                          path, colour(s.name), width);
       if (s.points.size() <= 24)
-        for (const auto& p : s.points) body += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\" fill=\"{}\"/>\n", sx(p.first), sy(p.second), colour(s.name));
+        for (const auto& p : s.points)
+          body += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\" fill=\"{}\"/>\n",
+                              sx(p.first), sy(p.second), colour(s.name));
     }
     left = x1 + kGap;
   }
   double y = kTop + 10;
   for (const auto& n : names) {
-    body += fmt::format("<line x1=\"{0:.1f}\" y1=\"{2:.1f}\" x2=\"{1:.1f}\" y2=\"{2:.1f}\" stroke=\"{3}\" stroke-width=\"3\"/>\n", left, left + 20, y, colour(n)) + text(left + 27, y + 4, n, "start");
+    body += fmt::format(
+                "<line x1=\"{0:.1f}\" y1=\"{2:.1f}\" x2=\"{1:.1f}\" y2=\"{2:.1f}\" stroke=\"{3}\" "
+                "stroke-width=\"3\"/>\n",
+                left, left + 20, y, colour(n)) +
+            text(left + 27, y + 4, n, "start");
     y += 22;
   }
-  if (limit) body += line(left, y, left + 20, y, "limit", " stroke-width=\"1.5\" stroke-dasharray=\"6 4\"") + text(left + 27, y + 4, limit_name, "start");
+  if (limit)
+    body += line(left, y, left + 20, y, "limit", " stroke-width=\"1.5\" stroke-dasharray=\"6 4\"") +
+            text(left + 27, y + 4, limit_name, "start");
   return page(left + 40 + 7.3 * static_cast<double>(longest), kTop + kHeight + kBottom, body);
 }
 
 namespace {
-std::string bars_from(const std::string& title, const std::string& label, const std::vector<Bar>& bars, bool ratio) {
+std::string bars_from(const std::string& title, const std::string& label,
+                      const std::vector<Bar>& bars, bool ratio) {
   std::size_t longest = 4;
   double low = ratio ? 1 : 0, high = 1;
   for (const Bar& b : bars) {
@@ -163,17 +214,30 @@ std::string bars_from(const std::string& title, const std::string& label, const 
     for (const Bar& b : bars) high = std::max(high, b.value);
     if (high <= 0) high = 1;
   }
-  const double x0 = 24 + 7.1 * static_cast<double>(longest), x1 = x0 + 460, step = 22, y0 = 34, y1 = y0 + step * static_cast<double>(bars.size());
+  const double x0 = 24 + 7.1 * static_cast<double>(longest), x1 = x0 + 460, step = 22, y0 = 34,
+               y1 = y0 + step * static_cast<double>(bars.size());
   const Scale sx{ratio, ratio ? low / 1.15 : 0, high * (ratio ? 1.15 : 1.05), x0, x1};
   std::string body = text((x0 + x1) / 2, 22, title, "middle", "t");
-  for (double v : sx.ticks(false)) body += line(sx(v), y0, sx(v), y1, "grid") + text(sx(v), y1 + 17, number(v, false), "middle", "s");
+  for (double v : sx.ticks(false))
+    body +=
+        line(sx(v), y0, sx(v), y1, "grid") + text(sx(v), y1 + 17, number(v, false), "middle", "s");
   double y = y0;
   for (const Bar& b : bars) {
     const double a = sx(ratio ? 1 : 0), e = sx(b.value);
     body += text(x0 - 8, y + 15, b.name, "end", "s");
-    body += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\" opacity=\"{}\"/>\n", std::min(a, e), y + 4, std::max(1.0, std::abs(e - a)), step - 8, ratio && b.value < 1 ? kColours[0] : kColours[1], b.noisy ? 0.35 : 1);
-    if (b.high > b.low) body += line(sx(b.low), y + step / 2, sx(b.high), y + step / 2, "range", " stroke-width=\"1.5\"");
-    body += text(x1 + 8, y + 15, ratio ? (b.value >= 1000 ? fmt::format("{:.0f}x", b.value) : fmt::format("{:.3g}x", b.value)) : fmt::format("{:.4g}", b.value), "start", "s");
+    body += fmt::format(
+        "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" fill=\"{}\" "
+        "opacity=\"{}\"/>\n",
+        std::min(a, e), y + 4, std::max(1.0, std::abs(e - a)), step - 8,
+        ratio && b.value < 1 ? kColours[0] : kColours[1], b.noisy ? 0.35 : 1);
+    if (b.high > b.low)
+      body +=
+          line(sx(b.low), y + step / 2, sx(b.high), y + step / 2, "range", " stroke-width=\"1.5\"");
+    body += text(x1 + 8, y + 15,
+                 ratio ? (b.value >= 1000 ? fmt::format("{:.0f}x", b.value)
+                                          : fmt::format("{:.3g}x", b.value))
+                       : fmt::format("{:.4g}", b.value),
+                 "start", "s");
     y += step;
   }
   if (ratio) body += line(sx(1), y0, sx(1), y1, "axis", " stroke-width=\"1.5\"");
@@ -183,7 +247,13 @@ std::string bars_from(const std::string& title, const std::string& label, const 
 }
 }  // namespace
 
-std::string svg_ratios(const std::string& title, const std::string& label, const std::vector<Bar>& bars) { return bars_from(title, label, bars, true); }
-std::string svg_bars(const std::string& title, const std::string& label, const std::vector<Bar>& bars) { return bars_from(title, label, bars, false); }
+std::string svg_ratios(const std::string& title, const std::string& label,
+                       const std::vector<Bar>& bars) {
+  return bars_from(title, label, bars, true);
+}
+std::string svg_bars(const std::string& title, const std::string& label,
+                     const std::vector<Bar>& bars) {
+  return bars_from(title, label, bars, false);
+}
 
 }  // namespace dropin::evidence

@@ -1,4 +1,5 @@
-// Charts as SVG text: lines on logarithmic axes, and bars. Colours follow the reader's light or dark scheme; a picture needs nothing but itself.
+// Charts as SVG text: lines on logarithmic axes, and bars. Colours follow the reader's light or
+// dark scheme; a picture needs nothing but itself.
 #pragma once
 #include <string>
 #include <utility>
@@ -29,8 +30,10 @@ struct Bar {
   bool noisy = false;  ///< drawn pale: no verdict
 };
 /// Horizontal bars from 1 on a logarithmic axis, right of it better, with the range of the rounds.
-std::string svg_ratios(const std::string& title, const std::string& label, const std::vector<Bar>& bars);
+std::string svg_ratios(const std::string& title, const std::string& label,
+                       const std::vector<Bar>& bars);
 /// Horizontal bars from 0.
-std::string svg_bars(const std::string& title, const std::string& label, const std::vector<Bar>& bars);
+std::string svg_bars(const std::string& title, const std::string& label,
+                     const std::vector<Bar>& bars);
 
 }  // namespace dropin::evidence

@@ -29,14 +29,16 @@ Sample sample(const Call& f, std::int64_t calls) {
   return {(now() - t) / n, (cpu_now() - c) / n};
 }
 
-// The first call makes plans and memory, the second shows how many fill min_time; the peak is the second's.
+// The first call makes plans and memory, the second shows how many fill min_time; the peak is the
+// second's.
 std::int64_t prepare(const Call& f, double min_time, Timing& t) {
   f();
   reset_peak_memory();
   const std::int64_t before = memory_stats().allocated;
   const double once = sample(f, 1).seconds;
   t.peak_bytes = static_cast<double>(memory_stats().peak - before);
-  return std::clamp<std::int64_t>(static_cast<std::int64_t>(std::ceil(min_time / std::max(once, 1e-9))), 1, 1'000'000);
+  return std::clamp<std::int64_t>(
+      static_cast<std::int64_t>(std::ceil(min_time / std::max(once, 1e-9))), 1, 1'000'000);
 }
 
 void finish(Timing& t, const std::vector<Sample>& all, std::int64_t calls) {
@@ -50,7 +52,9 @@ void finish(Timing& t, const std::vector<Sample>& all, std::int64_t calls) {
 
 }  // namespace
 
-double now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
 
 double median(std::vector<double> v) {
   if (v.empty()) return NAN;
@@ -75,12 +79,15 @@ Timing time_call(const Call& f, const Rounds& r) {
 
 Contest contest(const Call& ours, const Call& theirs, const Rounds& r) {
   Contest c;
-  const std::int64_t a = prepare(ours, r.min_time, c.ours), b = prepare(theirs, r.min_time, c.theirs);
+  const std::int64_t a = prepare(ours, r.min_time, c.ours),
+                     b = prepare(theirs, r.min_time, c.theirs);
   std::vector<Sample> x, y;
   std::vector<double> ratios;
   for (std::int64_t i = 0; i < r.rounds; ++i) {
-    if (i % 2 == 0) x.push_back(sample(ours, a)), y.push_back(sample(theirs, b));
-    else y.push_back(sample(theirs, b)), x.push_back(sample(ours, a));
+    if (i % 2 == 0)
+      x.push_back(sample(ours, a)), y.push_back(sample(theirs, b));
+    else
+      y.push_back(sample(theirs, b)), x.push_back(sample(ours, a));
     ratios.push_back(y.back().seconds / x.back().seconds);
   }
   finish(c.ours, x, a);
@@ -94,7 +101,8 @@ Contest contest(const Call& ours, const Call& theirs, const Rounds& r) {
 }
 
 std::string verdict(const Contest& c) {
-  std::string s = fmt::format("{:.3g}x ({:.3g} to {:.3g})", c.ratio.middle, c.ratio.low, c.ratio.high);
+  std::string s =
+      fmt::format("{:.3g}x ({:.3g} to {:.3g})", c.ratio.middle, c.ratio.low, c.ratio.high);
   if (c.noise > kNoiseLimit) s += ", no verdict: the machine is too noisy";
   return s;
 }

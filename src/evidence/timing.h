@@ -1,5 +1,6 @@
-// Times that can be compared: two calls take turns (A B B A ...), so that whatever else the machine does hits both, and the ratio of each round is kept.
-// Google Benchmark, which bench/*.cpp use, runs one function to its end before the next; its repetitions can be shuffled, but not paired.
+// Times that can be compared: two calls take turns (A B B A ...), so that whatever else the machine
+// does hits both, and the ratio of each round is kept. Google Benchmark, which bench/*.cpp use,
+// runs one function to its end before the next; its repetitions can be shuffled, but not paired.
 #pragma once
 #include <functional>
 #include <string>
@@ -21,7 +22,8 @@ struct Spread {
 Spread spread_of(std::vector<double> v);
 
 struct Timing {
-  double seconds = 0, cpu_seconds = 0, best = 0;  ///< per call: the medians of the rounds, and the least
+  double seconds = 0, cpu_seconds = 0,
+         best = 0;  ///< per call: the medians of the rounds, and the least
   std::int64_t calls = 0;
   double peak_bytes = 0;  ///< what the allocator held at most, over what it held before
 };

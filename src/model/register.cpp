@@ -1,7 +1,7 @@
 #include "dropin/model/convnet.h"
-#include "dropin/model/transformer.h"
 #include "dropin/model/mask_iou_net.h"
 #include "dropin/model/mixnet.h"
+#include "dropin/model/transformer.h"
 #include "registry/lists.h"
 
 namespace dropin {

@@ -27,6 +27,8 @@ Tensor trunc_normal(const Shape& sizes, double std) {
 Tensor xavier_uniform(const Shape& sizes, std::int64_t fan_in, std::int64_t fan_out, double gain) {
   return uniform(sizes, gain * std::sqrt(6.0 / static_cast<double>(fan_in + fan_out)));
 }
-Tensor default_uniform(const Shape& sizes, std::int64_t fan_in) { return uniform(sizes, fan_in > 0 ? 1 / std::sqrt(static_cast<double>(fan_in)) : 0); }
+Tensor default_uniform(const Shape& sizes, std::int64_t fan_in) {
+  return uniform(sizes, fan_in > 0 ? 1 / std::sqrt(static_cast<double>(fan_in)) : 0);
+}
 
 }  // namespace dropin::init

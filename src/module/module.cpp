@@ -45,7 +45,8 @@ Tensor NamedTensors::take(std::string_view name) {
 
 namespace {
 void check_name(const char* what, const std::string& name) {
-  if (name.empty() || name.find('.') != std::string::npos) fail<OptionError>({"Module: the ", what, " name \"", name, "\" is empty or has a dot"});
+  if (name.empty() || name.find('.') != std::string::npos)
+    fail<OptionError>({"Module: the ", what, " name \"", name, "\" is empty or has a dot"});
 }
 }  // namespace
 
@@ -87,7 +88,8 @@ std::vector<std::pair<std::string, Module*>> Module::children() const {
 void Module::apply(const std::function<void(const std::string&, Module&)>& f) {
   auto walk = [&](auto& self, const std::string& path, Module& m) -> void {
     f(path, m);
-    for (auto& c : m.children_) self(self, path.empty() ? c->name : path + "." + c->name, *c->module);
+    for (auto& c : m.children_)
+      self(self, path.empty() ? c->name : path + "." + c->name, *c->module);
   };
   walk(walk, "", *this);
 }
@@ -125,7 +127,8 @@ StateDict Module::state_dict() const {
   return s;
 }
 
-void Module::translate_all(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const {
+void Module::translate_all(StateDict& state, const std::string& prefix,
+                           std::vector<std::string>& renamed) const {
   translate_state(state, prefix, renamed);
   for (const auto& c : children_) c->module->translate_all(state, prefix + c->name + ".", renamed);
 }
@@ -137,7 +140,8 @@ StateDict Module::own_names(StateDict state) const {
 }
 
 LoadReport Module::load_state_dict(const StateDict& given, bool strict) {
-  // Modules may change their form while they translate (packed weights, say); nothing stays changed unless all fits.
+  // Modules may change their form while they translate (packed weights, say); nothing stays changed
+  // unless all fits.
   struct Restore {
     std::vector<std::pair<Tensor*, Tensor>> before;
     bool done = false;
@@ -158,16 +162,24 @@ LoadReport Module::load_state_dict(const StateDict& given, bool strict) {
   std::vector<std::pair<Tensor, Tensor>> copies;
   for (auto& [n, t] : mine) {
     const Tensor value = state.take(n);
-    if (!value.defined()) report.missing.push_back(n);
-    else if (!(value.sizes() == t.sizes())) report.misshaped.push_back(fmt::format("{} is {}, expected {}", n, value.sizes().str(), t.sizes().str()));
-    else copies.emplace_back(t, value);
+    if (!value.defined())
+      report.missing.push_back(n);
+    else if (!(value.sizes() == t.sizes()))
+      report.misshaped.push_back(
+          fmt::format("{} is {}, expected {}", n, value.sizes().str(), t.sizes().str()));
+    else
+      copies.emplace_back(t, value);
   }
   for (auto& [n, t] : state) report.unexpected.push_back(n);
-  if (strict && !(report.missing.empty() && report.unexpected.empty() && report.misshaped.empty())) {
+  if (strict &&
+      !(report.missing.empty() && report.unexpected.empty() && report.misshaped.empty())) {
     std::string s = fmt::format("{}: the state_dict does not fit; nothing was loaded", type());
-    if (!report.missing.empty()) s += fmt::format("\n  missing: {}", fmt::join(report.missing, ", "));
-    if (!report.unexpected.empty()) s += fmt::format("\n  unexpected: {}", fmt::join(report.unexpected, ", "));
-    if (!report.misshaped.empty()) s += fmt::format("\n  mis-shaped: {}", fmt::join(report.misshaped, "; "));
+    if (!report.missing.empty())
+      s += fmt::format("\n  missing: {}", fmt::join(report.missing, ", "));
+    if (!report.unexpected.empty())
+      s += fmt::format("\n  unexpected: {}", fmt::join(report.unexpected, ", "));
+    if (!report.misshaped.empty())
+      s += fmt::format("\n  mis-shaped: {}", fmt::join(report.misshaped, "; "));
     fail<StateError>({s});
   }
   {
@@ -195,15 +207,19 @@ Module& Module::train(bool on) {
 }
 
 namespace {
-template <class F> void convert(const std::vector<std::pair<std::string, Tensor>>& tensors, F f) {
-  std::vector<std::pair<Tensor, Tensor>> done;  // all conversions first: a failed one leaves the module as it was
+template <class F>
+void convert(const std::vector<std::pair<std::string, Tensor>>& tensors, F f) {
+  std::vector<std::pair<Tensor, Tensor>>
+      done;  // all conversions first: a failed one leaves the module as it was
   for (auto& [n, t] : tensors) done.emplace_back(t, f(t.detach()));
   for (auto& [t, v] : done) t.set_data(v);
 }
 }  // namespace
 
 Module& Module::to(DType dtype) {
-  if (!is_floating(dtype)) fail<DTypeError>({type(), ": to(", dtype, "): a module is converted to floating-point types only"});
+  if (!is_floating(dtype))
+    fail<DTypeError>(
+        {type(), ": to(", dtype, "): a module is converted to floating-point types only"});
   auto f = [&](const Tensor& t) { return is_floating(t.dtype()) ? t.to(dtype) : t; };
   auto all = named_parameters();
   for (auto& b : named_buffers()) all.push_back(b);
@@ -221,16 +237,20 @@ Module& Module::to(const Device& device) {
 
 // --- copies
 
-Box<Module> Module::make_like() const { fail<Error>({type(), ": this module cannot be cloned; override make_like()"}); }
+Box<Module> Module::make_like() const {
+  fail<Error>({type(), ": this module cannot be cloned; override make_like()"});
+}
 
 void Module::copy_state_from(const Module& other) {
   for (std::size_t i = 0; i < children_.size() && i < other.children_.size(); ++i) {
-    if (children_[i]->module->type() != other.children_[i]->module->type() || !(children_[i]->module->options_json() == other.children_[i]->module->options_json()))
+    if (children_[i]->module->type() != other.children_[i]->module->type() ||
+        !(children_[i]->module->options_json() == other.children_[i]->module->options_json()))
       children_[i]->module = other.children_[i]->module->clone();  // swapped after construction
     else
       children_[i]->module->copy_state_from(*other.children_[i]->module);
   }
-  auto copy = [](std::vector<Box<detail::ParameterSlot>>& to, const std::vector<Box<detail::ParameterSlot>>& from) {
+  auto copy = [](std::vector<Box<detail::ParameterSlot>>& to,
+                 const std::vector<Box<detail::ParameterSlot>>& from) {
     for (std::size_t i = 0; i < to.size() && i < from.size(); ++i) {
       const Tensor& source = from[i]->value;
       if (!source.defined()) {
@@ -238,8 +258,10 @@ void Module::copy_state_from(const Module& other) {
         continue;
       }
       Tensor fresh = source.detach().clone();
-      if (to[i]->value.defined()) to[i]->value.set_data(fresh);
-      else to[i]->value = fresh;
+      if (to[i]->value.defined())
+        to[i]->value.set_data(fresh);
+      else
+        to[i]->value = fresh;
       to[i]->value.requires_grad_(source.requires_grad());
     }
   };
@@ -250,14 +272,17 @@ void Module::copy_state_from(const Module& other) {
 }
 
 Box<Module> Module::clone() const {
-  const Generator before = default_generator();  // the clone's own initialisation must not move the stream
+  const Generator before =
+      default_generator();  // the clone's own initialisation must not move the stream
   Box<Module> m = make_like();
   default_generator() = before;
   m->copy_state_from(*this);
   return m;
 }
 
-NamedTensors Module::call(const NamedTensors&) { fail<Error>({type(), ": this module cannot be called by name"}); }
+NamedTensors Module::call(const NamedTensors&) {
+  fail<Error>({type(), ": this module cannot be called by name"});
+}
 
 // --- printing
 
@@ -275,13 +300,16 @@ std::string Module::tree(int indent) const {
   s += fmt::format("  # {} parameters", num_parameters());
   for (const auto& c : children_) {
     s += fmt::format("\n{:{}}({}): {}", "", indent + 2, c->name, c->module->tree(indent + 2));
-    if (c->module->children_.empty() && c->module->num_parameters()) s += fmt::format("  # {}", c->module->num_parameters());
+    if (c->module->children_.empty() && c->module->num_parameters())
+      s += fmt::format("  # {}", c->module->num_parameters());
   }
   return s;
 }
 std::string Module::str() const {
   std::string s = tree(0);
-  return children_.empty() && num_parameters() ? s + fmt::format("  # {} parameters", num_parameters()) : s;
+  return children_.empty() && num_parameters()
+             ? s + fmt::format("  # {} parameters", num_parameters())
+             : s;
 }
 
 }  // namespace dropin

@@ -8,9 +8,15 @@ namespace detail {
 
 namespace {
 MXParams stored_params(std::int64_t axis, const MXProductParams& p) {
-  return {.format = p.second, .axis = axis, .block_size = p.block_size, .rounding = p.rounding == "stochastic" ? "even" : p.rounding, .scale_mode = p.scale_mode};
+  return {.format = p.second,
+          .axis = axis,
+          .block_size = p.block_size,
+          .rounding = p.rounding == "stochastic" ? "even" : p.rounding,
+          .scale_mode = p.scale_mode};
 }
-std::int64_t row_bytes(const Shape& sizes, const std::string& format) { return (sizes.numel() / sizes[0] * mx_bits(format) + 7) / 8; }
+std::int64_t row_bytes(const Shape& sizes, const std::string& format) {
+  return (sizes.numel() / sizes[0] * mx_bits(format) + 7) / 8;
+}
 Shape scale_shape(Shape sizes, std::int64_t axis, const MXProductParams& p) {
   const bool nv = p.second == "NVFP4";
   const int at = static_cast<int>(axis < 0 ? axis + sizes.size() : axis);
@@ -29,7 +35,8 @@ Tensor pack_rows(const Tensor& codes, int width) {
   if (width == 8) return flat.clone();
   const std::int64_t n = flat.size(1), bytes = (n * width + 7) / 8;
   Tensor r = empty({flat.size(0), bytes}, flat.options());
-  for (std::int64_t i = 0; i < flat.size(0); ++i) r[i].copy_(fewbit_pack(flat[i], width).narrow(0, 0, bytes));
+  for (std::int64_t i = 0; i < flat.size(0); ++i)
+    r[i].copy_(fewbit_pack(flat[i], width).narrow(0, 0, bytes));
   return r;
 }
 Tensor unpack_rows(const Tensor& packed, int width, std::int64_t n) {
@@ -45,8 +52,10 @@ Tensor unpack_rows(const Tensor& packed, int width, std::int64_t n) {
 }
 }  // namespace
 
-void FrozenWeight::freeze(std::string_view who, const Tensor& weight, std::int64_t axis, const MXProductParams& p) const {
-  DROPIN_CHECK(p.second != "none", OptionError, who, ": freeze: weight_format is none; there are no codes to keep");
+void FrozenWeight::freeze(std::string_view who, const Tensor& weight, std::int64_t axis,
+                          const MXProductParams& p) const {
+  DROPIN_CHECK(p.second != "none", OptionError, who,
+               ": freeze: weight_format is none; there are no codes to keep");
   DROPIN_CHECK(weight.defined(), StateError, who, ": freeze: the weight is frozen already");
   no_grad guard;
   if (p.second == "NVFP4") {
@@ -64,11 +73,16 @@ void FrozenWeight::freeze(std::string_view who, const Tensor& weight, std::int64
 Tensor FrozenWeight::thaw(const Shape& sizes, std::int64_t axis, const MXProductParams& p) const {
   no_grad guard;
   const Tensor c = unpack_rows(*codes, mx_bits(p.second), sizes.numel() / sizes[0]).reshape(sizes);
-  if (p.second == "NVFP4") return dequantize_nvfp4(c.transpose(axis, -1).contiguous(), *scales, *tensor_scale).transpose(axis, -1).contiguous();
+  if (p.second == "NVFP4")
+    return dequantize_nvfp4(c.transpose(axis, -1).contiguous(), *scales, *tensor_scale)
+        .transpose(axis, -1)
+        .contiguous();
   return dequantize_mx(c, *scales, stored_params(axis, p));
 }
 
-void FrozenWeight::prepare(std::string_view who, Tensor& weight, const Shape& sizes, std::int64_t axis, const MXProductParams& p, const StateDict& state, const std::string& prefix) const {
+void FrozenWeight::prepare(std::string_view who, Tensor& weight, const Shape& sizes,
+                           std::int64_t axis, const MXProductParams& p, const StateDict& state,
+                           const std::string& prefix) const {
   const Tensor c = state.find(prefix + "weight_codes"), s = state.find(prefix + "weight_scales");
   if (!c.defined()) {
     *codes = *scales = *tensor_scale = Tensor();
@@ -78,11 +92,15 @@ void FrozenWeight::prepare(std::string_view who, Tensor& weight, const Shape& si
     }
     return;
   }
-  DROPIN_CHECK(p.second != "none", StateError, who, ": ", prefix, "weight_codes is given, but weight_format is none");
+  DROPIN_CHECK(p.second != "none", StateError, who, ": ", prefix,
+               "weight_codes is given, but weight_format is none");
   const Shape want{sizes[0], row_bytes(sizes, p.second)}, want_scales = scale_shape(sizes, axis, p);
-  DROPIN_CHECK(c.dtype() == kUInt8 && c.sizes() == want, StateError, who, ": ", prefix, "weight_codes is ", c.dtype(), " ", c.sizes(), ", expected uint8 ", want, " for weight_format ", p.second);
-  DROPIN_CHECK(s.defined() && s.dtype() == kUInt8 && s.sizes() == want_scales, StateError, who, ": ", prefix, "weight_scales is ", s.defined() ? s.sizes() : Shape{}, ", expected uint8 ",
-               want_scales);
+  DROPIN_CHECK(c.dtype() == kUInt8 && c.sizes() == want, StateError, who, ": ", prefix,
+               "weight_codes is ", c.dtype(), " ", c.sizes(), ", expected uint8 ", want,
+               " for weight_format ", p.second);
+  DROPIN_CHECK(s.defined() && s.dtype() == kUInt8 && s.sizes() == want_scales, StateError, who,
+               ": ", prefix, "weight_scales is ", s.defined() ? s.sizes() : Shape{},
+               ", expected uint8 ", want_scales);
   if (!codes->defined()) {
     *codes = zeros(want, kUInt8);
     *scales = zeros(want_scales, kUInt8);

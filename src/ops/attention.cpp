@@ -19,35 +19,56 @@ using ops_detail::laid_out_as;
 
 namespace {
 
-void check_heads(const char* who, const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
+void check_heads(const char* who, const Tensor& q, const Tensor& k, const Tensor& v,
+                 const AttentionParams& p) {
   ops_detail::need_floating(who, q);
-  if (q.dim() != 4 || k.dim() != 4 || v.dim() != 4) fail<ShapeError>({who, ": q, k, v are ", q.sizes(), ", ", k.sizes(), ", ", v.sizes(), ", expected [B, H, L, Dh]"});
-  const bool fits = k.size(0) == q.size(0) && v.size(0) == q.size(0) && k.size(3) == q.size(3) && v.size(1) == k.size(1) && v.size(2) == k.size(2);
-  if (!fits) fail<ShapeError>({who, ": q ", q.sizes(), ", k ", k.sizes(), " and v ", v.sizes(), " do not fit"});
-  if (k.size(1) == 0 || q.size(1) % k.size(1)) fail<ShapeError>({who, ": ", q.size(1), " query heads are not a multiple of ", k.size(1), " key heads"});
+  if (q.dim() != 4 || k.dim() != 4 || v.dim() != 4)
+    fail<ShapeError>({who, ": q, k, v are ", q.sizes(), ", ", k.sizes(), ", ", v.sizes(),
+                      ", expected [B, H, L, Dh]"});
+  const bool fits = k.size(0) == q.size(0) && v.size(0) == q.size(0) && k.size(3) == q.size(3) &&
+                    v.size(1) == k.size(1) && v.size(2) == k.size(2);
+  if (!fits)
+    fail<ShapeError>(
+        {who, ": q ", q.sizes(), ", k ", k.sizes(), " and v ", v.sizes(), " do not fit"});
+  if (k.size(1) == 0 || q.size(1) % k.size(1))
+    fail<ShapeError>(
+        {who, ": ", q.size(1), " query heads are not a multiple of ", k.size(1), " key heads"});
   if (p.key_padding_mask.defined()) {
-    if (p.key_padding_mask.dtype() != kBool) fail<DTypeError>({who, ": key_padding_mask is ", p.key_padding_mask.dtype(), ", expected bool (true = padding)"});
+    if (p.key_padding_mask.dtype() != kBool)
+      fail<DTypeError>({who, ": key_padding_mask is ", p.key_padding_mask.dtype(),
+                        ", expected bool (true = padding)"});
     const Shape want{q.size(0), k.size(2)};
-    if (!(p.key_padding_mask.sizes() == want)) fail<ShapeError>({who, ": key_padding_mask is ", p.key_padding_mask.sizes(), ", expected ", want});
+    if (!(p.key_padding_mask.sizes() == want))
+      fail<ShapeError>(
+          {who, ": key_padding_mask is ", p.key_padding_mask.sizes(), ", expected ", want});
   }
   if (p.attn_mask.defined()) {
-    if (p.attn_mask.dtype() != kBool && !is_floating(p.attn_mask.dtype())) fail<DTypeError>({who, ": attn_mask is ", p.attn_mask.dtype(), ", expected bool or floating point"});
+    if (p.attn_mask.dtype() != kBool && !is_floating(p.attn_mask.dtype()))
+      fail<DTypeError>(
+          {who, ": attn_mask is ", p.attn_mask.dtype(), ", expected bool or floating point"});
     const Shape full{q.size(0), q.size(1), q.size(2), k.size(2)};
     if (p.attn_mask.dim() > 4 || !(broadcast_shapes(full, p.attn_mask.sizes(), who) == full))
-      fail<ShapeError>({who, ": attn_mask is ", p.attn_mask.sizes(), ", expected something that broadcasts to ", full});
+      fail<ShapeError>({who, ": attn_mask is ", p.attn_mask.sizes(),
+                        ", expected something that broadcasts to ", full});
   }
   if (p.step.empty()) return;
-  if (q.size(1) != k.size(1) || q.size(2) != k.size(2)) fail<ShapeError>({who, ": strands need queries and keys of one shape, got ", q.sizes(), " and ", k.sizes()});
+  if (q.size(1) != k.size(1) || q.size(2) != k.size(2))
+    fail<ShapeError>(
+        {who, ": strands need queries and keys of one shape, got ", q.sizes(), " and ", k.sizes()});
   if (p.attn_mask.defined()) fail<OptionError>({who, ": strands do not go with attn_mask"});
   const auto heads = static_cast<std::size_t>(q.size(1));
   if (p.step.size() != heads || (!p.first.empty() && p.first.size() != heads))
-    fail<OptionError>({who, ": step has ", p.step.size(), " and first ", p.first.size(), " entries, expected one per head: ", heads});
+    fail<OptionError>({who, ": step has ", p.step.size(), " and first ", p.first.size(),
+                       " entries, expected one per head: ", heads});
   for (std::size_t h = 0; h < heads; ++h)
-    if (p.step[h] < 1 || (!p.first.empty() && p.first[h] < 0)) fail<OptionError>({who, ": step must be positive and first not negative"});
-  if (p.segment < 0) fail<OptionError>({who, ": segment is ", p.segment, ", expected 0 (none) or a length"});
+    if (p.step[h] < 1 || (!p.first.empty() && p.first[h] < 0))
+      fail<OptionError>({who, ": step must be positive and first not negative"});
+  if (p.segment < 0)
+    fail<OptionError>({who, ": segment is ", p.segment, ", expected 0 (none) or a length"});
 }
 
-// Probabilities times values in which masked keys may hold NaN or Inf: 0 * Inf must not leak, so what is not finite is added only where it is seen.
+// Probabilities times values in which masked keys may hold NaN or Inf: 0 * Inf must not leak, so
+// what is not finite is added only where it is seen.
 Tensor weighted_values(const Tensor& weights, const Tensor& v, bool masked) {
   if (!masked || all(isfinite(v)).item<bool>()) return matmul(weights, v);
   const Tensor finite = isfinite(v);
@@ -56,8 +77,10 @@ Tensor weighted_values(const Tensor& weights, const Tensor& v, bool masked) {
   const Tensor seen = (weights > 0.0).to(v.dtype());
   const double inf = std::numeric_limits<double>::infinity();
   auto reaches = [&](const Tensor& which) { return matmul(seen, which.to(v.dtype())) > 0.0; };
-  const Tensor plus = reaches(v == inf), minus = reaches(v == -inf), bad = logical_or(reaches(isnan(v)), logical_and(plus, minus));
-  const Tensor extra = where(bad, std::nan(""), where(plus, inf, where(minus, -inf, zeros_like(clean))));
+  const Tensor plus = reaches(v == inf), minus = reaches(v == -inf),
+               bad = logical_or(reaches(isnan(v)), logical_and(plus, minus));
+  const Tensor extra =
+      where(bad, std::nan(""), where(plus, inf, where(minus, -inf, zeros_like(clean))));
   enable_grad on;
   return clean + extra;
 }
@@ -67,13 +90,15 @@ Tensor weighted_values(const Tensor& weights, const Tensor& v, bool masked) {
 Tensor alibi_slopes(std::int64_t heads, const TensorOptions& o) {
   auto powers = [](std::int64_t n) {
     std::vector<double> s;
-    for (std::int64_t h = 0; h < n; ++h) s.push_back(std::pow(2.0, -8.0 * static_cast<double>(h + 1) / static_cast<double>(n)));
+    for (std::int64_t h = 0; h < n; ++h)
+      s.push_back(std::pow(2.0, -8.0 * static_cast<double>(h + 1) / static_cast<double>(n)));
     return s;
   };
   std::int64_t p = 1;
   while (2 * p <= heads) p *= 2;
   std::vector<double> s = powers(p), more = powers(2 * p);
-  for (std::int64_t i = 0; static_cast<std::int64_t>(s.size()) < heads; i += 2) s.push_back(more[static_cast<std::size_t>(i)]);
+  for (std::int64_t i = 0; static_cast<std::int64_t>(s.size()) < heads; i += 2)
+    s.push_back(more[static_cast<std::size_t>(i)]);
   return tensor(s, o);
 }
 
@@ -81,15 +106,18 @@ namespace {
 
 // Who sees whom along strands, [H, L, L] bool (true = forbidden), the window included.
 Tensor strand_mask(const AttentionParams& p, std::int64_t length) {
-  const auto heads = static_cast<std::int64_t>(p.step.size()), segment = p.segment > 0 ? p.segment : std::max<std::int64_t>(length, 1);
+  const auto heads = static_cast<std::int64_t>(p.step.size()),
+             segment = p.segment > 0 ? p.segment : std::max<std::int64_t>(length, 1);
   Tensor mask = empty({heads, length, length}, kBool);
   bool* m = mask.data<bool>();
   for (std::int64_t h = 0; h < heads; ++h) {
-    const std::int64_t step = p.step[static_cast<std::size_t>(h)], first = p.first.empty() ? -1 : p.first[static_cast<std::size_t>(h)];
+    const std::int64_t step = p.step[static_cast<std::size_t>(h)],
+                       first = p.first.empty() ? -1 : p.first[static_cast<std::size_t>(h)];
     for (std::int64_t i = 0; i < length; ++i)
       for (std::int64_t j = 0; j < length; ++j) {
         const std::int64_t u = i % segment, w = j % segment, apart = w / step - u / step;
-        bool seen = i / segment == j / segment && u % step == w % step && (first < 0 || u % step == first);
+        bool seen =
+            i / segment == j / segment && u % step == w % step && (first < 0 || u % step == first);
         if (p.causal) seen = seen && apart <= 0;
         if (p.window_left) seen = seen && apart >= -*p.window_left;
         if (p.window_right) seen = seen && apart <= *p.window_right;
@@ -100,23 +128,31 @@ Tensor strand_mask(const AttentionParams& p, std::int64_t length) {
 }
 
 // Position of query 0 among the keys.
-std::int64_t query_offset(const AttentionParams& p, std::int64_t lq, std::int64_t lk) { return p.causal_offset.value_or(p.causal ? lk - lq : 0); }
+std::int64_t query_offset(const AttentionParams& p, std::int64_t lq, std::int64_t lk) {
+  return p.causal_offset.value_or(p.causal ? lk - lq : 0);
+}
 
 }  // namespace
 
-Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_, const AttentionParams& p, Tensor* weights, Tensor* lse) {
+Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
+                        const AttentionParams& p, Tensor* weights, Tensor* lse) {
   check_heads("attention", q, k_, v_, p);
   const std::int64_t groups = q.size(1) / k_.size(1), lq = q.size(2), lk = k_.size(2);
-  const Tensor k = groups > 1 ? repeat_interleave(k_, groups, 1) : k_, v = groups > 1 ? repeat_interleave(v_, groups, 1) : v_;
-  const double scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3)))), inf = std::numeric_limits<double>::infinity();
+  const Tensor k = groups > 1 ? repeat_interleave(k_, groups, 1) : k_,
+               v = groups > 1 ? repeat_interleave(v_, groups, 1) : v_;
+  const double scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3)))),
+               inf = std::numeric_limits<double>::infinity();
   Tensor s = matmul(q * scale, k.mT());
-  const Tensor i = arange(0, static_cast<double>(lq)).to(q.device()).unsqueeze(1), j = arange(0, static_cast<double>(lk)).to(q.device()).unsqueeze(0);
+  const Tensor i = arange(0, static_cast<double>(lq)).to(q.device()).unsqueeze(1),
+               j = arange(0, static_cast<double>(lk)).to(q.device()).unsqueeze(0);
   if (p.alibi) {
     const Tensor distance = abs(i + static_cast<double>(lk - lq) - j).to(q.dtype());
     s = s - alibi_slopes(q.size(1), q.options()).reshape({-1, 1, 1}) * distance;
   }
   Tensor forbidden;
-  auto forbid = [&](const Tensor& m) { forbidden = forbidden.defined() ? logical_or(forbidden, m) : m; };
+  auto forbid = [&](const Tensor& m) {
+    forbidden = forbidden.defined() ? logical_or(forbidden, m) : m;
+  };
   const Tensor at = i + static_cast<double>(query_offset(p, lq, lk));
   if (!p.step.empty()) {
     forbid(strand_mask(p, lk).to(q.device()));
@@ -159,7 +195,8 @@ struct Pattern {
   std::vector<std::int64_t> step, first;
   Tensor slopes, pad, forbidden, added;
 
-  Pattern(const Tensor& q, const Tensor& k, const AttentionParams& p) : step(p.step), first(p.first) {
+  Pattern(const Tensor& q, const Tensor& k, const AttentionParams& p)
+      : step(p.step), first(p.first) {
     const std::int64_t b = q.size(0), h = q.size(1), lq = q.size(2), lk = k.size(2);
     spec.kind = p.sigmoid_bias ? kernels::ScoreKind::Sigmoid : kernels::ScoreKind::Softmax;
     spec.scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
@@ -173,7 +210,9 @@ struct Pattern {
     if (p.alibi) slopes = alibi_slopes(h).to(q.device());
     if (p.key_padding_mask.defined()) pad = p.key_padding_mask.contiguous();
     if (p.attn_mask.defined()) {
-      const Tensor m = detail::broadcast_to(p.attn_mask.dtype() == kBool ? p.attn_mask : p.attn_mask.detach().to(kFloat32), {b, h, lq, lk});
+      const Tensor m = detail::broadcast_to(
+          p.attn_mask.dtype() == kBool ? p.attn_mask : p.attn_mask.detach().to(kFloat32),
+          {b, h, lq, lk});
       (m.dtype() == kBool ? forbidden : added) = m;
     }
   }
@@ -187,57 +226,80 @@ struct Pattern {
   }
 };
 
-AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_, const std::vector<AttentionParams>& params, bool exact_gradient = true) {
-  // CUDA's tensor cores take 16-bit types as they are; results that are added to are kept in float32
-  const bool narrow = q_.device().is_cuda() && q_.dtype() != kFloat32 && k_.dtype() == q_.dtype() && v_.dtype() == q_.dtype() && params.size() == 1 && params[0].step.empty();
+AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
+                       const std::vector<AttentionParams>& params, bool exact_gradient = true) {
+  // CUDA's tensor cores take 16-bit types as they are; results that are added to are kept in
+  // float32
+  const bool narrow = q_.device().is_cuda() && q_.dtype() != kFloat32 && k_.dtype() == q_.dtype() &&
+                      v_.dtype() == q_.dtype() && params.size() == 1 && params[0].step.empty();
   const DType t = narrow ? q_.dtype() : kFloat32;
   const Tensor q = laid_out_as(q_, t), k = laid_out_as(k_, t), v = laid_out_as(v_, t);
   auto patterns = std::make_shared<std::vector<Pattern>>();
   for (const AttentionParams& p : params) patterns->emplace_back(q, k, p);
-  const bool merged = params.size() > 1 || !params[0].step.empty(), softmax = !params[0].sigmoid_bias;
-  auto forward = [merged](const Pattern& p, const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& o, const Tensor& lse) {
-    run<kernels::attention_forward>(q.device(), q.in(), k.in(), v.in(), p.bound(merged), p.slopes.in(), p.pad.in(), p.forbidden.in(), p.added.in(), o.out(), lse.out());
+  const bool merged = params.size() > 1 || !params[0].step.empty(),
+             softmax = !params[0].sigmoid_bias;
+  auto forward = [merged](const Pattern& p, const Tensor& q, const Tensor& k, const Tensor& v,
+                          const Tensor& o, const Tensor& lse) {
+    run<kernels::attention_forward>(q.device(), q.in(), k.in(), v.in(), p.bound(merged),
+                                    p.slopes.in(), p.pad.in(), p.forbidden.in(), p.added.in(),
+                                    o.out(), lse.out());
   };
-  Tensor o = heads_last({q.size(0), q.size(1), q.size(2), v.size(3)}, q.device(), t), lse = softmax ? empty({q.size(0), q.size(1), q.size(2)}, {kFloat32, q.device()}) : Tensor();
+  Tensor o = heads_last({q.size(0), q.size(1), q.size(2), v.size(3)}, q.device(), t),
+         lse =
+             softmax ? empty({q.size(0), q.size(1), q.size(2)}, {kFloat32, q.device()}) : Tensor();
   auto reset = [](Tensor& o, Tensor& lse) {
     o.zero_();
     if (lse.defined()) lse.fill_(-std::numeric_limits<double>::infinity());
   };
   if (merged) reset(o, lse);
   for (const Pattern& p : *patterns) forward(p, q, k, v, o, lse);
-  Tensors r = record_many("attention", {o, lse}, {q, k, v}, {q, k, v, o, lse}, [=](const Saved& s, const Tensors& g) -> Tensors {
-    const Tensor q = s[0], k = s[1], v = s[2];
-    if (grad_enabled()) {
-      // both results enter one sum, whose gradient with respect to each is what came in
-      return plain_gradients(s, {q, k, v}, ones({}, q.options()), [&](const Tensors& in) {
-        Tensor total = zeros({}, q.options());
-        AttentionWithLse a;
-        if (merged) a = plain::attention_mixture(in[0], in[1], in[2], params, exact_gradient);
-        else a.o = plain::attention(in[0], in[1], in[2], params[0], nullptr, g[1].defined() ? &a.lse : nullptr);
-        if (g[0].defined()) total = total + sum(a.o * g[0]);
-        if (g[1].defined()) total = total + sum(where(isfinite(a.lse), a.lse * g[1], 0.0));
-        return total;
+  Tensors r = record_many(
+      "attention", {o, lse}, {q, k, v}, {q, k, v, o, lse},
+      [=](const Saved& s, const Tensors& g) -> Tensors {
+        const Tensor q = s[0], k = s[1], v = s[2];
+        if (grad_enabled()) {
+          // both results enter one sum, whose gradient with respect to each is what came in
+          return plain_gradients(s, {q, k, v}, ones({}, q.options()), [&](const Tensors& in) {
+            Tensor total = zeros({}, q.options());
+            AttentionWithLse a;
+            if (merged)
+              a = plain::attention_mixture(in[0], in[1], in[2], params, exact_gradient);
+            else
+              a.o = plain::attention(in[0], in[1], in[2], params[0], nullptr,
+                                     g[1].defined() ? &a.lse : nullptr);
+            if (g[0].defined()) total = total + sum(a.o * g[0]);
+            if (g[1].defined()) total = total + sum(where(isfinite(a.lse), a.lse * g[1], 0.0));
+            return total;
+          });
+        }
+        const Tensor go = g[0].defined() ? laid_out_as(g[0], t) : zeros(s[3].sizes(), q.options()),
+                     glse = g[1].defined() ? g[1].contiguous() : Tensor();
+        Tensor gq = heads_last(q.sizes(), q.device(), t), gk = heads_last(k.sizes(), q.device(), t),
+               gv = heads_last(v.sizes(), q.device(), t);
+        if (merged)
+          for (Tensor* t : {&gq, &gk, &gv}) t->zero_();
+        for (const Pattern& p : *patterns) {
+          kernels::AttentionSpec spec = p.bound(merged);
+          spec.own_mean = patterns->size() > 1 && !exact_gradient;
+          run<kernels::attention_backward>(q.device(), go.in(), glse.in(), q.in(), k.in(), v.in(),
+                                           s[3].in(), s[4].in(), spec, p.slopes.in(), p.pad.in(),
+                                           p.forbidden.in(), p.added.in(), gq.out(), gk.out(),
+                                           gv.out());
+        }
+        return {gq, gk, gv};
       });
-    }
-    const Tensor go = g[0].defined() ? laid_out_as(g[0], t) : zeros(s[3].sizes(), q.options()), glse = g[1].defined() ? g[1].contiguous() : Tensor();
-    Tensor gq = heads_last(q.sizes(), q.device(), t), gk = heads_last(k.sizes(), q.device(), t), gv = heads_last(v.sizes(), q.device(), t);
-    if (merged)
-      for (Tensor* t : {&gq, &gk, &gv}) t->zero_();
-    for (const Pattern& p : *patterns) {
-      kernels::AttentionSpec spec = p.bound(merged);
-      spec.own_mean = patterns->size() > 1 && !exact_gradient;
-      run<kernels::attention_backward>(q.device(), go.in(), glse.in(), q.in(), k.in(), v.in(), s[3].in(), s[4].in(), spec, p.slopes.in(), p.pad.in(), p.forbidden.in(), p.added.in(),
-                                       gq.out(), gk.out(), gv.out());
-    }
-    return {gq, gk, gv};
-  });
   return {r[0].to(q_.dtype()), r[1]};
 }
 
 bool has_tiled(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
-  auto narrow = [](const Tensor& t) { return t.dtype() == kFloat32 || t.dtype() == kBFloat16 || t.dtype() == kFloat16; };
-  const bool fits = q.device().is_cpu() || (q.size(3) <= 128 && v.size(3) <= 128 && q.size(0) * q.size(1) <= 65535);  // what CUDA's kernels hold
-  return fits && narrow(q) && narrow(k) && narrow(v) && p.dropout_p == 0 && !(p.attn_mask.defined() && p.attn_mask.requires_grad()) &&
+  auto narrow = [](const Tensor& t) {
+    return t.dtype() == kFloat32 || t.dtype() == kBFloat16 || t.dtype() == kFloat16;
+  };
+  const bool fits =
+      q.device().is_cpu() || (q.size(3) <= 128 && v.size(3) <= 128 &&
+                              q.size(0) * q.size(1) <= 65535);  // what CUDA's kernels hold
+  return fits && narrow(q) && narrow(k) && narrow(v) && p.dropout_p == 0 &&
+         !(p.attn_mask.defined() && p.attn_mask.requires_grad()) &&
          has_kernels<kernels::attention_forward, kernels::attention_backward>(q.device());
 }
 
@@ -248,9 +310,12 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Attent
   return has_tiled(q, k, v, p) ? tiled(q, k, v, {p}).o : plain::attention(q, k, v, p);
 }
 
-AttentionWithLse attention_with_lse(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
+AttentionWithLse attention_with_lse(const Tensor& q, const Tensor& k, const Tensor& v,
+                                    const AttentionParams& p) {
   check_heads("attention", q, k, v, p);
-  if (p.sigmoid_bias) fail<OptionError>({"attention_with_lse: sigmoid weights are not normalised; there is no log-sum-exp"});
+  if (p.sigmoid_bias)
+    fail<OptionError>(
+        {"attention_with_lse: sigmoid weights are not normalised; there is no log-sum-exp"});
   if (has_tiled(q, k, v, p)) return tiled(q, k, v, {p});
   AttentionWithLse r;
   r.o = plain::attention(q, k, v, p, nullptr, &r.lse);
@@ -266,18 +331,23 @@ AttentionWithLse merge(const std::vector<AttentionWithLse>& parts, bool exact_gr
   AttentionWithLse r;
   const Tensor all = stack(lses, -1);
   r.lse = logsumexp(all, {-1});
-  const Tensor blind = (r.lse == -inf).unsqueeze(-1), alphas = masked_fill(softmax(masked_fill(all, blind, 0), -1), blind, 0);
+  const Tensor blind = (r.lse == -inf).unsqueeze(-1),
+               alphas = masked_fill(softmax(masked_fill(all, blind, 0), -1), blind, 0);
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    const Tensor alpha = alphas.narrow(-1, static_cast<std::int64_t>(i), 1).to(parts[i].o.dtype()), share = parts[i].o * (exact_gradient ? alpha : alpha.detach());
+    const Tensor alpha = alphas.narrow(-1, static_cast<std::int64_t>(i), 1).to(parts[i].o.dtype()),
+                 share = parts[i].o * (exact_gradient ? alpha : alpha.detach());
     r.o = r.o.defined() ? r.o + share : share;
   }
   return r;
 }
-void check_patterns(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<AttentionParams>& patterns) {
+void check_patterns(const Tensor& q, const Tensor& k, const Tensor& v,
+                    const std::vector<AttentionParams>& patterns) {
   if (patterns.empty()) fail<ShapeError>({"attention_mixture: no patterns"});
   for (const AttentionParams& p : patterns) {
     check_heads("attention_mixture", q, k, v, p);
-    if (p.sigmoid_bias) fail<OptionError>({"attention_mixture: sigmoid weights are not normalised; add the outputs instead"});
+    if (p.sigmoid_bias)
+      fail<OptionError>(
+          {"attention_mixture: sigmoid weights are not normalised; add the outputs instead"});
   }
 }
 
@@ -288,7 +358,9 @@ AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts, boo
   return parts.size() == 1 ? parts[0] : merge(parts, exact_gradient);
 }
 
-AttentionWithLse plain::attention_mixture(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<AttentionParams>& patterns, bool exact_gradient) {
+AttentionWithLse plain::attention_mixture(const Tensor& q, const Tensor& k, const Tensor& v,
+                                          const std::vector<AttentionParams>& patterns,
+                                          bool exact_gradient) {
   check_patterns(q, k, v, patterns);
   std::vector<AttentionWithLse> parts;
   for (const AttentionParams& p : patterns) {
@@ -299,35 +371,44 @@ AttentionWithLse plain::attention_mixture(const Tensor& q, const Tensor& k, cons
   return merge(parts, exact_gradient);
 }
 
-AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tensor& v, const std::vector<AttentionParams>& patterns, bool exact_gradient) {
+AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tensor& v,
+                                   const std::vector<AttentionParams>& patterns,
+                                   bool exact_gradient) {
   check_patterns(q, k, v, patterns);
   for (const AttentionParams& p : patterns)
     if (!has_tiled(q, k, v, p)) return plain::attention_mixture(q, k, v, patterns, exact_gradient);
   return tiled(q, k, v, patterns, exact_gradient);
 }
 
-Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& attn_mask, double dropout_p, bool is_causal, std::optional<double> scale,
+Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v,
+                                    const Tensor& attn_mask, double dropout_p, bool is_causal,
+                                    std::optional<double> scale,
                                     std::optional<std::int64_t> causal_offset) {
   AttentionParams p;
   p.scale = scale;
   p.causal = is_causal;
   p.causal_offset = causal_offset;
   p.dropout_p = dropout_p;
-  if (attn_mask.defined()) p.attn_mask = attn_mask.dtype() == kBool ? logical_not(attn_mask) : attn_mask;
+  if (attn_mask.defined())
+    p.attn_mask = attn_mask.dtype() == kBool ? logical_not(attn_mask) : attn_mask;
   return attention(q, k, v, p);
 }
 
 Tensor rope(const Tensor& x, std::string_view style, double base, std::int64_t start) {
   if (style == "none") return x;
-  if (style != "half" && style != "interleaved") fail<OptionError>({"rope: style is \"", style, "\", expected none, half or interleaved"});
+  if (style != "half" && style != "interleaved")
+    fail<OptionError>({"rope: style is \"", style, "\", expected none, half or interleaved"});
   const std::int64_t l = x.size(-2), d = x.size(-1), half = d / 2;
   if (d % 2) fail<ShapeError>({"rope: the head width ", d, " is odd; rotary positions turn pairs"});
   Tensor angle = empty({l, half}, kFloat64);
   for (std::int64_t t = 0; t < l; ++t)
     for (std::int64_t c = 0; c < half; ++c)
-      angle.data<double>()[t * half + c] = static_cast<double>(start + t) * std::pow(base, -2.0 * static_cast<double>(c) / static_cast<double>(d));
+      angle.data<double>()[t * half + c] =
+          static_cast<double>(start + t) *
+          std::pow(base, -2.0 * static_cast<double>(c) / static_cast<double>(d));
   const DType wide = x.dtype() == kFloat64 ? kFloat64 : kFloat32;
-  const Tensor cosine = cos(angle).to(wide).to(x.device()), sine = sin(angle).to(wide).to(x.device()), v = x.to(wide);
+  const Tensor cosine = cos(angle).to(wide).to(x.device()),
+               sine = sin(angle).to(wide).to(x.device()), v = x.to(wide);
   Tensor y;
   if (style == "half") {
     const Tensor a = v.narrow(-1, 0, half), b = v.narrow(-1, half, half);
@@ -340,9 +421,13 @@ Tensor rope(const Tensor& x, std::string_view style, double base, std::int64_t s
 }
 
 Tensor split_heads(const Tensor& x, std::int64_t heads) {
-  if (x.dim() != 3 || heads <= 0 || x.size(2) % heads) fail<ShapeError>({"split_heads: x is ", x.sizes(), ", expected [B, L, H * Dh] with H = ", heads});
+  if (x.dim() != 3 || heads <= 0 || x.size(2) % heads)
+    fail<ShapeError>(
+        {"split_heads: x is ", x.sizes(), ", expected [B, L, H * Dh] with H = ", heads});
   return x.reshape({x.size(0), x.size(1), heads, x.size(2) / heads}).transpose(1, 2);
 }
-Tensor merge_heads(const Tensor& x) { return x.transpose(1, 2).reshape({x.size(0), x.size(2), x.size(1) * x.size(3)}); }
+Tensor merge_heads(const Tensor& x) {
+  return x.transpose(1, 2).reshape({x.size(0), x.size(2), x.size(1) * x.size(3)});
+}
 
 }  // namespace dropin

@@ -11,18 +11,24 @@ namespace dropin::ops_detail {
 
 /// DeviceError unless both live on one device.
 inline void same_device(const char* who, const Tensor& a, const Tensor& b) {
-  if (!(a.device() == b.device())) fail<DeviceError>({who, ": tensors on ", a.device(), " and ", b.device(), "; move one with to()"});
+  if (!(a.device() == b.device()))
+    fail<DeviceError>(
+        {who, ": tensors on ", a.device(), " and ", b.device(), "; move one with to()"});
 }
 inline void need_floating(const char* who, const Tensor& x) {
-  if (!is_floating(x.dtype())) fail<DTypeError>({who, ": expected a floating-point tensor, got ", x.dtype()});
+  if (!is_floating(x.dtype()))
+    fail<DTypeError>({who, ": expected a floating-point tensor, got ", x.dtype()});
 }
 inline void need_int64(const char* who, const char* what, const Tensor& x) {
-  if (x.dtype() != kInt64) fail<DTypeError>({who, ": ", what, " is ", x.dtype(), ", expected int64"});
+  if (x.dtype() != kInt64)
+    fail<DTypeError>({who, ": ", what, " is ", x.dtype(), ", expected int64"});
 }
 /// f32 for the 16-bit types, otherwise the dtype itself: what fused kernels compute in.
 inline DType compute_type(DType t) { return t == kBFloat16 || t == kFloat16 ? kFloat32 : t; }
 /// A tensor with x's values, contiguous, of the compute type, recorded.
-inline Tensor prepared(const Tensor& x) { return x.defined() ? x.to(compute_type(x.dtype())).contiguous() : x; }
+inline Tensor prepared(const Tensor& x) {
+  return x.defined() ? x.to(compute_type(x.dtype())).contiguous() : x;
+}
 /// The sorted, wrapped, distinct dims as a bit mask; all dims when empty.
 std::uint32_t dim_mask(const Shape& dims, std::int64_t ndim, const char* who);
 

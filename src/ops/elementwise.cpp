@@ -18,7 +18,8 @@ using ops_detail::same_device;
 
 namespace {
 
-// A 0-dimensional operand does not widen the other within a kind (torch's "wrapped" rule, applied to all scalars).
+// A 0-dimensional operand does not widen the other within a kind (torch's "wrapped" rule, applied
+// to all scalars).
 DType result_type(const Tensor& a, const Tensor& b) {
   const DType x = a.dtype(), y = b.dtype();
   if (x == y) return x;
@@ -33,8 +34,11 @@ Tensor apply(Binary op, const Tensor& a, const Tensor& b, const char* who, DType
   same_device(who, a, b);
   const Shape sizes = broadcast_shapes(a.sizes(), b.sizes(), who);
   Tensor y = empty(sizes, {out, a.device()});
-  if (a.sizes() == sizes && b.sizes() == sizes) run<kernels::binary>(a.device(), op, a.in(), b.in(), y.out());
-  else run<kernels::binary>(a.device(), op, detail::broadcast_to(a, sizes).in(), detail::broadcast_to(b, sizes).in(), y.out());
+  if (a.sizes() == sizes && b.sizes() == sizes)
+    run<kernels::binary>(a.device(), op, a.in(), b.in(), y.out());
+  else
+    run<kernels::binary>(a.device(), op, detail::broadcast_to(a, sizes).in(),
+                         detail::broadcast_to(b, sizes).in(), y.out());
   return y;
 }
 
@@ -52,7 +56,10 @@ Tensor compare(Binary op, const Tensor& a, const Tensor& b, const char* who) {
 }
 Tensor compare(Binary op, const Tensor& a, double b, const char* who) {
   // an integer compared with a fraction is compared in floating point
-  const DType t = is_floating(a.dtype()) ? a.dtype() : b == std::floor(b) && std::abs(b) < 9e15 ? (a.dtype() == kBool ? kFloat32 : kInt64) : kFloat64;
+  const DType t = is_floating(a.dtype()) ? a.dtype()
+                  : b == std::floor(b) && std::abs(b) < 9e15
+                      ? (a.dtype() == kBool ? kFloat32 : kInt64)
+                      : kFloat64;
   return apply(op, a.detach().to(t), scalar(b, {t, a.device()}), who, kBool);
 }
 
@@ -72,36 +79,44 @@ Tensor add(const Tensor& a_, const Tensor& b_, double alpha) {
   auto [a, b] = promoted(a_, b_);
   if (alpha != 1) return add(a, b * alpha);
   const Binary op = a.dtype() == kBool ? Binary::LogicalOr : Binary::Add;
-  return record("add", apply(op, a, b, "add", a.dtype()), {a, b}, {}, [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-    return {s.needs(0) ? sum_to(g, sa) : Tensor(), s.needs(1) ? sum_to(g, sb) : Tensor()};
-  });
+  return record(
+      "add", apply(op, a, b, "add", a.dtype()), {a, b}, {},
+      [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+        return {s.needs(0) ? sum_to(g, sa) : Tensor(), s.needs(1) ? sum_to(g, sb) : Tensor()};
+      });
 }
 
 Tensor sub(const Tensor& a_, const Tensor& b_) {
   auto [a, b] = promoted(a_, b_);
   if (a.dtype() == kBool) fail<DTypeError>({"sub: not for bool; use logical_xor"});
-  return record("sub", apply(Binary::Sub, a, b, "sub", a.dtype()), {a, b}, {}, [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-    return {s.needs(0) ? sum_to(g, sa) : Tensor(), s.needs(1) ? sum_to(-g, sb) : Tensor()};
-  });
+  return record(
+      "sub", apply(Binary::Sub, a, b, "sub", a.dtype()), {a, b}, {},
+      [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+        return {s.needs(0) ? sum_to(g, sa) : Tensor(), s.needs(1) ? sum_to(-g, sb) : Tensor()};
+      });
 }
 
 Tensor mul(const Tensor& a_, const Tensor& b_) {
   auto [a, b] = promoted(a_, b_);
   const Binary op = a.dtype() == kBool ? Binary::LogicalAnd : Binary::Mul;
   const bool keep_a = b.requires_grad(), keep_b = a.requires_grad();
-  return record("mul", apply(op, a, b, "mul", a.dtype()), {a, b}, {keep_a ? a : Tensor(), keep_b ? b : Tensor()},
+  return record("mul", apply(op, a, b, "mul", a.dtype()), {a, b},
+                {keep_a ? a : Tensor(), keep_b ? b : Tensor()},
                 [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-                  return {s.needs(0) ? sum_to(g * s[1], sa) : Tensor(), s.needs(1) ? sum_to(g * s[0], sb) : Tensor()};
+                  return {s.needs(0) ? sum_to(g * s[1], sa) : Tensor(),
+                          s.needs(1) ? sum_to(g * s[0], sb) : Tensor()};
                 });
 }
 
 Tensor div(const Tensor& a_, const Tensor& b_) {
   auto [a, b] = promoted(a_, b_);
   if (!is_floating(a.dtype())) return div(a.to(kFloat32), b.to(kFloat32));
-  return record("div", apply(Binary::Div, a, b, "div", a.dtype()), {a, b}, {b.requires_grad() ? a : Tensor(), b},
+  return record("div", apply(Binary::Div, a, b, "div", a.dtype()), {a, b},
+                {b.requires_grad() ? a : Tensor(), b},
                 [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
                   const Tensor q = g / s[1];
-                  return {s.needs(0) ? sum_to(q, sa) : Tensor(), s.needs(1) ? sum_to(-(q * (s[0] / s[1])), sb) : Tensor()};
+                  return {s.needs(0) ? sum_to(q, sa) : Tensor(),
+                          s.needs(1) ? sum_to(-(q * (s[0] / s[1])), sb) : Tensor()};
                 });
 }
 
@@ -114,20 +129,24 @@ Tensor remainder(const Tensor& a_, const Tensor& b_) {
   auto [a, b] = promoted(a_, b_);
   return record("remainder", apply(Binary::Remainder, a, b, "remainder", a.dtype()), {a, b}, {a, b},
                 [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-                  return {s.needs(0) ? sum_to(g, sa) : Tensor(), s.needs(1) ? sum_to(-(g * floor_divide(s[0], s[1])), sb) : Tensor()};
+                  return {s.needs(0) ? sum_to(g, sa) : Tensor(),
+                          s.needs(1) ? sum_to(-(g * floor_divide(s[0], s[1])), sb) : Tensor()};
                 });
 }
 
 Tensor pow(const Tensor& a_, const Tensor& b_) {
   auto [a, b] = promoted(a_, b_);
   Tensor y = apply(Binary::Pow, a, b, "pow", a.dtype());
-  return record("pow", y, {a, b}, {a, b, b.requires_grad() ? y : Tensor()}, [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-    Tensor ga, gb;
-    if (s.needs(0)) ga = sum_to(where(s[1] == 0.0, 0.0, g * s[1] * pow(s[0], s[1] - 1.0)), sa);
-    // x^y log x, 0 where x = 0 and y >= 0
-    if (s.needs(1)) gb = sum_to(g * where(logical_and(s[0] == 0.0, s[1] >= 0.0), 0.0, s[2] * log(s[0])), sb);
-    return {ga, gb};
-  });
+  return record(
+      "pow", y, {a, b}, {a, b, b.requires_grad() ? y : Tensor()},
+      [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+        Tensor ga, gb;
+        if (s.needs(0)) ga = sum_to(where(s[1] == 0.0, 0.0, g * s[1] * pow(s[0], s[1] - 1.0)), sa);
+        // x^y log x, 0 where x = 0 and y >= 0
+        if (s.needs(1))
+          gb = sum_to(g * where(logical_and(s[0] == 0.0, s[1] >= 0.0), 0.0, s[2] * log(s[0])), sb);
+        return {ga, gb};
+      });
 }
 
 Tensor pow(const Tensor& a, double e) {
@@ -147,38 +166,50 @@ namespace {
 
 Tensor extremum(Binary op, const Tensor& a_, const Tensor& b_, const char* who) {
   auto [a, b] = promoted(a_, b_);
-  return record(who, apply(op, a, b, who, a.dtype()), {a, b}, {a, b}, [op, sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-    // the winner takes the gradient; at a tie both take half (torch's rule)
-    const Tensor tie = (s[0] == s[1]).to(g.dtype()) * 0.5;
-    const Tensor wins_a = (op == Binary::Maximum ? s[0] > s[1] : s[0] < s[1]).to(g.dtype()) + tie;
-    return {s.needs(0) ? sum_to(g * wins_a, sa) : Tensor(), s.needs(1) ? sum_to(g * (1.0 - wins_a), sb) : Tensor()};
-  });
+  return record(who, apply(op, a, b, who, a.dtype()), {a, b}, {a, b},
+                [op, sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+                  // the winner takes the gradient; at a tie both take half (torch's rule)
+                  const Tensor tie = (s[0] == s[1]).to(g.dtype()) * 0.5;
+                  const Tensor wins_a =
+                      (op == Binary::Maximum ? s[0] > s[1] : s[0] < s[1]).to(g.dtype()) + tie;
+                  return {s.needs(0) ? sum_to(g * wins_a, sa) : Tensor(),
+                          s.needs(1) ? sum_to(g * (1.0 - wins_a), sb) : Tensor()};
+                });
 }
 
 }  // namespace
 
-Tensor maximum(const Tensor& a, const Tensor& b) { return extremum(Binary::Maximum, a, b, "maximum"); }
-Tensor minimum(const Tensor& a, const Tensor& b) { return extremum(Binary::Minimum, a, b, "minimum"); }
+Tensor maximum(const Tensor& a, const Tensor& b) {
+  return extremum(Binary::Maximum, a, b, "maximum");
+}
+Tensor minimum(const Tensor& a, const Tensor& b) {
+  return extremum(Binary::Minimum, a, b, "minimum");
+}
 
 Tensor atan2(const Tensor& y_, const Tensor& x_) {
   auto [y, x] = promoted(y_, x_);
   need_floating("atan2", y);
-  return record("atan2", apply(Binary::Atan2, y, x, "atan2", y.dtype()), {y, x}, {y, x}, [sy = y.sizes(), sx = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-    const Tensor scaled = g / (square(s[0]) + square(s[1]));
-    return {s.needs(0) ? sum_to(scaled * s[1], sy) : Tensor(), s.needs(1) ? sum_to(-(scaled * s[0]), sx) : Tensor()};
-  });
+  return record("atan2", apply(Binary::Atan2, y, x, "atan2", y.dtype()), {y, x}, {y, x},
+                [sy = y.sizes(), sx = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+                  const Tensor scaled = g / (square(s[0]) + square(s[1]));
+                  return {s.needs(0) ? sum_to(scaled * s[1], sy) : Tensor(),
+                          s.needs(1) ? sum_to(-(scaled * s[0]), sx) : Tensor()};
+                });
 }
 
 Tensor affine(const Tensor& x_, double m, double a) {
   Tensor x = x_;
   if (!is_floating(x.dtype())) {
     const bool whole = m == std::floor(m) && a == std::floor(a);
-    if (!whole) x = x.to(kFloat32);
-    else if (x.dtype() == kBool) x = x.to(kInt64);
+    if (!whole)
+      x = x.to(kFloat32);
+    else if (x.dtype() == kBool)
+      x = x.to(kInt64);
   }
   Tensor y = empty(x.sizes(), x.options());
   run<kernels::affine>(x.device(), x.in(), m, a, y.out());
-  return record("affine", y, {x}, {}, [m](const Saved&, const Tensor& g) -> Tensors { return {m == 1 ? g : g * m}; });
+  return record("affine", y, {x}, {},
+                [m](const Saved&, const Tensor& g) -> Tensors { return {m == 1 ? g : g * m}; });
 }
 
 Tensor operator/(const Tensor& a, double b) {
@@ -186,7 +217,9 @@ Tensor operator/(const Tensor& a, double b) {
   if (!is_floating(a.dtype())) return a.to(kFloat32) / b;
   return div(a, scalar(b, a.options()));
 }
-Tensor operator/(double a, const Tensor& b) { return div(scalar(a, {is_floating(b.dtype()) ? b.dtype() : kFloat32, b.device()}), b); }
+Tensor operator/(double a, const Tensor& b) {
+  return div(scalar(a, {is_floating(b.dtype()) ? b.dtype() : kFloat32, b.device()}), b);
+}
 Tensor operator-(const Tensor& a) { return neg(a); }
 
 Tensor eq(const Tensor& a, const Tensor& b) { return compare(Binary::Eq, a, b, "eq"); }
@@ -203,11 +236,19 @@ Tensor operator>(const Tensor& a, double b) { return compare(Binary::Gt, a, b, "
 Tensor operator>=(const Tensor& a, double b) { return compare(Binary::Ge, a, b, "ge"); }
 
 namespace {
-Tensor logic(Binary op, const Tensor& a, const Tensor& b, const char* who) { return apply(op, a.detach().to(kBool), b.detach().to(kBool), who, kBool); }
+Tensor logic(Binary op, const Tensor& a, const Tensor& b, const char* who) {
+  return apply(op, a.detach().to(kBool), b.detach().to(kBool), who, kBool);
+}
 }  // namespace
-Tensor logical_and(const Tensor& a, const Tensor& b) { return logic(Binary::LogicalAnd, a, b, "logical_and"); }
-Tensor logical_or(const Tensor& a, const Tensor& b) { return logic(Binary::LogicalOr, a, b, "logical_or"); }
-Tensor logical_xor(const Tensor& a, const Tensor& b) { return logic(Binary::LogicalXor, a, b, "logical_xor"); }
+Tensor logical_and(const Tensor& a, const Tensor& b) {
+  return logic(Binary::LogicalAnd, a, b, "logical_and");
+}
+Tensor logical_or(const Tensor& a, const Tensor& b) {
+  return logic(Binary::LogicalOr, a, b, "logical_or");
+}
+Tensor logical_xor(const Tensor& a, const Tensor& b) {
+  return logic(Binary::LogicalXor, a, b, "logical_xor");
+}
 
 // --- one operand
 
@@ -223,47 +264,66 @@ Tensor raw(Unary op, const Tensor& x) { return raw(op, x, x.dtype()); }
 Tensor real(const Tensor& x) { return is_floating(x.dtype()) ? x : x.to(kFloat32); }
 
 enum class Keep { X, Y };
-// A function whose gradient has a fused kernel; `define(g, kept)` is the same in recorded operations, for second derivatives.
-template <class Define> Tensor fused_unary(const char* name, Unary op, UnaryGrad grad_op, Keep keep, const Tensor& x_, Define define) {
+// A function whose gradient has a fused kernel; `define(g, kept)` is the same in recorded
+// operations, for second derivatives.
+template <class Define>
+Tensor fused_unary(const char* name, Unary op, UnaryGrad grad_op, Keep keep, const Tensor& x_,
+                   Define define) {
   const Tensor x = real(x_);
   Tensor y = raw(op, x);
-  return record(name, y, {x}, {keep == Keep::X ? x : y}, [grad_op, define](const Saved& s, const Tensor& g) -> Tensors {
-    const Tensor kept = s[0];
-    if (grad_enabled()) return {define(g, kept)};
-    Tensor gx = empty_like(g);
-    run<kernels::unary_grad>(g.device(), grad_op, g.in(), kept.in(), gx.out());
-    return {gx};
-  });
+  return record(name, y, {x}, {keep == Keep::X ? x : y},
+                [grad_op, define](const Saved& s, const Tensor& g) -> Tensors {
+                  const Tensor kept = s[0];
+                  if (grad_enabled()) return {define(g, kept)};
+                  Tensor gx = empty_like(g);
+                  run<kernels::unary_grad>(g.device(), grad_op, g.in(), kept.in(), gx.out());
+                  return {gx};
+                });
 }
 // A function of x whose gradient is g * slope(x), composed.
-template <class Slope> Tensor composed_unary(const char* name, Unary op, const Tensor& x_, Slope slope) {
+template <class Slope>
+Tensor composed_unary(const char* name, Unary op, const Tensor& x_, Slope slope) {
   const Tensor x = real(x_);
-  return record(name, raw(op, x), {x}, {x}, [slope](const Saved& s, const Tensor& g) -> Tensors { return {g * slope(s[0])}; });
+  return record(name, raw(op, x), {x}, {x},
+                [slope](const Saved& s, const Tensor& g) -> Tensors { return {g * slope(s[0])}; });
 }
 // Piecewise constant: gradient zero.
 Tensor step_unary(const char* name, Unary op, const Tensor& x) {
   if (!is_floating(x.dtype())) return op == Unary::Sign ? raw(op, x) : x;
-  return record(name, raw(op, x), {x}, {}, [](const Saved&, const Tensor& g) -> Tensors { return {zeros_like(g)}; });
+  return record(name, raw(op, x), {x}, {},
+                [](const Saved&, const Tensor& g) -> Tensors { return {zeros_like(g)}; });
 }
 
 }  // namespace
 
 Tensor neg(const Tensor& x) {
   if (x.dtype() == kBool) fail<DTypeError>({"neg: not for bool; use logical_not"});
-  return record("neg", raw(Unary::Neg, x), {x}, {}, [](const Saved&, const Tensor& g) -> Tensors { return {-g}; });
+  return record("neg", raw(Unary::Neg, x), {x}, {},
+                [](const Saved&, const Tensor& g) -> Tensors { return {-g}; });
 }
 Tensor logical_not(const Tensor& a) { return raw(Unary::LogicalNot, a.detach().to(kBool)); }
-Tensor isnan(const Tensor& x) { return is_floating(x.dtype()) ? raw(Unary::IsNan, x.detach(), kBool) : zeros(x.sizes(), {kBool, x.device()}); }
-Tensor isinf(const Tensor& x) { return is_floating(x.dtype()) ? raw(Unary::IsInf, x.detach(), kBool) : zeros(x.sizes(), {kBool, x.device()}); }
-Tensor isfinite(const Tensor& x) { return is_floating(x.dtype()) ? raw(Unary::IsFinite, x.detach(), kBool) : ones(x.sizes(), {kBool, x.device()}); }
+Tensor isnan(const Tensor& x) {
+  return is_floating(x.dtype()) ? raw(Unary::IsNan, x.detach(), kBool)
+                                : zeros(x.sizes(), {kBool, x.device()});
+}
+Tensor isinf(const Tensor& x) {
+  return is_floating(x.dtype()) ? raw(Unary::IsInf, x.detach(), kBool)
+                                : zeros(x.sizes(), {kBool, x.device()});
+}
+Tensor isfinite(const Tensor& x) {
+  return is_floating(x.dtype()) ? raw(Unary::IsFinite, x.detach(), kBool)
+                                : ones(x.sizes(), {kBool, x.device()});
+}
 
 Tensor abs(const Tensor& x) {
   if (!is_floating(x.dtype())) return raw(Unary::Abs, x);
-  return fused_unary("abs", Unary::Abs, UnaryGrad::Abs, Keep::X, x, [](const Tensor& g, const Tensor& v) { return g * sign(v); });
+  return fused_unary("abs", Unary::Abs, UnaryGrad::Abs, Keep::X, x,
+                     [](const Tensor& g, const Tensor& v) { return g * sign(v); });
 }
 Tensor square(const Tensor& x) {
   if (!is_floating(x.dtype())) return raw(Unary::Square, x);
-  return fused_unary("square", Unary::Square, UnaryGrad::Square, Keep::X, x, [](const Tensor& g, const Tensor& v) { return g * (v * 2.0); });
+  return fused_unary("square", Unary::Square, UnaryGrad::Square, Keep::X, x,
+                     [](const Tensor& g, const Tensor& v) { return g * (v * 2.0); });
 }
 Tensor sign(const Tensor& x) { return step_unary("sign", Unary::Sign, x); }
 Tensor floor(const Tensor& x) { return step_unary("floor", Unary::Floor, x); }
@@ -272,49 +332,62 @@ Tensor round(const Tensor& x) { return step_unary("round", Unary::Round, x); }
 Tensor trunc(const Tensor& x) { return step_unary("trunc", Unary::Trunc, x); }
 
 Tensor exp(const Tensor& x) {
-  return fused_unary("exp", Unary::Exp, UnaryGrad::Exp, Keep::Y, x, [](const Tensor& g, const Tensor& y) { return g * y; });
+  return fused_unary("exp", Unary::Exp, UnaryGrad::Exp, Keep::Y, x,
+                     [](const Tensor& g, const Tensor& y) { return g * y; });
 }
 Tensor exp2(const Tensor& x) {
-  return composed_unary("exp2", Unary::Exp2, x, [](const Tensor& v) { return exp2(v) * std::log(2.0); });
+  return composed_unary("exp2", Unary::Exp2, x,
+                        [](const Tensor& v) { return exp2(v) * std::log(2.0); });
 }
 Tensor expm1(const Tensor& x) {
   return composed_unary("expm1", Unary::Expm1, x, [](const Tensor& v) { return exp(v); });
 }
 Tensor log(const Tensor& x) {
-  return fused_unary("log", Unary::Log, UnaryGrad::Log, Keep::X, x, [](const Tensor& g, const Tensor& v) { return g / v; });
+  return fused_unary("log", Unary::Log, UnaryGrad::Log, Keep::X, x,
+                     [](const Tensor& g, const Tensor& v) { return g / v; });
 }
 Tensor log2(const Tensor& x) {
-  return composed_unary("log2", Unary::Log2, x, [](const Tensor& v) { return reciprocal(v * std::log(2.0)); });
+  return composed_unary("log2", Unary::Log2, x,
+                        [](const Tensor& v) { return reciprocal(v * std::log(2.0)); });
 }
 Tensor log1p(const Tensor& x) {
-  return composed_unary("log1p", Unary::Log1p, x, [](const Tensor& v) { return reciprocal(v + 1.0); });
+  return composed_unary("log1p", Unary::Log1p, x,
+                        [](const Tensor& v) { return reciprocal(v + 1.0); });
 }
 Tensor sqrt(const Tensor& x) {
-  return fused_unary("sqrt", Unary::Sqrt, UnaryGrad::Sqrt, Keep::Y, x, [](const Tensor& g, const Tensor& y) { return g / (y * 2.0); });
+  return fused_unary("sqrt", Unary::Sqrt, UnaryGrad::Sqrt, Keep::Y, x,
+                     [](const Tensor& g, const Tensor& y) { return g / (y * 2.0); });
 }
 Tensor rsqrt(const Tensor& x) {
-  return fused_unary("rsqrt", Unary::Rsqrt, UnaryGrad::Rsqrt, Keep::Y, x, [](const Tensor& g, const Tensor& y) { return g * (y * y * y * -0.5); });
+  return fused_unary("rsqrt", Unary::Rsqrt, UnaryGrad::Rsqrt, Keep::Y, x,
+                     [](const Tensor& g, const Tensor& y) { return g * (y * y * y * -0.5); });
 }
 Tensor reciprocal(const Tensor& x) {
-  return fused_unary("reciprocal", Unary::Reciprocal, UnaryGrad::Reciprocal, Keep::Y, x, [](const Tensor& g, const Tensor& y) { return -(g * y * y); });
+  return fused_unary("reciprocal", Unary::Reciprocal, UnaryGrad::Reciprocal, Keep::Y, x,
+                     [](const Tensor& g, const Tensor& y) { return -(g * y * y); });
 }
 Tensor sin(const Tensor& x) {
-  return fused_unary("sin", Unary::Sin, UnaryGrad::Sin, Keep::X, x, [](const Tensor& g, const Tensor& v) { return g * cos(v); });
+  return fused_unary("sin", Unary::Sin, UnaryGrad::Sin, Keep::X, x,
+                     [](const Tensor& g, const Tensor& v) { return g * cos(v); });
 }
 Tensor cos(const Tensor& x) {
-  return fused_unary("cos", Unary::Cos, UnaryGrad::Cos, Keep::X, x, [](const Tensor& g, const Tensor& v) { return -(g * sin(v)); });
+  return fused_unary("cos", Unary::Cos, UnaryGrad::Cos, Keep::X, x,
+                     [](const Tensor& g, const Tensor& v) { return -(g * sin(v)); });
 }
 Tensor tan(const Tensor& x) {
   return composed_unary("tan", Unary::Tan, x, [](const Tensor& v) { return square(tan(v)) + 1.0; });
 }
 Tensor asin(const Tensor& x) {
-  return composed_unary("asin", Unary::Asin, x, [](const Tensor& v) { return rsqrt(1.0 - square(v)); });
+  return composed_unary("asin", Unary::Asin, x,
+                        [](const Tensor& v) { return rsqrt(1.0 - square(v)); });
 }
 Tensor acos(const Tensor& x) {
-  return composed_unary("acos", Unary::Acos, x, [](const Tensor& v) { return -rsqrt(1.0 - square(v)); });
+  return composed_unary("acos", Unary::Acos, x,
+                        [](const Tensor& v) { return -rsqrt(1.0 - square(v)); });
 }
 Tensor atan(const Tensor& x) {
-  return composed_unary("atan", Unary::Atan, x, [](const Tensor& v) { return reciprocal(square(v) + 1.0); });
+  return composed_unary("atan", Unary::Atan, x,
+                        [](const Tensor& v) { return reciprocal(square(v) + 1.0); });
 }
 Tensor sinh(const Tensor& x) {
   return composed_unary("sinh", Unary::Sinh, x, [](const Tensor& v) { return cosh(v); });
@@ -323,43 +396,57 @@ Tensor cosh(const Tensor& x) {
   return composed_unary("cosh", Unary::Cosh, x, [](const Tensor& v) { return sinh(v); });
 }
 Tensor tanh(const Tensor& x) {
-  return fused_unary("tanh", Unary::Tanh, UnaryGrad::Tanh, Keep::Y, x, [](const Tensor& g, const Tensor& y) { return g * (1.0 - square(y)); });
+  return fused_unary("tanh", Unary::Tanh, UnaryGrad::Tanh, Keep::Y, x,
+                     [](const Tensor& g, const Tensor& y) { return g * (1.0 - square(y)); });
 }
 Tensor erf(const Tensor& x) {
-  return composed_unary("erf", Unary::Erf, x, [](const Tensor& v) { return exp(-square(v)) * (2 / std::sqrt(M_PI)); });
+  return composed_unary("erf", Unary::Erf, x,
+                        [](const Tensor& v) { return exp(-square(v)) * (2 / std::sqrt(M_PI)); });
 }
 
 // --- activations
 
 Tensor sigmoid(const Tensor& x) {
-  return fused_unary("sigmoid", Unary::Sigmoid, UnaryGrad::Sigmoid, Keep::Y, x, [](const Tensor& g, const Tensor& y) { return g * y * (1.0 - y); });
+  return fused_unary("sigmoid", Unary::Sigmoid, UnaryGrad::Sigmoid, Keep::Y, x,
+                     [](const Tensor& g, const Tensor& y) { return g * y * (1.0 - y); });
 }
 Tensor logsigmoid(const Tensor& x) {
-  return composed_unary("logsigmoid", Unary::LogSigmoid, x, [](const Tensor& v) { return sigmoid(-v); });
+  return composed_unary("logsigmoid", Unary::LogSigmoid, x,
+                        [](const Tensor& v) { return sigmoid(-v); });
 }
 Tensor softplus(const Tensor& x, double beta, double threshold) {
   if (beta != 1) return where(x * beta > threshold, x, softplus(x * beta, 1, threshold) / beta);
   if (threshold != 20) return where(x > threshold, x, softplus(x));
-  return fused_unary("softplus", Unary::Softplus, UnaryGrad::Softplus, Keep::X, x, [](const Tensor& g, const Tensor& v) { return g * sigmoid(v); });
+  return fused_unary("softplus", Unary::Softplus, UnaryGrad::Softplus, Keep::X, x,
+                     [](const Tensor& g, const Tensor& v) { return g * sigmoid(v); });
 }
 Tensor relu(const Tensor& x) {
   if (!is_floating(x.dtype())) return clamp(x, 0, std::numeric_limits<double>::infinity());
-  return fused_unary("relu", Unary::Relu, UnaryGrad::Relu, Keep::Y, x, [](const Tensor& g, const Tensor& y) { return g * (y > 0.0).to(g.dtype()); });
+  return fused_unary("relu", Unary::Relu, UnaryGrad::Relu, Keep::Y, x,
+                     [](const Tensor& g, const Tensor& y) { return g * (y > 0.0).to(g.dtype()); });
 }
 Tensor relu6(const Tensor& x) {  // as torch's hardtanh: no gradient at the corners
-  return record("relu6", clamp(x.detach(), 0, 6), {x}, {x}, [](const Saved& s, const Tensor& g) -> Tensors {
-    return {g * logical_and(s[0] > 0.0, s[0] < 6.0).to(g.dtype())};
-  });
+  return record("relu6", clamp(x.detach(), 0, 6), {x}, {x},
+                [](const Saved& s, const Tensor& g) -> Tensors {
+                  return {g * logical_and(s[0] > 0.0, s[0] < 6.0).to(g.dtype())};
+                });
 }
 Tensor leaky_relu(const Tensor& x, double slope) { return where(x > 0.0, x, x * slope); }
-Tensor elu(const Tensor& x, double alpha) { return where(x > 0.0, x, expm1(clamp(x, -std::numeric_limits<double>::infinity(), 0)) * alpha); }
-Tensor selu(const Tensor& x) { return elu(x, 1.6732632423543772848170429916717) * 1.0507009873554804934193349852946; }
+Tensor elu(const Tensor& x, double alpha) {
+  return where(x > 0.0, x, expm1(clamp(x, -std::numeric_limits<double>::infinity(), 0)) * alpha);
+}
+Tensor selu(const Tensor& x) {
+  return elu(x, 1.6732632423543772848170429916717) * 1.0507009873554804934193349852946;
+}
 namespace {
 Tensor silu_slope(const Tensor& v) {
   const Tensor s = sigmoid(v);
   return s * (v * (1.0 - s) + 1.0);
 }
-Tensor gelu_slope(const Tensor& v) { return (erf(v * std::sqrt(0.5)) + 1.0) * 0.5 + v * exp(square(v) * -0.5) * (1 / std::sqrt(2 * M_PI)); }
+Tensor gelu_slope(const Tensor& v) {
+  return (erf(v * std::sqrt(0.5)) + 1.0) * 0.5 +
+         v * exp(square(v) * -0.5) * (1 / std::sqrt(2 * M_PI));
+}
 Tensor gelu_tanh_slope(const Tensor& v) {
   const double k = std::sqrt(2 / M_PI), c = 0.044715;
   const Tensor t = tanh((v + v * v * v * c) * k);
@@ -367,21 +454,28 @@ Tensor gelu_tanh_slope(const Tensor& v) {
 }
 }  // namespace
 Tensor silu(const Tensor& x) {
-  return fused_unary("silu", Unary::Silu, UnaryGrad::Silu, Keep::X, x, [](const Tensor& g, const Tensor& v) { return g * silu_slope(v); });
+  return fused_unary("silu", Unary::Silu, UnaryGrad::Silu, Keep::X, x,
+                     [](const Tensor& g, const Tensor& v) { return g * silu_slope(v); });
 }
 Tensor gelu(const Tensor& x, std::string_view approximate) {
   if (approximate == "tanh")
-    return fused_unary("gelu", Unary::GeluTanh, UnaryGrad::GeluTanh, Keep::X, x, [](const Tensor& g, const Tensor& v) { return g * gelu_tanh_slope(v); });
-  if (approximate != "none") fail<OptionError>({"gelu: approximate is \"", approximate, "\", expected none or tanh"});
-  return fused_unary("gelu", Unary::Gelu, UnaryGrad::Gelu, Keep::X, x, [](const Tensor& g, const Tensor& v) { return g * gelu_slope(v); });
+    return fused_unary("gelu", Unary::GeluTanh, UnaryGrad::GeluTanh, Keep::X, x,
+                       [](const Tensor& g, const Tensor& v) { return g * gelu_tanh_slope(v); });
+  if (approximate != "none")
+    fail<OptionError>({"gelu: approximate is \"", approximate, "\", expected none or tanh"});
+  return fused_unary("gelu", Unary::Gelu, UnaryGrad::Gelu, Keep::X, x,
+                     [](const Tensor& g, const Tensor& v) { return g * gelu_slope(v); });
 }
 Tensor softsign(const Tensor& x) { return x / (abs(x) + 1.0); }
 Tensor hardsigmoid(const Tensor& x) { return relu6(x + 3.0) / 6.0; }
-Tensor hardswish(const Tensor& x) {  // by its slope: the product's would be 0 times infinity far below
-  return record("hardswish", x.detach() * hardsigmoid(x.detach()), {x}, {x}, [](const Saved& s, const Tensor& g) -> Tensors {
-    const Tensor inside = where(logical_and(s[0] > -3.0, s[0] < 3.0), s[0] / 3.0 + 0.5, (s[0] >= 3.0).to(g.dtype()));
-    return {g * inside};
-  });
+Tensor hardswish(
+    const Tensor& x) {  // by its slope: the product's would be 0 times infinity far below
+  return record("hardswish", x.detach() * hardsigmoid(x.detach()), {x}, {x},
+                [](const Saved& s, const Tensor& g) -> Tensors {
+                  const Tensor inside = where(logical_and(s[0] > -3.0, s[0] < 3.0),
+                                              s[0] / 3.0 + 0.5, (s[0] >= 3.0).to(g.dtype()));
+                  return {g * inside};
+                });
 }
 
 // --- selection
@@ -395,21 +489,32 @@ Tensor clamp(const Tensor& x, double lo, double hi) {
 }
 
 Tensor where(const Tensor& cond, const Tensor& a_, const Tensor& b_) {
-  if (cond.dtype() != kBool) fail<DTypeError>({"where: the condition is ", cond.dtype(), ", expected bool"});
+  if (cond.dtype() != kBool)
+    fail<DTypeError>({"where: the condition is ", cond.dtype(), ", expected bool"});
   auto [a, b] = promoted(a_, b_);
   same_device("where", a, b);
   same_device("where", cond, a);
-  const Shape sizes = broadcast_shapes(cond.sizes(), broadcast_shapes(a.sizes(), b.sizes(), "where"), "where");
+  const Shape sizes =
+      broadcast_shapes(cond.sizes(), broadcast_shapes(a.sizes(), b.sizes(), "where"), "where");
   Tensor y = empty(sizes, a.options());
-  run<kernels::where>(y.device(), detail::broadcast_to(cond, sizes).in(), detail::broadcast_to(a, sizes).in(), detail::broadcast_to(b, sizes).in(), y.out());
-  return record("where", y, {a, b}, {cond}, [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-    return {s.needs(0) ? sum_to(where(s[0], g, 0.0), sa) : Tensor(), s.needs(1) ? sum_to(where(s[0], 0.0, g), sb) : Tensor()};
-  });
+  run<kernels::where>(y.device(), detail::broadcast_to(cond, sizes).in(),
+                      detail::broadcast_to(a, sizes).in(), detail::broadcast_to(b, sizes).in(),
+                      y.out());
+  return record("where", y, {a, b}, {cond},
+                [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+                  return {s.needs(0) ? sum_to(where(s[0], g, 0.0), sa) : Tensor(),
+                          s.needs(1) ? sum_to(where(s[0], 0.0, g), sb) : Tensor()};
+                });
 }
-Tensor where(const Tensor& cond, const Tensor& a, double b) { return where(cond, a, scalar(b, a.options())); }
-Tensor where(const Tensor& cond, double a, const Tensor& b) { return where(cond, scalar(a, b.options()), b); }
+Tensor where(const Tensor& cond, const Tensor& a, double b) {
+  return where(cond, a, scalar(b, a.options()));
+}
+Tensor where(const Tensor& cond, double a, const Tensor& b) {
+  return where(cond, scalar(a, b.options()), b);
+}
 Tensor masked_fill(const Tensor& x, const Tensor& mask, double value) {
-  if (mask.dtype() != kBool) fail<DTypeError>({"masked_fill: the mask is ", mask.dtype(), ", expected bool"});
+  if (mask.dtype() != kBool)
+    fail<DTypeError>({"masked_fill: the mask is ", mask.dtype(), ", expected bool"});
   return where(mask, value, x);
 }
 
@@ -424,6 +529,8 @@ Tensor Tensor::relu() const { return dropin::relu(*this); }
 Tensor Tensor::sigmoid() const { return dropin::sigmoid(*this); }
 Tensor Tensor::tanh() const { return dropin::tanh(*this); }
 Tensor Tensor::pow(double e) const { return dropin::pow(*this, e); }
-Tensor Tensor::masked_fill(const Tensor& mask, double value) const { return dropin::masked_fill(*this, mask, value); }
+Tensor Tensor::masked_fill(const Tensor& mask, double value) const {
+  return dropin::masked_fill(*this, mask, value);
+}
 
 }  // namespace dropin

@@ -14,7 +14,10 @@ inline Tensor laid_out_as(const Tensor& x, DType t) {
   const Tensor f = x.to(t);
   return f.stride(-1) == 1 || f.size(-1) <= 1 ? f : f.contiguous();
 }
-/// Memory [B, L, H, D] seen as [B, H, L, D], so that merging the heads copies nothing. Uninitialised.
-inline Tensor heads_last(const Shape& s, const Device& d, DType t = kFloat32) { return empty({s[0], s[2], s[1], s[3]}, {t, d}).transpose(1, 2); }
+/// Memory [B, L, H, D] seen as [B, H, L, D], so that merging the heads copies nothing.
+/// Uninitialised.
+inline Tensor heads_last(const Shape& s, const Device& d, DType t = kFloat32) {
+  return empty({s[0], s[2], s[1], s[3]}, {t, d}).transpose(1, 2);
+}
 
 }  // namespace dropin::ops_detail

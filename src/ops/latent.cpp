@@ -21,8 +21,10 @@ constexpr double kNone = -std::numeric_limits<double>::infinity();
 
 void check(const char* who, const Tensor& p, const Tensor& k, const Tensor& v, std::int64_t chunk) {
   for (const Tensor* t : {&p, &k, &v}) ops_detail::need_floating(who, *t);
-  if (p.dim() != 4 || !(k.sizes() == p.sizes()) || v.dim() != 4 || v.size(0) != p.size(0) || v.size(1) != p.size(1) || v.size(2) != p.size(2))
-    fail<ShapeError>({who, ": p, k and v are ", p.sizes(), ", ", k.sizes(), " and ", v.sizes(), ", expected [B, H, T, N] twice and [B, H, T, Dv]"});
+  if (p.dim() != 4 || !(k.sizes() == p.sizes()) || v.dim() != 4 || v.size(0) != p.size(0) ||
+      v.size(1) != p.size(1) || v.size(2) != p.size(2))
+    fail<ShapeError>({who, ": p, k and v are ", p.sizes(), ", ", k.sizes(), " and ", v.sizes(),
+                      ", expected [B, H, T, N] twice and [B, H, T, Dv]"});
   if (chunk < 1) fail<OptionError>({who, ": chunk is ", chunk, ", expected at least 1"});
 }
 
@@ -34,14 +36,18 @@ Tensor seen_softmax(const Tensor& s) {
 
 }  // namespace
 
-Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v, bool causal, const Tensor& state) {
+Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v, bool causal,
+                               const Tensor& state) {
   check("latent_attention", p, k, v, 1);
   if (!causal) return matmul(p, matmul(seen_softmax(k).mT(), v));
-  // Tokens in chunks of c. What came before a chunk counts as one more token, of score `sum` (the log of the sum so far) and, per latent, value `u` (the mean so far).
-  const std::int64_t b = p.size(0), h = p.size(1), t = p.size(2), n = p.size(3), d = v.size(3), step = 32;
+  // Tokens in chunks of c. What came before a chunk counts as one more token, of score `sum` (the
+  // log of the sum so far) and, per latent, value `u` (the mean so far).
+  const std::int64_t b = p.size(0), h = p.size(1), t = p.size(2), n = p.size(3), d = v.size(3),
+                     step = 32;
   Tensor sum = full({b, h, 1, n}, kNone, k.options()), u = zeros({b, h, n, d}, v.options());
   if (state.defined()) {
-    const Tensor m = state.narrow(2, 0, n), z = state.narrow(2, n, n), s = state.narrow(2, 2 * n, n * d).reshape({b, h, n, d});
+    const Tensor m = state.narrow(2, 0, n), z = state.narrow(2, n, n),
+                 s = state.narrow(2, 2 * n, n * d).reshape({b, h, n, d});
     sum = (m + log(z)).unsqueeze(2);  // -inf when nothing was seen
     sum = masked_fill(sum, (z == 0).unsqueeze(2), kNone);
     u = s / masked_fill(z, z == 0, 1).unsqueeze(-1);
@@ -51,8 +57,10 @@ Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v
     const std::int64_t c = std::min(step, t - t0);
     const Tensor scores = concat({sum, k.narrow(2, t0, c)}, 2);  // [B, H, 1 + c, N]
     const Tensor place = arange(0, static_cast<double>(c + 1)).to(p.device());
-    const Tensor later = place.reshape({-1, 1}) > place.narrow(0, 1, c).reshape({1, -1});  // [s, t]: token s comes after t
-    const Tensor w = seen_softmax(masked_fill(scores.unsqueeze(3), later.unsqueeze(-1), kNone));  // [B, H, s, t, N]
+    const Tensor later = place.reshape({-1, 1}) >
+                         place.narrow(0, 1, c).reshape({1, -1});  // [s, t]: token s comes after t
+    const Tensor w = seen_softmax(
+        masked_fill(scores.unsqueeze(3), later.unsqueeze(-1), kNone));  // [B, H, s, t, N]
     const Tensor weighted = w * p.narrow(2, t0, c).unsqueeze(2);
     const Tensor among = dropin::sum(weighted.narrow(2, 1, c), {-1});  // [B, H, s, t]
     outputs.push_back(matmul(weighted.select(2, 0), u) + matmul(among.mT(), v.narrow(2, t0, c)));
@@ -73,37 +81,50 @@ Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v
 namespace {
 
 bool has_fused(const Tensor& p) {
-  const bool fits = p.device().is_cpu() || (p.size(3) <= 64 && p.size(0) * p.size(1) <= 65535);  // what CUDA's kernels hold
-  return fits && p.dtype() != kFloat64 && has_kernels<kernels::latent_forward, kernels::latent_backward>(p.device());
+  const bool fits =
+      p.device().is_cpu() ||
+      (p.size(3) <= 64 && p.size(0) * p.size(1) <= 65535);  // what CUDA's kernels hold
+  return fits && p.dtype() != kFloat64 &&
+         has_kernels<kernels::latent_forward, kernels::latent_backward>(p.device());
 }
 
 }  // namespace
 
-Tensor latent_state(std::int64_t batch, std::int64_t heads, std::int64_t latents, std::int64_t width, const TensorOptions& o) {
-  Tensor s = zeros({batch, heads, kernels::latent_state_size(latents, width)}, {o.dtype == kFloat64 ? kFloat64 : kFloat32, o.device});
+Tensor latent_state(std::int64_t batch, std::int64_t heads, std::int64_t latents,
+                    std::int64_t width, const TensorOptions& o) {
+  Tensor s = zeros({batch, heads, kernels::latent_state_size(latents, width)},
+                   {o.dtype == kFloat64 ? kFloat64 : kFloat32, o.device});
   s.narrow(2, 0, latents).fill_(kNone);
   return s;
 }
 
-Tensor latent_scan(const Tensor& p_, const Tensor& k_, const Tensor& v_, const Tensor& state, std::int64_t chunk) {
+Tensor latent_scan(const Tensor& p_, const Tensor& k_, const Tensor& v_, const Tensor& state,
+                   std::int64_t chunk) {
   check("latent_scan", p_, k_, v_, chunk);
   const Shape want{p_.size(0), p_.size(1), kernels::latent_state_size(p_.size(3), v_.size(3))};
-  if (!(state.sizes() == want) || !state.is_contiguous()) fail<StateError>({"latent_scan: state is ", state.sizes(), ", expected contiguous ", want});
+  if (!(state.sizes() == want) || !state.is_contiguous())
+    fail<StateError>({"latent_scan: state is ", state.sizes(), ", expected contiguous ", want});
   no_grad guard;
   if (!has_fused(p_)) return plain::latent_attention(p_, k_, v_, true, state);
   const Tensor p = laid_out(p_), k = laid_out(k_), v = laid_out(v_);
   Tensor o = heads_last(v.sizes(), v.device());
-  run<kernels::latent_forward>(p.device(), p.in(), k.in(), v.in(), true, chunk, o.out(), state.out(), Tensor().out());
+  run<kernels::latent_forward>(p.device(), p.in(), k.in(), v.in(), true, chunk, o.out(),
+                               state.out(), Tensor().out());
   return o.to(v_.dtype());
 }
 
-Tensor latent_attention(const Tensor& p_, const Tensor& k_, const Tensor& v_, bool causal, const Tensor& key_padding_mask, std::int64_t chunk) {
+Tensor latent_attention(const Tensor& p_, const Tensor& k_, const Tensor& v_, bool causal,
+                        const Tensor& key_padding_mask, std::int64_t chunk) {
   check("latent_attention", p_, k_, v_, chunk);
   Tensor k = k_, v = v_;
   if (key_padding_mask.defined()) {
     const Shape want{p_.size(0), p_.size(2)};
-    if (key_padding_mask.dtype() != kBool) fail<DTypeError>({"latent_attention: key_padding_mask is ", key_padding_mask.dtype(), ", expected bool (true = padding)"});
-    if (!(key_padding_mask.sizes() == want)) fail<ShapeError>({"latent_attention: key_padding_mask is ", key_padding_mask.sizes(), ", expected ", want});
+    if (key_padding_mask.dtype() != kBool)
+      fail<DTypeError>({"latent_attention: key_padding_mask is ", key_padding_mask.dtype(),
+                        ", expected bool (true = padding)"});
+    if (!(key_padding_mask.sizes() == want))
+      fail<ShapeError>({"latent_attention: key_padding_mask is ", key_padding_mask.sizes(),
+                        ", expected ", want});
     const Tensor hidden = key_padding_mask.unsqueeze(1).unsqueeze(-1);
     k = masked_fill(k, hidden, kNone);
     v = masked_fill(v, hidden, 0);  // what stands there may be NaN
@@ -112,20 +133,33 @@ Tensor latent_attention(const Tensor& p_, const Tensor& k_, const Tensor& v_, bo
   const Tensor p = laid_out(p_);
   k = laid_out(k);
   v = laid_out(v);
-  const std::int64_t b = p.size(0), h = p.size(1), t = p.size(2), n = p.size(3), d = v.size(3), size = kernels::latent_state_size(n, d);
+  const std::int64_t b = p.size(0), h = p.size(1), t = p.size(2), n = p.size(3), d = v.size(3),
+                     size = kernels::latent_state_size(n, d);
   Tensor o = heads_last(v.sizes(), v.device()), state = latent_state(b, h, n, d, v.options()), kept;
-  const bool recorded = grad_enabled() && (p.requires_grad() || k.requires_grad() || v.requires_grad());
-  if (causal && recorded) kept = empty({b, h, (t + kernels::kLatentChunk - 1) / kernels::kLatentChunk, size}, v.options());
-  run<kernels::latent_forward>(p.device(), p.in(), k.in(), v.in(), causal, chunk, o.out(), state.out(), kept.out());
+  const bool recorded =
+      grad_enabled() && (p.requires_grad() || k.requires_grad() || v.requires_grad());
+  if (causal && recorded)
+    kept =
+        empty({b, h, (t + kernels::kLatentChunk - 1) / kernels::kLatentChunk, size}, v.options());
+  run<kernels::latent_forward>(p.device(), p.in(), k.in(), v.in(), causal, chunk, o.out(),
+                               state.out(), kept.out());
   if (!causal) kept = state;
-  return record("latent_attention", o, {p, k, v}, {p, k, v, kept}, [causal, chunk](const Saved& s, const Tensor& g) -> Tensors {
-    const Tensor p = s[0], k = s[1], v = s[2];
-    if (grad_enabled())
-      return plain_gradients(s, {p, k, v}, g, [causal](const Tensors& in) { return plain::latent_attention(in[0], in[1], in[2], causal); });
-    Tensor gp = heads_last(p.sizes(), p.device()), gk = heads_last(k.sizes(), k.device()), gv = heads_last(v.sizes(), v.device());
-    run<kernels::latent_backward>(p.device(), laid_out(g).in(), p.in(), k.in(), v.in(), causal, chunk, s[3].in(), gp.out(), gk.out(), gv.out());
-    return {gp, gk, gv};
-  }).to(v_.dtype());
+  return record("latent_attention", o, {p, k, v}, {p, k, v, kept},
+                [causal, chunk](const Saved& s, const Tensor& g) -> Tensors {
+                  const Tensor p = s[0], k = s[1], v = s[2];
+                  if (grad_enabled())
+                    return plain_gradients(s, {p, k, v}, g, [causal](const Tensors& in) {
+                      return plain::latent_attention(in[0], in[1], in[2], causal);
+                    });
+                  Tensor gp = heads_last(p.sizes(), p.device()),
+                         gk = heads_last(k.sizes(), k.device()),
+                         gv = heads_last(v.sizes(), v.device());
+                  run<kernels::latent_backward>(p.device(), laid_out(g).in(), p.in(), k.in(),
+                                                v.in(), causal, chunk, s[3].in(), gp.out(),
+                                                gk.out(), gv.out());
+                  return {gp, gk, gv};
+                })
+      .to(v_.dtype());
 }
 
 }  // namespace dropin

@@ -19,15 +19,18 @@ namespace {
 Tensor reduced(const char* who, const Tensor& loss, std::string_view reduction) {
   if (reduction == "mean") return mean(loss);
   if (reduction == "sum") return sum(loss);
-  if (reduction != "none") fail<OptionError>({who, ": reduction is \"", reduction, "\", expected mean, sum or none"});
+  if (reduction != "none")
+    fail<OptionError>({who, ": reduction is \"", reduction, "\", expected mean, sum or none"});
   return loss;
 }
 void same_sizes(const char* who, const Tensor& x, const Tensor& y) {
-  if (!(x.sizes() == y.sizes())) fail<ShapeError>({who, ": the input is ", x.sizes(), ", the target ", y.sizes()});
+  if (!(x.sizes() == y.sizes()))
+    fail<ShapeError>({who, ": the input is ", x.sizes(), ", the target ", y.sizes()});
 }
 
 // In recorded operations; the oracle of the kernel and the way to second derivatives.
-Tensor plain_cross_entropy(const Tensor& x, const Tensor& target, const Tensor& weight, std::int64_t ignore_index, double smoothing) {
+Tensor plain_cross_entropy(const Tensor& x, const Tensor& target, const Tensor& weight,
+                           std::int64_t ignore_index, double smoothing) {
   const Tensor keep = ne(target, full({}, static_cast<double>(ignore_index), target.options()));
   const Tensor t = where(keep, target, zeros_like(target)).unsqueeze(1), logp = log_softmax(x, -1);
   Tensor hit = -gather(logp, 1, t).squeeze(1), smooth = -logp;
@@ -35,25 +38,34 @@ Tensor plain_cross_entropy(const Tensor& x, const Tensor& target, const Tensor& 
     hit = hit * index_select(weight, 0, t.squeeze(1));
     smooth = smooth * weight;
   }
-  const Tensor loss = hit * (1 - smoothing) + sum(smooth, {1}) * (smoothing / static_cast<double>(x.size(1)));
+  const Tensor loss =
+      hit * (1 - smoothing) + sum(smooth, {1}) * (smoothing / static_cast<double>(x.size(1)));
   return loss * keep.to(x.dtype());
 }
 
 }  // namespace
 
-Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& weight_, std::string_view reduction, std::int64_t ignore_index, double smoothing) {
+Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& weight_,
+                     std::string_view reduction, std::int64_t ignore_index, double smoothing) {
   const char* who = "cross_entropy";
   need_floating(who, logits);
   need_int64(who, "the target", target);
-  if (logits.dim() < 2) fail<ShapeError>({who, ": logits are ", logits.sizes(), ", expected [N, C, *]"});
-  if (!(smoothing >= 0 && smoothing <= 1)) fail<OptionError>({who, ": label_smoothing is ", smoothing, ", expected 0 to 1"});
+  if (logits.dim() < 2)
+    fail<ShapeError>({who, ": logits are ", logits.sizes(), ", expected [N, C, *]"});
+  if (!(smoothing >= 0 && smoothing <= 1))
+    fail<OptionError>({who, ": label_smoothing is ", smoothing, ", expected 0 to 1"});
   Shape want = logits.sizes();
   want.erase(1);
-  if (!(target.sizes() == want)) fail<ShapeError>({who, ": the target is ", target.sizes(), ", expected ", want, " for logits ", logits.sizes()});
+  if (!(target.sizes() == want))
+    fail<ShapeError>({who, ": the target is ", target.sizes(), ", expected ", want, " for logits ",
+                      logits.sizes()});
   const std::int64_t c = logits.size(1);
-  if (weight_.defined() && !(weight_.sizes() == Shape{c})) fail<ShapeError>({who, ": weight is ", weight_.sizes(), ", expected [", c, "]"});
+  if (weight_.defined() && !(weight_.sizes() == Shape{c}))
+    fail<ShapeError>({who, ": weight is ", weight_.sizes(), ", expected [", c, "]"});
   if (logits.dim() > 2) {
-    const Tensor rows = logits.transpose(1, -1).reshape({-1, c}), t = target.dim() > 1 ? target.transpose(1, -1).reshape({-1}) : target.reshape({-1});
+    const Tensor rows = logits.transpose(1, -1).reshape({-1, c}),
+                 t = target.dim() > 1 ? target.transpose(1, -1).reshape({-1})
+                                      : target.reshape({-1});
     // [N, d1, .., dk] with dims 1 and k swapped in both, so that rows and targets stay paired
     Tensor loss = cross_entropy(rows, t, weight_, reduction, ignore_index, smoothing);
     if (reduction != "none") return loss;
@@ -62,27 +74,39 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& w
     loss = loss.reshape(swapped);
     return target.dim() > 2 ? loss.transpose(1, -1) : loss;
   }
-  const Tensor x = ops_detail::prepared(logits), t = target.detach().contiguous(), w = weight_.defined() ? weight_.detach().to(x.dtype()).contiguous() : Tensor();
+  const Tensor x = ops_detail::prepared(logits), t = target.detach().contiguous(),
+               w = weight_.defined() ? weight_.detach().to(x.dtype()).contiguous() : Tensor();
   const std::int64_t n = x.size(0);
   Tensor loss = empty({n}, x.options()), lse = empty({n}, x.options());
-  run<kernels::cross_entropy_forward>(x.device(), x.in(), t.in(), w.in(), ignore_index, smoothing, loss.out(), lse.out());
-  loss = record(who, loss, {x}, {x, t, w, lse}, [ignore_index, smoothing](const Saved& s, const Tensor& g) -> Tensors {
-    const Tensor x = s[0], t = s[1], w = s[2];
-    if (grad_enabled()) return plain_gradients(s, {x}, g, [&](const Tensors& in) { return plain_cross_entropy(in[0], t, w, ignore_index, smoothing); });
-    Tensor gx = empty_like(x);
-    run<kernels::cross_entropy_backward>(x.device(), g.contiguous().in(), x.in(), t.in(), w.in(), ignore_index, smoothing, s[3].in(), gx.out());
-    return {gx};
-  });
+  run<kernels::cross_entropy_forward>(x.device(), x.in(), t.in(), w.in(), ignore_index, smoothing,
+                                      loss.out(), lse.out());
+  loss = record(who, loss, {x}, {x, t, w, lse},
+                [ignore_index, smoothing](const Saved& s, const Tensor& g) -> Tensors {
+                  const Tensor x = s[0], t = s[1], w = s[2];
+                  if (grad_enabled())
+                    return plain_gradients(s, {x}, g, [&](const Tensors& in) {
+                      return plain_cross_entropy(in[0], t, w, ignore_index, smoothing);
+                    });
+                  Tensor gx = empty_like(x);
+                  run<kernels::cross_entropy_backward>(x.device(), g.contiguous().in(), x.in(),
+                                                       t.in(), w.in(), ignore_index, smoothing,
+                                                       s[3].in(), gx.out());
+                  return {gx};
+                });
   if (reduction != "mean") return reduced(who, loss, reduction);
   // torch's mean: over the rows that count, by their weights
   const Tensor keep = ne(t, full({}, static_cast<double>(ignore_index), t.options()));
-  const Tensor count = w.defined() ? sum(index_select(w, 0, where(keep, t, zeros_like(t))) * keep.to(x.dtype())) : sum(keep).to(x.dtype());
+  const Tensor count =
+      w.defined() ? sum(index_select(w, 0, where(keep, t, zeros_like(t))) * keep.to(x.dtype()))
+                  : sum(keep).to(x.dtype());
   return sum(loss) / count;
 }
 
 Tensor nll_loss(const Tensor& log_probs, const Tensor& target, std::string_view reduction) {
   need_int64("nll_loss", "the target", target);
-  if (log_probs.dim() != 2 || !(target.sizes() == Shape{log_probs.size(0)})) fail<ShapeError>({"nll_loss: log_probs ", log_probs.sizes(), " with target ", target.sizes(), ", expected [N, C] and [N]"});
+  if (log_probs.dim() != 2 || !(target.sizes() == Shape{log_probs.size(0)}))
+    fail<ShapeError>({"nll_loss: log_probs ", log_probs.sizes(), " with target ", target.sizes(),
+                      ", expected [N, C] and [N]"});
   return reduced("nll_loss", -gather(log_probs, 1, target.unsqueeze(1)).squeeze(1), reduction);
 }
 Tensor mse_loss(const Tensor& x, const Tensor& y, std::string_view reduction) {
@@ -95,12 +119,17 @@ Tensor l1_loss(const Tensor& x, const Tensor& y, std::string_view reduction) {
 }
 Tensor binary_cross_entropy(const Tensor& p, const Tensor& target, std::string_view reduction) {
   same_sizes("binary_cross_entropy", p, target);
-  auto floored = [](const Tensor& v) { return clamp(log(v), -100, 0); };  // torch bounds the logarithm at -100
-  return reduced("binary_cross_entropy", -(target * floored(p) + (1.0 - target) * floored(1.0 - p)), reduction);
+  auto floored = [](const Tensor& v) {
+    return clamp(log(v), -100, 0);
+  };  // torch bounds the logarithm at -100
+  return reduced("binary_cross_entropy", -(target * floored(p) + (1.0 - target) * floored(1.0 - p)),
+                 reduction);
 }
-Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target, std::string_view reduction) {
+Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target,
+                                        std::string_view reduction) {
   same_sizes("binary_cross_entropy_with_logits", x, target);
-  return reduced("binary_cross_entropy_with_logits", log1p(exp(-abs(x))) + relu(x) - x * target, reduction);
+  return reduced("binary_cross_entropy_with_logits", log1p(exp(-abs(x))) + relu(x) - x * target,
+                 reduction);
 }
 
 Tensor dropout(const Tensor& x, double p, bool training, Generator* g) {
@@ -113,7 +142,9 @@ Tensor dropout(const Tensor& x, double p, bool training, Generator* g) {
   Tensor y = empty_like(v), mask = empty(v.sizes(), {kBool, v.device()});
   const std::uint64_t offset = g->advance((static_cast<std::uint64_t>(v.numel()) + 3) / 4);
   run<kernels::dropout>(v.device(), v.in(), p, g->seed(), offset, y.out(), mask.out());
-  return record("dropout", y, {x}, {mask}, [p](const Saved& s, const Tensor& g) -> Tensors { return {where(s[0], g * (1 / (1 - p)), 0.0)}; });
+  return record("dropout", y, {x}, {mask}, [p](const Saved& s, const Tensor& g) -> Tensors {
+    return {where(s[0], g * (1 / (1 - p)), 0.0)};
+  });
 }
 
 }  // namespace dropin

@@ -15,10 +15,13 @@ using kernels::MxArgs;
 using kernels::MxFormat;
 using kernels::MxRounding;
 
-constexpr const char* kFormats[] = {"MXFP8_E4M3", "MXFP8_E5M2", "MXFP6_E3M2", "MXFP6_E2M3", "MXFP4_E2M1", "MXINT8"};
+constexpr const char* kFormats[] = {"MXFP8_E4M3", "MXFP8_E5M2", "MXFP6_E3M2",
+                                    "MXFP6_E2M3", "MXFP4_E2M1", "MXINT8"};
 constexpr const char* kRoundings[] = {"even", "away", "zero", "stochastic"};
 
-template <class E, std::size_t N> E find_name(std::string_view who, const char* what, const std::string& name, const char* const (&known)[N]) {
+template <class E, std::size_t N>
+E find_name(std::string_view who, const char* what, const std::string& name,
+            const char* const (&known)[N]) {
   std::string all;
   for (std::size_t i = 0; i < N; ++i) {
     if (name == known[i]) return static_cast<E>(i);
@@ -32,10 +35,14 @@ MxArgs args_for(std::string_view who, const MXParams& p, const Shape& sizes) {
   MxArgs a;
   a.format = find_name<MxFormat>(who, "format", p.format, kFormats);
   a.rounding = find_name<MxRounding>(who, "rounding", p.rounding, kRoundings);
-  DROPIN_CHECK(p.scale_mode == "floor" || p.scale_mode == "ceil", OptionError, who, ": scale_mode is \"", p.scale_mode, "\", expected floor or ceil");
-  DROPIN_CHECK(p.block_size >= 1, OptionError, who, ": block_size is ", p.block_size, ", expected at least 1");
-  DROPIN_CHECK(sizes.size() > 0, ShapeError, who, ": x is a scalar, expected at least one dimension");
-  DROPIN_CHECK(p.axis >= -sizes.size() && p.axis < sizes.size(), OptionError, who, ": axis is ", p.axis, ", expected ", -sizes.size(), " to ", sizes.size() - 1, " for ", sizes);
+  DROPIN_CHECK(p.scale_mode == "floor" || p.scale_mode == "ceil", OptionError, who,
+               ": scale_mode is \"", p.scale_mode, "\", expected floor or ceil");
+  DROPIN_CHECK(p.block_size >= 1, OptionError, who, ": block_size is ", p.block_size,
+               ", expected at least 1");
+  DROPIN_CHECK(sizes.size() > 0, ShapeError, who,
+               ": x is a scalar, expected at least one dimension");
+  DROPIN_CHECK(p.axis >= -sizes.size() && p.axis < sizes.size(), OptionError, who, ": axis is ",
+               p.axis, ", expected ", -sizes.size(), " to ", sizes.size() - 1, " for ", sizes);
   const int axis = static_cast<int>(p.axis < 0 ? p.axis + sizes.size() : p.axis);
   a.ceil_scale = p.scale_mode == "ceil";
   a.block = p.block_size;
@@ -45,12 +52,16 @@ MxArgs args_for(std::string_view who, const MXParams& p, const Shape& sizes) {
   a.block = std::min(a.block, std::max<std::int64_t>(a.n, 1));
   return a;
 }
-int axis_of(const MXParams& p, const Shape& sizes) { return static_cast<int>(p.axis < 0 ? p.axis + sizes.size() : p.axis); }
+int axis_of(const MXParams& p, const Shape& sizes) {
+  return static_cast<int>(p.axis < 0 ? p.axis + sizes.size() : p.axis);
+}
 Shape scale_sizes(Shape sizes, int axis, std::int64_t block) {
   sizes[axis] = (sizes[axis] + block - 1) / block;
   return sizes;
 }
-Tensor randoms(const MxArgs& a, const Tensor& x) { return a.rounding == MxRounding::Stochastic ? rand(x.sizes(), {kFloat32, x.device()}) : Tensor(); }
+Tensor randoms(const MxArgs& a, const Tensor& x) {
+  return a.rounding == MxRounding::Stochastic ? rand(x.sizes(), {kFloat32, x.device()}) : Tensor();
+}
 abi::TensorIn in(const Tensor& t) { return t.defined() ? t.in() : abi::TensorIn{}; }
 
 }  // namespace
@@ -64,34 +75,44 @@ MXTensor quantize_mx(const Tensor& x_, const MXParams& p, bool packed) {
   ops_detail::need_floating("quantize_mx", x_);
   MxArgs a = args_for("quantize_mx", p, x_.sizes());
   const int axis = axis_of(p, x_.sizes());
-  DROPIN_CHECK(!packed || axis == x_.dim() - 1, OptionError, "quantize_mx: packed needs the last axis, axis is ", p.axis);
+  DROPIN_CHECK(!packed || axis == x_.dim() - 1, OptionError,
+               "quantize_mx: packed needs the last axis, axis is ", p.axis);
   no_grad guard;
   const Tensor x = ops_detail::prepared(x_.detach());
   Shape code_sizes = x.sizes();
   a.packed = packed;
   const int width = kernels::mx_traits(a.format).width;
   if (packed) code_sizes[axis] = (code_sizes[axis] * width + 7) / 8;
-  MXTensor r{empty(code_sizes, {kUInt8, x.device()}), empty(scale_sizes(x.sizes(), axis, p.block_size), {kUInt8, x.device()})};
-  run<kernels::mx_quantize>(x.device(), a, x.in(), in(randoms(a, x)), r.codes.out(), r.scales.out());
+  MXTensor r{empty(code_sizes, {kUInt8, x.device()}),
+             empty(scale_sizes(x.sizes(), axis, p.block_size), {kUInt8, x.device()})};
+  run<kernels::mx_quantize>(x.device(), a, x.in(), in(randoms(a, x)), r.codes.out(),
+                            r.scales.out());
   return r;
 }
 
-Tensor dequantize_mx(const Tensor& codes_, const Tensor& scales_, const MXParams& p, bool packed, std::int64_t size) {
-  DROPIN_CHECK(codes_.dtype() == kUInt8 && scales_.dtype() == kUInt8, DTypeError, "dequantize_mx: codes are ", codes_.dtype(), " and scales ", scales_.dtype(), ", expected uint8");
+Tensor dequantize_mx(const Tensor& codes_, const Tensor& scales_, const MXParams& p, bool packed,
+                     std::int64_t size) {
+  DROPIN_CHECK(codes_.dtype() == kUInt8 && scales_.dtype() == kUInt8, DTypeError,
+               "dequantize_mx: codes are ", codes_.dtype(), " and scales ", scales_.dtype(),
+               ", expected uint8");
   Shape sizes = codes_.sizes();
-  DROPIN_CHECK(sizes.size() > 0, ShapeError, "dequantize_mx: codes are a scalar, expected at least one dimension");
+  DROPIN_CHECK(sizes.size() > 0, ShapeError,
+               "dequantize_mx: codes are a scalar, expected at least one dimension");
   if (packed) {
     const std::int64_t bytes = sizes[sizes.size() - 1];
     const int width = mx_bits(p.format);
-    DROPIN_CHECK(size >= 0 && (size * width + 7) / 8 == bytes, ShapeError, "dequantize_mx: codes are ", codes_.sizes(), ", expected a last dimension of ", (size * width + 7) / 8,
-                 " for size ", size, " in ", p.format);
+    DROPIN_CHECK(size >= 0 && (size * width + 7) / 8 == bytes, ShapeError,
+                 "dequantize_mx: codes are ", codes_.sizes(), ", expected a last dimension of ",
+                 (size * width + 7) / 8, " for size ", size, " in ", p.format);
     sizes[sizes.size() - 1] = size;
   }
   MxArgs a = args_for("dequantize_mx", p, sizes);
   const int axis = axis_of(p, sizes);
-  DROPIN_CHECK(!packed || axis == sizes.size() - 1, OptionError, "dequantize_mx: packed needs the last axis, axis is ", p.axis);
-  DROPIN_CHECK(scales_.sizes() == scale_sizes(sizes, axis, p.block_size), ShapeError, "dequantize_mx: codes are ", codes_.sizes(), " and scales ", scales_.sizes(), ", expected scales of ",
-               scale_sizes(sizes, axis, p.block_size));
+  DROPIN_CHECK(!packed || axis == sizes.size() - 1, OptionError,
+               "dequantize_mx: packed needs the last axis, axis is ", p.axis);
+  DROPIN_CHECK(scales_.sizes() == scale_sizes(sizes, axis, p.block_size), ShapeError,
+               "dequantize_mx: codes are ", codes_.sizes(), " and scales ", scales_.sizes(),
+               ", expected scales of ", scale_sizes(sizes, axis, p.block_size));
   a.packed = packed;
   const Tensor codes = codes_.contiguous(), scales = scales_.contiguous();
   Tensor y = empty(sizes, {kFloat32, codes.device()});
@@ -101,20 +122,32 @@ Tensor dequantize_mx(const Tensor& codes_, const Tensor& scales_, const MXParams
 
 NVFP4Tensor quantize_nvfp4(const Tensor& x_) {
   ops_detail::need_floating("quantize_nvfp4", x_);
-  DROPIN_CHECK(x_.dim() > 0, ShapeError, "quantize_nvfp4: x is a scalar, expected at least one dimension");
+  DROPIN_CHECK(x_.dim() > 0, ShapeError,
+               "quantize_nvfp4: x is a scalar, expected at least one dimension");
   no_grad guard;
   const Tensor x = x_.detach().to(kFloat32).contiguous();
-  NVFP4Tensor r{empty(x.sizes(), {kUInt8, x.device()}), empty(scale_sizes(x.sizes(), static_cast<int>(x.dim()) - 1, 16), {kUInt8, x.device()}), empty({1}, x.options())};
-  run<kernels::nvfp4_quantize>(x.device(), x.in(), r.codes.out(), r.scales.out(), r.tensor_scale.out());
+  NVFP4Tensor r{
+      empty(x.sizes(), {kUInt8, x.device()}),
+      empty(scale_sizes(x.sizes(), static_cast<int>(x.dim()) - 1, 16), {kUInt8, x.device()}),
+      empty({1}, x.options())};
+  run<kernels::nvfp4_quantize>(x.device(), x.in(), r.codes.out(), r.scales.out(),
+                               r.tensor_scale.out());
   return r;
 }
 
 Tensor dequantize_nvfp4(const Tensor& codes_, const Tensor& scales_, const Tensor& tensor_scale) {
-  DROPIN_CHECK(codes_.dtype() == kUInt8 && scales_.dtype() == kUInt8, DTypeError, "dequantize_nvfp4: codes are ", codes_.dtype(), " and scales ", scales_.dtype(), ", expected uint8");
-  DROPIN_CHECK(codes_.dim() > 0 && scales_.sizes() == scale_sizes(codes_.sizes(), static_cast<int>(codes_.dim()) - 1, 16), ShapeError, "dequantize_nvfp4: codes are ", codes_.sizes(),
-               " and scales ", scales_.sizes(), ", expected a scale per 16 codes of the last axis");
-  DROPIN_CHECK(tensor_scale.numel() == 1 && is_floating(tensor_scale.dtype()), ShapeError, "dequantize_nvfp4: tensor_scale is ", tensor_scale.sizes(), ", expected one float");
-  const Tensor codes = codes_.contiguous(), scales = scales_.contiguous(), t = tensor_scale.detach().to(kFloat32).contiguous().reshape({1});
+  DROPIN_CHECK(codes_.dtype() == kUInt8 && scales_.dtype() == kUInt8, DTypeError,
+               "dequantize_nvfp4: codes are ", codes_.dtype(), " and scales ", scales_.dtype(),
+               ", expected uint8");
+  DROPIN_CHECK(
+      codes_.dim() > 0 &&
+          scales_.sizes() == scale_sizes(codes_.sizes(), static_cast<int>(codes_.dim()) - 1, 16),
+      ShapeError, "dequantize_nvfp4: codes are ", codes_.sizes(), " and scales ", scales_.sizes(),
+      ", expected a scale per 16 codes of the last axis");
+  DROPIN_CHECK(tensor_scale.numel() == 1 && is_floating(tensor_scale.dtype()), ShapeError,
+               "dequantize_nvfp4: tensor_scale is ", tensor_scale.sizes(), ", expected one float");
+  const Tensor codes = codes_.contiguous(), scales = scales_.contiguous(),
+               t = tensor_scale.detach().to(kFloat32).contiguous().reshape({1});
   Tensor y = empty(codes.sizes(), {kFloat32, codes.device()});
   run<kernels::nvfp4_dequantize>(y.device(), codes.in(), scales.in(), t.in(), y.out());
   return y;
@@ -126,10 +159,14 @@ namespace {
 Tensor quantized(const Tensor& x_, const MXParams& p) {
   if (p.format == "none") return x_.detach();
   if (p.format == "NVFP4") {
-    DROPIN_CHECK(x_.dim() > 0 && p.axis >= -x_.dim() && p.axis < x_.dim(), OptionError, "NVFP4: axis is ", p.axis, " for a tensor of ", x_.sizes());
+    DROPIN_CHECK(x_.dim() > 0 && p.axis >= -x_.dim() && p.axis < x_.dim(), OptionError,
+                 "NVFP4: axis is ", p.axis, " for a tensor of ", x_.sizes());
     const Tensor t = x_.detach().transpose(p.axis, -1);
     const NVFP4Tensor q = quantize_nvfp4(t);
-    return dequantize_nvfp4(q.codes, q.scales, q.tensor_scale).to(x_.dtype()).transpose(p.axis, -1).contiguous();
+    return dequantize_nvfp4(q.codes, q.scales, q.tensor_scale)
+        .to(x_.dtype())
+        .transpose(p.axis, -1)
+        .contiguous();
   }
   const MxArgs a = args_for("fake_quantize_mx", p, x_.sizes());
   const Tensor x = ops_detail::prepared(x_.detach());
@@ -139,93 +176,139 @@ Tensor quantized(const Tensor& x_, const MXParams& p) {
 }
 
 // One operand along one axis, in the format of a layer.
-Tensor along(const Tensor& x, const std::string& format, std::int64_t axis, const MXProductParams& p) {
-  return quantized(x, {.format = format, .axis = axis, .block_size = p.block_size, .rounding = p.rounding, .scale_mode = p.scale_mode});
+Tensor along(const Tensor& x, const std::string& format, std::int64_t axis,
+             const MXProductParams& p) {
+  return quantized(x, {.format = format,
+                       .axis = axis,
+                       .block_size = p.block_size,
+                       .rounding = p.rounding,
+                       .scale_mode = p.scale_mode});
 }
-const std::string& or_forward(const std::string& backward, const std::string& forward) { return backward.empty() ? forward : backward; }
+const std::string& or_forward(const std::string& backward, const std::string& forward) {
+  return backward.empty() ? forward : backward;
+}
 void no_second(const char* who) {
-  if (grad_enabled()) fail<AutogradError>({who, ": its gradient is quantized and cannot be differentiated again"});
+  if (grad_enabled())
+    fail<AutogradError>({who, ": its gradient is quantized and cannot be differentiated again"});
 }
 
 }  // namespace
 
 Tensor fake_quantize_mx(const Tensor& x, const MXParams& p) {
   ops_detail::need_floating("fake_quantize_mx", x);
-  return record("fake_quantize_mx", quantized(x, p), {x}, {}, [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
+  return record("fake_quantize_mx", quantized(x, p), {x}, {},
+                [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
 }
 
 void check_mx(std::string_view who, const MXProductParams& p) {
   for (const std::string* f : {&p.first, &p.second, &p.grad, &p.first_bp, &p.second_bp})
-    if (!f->empty() && *f != "none" && *f != "NVFP4") find_name<MxFormat>(who, "a format", *f, kFormats);
+    if (!f->empty() && *f != "none" && *f != "NVFP4")
+      find_name<MxFormat>(who, "a format", *f, kFormats);
   find_name<MxRounding>(who, "rounding", p.rounding, kRoundings);
-  DROPIN_CHECK(p.scale_mode == "floor" || p.scale_mode == "ceil", OptionError, who, ": scale_mode is \"", p.scale_mode, "\", expected floor or ceil");
-  DROPIN_CHECK(p.block_size >= 1, OptionError, who, ": block_size is ", p.block_size, ", expected at least 1");
+  DROPIN_CHECK(p.scale_mode == "floor" || p.scale_mode == "ceil", OptionError, who,
+               ": scale_mode is \"", p.scale_mode, "\", expected floor or ceil");
+  DROPIN_CHECK(p.block_size >= 1, OptionError, who, ": block_size is ", p.block_size,
+               ", expected at least 1");
 }
 
-Tensor mx_linear(const Tensor& x_, const Tensor& w_, const Tensor& bias, const MXProductParams& p, bool frozen) {
+Tensor mx_linear(const Tensor& x_, const Tensor& w_, const Tensor& bias, const MXProductParams& p,
+                 bool frozen) {
   ops_detail::need_floating("mx_linear", x_);
-  DROPIN_CHECK(w_.dim() == 2 && x_.dim() > 0 && x_.size(-1) == w_.size(1), ShapeError, "mx_linear: x is ", x_.sizes(), ", expected [*, ", w_.size(-1), "] for a weight of ", w_.sizes());
-  const DType t = promote(ops_detail::compute_type(x_.dtype()), ops_detail::compute_type(w_.dtype()));
-  const Tensor x = x_.dim() == 1 ? x_.to(t).unsqueeze(0) : x_.to(t), w = w_.to(t), b = bias.defined() ? bias.to(t) : bias;
+  DROPIN_CHECK(w_.dim() == 2 && x_.dim() > 0 && x_.size(-1) == w_.size(1), ShapeError,
+               "mx_linear: x is ", x_.sizes(), ", expected [*, ", w_.size(-1), "] for a weight of ",
+               w_.sizes());
+  const DType t =
+      promote(ops_detail::compute_type(x_.dtype()), ops_detail::compute_type(w_.dtype()));
+  const Tensor x = x_.dim() == 1 ? x_.to(t).unsqueeze(0) : x_.to(t), w = w_.to(t),
+               b = bias.defined() ? bias.to(t) : bias;
   Tensor y;
   {
     no_grad guard;
-    y = linear(along(x, p.first, -1, p), frozen ? w.detach() : along(w, p.second, -1, p), b.defined() ? b.detach() : b);
+    y = linear(along(x, p.first, -1, p), frozen ? w.detach() : along(w, p.second, -1, p),
+               b.defined() ? b.detach() : b);
   }
   const bool keep_x = w.requires_grad(), keep_w = x.requires_grad();
-  y = record("mx_linear", y, {x, w, b}, {keep_x ? x : Tensor(), keep_w ? w : Tensor()}, [p, frozen](const Saved& s, const Tensor& g_) -> Tensors {
-    no_second("mx_linear");
-    const Tensor g = g_.contiguous(), flat = g.reshape({-1, g.size(-1)});
-    Tensor gx, gw;
-    if (s.needs(0)) gx = p.quantize_backward ? matmul(along(g, p.grad, -1, p), frozen ? s[1] : along(s[1], or_forward(p.second_bp, p.second), 0, p)) : matmul(g, s[1]);
-    if (s.needs(1)) {
-      const Tensor x = s[0];
-      const Tensor gq = p.quantize_backward ? along(g, p.grad, -2, p) : g, xq = p.quantize_backward ? along(x, or_forward(p.first_bp, p.first), -2, p) : x.contiguous();
-      gw = matmul(gq.reshape({-1, g.size(-1)}).mT(), xq.reshape({-1, x.size(-1)}));
-    }
-    return {gx, gw, s.needs(2) ? sum(flat, {0}) : Tensor()};
-  });
+  y = record(
+      "mx_linear", y, {x, w, b}, {keep_x ? x : Tensor(), keep_w ? w : Tensor()},
+      [p, frozen](const Saved& s, const Tensor& g_) -> Tensors {
+        no_second("mx_linear");
+        const Tensor g = g_.contiguous(), flat = g.reshape({-1, g.size(-1)});
+        Tensor gx, gw;
+        if (s.needs(0))
+          gx = p.quantize_backward
+                   ? matmul(along(g, p.grad, -1, p),
+                            frozen ? s[1] : along(s[1], or_forward(p.second_bp, p.second), 0, p))
+                   : matmul(g, s[1]);
+        if (s.needs(1)) {
+          const Tensor x = s[0];
+          const Tensor gq = p.quantize_backward ? along(g, p.grad, -2, p) : g,
+                       xq = p.quantize_backward ? along(x, or_forward(p.first_bp, p.first), -2, p)
+                                                : x.contiguous();
+          gw = matmul(gq.reshape({-1, g.size(-1)}).mT(), xq.reshape({-1, x.size(-1)}));
+        }
+        return {gx, gw, s.needs(2) ? sum(flat, {0}) : Tensor()};
+      });
   return (x_.dim() == 1 ? y.squeeze(0) : y).to(x_.dtype());
 }
 
-Tensor mx_conv2d(const Tensor& x_, const Tensor& w_, const Tensor& bias, const ConvParams& conv, const MXProductParams& p, bool frozen) {
+Tensor mx_conv2d(const Tensor& x_, const Tensor& w_, const Tensor& bias, const ConvParams& conv,
+                 const MXProductParams& p, bool frozen) {
   ops_detail::need_floating("mx_conv2d", x_);
-  DROPIN_CHECK(x_.dim() == 4 && w_.dim() == 4, ShapeError, "mx_conv2d: x is ", x_.sizes(), " and the weight ", w_.sizes(), ", expected [B, C, H, W] and [O, C / groups, kh, kw]");
-  const DType t = promote(ops_detail::compute_type(x_.dtype()), ops_detail::compute_type(w_.dtype()));
+  DROPIN_CHECK(x_.dim() == 4 && w_.dim() == 4, ShapeError, "mx_conv2d: x is ", x_.sizes(),
+               " and the weight ", w_.sizes(),
+               ", expected [B, C, H, W] and [O, C / groups, kh, kw]");
+  const DType t =
+      promote(ops_detail::compute_type(x_.dtype()), ops_detail::compute_type(w_.dtype()));
   const Tensor x = x_.to(t), w = w_.to(t), b = bias.defined() ? bias.to(t) : bias;
   Tensor y;
   {
     no_grad guard;
-    y = conv2d(along(x, p.first, 1, p), frozen ? w.detach() : along(w, p.second, 1, p), b.defined() ? b.detach() : b, conv);
+    y = conv2d(along(x, p.first, 1, p), frozen ? w.detach() : along(w, p.second, 1, p),
+               b.defined() ? b.detach() : b, conv);
   }
   const bool keep_x = w.requires_grad(), keep_w = x.requires_grad();
-  return record("mx_conv2d", y, {x, w, b}, {keep_x ? x : Tensor(), keep_w ? w : Tensor()}, [p, conv, frozen, sx = x.sizes(), sw = w.sizes()](const Saved& s, const Tensor& g_) -> Tensors {
-    no_second("mx_conv2d");
-    const Tensor g = g_.contiguous();
-    Tensor gx, gw;
-    if (s.needs(0)) {
-      gx = empty(sx, g.options());
-      const Tensor gq = p.quantize_backward ? along(g, p.grad, 1, p) : g;
-      const Tensor wq = p.quantize_backward && !frozen ? along(s[1], or_forward(p.second_bp, p.second), 0, p) : s[1].contiguous();
-      run<kernels::conv2d_backward_input>(g.device(), gq.in(), wq.in(), ops_detail::conv_geometry(conv), gx.out());
-    }
-    if (s.needs(1)) {
-      gw = empty(sw, g.options());
-      const Tensor gq = p.quantize_backward ? along(g, p.grad, 0, p) : g, xq = p.quantize_backward ? along(s[0], or_forward(p.first_bp, p.first), 0, p) : s[0].contiguous();
-      run<kernels::conv2d_backward_weight>(g.device(), gq.in(), xq.in(), ops_detail::conv_geometry(conv), gw.out(), abi::TensorOut{});
-    }
-    return {gx, gw, s.needs(2) ? sum(g, {0, 2, 3}) : Tensor()};
-  }).to(x_.dtype());
+  return record("mx_conv2d", y, {x, w, b}, {keep_x ? x : Tensor(), keep_w ? w : Tensor()},
+                [p, conv, frozen, sx = x.sizes(), sw = w.sizes()](const Saved& s,
+                                                                  const Tensor& g_) -> Tensors {
+                  no_second("mx_conv2d");
+                  const Tensor g = g_.contiguous();
+                  Tensor gx, gw;
+                  if (s.needs(0)) {
+                    gx = empty(sx, g.options());
+                    const Tensor gq = p.quantize_backward ? along(g, p.grad, 1, p) : g;
+                    const Tensor wq = p.quantize_backward && !frozen
+                                          ? along(s[1], or_forward(p.second_bp, p.second), 0, p)
+                                          : s[1].contiguous();
+                    run<kernels::conv2d_backward_input>(g.device(), gq.in(), wq.in(),
+                                                        ops_detail::conv_geometry(conv), gx.out());
+                  }
+                  if (s.needs(1)) {
+                    gw = empty(sw, g.options());
+                    const Tensor gq = p.quantize_backward ? along(g, p.grad, 0, p) : g,
+                                 xq = p.quantize_backward
+                                          ? along(s[0], or_forward(p.first_bp, p.first), 0, p)
+                                          : s[0].contiguous();
+                    run<kernels::conv2d_backward_weight>(g.device(), gq.in(), xq.in(),
+                                                         ops_detail::conv_geometry(conv), gw.out(),
+                                                         abi::TensorOut{});
+                  }
+                  return {gx, gw, s.needs(2) ? sum(g, {0, 2, 3}) : Tensor()};
+                })
+      .to(x_.dtype());
 }
 
 Tensor mx_matmul(const Tensor& a_, const Tensor& b_, const MXProductParams& p) {
   ops_detail::need_floating("mx_matmul", a_);
   ops_detail::need_floating("mx_matmul", b_);
-  DROPIN_CHECK(a_.dim() >= 2 && b_.dim() >= 2 && a_.size(-1) == b_.size(-2), ShapeError, "mx_matmul: a is ", a_.sizes(), " and b ", b_.sizes(), ", expected [.., M, K] and [.., K, N]");
+  DROPIN_CHECK(a_.dim() >= 2 && b_.dim() >= 2 && a_.size(-1) == b_.size(-2), ShapeError,
+               "mx_matmul: a is ", a_.sizes(), " and b ", b_.sizes(),
+               ", expected [.., M, K] and [.., K, N]");
   bool batched = b_.dim() == a_.dim();
   for (int i = 0; batched && i + 2 < a_.dim(); ++i) batched = a_.size(i) == b_.size(i);
-  DROPIN_CHECK(batched || b_.dim() == 2, ShapeError, "mx_matmul: a is ", a_.sizes(), " and b ", b_.sizes(), ", expected the same batch dimensions, or b [K, N]");
-  const DType t = promote(ops_detail::compute_type(a_.dtype()), ops_detail::compute_type(b_.dtype()));
+  DROPIN_CHECK(batched || b_.dim() == 2, ShapeError, "mx_matmul: a is ", a_.sizes(), " and b ",
+               b_.sizes(), ", expected the same batch dimensions, or b [K, N]");
+  const DType t =
+      promote(ops_detail::compute_type(a_.dtype()), ops_detail::compute_type(b_.dtype()));
   const Tensor a = a_.to(t), b = b_.to(t);
   Tensor y;
   {
@@ -233,13 +316,27 @@ Tensor mx_matmul(const Tensor& a_, const Tensor& b_, const MXProductParams& p) {
     y = matmul(along(a, p.first, -1, p), along(b, p.second, -2, p));
   }
   const bool keep_a = b.requires_grad(), keep_b = a.requires_grad();
-  return record("mx_matmul", y, {a, b}, {keep_a ? a : Tensor(), keep_b ? b : Tensor()}, [p, sb = b.sizes()](const Saved& s, const Tensor& g_) -> Tensors {
-    no_second("mx_matmul");
-    const Tensor g = g_.contiguous();
-    const bool q = p.quantize_backward;
-    return {s.needs(0) ? matmul(q ? along(g, p.grad, -1, p) : g, (q ? along(s[1], or_forward(p.second_bp, p.second), -1, p) : s[1]).mT()) : Tensor(),
-            s.needs(1) ? sum_to(matmul((q ? along(s[0], or_forward(p.first_bp, p.first), -2, p) : s[0]).mT(), q ? along(g, p.grad, -2, p) : g), sb) : Tensor()};
-  }).to(promote(a_.dtype(), b_.dtype()));
+  return record(
+             "mx_matmul", y, {a, b}, {keep_a ? a : Tensor(), keep_b ? b : Tensor()},
+             [p, sb = b.sizes()](const Saved& s, const Tensor& g_) -> Tensors {
+               no_second("mx_matmul");
+               const Tensor g = g_.contiguous();
+               const bool q = p.quantize_backward;
+               return {
+                   s.needs(0)
+                       ? matmul(q ? along(g, p.grad, -1, p) : g,
+                                (q ? along(s[1], or_forward(p.second_bp, p.second), -1, p) : s[1])
+                                    .mT())
+                       : Tensor(),
+                   s.needs(1)
+                       ? sum_to(
+                             matmul((q ? along(s[0], or_forward(p.first_bp, p.first), -2, p) : s[0])
+                                        .mT(),
+                                    q ? along(g, p.grad, -2, p) : g),
+                             sb)
+                       : Tensor()};
+             })
+      .to(promote(a_.dtype(), b_.dtype()));
 }
 
 }  // namespace dropin

@@ -46,7 +46,9 @@ std::int64_t reduced_count(const Shape& s, std::uint32_t mask) {
   return n;
 }
 // y with the reduced dims kept -> as the caller asked
-Tensor finish(const Tensor& y, const Shape& sizes, std::uint32_t mask, bool keepdim) { return keepdim ? y : y.reshape(dropped_sizes(sizes, mask)); }
+Tensor finish(const Tensor& y, const Shape& sizes, std::uint32_t mask, bool keepdim) {
+  return keepdim ? y : y.reshape(dropped_sizes(sizes, mask));
+}
 
 Tensor raw(Reduce op, const Tensor& x, std::uint32_t mask, DType out) {
   Tensor y = empty(kept_sizes(x.sizes(), mask), {out, x.device()});
@@ -62,7 +64,10 @@ Tensor sum(const Tensor& x, const Shape& dims, bool keepdim) {
     return finish(raw(Reduce::Sum, x.to(kInt64), m, kInt64), x.sizes(), m, keepdim);
   }
   const std::uint32_t mask = dim_mask(dims, x.dim(), "sum");
-  return finish(record("sum", raw(Reduce::Sum, x, mask, x.dtype()), {x}, {}, [sizes = x.sizes()](const Saved&, const Tensor& g) -> Tensors { return {g.expand(sizes)}; }),
+  return finish(record("sum", raw(Reduce::Sum, x, mask, x.dtype()), {x}, {},
+                       [sizes = x.sizes()](const Saved&, const Tensor& g) -> Tensors {
+                         return {g.expand(sizes)};
+                       }),
                 x.sizes(), mask, keepdim);
 }
 
@@ -71,34 +76,48 @@ Tensor mean(const Tensor& x, const Shape& dims, bool keepdim) {
   const std::uint32_t mask = dim_mask(dims, x.dim(), "mean");
   const double n = static_cast<double>(reduced_count(x.sizes(), mask));
   return finish(record("mean", raw(Reduce::Mean, x, mask, x.dtype()), {x}, {},
-                       [sizes = x.sizes(), n](const Saved&, const Tensor& g) -> Tensors { return {(g / n).expand(sizes)}; }),
+                       [sizes = x.sizes(), n](const Saved&, const Tensor& g) -> Tensors {
+                         return {(g / n).expand(sizes)};
+                       }),
                 x.sizes(), mask, keepdim);
 }
 
 Tensor prod(const Tensor& x, const Shape& dims, bool keepdim) {
   const std::uint32_t mask = dim_mask(dims, x.dim(), "prod");
-  if (!is_floating(x.dtype())) return finish(raw(Reduce::Prod, x.to(kInt64), mask, kInt64), x.sizes(), mask, keepdim);
-  Tensor y = record("prod", raw(Reduce::Prod, x, mask, x.dtype()), {x}, {x}, [mask](const Saved& s, const Tensor& g) -> Tensors {
-    // the product of all others: products of what comes before and after, so that zeros are right
-    const Tensor v = s[0];
-    Shape order, back;
-    for (int i = 0; i < v.dim(); ++i)
-      if (!(mask >> i & 1)) order.push_back(i);
-    const int kept = order.size();
-    for (int i = 0; i < v.dim(); ++i)
-      if (mask >> i & 1) order.push_back(i);
-    back = order;
-    for (int i = 0; i < order.size(); ++i) back[static_cast<int>(order[i])] = i;
-    const Tensor p = v.permute(order), flat = kept < v.dim() ? p.flatten(kept, -1) : p.unsqueeze(-1);
-    const std::int64_t n = flat.size(-1);
-    Shape edge = flat.sizes();
-    edge[edge.size() - 1] = 1;
-    const Tensor one = ones(edge, flat.options());
-    const Tensor before = cumprod(concat({one, flat.narrow(-1, 0, std::max<std::int64_t>(n - 1, 0))}, -1).narrow(-1, 0, n), -1);
-    const Tensor reversed = flip(flat, {-1});
-    const Tensor after = flip(cumprod(concat({one, reversed.narrow(-1, 0, std::max<std::int64_t>(n - 1, 0))}, -1).narrow(-1, 0, n), -1), {-1});
-    return {g.expand(v.sizes()) * (before * after).reshape(p.sizes()).permute(back)};
-  });
+  if (!is_floating(x.dtype()))
+    return finish(raw(Reduce::Prod, x.to(kInt64), mask, kInt64), x.sizes(), mask, keepdim);
+  Tensor y = record(
+      "prod", raw(Reduce::Prod, x, mask, x.dtype()), {x}, {x},
+      [mask](const Saved& s, const Tensor& g) -> Tensors {
+        // the product of all others: products of what comes before and after, so that zeros are
+        // right
+        const Tensor v = s[0];
+        Shape order, back;
+        for (int i = 0; i < v.dim(); ++i)
+          if (!(mask >> i & 1)) order.push_back(i);
+        const int kept = order.size();
+        for (int i = 0; i < v.dim(); ++i)
+          if (mask >> i & 1) order.push_back(i);
+        back = order;
+        for (int i = 0; i < order.size(); ++i) back[static_cast<int>(order[i])] = i;
+        const Tensor p = v.permute(order),
+                     flat = kept < v.dim() ? p.flatten(kept, -1) : p.unsqueeze(-1);
+        const std::int64_t n = flat.size(-1);
+        Shape edge = flat.sizes();
+        edge[edge.size() - 1] = 1;
+        const Tensor one = ones(edge, flat.options());
+        const Tensor before =
+            cumprod(concat({one, flat.narrow(-1, 0, std::max<std::int64_t>(n - 1, 0))}, -1)
+                        .narrow(-1, 0, n),
+                    -1);
+        const Tensor reversed = flip(flat, {-1});
+        const Tensor after =
+            flip(cumprod(concat({one, reversed.narrow(-1, 0, std::max<std::int64_t>(n - 1, 0))}, -1)
+                             .narrow(-1, 0, n),
+                         -1),
+                 {-1});
+        return {g.expand(v.sizes()) * (before * after).reshape(p.sizes()).permute(back)};
+      });
   return finish(y, x.sizes(), mask, keepdim);
 }
 
@@ -106,7 +125,8 @@ namespace {
 
 Tensor extreme(Reduce op, const char* who, const Tensor& x, const Shape& dims, bool keepdim) {
   const std::uint32_t mask = dim_mask(dims, x.dim(), who);
-  if (reduced_count(x.sizes(), mask) == 0) fail<ShapeError>({who, ": nothing to reduce in ", x.sizes()});
+  if (reduced_count(x.sizes(), mask) == 0)
+    fail<ShapeError>({who, ": nothing to reduce in ", x.sizes()});
   const Tensor v = x.dtype() == kBool ? x.to(kUInt8) : x;
   Tensor y = raw(op, v, mask, v.dtype());
   y = record(who, y, {v}, {v, y}, [mask](const Saved& s, const Tensor& g) -> Tensors {
@@ -127,10 +147,18 @@ Tensor logic(Reduce op, const char* who, const Tensor& x, const Shape& dims, boo
 
 }  // namespace
 
-Tensor amax(const Tensor& x, const Shape& dims, bool keepdim) { return extreme(Reduce::Max, "amax", x, dims, keepdim); }
-Tensor amin(const Tensor& x, const Shape& dims, bool keepdim) { return extreme(Reduce::Min, "amin", x, dims, keepdim); }
-Tensor any(const Tensor& x, const Shape& dims, bool keepdim) { return logic(Reduce::Any, "any", x, dims, keepdim); }
-Tensor all(const Tensor& x, const Shape& dims, bool keepdim) { return logic(Reduce::All, "all", x, dims, keepdim); }
+Tensor amax(const Tensor& x, const Shape& dims, bool keepdim) {
+  return extreme(Reduce::Max, "amax", x, dims, keepdim);
+}
+Tensor amin(const Tensor& x, const Shape& dims, bool keepdim) {
+  return extreme(Reduce::Min, "amin", x, dims, keepdim);
+}
+Tensor any(const Tensor& x, const Shape& dims, bool keepdim) {
+  return logic(Reduce::Any, "any", x, dims, keepdim);
+}
+Tensor all(const Tensor& x, const Shape& dims, bool keepdim) {
+  return logic(Reduce::All, "all", x, dims, keepdim);
+}
 
 Tensor logsumexp(const Tensor& x, const Shape& dims, bool keepdim) {
   need_floating("logsumexp", x);
@@ -159,7 +187,9 @@ Tensor var(const Tensor& x, const Shape& dims, double correction, bool keepdim) 
   });
   return finish(v, x.sizes(), mask, keepdim);
 }
-Tensor std_dev(const Tensor& x, const Shape& dims, double correction, bool keepdim) { return sqrt(var(x, dims, correction, keepdim)); }
+Tensor std_dev(const Tensor& x, const Shape& dims, double correction, bool keepdim) {
+  return sqrt(var(x, dims, correction, keepdim));
+}
 
 Tensor norm(const Tensor& x, const Shape& dims, bool keepdim) {
   need_floating("norm", x);
@@ -179,11 +209,13 @@ namespace {
 Tensor arg(bool maximum, const char* who, const Tensor& x, std::int64_t dim, bool keepdim) {
   const int d = wrap_dim(dim, x.dim(), who);
   if (x.dim() == 0) return zeros({}, {kInt64, x.device()});
-  if (x.sizes()[d] == 0) fail<ShapeError>({who, ": dimension ", dim, " of ", x.sizes(), " is empty"});
+  if (x.sizes()[d] == 0)
+    fail<ShapeError>({who, ": dimension ", dim, " of ", x.sizes(), " is empty"});
   Shape s = x.sizes();
   s[d] = 1;
   Tensor y = empty(s, {kInt64, x.device()});
-  run<kernels::arg_reduce>(x.device(), maximum, (x.dtype() == kBool ? x.to(kUInt8) : x).in(), d, y.out());
+  run<kernels::arg_reduce>(x.device(), maximum, (x.dtype() == kBool ? x.to(kUInt8) : x).in(), d,
+                           y.out());
   return keepdim ? y : y.squeeze(d);
 }
 
@@ -191,11 +223,13 @@ ValuesIndices pick(bool maximum, const char* who, const Tensor& x, std::int64_t 
   if (x.dim() == 0) return {affine(x, 1, 0), zeros({}, {kInt64, x.device()})};
   const int d = wrap_dim(dim, x.dim(), who);
   Tensor index = arg(maximum, who, x, d, true), values = gather(x, d, index);
-  return keepdim ? ValuesIndices{values, index} : ValuesIndices{values.squeeze(d), index.squeeze(d)};
+  return keepdim ? ValuesIndices{values, index}
+                 : ValuesIndices{values.squeeze(d), index.squeeze(d)};
 }
 
 // Runs f on x with dim moved last and contiguous, and moves it back.
-template <class F> ValuesIndices along_last(const Tensor& x, std::int64_t dim, const char* who, F f) {
+template <class F>
+ValuesIndices along_last(const Tensor& x, std::int64_t dim, const char* who, F f) {
   if (x.dim() == 0) {
     auto [v, i] = along_last(x.reshape({1}), 0, who, f);
     return {v.reshape({}), i.reshape({})};
@@ -208,10 +242,18 @@ template <class F> ValuesIndices along_last(const Tensor& x, std::int64_t dim, c
 
 }  // namespace
 
-ValuesIndices max(const Tensor& x, std::int64_t dim, bool keepdim) { return pick(true, "max", x, dim, keepdim); }
-ValuesIndices min(const Tensor& x, std::int64_t dim, bool keepdim) { return pick(false, "min", x, dim, keepdim); }
-Tensor argmax(const Tensor& x, std::int64_t dim, bool keepdim) { return arg(true, "argmax", x, dim, keepdim); }
-Tensor argmin(const Tensor& x, std::int64_t dim, bool keepdim) { return arg(false, "argmin", x, dim, keepdim); }
+ValuesIndices max(const Tensor& x, std::int64_t dim, bool keepdim) {
+  return pick(true, "max", x, dim, keepdim);
+}
+ValuesIndices min(const Tensor& x, std::int64_t dim, bool keepdim) {
+  return pick(false, "min", x, dim, keepdim);
+}
+Tensor argmax(const Tensor& x, std::int64_t dim, bool keepdim) {
+  return arg(true, "argmax", x, dim, keepdim);
+}
+Tensor argmin(const Tensor& x, std::int64_t dim, bool keepdim) {
+  return arg(false, "argmin", x, dim, keepdim);
+}
 
 ValuesIndices sort(const Tensor& x, std::int64_t dim, bool descending) {
   return along_last(x, dim, "sort", [descending](const Tensor& t) {
@@ -220,7 +262,9 @@ ValuesIndices sort(const Tensor& x, std::int64_t dim, bool descending) {
     return i;
   });
 }
-Tensor argsort(const Tensor& x, std::int64_t dim, bool descending) { return sort(x.detach(), dim, descending).indices; }
+Tensor argsort(const Tensor& x, std::int64_t dim, bool descending) {
+  return sort(x.detach(), dim, descending).indices;
+}
 
 ValuesIndices topk(const Tensor& x, std::int64_t k, std::int64_t dim, bool largest) {
   const std::int64_t n = x.dim() ? x.size(dim) : 1;
@@ -245,7 +289,9 @@ Tensor scan(kernels::Scan op, const Tensor& x, int dim, bool reverse = false) {
 }
 Tensor cumsum_from(const Tensor& x, int d, bool reverse) {
   return record("cumsum", scan(kernels::Scan::CumSum, x, d, reverse), {x}, {},
-                [d, reverse](const Saved&, const Tensor& g) -> Tensors { return {cumsum_from(g, d, !reverse)}; });
+                [d, reverse](const Saved&, const Tensor& g) -> Tensors {
+                  return {cumsum_from(g, d, !reverse)};
+                });
 }
 
 }  // namespace
@@ -284,7 +330,9 @@ Tensor logcumsumexp(const Tensor& x, std::int64_t dim) {
   return record("logcumsumexp", y, {x}, {x, y}, [d](const Saved& s, const Tensor& g) -> Tensors {
     // gx_i = exp(x_i) sum_{j >= i} g_j exp(-y_j), in logs, positive and negative parts apart
     const Tensor v = s[0], lse = s[1];
-    auto part = [&](const Tensor& positive) { return exp(flip(logcumsumexp(flip(log(positive) - lse, {d}), d), {d}) + v); };
+    auto part = [&](const Tensor& positive) {
+      return exp(flip(logcumsumexp(flip(log(positive) - lse, {d}), d), {d}) + v);
+    };
     return {part(relu(g)) - part(relu(-g))};
   });
 }
@@ -294,13 +342,17 @@ Tensor cummax(const Tensor& x, std::int64_t dim) {
   if (x.dim() == 0) return affine(x, 1, 0);
   Tensor y = scan(kernels::Scan::CumMax, x, d);
   return record("cummax", y, {x}, {x, y}, [d](const Saved& s, const Tensor& g) -> Tensors {
-    // each output's gradient goes to the last position that reached its maximum: torch's rule for equal values
+    // each output's gradient goes to the last position that reached its maximum: torch's rule for
+    // equal values
     const Tensor hit = s[0] == s[1];
     Shape one(s[0].sizes());
     for (std::int64_t& n : one) n = 1;
     one[d] = s[0].size(d);
-    const Tensor position = arange(0, static_cast<double>(s[0].size(d))).to(g.device()).reshape(one);
-    const Tensor source = scan(kernels::Scan::CumMax, where(hit, position.expand(hit.sizes()), zeros(hit.sizes(), position.options())), d);
+    const Tensor position =
+        arange(0, static_cast<double>(s[0].size(d))).to(g.device()).reshape(one);
+    const Tensor source =
+        scan(kernels::Scan::CumMax,
+             where(hit, position.expand(hit.sizes()), zeros(hit.sizes(), position.options())), d);
     return {scatter_add(zeros_like(g), d, source, g)};
   });
 }
@@ -320,7 +372,8 @@ Tensor softmax_along(const Tensor& x_, std::int64_t dim, bool log_form) {
   run<kernels::softmax_forward>(x.device(), x.in(), log_form, y.out());
   y = record(who, y, {x}, {y}, [log_form](const Saved& s, const Tensor& g) -> Tensors {
     const Tensor out = s[0];
-    if (grad_enabled()) return {log_form ? g - exp(out) * sum(g, {-1}, true) : out * (g - sum(g * out, {-1}, true))};
+    if (grad_enabled())
+      return {log_form ? g - exp(out) * sum(g, {-1}, true) : out * (g - sum(g * out, {-1}, true))};
     Tensor gx = empty_like(out);
     run<kernels::softmax_backward>(g.device(), g.contiguous().in(), out.in(), log_form, gx.out());
     return {gx};
@@ -334,9 +387,13 @@ Tensor softmax(const Tensor& x, std::int64_t dim) { return softmax_along(x, dim,
 Tensor log_softmax(const Tensor& x, std::int64_t dim) { return softmax_along(x, dim, true); }
 
 Tensor Tensor::sum() const { return dropin::sum(*this); }
-Tensor Tensor::sum(const Shape& dims, bool keepdim) const { return dropin::sum(*this, dims, keepdim); }
+Tensor Tensor::sum(const Shape& dims, bool keepdim) const {
+  return dropin::sum(*this, dims, keepdim);
+}
 Tensor Tensor::mean() const { return dropin::mean(*this); }
-Tensor Tensor::mean(const Shape& dims, bool keepdim) const { return dropin::mean(*this, dims, keepdim); }
+Tensor Tensor::mean(const Shape& dims, bool keepdim) const {
+  return dropin::mean(*this, dims, keepdim);
+}
 Tensor Tensor::softmax(std::int64_t dim) const { return dropin::softmax(*this, dim); }
 
 }  // namespace dropin

@@ -24,7 +24,9 @@ Tensor concat(const Tensors& xs, std::int64_t dim) {
       sizes[d] += s[d];
       s[d] = xs[0].sizes()[d];
     }
-    if (!(s == xs[0].sizes())) fail<ShapeError>({"concat: tensor ", i, " is ", xs[i].sizes(), ", which does not fit ", xs[0].sizes(), " outside dimension ", d});
+    if (!(s == xs[0].sizes()))
+      fail<ShapeError>({"concat: tensor ", i, " is ", xs[i].sizes(), ", which does not fit ",
+                        xs[0].sizes(), " outside dimension ", d});
   }
   Tensor y = empty(sizes, {t, xs[0].device()});
   std::vector<std::int64_t> lengths;
@@ -34,26 +36,29 @@ Tensor concat(const Tensors& xs, std::int64_t dim) {
     inputs.push_back(x.to(t));
     const std::int64_t n = x.sizes()[d];
     lengths.push_back(n);
-    Tensor part = detail::alias(y, x.sizes(), y.strides(), y.storage_offset() + at * y.strides()[d]);
+    Tensor part =
+        detail::alias(y, x.sizes(), y.strides(), y.storage_offset() + at * y.strides()[d]);
     run<kernels::copy>(y.device(), x.in(), part.out());
     at += n;
   }
-  return record("concat", y, inputs.data(), inputs.size(), nullptr, 0, [d, lengths](const Saved& s, const Tensor& g) {
-    Tensors gx(lengths.size());
-    std::int64_t start = 0;
-    for (std::size_t i = 0; i < lengths.size(); ++i) {
-      if (s.needs(static_cast<int>(i))) gx[i] = g.narrow(d, start, lengths[i]);
-      start += lengths[i];
-    }
-    return gx;
-  });
+  return record("concat", y, inputs.data(), inputs.size(), nullptr, 0,
+                [d, lengths](const Saved& s, const Tensor& g) {
+                  Tensors gx(lengths.size());
+                  std::int64_t start = 0;
+                  for (std::size_t i = 0; i < lengths.size(); ++i) {
+                    if (s.needs(static_cast<int>(i))) gx[i] = g.narrow(d, start, lengths[i]);
+                    start += lengths[i];
+                  }
+                  return gx;
+                });
 }
 
 Tensor stack(const Tensors& xs, std::int64_t dim) {
   if (xs.empty()) fail<ShapeError>({"stack: no tensors"});
   Tensors r;
   for (std::size_t i = 0; i < xs.size(); ++i) {
-    if (!(xs[i].sizes() == xs[0].sizes())) fail<ShapeError>({"stack: tensor ", i, " is ", xs[i].sizes(), ", the first ", xs[0].sizes()});
+    if (!(xs[i].sizes() == xs[0].sizes()))
+      fail<ShapeError>({"stack: tensor ", i, " is ", xs[i].sizes(), ", the first ", xs[0].sizes()});
     r.push_back(xs[i].unsqueeze(dim));
   }
   return concat(r, dim);
@@ -79,7 +84,8 @@ Tensors split(const Tensor& x, std::int64_t size, std::int64_t dim) {
   if (size <= 0) fail<ShapeError>({"split: size is ", size, ", expected at least 1"});
   const std::int64_t n = x.size(dim);
   Tensors r;
-  for (std::int64_t at = 0; at < n || at == 0; at += size) r.push_back(x.narrow(dim, at, std::min(size, n - at)));
+  for (std::int64_t at = 0; at < n || at == 0; at += size)
+    r.push_back(x.narrow(dim, at, std::min(size, n - at)));
   return r;
 }
 
@@ -89,24 +95,33 @@ Tensors chunk(const Tensor& x, std::int64_t chunks, std::int64_t dim) {
 }
 
 Tensor pad(const Tensor& x, const Shape& pads, double value) {
-  if (pads.size() % 2 || pads.size() > 2 * x.dim()) fail<ShapeError>({"pad: ", pads, " for a tensor of ", x.dim(), " dimensions; expected {left, right} pairs from the last one"});
+  if (pads.size() % 2 || pads.size() > 2 * x.dim())
+    fail<ShapeError>({"pad: ", pads, " for a tensor of ", x.dim(),
+                      " dimensions; expected {left, right} pairs from the last one"});
   Shape sizes = x.sizes();
   std::int64_t offset = 0;
   Tensor inner = x;
   for (int i = 0; i < pads.size() / 2; ++i) {
     const int d = static_cast<int>(x.dim()) - 1 - i;
     const std::int64_t left = pads[2 * i], right = pads[2 * i + 1];
-    if (sizes[d] + left + right < 0) fail<ShapeError>({"pad: ", pads, " leaves a negative size of ", x.sizes()});
+    if (sizes[d] + left + right < 0)
+      fail<ShapeError>({"pad: ", pads, " leaves a negative size of ", x.sizes()});
     sizes[d] += left + right;
-    if (left < 0 || right < 0) inner = inner.narrow(d, std::max<std::int64_t>(-left, 0), inner.size(d) + std::min<std::int64_t>(left, 0) + std::min<std::int64_t>(right, 0));
+    if (left < 0 || right < 0)
+      inner = inner.narrow(
+          d, std::max<std::int64_t>(-left, 0),
+          inner.size(d) + std::min<std::int64_t>(left, 0) + std::min<std::int64_t>(right, 0));
   }
   Tensor y = full(sizes, value, x.options());
-  for (int i = 0; i < pads.size() / 2; ++i) offset += std::max<std::int64_t>(pads[2 * i], 0) * y.strides()[static_cast<int>(x.dim()) - 1 - i];
+  for (int i = 0; i < pads.size() / 2; ++i)
+    offset +=
+        std::max<std::int64_t>(pads[2 * i], 0) * y.strides()[static_cast<int>(x.dim()) - 1 - i];
   Tensor part = detail::alias(y, inner.sizes(), y.strides(), offset);
   run<kernels::copy>(y.device(), inner.in(), part.out());
   Shape back = pads;
   for (std::int64_t& p : back) p = -p;
-  return record("pad", y, {x}, {}, [back](const Saved&, const Tensor& g) -> Tensors { return {pad(g, back, 0)}; });
+  return record("pad", y, {x}, {},
+                [back](const Saved&, const Tensor& g) -> Tensors { return {pad(g, back, 0)}; });
 }
 
 Tensor flip(const Tensor& x, const Shape& dims) {
@@ -130,7 +145,8 @@ Tensor roll(const Tensor& x, std::int64_t shift, std::int64_t dim) {
 
 Tensor repeat(const Tensor& x, const Shape& repeats) {
   const int lead = repeats.size() - static_cast<int>(x.dim());
-  if (lead < 0) fail<ShapeError>({"repeat: ", repeats, " for a tensor of ", x.dim(), " dimensions"});
+  if (lead < 0)
+    fail<ShapeError>({"repeat: ", repeats, " for a tensor of ", x.dim(), " dimensions"});
   Tensor y = x;
   for (int i = 0; i < lead; ++i) y = y.unsqueeze(0);
   for (int i = 0; i < repeats.size(); ++i) {
@@ -154,8 +170,10 @@ Tensor repeat_interleave(const Tensor& x, std::int64_t repeats, std::int64_t dim
 namespace {
 
 // True where column - row <= diagonal.
-Tensor lower_mask(std::int64_t rows, std::int64_t columns, std::int64_t diagonal, const Device& device) {
-  const Tensor r = arange(0, static_cast<double>(rows)).to(device).unsqueeze(1), c = arange(0, static_cast<double>(columns)).to(device).unsqueeze(0);
+Tensor lower_mask(std::int64_t rows, std::int64_t columns, std::int64_t diagonal,
+                  const Device& device) {
+  const Tensor r = arange(0, static_cast<double>(rows)).to(device).unsqueeze(1),
+               c = arange(0, static_cast<double>(columns)).to(device).unsqueeze(0);
   return c - r <= static_cast<double>(diagonal);
 }
 void need_matrix(const char* who, const Tensor& x) {
@@ -177,7 +195,8 @@ Tensor one_hot(const Tensor& index, std::int64_t classes) {
   need_int64("one_hot", "the index", index);
   Shape s = index.sizes();
   s.push_back(classes);
-  return scatter(zeros(s, index.options()), -1, index.unsqueeze(-1), ones(index.unsqueeze(-1).sizes(), index.options()));
+  return scatter(zeros(s, index.options()), -1, index.unsqueeze(-1),
+                 ones(index.unsqueeze(-1).sizes(), index.options()));
 }
 
 // --- indexing
@@ -189,19 +208,24 @@ void check_gather(const char* who, const Tensor& x, int d, const Tensor& index) 
   same_device(who, x, index);
   bool fits = index.dim() == x.dim();
   for (int i = 0; fits && i < x.dim(); ++i) fits = i == d || index.sizes()[i] <= x.sizes()[i];
-  if (!fits) fail<ShapeError>({who, ": the index is ", index.sizes(), " for a tensor ", x.sizes(), " along dimension ", d});
+  if (!fits)
+    fail<ShapeError>({who, ": the index is ", index.sizes(), " for a tensor ", x.sizes(),
+                      " along dimension ", d});
 }
 
-Tensor scattered(const char* who, const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src_, bool add) {
+Tensor scattered(const char* who, const Tensor& x, std::int64_t dim, const Tensor& index,
+                 const Tensor& src_, bool add) {
   const int d = wrap_dim(dim, x.dim(), who);
   check_gather(who, x, d, index);
   const Tensor src = src_.to(x.dtype());
-  if (!(src.sizes() == index.sizes())) fail<ShapeError>({who, ": src is ", src.sizes(), ", the index ", index.sizes()});
+  if (!(src.sizes() == index.sizes()))
+    fail<ShapeError>({who, ": src is ", src.sizes(), ", the index ", index.sizes()});
   Tensor y = x.detach().clone();
   run<kernels::scatter>(x.device(), index.in(), src.in(), d, add, y.out());
   return record(who, y, {x, src}, {index}, [d, add](const Saved& s, const Tensor& g) -> Tensors {
     const Tensor i = s[0];
-    return {add || !s.needs(0) ? g : scatter(g, d, i, zeros(i.sizes(), g.options())), s.needs(1) ? gather(g, d, i) : Tensor()};
+    return {add || !s.needs(0) ? g : scatter(g, d, i, zeros(i.sizes(), g.options())),
+            s.needs(1) ? gather(g, d, i) : Tensor()};
   });
 }
 
@@ -212,26 +236,34 @@ Tensor gather(const Tensor& x, std::int64_t dim, const Tensor& index) {
   check_gather("gather", x, d, index);
   Tensor y = empty(index.sizes(), x.options());
   run<kernels::gather>(x.device(), x.in(), d, index.in(), y.out());
-  return record("gather", y, {x}, {index}, [d, sizes = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-    return {scatter_add(zeros(sizes, g.options()), d, s[0], g)};
-  });
+  return record("gather", y, {x}, {index},
+                [d, sizes = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+                  return {scatter_add(zeros(sizes, g.options()), d, s[0], g)};
+                });
 }
 
-Tensor scatter(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src) { return scattered("scatter", x, dim, index, src, false); }
-Tensor scatter_add(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src) { return scattered("scatter_add", x, dim, index, src, true); }
+Tensor scatter(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src) {
+  return scattered("scatter", x, dim, index, src, false);
+}
+Tensor scatter_add(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src) {
+  return scattered("scatter_add", x, dim, index, src, true);
+}
 
 Tensor index_select(const Tensor& x, std::int64_t dim, const Tensor& index) {
   const int d = wrap_dim(dim, x.dim(), "index_select");
   need_int64("index_select", "the index", index);
   same_device("index_select", x, index);
-  if (index.dim() != 1 || x.dim() == 0) fail<ShapeError>({"index_select: the index is ", index.sizes(), ", expected [n], for a tensor ", x.sizes()});
+  if (index.dim() != 1 || x.dim() == 0)
+    fail<ShapeError>(
+        {"index_select: the index is ", index.sizes(), ", expected [n], for a tensor ", x.sizes()});
   Shape s = x.sizes();
   s[d] = index.numel();
   Tensor y = empty(s, x.options());
   run<kernels::index_select>(x.device(), x.in(), d, index.in(), y.out());
-  return record("index_select", y, {x}, {index}, [d, sizes = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-    return {index_add(zeros(sizes, g.options()), d, s[0], g)};
-  });
+  return record("index_select", y, {x}, {index},
+                [d, sizes = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+                  return {index_add(zeros(sizes, g.options()), d, s[0], g)};
+                });
 }
 
 Tensor index_add(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src_) {
@@ -241,7 +273,9 @@ Tensor index_add(const Tensor& x, std::int64_t dim, const Tensor& index, const T
   const Tensor src = src_.to(x.dtype());
   Shape want = x.sizes();
   if (want.size()) want[d] = index.numel();
-  if (index.dim() != 1 || !(src.sizes() == want)) fail<ShapeError>({"index_add: src is ", src.sizes(), ", expected ", want, " for index ", index.sizes()});
+  if (index.dim() != 1 || !(src.sizes() == want))
+    fail<ShapeError>(
+        {"index_add: src is ", src.sizes(), ", expected ", want, " for index ", index.sizes()});
   Tensor y = x.detach().clone();
   run<kernels::index_add>(x.device(), index.in(), src.in(), d, y.out());
   return record("index_add", y, {x, src}, {index}, [d](const Saved& s, const Tensor& g) -> Tensors {
@@ -266,7 +300,8 @@ Tensor nonzero(const Tensor& x) {
 }
 
 Tensor masked_select(const Tensor& x, const Tensor& mask) {
-  if (mask.dtype() != kBool) fail<DTypeError>({"masked_select: the mask is ", mask.dtype(), ", expected bool"});
+  if (mask.dtype() != kBool)
+    fail<DTypeError>({"masked_select: the mask is ", mask.dtype(), ", expected bool"});
   const Shape sizes = broadcast_shapes(x.sizes(), mask.sizes(), "masked_select");
   const Tensor m = mask.detach().expand(sizes).contiguous();
   Tensor all = empty({m.numel()}, {kInt64, x.device()});
@@ -278,26 +313,33 @@ Tensor masked_select(const Tensor& x, const Tensor& mask) {
 Tensor embedding(const Tensor& weight, const Tensor& ids, std::int64_t padding_idx) {
   need_int64("embedding", "ids", ids);
   same_device("embedding", weight, ids);
-  if (weight.dim() != 2) fail<ShapeError>({"embedding: weight is ", weight.sizes(), ", expected [num_embeddings, embedding_dim]"});
+  if (weight.dim() != 2)
+    fail<ShapeError>(
+        {"embedding: weight is ", weight.sizes(), ", expected [num_embeddings, embedding_dim]"});
   const Tensor flat = ids.detach().contiguous().reshape({-1});
   const std::int64_t rows = weight.size(0), width = weight.size(1);
   Shape sizes = ids.sizes();
   sizes.push_back(width);
   Tensor y = empty(sizes, weight.options());
   try {
-    run<kernels::index_select>(weight.device(), weight.in(), 0, flat.in(), y.view({flat.numel(), width}).out());
+    run<kernels::index_select>(weight.device(), weight.in(), 0, flat.in(),
+                               y.view({flat.numel(), width}).out());
   } catch (const IndexError&) {
-    fail<IndexError>({"embedding: index out of range: ids from ", amin(flat).item<std::int64_t>(), " to ", amax(flat).item<std::int64_t>(), ", expected 0 to ", rows - 1, " (num_embeddings = ", rows, ")"});
+    fail<IndexError>({"embedding: index out of range: ids from ", amin(flat).item<std::int64_t>(),
+                      " to ", amax(flat).item<std::int64_t>(), ", expected 0 to ", rows - 1,
+                      " (num_embeddings = ", rows, ")"});
   }
-  return record("embedding", y, {weight}, {flat}, [rows, width, padding_idx](const Saved& s, const Tensor& g) -> Tensors {
-    Tensor gw = index_add(zeros({rows, width}, g.options()), 0, s[0], g.reshape({-1, width}));
-    if (padding_idx >= 0) {
-      const Tensor keep = ones({rows, 1}, g.options());
-      keep.select(0, padding_idx).zero_();
-      gw = gw * keep;
-    }
-    return {gw};
-  });
+  return record(
+      "embedding", y, {weight}, {flat},
+      [rows, width, padding_idx](const Saved& s, const Tensor& g) -> Tensors {
+        Tensor gw = index_add(zeros({rows, width}, g.options()), 0, s[0], g.reshape({-1, width}));
+        if (padding_idx >= 0) {
+          const Tensor keep = ones({rows, 1}, g.options());
+          keep.select(0, padding_idx).zero_();
+          gw = gw * keep;
+        }
+        return {gw};
+      });
 }
 
 }  // namespace dropin

@@ -13,14 +13,16 @@ namespace {
 using detail::alias;
 
 // dst += g on a strided part of a zero tensor: the backward of a view that drops elements.
-template <class View> Tensor pasted(const Tensor& g, const Shape& sizes, View&& view) {
+template <class View>
+Tensor pasted(const Tensor& g, const Shape& sizes, View&& view) {
   if (grad_enabled()) {  // second derivatives: pasting is linear, and its own gradient is the view
     Tensor raw;
     {
       no_grad guard;
       raw = pasted(g.detach(), sizes, view);
     }
-    return record("paste", raw, {g}, {}, [view](const Saved&, const Tensor& gg) -> Tensors { return {view(gg)}; });
+    return record("paste", raw, {g}, {},
+                  [view](const Saved&, const Tensor& gg) -> Tensors { return {view(gg)}; });
   }
   Tensor r = zeros(sizes, g.options());
   Tensor part = view(r);
@@ -30,7 +32,8 @@ template <class View> Tensor pasted(const Tensor& g, const Shape& sizes, View&& 
 
 }  // namespace
 
-Tensor Tensor::slice(std::int64_t dim_, std::int64_t start, std::int64_t end, std::int64_t step) const {
+Tensor Tensor::slice(std::int64_t dim_, std::int64_t start, std::int64_t end,
+                     std::int64_t step) const {
   const int d = wrap_dim(dim_, dim(), "slice");
   if (dim() == 0) fail<IndexError>({"slice: a scalar has no dimension to slice"});
   if (step <= 0) fail<IndexError>({"slice: step is ", step, ", expected at least 1"});
@@ -43,30 +46,37 @@ Tensor Tensor::slice(std::int64_t dim_, std::int64_t start, std::int64_t end, st
   s[d] = (end - start + step - 1) / step;
   const std::int64_t offset = storage_offset() + start * st[d];
   st[d] *= step;
-  return record("slice", alias(*this, s, st, offset), {*this}, {}, [d, start, end, step, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
-    return {pasted(g, sizes, [=](const Tensor& t) { return t.slice(d, start, end, step); })};
-  });
+  return record(
+      "slice", alias(*this, s, st, offset), {*this}, {},
+      [d, start, end, step, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
+        return {pasted(g, sizes, [=](const Tensor& t) { return t.slice(d, start, end, step); })};
+      });
 }
 
 Tensor Tensor::narrow(std::int64_t dim_, std::int64_t start, std::int64_t length) const {
   const std::int64_t n = size(dim_);
   if (start < 0) start += n;
-  if (start < 0 || length < 0 || start > n - length) fail<IndexError>({"narrow: ", length, " elements from ", start, " of dimension ", dim_, ", which has ", n});
+  if (start < 0 || length < 0 || start > n - length)
+    fail<IndexError>(
+        {"narrow: ", length, " elements from ", start, " of dimension ", dim_, ", which has ", n});
   return slice(dim_, start, start + length);
 }
 
 Tensor Tensor::select(std::int64_t dim_, std::int64_t index) const {
   const int d = wrap_dim(dim_, dim(), "select");
   const std::int64_t n = size(d);
-  if (index < -n || index >= n) fail<IndexError>({"select: index ", index, " is out of range for dimension ", dim_, " of size ", n});
+  if (index < -n || index >= n)
+    fail<IndexError>(
+        {"select: index ", index, " is out of range for dimension ", dim_, " of size ", n});
   if (index < 0) index += n;
   Shape s = sizes(), st = strides();
   const std::int64_t offset = storage_offset() + index * st[d];
   s.erase(d);
   st.erase(d);
-  return record("select", alias(*this, s, st, offset), {*this}, {}, [d, index, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
-    return {pasted(g, sizes, [=](const Tensor& t) { return t.select(d, index); })};
-  });
+  return record("select", alias(*this, s, st, offset), {*this}, {},
+                [d, index, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
+                  return {pasted(g, sizes, [=](const Tensor& t) { return t.select(d, index); })};
+                });
 }
 
 Tensor Tensor::transpose(std::int64_t d0, std::int64_t d1) const {
@@ -81,7 +91,8 @@ Tensor Tensor::transpose(std::int64_t d0, std::int64_t d1) const {
 }
 
 Tensor Tensor::permute(const Shape& dims) const {
-  if (dims.size() != dim()) fail<ShapeError>({"permute: dims ", dims, " for a tensor of ", dim(), " dimensions"});
+  if (dims.size() != dim())
+    fail<ShapeError>({"permute: dims ", dims, " for a tensor of ", dim(), " dimensions"});
   Shape s = sizes(), st = strides(), inverse = dims;
   std::uint32_t seen = 0;
   for (int i = 0; i < dims.size(); ++i) {
@@ -92,8 +103,9 @@ Tensor Tensor::permute(const Shape& dims) const {
     st[i] = strides()[d];
     inverse[d] = i;
   }
-  return record("permute", alias(*this, s, st, storage_offset()), {*this}, {},
-                [inverse](const Saved&, const Tensor& g) -> Tensors { return {g.permute(inverse)}; });
+  return record(
+      "permute", alias(*this, s, st, storage_offset()), {*this}, {},
+      [inverse](const Saved&, const Tensor& g) -> Tensors { return {g.permute(inverse)}; });
 }
 
 Tensor Tensor::expand(const Shape& want) const {
@@ -103,11 +115,13 @@ Tensor Tensor::expand(const Shape& want) const {
   for (int i = 0; i < want.size(); ++i) {
     const std::int64_t have = i < lead ? 1 : sizes()[i - lead];
     if (s[i] == -1 && i >= lead) s[i] = have;
-    if (s[i] < 0 || (have != s[i] && have != 1)) fail<ShapeError>({"expand: ", sizes(), " cannot become ", want});
+    if (s[i] < 0 || (have != s[i] && have != 1))
+      fail<ShapeError>({"expand: ", sizes(), " cannot become ", want});
   }
   if (s == sizes()) return *this;
-  return record("expand", detail::broadcast_to(detach(), s), {*this}, {},
-                [sizes = sizes()](const Saved&, const Tensor& g) -> Tensors { return {sum_to(g, sizes)}; });
+  return record(
+      "expand", detail::broadcast_to(detach(), s), {*this}, {},
+      [sizes = sizes()](const Saved&, const Tensor& g) -> Tensors { return {sum_to(g, sizes)}; });
 }
 
 Tensor Tensor::unsqueeze(std::int64_t dim_) const {
@@ -146,7 +160,8 @@ Shape resolve_sizes(const Shape& have, Shape want, const char* who) {
     if (known == 0 || n % known) fail<ShapeError>({who, ": ", have, " cannot become ", want});
     want[free] = n / known;
   } else if (known != n) {
-    fail<ShapeError>({who, ": ", have, " (", n, " elements) cannot become ", want, " (", known, ")"});
+    fail<ShapeError>(
+        {who, ": ", have, " (", n, " elements) cannot become ", want, " (", known, ")"});
   }
   return want;
 }
@@ -157,7 +172,8 @@ bool view_strides(const Tensor& t, const Shape& want, Shape& strides) {
     strides = contiguous_strides(want);
     return true;
   }
-  // Runs of old dims that are evenly strided must each be filled exactly by new dims, innermost first.
+  // Runs of old dims that are evenly strided must each be filled exactly by new dims, innermost
+  // first.
   strides = want;
   int next = want.size() - 1;
   std::int64_t run_size = 1, filled = 1, step = t.strides().back();
@@ -181,9 +197,12 @@ Tensor Tensor::view(const Shape& want) const {
   const Shape s = resolve_sizes(sizes(), want, "view");
   if (s == sizes()) return *this;
   Shape st;
-  if (!view_strides(*this, s, st)) fail<ShapeError>({"view: ", sizes(), " with strides ", strides(), " cannot be seen as ", s, " without a copy; use reshape"});
-  return record("view", alias(*this, s, st, storage_offset()), {*this}, {},
-                [sizes = sizes()](const Saved&, const Tensor& g) -> Tensors { return {g.reshape(sizes)}; });
+  if (!view_strides(*this, s, st))
+    fail<ShapeError>({"view: ", sizes(), " with strides ", strides(), " cannot be seen as ", s,
+                      " without a copy; use reshape"});
+  return record(
+      "view", alias(*this, s, st, storage_offset()), {*this}, {},
+      [sizes = sizes()](const Saved&, const Tensor& g) -> Tensors { return {g.reshape(sizes)}; });
 }
 
 Tensor Tensor::reshape(const Shape& want) const {
@@ -208,35 +227,42 @@ Tensor Tensor::flatten(std::int64_t start, std::int64_t end) const {
 Tensor Tensor::unfold(std::int64_t dim_, std::int64_t size, std::int64_t step) const {
   const int d = wrap_dim(dim_, dim(), "unfold");
   const std::int64_t n = dim() ? sizes()[d] : 1;
-  if (size < 0 || size > n || step <= 0) fail<ShapeError>({"unfold: windows of ", size, " every ", step, " over dimension ", dim_, ", which has ", n});
+  if (size < 0 || size > n || step <= 0)
+    fail<ShapeError>({"unfold: windows of ", size, " every ", step, " over dimension ", dim_,
+                      ", which has ", n});
   Shape s = sizes(), st = strides();
   s[d] = (n - size) / step + 1;
   s.push_back(size);
   st.push_back(st[d]);
   st[d] *= step;
-  return record("unfold", alias(*this, s, st, storage_offset()), {*this}, {}, [d, size, step, n](const Saved&, const Tensor& g) -> Tensors {
-    // element i of window w came from position w * step + i
-    const std::int64_t windows = g.size(d);
-    Tensor index = empty({windows * size}, kInt64);
-    for (std::int64_t w = 0, k = 0; w < windows; ++w)
-      for (std::int64_t i = 0; i < size; ++i) index.data<std::int64_t>()[k++] = w * step + i;
-    Shape order;
-    for (int i = 0; i <= d; ++i) order.push_back(i);
-    order.push_back(g.dim() - 1);
-    for (int i = d + 1; i < g.dim() - 1; ++i) order.push_back(i);
-    Tensor flat = g.permute(order).flatten(d, d + 1);
-    Shape full = flat.sizes();
-    full[d] = n;
-    return {index_add(zeros(full, g.options()), d, index.to(g.device()), flat)};
-  });
+  return record("unfold", alias(*this, s, st, storage_offset()), {*this}, {},
+                [d, size, step, n](const Saved&, const Tensor& g) -> Tensors {
+                  // element i of window w came from position w * step + i
+                  const std::int64_t windows = g.size(d);
+                  Tensor index = empty({windows * size}, kInt64);
+                  for (std::int64_t w = 0, k = 0; w < windows; ++w)
+                    for (std::int64_t i = 0; i < size; ++i)
+                      index.data<std::int64_t>()[k++] = w * step + i;
+                  Shape order;
+                  for (int i = 0; i <= d; ++i) order.push_back(i);
+                  order.push_back(g.dim() - 1);
+                  for (int i = d + 1; i < g.dim() - 1; ++i) order.push_back(i);
+                  Tensor flat = g.permute(order).flatten(d, d + 1);
+                  Shape full = flat.sizes();
+                  full[d] = n;
+                  return {index_add(zeros(full, g.options()), d, index.to(g.device()), flat)};
+                });
 }
 
 Tensor Tensor::diagonal(std::int64_t offset, std::int64_t d0, std::int64_t d1) const {
   const int a = wrap_dim(d0, dim(), "diagonal"), b = wrap_dim(d1, dim(), "diagonal");
   if (a == b) fail<IndexError>({"diagonal: the two dimensions are the same"});
   Shape s = sizes(), st = strides();
-  const std::int64_t n = std::max<std::int64_t>(0, offset >= 0 ? std::min(s[a], s[b] - offset) : std::min(s[a] + offset, s[b]));
-  const std::int64_t at = storage_offset() + (n == 0 ? 0 : offset >= 0 ? offset * st[b] : -offset * st[a]);
+  const std::int64_t n = std::max<std::int64_t>(
+      0, offset >= 0 ? std::min(s[a], s[b] - offset) : std::min(s[a] + offset, s[b]));
+  const std::int64_t at = storage_offset() + (n == 0        ? 0
+                                              : offset >= 0 ? offset * st[b]
+                                                            : -offset * st[a]);
   const std::int64_t step = st[a] + st[b];
   s.erase(std::max(a, b));
   st.erase(std::max(a, b));
@@ -244,9 +270,11 @@ Tensor Tensor::diagonal(std::int64_t offset, std::int64_t d0, std::int64_t d1) c
   st.erase(std::min(a, b));
   s.push_back(n);
   st.push_back(step);
-  return record("diagonal", alias(*this, s, st, at), {*this}, {}, [=, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
-    return {pasted(g, sizes, [=](const Tensor& t) { return t.diagonal(offset, a, b); })};
-  });
+  return record(
+      "diagonal", alias(*this, s, st, at), {*this}, {},
+      [=, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
+        return {pasted(g, sizes, [=](const Tensor& t) { return t.diagonal(offset, a, b); })};
+      });
 }
 
 Tensor Tensor::flip(const Shape& dims) const { return dropin::flip(*this, dims); }
@@ -256,7 +284,8 @@ Tensor Tensor::flip(const Shape& dims) const { return dropin::flip(*this, dims);
 Tensor Tensor::clone() const {
   Tensor y = empty(sizes(), options());
   run<kernels::copy>(device(), in(), y.out());
-  return record("clone", y, {*this}, {}, [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
+  return record("clone", y, {*this}, {},
+                [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
 }
 Tensor Tensor::contiguous() const { return is_contiguous() ? *this : clone(); }
 
@@ -265,7 +294,9 @@ Tensor Tensor::to(DType want) const {
   Tensor y = empty(sizes(), {want, device()});
   run<kernels::copy>(device(), in(), y.out());
   if (!is_floating(want)) return y;
-  return record("to", y, {*this}, {}, [from = dtype()](const Saved&, const Tensor& g) -> Tensors { return {g.to(from)}; });
+  return record("to", y, {*this}, {}, [from = dtype()](const Saved&, const Tensor& g) -> Tensors {
+    return {g.to(from)};
+  });
 }
 
 Tensor Tensor::to(const Device& where) const {
@@ -274,8 +305,11 @@ Tensor Tensor::to(const Device& where) const {
   Tensor y = empty(sizes(), {dtype(), where});
   const Device& side = where.is_cpu() ? device() : where;
   const std::int64_t bytes = numel() * item_size(dtype());
-  run<kernels::device_copy>(side, y.data_ptr(), where.is_cpu(), static_cast<const void*>(x.data_ptr()), device().is_cpu(), bytes);
-  return record("to", y, {*this}, {}, [from = device()](const Saved&, const Tensor& g) -> Tensors { return {g.to(from)}; });
+  run<kernels::device_copy>(side, y.data_ptr(), where.is_cpu(),
+                            static_cast<const void*>(x.data_ptr()), device().is_cpu(), bytes);
+  return record("to", y, {*this}, {}, [from = device()](const Saved&, const Tensor& g) -> Tensors {
+    return {g.to(from)};
+  });
 }
 
 // --- in place
@@ -284,31 +318,39 @@ namespace {
 
 // Writing into a tensor that is on the tape replaces its history by that of `result`.
 Tensor& overwrite(Tensor& self, const Tensor& result, const char* who) {
-  if (!(result.sizes() == self.sizes())) fail<ShapeError>({who, ": the result is ", result.sizes(), ", the tensor ", self.sizes()});
+  if (!(result.sizes() == self.sizes()))
+    fail<ShapeError>({who, ": the result is ", result.sizes(), ", the tensor ", self.sizes()});
   Tensor value = result.to(self.dtype());
   if (grad_enabled() && self.requires_grad() && self.is_leaf())
-    fail<AutogradError>({who, ": a leaf that requires a gradient cannot be changed in place; use no_grad, or the function that returns a new tensor"});
+    fail<AutogradError>({who,
+                         ": a leaf that requires a gradient cannot be changed in place; use "
+                         "no_grad, or the function that returns a new tensor"});
   run<kernels::copy>(self.device(), value.in(), self.out());
   self.bump_version();
   if (grad_enabled() && (value.requires_grad() || self.requires_grad())) {
     // same memory, new history
-    Tensor again = record(who, self.detach(), {value}, {}, [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
+    Tensor again = record(who, self.detach(), {value}, {},
+                          [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
     std::swap(self.impl()->tape, again.impl()->tape);
   }
   return self;
 }
 
 bool untaped(const Tensor& self) { return !grad_enabled() || !self.requires_grad(); }
-bool untaped(const Tensor& self, const Tensor& other) { return !grad_enabled() || (!self.requires_grad() && !other.requires_grad()); }
+bool untaped(const Tensor& self, const Tensor& other) {
+  return !grad_enabled() || (!self.requires_grad() && !other.requires_grad());
+}
 
 bool fits_in_place(const Tensor& self, const Tensor& other) {
-  return self.dtype() == other.dtype() && self.device() == other.device() && broadcast_shapes(self.sizes(), other.sizes(), "in-place") == self.sizes();
+  return self.dtype() == other.dtype() && self.device() == other.device() &&
+         broadcast_shapes(self.sizes(), other.sizes(), "in-place") == self.sizes();
 }
 
 }  // namespace
 
 Tensor& Tensor::copy_(const Tensor& src) {
-  if (!(broadcast_shapes(sizes(), src.sizes(), "copy_") == sizes())) fail<ShapeError>({"copy_: ", src.sizes(), " does not broadcast to ", sizes()});
+  if (!(broadcast_shapes(sizes(), src.sizes(), "copy_") == sizes()))
+    fail<ShapeError>({"copy_: ", src.sizes(), " does not broadcast to ", sizes()});
   if (!untaped(*this, src)) return overwrite(*this, src.to(device()).expand(sizes()), "copy_");
   Tensor s = src.detach().to(device());
   if (s.impl()->storage == impl_->storage) s = s.clone();  // may overlap
@@ -323,7 +365,8 @@ Tensor& Tensor::fill_(double value) {
   return *this;
 }
 Tensor& Tensor::add_(const Tensor& other, double alpha) {
-  if (!untaped(*this, other) || !fits_in_place(*this, other) || other.impl()->storage == impl_->storage)
+  if (!untaped(*this, other) || !fits_in_place(*this, other) ||
+      other.impl()->storage == impl_->storage)
     return overwrite(*this, dropin::add(*this, other, alpha), "add_");
   run<kernels::axpy>(device(), alpha, detail::broadcast_to(other, sizes()).in(), out());
   bump_version();
@@ -343,7 +386,11 @@ Tensor& Tensor::mul_(double v) {
   return *this;
 }
 Tensor& Tensor::div_(const Tensor& other) { return overwrite(*this, *this / other, "div_"); }
-Tensor& Tensor::clamp_(double lo, double hi) { return overwrite(*this, clamp(*this, lo, hi), "clamp_"); }
-Tensor& Tensor::masked_fill_(const Tensor& mask, double value) { return overwrite(*this, dropin::masked_fill(*this, mask, value), "masked_fill_"); }
+Tensor& Tensor::clamp_(double lo, double hi) {
+  return overwrite(*this, clamp(*this, lo, hi), "clamp_");
+}
+Tensor& Tensor::masked_fill_(const Tensor& mask, double value) {
+  return overwrite(*this, dropin::masked_fill(*this, mask, value), "masked_fill_");
+}
 
 }  // namespace dropin

@@ -18,26 +18,44 @@ class NormAffine : public Module {
 }  // namespace
 
 std::vector<std::string> BitLinear::examples() {
-  return {R"({"variant": "b1.58", "norm_affine": true, "bias": false})", R"({"weight_groups": 3, "act_groups": 2, "norm_affine": true, "act_qmax": 128})",
+  return {R"({"variant": "b1.58", "norm_affine": true, "bias": false})",
+          R"({"weight_groups": 3, "act_groups": 2, "norm_affine": true, "act_qmax": 128})",
           R"({"act_mode": "shift", "norm": "none", "act_groups": 4})"};
 }
 
 BitLinear::BitLinear(const BitLinearOptions& o) : Component(o), cache_(new Cache) {
-  DROPIN_CHECK(o.in_features > 0, OptionError, who(), ": in_features is ", o.in_features, ", expected a positive number");
-  DROPIN_CHECK(o.out_features > 0, OptionError, who(), ": out_features is ", o.out_features, ", expected a positive number");
-  DROPIN_CHECK(o.variant == "b1" || o.variant == "b1.58", OptionError, who(), ": variant is \"", o.variant, "\", expected b1 or b1.58");
-  DROPIN_CHECK(o.norm == "auto" || o.norm == "layer" || o.norm == "rms" || o.norm == "none", OptionError, who(), ": norm is \"", o.norm, "\", expected auto, layer, rms or none");
-  DROPIN_CHECK(o.norm_eps >= 0, OptionError, who(), ": norm_eps is ", o.norm_eps, ", expected at least 0");
-  DROPIN_CHECK(o.act_per == "token" || o.act_per == "tensor", OptionError, who(), ": act_per is \"", o.act_per, "\", expected token or tensor");
-  DROPIN_CHECK(o.act_mode == "absmax" || o.act_mode == "shift", OptionError, who(), ": act_mode is \"", o.act_mode, "\", expected absmax or shift");
-  DROPIN_CHECK(o.act_qmax == 127 || o.act_qmax == 128, OptionError, who(), ": act_qmax is ", o.act_qmax, ", expected 127 or 128");
-  DROPIN_CHECK(o.weight_groups > 0 && o.out_features % o.weight_groups == 0, OptionError, who(), ": weight_groups ", o.weight_groups, " does not divide out_features ", o.out_features);
-  DROPIN_CHECK(o.act_groups > 0 && o.in_features % o.act_groups == 0, OptionError, who(), ": act_groups ", o.act_groups, " does not divide in_features ", o.in_features);
-  params_ = {.ternary = o.variant == "b1.58", .per_tensor = o.act_per == "tensor", .shift = o.act_mode == "shift", .qmax = o.act_qmax, .weight_groups = o.weight_groups,
+  DROPIN_CHECK(o.in_features > 0, OptionError, who(), ": in_features is ", o.in_features,
+               ", expected a positive number");
+  DROPIN_CHECK(o.out_features > 0, OptionError, who(), ": out_features is ", o.out_features,
+               ", expected a positive number");
+  DROPIN_CHECK(o.variant == "b1" || o.variant == "b1.58", OptionError, who(), ": variant is \"",
+               o.variant, "\", expected b1 or b1.58");
+  DROPIN_CHECK(o.norm == "auto" || o.norm == "layer" || o.norm == "rms" || o.norm == "none",
+               OptionError, who(), ": norm is \"", o.norm, "\", expected auto, layer, rms or none");
+  DROPIN_CHECK(o.norm_eps >= 0, OptionError, who(), ": norm_eps is ", o.norm_eps,
+               ", expected at least 0");
+  DROPIN_CHECK(o.act_per == "token" || o.act_per == "tensor", OptionError, who(), ": act_per is \"",
+               o.act_per, "\", expected token or tensor");
+  DROPIN_CHECK(o.act_mode == "absmax" || o.act_mode == "shift", OptionError, who(),
+               ": act_mode is \"", o.act_mode, "\", expected absmax or shift");
+  DROPIN_CHECK(o.act_qmax == 127 || o.act_qmax == 128, OptionError, who(), ": act_qmax is ",
+               o.act_qmax, ", expected 127 or 128");
+  DROPIN_CHECK(o.weight_groups > 0 && o.out_features % o.weight_groups == 0, OptionError, who(),
+               ": weight_groups ", o.weight_groups, " does not divide out_features ",
+               o.out_features);
+  DROPIN_CHECK(o.act_groups > 0 && o.in_features % o.act_groups == 0, OptionError, who(),
+               ": act_groups ", o.act_groups, " does not divide in_features ", o.in_features);
+  params_ = {.ternary = o.variant == "b1.58",
+             .per_tensor = o.act_per == "tensor",
+             .shift = o.act_mode == "shift",
+             .qmax = o.act_qmax,
+             .weight_groups = o.weight_groups,
              .act_groups = o.act_groups};
   rms_ = o.norm == "rms" || (o.norm == "auto" && params_.ternary);
-  weight_ = &parameter("weight", init::default_uniform({o.out_features, o.in_features}, o.in_features));
-  bias_ = &parameter("bias", o.bias ? init::default_uniform({o.out_features}, o.in_features) : Tensor());
+  weight_ =
+      &parameter("weight", init::default_uniform({o.out_features, o.in_features}, o.in_features));
+  bias_ = &parameter("bias",
+                     o.bias ? init::default_uniform({o.out_features}, o.in_features) : Tensor());
   packed_ = &buffer("weight_packed", Tensor());
   scale_ = &buffer("weight_scale", Tensor());
   if (o.norm_affine) {
@@ -53,12 +71,15 @@ Tensor BitLinear::normalize(const Tensor& x) const {
   if (o.norm == "none") return norm_weight_ ? x * *norm_weight_ : x;
   const std::int64_t k = o.in_features, slice = k / o.act_groups;
   const Tensor w = norm_weight_ ? *norm_weight_ : Tensor(), b = norm_bias_ ? *norm_bias_ : Tensor();
-  if (o.act_groups == 1) return rms_ ? rms_norm(x, w, o.norm_eps) : layer_norm(x, {k}, w, b, o.norm_eps);
+  if (o.act_groups == 1)
+    return rms_ ? rms_norm(x, w, o.norm_eps) : layer_norm(x, {k}, w, b, o.norm_eps);
   Shape split = x.sizes();
   split[split.size() - 1] = o.act_groups;
   split.push_back(slice);
   const Tensor parts = x.reshape(split);
-  Tensor h = (rms_ ? rms_norm(parts, {}, o.norm_eps) : layer_norm(parts, {slice}, {}, {}, o.norm_eps)).reshape(x.sizes());
+  Tensor h =
+      (rms_ ? rms_norm(parts, {}, o.norm_eps) : layer_norm(parts, {slice}, {}, {}, o.norm_eps))
+          .reshape(x.sizes());
   if (w.defined()) h = h * w;
   return b.defined() ? h + b : h;
 }
@@ -68,7 +89,9 @@ BitPackedWeight BitLinear::quantized() {
   std::lock_guard lock(cache_->mutex);
   Cache& c = *cache_;
   const Tensor& w = *weight_;
-  if (!c.packed.packed.defined() || c.source.data_ptr() != w.data_ptr() || c.version != w.version() || !(c.source.sizes() == w.sizes()) || c.source.dtype() != w.dtype()) {
+  if (!c.packed.packed.defined() || c.source.data_ptr() != w.data_ptr() ||
+      c.version != w.version() || !(c.source.sizes() == w.sizes()) ||
+      c.source.dtype() != w.dtype()) {
     c.source = w.detach();
     c.version = w.version();
     c.packed = bitlinear_pack_weight(w, options_.variant, options_.weight_groups);
@@ -78,17 +101,24 @@ BitPackedWeight BitLinear::quantized() {
 
 Tensor BitLinear::forward(const Tensor& x) {
   const auto& o = options_;
-  DROPIN_CHECK(is_floating(x.dtype()), DTypeError, who(), ": x is ", x.dtype(), ", expected a floating-point tensor");
-  DROPIN_CHECK(x.dim() > 0 && x.size(-1) == o.in_features, ShapeError, who(), ": x is ", x.sizes(), ", expected [*, ", o.in_features, "] because in_features = ", o.in_features);
-  DROPIN_CHECK(weight_->defined() || !is_training(), StateError, who(), ": the float weight was released by pack(); the layer cannot be trained");
+  DROPIN_CHECK(is_floating(x.dtype()), DTypeError, who(), ": x is ", x.dtype(),
+               ", expected a floating-point tensor");
+  DROPIN_CHECK(x.dim() > 0 && x.size(-1) == o.in_features, ShapeError, who(), ": x is ", x.sizes(),
+               ", expected [*, ", o.in_features, "] because in_features = ", o.in_features);
+  DROPIN_CHECK(weight_->defined() || !is_training(), StateError, who(),
+               ": the float weight was released by pack(); the layer cannot be trained");
   const Tensor h = normalize(x);
-  if (h.dtype() == kFloat64) return bit_linear(h, packed() && !is_training() ? Tensor() : *weight_, *bias_, params_, packed() ? BitPackedWeight{*packed_, *scale_} : BitPackedWeight{});
+  if (h.dtype() == kFloat64)
+    return bit_linear(h, packed() && !is_training() ? Tensor() : *weight_, *bias_, params_,
+                      packed() ? BitPackedWeight{*packed_, *scale_} : BitPackedWeight{});
   return bit_linear(h, *weight_, *bias_, params_, quantized());
 }
 
 void BitLinear::pack(bool release) {
-  DROPIN_CHECK(weight_->defined(), StateError, who(), ": pack: the float weight was released already");
-  const BitPackedWeight p = bitlinear_pack_weight(*weight_, options_.variant, options_.weight_groups);
+  DROPIN_CHECK(weight_->defined(), StateError, who(),
+               ": pack: the float weight was released already");
+  const BitPackedWeight p =
+      bitlinear_pack_weight(*weight_, options_.variant, options_.weight_groups);
   *packed_ = p.packed;
   *scale_ = p.scale;
   if (release) *weight_ = Tensor();
@@ -102,18 +132,26 @@ void BitLinear::state_changed() {
   cache_->source = {};
   cache_->packed = {};
   if (is_training() && weight_->defined()) *packed_ = *scale_ = Tensor();
-  if (scale_->defined() && scale_->dtype() != kFloat32) *scale_ = scale_->detach().to(kFloat32);  // to(dtype) means the parameters
+  if (scale_->defined() && scale_->dtype() != kFloat32)
+    *scale_ = scale_->detach().to(kFloat32);  // to(dtype) means the parameters
 }
 
-void BitLinear::translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>&) const {
+void BitLinear::translate_state(StateDict& state, const std::string& prefix,
+                                std::vector<std::string>&) const {
   const auto& o = options_;
-  const Tensor p = state.find(prefix + "weight_packed"), s = state.find(prefix + "weight_scale"), w = state.find(prefix + "weight");
-  const std::int64_t planes = params_.ternary ? 4 : 8, bytes = (o.in_features + planes - 1) / planes;
+  const Tensor p = state.find(prefix + "weight_packed"), s = state.find(prefix + "weight_scale"),
+               w = state.find(prefix + "weight");
+  const std::int64_t planes = params_.ternary ? 4 : 8,
+                     bytes = (o.in_features + planes - 1) / planes;
   if (p.defined()) {
-    DROPIN_CHECK(p.dtype() == kUInt8, StateError, who(), ": ", prefix, "weight_packed is ", p.dtype(), ", expected uint8");
-    DROPIN_CHECK(p.sizes() == (Shape{o.out_features, bytes}), StateError, who(), ": ", prefix, "weight_packed is ", p.sizes(), ", expected ", (Shape{o.out_features, bytes}), " for variant ",
-                 o.variant, ", in_features ", o.in_features, " and out_features ", o.out_features);
-    DROPIN_CHECK(s.defined() && s.sizes() == (Shape{o.weight_groups}), StateError, who(), ": ", prefix, "weight_scale is ", s.defined() ? s.sizes() : Shape{}, ", expected [",
+    DROPIN_CHECK(p.dtype() == kUInt8, StateError, who(), ": ", prefix, "weight_packed is ",
+                 p.dtype(), ", expected uint8");
+    DROPIN_CHECK(p.sizes() == (Shape{o.out_features, bytes}), StateError, who(), ": ", prefix,
+                 "weight_packed is ", p.sizes(), ", expected ", (Shape{o.out_features, bytes}),
+                 " for variant ", o.variant, ", in_features ", o.in_features, " and out_features ",
+                 o.out_features);
+    DROPIN_CHECK(s.defined() && s.sizes() == (Shape{o.weight_groups}), StateError, who(), ": ",
+                 prefix, "weight_scale is ", s.defined() ? s.sizes() : Shape{}, ", expected [",
                  o.weight_groups, "]");
     const Tensor c = p.to(kCPU).contiguous();
     const std::uint8_t* b = c.data<std::uint8_t>();
@@ -124,8 +162,10 @@ void BitLinear::translate_state(StateDict& state, const std::string& prefix, std
         const int used = static_cast<int>((planes - spare) * 8 / planes);
         good = good && b[i] >> used == (params_.ternary ? 0x55 >> used : 0);
       }
-      DROPIN_CHECK(good, StateError, who(), ": ", prefix, "weight_packed holds ", static_cast<int>(b[i]), " in row ", i / bytes, ", which is not packed as variant ", o.variant, " of ",
-                   o.in_features, " columns");
+      DROPIN_CHECK(good, StateError, who(), ": ", prefix, "weight_packed holds ",
+                   static_cast<int>(b[i]), " in row ", i / bytes,
+                   ", which is not packed as variant ", o.variant, " of ", o.in_features,
+                   " columns");
     }
     if (!packed_->defined()) {
       *packed_ = zeros(p.sizes(), {kUInt8, p.device()});

@@ -16,42 +16,54 @@ struct Case {
   Json config;
   bool training = false;
   double rtol = 0, atol = 0;
-  NamedTensors parameters, buffers, inputs, outputs, grad_outputs, grad_inputs, grad_parameters, step_gradients;
+  NamedTensors parameters, buffers, inputs, outputs, grad_outputs, grad_inputs, grad_parameters,
+      step_gradients;
 };
 
 Case read_case(const std::string& path, const SafetensorsFile& file) {
   auto meta = [&](const char* key) -> const std::string& {
     const std::string* v = file.find_metadata(key);
-    if (!v) fail<FileError>({path, ": no \"", key, "\" in __metadata__; this is not a golden case"});
+    if (!v)
+      fail<FileError>({path, ": no \"", key, "\" in __metadata__; this is not a golden case"});
     return *v;
   };
   auto number = [&](const char* key) {
     const std::string& s = meta(key);
     char* end = nullptr;
     const double v = std::strtod(s.c_str(), &end);
-    if (s.empty() || *end || !(v >= 0)) fail<FileError>({path, ": ", key, " is \"", s, "\", expected a number of at least 0"});
+    if (s.empty() || *end || !(v >= 0))
+      fail<FileError>({path, ": ", key, " is \"", s, "\", expected a number of at least 0"});
     return v;
   };
-  if (meta("format") != "dropin-golden-1") fail<FileError>({path, ": format is \"", meta("format"), "\", expected dropin-golden-1"});
+  if (meta("format") != "dropin-golden-1")
+    fail<FileError>({path, ": format is \"", meta("format"), "\", expected dropin-golden-1"});
   Case c;
   c.kind = meta("kind");
   c.name = meta("name");
-  if (c.kind != "module" && c.kind != "function" && c.kind != "optimizer") fail<FileError>({path, ": kind is \"", c.kind, "\", expected module, function or optimizer"});
+  if (c.kind != "module" && c.kind != "function" && c.kind != "optimizer")
+    fail<FileError>({path, ": kind is \"", c.kind, "\", expected module, function or optimizer"});
   try {
     c.config = Json::parse(meta("config"));
   } catch (const OptionError& e) {
     fail<FileError>({path, ": config: ", e.what()});
   }
   if (!c.config.is_object()) fail<FileError>({path, ": config is not a JSON object"});
-  if (const std::string* training = file.find_metadata("training")) c.training = *training == "true";
+  if (const std::string* training = file.find_metadata("training"))
+    c.training = *training == "true";
   c.rtol = number("rtol");
   c.atol = number("atol");
   struct Prefix {
     const char* text;
     NamedTensors* where;
   };
-  const Prefix prefixes[] = {{"param.", &c.parameters}, {"buffer.", &c.buffers}, {"input.", &c.inputs}, {"output.", &c.outputs}, {"grad_output.", &c.grad_outputs},
-                             {"grad_input.", &c.grad_inputs}, {"grad_param.", &c.grad_parameters}, {"grad.", &c.step_gradients}};
+  const Prefix prefixes[] = {{"param.", &c.parameters},
+                             {"buffer.", &c.buffers},
+                             {"input.", &c.inputs},
+                             {"output.", &c.outputs},
+                             {"grad_output.", &c.grad_outputs},
+                             {"grad_input.", &c.grad_inputs},
+                             {"grad_param.", &c.grad_parameters},
+                             {"grad.", &c.step_gradients}};
   for (const auto& [name, t] : file.tensors) {
     bool known = false;
     for (const Prefix& p : prefixes)
@@ -59,7 +71,10 @@ Case read_case(const std::string& path, const SafetensorsFile& file) {
         p.where->set(name.substr(std::string_view(p.text).size()), t);
         known = true;
       }
-    if (!known) fail<FileError>({path, ": tensor \"", name, "\" has none of the prefixes param. buffer. input. output. grad_output. grad_input. grad_param. grad."});
+    if (!known)
+      fail<FileError>({path, ": tensor \"", name,
+                       "\" has none of the prefixes param. buffer. input. output. grad_output. "
+                       "grad_input. grad_param. grad."});
   }
   return c;
 }
@@ -86,7 +101,8 @@ TensorCheck compare(std::string name, const Tensor& got_, const Tensor& want, co
   }
   const bool exact = !is_floating(want.dtype());
   if (exact && is_floating(got_.dtype())) {
-    r.detail = fmt::format("dtype is {}, expected {}", dropin::name(got_.dtype()), dropin::name(want.dtype()));
+    r.detail = fmt::format("dtype is {}, expected {}", dropin::name(got_.dtype()),
+                           dropin::name(want.dtype()));
     return r;
   }
   const Tensor got = got_.detach().to(kCPU);
@@ -95,9 +111,12 @@ TensorCheck compare(std::string name, const Tensor& got_, const Tensor& want, co
   for (std::size_t i = 0; i < g.size(); ++i) {
     double error = std::abs(g[i] - w[i]), share = 0;
     bool good;
-    if (std::isnan(w[i]) || std::isnan(g[i])) good = std::isnan(w[i]) && std::isnan(g[i]);
-    else if (std::isinf(w[i]) || std::isinf(g[i])) good = g[i] == w[i];
-    else if (exact) good = g[i] == w[i];
+    if (std::isnan(w[i]) || std::isnan(g[i]))
+      good = std::isnan(w[i]) && std::isnan(g[i]);
+    else if (std::isinf(w[i]) || std::isinf(g[i]))
+      good = g[i] == w[i];
+    else if (exact)
+      good = g[i] == w[i];
     else {
       const double allowed = c.atol + c.rtol * std::abs(w[i]);
       share = allowed > 0 ? error / allowed : error > 0 ? INFINITY : 0;
@@ -117,20 +136,26 @@ TensorCheck compare(std::string name, const Tensor& got_, const Tensor& want, co
   r.passed = wrong == 0;
   if (!r.passed) {
     const auto i = static_cast<std::size_t>(worst_at);
-    r.detail = fmt::format("{} of {} elements; at {} got {:.9g}, wanted {:.9g}", wrong, g.size(), position(worst_at, want.sizes()), g[i], w[i]);
+    r.detail = fmt::format("{} of {} elements; at {} got {:.9g}, wanted {:.9g}", wrong, g.size(),
+                           position(worst_at, want.sizes()), g[i], w[i]);
   }
   return r;
 }
 
 /// "3.0": step 3, parameter 0. StateError on anything else.
-std::pair<std::int64_t, std::size_t> step_and_index(const char* prefix, const std::string& name, std::size_t params) {
+std::pair<std::int64_t, std::size_t> step_and_index(const char* prefix, const std::string& name,
+                                                    std::size_t params) {
   std::int64_t step = 0;
   std::size_t index = 0;
   const char *at = name.data(), *end = at + name.size();
   const auto a = std::from_chars(at, end, step);
-  const auto b = a.ec == std::errc() && a.ptr != end && *a.ptr == '.' ? std::from_chars(a.ptr + 1, end, index) : std::from_chars_result{at, std::errc::invalid_argument};
+  const auto b = a.ec == std::errc() && a.ptr != end && *a.ptr == '.'
+                     ? std::from_chars(a.ptr + 1, end, index)
+                     : std::from_chars_result{at, std::errc::invalid_argument};
   if (b.ec != std::errc() || b.ptr != end || step < 1 || index >= params)
-    fail<StateError>({prefix, name, ": expected ", prefix, "<step>.<i> with step from 1 and i below ", params, ", the number of parameters"});
+    fail<StateError>({prefix, name, ": expected ", prefix,
+                      "<step>.<i> with step from 1 and i below ", params,
+                      ", the number of parameters"});
   return {step, index};
 }
 
@@ -141,14 +166,19 @@ void run_optimizer(const Case& c, const Device& device, CaseResult& r) {
     if (!p.defined()) break;
     params.push_back(p.to(device).clone().requires_grad_());
   }
-  if (params.size() != c.parameters.size()) fail<StateError>({"param.<i> must be numbered from 0 without gaps"});
+  if (params.size() != c.parameters.size())
+    fail<StateError>({"param.<i> must be numbered from 0 without gaps"});
   Box<Optimizer> optimizer = make_optimizer(c.name, params, c.config);
   std::set<std::int64_t> given;
-  for (const auto& [n, t] : c.step_gradients) given.insert(step_and_index("grad.", n, params.size()).first);
+  for (const auto& [n, t] : c.step_gradients)
+    given.insert(step_and_index("grad.", n, params.size()).first);
   const std::int64_t steps = static_cast<std::int64_t>(given.size());
-  if (steps && *given.rbegin() != steps) fail<StateError>({"grad.<step>.<i>: there are gradients of ", steps, " steps, but the last is step ", *given.rbegin()});
+  if (steps && *given.rbegin() != steps)
+    fail<StateError>({"grad.<step>.<i>: there are gradients of ", steps,
+                      " steps, but the last is step ", *given.rbegin()});
   for (const auto& [n, t] : c.outputs)
-    if (step_and_index("output.", n, params.size()).first > steps) fail<StateError>({"output.", n, ": the gradients end at step ", steps});
+    if (step_and_index("output.", n, params.size()).first > steps)
+      fail<StateError>({"output.", n, ": the gradients end at step ", steps});
   for (std::int64_t s = 1; s <= steps; ++s) {
     for (std::size_t i = 0; i < params.size(); ++i) {
       const Tensor g = c.step_gradients.find(fmt::format("{}.{}", s, i));
@@ -157,12 +187,14 @@ void run_optimizer(const Case& c, const Device& device, CaseResult& r) {
     optimizer->step();
     for (std::size_t i = 0; i < params.size(); ++i) {
       const std::string n = fmt::format("{}.{}", s, i);
-      if (const Tensor want = c.outputs.find(n); want.defined()) r.checks.push_back(compare("output." + n, params[i], want, c));
+      if (const Tensor want = c.outputs.find(n); want.defined())
+        r.checks.push_back(compare("output." + n, params[i], want, c));
     }
   }
 }
 
-/// Expected gradients by the module's own names: what loading does to a parameter of another framework's name (a new name, a part, a transpose) is done to its gradient.
+/// Expected gradients by the module's own names: what loading does to a parameter of another
+/// framework's name (a new name, a part, a transpose) is done to its gradient.
 NamedTensors own_gradients(const Module& m, const Case& c) {
   StateDict values, given;  // gradients, and ones where there is one
   NamedTensors r;
@@ -180,7 +212,9 @@ NamedTensors own_gradients(const Module& m, const Case& c) {
 }
 
 // Backward from the given gradients, then inputs' and parameters' gradients against the case's.
-void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTensors& inputs, const NamedTensors& wanted, const std::vector<std::pair<std::string, Tensor>>& parameters,
+void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTensors& inputs,
+                     const NamedTensors& wanted,
+                     const std::vector<std::pair<std::string, Tensor>>& parameters,
                      const Device& device, CaseResult& r) {
   if (!c.grad_outputs.size()) return;
   Tensors ys, gs;
@@ -192,7 +226,9 @@ void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTens
     gs.push_back(g.to(device));
   }
   if (!ys.empty()) backward(ys, gs);
-  auto gradient = [](const Tensor& t) { return t.grad().defined() ? t.grad() : zeros_like(t); };  // took no part: zero
+  auto gradient = [](const Tensor& t) {
+    return t.grad().defined() ? t.grad() : zeros_like(t);
+  };  // took no part: zero
   for (const auto& [n, want] : c.grad_inputs) {
     const Tensor x = inputs.find(n);
     r.checks.push_back(compare("grad_input." + n, x.defined() ? gradient(x) : Tensor(), want, c));
@@ -228,9 +264,13 @@ void run_case(const Case& c, const Device& device, CaseResult& r) {
     if (!info.call) fail<OptionError>({c.name, " is not a function"});
     outputs = info.call(c.config, inputs);
   }
-  if (outputs.size() == 1 && (c.outputs.contains("y") || c.grad_outputs.contains("y"))) outputs.set("y", outputs.begin()->second);  // a single result is also output.y
-  for (const auto& [n, want] : c.outputs) r.checks.push_back(compare("output." + n, outputs.find(n), want, c));
-  check_gradients(c, outputs, inputs, wanted, m ? m->named_parameters() : std::vector<std::pair<std::string, Tensor>>{}, device, r);
+  if (outputs.size() == 1 && (c.outputs.contains("y") || c.grad_outputs.contains("y")))
+    outputs.set("y", outputs.begin()->second);  // a single result is also output.y
+  for (const auto& [n, want] : c.outputs)
+    r.checks.push_back(compare("output." + n, outputs.find(n), want, c));
+  check_gradients(c, outputs, inputs, wanted,
+                  m ? m->named_parameters() : std::vector<std::pair<std::string, Tensor>>{}, device,
+                  r);
 }
 
 }  // namespace
@@ -249,7 +289,8 @@ CaseResult conform(const std::string& path, const Device& device, bool skip_unkn
   }
   try {
     run_case(c, device, r);
-    r.passed = std::all_of(r.checks.begin(), r.checks.end(), [](const TensorCheck& t) { return t.passed; });
+    r.passed = std::all_of(r.checks.begin(), r.checks.end(),
+                           [](const TensorCheck& t) { return t.passed; });
     if (r.checks.empty()) {
       r.passed = false;
       r.error = "the case has nothing to compare";
@@ -266,8 +307,10 @@ std::vector<std::string> golden_files(const std::string& path) {
   if (fs::is_regular_file(path, error)) return {path};
   if (!fs::is_directory(path, error)) fail<FileError>({path, ": no such file or folder"});
   std::vector<std::string> r;
-  for (auto it = fs::recursive_directory_iterator(path, error); !error && it != fs::recursive_directory_iterator(); it.increment(error))
-    if (it->is_regular_file(error) && it->path().extension() == ".safetensors") r.push_back(it->path().string());
+  for (auto it = fs::recursive_directory_iterator(path, error);
+       !error && it != fs::recursive_directory_iterator(); it.increment(error))
+    if (it->is_regular_file(error) && it->path().extension() == ".safetensors")
+      r.push_back(it->path().string());
   if (r.empty()) fail<FileError>({path, ": no .safetensors files below this folder"});
   std::sort(r.begin(), r.end());
   return r;

@@ -1,4 +1,5 @@
-// One list per room; each lives in its room (src/<room>/register.cpp) and names its members, a line each.
+// One list per room; each lives in its room (src/<room>/register.cpp) and names its members, a line
+// each.
 #pragma once
 #include "dropin/registry/registry.h"
 

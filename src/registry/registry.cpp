@@ -34,7 +34,8 @@ const ComponentInfo& Registry::find(std::string_view given) const {
   const std::string near = nearest_name(name, names.data(), names.size());
   std::string all;
   for (const std::string& n : names) all += (all.empty() ? "" : ", ") + n;
-  fail<OptionError>({"registry: no component \"", name, "\"; the nearest name is \"", near, "\"; components: ", all});
+  fail<OptionError>({"registry: no component \"", name, "\"; the nearest name is \"", near,
+                     "\"; components: ", all});
 }
 
 Json sample_options(const ComponentInfo& c) {
@@ -44,7 +45,9 @@ Json sample_options(const ComponentInfo& c) {
     "vocab_size": 11, "num_layers": 1, "max_len": 12})");
   Json o = Json::object();
   for (const FieldInfo& f : c.options)
-    if (const Json* v = common.find(f.name); v && !(f.type == "string" && !v->is_string()) && !(f.type.rfind("list", 0) == 0 && !v->is_array())) o.set(f.name, *v);
+    if (const Json* v = common.find(f.name); v && !(f.type == "string" && !v->is_string()) &&
+                                             !(f.type.rfind("list", 0) == 0 && !v->is_array()))
+      o.set(f.name, *v);
   if (c.sample.empty()) return o;
   const Json own = Json::parse(c.sample);
   for (const auto& [k, v] : own.items()) o.set(k, v);
@@ -64,7 +67,10 @@ Registry& registry() {
 
 Box<Module> make(std::string_view name, const Json& options) {
   const ComponentInfo& c = registry().find(name);
-  if (!c.make_module) fail<OptionError>({"make: ", name, " is ", c.kind == ComponentKind::Function ? "a function" : "an optimizer", ", not a module"});
+  if (!c.make_module)
+    fail<OptionError>({"make: ", name, " is ",
+                       c.kind == ComponentKind::Function ? "a function" : "an optimizer",
+                       ", not a module"});
   return c.make_module(options);
 }
 Box<Optimizer> make_optimizer(std::string_view name, const Tensors& params, const Json& options) {
@@ -76,12 +82,14 @@ Box<Optimizer> make_optimizer(std::string_view name, const Tensors& params, cons
 // --- swap
 
 // Null stands for a default, and each has its own.
-Json replacing_options(const ComponentInfo& from, const Json& old_options, const Json& around, const ComponentInfo& to) {
+Json replacing_options(const ComponentInfo& from, const Json& old_options, const Json& around,
+                       const ComponentInfo& to) {
   Json all = to.options_from ? to.options_from(from.name, old_options, around) : Json::object();
   if (all.size() == 0)
     for (const FieldInfo& f : to.options) {
       const Json* v = old_options.find(f.name);
-      if (!v && f.name == "embed_dim") v = old_options.find("d_model");  // a family's width, by the other name that papers give it
+      if (!v && f.name == "embed_dim")
+        v = old_options.find("d_model");  // a family's width, by the other name that papers give it
       if (v && !v->is_null()) all.set(f.name, *v);
     }
   return all;
@@ -101,7 +109,8 @@ struct Planned {
   SwapReport::Instance report;
 };
 
-void plan(Module& m, const std::string& path, const ComponentInfo& from, const ComponentInfo& to, const Json& options, Json around, std::vector<Planned>& out) {
+void plan(Module& m, const std::string& path, const ComponentInfo& from, const ComponentInfo& to,
+          const Json& options, Json around, std::vector<Planned>& out) {
   const Json own = m.options_json();
   for (const auto& [k, v] : own.items()) around.set(k, v);
   for (auto& [name, child] : m.children()) {
@@ -110,7 +119,12 @@ void plan(Module& m, const std::string& path, const ComponentInfo& from, const C
       plan(*child, here, from, to, options, around, out);
       continue;
     }
-    Planned p{&m, name, here, to.make_module(with(replacing_options(from, child->options_json(), around, to), options)), {}};
+    Planned p{
+        &m,
+        name,
+        here,
+        to.make_module(with(replacing_options(from, child->options_json(), around, to), options)),
+        {}};
     p.report.path = here;
     const StateDict old = child->state_dict();
     auto parameters = child->named_parameters();
@@ -140,10 +154,14 @@ void plan(Module& m, const std::string& path, const ComponentInfo& from, const C
 
 }  // namespace
 
-SwapReport swap(Module& model, std::string_view from_name, std::string_view to_name, const Json& options) {
+SwapReport swap(Module& model, std::string_view from_name, std::string_view to_name,
+                const Json& options) {
   const ComponentInfo &from = registry().find(from_name), &to = registry().find(to_name);
-  if (!from.make_module || !to.make_module) fail<OptionError>({"swap: ", from.make_module ? to_name : from_name, " is not a module"});
-  if (from.family != to.family) fail<OptionError>({"swap: ", from_name, " is a ", from.family, " and ", to_name, " a ", to.family, "; only members of one family replace each other"});
+  if (!from.make_module || !to.make_module)
+    fail<OptionError>({"swap: ", from.make_module ? to_name : from_name, " is not a module"});
+  if (from.family != to.family)
+    fail<OptionError>({"swap: ", from_name, " is a ", from.family, " and ", to_name, " a ",
+                       to.family, "; only members of one family replace each other"});
   std::vector<Planned> planned;
   plan(model, "", from, to, options, Json::object(), planned);
   if (planned.empty()) fail<OptionError>({"swap: the model has no ", from_name});

@@ -5,7 +5,8 @@
 
 namespace dropin {
 
-void detail::init_attention(const Child<Linear>& q, const Child<Linear>& k, const Child<Linear>& v, const Child<Linear>& out, bool packed) {
+void detail::init_attention(const Child<Linear>& q, const Child<Linear>& k, const Child<Linear>& v,
+                            const Child<Linear>& out, bool packed) {
   no_grad guard;
   for (auto* p : {&q, &k, &v}) {
     Tensor& w = p->as()->weight();
@@ -16,38 +17,60 @@ void detail::init_attention(const Child<Linear>& q, const Child<Linear>& k, cons
     if (p->as()->bias().defined()) p->as()->bias().zero_();
 }
 
-void detail::check_heads_options(std::string_view who, std::int64_t embed_dim, std::int64_t num_heads, const std::string& rope, double dropout) {
-  DROPIN_CHECK(embed_dim > 0 && num_heads > 0, OptionError, who, ": embed_dim ", embed_dim, " and num_heads ", num_heads, " must be positive");
-  DROPIN_CHECK(embed_dim % num_heads == 0, OptionError, who, ": embed_dim ", embed_dim, " is not divisible by num_heads ", num_heads);
-  DROPIN_CHECK(rope == "none" || rope == "half" || rope == "interleaved", OptionError, who, ": rope is \"", rope, "\", expected none, half or interleaved");
-  DROPIN_CHECK(rope == "none" || embed_dim / num_heads % 2 == 0, OptionError, who, ": rope turns pairs, but the head width embed_dim / num_heads = ", embed_dim / num_heads, " is odd");
-  DROPIN_CHECK(dropout >= 0 && dropout < 1, OptionError, who, ": dropout is ", dropout, ", expected 0 <= dropout < 1");
+void detail::check_heads_options(std::string_view who, std::int64_t embed_dim,
+                                 std::int64_t num_heads, const std::string& rope, double dropout) {
+  DROPIN_CHECK(embed_dim > 0 && num_heads > 0, OptionError, who, ": embed_dim ", embed_dim,
+               " and num_heads ", num_heads, " must be positive");
+  DROPIN_CHECK(embed_dim % num_heads == 0, OptionError, who, ": embed_dim ", embed_dim,
+               " is not divisible by num_heads ", num_heads);
+  DROPIN_CHECK(rope == "none" || rope == "half" || rope == "interleaved", OptionError, who,
+               ": rope is \"", rope, "\", expected none, half or interleaved");
+  DROPIN_CHECK(rope == "none" || embed_dim / num_heads % 2 == 0, OptionError, who,
+               ": rope turns pairs, but the head width embed_dim / num_heads = ",
+               embed_dim / num_heads, " is odd");
+  DROPIN_CHECK(dropout >= 0 && dropout < 1, OptionError, who, ": dropout is ", dropout,
+               ", expected 0 <= dropout < 1");
 }
 
-void detail::check_attention_inputs(std::string_view who, const Tensor& query, const Tensor& key, const Tensor& value, std::int64_t embed_dim, std::int64_t kdim, std::int64_t vdim) {
-  DROPIN_CHECK(query.dim() == 3 && query.size(2) == embed_dim, ShapeError, who, ": ", query.is_same(key) ? "x" : "query", " is ", query.sizes(), ", expected [B, L, ",
+void detail::check_attention_inputs(std::string_view who, const Tensor& query, const Tensor& key,
+                                    const Tensor& value, std::int64_t embed_dim, std::int64_t kdim,
+                                    std::int64_t vdim) {
+  DROPIN_CHECK(query.dim() == 3 && query.size(2) == embed_dim, ShapeError, who, ": ",
+               query.is_same(key) ? "x" : "query", " is ", query.sizes(), ", expected [B, L, ",
                embed_dim, "] because embed_dim = ", embed_dim);
-  DROPIN_CHECK(key.dim() == 3 && key.size(2) == kdim && key.size(0) == query.size(0), ShapeError, who, ": key is ", key.sizes(), ", expected [", query.size(0), ", L, ", kdim, "]");
-  DROPIN_CHECK(value.dim() == 3 && value.size(2) == vdim && value.size(0) == query.size(0) && value.size(1) == key.size(1), ShapeError, who, ": value is ", value.sizes(),
-               ", expected [", query.size(0), ", ", key.size(1), ", ", vdim, "]");
+  DROPIN_CHECK(key.dim() == 3 && key.size(2) == kdim && key.size(0) == query.size(0), ShapeError,
+               who, ": key is ", key.sizes(), ", expected [", query.size(0), ", L, ", kdim, "]");
+  DROPIN_CHECK(value.dim() == 3 && value.size(2) == vdim && value.size(0) == query.size(0) &&
+                   value.size(1) == key.size(1),
+               ShapeError, who, ": value is ", value.sizes(), ", expected [", query.size(0), ", ",
+               key.size(1), ", ", vdim, "]");
 }
 
-Tensor detail::check_attn_mask(std::string_view who, const Tensor& m, std::int64_t batch, std::int64_t heads, std::int64_t lq, std::int64_t lk) {
+Tensor detail::check_attn_mask(std::string_view who, const Tensor& m, std::int64_t batch,
+                               std::int64_t heads, std::int64_t lq, std::int64_t lk) {
   if (!m.defined()) return m;
   const bool flat = m.dim() == 2 && m.size(0) == lq && m.size(1) == lk;
-  const bool full = m.dim() == 4 && m.size(0) == batch && (m.size(1) == 1 || m.size(1) == heads) && m.size(2) == lq && m.size(3) == lk;
-  DROPIN_CHECK(flat || full, ShapeError, who, ": attn_mask is ", m.sizes(), ", expected [", lq, ", ", lk, "] or [", batch, ", 1 or ", heads, ", ", lq, ", ", lk, "]");
+  const bool full = m.dim() == 4 && m.size(0) == batch && (m.size(1) == 1 || m.size(1) == heads) &&
+                    m.size(2) == lq && m.size(3) == lk;
+  DROPIN_CHECK(flat || full, ShapeError, who, ": attn_mask is ", m.sizes(), ", expected [", lq,
+               ", ", lk, "] or [", batch, ", 1 or ", heads, ", ", lq, ", ", lk, "]");
   return m;
 }
 
-void detail::check_sequence(std::string_view who, const Tensor& x, std::int64_t embed_dim, const SequenceArgs& args) {
-  DROPIN_CHECK(x.dim() == 3 && x.size(2) == embed_dim, ShapeError, who, ": x is ", x.sizes(), ", expected [B, L, ", embed_dim, "] because embed_dim = ", embed_dim);
-  DROPIN_CHECK(is_floating(x.dtype()), DTypeError, who, ": x is ", x.dtype(), ", expected a floating-point tensor");
+void detail::check_sequence(std::string_view who, const Tensor& x, std::int64_t embed_dim,
+                            const SequenceArgs& args) {
+  DROPIN_CHECK(x.dim() == 3 && x.size(2) == embed_dim, ShapeError, who, ": x is ", x.sizes(),
+               ", expected [B, L, ", embed_dim, "] because embed_dim = ", embed_dim);
+  DROPIN_CHECK(is_floating(x.dtype()), DTypeError, who, ": x is ", x.dtype(),
+               ", expected a floating-point tensor");
   for (const Tensor& m : {args.key_padding_mask, args.global_attention_mask}) {
     if (!m.defined()) continue;
-    const char* what = m.is_same(args.key_padding_mask) ? "key_padding_mask" : "global_attention_mask";
-    DROPIN_CHECK(m.dtype() == kBool, DTypeError, who, ": ", what, " is ", m.dtype(), ", expected bool");
-    DROPIN_CHECK(m.dim() == 2 && m.size(0) == x.size(0) && m.size(1) == x.size(1), ShapeError, who, ": ", what, " is ", m.sizes(), ", expected [", x.size(0), ", ", x.size(1), "]");
+    const char* what =
+        m.is_same(args.key_padding_mask) ? "key_padding_mask" : "global_attention_mask";
+    DROPIN_CHECK(m.dtype() == kBool, DTypeError, who, ": ", what, " is ", m.dtype(),
+                 ", expected bool");
+    DROPIN_CHECK(m.dim() == 2 && m.size(0) == x.size(0) && m.size(1) == x.size(1), ShapeError, who,
+                 ": ", what, " is ", m.sizes(), ", expected [", x.size(0), ", ", x.size(1), "]");
   }
 }
 
@@ -59,26 +82,34 @@ std::pair<Tensor, Tensor> KeyValueState::append(const Tensor& k, const Tensor& v
   return {keys.narrow(2, 0, length), values.narrow(2, 0, length)};
 }
 
-Box<SequenceState> detail::key_value_state(std::string_view who, std::int64_t batch, std::int64_t max_len, std::int64_t heads, std::int64_t width, const TensorOptions& like) {
-  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who, ": init_state(", batch, ", ", max_len, "): sizes must not be negative");
+Box<SequenceState> detail::key_value_state(std::string_view who, std::int64_t batch,
+                                           std::int64_t max_len, std::int64_t heads,
+                                           std::int64_t width, const TensorOptions& like) {
+  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who, ": init_state(", batch, ", ", max_len,
+               "): sizes must not be negative");
   auto s = Box<KeyValueState>(new KeyValueState);
   s->keys = zeros({batch, heads, max_len, width}, like);
   s->values = zeros({batch, heads, max_len, width}, like);
   return s;
 }
 
-KeyValueState& detail::check_step(std::string_view who, const Tensor& x_t, SequenceState& state, bool causal, std::int64_t embed_dim) {
+KeyValueState& detail::check_step(std::string_view who, const Tensor& x_t, SequenceState& state,
+                                  bool causal, std::int64_t embed_dim) {
   auto* s = dynamic_cast<KeyValueState*>(&state);
   DROPIN_CHECK(causal, OptionError, who, ": step() needs causal = true");
   DROPIN_CHECK(s, StateError, who, ": step() was given the state of another layer type");
-  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == embed_dim, ShapeError, who, ": x_t is ", x_t.sizes(), ", expected [B, n, ", embed_dim, "]");
-  DROPIN_CHECK(x_t.size(0) == s->keys.size(0), ShapeError, who, ": x_t has batch ", x_t.size(0), ", the state ", s->keys.size(0));
-  DROPIN_CHECK(s->length + x_t.size(1) <= s->keys.size(2), StateError, who, ": the state is full: ", s->length, " tokens and ", x_t.size(1), " more exceed its capacity of ",
-               s->keys.size(2));
+  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == embed_dim, ShapeError, who, ": x_t is ",
+               x_t.sizes(), ", expected [B, n, ", embed_dim, "]");
+  DROPIN_CHECK(x_t.size(0) == s->keys.size(0), ShapeError, who, ": x_t has batch ", x_t.size(0),
+               ", the state ", s->keys.size(0));
+  DROPIN_CHECK(s->length + x_t.size(1) <= s->keys.size(2), StateError, who,
+               ": the state is full: ", s->length, " tokens and ", x_t.size(1),
+               " more exceed its capacity of ", s->keys.size(2));
   return *s;
 }
 
-void detail::translate_in_proj(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) {
+void detail::translate_in_proj(StateDict& state, const std::string& prefix,
+                               std::vector<std::string>& renamed) {
   for (const char* kind : {"weight", "bias"}) {
     const std::string packed = prefix + "in_proj_" + kind;
     const Tensor t = state.find(packed);
@@ -86,11 +117,13 @@ void detail::translate_in_proj(StateDict& state, const std::string& prefix, std:
       state.take(packed);
       const std::int64_t n = t.size(0) / 3;
       int i = 0;
-      for (const char* which : {"q_proj.", "k_proj.", "v_proj."}) state.set(prefix + which + kind, t.narrow(0, n * i++, n));
+      for (const char* which : {"q_proj.", "k_proj.", "v_proj."})
+        state.set(prefix + which + kind, t.narrow(0, n * i++, n));
       renamed.push_back(packed + " -> " + prefix + "{q,k,v}_proj." + kind);
     }
   }
-  for (const char* which : {"q_proj", "k_proj", "v_proj"}) rename_state(state, prefix + which + "_weight", prefix + which + ".weight", renamed);
+  for (const char* which : {"q_proj", "k_proj", "v_proj"})
+    rename_state(state, prefix + which + "_weight", prefix + which + ".weight", renamed);
 }
 
 }  // namespace dropin

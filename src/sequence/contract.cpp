@@ -2,8 +2,12 @@
 
 namespace dropin {
 
-Box<SequenceState> SequenceMixer::init_state(std::int64_t, std::int64_t) { fail<OptionError>({type(), ": these options have no step(); a decoding member is causal"}); }
-Tensor SequenceMixer::step(const Tensor&, SequenceState&) { fail<OptionError>({type(), ": these options have no step(); a decoding member is causal"}); }
+Box<SequenceState> SequenceMixer::init_state(std::int64_t, std::int64_t) {
+  fail<OptionError>({type(), ": these options have no step(); a decoding member is causal"});
+}
+Tensor SequenceMixer::step(const Tensor&, SequenceState&) {
+  fail<OptionError>({type(), ": these options have no step(); a decoding member is causal"});
+}
 
 NamedTensors SequenceMixer::call(const NamedTensors& in) {
   SequenceArgs args;

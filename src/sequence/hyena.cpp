@@ -18,8 +18,12 @@ HyenaPositions::HyenaPositions(std::int64_t l_max, std::int64_t emb_dim, bool le
     float* row = table.data<float>() + p * emb_dim;
     time.data<float>()[p] = row[0] = static_cast<float>(static_cast<double>(p) / last);
     for (std::int64_t i = 0; i < bands; ++i) {
-      const double f = bands == 1 ? 1e-4 : 1e-4 + static_cast<double>(i) * (static_cast<double>(bands - 1) - 1e-4) / static_cast<double>(bands - 1);
-      const double angle = f * 2 * std::numbers::pi * static_cast<double>(p) / static_cast<double>(l_max);
+      const double f = bands == 1 ? 1e-4
+                                  : 1e-4 + static_cast<double>(i) *
+                                               (static_cast<double>(bands - 1) - 1e-4) /
+                                               static_cast<double>(bands - 1);
+      const double angle =
+          f * 2 * std::numbers::pi * static_cast<double>(p) / static_cast<double>(l_max);
       row[1 + i] = static_cast<float>(std::cos(angle));
       row[1 + bands + i] = static_cast<float>(-std::sin(angle));
     }
@@ -31,7 +35,10 @@ HyenaPositions::HyenaPositions(std::int64_t l_max, std::int64_t emb_dim, bool le
 HyenaNetwork::HyenaNetwork(const HyenaFilterOptions& o) {
   const std::int64_t n = o.num_inner_mlps, width = o.filter_order;
   for (std::int64_t i = 0; i <= n + 1; ++i) {
-    linear_.push_back(child<Linear>(std::to_string(2 * i), {.in_features = i ? width : o.emb_dim, .out_features = i <= n ? width : o.d_model, .bias = i <= n}));
+    linear_.push_back(
+        child<Linear>(std::to_string(2 * i), {.in_features = i ? width : o.emb_dim,
+                                              .out_features = i <= n ? width : o.d_model,
+                                              .bias = i <= n}));
     if (i == 0) sine_ = child<HyenaSine>("1", width, o.w).as();
   }
 }
@@ -42,23 +49,30 @@ Tensor HyenaNetwork::forward(const Tensor& z) const {
   return linear_.back()(a);
 }
 
-void HyenaNetwork::translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const {
+void HyenaNetwork::translate_state(StateDict& state, const std::string& prefix,
+                                   std::vector<std::string>& renamed) const {
   const Tensor freq = state.find(prefix + "1.freq");
   for (std::size_t i = 1; i + 1 < linear_.size(); ++i) {  // the same frequency, saved once per sine
     const std::string name = prefix + std::to_string(2 * i + 1) + ".freq";
     const Tensor copy = state.take(name);
     if (!copy.defined()) continue;
-    const bool equal = freq.defined() && freq.sizes() == copy.sizes() && freq.to_vector() == copy.to_vector();
-    DROPIN_CHECK(equal, StateError, "HyenaFilter: ", name, " differs from ", prefix, "1.freq, but all sines share one frequency");
+    const bool equal =
+        freq.defined() && freq.sizes() == copy.sizes() && freq.to_vector() == copy.to_vector();
+    DROPIN_CHECK(equal, StateError, "HyenaFilter: ", name, " differs from ", prefix,
+                 "1.freq, but all sines share one frequency");
     renamed.push_back(name + " -> " + prefix + "1.freq");
   }
 }
 
 HyenaWindow::HyenaWindow(const HyenaFilterOptions& o) {
-  const double slow = std::log(o.target) / o.slow_decay_pct, fast = std::log(o.target) / o.fast_decay_pct;
+  const double slow = std::log(o.target) / o.slow_decay_pct,
+               fast = std::log(o.target) / o.fast_decay_pct;
   Tensor d = empty({1, 1, o.d_model});
   for (std::int64_t c = 0; c < o.d_model; ++c)
-    d.data<float>()[c] = static_cast<float>(o.d_model == 1 ? slow : slow + (fast - slow) * static_cast<double>(c) / static_cast<double>(o.d_model - 1));
+    d.data<float>()[c] =
+        static_cast<float>(o.d_model == 1 ? slow
+                                          : slow + (fast - slow) * static_cast<double>(c) /
+                                                       static_cast<double>(o.d_model - 1));
   deltas = &buffer("deltas", d);
 }
 
@@ -66,7 +80,8 @@ HyenaWindow::HyenaWindow(const HyenaFilterOptions& o) {
 
 // --- HyenaFilter
 
-// The taps made last, and from what: they stand while every parameter and buffer is the same memory with the same version.
+// The taps made last, and from what: they stand while every parameter and buffer is the same memory
+// with the same version.
 struct HyenaFilter::Kept {
   std::mutex mutex;
   std::int64_t length = -1, steps = 0;
@@ -76,17 +91,25 @@ struct HyenaFilter::Kept {
 };
 
 std::vector<std::string> HyenaFilter::examples() {
-  return {R"({"emb_dim": 5, "w": 10, "shift": 0.05, "normalized": true})", R"({"modulate": false, "bias": false, "num_inner_mlps": 0, "lr_pos_emb": 0})"};
+  return {R"({"emb_dim": 5, "w": 10, "shift": 0.05, "normalized": true})",
+          R"({"modulate": false, "bias": false, "num_inner_mlps": 0, "lr_pos_emb": 0})"};
 }
 
 HyenaFilter::HyenaFilter(const HyenaFilterOptions& o) : Component(o), kept_(new Kept) {
-  DROPIN_CHECK(o.d_model > 0 && o.filter_order > 0, OptionError, who(), ": d_model ", o.d_model, " and filter_order ", o.filter_order, " must be positive");
+  DROPIN_CHECK(o.d_model > 0 && o.filter_order > 0, OptionError, who(), ": d_model ", o.d_model,
+               " and filter_order ", o.filter_order, " must be positive");
   DROPIN_CHECK(o.l_max > 0, OptionError, who(), ": l_max is ", o.l_max, ", expected at least 1");
-  DROPIN_CHECK(o.emb_dim >= 3 && o.emb_dim % 2 == 1, OptionError, who(), ": emb_dim is ", o.emb_dim, ", expected an odd number of at least 3");
-  DROPIN_CHECK(o.num_inner_mlps >= 0, OptionError, who(), ": num_inner_mlps is ", o.num_inner_mlps, ", expected at least 0");
-  DROPIN_CHECK(o.fast_decay_pct > 0 && o.slow_decay_pct > 0, OptionError, who(), ": fast_decay_pct ", o.fast_decay_pct, " and slow_decay_pct ", o.slow_decay_pct, " must be positive");
-  DROPIN_CHECK(o.target > 0 && std::isfinite(o.target), OptionError, who(), ": target is ", o.target, ", expected a positive number");
-  DROPIN_CHECK(o.lr >= 0 && o.wd >= 0 && o.lr_pos_emb >= 0, OptionError, who(), ": lr ", o.lr, ", wd ", o.wd, " and lr_pos_emb ", o.lr_pos_emb, " must not be negative");
+  DROPIN_CHECK(o.emb_dim >= 3 && o.emb_dim % 2 == 1, OptionError, who(), ": emb_dim is ", o.emb_dim,
+               ", expected an odd number of at least 3");
+  DROPIN_CHECK(o.num_inner_mlps >= 0, OptionError, who(), ": num_inner_mlps is ", o.num_inner_mlps,
+               ", expected at least 0");
+  DROPIN_CHECK(o.fast_decay_pct > 0 && o.slow_decay_pct > 0, OptionError, who(),
+               ": fast_decay_pct ", o.fast_decay_pct, " and slow_decay_pct ", o.slow_decay_pct,
+               " must be positive");
+  DROPIN_CHECK(o.target > 0 && std::isfinite(o.target), OptionError, who(), ": target is ",
+               o.target, ", expected a positive number");
+  DROPIN_CHECK(o.lr >= 0 && o.wd >= 0 && o.lr_pos_emb >= 0, OptionError, who(), ": lr ", o.lr,
+               ", wd ", o.wd, " and lr_pos_emb ", o.lr_pos_emb, " must not be negative");
   bias_ = &parameter("bias", init::normal({o.d_model}, 1));
   positions_ = child<detail::HyenaPositions>("pos_emb", o.l_max, o.emb_dim, o.lr_pos_emb > 0).as();
   network_ = child<detail::HyenaNetwork>("implicit_filter", o).as();
@@ -97,7 +120,8 @@ HyenaFilter::~HyenaFilter() = default;
 
 Tensor HyenaFilter::filter(std::int64_t length) const {
   const auto& o = options_;
-  DROPIN_CHECK(length >= 1 && length <= o.l_max, ShapeError, who(), ": the sequence has length ", length, ", expected 1 to l_max = ", o.l_max);
+  DROPIN_CHECK(length >= 1 && length <= o.l_max, ShapeError, who(), ": the sequence has length ",
+               length, ", expected 1 to l_max = ", o.l_max);
   Tensor h = network_->forward(positions_->z->select(0, 0).narrow(0, 0, length));
   if (o.modulate) {
     const Tensor t = positions_->t->select(0, 0).narrow(0, 0, length);
@@ -106,18 +130,22 @@ Tensor HyenaFilter::filter(std::int64_t length) const {
   return o.normalized ? h / sum(abs(h), {-1}, true) : h;
 }
 
-std::vector<detail::HyenaTaps> HyenaFilter::make_taps(std::int64_t length, std::int64_t steps, bool channel_major) const {
+std::vector<detail::HyenaTaps> HyenaFilter::make_taps(std::int64_t length, std::int64_t steps,
+                                                      bool channel_major) const {
   const Tensor h = filter(length);
   const std::int64_t channels = options_.d_model / steps;
   std::vector<detail::HyenaTaps> r;
   for (std::int64_t o = 0; o < steps; ++o) {
-    auto part = [&](const Tensor& x) { return channel_major ? x.slice(-1, o, kEnd, steps) : x.narrow(-1, o * channels, channels); };
+    auto part = [&](const Tensor& x) {
+      return channel_major ? x.slice(-1, o, kEnd, steps) : x.narrow(-1, o * channels, channels);
+    };
     r.push_back({part(h).transpose(0, 1), options_.bias ? part(*bias_) : Tensor(), {}});
   }
   return r;
 }
 
-std::vector<detail::HyenaTaps> HyenaFilter::taps(std::int64_t length, std::int64_t steps, bool channel_major) const {
+std::vector<detail::HyenaTaps> HyenaFilter::taps(std::int64_t length, std::int64_t steps,
+                                                 bool channel_major) const {
   const auto state = [&] {
     Tensors all = parameters();
     for (auto& [n, t] : named_buffers()) all.push_back(t);
@@ -128,8 +156,10 @@ std::vector<detail::HyenaTaps> HyenaFilter::taps(std::int64_t length, std::int64
   if (recorded) return make_taps(length, steps, channel_major);
   std::lock_guard lock(kept_->mutex);
   Kept& k = *kept_;
-  bool fresh = k.length == length && k.steps == steps && k.channel_major == channel_major && k.from.size() == state.size();
-  for (std::size_t i = 0; fresh && i < state.size(); ++i) fresh = k.from[i].first == state[i].impl()->storage && k.from[i].second == state[i].version();
+  bool fresh = k.length == length && k.steps == steps && k.channel_major == channel_major &&
+               k.from.size() == state.size();
+  for (std::size_t i = 0; fresh && i < state.size(); ++i)
+    fresh = k.from[i].first == state[i].impl()->storage && k.from[i].second == state[i].version();
   if (fresh) return k.taps;
   k.length = -1;
   k.from.clear();
@@ -148,7 +178,9 @@ void HyenaFilter::state_changed() {
 }
 
 Tensor HyenaFilter::forward(const Tensor& x) {
-  DROPIN_CHECK(x.dim() == 3 && x.size(1) == options_.d_model, ShapeError, who(), ": x is ", x.sizes(), ", expected [B, ", options_.d_model, ", L] because d_model = ", options_.d_model);
+  DROPIN_CHECK(x.dim() == 3 && x.size(1) == options_.d_model, ShapeError, who(), ": x is ",
+               x.sizes(), ", expected [B, ", options_.d_model,
+               ", L] because d_model = ", options_.d_model);
   const detail::HyenaTaps t = taps(x.size(2))[0];
   return fft_conv(x, t.k, t.D, {.spectrum = t.spectrum});
 }
@@ -186,23 +218,25 @@ constexpr std::int64_t kBlock = 32;  // tokens whose interaction is summed direc
 
 // What one long convolution keeps: its inputs, and what earlier blocks add to each output to come.
 struct Stream {
-  Tensor inputs, sums;  // [B, max_len, D]
-  Tensor reversed;      // [max_len, D]: the filter, last tap first
-  Tensor k, D;          // [D, max_len], [D]
+  Tensor inputs, sums;          // [B, max_len, D]
+  Tensor reversed;              // [max_len, D]: the filter, last tap first
+  Tensor k, D;                  // [D, max_len], [D]
   std::vector<Tensor> spectra;  // of the first 2^(p+1) taps, made when first needed
 };
 struct HyenaState : SequenceState {
   std::vector<Stream> streams;
   Tensor recent;  // [B, K - 1, (N + 1) D]: the last inputs of the short convolution
-  std::int64_t length = 0, origin = 0, max_len = 0;  // tokens seen; those of the first call, which `sums` holds in full
+  std::int64_t length = 0, origin = 0,
+               max_len = 0;  // tokens seen; those of the first call, which `sums` holds in full
 };
 
 }  // namespace
 
 std::vector<std::string> HyenaOperator::examples() {
-  return {R"({"order": 3, "emb_dim": 5, "w": 4, "shift": 0.05, "short_filter_order": 1})",
-          R"({"order": 4, "filter_layout": "order_major", "activation": "gelu", "bias": false, "modulate": false, "short_filter_order": 4})",
-          R"({"normalized": true, "lr_pos_emb": 0, "num_inner_mlps": 0})"};
+  return {
+      R"({"order": 3, "emb_dim": 5, "w": 4, "shift": 0.05, "short_filter_order": 1})",
+      R"({"order": 4, "filter_layout": "order_major", "activation": "gelu", "bias": false, "modulate": false, "short_filter_order": 4})",
+      R"({"normalized": true, "lr_pos_emb": 0, "num_inner_mlps": 0})"};
 }
 
 Json HyenaOperator::options_from(std::string_view, const Json& options, const Json& around) {
@@ -215,75 +249,116 @@ Json HyenaOperator::options_from(std::string_view, const Json& options, const Js
 }
 
 HyenaOperator::HyenaOperator(const HyenaOperatorOptions& o) : Component(o) {
-  DROPIN_CHECK(o.d_model > 0, OptionError, who(), ": d_model is ", o.d_model, ", expected a positive number");
+  DROPIN_CHECK(o.d_model > 0, OptionError, who(), ": d_model is ", o.d_model,
+               ", expected a positive number");
   DROPIN_CHECK(o.l_max > 0, OptionError, who(), ": l_max is ", o.l_max, ", expected at least 1");
   DROPIN_CHECK(o.order >= 2, OptionError, who(), ": order is ", o.order, ", expected at least 2");
-  DROPIN_CHECK(o.short_filter_order >= 1, OptionError, who(), ": short_filter_order is ", o.short_filter_order, ", expected at least 1");
-  DROPIN_CHECK(o.emb_dim >= 3 && o.emb_dim % 2 == 1, OptionError, who(), ": emb_dim is ", o.emb_dim, ", expected an odd number of at least 3");
-  DROPIN_CHECK(o.activation == "id" || o.activation == "gelu", OptionError, who(), ": activation is \"", o.activation, "\", expected id or gelu");
-  DROPIN_CHECK(o.filter_layout == "channel_major" || o.filter_layout == "order_major", OptionError, who(), ": filter_layout is \"", o.filter_layout,
+  DROPIN_CHECK(o.short_filter_order >= 1, OptionError, who(), ": short_filter_order is ",
+               o.short_filter_order, ", expected at least 1");
+  DROPIN_CHECK(o.emb_dim >= 3 && o.emb_dim % 2 == 1, OptionError, who(), ": emb_dim is ", o.emb_dim,
+               ", expected an odd number of at least 3");
+  DROPIN_CHECK(o.activation == "id" || o.activation == "gelu", OptionError, who(),
+               ": activation is \"", o.activation, "\", expected id or gelu");
+  DROPIN_CHECK(o.filter_layout == "channel_major" || o.filter_layout == "order_major", OptionError,
+               who(), ": filter_layout is \"", o.filter_layout,
                "\", expected channel_major or order_major");
-  DROPIN_CHECK(o.dropout >= 0 && o.dropout < 1, OptionError, who(), ": dropout is ", o.dropout, ", expected 0 <= dropout < 1");
-  DROPIN_CHECK(o.num_heads == 1 && o.num_blocks == 1, OptionError, who(), ": num_heads ", o.num_heads, " and num_blocks ", o.num_blocks, ": only 1 is supported");
+  DROPIN_CHECK(o.dropout >= 0 && o.dropout < 1, OptionError, who(), ": dropout is ", o.dropout,
+               ", expected 0 <= dropout < 1");
+  DROPIN_CHECK(o.num_heads == 1 && o.num_blocks == 1, OptionError, who(), ": num_heads ",
+               o.num_heads, " and num_blocks ", o.num_blocks, ": only 1 is supported");
   const std::int64_t wide = (o.order + 1) * o.d_model;
   in_proj_ = child<Linear>("in_proj", {.in_features = o.d_model, .out_features = wide});
   out_proj_ = child<Linear>("out_proj", {.in_features = o.d_model, .out_features = o.d_model});
   auto* taps = child<ShortFilter>("short_filter", wide, o.short_filter_order).as();
   short_weight_ = taps->weight, short_bias_ = taps->bias;
-  filter_ = child<HyenaFilter>("filter_fn", {.d_model = o.d_model * (o.order - 1), .l_max = o.l_max, .filter_order = o.filter_order, .emb_dim = o.emb_dim,
-                                             .num_inner_mlps = o.num_inner_mlps, .w = o.w, .modulate = o.modulate, .shift = o.shift, .fast_decay_pct = o.fast_decay_pct,
-                                             .slow_decay_pct = o.slow_decay_pct, .target = o.target, .normalized = o.normalized, .bias = o.bias, .lr = o.lr, .wd = o.wd,
+  filter_ = child<HyenaFilter>("filter_fn", {.d_model = o.d_model * (o.order - 1),
+                                             .l_max = o.l_max,
+                                             .filter_order = o.filter_order,
+                                             .emb_dim = o.emb_dim,
+                                             .num_inner_mlps = o.num_inner_mlps,
+                                             .w = o.w,
+                                             .modulate = o.modulate,
+                                             .shift = o.shift,
+                                             .fast_decay_pct = o.fast_decay_pct,
+                                             .slow_decay_pct = o.slow_decay_pct,
+                                             .target = o.target,
+                                             .normalized = o.normalized,
+                                             .bias = o.bias,
+                                             .lr = o.lr,
+                                             .wd = o.wd,
                                              .lr_pos_emb = o.lr_pos_emb});
 }
 
 namespace {
-// The blocks of D channels of z [B, L, n D] as [B, D, L] each. They are views; their gradients are joined once, not padded with zeros and added one by one.
+// The blocks of D channels of z [B, L, n D] as [B, D, L] each. They are views; their gradients are
+// joined once, not padded with zeros and added one by one.
 Tensors channel_blocks(const Tensor& z, std::int64_t n) {
   const std::int64_t d = z.size(2) / n;
   Tensors blocks;
   for (std::int64_t i = 0; i < n; ++i)
-    blocks.push_back(detail::alias(z, {z.size(0), d, z.size(1)}, {z.stride(0), z.stride(2), z.stride(1)}, z.storage_offset() + i * d * z.stride(2)));
-  return record_many("channel_blocks", blocks, {z}, {}, [sizes = z.sizes(), d, n](const Saved&, const Tensors& gs) -> Tensors {
-    Tensors parts;
-    TensorOptions like;
-    for (const Tensor& g : gs)
-      if (g.defined()) like = g.options();
-    for (std::int64_t i = 0; i < n; ++i) {
-      const Tensor& g = gs[static_cast<std::size_t>(i)];
-      parts.push_back(g.defined() ? g.transpose(1, 2) : zeros({sizes[0], sizes[1], d}, like));
-    }
-    return {concat(parts, 2)};
-  });
+    blocks.push_back(detail::alias(z, {z.size(0), d, z.size(1)},
+                                   {z.stride(0), z.stride(2), z.stride(1)},
+                                   z.storage_offset() + i * d * z.stride(2)));
+  return record_many(
+      "channel_blocks", blocks, {z}, {},
+      [sizes = z.sizes(), d, n](const Saved&, const Tensors& gs) -> Tensors {
+        Tensors parts;
+        TensorOptions like;
+        for (const Tensor& g : gs)
+          if (g.defined()) like = g.options();
+        for (std::int64_t i = 0; i < n; ++i) {
+          const Tensor& g = gs[static_cast<std::size_t>(i)];
+          parts.push_back(g.defined() ? g.transpose(1, 2) : zeros({sizes[0], sizes[1], d}, like));
+        }
+        return {concat(parts, 2)};
+      });
 }
 }  // namespace
 
 HyenaFilter& HyenaOperator::filter() const {
   HyenaFilter* f = filter_.as();
-  DROPIN_CHECK(f, StateError, who(), ": filter_fn is no HyenaFilter any more; only its filters fit here");
+  DROPIN_CHECK(f, StateError, who(),
+               ": filter_fn is no HyenaFilter any more; only its filters fit here");
   return *f;
 }
 
-Tensor HyenaOperator::activate(const Tensor& y) const { return options_.activation == "gelu" ? gelu(y) : y; }
+Tensor HyenaOperator::activate(const Tensor& y) const {
+  return options_.activation == "gelu" ? gelu(y) : y;
+}
 
 Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
   const auto& o = options_;
-  DROPIN_CHECK(x_.dim() == 3 && x_.size(2) == o.d_model, ShapeError, who(), ": x is ", x_.sizes(), ", expected [B, L, ", o.d_model, "] because d_model = ", o.d_model);  // the others' embed_dim
+  DROPIN_CHECK(x_.dim() == 3 && x_.size(2) == o.d_model, ShapeError, who(), ": x is ", x_.sizes(),
+               ", expected [B, L, ", o.d_model,
+               "] because d_model = ", o.d_model);  // the others' embed_dim
   detail::check_sequence(who(), x_, o.d_model, args);
-  DROPIN_CHECK(!args.attn_mask.defined(), OptionError, who(), ": attn_mask has no meaning for a convolution");
+  DROPIN_CHECK(!args.attn_mask.defined(), OptionError, who(),
+               ": attn_mask has no meaning for a convolution");
   const std::int64_t length = x_.size(1);
-  DROPIN_CHECK(length >= 1 && length <= o.l_max, ShapeError, who(), ": x is ", x_.sizes(), ", expected 1 <= L <= l_max = ", o.l_max);
-  const Tensor pad = args.key_padding_mask.defined() ? args.key_padding_mask.unsqueeze(2) : Tensor();
+  DROPIN_CHECK(length >= 1 && length <= o.l_max, ShapeError, who(), ": x is ", x_.sizes(),
+               ", expected 1 <= L <= l_max = ", o.l_max);
+  const Tensor pad =
+      args.key_padding_mask.defined() ? args.key_padding_mask.unsqueeze(2) : Tensor();
   auto masked = [&](const Tensor& t) { return pad.defined() ? where(pad, 0.0, t) : t; };
-  const Tensor z = masked(causal_depthwise_conv(masked(in_proj_(masked(x_))), *short_weight_, *short_bias_));
+  const Tensor z =
+      masked(causal_depthwise_conv(masked(in_proj_(masked(x_))), *short_weight_, *short_bias_));
   const Tensors blocks = channel_blocks(z, o.order + 1);
   auto block = [&](std::int64_t i) { return blocks[static_cast<std::size_t>(i)]; };
-  const std::vector<detail::HyenaTaps> taps = filter().taps(length, o.order - 1, o.filter_layout == "channel_major");
+  const std::vector<detail::HyenaTaps> taps =
+      filter().taps(length, o.order - 1, o.filter_layout == "channel_major");
   const bool noisy = is_training() && o.dropout > 0;
   Tensor v = block(o.order);
-  for (std::int64_t s = 0; s < o.order - 1; ++s) {  // the gate before step s is the gate after step s - 1
+  for (std::int64_t s = 0; s < o.order - 1;
+       ++s) {  // the gate before step s is the gate after step s - 1
     const detail::HyenaTaps& t = taps[static_cast<std::size_t>(s)];
-    if (noisy) v = fft_conv(dropout(v * block(o.order - 1 - s), o.dropout, true), t.k, t.D, {.spectrum = t.spectrum});
-    else v = fft_conv(v, t.k, t.D, {.pre_gate = s == 0 ? block(o.order - 1) : Tensor(), .post_gate = block(o.order - 2 - s), .spectrum = t.spectrum});
+    if (noisy)
+      v = fft_conv(dropout(v * block(o.order - 1 - s), o.dropout, true), t.k, t.D,
+                   {.spectrum = t.spectrum});
+    else
+      v = fft_conv(v, t.k, t.D,
+                   {.pre_gate = s == 0 ? block(o.order - 1) : Tensor(),
+                    .post_gate = block(o.order - 2 - s),
+                    .spectrum = t.spectrum});
   }
   if (noisy) v = v * block(0);
   return out_proj_(activate(v.transpose(1, 2)));
@@ -291,14 +366,17 @@ Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
 
 Box<SequenceState> HyenaOperator::init_state(std::int64_t batch, std::int64_t max_len) {
   const auto& o = options_;
-  DROPIN_CHECK(batch >= 0 && max_len >= 1, OptionError, who(), ": init_state(", batch, ", ", max_len, "): expected batch >= 0 and max_len >= 1");
-  DROPIN_CHECK(max_len <= o.l_max, OptionError, who(), ": init_state: max_len is ", max_len, ", expected at most l_max = ", o.l_max);
+  DROPIN_CHECK(batch >= 0 && max_len >= 1, OptionError, who(), ": init_state(", batch, ", ",
+               max_len, "): expected batch >= 0 and max_len >= 1");
+  DROPIN_CHECK(max_len <= o.l_max, OptionError, who(), ": init_state: max_len is ", max_len,
+               ", expected at most l_max = ", o.l_max);
   no_grad guard;
   auto s = Box<HyenaState>(new HyenaState);
   const TensorOptions like = short_weight_->options();
   s->max_len = max_len;
   s->recent = zeros({batch, o.short_filter_order - 1, (o.order + 1) * o.d_model}, like);
-  for (const detail::HyenaTaps& t : filter().taps(max_len, o.order - 1, o.filter_layout == "channel_major")) {
+  for (const detail::HyenaTaps& t :
+       filter().taps(max_len, o.order - 1, o.filter_layout == "channel_major")) {
     Stream stream;
     stream.inputs = zeros({batch, max_len, o.d_model}, like);
     stream.sums = zeros({batch, max_len, o.d_model}, like);
@@ -312,7 +390,8 @@ Box<SequenceState> HyenaOperator::init_state(std::int64_t batch, std::int64_t ma
 
 namespace {
 
-// The first n tokens x [B, n, D] of a stream: their outputs, and in sums what they add to all later ones.
+// The first n tokens x [B, n, D] of a stream: their outputs, and in sums what they add to all later
+// ones.
 Tensor convolve_first(Stream& s, const Tensor& x, std::int64_t max_len) {
   const std::int64_t n = x.size(1);
   const Tensor all = n == max_len ? x : pad(x, {0, 0, 0, max_len - n});
@@ -321,20 +400,29 @@ Tensor convolve_first(Stream& s, const Tensor& x, std::int64_t max_len) {
   return s.D.defined() ? y + x * s.D : y.clone();
 }
 
-// The next token x [B, 1, D], number t; `origin` tokens came at once before. Tokens of the current block are summed one by one.
-Tensor convolve_next(Stream& s, const Tensor& x, std::int64_t t, std::int64_t origin, std::int64_t max_len) {
+// The next token x [B, 1, D], number t; `origin` tokens came at once before. Tokens of the current
+// block are summed one by one.
+Tensor convolve_next(Stream& s, const Tensor& x, std::int64_t t, std::int64_t origin,
+                     std::int64_t max_len) {
   s.inputs.narrow(1, t, 1).copy_(x);
   const std::int64_t at = t - origin, begin = t - at % kBlock, count = t + 1 - begin;
-  Tensor y = s.sums.narrow(1, t, 1) + sum(s.inputs.narrow(1, begin, count) * s.reversed.narrow(0, max_len - count, count), {1}, true);
+  Tensor y = s.sums.narrow(1, t, 1) +
+             sum(s.inputs.narrow(1, begin, count) * s.reversed.narrow(0, max_len - count, count),
+                 {1}, true);
   if (s.D.defined()) y = y + x * s.D;
   const std::int64_t done = at + 1;
-  if (done % kBlock == 0 && t + 1 < max_len) {  // a block of `size` is complete: what it adds to the `size` outputs after it
-    const std::int64_t size = done & -done, reach = std::min(size, max_len - (t + 1)), taps = std::min(2 * size, max_len);
+  if (done % kBlock == 0 &&
+      t + 1 <
+          max_len) {  // a block of `size` is complete: what it adds to the `size` outputs after it
+    const std::int64_t size = done & -done, reach = std::min(size, max_len - (t + 1)),
+                       taps = std::min(2 * size, max_len);
     const auto p = static_cast<std::size_t>(std::countr_zero(static_cast<std::uint64_t>(size)));
     if (s.spectra.size() <= p) s.spectra.resize(p + 1);
-    const Tensor k = s.k.narrow(1, 0, taps), block = pad(s.inputs.narrow(1, t + 1 - size, size), {0, 0, 0, taps - size});
+    const Tensor k = s.k.narrow(1, 0, taps),
+                 block = pad(s.inputs.narrow(1, t + 1 - size, size), {0, 0, 0, taps - size});
     if (!s.spectra[p].defined()) s.spectra[p] = fft_conv_spectrum(k, taps);
-    const Tensor add = fft_conv(block.transpose(1, 2), k, {}, {.spectrum = s.spectra[p]}).transpose(1, 2);
+    const Tensor add =
+        fft_conv(block.transpose(1, 2), k, {}, {.spectrum = s.spectra[p]}).transpose(1, 2);
     s.sums.narrow(1, t + 1, reach).add_(add.narrow(1, size, reach));
   }
   return y;
@@ -346,9 +434,13 @@ Tensor HyenaOperator::step(const Tensor& x_t, SequenceState& state) {
   const auto& o = options_;
   auto* s = dynamic_cast<HyenaState*>(&state);
   DROPIN_CHECK(s, StateError, who(), ": step() was given the state of another layer type");
-  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == o.d_model, ShapeError, who(), ": x_t is ", x_t.sizes(), ", expected [B, n, ", o.d_model, "]");
-  DROPIN_CHECK(x_t.size(0) == s->recent.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0), ", the state ", s->recent.size(0));
-  DROPIN_CHECK(s->length + x_t.size(1) <= s->max_len, StateError, who(), ": the state is full: ", s->length, " tokens and ", x_t.size(1), " more exceed its capacity of ", s->max_len);
+  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == o.d_model, ShapeError, who(), ": x_t is ",
+               x_t.sizes(), ", expected [B, n, ", o.d_model, "]");
+  DROPIN_CHECK(x_t.size(0) == s->recent.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0),
+               ", the state ", s->recent.size(0));
+  DROPIN_CHECK(s->length + x_t.size(1) <= s->max_len, StateError, who(),
+               ": the state is full: ", s->length, " tokens and ", x_t.size(1),
+               " more exceed its capacity of ", s->max_len);
   no_grad guard;
   const std::int64_t n = x_t.size(1), d = o.d_model, before = o.short_filter_order - 1;
   if (n == 0) return x_t.clone();
@@ -364,7 +456,8 @@ Tensor HyenaOperator::step(const Tensor& x_t, SequenceState& state) {
     for (std::int64_t i = 0; i < o.order - 1; ++i) {
       v = v * block(o.order - 1 - i);
       Stream& stream = s->streams[static_cast<std::size_t>(i)];
-      v = count > 1 ? convolve_first(stream, v, s->max_len) : convolve_next(stream, v, s->length, s->origin, s->max_len);
+      v = count > 1 ? convolve_first(stream, v, s->max_len)
+                    : convolve_next(stream, v, s->length, s->origin, s->max_len);
     }
     out.push_back(v * block(0));
     if (count > 1) s->origin = count;
@@ -377,7 +470,8 @@ Tensor HyenaOperator::step(const Tensor& x_t, SequenceState& state) {
 std::vector<ParameterHint> HyenaOperator::param_groups() const {
   std::vector<ParameterHint> r = filter().param_groups();
   for (const Child<Linear>& proj : {in_proj_, out_proj_})
-    for (const Tensor& p : proj->parameters()) r.back().params.push_back(p);  // whatever stands there now
+    for (const Tensor& p : proj->parameters())
+      r.back().params.push_back(p);  // whatever stands there now
   for (const Tensor& p : {*short_weight_, *short_bias_}) r.back().params.push_back(p);
   return r;
 }

@@ -14,20 +14,28 @@ struct LatentState : SequenceState {
 
 }  // namespace
 
-std::vector<std::string> LatentAttention::examples() { return {R"({"causal": true, "num_latents": 6, "chunk_size": 3})", R"({"num_latents": 2, "bias": true, "scale": 0.5})"}; }
+std::vector<std::string> LatentAttention::examples() {
+  return {R"({"causal": true, "num_latents": 6, "chunk_size": 3})",
+          R"({"num_latents": 2, "bias": true, "scale": 0.5})"};
+}
 
 LatentAttention::LatentAttention(const LatentAttentionOptions& o) : Component(o) {
   detail::check_heads_options(who(), o.embed_dim, o.num_heads, "none", o.dropout);
   const std::int64_t n = latents(), d = o.embed_dim;
-  DROPIN_CHECK(n >= o.num_heads && n % o.num_heads == 0, OptionError, who(), ": num_latents ", n, " is not a positive multiple of num_heads ", o.num_heads);
-  DROPIN_CHECK(o.chunk_size >= 1, OptionError, who(), ": chunk_size is ", o.chunk_size, ", expected at least 1");
+  DROPIN_CHECK(n >= o.num_heads && n % o.num_heads == 0, OptionError, who(), ": num_latents ", n,
+               " is not a positive multiple of num_heads ", o.num_heads);
+  DROPIN_CHECK(o.chunk_size >= 1, OptionError, who(), ": chunk_size is ", o.chunk_size,
+               ", expected at least 1");
   q_proj_ = child<Linear>("q_proj", {.in_features = d, .out_features = n, .bias = o.bias});
   k_proj_ = child<Linear>("k_proj", {.in_features = d, .out_features = n, .bias = o.bias});
   v_proj_ = child<Linear>("v_proj", {.in_features = d, .out_features = d, .bias = o.bias});
   out_proj_ = child<Linear>("out_proj", {.in_features = d, .out_features = d, .bias = o.bias});
   no_grad guard;
-  for (auto* p : {&q_proj_, &k_proj_, &v_proj_, &out_proj_}) {  // LeCun normal: cut at two standard deviations, and widened to make up for it
-    p->as()->weight().copy_(init::trunc_normal(p->as()->weight().sizes(), 1 / (0.87962566103423978 * std::sqrt(static_cast<double>(d)))));
+  for (auto* p :
+       {&q_proj_, &k_proj_, &v_proj_, &out_proj_}) {  // LeCun normal: cut at two standard
+                                                      // deviations, and widened to make up for it
+    p->as()->weight().copy_(init::trunc_normal(
+        p->as()->weight().sizes(), 1 / (0.87962566103423978 * std::sqrt(static_cast<double>(d)))));
     if (o.bias) p->as()->bias().zero_();
   }
 }
@@ -41,15 +49,19 @@ Tensor LatentAttention::forward(const Tensor& x, const SequenceArgs& args) {
   const auto& o = options_;
   detail::check_sequence(who(), x, o.embed_dim, args);
   const Tensor p = dropout(softmax(scores(q_proj_, x), -1), o.dropout, is_training());
-  return out_proj_(merge_heads(latent_attention(p, scores(k_proj_, x), split_heads(v_proj_(x), o.num_heads), o.causal, args.key_padding_mask, o.chunk_size)));
+  return out_proj_(
+      merge_heads(latent_attention(p, scores(k_proj_, x), split_heads(v_proj_(x), o.num_heads),
+                                   o.causal, args.key_padding_mask, o.chunk_size)));
 }
 
 Box<SequenceState> LatentAttention::init_state(std::int64_t batch, std::int64_t max_len) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
-  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who(), ": init_state(", batch, ", ", max_len, "): sizes must not be negative");
+  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who(), ": init_state(", batch, ", ",
+               max_len, "): sizes must not be negative");
   auto s = Box<LatentState>(new LatentState);
-  s->sums = latent_state(batch, o.num_heads, latents() / o.num_heads, o.embed_dim / o.num_heads, parameters()[0].options());
+  s->sums = latent_state(batch, o.num_heads, latents() / o.num_heads, o.embed_dim / o.num_heads,
+                         parameters()[0].options());
   return s;
 }
 
@@ -59,15 +71,19 @@ Tensor LatentAttention::step(const Tensor& x_t, SequenceState& state) {
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
   DROPIN_CHECK(s, StateError, who(), ": step() was given the state of another layer type");
   detail::check_sequence(who(), x_t, o.embed_dim, {});
-  DROPIN_CHECK(x_t.size(0) == s->sums.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0), ", the state ", s->sums.size(0));
+  DROPIN_CHECK(x_t.size(0) == s->sums.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0),
+               ", the state ", s->sums.size(0));
   no_grad guard;
   const Tensor p = softmax(scores(q_proj_, x_t), -1);
-  return out_proj_(merge_heads(latent_scan(p, scores(k_proj_, x_t), split_heads(v_proj_(x_t), o.num_heads), s->sums, o.chunk_size)));
+  return out_proj_(merge_heads(latent_scan(
+      p, scores(k_proj_, x_t), split_heads(v_proj_(x_t), o.num_heads), s->sums, o.chunk_size)));
 }
 
-void LatentAttention::translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const {
+void LatentAttention::translate_state(StateDict& state, const std::string& prefix,
+                                      std::vector<std::string>& renamed) const {
   // the official JAX code stores [in, out]
-  for (const auto& [theirs, ours] : {std::pair{"Wq", "q_proj"}, {"Wk", "k_proj"}, {"Wv", "v_proj"}, {"o_proj", "out_proj"}})
+  for (const auto& [theirs, ours] :
+       {std::pair{"Wq", "q_proj"}, {"Wk", "k_proj"}, {"Wv", "v_proj"}, {"o_proj", "out_proj"}})
     for (const char* tail : {"", ".kernel"}) {
       const Tensor t = state.take(prefix + theirs + tail);
       if (!t.defined()) continue;

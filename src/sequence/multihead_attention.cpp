@@ -6,19 +6,28 @@ namespace dropin {
 
 MultiheadAttention::MultiheadAttention(const MultiheadAttentionOptions& o) : Component(o) {
   detail::check_heads_options(who(), o.embed_dim, o.num_heads, o.rope, o.dropout);
-  const std::int64_t hk = kv_heads(), dh = o.embed_dim / o.num_heads, kdim = o.kdim.value_or(o.embed_dim), vdim = o.vdim.value_or(o.embed_dim);
-  DROPIN_CHECK(hk > 0 && o.num_heads % hk == 0, OptionError, who(), ": num_heads ", o.num_heads, " is not divisible by num_kv_heads ", hk);
-  DROPIN_CHECK(kdim > 0 && vdim > 0, OptionError, who(), ": kdim ", kdim, " and vdim ", vdim, " must be positive");
-  q_proj_ = child<Linear>("q_proj", {.in_features = o.embed_dim, .out_features = o.embed_dim, .bias = o.bias});
+  const std::int64_t hk = kv_heads(), dh = o.embed_dim / o.num_heads,
+                     kdim = o.kdim.value_or(o.embed_dim), vdim = o.vdim.value_or(o.embed_dim);
+  DROPIN_CHECK(hk > 0 && o.num_heads % hk == 0, OptionError, who(), ": num_heads ", o.num_heads,
+               " is not divisible by num_kv_heads ", hk);
+  DROPIN_CHECK(kdim > 0 && vdim > 0, OptionError, who(), ": kdim ", kdim, " and vdim ", vdim,
+               " must be positive");
+  q_proj_ = child<Linear>(
+      "q_proj", {.in_features = o.embed_dim, .out_features = o.embed_dim, .bias = o.bias});
   k_proj_ = child<Linear>("k_proj", {.in_features = kdim, .out_features = hk * dh, .bias = o.bias});
   v_proj_ = child<Linear>("v_proj", {.in_features = vdim, .out_features = hk * dh, .bias = o.bias});
-  out_proj_ = child<Linear>("out_proj", {.in_features = o.embed_dim, .out_features = o.embed_dim, .bias = o.bias});
-  detail::init_attention(q_proj_, k_proj_, v_proj_, out_proj_, kdim == o.embed_dim && vdim == o.embed_dim && hk == o.num_heads);
+  out_proj_ = child<Linear>(
+      "out_proj", {.in_features = o.embed_dim, .out_features = o.embed_dim, .bias = o.bias});
+  detail::init_attention(q_proj_, k_proj_, v_proj_, out_proj_,
+                         kdim == o.embed_dim && vdim == o.embed_dim && hk == o.num_heads);
 }
 
-MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const Tensor& key, const Tensor& value, const SequenceArgs& args) {
+MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const Tensor& key,
+                                                      const Tensor& value,
+                                                      const SequenceArgs& args) {
   const auto& o = options_;
-  detail::check_attention_inputs(who(), query, key, value, o.embed_dim, o.kdim.value_or(o.embed_dim), o.vdim.value_or(o.embed_dim));
+  detail::check_attention_inputs(who(), query, key, value, o.embed_dim,
+                                 o.kdim.value_or(o.embed_dim), o.vdim.value_or(o.embed_dim));
   const std::int64_t lq = query.size(1), lk = key.size(1);
   AttentionParams p;
   p.scale = o.scale;
@@ -29,7 +38,8 @@ MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const
   p.attn_mask = detail::check_attn_mask(who(), args.attn_mask, query.size(0), o.num_heads, lq, lk);
   const std::int64_t shift = o.causal ? lk - lq : 0;
   const Tensor q = rope(split_heads(q_proj_(query), o.num_heads), o.rope, o.rope_base, shift);
-  const Tensor k = rope(split_heads(k_proj_(key), kv_heads()), o.rope, o.rope_base), v = split_heads(v_proj_(value), kv_heads());
+  const Tensor k = rope(split_heads(k_proj_(key), kv_heads()), o.rope, o.rope_base),
+               v = split_heads(v_proj_(value), kv_heads());
   Result r;
   Tensor heads;
   if (o.need_weights) {
@@ -45,7 +55,9 @@ MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const
 
 Box<SequenceState> MultiheadAttention::init_state(std::int64_t batch, std::int64_t max_len) {
   DROPIN_CHECK(options_.causal, OptionError, who(), ": step() needs causal = true");
-  return detail::key_value_state(who(), batch, max_len, kv_heads(), options_.embed_dim / options_.num_heads, parameters()[0].options());
+  return detail::key_value_state(who(), batch, max_len, kv_heads(),
+                                 options_.embed_dim / options_.num_heads,
+                                 parameters()[0].options());
 }
 
 Tensor MultiheadAttention::step(const Tensor& x_t, SequenceState& state) {
@@ -54,7 +66,9 @@ Tensor MultiheadAttention::step(const Tensor& x_t, SequenceState& state) {
   const auto& o = options_;
   const std::int64_t t = s.length;
   const Tensor q = rope(split_heads(q_proj_(x_t), o.num_heads), o.rope, o.rope_base, t);
-  const auto [keys, values] = s.append(rope(split_heads(k_proj_(x_t), kv_heads()), o.rope, o.rope_base, t), split_heads(v_proj_(x_t), kv_heads()));
+  const auto [keys, values] =
+      s.append(rope(split_heads(k_proj_(x_t), kv_heads()), o.rope, o.rope_base, t),
+               split_heads(v_proj_(x_t), kv_heads()));
   AttentionParams p;
   p.scale = o.scale;
   p.causal = true;
@@ -67,14 +81,17 @@ NamedTensors MultiheadAttention::call(const NamedTensors& in) {
   args.key_padding_mask = in.find("key_padding_mask");
   args.attn_mask = in.find("attn_mask");
   const Tensor x = in.contains("query") ? Tensor() : in.get("x", who());
-  const Tensor query = x.defined() ? x : in.get("query", who()), key = x.defined() ? x : in.get("key", who()), value = x.defined() ? x : in.get("value", who());
+  const Tensor query = x.defined() ? x : in.get("query", who()),
+               key = x.defined() ? x : in.get("key", who()),
+               value = x.defined() ? x : in.get("value", who());
   Result r = attend(query, key, value, args);
   NamedTensors out{{"y", r.y}};
   if (r.weights.defined()) out.set("weights", r.weights);
   return out;
 }
 
-void MultiheadAttention::translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const {
+void MultiheadAttention::translate_state(StateDict& state, const std::string& prefix,
+                                         std::vector<std::string>& renamed) const {
   detail::translate_in_proj(state, prefix, renamed);
 }
 

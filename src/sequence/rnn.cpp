@@ -8,12 +8,16 @@ namespace detail {
 void RecurrentLayer::build(const RNNOptions& o, std::int64_t gates) {
   input_ = o.input_size ? o.input_size : o.embed_dim;
   hidden_ = o.hidden_size ? o.hidden_size : o.embed_dim;
-  DROPIN_CHECK(input_ > 0 && hidden_ > 0, OptionError, type(), ": input_size ", input_, " and hidden_size ", hidden_, " must be positive");
-  DROPIN_CHECK(o.num_layers > 0, OptionError, type(), ": num_layers is ", o.num_layers, ", expected a positive number");
+  DROPIN_CHECK(input_ > 0 && hidden_ > 0, OptionError, type(), ": input_size ", input_,
+               " and hidden_size ", hidden_, " must be positive");
+  DROPIN_CHECK(o.num_layers > 0, OptionError, type(), ": num_layers is ", o.num_layers,
+               ", expected a positive number");
   const double bound = 1 / std::sqrt(static_cast<double>(hidden_));
   for (std::int64_t l = 0; l < o.num_layers; ++l) {
     const std::string tail = "_l" + std::to_string(l);
-    auto make = [&](const char* name, const Shape& sizes, bool wanted) { return &parameter(name + tail, wanted ? init::uniform(sizes, bound) : Tensor()); };
+    auto make = [&](const char* name, const Shape& sizes, bool wanted) {
+      return &parameter(name + tail, wanted ? init::uniform(sizes, bound) : Tensor());
+    };
     Weights w;
     w.w_ih = make("weight_ih", {gates * hidden_, l ? hidden_ : input_}, true);
     w.w_hh = make("weight_hh", {gates * hidden_, hidden_}, true);
@@ -28,8 +32,10 @@ Tensor RecurrentLayer::run(const Tensor& x, RecurrentState& s) const {
   Tensors hs, cs;
   for (std::size_t l = 0; l < layers_.size(); ++l) {
     const Weights& w = layers_[l];
-    const Tensor gi = linear(y, *w.w_ih, *w.b_ih);  // the input's share of all gates, every step at once
-    Tensor h = s.h[static_cast<std::int64_t>(l)], c = s.c.defined() ? s.c[static_cast<std::int64_t>(l)] : Tensor();
+    const Tensor gi =
+        linear(y, *w.w_ih, *w.b_ih);  // the input's share of all gates, every step at once
+    Tensor h = s.h[static_cast<std::int64_t>(l)],
+           c = s.c.defined() ? s.c[static_cast<std::int64_t>(l)] : Tensor();
     Tensors out;
     for (std::int64_t t = 0; t < y.size(1); ++t) {
       cell(gi.select(1, t), *w.w_hh, *w.b_hh, h, c);
@@ -45,12 +51,17 @@ Tensor RecurrentLayer::run(const Tensor& x, RecurrentState& s) const {
 }
 
 Tensor RecurrentLayer::forward(const Tensor& x, const SequenceArgs& args) {
-  DROPIN_CHECK(x.dim() == 3 && x.size(2) == input_, ShapeError, type(), ": x is ", x.sizes(), ", expected [B, L, ", input_, "]");
-  DROPIN_CHECK(!args.attn_mask.defined(), OptionError, type(), ": attn_mask has no meaning for a recurrent layer");
+  DROPIN_CHECK(x.dim() == 3 && x.size(2) == input_, ShapeError, type(), ": x is ", x.sizes(),
+               ", expected [B, L, ", input_, "]");
+  DROPIN_CHECK(!args.attn_mask.defined(), OptionError, type(),
+               ": attn_mask has no meaning for a recurrent layer");
   const Tensor& pad = args.key_padding_mask;
   if (pad.defined()) {
-    DROPIN_CHECK(pad.dtype() == kBool, DTypeError, type(), ": key_padding_mask is ", pad.dtype(), ", expected bool");
-    DROPIN_CHECK(pad.dim() == 2 && pad.size(0) == x.size(0) && pad.size(1) == x.size(1), ShapeError, type(), ": key_padding_mask is ", pad.sizes(), ", expected [", x.size(0), ", ", x.size(1), "]");
+    DROPIN_CHECK(pad.dtype() == kBool, DTypeError, type(), ": key_padding_mask is ", pad.dtype(),
+                 ", expected bool");
+    DROPIN_CHECK(pad.dim() == 2 && pad.size(0) == x.size(0) && pad.size(1) == x.size(1), ShapeError,
+                 type(), ": key_padding_mask is ", pad.sizes(), ", expected [", x.size(0), ", ",
+                 x.size(1), "]");
   }
   if (!pad.defined()) {
     Box<SequenceState> s = init_state(x.size(0), x.size(1));
@@ -85,15 +96,18 @@ Box<SequenceState> RecurrentLayer::init_state(std::int64_t batch, std::int64_t) 
 Tensor RecurrentLayer::step(const Tensor& x_t, SequenceState& state) {
   auto* s = dynamic_cast<RecurrentState*>(&state);
   DROPIN_CHECK(s, StateError, type(), ": step() was given the state of another layer type");
-  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == input_, ShapeError, type(), ": x_t is ", x_t.sizes(), ", expected [B, n, ", input_, "]");
-  DROPIN_CHECK(x_t.size(0) == s->h.size(1), ShapeError, type(), ": x_t has batch ", x_t.size(0), ", the state ", s->h.size(1));
+  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == input_, ShapeError, type(), ": x_t is ",
+               x_t.sizes(), ", expected [B, n, ", input_, "]");
+  DROPIN_CHECK(x_t.size(0) == s->h.size(1), ShapeError, type(), ": x_t has batch ", x_t.size(0),
+               ", the state ", s->h.size(1));
   no_grad guard;
   return run(x_t, *s);
 }
 
 }  // namespace detail
 
-void LSTM::cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h, Tensor& c) const {
+void LSTM::cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h,
+                Tensor& c) const {
   const Tensors g = chunk(gi + linear(h, w_hh, b_hh), 4, 1);  // i, f, g, o
   c = sigmoid(g[1]) * c + sigmoid(g[0]) * tanh(g[2]);
   h = sigmoid(g[3]) * tanh(c);

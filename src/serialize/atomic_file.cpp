@@ -24,7 +24,8 @@ AtomicFile::AtomicFile(std::string path) : path_(std::move(path)) {
   struct stat old {};
   const bool exists = stat(path_.c_str(), &old) == 0;
   // Renaming over a device would replace the device.
-  if (exists && !S_ISREG(old.st_mode)) fail<FileError>({path_, ": is not a regular file; it cannot be replaced"});
+  if (exists && !S_ISREG(old.st_mode))
+    fail<FileError>({path_, ": is not a regular file; it cannot be replaced"});
   if (exists)
     if (char* real = realpath(path_.c_str(), nullptr)) {
       path_ = real;
@@ -50,7 +51,8 @@ void AtomicFile::give_up(const char* what) {
   if (fd_ >= 0) close(fd_);
   fd_ = -1;
   unlink(temporary_.c_str());
-  fail<FileError>({path_, ": ", what, " failed: ", std::strerror(e), "; the file is as it was before"});
+  fail<FileError>(
+      {path_, ": ", what, " failed: ", std::strerror(e), "; the file is as it was before"});
 }
 
 void AtomicFile::write(const void* data, std::size_t bytes) {
@@ -81,7 +83,9 @@ void AtomicFile::commit() {
   fd_ = -1;
   if (rename(temporary_.c_str(), path_.c_str()) != 0) give_up("renaming");
   const std::size_t slash = path_.rfind('/');
-  const std::string folder = slash == std::string::npos ? "." : slash == 0 ? "/" : path_.substr(0, slash);
+  const std::string folder = slash == std::string::npos ? "."
+                             : slash == 0               ? "/"
+                                                        : path_.substr(0, slash);
   if (const int d = open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC); d >= 0) {
     fsync(d);
     close(d);

@@ -8,7 +8,8 @@ namespace {
 TrainingState parse_state(const std::string& path, const SafetensorsFile& f) {
   const std::string* format = f.find_metadata("format");
   const std::string* text = f.find_metadata("state");
-  if (!format || *format != "dropin-checkpoint-1" || !text) fail<FileError>({path, ": is not a training checkpoint (format dropin-checkpoint-1)"});
+  if (!format || *format != "dropin-checkpoint-1" || !text)
+    fail<FileError>({path, ": is not a training checkpoint (format dropin-checkpoint-1)"});
   TrainingState s;
   try {
     const Json j = Json::parse(*text);
@@ -29,7 +30,8 @@ TrainingState parse_state(const std::string& path, const SafetensorsFile& f) {
 
 }  // namespace
 
-void save_checkpoint(const std::string& path, const Module& model, const Optimizer& optimizer, const TrainingState& state) {
+void save_checkpoint(const std::string& path, const Module& model, const Optimizer& optimizer,
+                     const TrainingState& state) {
   std::vector<std::pair<std::string, Tensor>> tensors;
   for (auto& [n, t] : model.state_dict()) tensors.emplace_back("model." + n, t);
   for (auto& [n, t] : optimizer.state_dict()) tensors.emplace_back("optimizer." + n, t);
@@ -41,16 +43,21 @@ void save_checkpoint(const std::string& path, const Module& model, const Optimiz
   save_safetensors(path, tensors, {{"format", "dropin-checkpoint-1"}, {"state", j.dump()}});
 }
 
-TrainingState read_checkpoint(const std::string& path) { return parse_state(path, load_safetensors(path)); }
+TrainingState read_checkpoint(const std::string& path) {
+  return parse_state(path, load_safetensors(path));
+}
 
 TrainingState load_checkpoint(const std::string& path, Module& model, Optimizer& optimizer) {
   const SafetensorsFile f = load_safetensors(path);
   TrainingState s = parse_state(path, f);
   StateDict weights, moments;
   for (const auto& [n, t] : f.tensors) {
-    if (n.rfind("model.", 0) == 0) weights.set(n.substr(6), t);
-    else if (n.rfind("optimizer.", 0) == 0) moments.set(n.substr(10), t);
-    else fail<FileError>({path, ": unexpected tensor \"", n, "\" in a checkpoint"});
+    if (n.rfind("model.", 0) == 0)
+      weights.set(n.substr(6), t);
+    else if (n.rfind("optimizer.", 0) == 0)
+      moments.set(n.substr(10), t);
+    else
+      fail<FileError>({path, ": unexpected tensor \"", n, "\" in a checkpoint"});
   }
   const StateDict before = optimizer.state_dict();
   optimizer.load_state_dict(moments);

@@ -18,8 +18,10 @@ struct TypeName {
   DType type;
   const char* name;
 };
-constexpr TypeName kTypes[] = {{DType::Float32, "F32"}, {DType::Float64, "F64"}, {DType::BFloat16, "BF16"}, {DType::Float16, "F16"}, {DType::Int8, "I8"},
-                               {DType::UInt8, "U8"},    {DType::Int32, "I32"},   {DType::Int64, "I64"},     {DType::Bool, "BOOL"}};
+constexpr TypeName kTypes[] = {
+    {DType::Float32, "F32"}, {DType::Float64, "F64"}, {DType::BFloat16, "BF16"},
+    {DType::Float16, "F16"}, {DType::Int8, "I8"},     {DType::UInt8, "U8"},
+    {DType::Int32, "I32"},   {DType::Int64, "I64"},   {DType::Bool, "BOOL"}};
 
 struct Entry {
   std::string name;
@@ -35,9 +37,14 @@ std::string quote(const Json& j) {
   return s;
 }
 
-Entry parse_entry(const std::string& file, const std::string& name, const Json& j, std::uint64_t data_bytes) {
-  auto bad = [&](std::initializer_list<Part> why) { fail<FileError>({file, ": tensor \"", name, "\": ", join(why)}); };
-  if (!j.is_object() || j.size() != 3 || !j.find("dtype") || !j.find("shape") || !j.find("data_offsets")) bad({"expected exactly dtype, shape and data_offsets"});
+Entry parse_entry(const std::string& file, const std::string& name, const Json& j,
+                  std::uint64_t data_bytes) {
+  auto bad = [&](std::initializer_list<Part> why) {
+    fail<FileError>({file, ": tensor \"", name, "\": ", join(why)});
+  };
+  if (!j.is_object() || j.size() != 3 || !j.find("dtype") || !j.find("shape") ||
+      !j.find("data_offsets"))
+    bad({"expected exactly dtype, shape and data_offsets"});
   Entry e;
   e.name = name;
   const Json& type = *j.find("dtype");
@@ -45,32 +52,42 @@ Entry parse_entry(const std::string& file, const std::string& name, const Json& 
   if (type.is_string())
     for (const TypeName& t : kTypes)
       if (type.as_string() == t.name) known = &t;
-  if (!known) bad({"dtype ", quote(type), " is not one of F32, F64, BF16, F16, I8, U8, I32, I64, BOOL"});
+  if (!known)
+    bad({"dtype ", quote(type), " is not one of F32, F64, BF16, F16, I8, U8, I32, I64, BOOL"});
   e.dtype = known->type;
   const Json& shape = *j.find("shape");
-  if (!shape.is_array() || shape.size() > abi::kMaxDims) bad({"shape ", quote(shape), " is not a list of at most 8 sizes"});
+  if (!shape.is_array() || shape.size() > abi::kMaxDims)
+    bad({"shape ", quote(shape), " is not a list of at most 8 sizes"});
   std::int64_t bytes = item_size(e.dtype);
   bool empty = false;
   for (std::size_t i = 0; i < shape.size(); ++i) {
-    if (!shape[i].is_int() || shape[i].as_int() < 0) bad({"shape ", quote(shape), " has an entry that is not a size"});
+    if (!shape[i].is_int() || shape[i].as_int() < 0)
+      bad({"shape ", quote(shape), " has an entry that is not a size"});
     const std::int64_t n = shape[i].as_int();
     e.shape.push_back(n);
     // Zeros apart: the strides of [0, 2^40, 2^40] overflow, though it holds nothing.
-    if (n == 0) empty = true;
-    else if (__builtin_mul_overflow(bytes, n, &bytes)) bad({"shape ", quote(shape), " has more bytes than can be counted"});
+    if (n == 0)
+      empty = true;
+    else if (__builtin_mul_overflow(bytes, n, &bytes))
+      bad({"shape ", quote(shape), " has more bytes than can be counted"});
   }
   if (empty) bytes = 0;
   const Json& range = *j.find("data_offsets");
-  if (!range.is_array() || range.size() != 2 || !range[0].is_int() || !range[1].is_int() || range[0].as_int() < 0 || range[1].as_int() < range[0].as_int())
+  if (!range.is_array() || range.size() != 2 || !range[0].is_int() || !range[1].is_int() ||
+      range[0].as_int() < 0 || range[1].as_int() < range[0].as_int())
     bad({"data_offsets ", quote(range), " are not a begin and an end"});
   e.begin = static_cast<std::uint64_t>(range[0].as_int());
   e.end = static_cast<std::uint64_t>(range[1].as_int());
-  if (e.end > data_bytes) bad({"data_offsets ", quote(range), " reach beyond the file's ", data_bytes, " bytes of data"});
-  if (e.end - e.begin != static_cast<std::uint64_t>(bytes)) bad({"data_offsets ", quote(range), " hold ", e.end - e.begin, " bytes, shape and dtype need ", bytes});
+  if (e.end > data_bytes)
+    bad({"data_offsets ", quote(range), " reach beyond the file's ", data_bytes, " bytes of data"});
+  if (e.end - e.begin != static_cast<std::uint64_t>(bytes))
+    bad({"data_offsets ", quote(range), " hold ", e.end - e.begin, " bytes, shape and dtype need ",
+         bytes});
   return e;
 }
 
-// Bytes by position. Files are read, not mapped: a mapped file that shrinks or fails meanwhile ends the program instead of throwing.
+// Bytes by position. Files are read, not mapped: a mapped file that shrinks or fails meanwhile ends
+// the program instead of throwing.
 class Source {
  public:
   explicit Source(const std::string& path) : label_(path) {
@@ -80,7 +97,8 @@ class Source {
     if (!S_ISREG(s.st_mode)) refuse("is not a regular file", 0);
     size_ = static_cast<std::uint64_t>(s.st_size);
   }
-  Source(const void* data, std::size_t bytes, const std::string& label) : label_(label), data_(static_cast<const char*>(data)), size_(bytes) {}
+  Source(const void* data, std::size_t bytes, const std::string& label)
+      : label_(label), data_(static_cast<const char*>(data)), size_(bytes) {}
   ~Source() {
     if (fd_ >= 0) close(fd_);
   }
@@ -96,7 +114,8 @@ class Source {
       return;
     }
     while (bytes) {
-      const ssize_t n = pread(fd_, out, std::min<std::uint64_t>(bytes, 1u << 30), static_cast<off_t>(at));
+      const ssize_t n =
+          pread(fd_, out, std::min<std::uint64_t>(bytes, 1u << 30), static_cast<off_t>(at));
       if (n < 0 && errno == EINTR) continue;
       if (n < 0) refuse("cannot be read", errno);
       if (n == 0) refuse("became shorter while it was read", 0);
@@ -122,13 +141,19 @@ class Source {
 SafetensorsFile read_all(Source& in) {
   const std::string& file = in.label();
   const std::uint64_t size = in.size();
-  if (size < 8) fail<FileError>({file, ": ", size, " bytes; a safetensors file begins with 8 bytes of header length"});
+  if (size < 8)
+    fail<FileError>(
+        {file, ": ", size, " bytes; a safetensors file begins with 8 bytes of header length"});
   unsigned char length[8];
   in.read(0, length, 8);
   std::uint64_t header = 0;
   for (int i = 7; i >= 0; --i) header = header << 8 | length[i];
-  if (header > kMaxHeader) fail<FileError>({file, ": the header claims ", static_cast<double>(header), " bytes, at most 100000000 are allowed"});
-  if (header > size - 8) fail<FileError>({file, ": the header claims ", header, " bytes, the file has ", size - 8, " after its length (truncated?)"});
+  if (header > kMaxHeader)
+    fail<FileError>({file, ": the header claims ", static_cast<double>(header),
+                     " bytes, at most 100000000 are allowed"});
+  if (header > size - 8)
+    fail<FileError>({file, ": the header claims ", header, " bytes, the file has ", size - 8,
+                     " after its length (truncated?)"});
   std::string text(header, '\0');
   in.read(8, text.data(), header);
   if (text.empty() || text[0] != '{') fail<FileError>({file, ": the header is not a JSON object"});
@@ -152,20 +177,28 @@ SafetensorsFile read_all(Source& in) {
     }
     entries.push_back(parse_entry(file, name, value, data_bytes));
   }
-  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) { return a.begin != b.begin ? a.begin < b.begin : a.end < b.end; });
+  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
+    return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
+  });
   std::uint64_t at = 0;
   for (const Entry& e : entries) {
-    if (e.begin != at) fail<FileError>({file, ": tensor \"", e.name, "\" begins at byte ", e.begin, ", expected ", at, e.begin < at ? " (overlap)" : " (gap)"});
+    if (e.begin != at)
+      fail<FileError>({file, ": tensor \"", e.name, "\" begins at byte ", e.begin, ", expected ",
+                       at, e.begin < at ? " (overlap)" : " (gap)"});
     at = e.end;
   }
-  if (at != data_bytes) fail<FileError>({file, ": ", data_bytes - at, " bytes after the last tensor"});
+  if (at != data_bytes)
+    fail<FileError>({file, ": ", data_bytes - at, " bytes after the last tensor"});
   for (const Entry& e : entries) {
     Tensor t = empty(e.shape, e.dtype);
     in.read(8 + header + e.begin, t.data_ptr(), e.end - e.begin);
     if (e.dtype == DType::Bool) {
-      const auto* byte = static_cast<const unsigned char*>(t.data_ptr());  // as bool, another value would be undefined
+      const auto* byte = static_cast<const unsigned char*>(
+          t.data_ptr());  // as bool, another value would be undefined
       for (std::int64_t i = 0; i < t.numel(); ++i)
-        if (byte[i] > 1) fail<FileError>({file, ": tensor \"", e.name, "\": a BOOL byte is ", static_cast<int>(byte[i])});
+        if (byte[i] > 1)
+          fail<FileError>(
+              {file, ": tensor \"", e.name, "\": a BOOL byte is ", static_cast<int>(byte[i])});
     }
     r.tensors.emplace_back(e.name, t);
   }
@@ -190,12 +223,15 @@ SafetensorsFile load_safetensors(const std::string& path) {
   return read_all(in);
 }
 
-void save_safetensors(const std::string& path, const std::vector<std::pair<std::string, Tensor>>& tensors, const std::vector<std::pair<std::string, std::string>>& metadata) {
+void save_safetensors(const std::string& path,
+                      const std::vector<std::pair<std::string, Tensor>>& tensors,
+                      const std::vector<std::pair<std::string, std::string>>& metadata) {
   const auto check_names = [&](const char* what, const auto& pairs) {
     std::vector<std::string_view> names;
     for (const auto& p : pairs) names.push_back(p.first);
     std::sort(names.begin(), names.end());
-    if (const auto twice = std::adjacent_find(names.begin(), names.end()); twice != names.end()) fail<OptionError>({path, ": the ", what, " \"", *twice, "\" is given twice"});
+    if (const auto twice = std::adjacent_find(names.begin(), names.end()); twice != names.end())
+      fail<OptionError>({path, ": the ", what, " \"", *twice, "\" is given twice"});
     for (const std::string_view n : names)
       if (!is_utf8(n)) fail<OptionError>({path, ": the ", what, " \"", n, "\" is not UTF-8"});
   };
@@ -219,7 +255,8 @@ void save_safetensors(const std::string& path, const std::vector<std::pair<std::
     key("__metadata__");
     header += '{';
     for (const auto& [k, v] : metadata) {
-      if (!is_utf8(v)) fail<OptionError>({path, ": the metadata value of \"", k, "\" is not UTF-8"});
+      if (!is_utf8(v))
+        fail<OptionError>({path, ": the metadata value of \"", k, "\" is not UTF-8"});
       key(k);
       header += Json(v).dump();
     }
@@ -234,19 +271,24 @@ void save_safetensors(const std::string& path, const std::vector<std::pair<std::
     for (std::int64_t s : t.sizes()) shape.push_back(Json(s));
     const std::int64_t end = at + t.numel() * item_size(t.dtype());
     key(n);
-    header += join({"{\"dtype\":\"", type, "\",\"shape\":", shape.dump(), ",\"data_offsets\":[", at, ",", end, "]}"});
+    header += join({"{\"dtype\":\"", type, "\",\"shape\":", shape.dump(), ",\"data_offsets\":[", at,
+                    ",", end, "]}"});
     at = end;
   }
   header += '}';
   header.resize((header.size() + 7) / 8 * 8, ' ');
-  if (header.size() > kMaxHeader) fail<OptionError>({path, ": a header of ", header.size(), " bytes; at most 100000000 are allowed"});
+  if (header.size() > kMaxHeader)
+    fail<OptionError>(
+        {path, ": a header of ", header.size(), " bytes; at most 100000000 are allowed"});
   unsigned char length[8];
-  for (int i = 0; i < 8; ++i) length[i] = static_cast<unsigned char>(static_cast<std::uint64_t>(header.size()) >> (8 * i));
+  for (int i = 0; i < 8; ++i)
+    length[i] = static_cast<unsigned char>(static_cast<std::uint64_t>(header.size()) >> (8 * i));
   AtomicFile f(path);
   f.write(length, 8);
   f.write(header);
   for (const auto& [n, t] : sorted)
-    if (t.numel()) f.write(t.data_ptr(), static_cast<std::size_t>(t.numel() * item_size(t.dtype())));
+    if (t.numel())
+      f.write(t.data_ptr(), static_cast<std::size_t>(t.numel() * item_size(t.dtype())));
   f.commit();
 }
 

@@ -1,4 +1,5 @@
-// Printing as torch prints: one format for the whole tensor, chosen from its values; more than 1000 elements are summarised.
+// Printing as torch prints: one format for the whole tensor, chosen from its values; more than 1000
+// elements are summarised.
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -16,10 +17,14 @@ struct Format {
   std::size_t width = 0;
   std::string one(double v) const {
     std::string s;
-    if (!std::isfinite(v)) s = std::isnan(v) ? "nan" : v < 0 ? "-inf" : "inf";
-    else if (scientific) s = fmt::format("{:.{}e}", v, kPrecision);
-    else if (integers) s = fmt::format("{:.0f}.", v);
-    else s = fmt::format("{:.{}f}", v, kPrecision);
+    if (!std::isfinite(v))
+      s = std::isnan(v) ? "nan" : v < 0 ? "-inf" : "inf";
+    else if (scientific)
+      s = fmt::format("{:.{}e}", v, kPrecision);
+    else if (integers)
+      s = fmt::format("{:.0f}.", v);
+    else
+      s = fmt::format("{:.{}f}", v, kPrecision);
     return fmt::format("{:>{}}", s, width);
   }
 };
@@ -38,7 +43,8 @@ Format choose(const std::vector<double>& values) {
   if (hi > 0) f.scientific = hi / lo > 1000 || hi > 1e8 || (!f.integers && lo < 1e-4);
   std::size_t w = 0;
   for (double v : values)
-    if (std::isfinite(v) && v != 0) w = std::max(w, f.one(v).size());  // torch lets NaN, Inf and 0 stick out
+    if (std::isfinite(v) && v != 0)
+      w = std::max(w, f.one(v).size());  // torch lets NaN, Inf and 0 stick out
   f.width = w;
   return f;
 }
@@ -59,10 +65,13 @@ struct Printer {
   std::string row(const Tensor& x, int indent) const {
     const std::int64_t n = x.size(0);
     std::string out = "[";
-    const std::size_t each = std::max<std::size_t>(1, (static_cast<std::size_t>(kLine) - static_cast<std::size_t>(indent)) / (std::max(f.width, width) + 2));
+    const std::size_t each = std::max<std::size_t>(
+        1, (static_cast<std::size_t>(kLine) - static_cast<std::size_t>(indent)) /
+               (std::max(f.width, width) + 2));
     std::size_t printed = 0;
     auto put = [&](const std::string& s, bool last) {
-      if (printed && printed % each == 0) out += "\n" + std::string(static_cast<std::size_t>(indent) + 1, ' ');
+      if (printed && printed % each == 0)
+        out += "\n" + std::string(static_cast<std::size_t>(indent) + 1, ' ');
       out += s;
       if (!last) out += (printed + 1) % each == 0 ? "," : ", ";
       ++printed;
@@ -80,7 +89,8 @@ struct Printer {
     if (x.dim() == 0) return element(x);
     if (x.dim() == 1) return row(x, indent);
     std::string out = "[";
-    const std::string gap = "," + std::string(static_cast<std::size_t>(x.dim()) - 1, '\n') + std::string(static_cast<std::size_t>(indent) + 1, ' ');
+    const std::string gap = "," + std::string(static_cast<std::size_t>(x.dim()) - 1, '\n') +
+                            std::string(static_cast<std::size_t>(indent) + 1, ' ');
     const std::int64_t n = x.size(0);
     for (std::int64_t i = 0; i < n; ++i) {
       if (i) out += gap;
@@ -116,16 +126,21 @@ std::string Tensor::str() const {
   std::string suffix;
   const bool common = dtype() == kFloat32 || dtype() == kInt64 || dtype() == kBool;
   if (numel() == 0) {
-    if (dim() != 1) suffix += fmt::format(", size=({})", fmt::join(sizes().begin(), sizes().end(), ", "));
+    if (dim() != 1)
+      suffix += fmt::format(", size=({})", fmt::join(sizes().begin(), sizes().end(), ", "));
     if (dtype() != kFloat32) suffix += fmt::format(", dtype={}", name(dtype()));
     return "tensor([]" + suffix + ")";
   }
   Printer p{x, numel() > kThreshold, {}, is_floating(dtype())};
   std::vector<double> shown;
   collect(x, p.summarise, shown);
-  if (p.real) p.f = choose(shown);
+  if (p.real)
+    p.f = choose(shown);
   else
-    for (double v : shown) p.width = std::max(p.width, dtype() == kBool ? (v != 0 ? std::size_t{4} : std::size_t{5}) : fmt::format("{}", static_cast<std::int64_t>(v)).size());
+    for (double v : shown)
+      p.width = std::max(p.width, dtype() == kBool
+                                      ? (v != 0 ? std::size_t{4} : std::size_t{5})
+                                      : fmt::format("{}", static_cast<std::int64_t>(v)).size());
   if (!device().is_cpu()) suffix += fmt::format(", device='{}'", device().str());
   if (!common) suffix += fmt::format(", dtype={}", name(dtype()));
   if (requires_grad()) suffix += is_leaf() ? ", requires_grad=True" : ", grad_fn=<...>";

@@ -1,4 +1,5 @@
-// What a tensor is, off the tape: factories, access, aliasing. Views that are recorded live in ops/views.cpp.
+// What a tensor is, off the tape: factories, access, aliasing. Views that are recorded live in
+// ops/views.cpp.
 #include "dropin/tensor/tensor.h"
 
 #include <algorithm>
@@ -12,12 +13,18 @@
 
 namespace dropin {
 
-void Tensor::undefined() { fail<Error>({"tensor: used before it was given a value (an undefined tensor)"}); }
-void Tensor::wrong_type(DType asked) const { fail<DTypeError>({"tensor: data<", asked, ">() on a tensor of dtype ", dtype()}); }
+void Tensor::undefined() {
+  fail<Error>({"tensor: used before it was given a value (an undefined tensor)"});
+}
+void Tensor::wrong_type(DType asked) const {
+  fail<DTypeError>({"tensor: data<", asked, ">() on a tensor of dtype ", dtype()});
+}
 
 int wrap_dim(std::int64_t dim, std::int64_t ndim, const char* who) {
   const std::int64_t n = ndim == 0 ? 1 : ndim;  // torch: a scalar has the dims -1 and 0
-  if (dim < -n || dim >= n) fail<IndexError>({who, ": dimension ", dim, " is out of range for a tensor of ", ndim, " dimensions"});
+  if (dim < -n || dim >= n)
+    fail<IndexError>(
+        {who, ": dimension ", dim, " is out of range for a tensor of ", ndim, " dimensions"});
   return static_cast<int>(dim < 0 ? dim + n : dim);
 }
 
@@ -25,7 +32,9 @@ std::int64_t Tensor::size(std::int64_t d) const {
   if (dim() == 0) fail<IndexError>({"size: dimension ", d, " of a scalar"});
   return get().sizes[wrap_dim(d, dim(), "size")];
 }
-std::int64_t Tensor::stride(std::int64_t d) const { return get().strides[wrap_dim(d, dim(), "stride")]; }
+std::int64_t Tensor::stride(std::int64_t d) const {
+  return get().strides[wrap_dim(d, dim(), "stride")];
+}
 
 bool Tensor::is_contiguous() const {
   const TensorImpl& t = get();
@@ -61,7 +70,8 @@ std::vector<double> Tensor::values() const {
   return {p, p + x.numel()};
 }
 double Tensor::item_as_double() const {
-  if (numel() != 1) fail<ShapeError>({"item: the tensor is ", sizes(), ", expected exactly one element"});
+  if (numel() != 1)
+    fail<ShapeError>({"item: the tensor is ", sizes(), ", expected exactly one element"});
   if (dtype() == kFloat32 && device().is_cpu()) return *data<float>();
   if (dtype() == kInt64 && device().is_cpu()) return static_cast<double>(*data<std::int64_t>());
   return values()[0];
@@ -74,13 +84,17 @@ std::size_t checked_bytes(const Shape& sizes, DType dtype) {
   bool empty = false;
   for (std::int64_t s : sizes) {
     if (s < 0) fail<ShapeError>({"tensor: negative size in ", sizes});
-    if (s == 0) empty = true;
-    else if (__builtin_mul_overflow(n, s, &n)) fail<OutOfMemoryError>({"tensor: ", sizes, " of ", dtype, " has more bytes than can be counted"});
+    if (s == 0)
+      empty = true;
+    else if (__builtin_mul_overflow(n, s, &n))
+      fail<OutOfMemoryError>(
+          {"tensor: ", sizes, " of ", dtype, " has more bytes than can be counted"});
   }
   return empty ? 0 : static_cast<std::size_t>(n);
 }
 
-Tensor make(Ref<Storage> storage, const Shape& sizes, const Shape& strides, std::int64_t offset, DType dtype) {
+Tensor make(Ref<Storage> storage, const Shape& sizes, const Shape& strides, std::int64_t offset,
+            DType dtype) {
   auto impl = make_ref<TensorImpl>();
   impl->storage = std::move(storage);
   impl->sizes = sizes;
@@ -103,19 +117,23 @@ Tensor broadcast_to(const Tensor& x, const Shape& sizes) {
   if (x.sizes() == sizes) return x;
   const int lead = sizes.size() - static_cast<int>(x.dim());
   Shape strides = sizes;
-  for (int i = 0; i < sizes.size(); ++i) strides[i] = i < lead || x.sizes()[i - lead] == 1 ? 0 : x.strides()[i - lead];
+  for (int i = 0; i < sizes.size(); ++i)
+    strides[i] = i < lead || x.sizes()[i - lead] == 1 ? 0 : x.strides()[i - lead];
   return alias(x, sizes, strides, x.storage_offset());
 }
 
 }  // namespace detail
 
 Tensor empty(const Shape& sizes, const TensorOptions& o) {
-  return make(make_ref<Storage>(checked_bytes(sizes, o.dtype), o.device), sizes, contiguous_strides(sizes), 0, o.dtype);
+  return make(make_ref<Storage>(checked_bytes(sizes, o.dtype), o.device), sizes,
+              contiguous_strides(sizes), 0, o.dtype);
 }
 Tensor full(const Shape& sizes, double value, const TensorOptions& o) {
   Tensor t = empty(sizes, o);
-  if (value == 0 && !std::signbit(value) && o.device.is_cpu() && t.numel()) std::memset(t.data_ptr(), 0, t.impl()->storage->bytes());
-  else run<kernels::fill>(o.device, value, t.out());
+  if (value == 0 && !std::signbit(value) && o.device.is_cpu() && t.numel())
+    std::memset(t.data_ptr(), 0, t.impl()->storage->bytes());
+  else
+    run<kernels::fill>(o.device, value, t.out());
   return t;
 }
 Tensor zeros(const Shape& sizes, const TensorOptions& o) { return full(sizes, 0, o); }
@@ -126,15 +144,19 @@ Tensor ones_like(const Tensor& x) { return ones(x.sizes(), x.options()); }
 Tensor scalar(double value, const TensorOptions& o) { return full({}, value, o); }
 
 Tensor tensor(const std::vector<double>& values, const Shape& sizes, const TensorOptions& o) {
-  if (sizes.numel() != static_cast<std::int64_t>(values.size())) fail<ShapeError>({"tensor: ", values.size(), " values for the shape ", sizes});
+  if (sizes.numel() != static_cast<std::int64_t>(values.size()))
+    fail<ShapeError>({"tensor: ", values.size(), " values for the shape ", sizes});
   Tensor t = empty(sizes, kFloat64);
   std::copy(values.begin(), values.end(), t.data<double>());
   return t.to(o.dtype).to(o.device);
 }
-Tensor tensor(const std::vector<double>& values, const TensorOptions& o) { return tensor(values, {static_cast<std::int64_t>(values.size())}, o); }
+Tensor tensor(const std::vector<double>& values, const TensorOptions& o) {
+  return tensor(values, {static_cast<std::int64_t>(values.size())}, o);
+}
 
 Tensor arange(double start, double end, double step, const TensorOptions& o) {
-  if (step == 0 || !std::isfinite(step) || !std::isfinite(start) || !std::isfinite(end)) fail<OptionError>({"arange: from ", start, " to ", end, " by ", step});
+  if (step == 0 || !std::isfinite(step) || !std::isfinite(start) || !std::isfinite(end))
+    fail<OptionError>({"arange: from ", start, " to ", end, " by ", step});
   const double count = std::ceil((end - start) / step);
   if (count > 1e12) fail<OutOfMemoryError>({"arange: ", count, " values"});
   std::vector<double> v(static_cast<std::size_t>(std::max(count, 0.0)));
@@ -146,7 +168,9 @@ Tensor linspace(double start, double end, std::int64_t steps, const TensorOption
   std::vector<double> v(static_cast<std::size_t>(steps));
   for (std::int64_t i = 0; i < steps; ++i) {  // from both ends, so that the last value is exact
     const double d = steps > 1 ? (end - start) / static_cast<double>(steps - 1) : 0;
-    v[static_cast<std::size_t>(i)] = i < steps / 2 || steps == 1 ? start + static_cast<double>(i) * d : end - static_cast<double>(steps - 1 - i) * d;
+    v[static_cast<std::size_t>(i)] = i < steps / 2 || steps == 1
+                                         ? start + static_cast<double>(i) * d
+                                         : end - static_cast<double>(steps - 1 - i) * d;
   }
   return tensor(v, o);
 }
@@ -158,11 +182,13 @@ Tensor eye(std::int64_t n, std::int64_t m, const TensorOptions& o) {
   return t;
 }
 
-Tensor from_blob(void* data, const Shape& sizes, const TensorOptions& o, const Shape& strides, Deleter deleter, void* context) {
+Tensor from_blob(void* data, const Shape& sizes, const TensorOptions& o, const Shape& strides,
+                 Deleter deleter, void* context) {
   std::size_t bytes = checked_bytes(sizes, o.dtype);
   if (!data && bytes) fail<Error>({"from_blob: null data for the shape ", sizes});
   if (!strides.empty()) {
-    if (strides.size() != sizes.size()) fail<ShapeError>({"from_blob: strides ", strides, " for the shape ", sizes});
+    if (strides.size() != sizes.size())
+      fail<ShapeError>({"from_blob: strides ", strides, " for the shape ", sizes});
     std::int64_t last = 0;
     for (int i = 0; i < sizes.size(); ++i) {
       if (strides[i] < 0) fail<ShapeError>({"from_blob: negative stride in ", strides});
@@ -170,7 +196,8 @@ Tensor from_blob(void* data, const Shape& sizes, const TensorOptions& o, const S
     }
     if (bytes) bytes = static_cast<std::size_t>((last + 1) * item_size(o.dtype));
   }
-  return make(make_ref<Storage>(data, bytes, o.device, deleter, context), sizes, strides.empty() ? contiguous_strides(sizes) : strides, 0, o.dtype);
+  return make(make_ref<Storage>(data, bytes, o.device, deleter, context), sizes,
+              strides.empty() ? contiguous_strides(sizes) : strides, 0, o.dtype);
 }
 
 // --- random numbers
@@ -188,7 +215,8 @@ void random_into(const Tensor& y, kernels::Distribution d, double a, double b, G
   const bool wide = y.dtype() == kFloat64 || d == kernels::Distribution::Integer;
   const auto n = static_cast<std::uint64_t>(y.numel());
   const std::uint64_t offset = g->advance(wide ? (n + 1) / 2 : (n + 3) / 4);
-  if (y.is_contiguous()) return run<kernels::random_fill>(y.device(), d, a, b, g->seed(), offset, y.out());
+  if (y.is_contiguous())
+    return run<kernels::random_fill>(y.device(), d, a, b, g->seed(), offset, y.out());
   Tensor t = empty(y.sizes(), y.options());
   run<kernels::random_fill>(y.device(), d, a, b, g->seed(), offset, t.out());
   run<kernels::copy>(y.device(), t.in(), y.out());
@@ -216,10 +244,12 @@ Tensor randn(const Shape& sizes, const TensorOptions& o, Generator* g) {
   random_into(t, kernels::Distribution::Normal, 0, 1, g);
   return t;
 }
-Tensor randint(std::int64_t low, std::int64_t high, const Shape& sizes, const TensorOptions& o, Generator* g) {
+Tensor randint(std::int64_t low, std::int64_t high, const Shape& sizes, const TensorOptions& o,
+               Generator* g) {
   if (low >= high) fail<OptionError>({"randint: the range ", low, " to ", high, " is empty"});
   Tensor t = empty(sizes, {kInt64, o.device});
-  random_into(t, kernels::Distribution::Integer, static_cast<double>(low), static_cast<double>(high), g);
+  random_into(t, kernels::Distribution::Integer, static_cast<double>(low),
+              static_cast<double>(high), g);
   return t.to(o.dtype);
 }
 Tensor randperm(std::int64_t n, Generator* g) {

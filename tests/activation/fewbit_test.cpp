@@ -11,20 +11,26 @@ using testing::expect_values;
 using testing::max_difference;
 using testing::random;
 
-const char* const kTabled[] = {"gelu", "silu", "sigmoid", "tanh", "selu", "elu", "celu", "softplus", "logsigmoid", "mish", "hardswish", "softsign", "tanhshrink"};
+const char* const kTabled[] = {"gelu",      "silu",     "sigmoid",   "tanh",       "selu",
+                               "elu",       "celu",     "softplus",  "logsigmoid", "mish",
+                               "hardswish", "softsign", "tanhshrink"};
 
 TEST(FewBitTable, StoredTablesAreWhatTheProgramFinds) {
   for (const char* name : kTabled)
     for (int bits = 1; bits <= 3; ++bits)
       for (const bool fold : {false, true}) {
         if (fold && !fewbit_even(name)) continue;
-        const FewBitTable a = fewbit_table(name, bits, fold), b = solve_fewbit_table(name, bits, fold);
+        const FewBitTable a = fewbit_table(name, bits, fold),
+                          b = solve_fewbit_table(name, bits, fold);
         ASSERT_EQ(a.borders.size(), (1u << bits) - 1);
-        for (std::size_t i = 0; i < a.borders.size(); ++i) EXPECT_NEAR(a.borders[i], b.borders[i], 1e-9) << name << " " << bits;
-        for (std::size_t i = 0; i < a.levels.size(); ++i) EXPECT_NEAR(a.levels[i], b.levels[i], 1e-9) << name << " " << bits;
+        for (std::size_t i = 0; i < a.borders.size(); ++i)
+          EXPECT_NEAR(a.borders[i], b.borders[i], 1e-9) << name << " " << bits;
+        for (std::size_t i = 0; i < a.levels.size(); ++i)
+          EXPECT_NEAR(a.levels[i], b.levels[i], 1e-9) << name << " " << bits;
         double inner = 0;
         for (double v : a.borders) inner += v;
-        if (!fold && std::string(name) != "selu" && std::string(name) != "elu" && std::string(name) != "celu" && std::string(name) != "mish") {
+        if (!fold && std::string(name) != "selu" && std::string(name) != "elu" &&
+            std::string(name) != "celu" && std::string(name) != "mish") {
           EXPECT_LE(inner, 1e-9) << name;
         }
       }
@@ -37,17 +43,31 @@ TEST(FewBitTable, LeavesTheLeastError) {
     bool fold;
     double cost;
   };
-  for (const Row& r : {Row{"gelu", 1, false, 1.4105e-1}, {"gelu", 2, false, 4.4753e-2}, {"gelu", 3, false, 1.1989e-2}, {"gelu", 4, false, 3.1624e-3}, {"silu", 3, false, 1.7738e-2},
-                       {"silu", 4, false, 4.7087e-3}, {"sigmoid", 4, false, 8.1913e-4}, {"sigmoid", 1, true, 1.0404e-2}, {"tanh", 4, false, 6.5599e-3}, {"tanh", 2, true, 1.6375e-2},
-                       {"selu", 3, false, 1.9112e-2}, {"selu", 4, false, 3.9993e-3}, {"softplus", 4, false, 3.0132e-3}, {"elu", 4, false, 1.2109e-3}, {"mish", 4, false, 3.7720e-3},
-                       {"softsign", 4, false, 9.0556e-3}, {"hardswish", 4, false, 1.0204e-2}}) {
+  for (const Row& r : {Row{"gelu", 1, false, 1.4105e-1},
+                       {"gelu", 2, false, 4.4753e-2},
+                       {"gelu", 3, false, 1.1989e-2},
+                       {"gelu", 4, false, 3.1624e-3},
+                       {"silu", 3, false, 1.7738e-2},
+                       {"silu", 4, false, 4.7087e-3},
+                       {"sigmoid", 4, false, 8.1913e-4},
+                       {"sigmoid", 1, true, 1.0404e-2},
+                       {"tanh", 4, false, 6.5599e-3},
+                       {"tanh", 2, true, 1.6375e-2},
+                       {"selu", 3, false, 1.9112e-2},
+                       {"selu", 4, false, 3.9993e-3},
+                       {"softplus", 4, false, 3.0132e-3},
+                       {"elu", 4, false, 1.2109e-3},
+                       {"mish", 4, false, 3.7720e-3},
+                       {"softsign", 4, false, 9.0556e-3},
+                       {"hardswish", 4, false, 1.0204e-2}}) {
     const FewBitTable t = fewbit_table(r.name, r.bits, r.fold);
     EXPECT_NEAR(fewbit_error(r.name, t, r.fold) / r.cost, 1, 1e-4) << r.name << " " << r.bits;
     for (std::size_t i = 0; i < t.borders.size(); ++i)  // and no border can be moved to gain
       for (const double step : {-1e-3, 1e-3}) {
         FewBitTable moved = t;
         moved.borders[i] += step;
-        EXPECT_GE(fewbit_error(r.name, moved, r.fold), fewbit_error(r.name, t, r.fold) * (1 - 1e-9)) << r.name << " " << r.bits << " border " << i;
+        EXPECT_GE(fewbit_error(r.name, moved, r.fold), fewbit_error(r.name, t, r.fold) * (1 - 1e-9))
+            << r.name << " " << r.bits << " border " << i;
       }
   }
   EXPECT_LT(fewbit_error("gelu", fewbit_table("gelu", 5)), 1e-3);
@@ -68,7 +88,8 @@ TEST(FewBitPack, IsOneBitStream) {
       for (std::int64_t i = 0; i < packed.numel() * 8; ++i) {
         const std::int64_t code = i / bits;
         const int want = code < n ? c[static_cast<std::size_t>(code)] >> (i % bits) & 1 : 0;
-        ASSERT_EQ(p[static_cast<std::size_t>(i / 8)] >> (i % 8) & 1, want) << "bits " << bits << " n " << n << " bit " << i;
+        ASSERT_EQ(p[static_cast<std::size_t>(i / 8)] >> (i % 8) & 1, want)
+            << "bits " << bits << " n " << n << " bit " << i;
       }
       EXPECT_EQ(max_difference(fewbit_unpack(packed, bits, n), codes), 0);
     }
@@ -109,22 +130,35 @@ TEST(FewBit, ForwardIsExactAndBackwardIsTheTable) {
               set(1, 0), set(2, 60), set(3, -60), set(4, NAN), set(5, INFINITY), set(6, -INFINITY);
             }
             x.requires_grad_();
-            const Tensor borders = tensor(t.borders, dtype), levels = tensor(t.levels, dtype), g = random({n}, dtype, 6);
-            const Tensor y = fewbit_activation(x, {.function = name, .a = 1, .b = 20, .bits = bits, .fold = fold}, borders, levels);
+            const Tensor borders = tensor(t.borders, dtype), levels = tensor(t.levels, dtype),
+                         g = random({n}, dtype, 6);
+            const Tensor y = fewbit_activation(
+                x, {.function = name, .a = 1, .b = 20, .bits = bits, .fold = fold}, borders,
+                levels);
             y.backward(g);
-            const auto v = x.detach().to_vector(), b = borders.to_vector(), l = levels.to_vector(), gv = g.to_vector(), gx = x.grad().to_vector();
+            const auto v = x.detach().to_vector(), b = borders.to_vector(), l = levels.to_vector(),
+                       gv = g.to_vector(), gx = x.grad().to_vector();
             for (std::size_t i = 0; i < v.size(); ++i) {
               const double a = fold ? std::abs(v[i]) : v[i];
               std::size_t c = 0;
               while (c < b.size() && !(a <= b[c])) ++c;
-              const double want = dtype == kFloat32 ? static_cast<double>(static_cast<float>(l[c]) * static_cast<float>(gv[i])) : l[c] * gv[i];
-              ASSERT_EQ(gx[i], want) << name << " " << bits << (fold ? " folded" : "") << " at x = " << v[i];
+              const double want =
+                  dtype == kFloat32
+                      ? static_cast<double>(static_cast<float>(l[c]) * static_cast<float>(gv[i]))
+                      : l[c] * gv[i];
+              ASSERT_EQ(gx[i], want)
+                  << name << " " << bits << (fold ? " folded" : "") << " at x = " << v[i];
             }
             if (n > 8) {
               EXPECT_TRUE(std::isnan(y.detach().to_vector()[4]));
             }
-            const Tensor finite = where(isfinite(x.detach()), x.detach(), 1.0), f = fewbit_activation(finite, {.function = name, .a = 1, .b = 20, .bits = bits, .fold = fold}, borders, levels);
-            EXPECT_LT(max_difference(f, standard(name, finite)), dtype == kFloat32 ? 8e-6 : 1e-13) << name;
+            const Tensor finite = where(isfinite(x.detach()), x.detach(), 1.0),
+                         f = fewbit_activation(
+                             finite,
+                             {.function = name, .a = 1, .b = 20, .bits = bits, .fold = fold},
+                             borders, levels);
+            EXPECT_LT(max_difference(f, standard(name, finite)), dtype == kFloat32 ? 8e-6 : 1e-13)
+                << name;
           }
 }
 
@@ -134,14 +168,26 @@ TEST(FewBit, PiecewiseLinearGradientsAreExact) {
     std::function<double(double)> f, slope;
   };
   const Row rows[] = {
-      {"FewBitReLU", "{}", [](double x) { return std::max(x, 0.0); }, [](double x) { return x > 0; }},
-      {"FewBitReLU6", "{}", [](double x) { return std::clamp(x, 0.0, 6.0); }, [](double x) { return x > 0 && x < 6; }},
-      {"FewBitLeakyReLU", R"({"negative_slope": 0.2})", [](double x) { return x < 0 ? 0.2 * x : x; }, [](double x) { return x >= 0 ? 1 : 0.2; }},
-      {"FewBitHardtanh", R"({"min_val": -2, "max_val": 0.5})", [](double x) { return std::clamp(x, -2.0, 0.5); }, [](double x) { return x > -2 && x < 0.5; }},
-      {"FewBitHardsigmoid", "{}", [](double x) { return std::clamp(x + 3, 0.0, 6.0) / 6; }, [](double x) { return x > -3 && x < 3 ? 1.0 / 6 : 0; }},
-      {"FewBitHardshrink", R"({"lambda": 0.7})", [](double x) { return std::abs(x) > 0.7 ? x : 0; }, [](double x) { return std::abs(x) > 0.7; }},
-      {"FewBitSoftshrink", R"({"lambda": 1})", [](double x) { return x > 1 ? x - 1 : x < -1 ? x + 1 : 0; }, [](double x) { return std::abs(x) > 1; }},
-      {"FewBitThreshold", R"({"threshold": 0.5, "value": -3})", [](double x) { return x > 0.5 ? x : -3; }, [](double x) { return x > 0.5; }}};
+      {"FewBitReLU", "{}", [](double x) { return std::max(x, 0.0); },
+       [](double x) { return x > 0; }},
+      {"FewBitReLU6", "{}", [](double x) { return std::clamp(x, 0.0, 6.0); },
+       [](double x) { return x > 0 && x < 6; }},
+      {"FewBitLeakyReLU", R"({"negative_slope": 0.2})",
+       [](double x) { return x < 0 ? 0.2 * x : x; }, [](double x) { return x >= 0 ? 1 : 0.2; }},
+      {"FewBitHardtanh", R"({"min_val": -2, "max_val": 0.5})",
+       [](double x) { return std::clamp(x, -2.0, 0.5); },
+       [](double x) { return x > -2 && x < 0.5; }},
+      {"FewBitHardsigmoid", "{}", [](double x) { return std::clamp(x + 3, 0.0, 6.0) / 6; },
+       [](double x) { return x > -3 && x < 3 ? 1.0 / 6 : 0; }},
+      {"FewBitHardshrink", R"({"lambda": 0.7})", [](double x) { return std::abs(x) > 0.7 ? x : 0; },
+       [](double x) { return std::abs(x) > 0.7; }},
+      {"FewBitSoftshrink", R"({"lambda": 1})",
+       [](double x) { return x > 1    ? x - 1
+                             : x < -1 ? x + 1
+                                      : 0; },
+       [](double x) { return std::abs(x) > 1; }},
+      {"FewBitThreshold", R"({"threshold": 0.5, "value": -3})",
+       [](double x) { return x > 0.5 ? x : -3; }, [](double x) { return x > 0.5; }}};
   std::vector<double> values = {-8, -3, -2, -1, -0.5, 0, 0.5, 1, 3, 6, 9, 0.25, -0.25};
   for (int i = 0; i < 50; ++i) values.push_back(-7 + 0.29 * i);
   for (const Row& r : rows) {
@@ -152,18 +198,22 @@ TEST(FewBit, PiecewiseLinearGradientsAreExact) {
     const Tensor y = m->call({{"x", x}}).get("y", r.name);
     sum(y).backward();
     for (std::size_t i = 0; i < values.size(); ++i) {
-      EXPECT_NEAR(y.detach().to_vector()[i], r.f(values[i]), 1e-15) << r.name << " at " << values[i];
+      EXPECT_NEAR(y.detach().to_vector()[i], r.f(values[i]), 1e-15)
+          << r.name << " at " << values[i];
       EXPECT_EQ(x.grad().to_vector()[i], r.slope(values[i])) << r.name << " at " << values[i];
     }
-    const Tensor odd = tensor({NAN, INFINITY, -INFINITY}).requires_grad_(), z = make(r.name, Json::parse(r.options))->call({{"x", odd}}).get("y", r.name);
+    const Tensor odd = tensor({NAN, INFINITY, -INFINITY}).requires_grad_(),
+                 z = make(r.name, Json::parse(r.options))->call({{"x", odd}}).get("y", r.name);
     EXPECT_TRUE(std::isnan(z.detach().to_vector()[0])) << r.name;
     sum(z).backward();
     for (double v : odd.grad().to_vector()) EXPECT_TRUE(std::isfinite(v)) << r.name;
   }
 }
 
-// Bytes that the tape of f holds: what is allocated while its result lives beyond what it was before and the result itself.
-template <class F> std::int64_t kept_bytes(F f) {
+// Bytes that the tape of f holds: what is allocated while its result lives beyond what it was
+// before and the result itself.
+template <class F>
+std::int64_t kept_bytes(F f) {
   const std::int64_t before = memory_stats().allocated;
   Tensor y = f();
   const std::int64_t after = memory_stats().allocated;
@@ -176,14 +226,17 @@ TEST(FewBit, KeepsBitsForBackward) {
   Tensor leaf = random({n}, kFloat32).requires_grad_();
   for (int bits = 1; bits <= 4; ++bits) {
     FewBitGELU f({.bits = bits});
-    const std::int64_t kept = kept_bytes([&] { return f(leaf * 1.0); });  // the product's result is free once its codes are made
+    const std::int64_t kept = kept_bytes(
+        [&] { return f(leaf * 1.0); });  // the product's result is free once its codes are made
     EXPECT_GE(kept, n * bits / 8);
     EXPECT_LE(kept, n * bits / 8 + 8192) << bits;
   }
-  EXPECT_GE(kept_bytes([&] { return gelu(leaf * 1.0); }), n * 4) << "the standard one keeps its input";
+  EXPECT_GE(kept_bytes([&] { return gelu(leaf * 1.0); }), n * 4)
+      << "the standard one keeps its input";
   {
     no_grad guard;
-    EXPECT_LE(kept_bytes([&] { return FewBitGELU({.bits = 4})(leaf); }), 8192) << "no codes without a gradient";
+    EXPECT_LE(kept_bytes([&] { return FewBitGELU({.bits = 4})(leaf); }), 8192)
+        << "no codes without a gradient";
   }
   FewBitReLU6 r;
   const std::int64_t one = kept_bytes([&] { return r(leaf * 1.0); });
@@ -196,7 +249,8 @@ TEST(FewBit, TapeOfADeepNetwork) {
     manual_seed(1);
     const std::int64_t width = 256, rows = 512;
     std::vector<Box<Linear>> layers;
-    for (int i = 0; i < 12; ++i) layers.emplace_back(new Linear({.in_features = width, .out_features = width}));
+    for (int i = 0; i < 12; ++i)
+      layers.emplace_back(new Linear({.in_features = width, .out_features = width}));
     FewBitGELU f({.bits = 3});
     const Tensor x = random({rows, width}, kFloat32);
     return kept_bytes([&] {
@@ -207,7 +261,9 @@ TEST(FewBit, TapeOfADeepNetwork) {
   };
   const std::int64_t element = 512 * 256;
   const std::int64_t standard = tape(false), few = tape(true);
-  EXPECT_NEAR(static_cast<double>(standard - few) / static_cast<double>(12 * element), 4 - 3.0 / 8, 0.05) << "bytes saved per element and activation";
+  EXPECT_NEAR(static_cast<double>(standard - few) / static_cast<double>(12 * element), 4 - 3.0 / 8,
+              0.05)
+      << "bytes saved per element and activation";
 }
 
 TEST(FewBit, InPlaceStridesHalvesAndMisuse) {
@@ -232,7 +288,8 @@ TEST(FewBit, InPlaceStridesHalvesAndMisuse) {
   EXPECT_EQ(f(random({5}, kFloat32).to(kBFloat16)).dtype(), kBFloat16);
   EXPECT_EQ(f(zeros({0, 3}).requires_grad_()).sizes(), (Shape{0, 3}));
   EXPECT_ERROR(f(zeros({3}, kInt32)), DTypeError, "got int32");
-  EXPECT_ERROR(grad({sum(f(a))}, {a}, {}, false, true), AutogradError, "cannot be differentiated again");
+  EXPECT_ERROR(grad({sum(f(a))}, {a}, {}, false, true), AutogradError,
+               "cannot be differentiated again");
 }
 
 TEST(FewBit, OptionsAndStates) {
@@ -244,7 +301,8 @@ TEST(FewBit, OptionsAndStates) {
   EXPECT_ERROR(FewBitStepwise({1, 1}, {0, 1, 2}, "gelu"), OptionError, "not strictly increasing");
   EXPECT_ERROR(FewBitStepwise({1}, {0, 1, 2}, "gelu"), OptionError, "expected 2 for 3 levels");
   EXPECT_ERROR(FewBitStepwise({1}, {0, 1}, "gelo"), OptionError, "function is \"gelo\"");
-  EXPECT_ERROR(FewBitStepwise(std::vector<double>(256), std::vector<double>(257), "gelu"), OptionError, "257 levels");
+  EXPECT_ERROR(FewBitStepwise(std::vector<double>(256), std::vector<double>(257), "gelu"),
+               OptionError, "257 levels");
   FewBitTanh f({.bits = 2});
   StateDict s = f.state_dict();
   EXPECT_EQ(s.find("borders").sizes(), (Shape{3}));
@@ -254,17 +312,21 @@ TEST(FewBit, OptionsAndStates) {
   Tensor x = tensor({0.5, -1.5, 2.5, 3.5}).requires_grad_();
   sum(f(x)).backward();
   expect_values(x.grad(), {4, 3, 2, 1});
-  EXPECT_ERROR(f.load_state_dict({{"borders", tensor({1, 3, 3})}, {"levels", tensor({4, 3, 2, 1})}}), StateError, "not strictly increasing");
+  EXPECT_ERROR(
+      f.load_state_dict({{"borders", tensor({1, 3, 3})}, {"levels", tensor({4, 3, 2, 1})}}),
+      StateError, "not strictly increasing");
   const FewBitTable wide = fewbit_table("gelu", 6);
   FewBitStepwise many(wide.borders, wide.levels, "gelu");
-  Tensor v = (random({4001}, kFloat32) * 2.0).requires_grad_(), w = v.detach().clone().requires_grad_();
+  Tensor v = (random({4001}, kFloat32) * 2.0).requires_grad_(),
+         w = v.detach().clone().requires_grad_();
   sum(many(v)).backward();
   sum(gelu(w)).backward();
   EXPECT_LT(max_difference(v.grad(), w.grad()), 0.06) << "64 levels come near the derivative";
   FewBitSoftplus scaled({.beta = 2, .threshold = 20});
   Tensor u = tensor({0.4, -0.4, 30}).requires_grad_();
   sum(scaled(u)).backward();
-  expect_values(scaled(u.detach()), {std::log1p(std::exp(0.8)) / 2, std::log1p(std::exp(-0.8)) / 2, 30}, 1e-6);
+  expect_values(scaled(u.detach()),
+                {std::log1p(std::exp(0.8)) / 2, std::log1p(std::exp(-0.8)) / 2, 30}, 1e-6);
   expect_values(u.grad(), {0.75363, 0.24637, 0.99946}, 1e-4);
 }
 
@@ -275,8 +337,10 @@ TEST(FewBitStepwise, ReluTakesAUsersTable) {
   testing::expect_values(y, {0, 0.2, 0.5, 2});
   sum(y).backward();
   testing::expect_values(x.grad(), {0.25, 0.25, 0.25, 0.75});
-  EXPECT_ERROR(FewBitStepwise({.borders = {0}, .levels = {0, 1}, .function = "gelu", .fold = true}), OptionError, "FewBitStepwise: fold needs an even derivative");
-  EXPECT_ERROR(FewBitStepwise({.borders = {0}, .levels = {0, 1}, .function = "swish"}), OptionError, "FewBitStepwise: function is \"swish\"");
+  EXPECT_ERROR(FewBitStepwise({.borders = {0}, .levels = {0, 1}, .function = "gelu", .fold = true}),
+               OptionError, "FewBitStepwise: fold needs an even derivative");
+  EXPECT_ERROR(FewBitStepwise({.borders = {0}, .levels = {0, 1}, .function = "swish"}), OptionError,
+               "FewBitStepwise: function is \"swish\"");
 }
 
 }  // namespace

@@ -110,19 +110,25 @@ TEST(Autograd, InPlaceOnLeafIsRefused) {
   expect_values(x, {2, 3});
 }
 
-TEST(Autograd, IntegersHaveNoGradients) { EXPECT_ERROR(zeros({2}, kInt64).requires_grad_(), AutogradError, "int64"); }
+TEST(Autograd, IntegersHaveNoGradients) {
+  EXPECT_ERROR(zeros({2}, kInt64).requires_grad_(), AutogradError, "int64");
+}
 
 struct CubeTimes : Function<CubeTimes> {
   static Tensor forward(FunctionContext& ctx, const Tensor& x, double k) {
     ctx.save_for_backward({x});
     return x * x * x * k;
   }
-  static Tensors backward(FunctionContext& ctx, const Tensors& gys) { return {gys[0] * square(ctx.saved()[0]) * 6.0}; }
+  static Tensors backward(FunctionContext& ctx, const Tensors& gys) {
+    return {gys[0] * square(ctx.saved()[0]) * 6.0};
+  }
 };
 
 TEST(Autograd, UserDefinedFunction) {
   Tensor x = random({5}).requires_grad_();
-  EXPECT_EQ(gradcheck([](const Tensors& v) -> Tensors { return {CubeTimes::apply(v[0], 2.0)}; }, {x}), "");
+  EXPECT_EQ(
+      gradcheck([](const Tensors& v) -> Tensors { return {CubeTimes::apply(v[0], 2.0)}; }, {x}),
+      "");
 }
 
 TEST(Autograd, GradcheckFindsAWrongGradient) {
@@ -132,12 +138,14 @@ TEST(Autograd, GradcheckFindsAWrongGradient) {
   };
   auto f = [](const Tensors& v) -> Tensors { return {Wrong::apply(v[0])}; };
   EXPECT_NE(gradcheck(f, {random({3}).requires_grad_()}), "");
-  EXPECT_NE(gradcheck(f, {random({100}).requires_grad_()}), "") << "large inputs are checked along directions";
+  EXPECT_NE(gradcheck(f, {random({100}).requires_grad_()}), "")
+      << "large inputs are checked along directions";
   EXPECT_ERROR(gradcheck(f, {random({3}, kFloat32).requires_grad_()}), DTypeError, "float64");
 }
 
 TEST(Autograd, CheckpointGivesTheSameGradientsWithLessMemory) {
-  Tensor w = random({64, 64}, kFloat32).requires_grad_(), x = random({64, 64}, kFloat32, 3).requires_grad_();
+  Tensor w = random({64, 64}, kFloat32).requires_grad_(),
+         x = random({64, 64}, kFloat32, 3).requires_grad_();
   auto block = [w](const Tensors& v) -> Tensors {
     Tensor h = v[0];
     for (int i = 0; i < 8; ++i) h = tanh(matmul(h, w)) * 0.5;
@@ -196,7 +204,9 @@ TEST(Autograd, ChannelsLastLeavesKeepTheirOrder) {
     EXPECT_EQ(x.grad().strides(), x.strides());
     for (int c = 0; c < 2; ++c)
       for (int h = 0; h < 3; ++h)
-        for (int v = 0; v < 4; ++v) EXPECT_EQ(x.grad()[0][c][h][v].item<float>(), static_cast<float>(2 * times * (12 * c + 4 * h + v)));
+        for (int v = 0; v < 4; ++v)
+          EXPECT_EQ(x.grad()[0][c][h][v].item<float>(),
+                    static_cast<float>(2 * times * (12 * c + 4 * h + v)));
   }
 }
 

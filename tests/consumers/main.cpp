@@ -4,10 +4,13 @@
 #include <cstdio>
 
 int main() {
-  dropin::Transformer model({.vocab_size = 16, .embed_dim = 16, .num_layers = 1, .num_heads = 2, .max_len = 8});
-  const auto report = dropin::swap(model, "MultiheadAttention", "LongformerAttention", dropin::Json::parse(R"({"window": 2})"));
+  dropin::Transformer model(
+      {.vocab_size = 16, .embed_dim = 16, .num_layers = 1, .num_heads = 2, .max_len = 8});
+  const auto report = dropin::swap(model, "MultiheadAttention", "LongformerAttention",
+                                   dropin::Json::parse(R"({"window": 2})"));
   dropin::AdamW optimizer(model.parameters(), {.lr = 1e-3});
-  const dropin::Tensor ids = dropin::zeros({2, 8}, dropin::kInt64), target = dropin::zeros({16}, dropin::kInt64);
+  const dropin::Tensor ids = dropin::zeros({2, 8}, dropin::kInt64),
+                       target = dropin::zeros({16}, dropin::kInt64);
   const dropin::Tensor loss = dropin::cross_entropy(model(ids).reshape({-1, 16}), target);
   loss.backward();
   optimizer.step();

@@ -2,12 +2,12 @@
 #include <functional>
 
 #include "dropin/autograd/gradcheck.h"
+#include "dropin/convolution/deform_conv.h"
 #include "dropin/core/parallel.h"
 #include "dropin/model/convnet.h"
-#include "dropin/registry/registry.h"
-#include "dropin/convolution/deform_conv.h"
 #include "dropin/model/mask_iou_net.h"
 #include "dropin/model/mixnet.h"
+#include "dropin/registry/registry.h"
 #include "support.h"
 
 namespace dropin {
@@ -27,10 +27,14 @@ Tensors leaves_of(const Tensors& v, DType t) {
   for (const Tensor& x : v) r.push_back(x.detach().to(t).clone().requires_grad_());
   return r;
 }
-Tensor channels_last(const Tensor& x) { return x.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2}); }
+Tensor channels_last(const Tensor& x) {
+  return x.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2});
+}
 
 TEST(MixConv2d, SplitsChannelsAsThePaperAndTheCode) {
-  const auto split = [](std::int64_t c, std::int64_t g, const char* how) { return MixConv2d::split("test", c, g, how); };
+  const auto split = [](std::int64_t c, std::int64_t g, const char* how) {
+    return MixConv2d::split("test", c, g, how);
+  };
   EXPECT_EQ(split(11, 3, "equal"), (std::vector<std::int64_t>{5, 3, 3}));
   EXPECT_EQ(split(10, 3, "equal"), (std::vector<std::int64_t>{4, 3, 3}));
   EXPECT_EQ(split(32, 4, "exponential"), (std::vector<std::int64_t>{16, 8, 4, 4}));
@@ -43,12 +47,17 @@ TEST(MixConv2d, SplitsChannelsAsThePaperAndTheCode) {
 TEST(MixConv2d, EqualsItsPartsInBothLayoutsAndInEveryGradient) {
   for (const std::int64_t stride : {1, 2, 3})
     for (const bool last : {false, true}) {
-      const Tensors data{random({2, 13, 12, 17}, kFloat64, 1), random({5, 1, 3, 3}, kFloat64, 2), random({5}, kFloat64, 3), random({4, 1, 5, 5}, kFloat64, 4), random({4}, kFloat64, 5),
+      const Tensors data{random({2, 13, 12, 17}, kFloat64, 1),
+                         random({5, 1, 3, 3}, kFloat64, 2),
+                         random({5}, kFloat64, 3),
+                         random({4, 1, 5, 5}, kFloat64, 4),
+                         random({4}, kFloat64, 5),
                          random({4, 1, 4, 9}, kFloat64, 6)};
       auto f = [&](const Tensors& v) {
         std::vector<DepthwiseGroup> groups{{v[1], v[2]}, {v[3], v[4]}, {v[5], {}}};
         for (DepthwiseGroup& g : groups) {
-          const Pair a = tf_same_padding(12, g.weight.size(2), stride, 1), b = tf_same_padding(17, g.weight.size(3), stride, 1);
+          const Pair a = tf_same_padding(12, g.weight.size(2), stride, 1),
+                     b = tf_same_padding(17, g.weight.size(3), stride, 1);
           g.pad_begin = {a[0], b[0]}, g.pad_end = {a[1], b[1]};
         }
         const Tensor x = last && v[0].dtype() == kFloat32 ? channels_last(v[0]) : v[0];
@@ -61,19 +70,30 @@ TEST(MixConv2d, EqualsItsPartsInBothLayoutsAndInEveryGradient) {
       const Tensors wide = leaves_of(data, kFloat64), narrow = leaves_of(data, kFloat32);
       EXPECT_LT(max_difference(f(wide), f(narrow).to(kFloat64)), 1e-4);
       const Tensors want = gradients(f, wide), got = gradients(f, narrow);
-      for (std::size_t i = 0; i < want.size(); ++i) EXPECT_LT(max_difference(want[i], got[i].to(kFloat64)), 3e-4) << "leaf " << i << " stride " << stride;
+      for (std::size_t i = 0; i < want.size(); ++i)
+        EXPECT_LT(max_difference(want[i], got[i].to(kFloat64)), 3e-4)
+            << "leaf " << i << " stride " << stride;
     }
 }
 
 TEST(MixConv2d, HasSecondDerivatives) {
-  const Tensors in = leaves_of({random({1, 3, 5, 4}, kFloat64, 1), random({2, 1, 3, 3}, kFloat64, 2), random({1, 1, 2, 2}, kFloat64, 3)}, kFloat32);
-  auto f = [](const Tensors& v) { return mixed_depthwise_conv2d(v[0], {{v[1], {}, {1, 1}, {1, 1}}, {v[2], {}, {0, 1}, {1, 0}}}); };
+  const Tensors in =
+      leaves_of({random({1, 3, 5, 4}, kFloat64, 1), random({2, 1, 3, 3}, kFloat64, 2),
+                 random({1, 1, 2, 2}, kFloat64, 3)},
+                kFloat32);
+  auto f = [](const Tensors& v) {
+    return mixed_depthwise_conv2d(v[0], {{v[1], {}, {1, 1}, {1, 1}}, {v[2], {}, {0, 1}, {1, 0}}});
+  };
   auto penalty = [&](const Tensors& v) {
     const Tensors g = grad({sum(square(f(v)))}, {v[0]}, {}, true, true);
     return sum(square(g[0]));
   };
-  const Tensors narrow = grad({penalty(in)}, in), wide_in = leaves_of(in, kFloat64), wide = grad({penalty(wide_in)}, wide_in);
-  for (std::size_t i = 0; i < in.size(); ++i) EXPECT_LT(max_difference(narrow[i].to(kFloat64), wide[i]), 2e-4 * (1 + abs(wide[i]).to_vector()[0] * 100)) << i;
+  const Tensors narrow = grad({penalty(in)}, in), wide_in = leaves_of(in, kFloat64),
+                wide = grad({penalty(wide_in)}, wide_in);
+  for (std::size_t i = 0; i < in.size(); ++i)
+    EXPECT_LT(max_difference(narrow[i].to(kFloat64), wide[i]),
+              2e-4 * (1 + abs(wide[i]).to_vector()[0] * 100))
+        << i;
 }
 
 TEST(MixConv2d, OneKernelIsADepthwiseConvolution) {
@@ -85,31 +105,43 @@ TEST(MixConv2d, OneKernelIsADepthwiseConvolution) {
   EXPECT_EQ(max_difference(mixed.forward(x), plain.forward(x)), 0);
   StateDict indexed;
   indexed.set("0.weight", plain.state_dict().find("weight"));
-  EXPECT_EQ(MixConv2d({.in_channels = 6, .kernel_size = {5}}).load_state_dict(indexed).renamed.size(), 1u);
+  EXPECT_EQ(
+      MixConv2d({.in_channels = 6, .kernel_size = {5}}).load_state_dict(indexed).renamed.size(),
+      1u);
 }
 
 TEST(MixConv2d, PaddingModesAgreeAtStrideOneAndDifferAtTwo) {
   manual_seed(2);
-  MixConv2d same({.in_channels = 4, .kernel_size = {3, 5}}), symmetric({.in_channels = 4, .kernel_size = {3, 5}, .padding = "symmetric"});
+  MixConv2d same({.in_channels = 4, .kernel_size = {3, 5}}),
+      symmetric({.in_channels = 4, .kernel_size = {3, 5}, .padding = "symmetric"});
   symmetric.load_state_dict(same.state_dict());
   const Tensor x = random({1, 4, 8, 8}, kFloat64);
   same.to(kFloat64), symmetric.to(kFloat64);
   EXPECT_LT(max_difference(same.forward(x), symmetric.forward(x)), 1e-15);
-  MixConv2d same2({.in_channels = 4, .kernel_size = {3, 5}, .stride = 2}), symmetric2({.in_channels = 4, .kernel_size = {3, 5}, .stride = 2, .padding = "symmetric"});
+  MixConv2d same2({.in_channels = 4, .kernel_size = {3, 5}, .stride = 2}),
+      symmetric2({.in_channels = 4, .kernel_size = {3, 5}, .stride = 2, .padding = "symmetric"});
   same2.load_state_dict(same.state_dict()), symmetric2.load_state_dict(same.state_dict());
   same2.to(kFloat64), symmetric2.to(kFloat64);
   const Tensor a = same2.forward(x), b = symmetric2.forward(x);
   EXPECT_EQ(a.sizes(), b.sizes());
   EXPECT_GT(max_difference(a, b), 1e-3) << "an even size is padded behind only";
-  EXPECT_LT(max_difference(same2.forward(x.narrow(2, 0, 7).narrow(3, 0, 7)), symmetric2.forward(x.narrow(2, 0, 7).narrow(3, 0, 7))), 1e-15) << "an odd one on both sides";
-  EXPECT_EQ(MixConv2d({.in_channels = 4, .kernel_size = {7, 11}}).forward(random({1, 4, 2, 3}, kFloat32)).sizes(), (Shape{1, 4, 2, 3})) << "smaller than the kernels";
+  EXPECT_LT(max_difference(same2.forward(x.narrow(2, 0, 7).narrow(3, 0, 7)),
+                           symmetric2.forward(x.narrow(2, 0, 7).narrow(3, 0, 7))),
+            1e-15)
+      << "an odd one on both sides";
+  EXPECT_EQ(MixConv2d({.in_channels = 4, .kernel_size = {7, 11}})
+                .forward(random({1, 4, 2, 3}, kFloat32))
+                .sizes(),
+            (Shape{1, 4, 2, 3}))
+      << "smaller than the kernels";
 }
 
 TEST(MixConv2d, DilationStandsForSize) {
   MixConv2d dilated({.in_channels = 4, .kernel_size = {3, 9}, .dilated = true});
   EXPECT_EQ(dilated.state_dict().find("1.weight").sizes(), (Shape{2, 1, 3, 3}));
   MixConv2d strided({.in_channels = 4, .kernel_size = {3, 9}, .stride = 2, .dilated = true});
-  EXPECT_EQ(strided.state_dict().find("1.weight").sizes(), (Shape{2, 1, 9, 9})) << "no effect with a stride";
+  EXPECT_EQ(strided.state_dict().find("1.weight").sizes(), (Shape{2, 1, 9, 9}))
+      << "no effect with a stride";
   // a 9x9 kernel with zeros between its 3x3 taps, 4 apart
   MixConv2d full({.in_channels = 4, .kernel_size = {3, 9}});
   no_grad guard;
@@ -131,16 +163,24 @@ TEST(MixConv2d, NotANumberStaysInItsChannel) {
 }
 
 TEST(MixConv2d, RefusesBadOptionsByName) {
-  EXPECT_ERROR(MixConv2d({.in_channels = 4, .kernel_size = std::vector<std::int64_t>{}}), OptionError, "kernel_size is empty");
-  EXPECT_ERROR(MixConv2d({.in_channels = 4, .kernel_size = {3, 0}}), OptionError, "kernel_size holds 0");
-  EXPECT_ERROR(MixConv2d({.in_channels = 4, .kernel_size = {3, 4}, .padding = "symmetric"}), OptionError, "kernel_size holds 4, expected odd sizes");
+  EXPECT_ERROR(MixConv2d({.in_channels = 4, .kernel_size = std::vector<std::int64_t>{}}),
+               OptionError, "kernel_size is empty");
+  EXPECT_ERROR(MixConv2d({.in_channels = 4, .kernel_size = {3, 0}}), OptionError,
+               "kernel_size holds 0");
+  EXPECT_ERROR(MixConv2d({.in_channels = 4, .kernel_size = {3, 4}, .padding = "symmetric"}),
+               OptionError, "kernel_size holds 4, expected odd sizes");
   EXPECT_ERROR(MixConv2d({.in_channels = 4, .stride = 0}), OptionError, "stride is 0");
-  EXPECT_ERROR(MixConv2d({.in_channels = 2, .kernel_size = {3, 5, 7}}), OptionError, "too many for 2 channels");
-  EXPECT_ERROR(MixConv2d({.in_channels = 4, .out_channels = 6}), OptionError, "out_channels is 6, expected in_channels = 4");
-  EXPECT_ERROR(MixConv2d({.in_channels = 4, .padding = "valid"}), OptionError, "padding is \"valid\"");
-  EXPECT_ERROR(MixConv2d({.in_channels = 4, .partition = "halves"}), OptionError, "partition is \"halves\"");
+  EXPECT_ERROR(MixConv2d({.in_channels = 2, .kernel_size = {3, 5, 7}}), OptionError,
+               "too many for 2 channels");
+  EXPECT_ERROR(MixConv2d({.in_channels = 4, .out_channels = 6}), OptionError,
+               "out_channels is 6, expected in_channels = 4");
+  EXPECT_ERROR(MixConv2d({.in_channels = 4, .padding = "valid"}), OptionError,
+               "padding is \"valid\"");
+  EXPECT_ERROR(MixConv2d({.in_channels = 4, .partition = "halves"}), OptionError,
+               "partition is \"halves\"");
   MixConv2d m({.in_channels = 4, .kernel_size = {3, 5}});
-  EXPECT_ERROR(m.forward(zeros({1, 3, 5, 5})), ShapeError, "x is [1, 3, 5, 5], expected [B, 4, H, W]");
+  EXPECT_ERROR(m.forward(zeros({1, 3, 5, 5})), ShapeError,
+               "x is [1, 3, 5, 5], expected [B, 4, H, W]");
   EXPECT_ERROR(m.forward(zeros({1, 4, 0, 5})), ShapeError, "at least one pixel");
   EXPECT_EQ(m.forward(zeros({0, 4, 5, 5})).sizes(), (Shape{0, 4, 5, 5}));
 }
@@ -157,15 +197,26 @@ TEST(MixConv2d, TakesThePlaceOfADepthwiseConvolution) {
   });
   EXPECT_EQ(made, (std::vector<std::string>{"[3,5,7]", "[3,5,7]"}));
   ConvNet other({.width = 8, .num_blocks = 2});
-  swap(other, "DepthwiseConv2d", "MixConv2d", Json::parse(R"({"kernel_size": [3, 9], "padding": "same"})"));
+  swap(other, "DepthwiseConv2d", "MixConv2d",
+       Json::parse(R"({"kernel_size": [3, 9], "padding": "same"})"));
   EXPECT_EQ(other.forward(zeros({2, 1, 12, 12})).sizes(), (Shape{2, 10}));
-  EXPECT_ERROR(MixConv2d::options_from("DepthwiseConv2d", DepthwiseConv2d({.channels = 4, .kernel_size = 3, .multiplier = 2, .padding = 1}).options_json(), Json::object()), OptionError, "multiplier is 2");
-  EXPECT_ERROR(MixConv2d::options_from("DepthwiseConv2d", DepthwiseConv2d({.channels = 4, .kernel_size = 3}).options_json(), Json::object()), OptionError, "padding is 0");
+  EXPECT_ERROR(MixConv2d::options_from(
+                   "DepthwiseConv2d",
+                   DepthwiseConv2d({.channels = 4, .kernel_size = 3, .multiplier = 2, .padding = 1})
+                       .options_json(),
+                   Json::object()),
+               OptionError, "multiplier is 2");
+  EXPECT_ERROR(
+      MixConv2d::options_from("DepthwiseConv2d",
+                              DepthwiseConv2d({.channels = 4, .kernel_size = 3}).options_json(),
+                              Json::object()),
+      OptionError, "padding is 0");
 }
 
 TEST(DepthwiseConv2d, KeepsChannelsLast) {
   DepthwiseConv2d d({.channels = 7, .kernel_size = 3, .padding = "tf_same", .dilation = 2});
-  const Tensor x = random({2, 7, 9, 10}, kFloat32), y = d.forward(x), z = d.forward(channels_last(x));
+  const Tensor x = random({2, 7, 9, 10}, kFloat32), y = d.forward(x),
+               z = d.forward(channels_last(x));
   EXPECT_FALSE(z.is_contiguous());
   EXPECT_EQ(max_difference(y, z), 0);
 }
@@ -210,8 +261,10 @@ TEST(MixNetBlock, ReadsThePortsNamesOfABlockWithoutExpansion) {
   StateDict port;
   for (const auto& [name, t] : a.state_dict()) {
     std::string n = name;
-    for (const auto& [ours, theirs] : {std::pair{"bn2", "bn1"}, {"bn3", "bn2"}, {"conv_pwl", "conv_pw"}})
-      if (name.rfind(std::string(ours) + ".", 0) == 0) n = theirs + name.substr(std::string(ours).size());
+    for (const auto& [ours, theirs] :
+         {std::pair{"bn2", "bn1"}, {"bn3", "bn2"}, {"conv_pwl", "conv_pw"}})
+      if (name.rfind(std::string(ours) + ".", 0) == 0)
+        n = theirs + name.substr(std::string(ours).size());
     port.set(n, t);
   }
   EXPECT_FALSE(b.load_state_dict(port).renamed.empty());
@@ -226,28 +279,43 @@ struct Deform {
   Tensors data;  // x, offset, mask, weight, bias
   ConvParams p;
 };
-Deform deform_case(std::int64_t B, std::int64_t C, std::int64_t O, std::int64_t groups, std::int64_t G, std::int64_t kh, std::int64_t kw, std::int64_t h, std::int64_t w, const ConvParams& p) {
-  const std::int64_t P = (h + 2 * p.pad_begin[0] - p.dilation[0] * (kh - 1) - 1) / p.stride[0] + 1, Q = (w + 2 * p.pad_begin[1] - p.dilation[1] * (kw - 1) - 1) / p.stride[1] + 1, K = kh * kw;
-  Deform d{{random({B, C, h, w}, kFloat64, 1), random({B, 2 * G * K, P, Q}, kFloat64, 2) * 2.0, random({B, G * K, P, Q}, kFloat64, 3), random({O, C / groups, kh, kw}, kFloat64, 4),
-            random({O}, kFloat64, 5)}, p};
+Deform deform_case(std::int64_t B, std::int64_t C, std::int64_t O, std::int64_t groups,
+                   std::int64_t G, std::int64_t kh, std::int64_t kw, std::int64_t h, std::int64_t w,
+                   const ConvParams& p) {
+  const std::int64_t P = (h + 2 * p.pad_begin[0] - p.dilation[0] * (kh - 1) - 1) / p.stride[0] + 1,
+                     Q = (w + 2 * p.pad_begin[1] - p.dilation[1] * (kw - 1) - 1) / p.stride[1] + 1,
+                     K = kh * kw;
+  Deform d{{random({B, C, h, w}, kFloat64, 1), random({B, 2 * G * K, P, Q}, kFloat64, 2) * 2.0,
+            random({B, G * K, P, Q}, kFloat64, 3), random({O, C / groups, kh, kw}, kFloat64, 4),
+            random({O}, kFloat64, 5)},
+           p};
   d.p.pad_end = p.pad_begin;
   d.p.groups = groups;
   return d;
 }
 
 TEST(DeformConv2d, KernelAgreesWithTheDefinitionInEveryGradient) {
-  const Deform cases[] = {deform_case(2, 6, 4, 2, 3, 3, 3, 11, 9, {.stride = {2, 2}, .pad_begin = {2, 2}, .dilation = {2, 2}}), deform_case(1, 70, 5, 1, 1, 3, 3, 9, 8, {.pad_begin = {1, 1}}),
-                          deform_case(3, 48, 6, 3, 2, 1, 2, 7, 10, {.stride = {1, 2}, .pad_begin = {0, 1}}), deform_case(9, 4, 3, 1, 2, 5, 5, 8, 8, {.pad_begin = {2, 2}}),
-                          deform_case(1, 3, 2, 1, 1, 1, 1, 4, 4, {})};
+  const Deform cases[] = {
+      deform_case(2, 6, 4, 2, 3, 3, 3, 11, 9,
+                  {.stride = {2, 2}, .pad_begin = {2, 2}, .dilation = {2, 2}}),
+      deform_case(1, 70, 5, 1, 1, 3, 3, 9, 8, {.pad_begin = {1, 1}}),
+      deform_case(3, 48, 6, 3, 2, 1, 2, 7, 10, {.stride = {1, 2}, .pad_begin = {0, 1}}),
+      deform_case(9, 4, 3, 1, 2, 5, 5, 8, 8, {.pad_begin = {2, 2}}),
+      deform_case(1, 3, 2, 1, 1, 1, 1, 4, 4, {})};
   for (const Deform& c : cases)
     for (const bool with_mask : {true, false}) {
-      auto f = [&](const Tensors& v) { return deform_conv2d(v[0], v[1], with_mask ? v[2] : Tensor(), with_mask ? v[3] : v[2], with_mask ? v[4] : v[3], c.p); };
+      auto f = [&](const Tensors& v) {
+        return deform_conv2d(v[0], v[1], with_mask ? v[2] : Tensor(), with_mask ? v[3] : v[2],
+                             with_mask ? v[4] : v[3], c.p);
+      };
       Tensors data = c.data;
       if (!with_mask) data.erase(data.begin() + 2);
       const Tensors wide = leaves_of(data, kFloat64), narrow = leaves_of(data, kFloat32);
       EXPECT_LT(max_difference(f(wide), f(narrow).to(kFloat64)), 1e-4);
       const Tensors want = gradients(f, wide), got = gradients(f, narrow);
-      for (std::size_t i = 0; i < want.size(); ++i) EXPECT_LT(max_difference(want[i], got[i].to(kFloat64)), 1e-3) << "leaf " << i << " mask " << with_mask << " channels " << c.data[0].size(1);
+      for (std::size_t i = 0; i < want.size(); ++i)
+        EXPECT_LT(max_difference(want[i], got[i].to(kFloat64)), 1e-3)
+            << "leaf " << i << " mask " << with_mask << " channels " << c.data[0].size(1);
     }
 }
 
@@ -257,49 +325,72 @@ TEST(DeformConv2d, ResultsDoNotDependOnThreads) {
   Tensors results[2];
   for (const int k : {0, 1}) {
     set_num_threads(k ? 3 : 1);
-    results[k] = gradients([&](const Tensors& v) { return deform_conv2d(v[0], v[1], v[2], v[3], v[4], c.p); }, leaves_of(c.data, kFloat32));
+    results[k] = gradients(
+        [&](const Tensors& v) { return deform_conv2d(v[0], v[1], v[2], v[3], v[4], c.p); },
+        leaves_of(c.data, kFloat32));
   }
   set_num_threads(before);
-  for (std::size_t i = 0; i < results[0].size(); ++i) EXPECT_EQ(max_difference(results[0][i], results[1][i]), 0) << i;
+  for (std::size_t i = 0; i < results[0].size(); ++i)
+    EXPECT_EQ(max_difference(results[0][i], results[1][i]), 0) << i;
 }
 
 TEST(DeformConv2d, DefinitionHasRightGradients) {
   const Deform c = deform_case(1, 2, 2, 1, 1, 2, 2, 4, 4, {.pad_begin = {1, 1}});
   Tensors in = leaves_of(c.data, kFloat64);
-  gradcheck([&](const Tensors& v) -> Tensors { return {plain::deform_conv2d(v[0], v[1], v[2], v[3], v[4], c.p)}; }, in);
+  gradcheck(
+      [&](const Tensors& v) -> Tensors {
+        return {plain::deform_conv2d(v[0], v[1], v[2], v[3], v[4], c.p)};
+      },
+      in);
 }
 
 TEST(DeformConv2d, ConstantOffsetsShiftTheConvolution) {
   manual_seed(4);
   DeformConv2d d({.in_channels = 3, .out_channels = 4, .kernel_size = 3, .padding = 1});
   const Tensor x = random({1, 3, 10, 12}, kFloat32);
-  EXPECT_LT(max_difference(d.forward(x, zeros({1, 18, 10, 12})), d.forward(x)), 1e-5) << "no offsets: a convolution";
+  EXPECT_LT(max_difference(d.forward(x, zeros({1, 18, 10, 12})), d.forward(x)), 1e-5)
+      << "no offsets: a convolution";
   Tensor offset = zeros({1, 9, 2, 10, 12});
   offset.select(2, 0).fill_(1);
   offset.select(2, 1).fill_(-2);
   const Tensor moved = d.forward(x, offset.reshape({1, 18, 10, 12})), still = d.forward(x);
   // inside, row p column q of the one is row p + 1 column q - 2 of the other
-  EXPECT_LT(max_difference(moved.slice(2, 1, 8).slice(3, 3, 11), still.slice(2, 2, 9).slice(3, 1, 9)), 1e-5);
+  EXPECT_LT(
+      max_difference(moved.slice(2, 1, 8).slice(3, 3, 11), still.slice(2, 2, 9).slice(3, 1, 9)),
+      1e-5);
   manual_seed(5);
-  ModulatedDeformConv2d packed({.in_channels = 3, .out_channels = 4, .kernel_size = 3, .padding = 1});
+  ModulatedDeformConv2d packed(
+      {.in_channels = 3, .out_channels = 4, .kernel_size = 3, .padding = 1});
   const Tensor w = packed.state_dict().find("weight");
-  EXPECT_LT(max_difference(packed.forward(x), conv2d(x, w, {}, {.pad_begin = {1, 1}, .pad_end = {1, 1}}) * 0.5), 1e-5) << "starts as half a convolution";
+  EXPECT_LT(max_difference(packed.forward(x),
+                           conv2d(x, w, {}, {.pad_begin = {1, 1}, .pad_end = {1, 1}}) * 0.5),
+            1e-5)
+      << "starts as half a convolution";
 }
 
 TEST(DeformConv2d, SamplesAtTheBorderAndBeyond) {
   // one tap, one pixel of 8 in a 1x1 picture; offsets move it
-  const auto at = [](double dy, double dx, DType t) { return deform_conv2d(full({1, 1, 1, 1}, 8, t), tensor({dy, dx}, {1, 2, 1, 1}, t), {}, ones({1, 1, 1, 1}, t), {}).item(); };
+  const auto at = [](double dy, double dx, DType t) {
+    return deform_conv2d(full({1, 1, 1, 1}, 8, t), tensor({dy, dx}, {1, 2, 1, 1}, t), {},
+                         ones({1, 1, 1, 1}, t), {})
+        .item();
+  };
   for (const DType t : {kFloat32, kFloat64}) {
     EXPECT_EQ(at(0, 0, t), 8);
     EXPECT_EQ(at(-0.5, 0, t), 4);
     EXPECT_EQ(at(-0.5, 0.5, t), 2);
     EXPECT_EQ(at(-1, 0, t), 0);
     EXPECT_EQ(at(1, 0, t), 0);
-    for (const double bad : {static_cast<double>(NAN), static_cast<double>(INFINITY), -static_cast<double>(INFINITY), 1e30, -1e30}) {
+    for (const double bad : {static_cast<double>(NAN), static_cast<double>(INFINITY),
+                             -static_cast<double>(INFINITY), 1e30, -1e30}) {
       EXPECT_EQ(at(bad, 0, t), 0) << bad;
       EXPECT_EQ(at(0, bad, t), 0) << bad;
-      const Tensors leaves{full({1, 1, 1, 1}, 8, t).requires_grad_(), tensor({bad, 0}, {1, 2, 1, 1}, t).requires_grad_(), full({1, 1, 1, 1}, 3, t).requires_grad_()};
-      for (const Tensor& g : gradients([](const Tensors& v) { return deform_conv2d(v[0], v[1], {}, v[2], {}); }, leaves)) EXPECT_EQ(max_difference(g, zeros_like(g)), 0) << bad;
+      const Tensors leaves{full({1, 1, 1, 1}, 8, t).requires_grad_(),
+                           tensor({bad, 0}, {1, 2, 1, 1}, t).requires_grad_(),
+                           full({1, 1, 1, 1}, 3, t).requires_grad_()};
+      for (const Tensor& g : gradients(
+               [](const Tensors& v) { return deform_conv2d(v[0], v[1], {}, v[2], {}); }, leaves))
+        EXPECT_EQ(max_difference(g, zeros_like(g)), 0) << bad;
     }
   }
 }
@@ -307,24 +398,35 @@ TEST(DeformConv2d, SamplesAtTheBorderAndBeyond) {
 TEST(DeformConv2d, HasSecondDerivatives) {
   const Deform c = deform_case(1, 2, 2, 1, 1, 2, 2, 4, 4, {.pad_begin = {1, 1}});
   const Tensors narrow = leaves_of(c.data, kFloat32), wide = leaves_of(c.data, kFloat64);
-  auto penalty = [&](const Tensors& v) { return sum(square(grad({sum(square(deform_conv2d(v[0], v[1], v[2], v[3], v[4], c.p)))}, {v[0]}, {}, true, true)[0])); };
+  auto penalty = [&](const Tensors& v) {
+    return sum(square(grad({sum(square(deform_conv2d(v[0], v[1], v[2], v[3], v[4], c.p)))}, {v[0]},
+                           {}, true, true)[0]));
+  };
   const Tensor a = penalty(narrow), b = penalty(wide);
   EXPECT_NEAR(a.item(), b.item(), 1e-3 * std::abs(b.item()));
   const Tensors ga = grad({a}, {narrow[1], narrow[3]}), gb = grad({b}, {wide[1], wide[3]});
-  for (std::size_t i = 0; i < 2; ++i) EXPECT_LT(max_difference(ga[i].to(kFloat64), gb[i]), 2e-3 * amax(abs(gb[i])).item()) << i;
+  for (std::size_t i = 0; i < 2; ++i)
+    EXPECT_LT(max_difference(ga[i].to(kFloat64), gb[i]), 2e-3 * amax(abs(gb[i])).item()) << i;
 }
 
 TEST(DeformConv2d, RefusesWhatDoesNotFit) {
   DeformConv2d d({.in_channels = 4, .out_channels = 4, .kernel_size = 3, .padding = 1});
   const Tensor x = zeros({1, 4, 5, 5});
-  EXPECT_ERROR(d.forward(x, zeros({1, 17, 5, 5})), ShapeError, "offset is [1, 17, 5, 5], expected [1, 2 G 9, 5, 5]");
+  EXPECT_ERROR(d.forward(x, zeros({1, 17, 5, 5})), ShapeError,
+               "offset is [1, 17, 5, 5], expected [1, 2 G 9, 5, 5]");
   EXPECT_ERROR(d.forward(x, zeros({1, 54, 5, 5})), ShapeError, "G dividing the 4 channels");
   EXPECT_ERROR(d.forward(x, zeros({1, 18, 4, 5})), ShapeError, "offset is");
-  EXPECT_ERROR(d.forward(x, zeros({1, 36, 5, 5}), zeros({1, 9, 5, 5})), ShapeError, "mask is [1, 9, 5, 5], expected [1, 18, 5, 5]");
-  EXPECT_ERROR(d.call({{"x", x}, {"mask", zeros({1, 9, 5, 5})}}), StateError, "mask came without an offset");
-  EXPECT_ERROR(DeformConv2d({.in_channels = 4, .out_channels = 4, .kernel_size = 3, .stride = 0}), OptionError, "stride");
-  EXPECT_ERROR(DeformConv2d({.in_channels = 4, .out_channels = 4, .kernel_size = 3, .groups = 3}), OptionError, "groups 3");
-  EXPECT_ERROR(ModulatedDeformConv2d({.in_channels = 4, .out_channels = 4, .kernel_size = 3, .deformable_groups = 3}), OptionError, "deformable_groups 3");
+  EXPECT_ERROR(d.forward(x, zeros({1, 36, 5, 5}), zeros({1, 9, 5, 5})), ShapeError,
+               "mask is [1, 9, 5, 5], expected [1, 18, 5, 5]");
+  EXPECT_ERROR(d.call({{"x", x}, {"mask", zeros({1, 9, 5, 5})}}), StateError,
+               "mask came without an offset");
+  EXPECT_ERROR(DeformConv2d({.in_channels = 4, .out_channels = 4, .kernel_size = 3, .stride = 0}),
+               OptionError, "stride");
+  EXPECT_ERROR(DeformConv2d({.in_channels = 4, .out_channels = 4, .kernel_size = 3, .groups = 3}),
+               OptionError, "groups 3");
+  EXPECT_ERROR(ModulatedDeformConv2d(
+                   {.in_channels = 4, .out_channels = 4, .kernel_size = 3, .deformable_groups = 3}),
+               OptionError, "deformable_groups 3");
   EXPECT_EQ(d.forward(zeros({0, 4, 5, 5}), zeros({0, 18, 5, 5})).sizes(), (Shape{0, 4, 5, 5}));
 }
 
@@ -347,11 +449,15 @@ TEST(FastMaskIoUNet, OneClassPerMaskIsTheSameNumber) {
   const Tensor all = net.forward(x), own = net.forward(x, classes);
   EXPECT_LT(max_difference(own, gather(all, 1, classes.unsqueeze(1)).squeeze(1)), 1e-6);
   for (const double v : all.to_vector()) EXPECT_GE(v, 0);
-  EXPECT_ERROR(net.forward(x, tensor({3, 0, 7, 3, 1}, kInt64)), IndexError, "class 7 is outside [0, 7)");
+  EXPECT_ERROR(net.forward(x, tensor({3, 0, 7, 3, 1}, kInt64)), IndexError,
+               "class 7 is outside [0, 7)");
 }
 
 TEST(Pool, AWindowWiderThanThePictureCountsWithCeilMode) {
-  const Tensor x = tensor(std::vector<double>{1, 2, 3, 4}, kFloat32).reshape({1, 1, 1, 4}).expand({1, 1, 4, 4}).contiguous();
+  const Tensor x = tensor(std::vector<double>{1, 2, 3, 4}, kFloat32)
+                       .reshape({1, 1, 1, 4})
+                       .expand({1, 1, 4, 4})
+                       .contiguous();
   PoolParams p{.kernel = {5, 5}, .stride = {3, 3}, .ceil_mode = true};
   expect_values(max_pool2d(x, p), {4});
   expect_values(avg_pool2d(x, p), {2.5});

@@ -13,22 +13,28 @@ using testing::expect_values;
 
 const float kNan = std::nanf(""), kInf = INFINITY;
 
-Tensor boxes_of(const std::vector<double>& v, DType t = kFloat32) { return tensor(v, {static_cast<std::int64_t>(v.size() / 4), 4}, t); }
+Tensor boxes_of(const std::vector<double>& v, DType t = kFloat32) {
+  return tensor(v, {static_cast<std::int64_t>(v.size() / 4), 4}, t);
+}
 
-// Crowded boxes on a grid of whole numbers, so that IoUs often equal a threshold exactly; scores in few steps, so that they tie.
+// Crowded boxes on a grid of whole numbers, so that IoUs often equal a threshold exactly; scores in
+// few steps, so that they tie.
 struct Scene {
   Tensor boxes, scores;
 };
 Scene scene(std::int64_t n, std::int64_t classes, std::uint64_t seed, double extent = 60) {
   Generator g(seed);
-  const Tensor at = randint(0, static_cast<std::int64_t>(extent), {n, 2}, kInt64, &g).to(kFloat32), size = randint(0, 30, {n, 2}, kInt64, &g).to(kFloat32);
-  const Tensor scores = randint(0, 64, classes ? Shape{classes, n} : Shape{n}, kInt64, &g).to(kFloat32) * (1.0 / 64);
+  const Tensor at = randint(0, static_cast<std::int64_t>(extent), {n, 2}, kInt64, &g).to(kFloat32),
+               size = randint(0, 30, {n, 2}, kInt64, &g).to(kFloat32);
+  const Tensor scores =
+      randint(0, 64, classes ? Shape{classes, n} : Shape{n}, kInt64, &g).to(kFloat32) * (1.0 / 64);
   return {concat({at, at + size}, 1), scores};
 }
 
 double iou(const std::vector<double>& b, std::int64_t i, std::int64_t j) {
   const double *p = b.data() + 4 * i, *q = b.data() + 4 * j;
-  const double w = std::max(0.0, std::min(p[2], q[2]) - std::max(p[0], q[0])), h = std::max(0.0, std::min(p[3], q[3]) - std::max(p[1], q[1]));
+  const double w = std::max(0.0, std::min(p[2], q[2]) - std::max(p[0], q[0])),
+               h = std::max(0.0, std::min(p[3], q[3]) - std::max(p[1], q[1]));
   const double all = (p[2] - p[0]) * (p[3] - p[1]) + (q[2] - q[0]) * (q[3] - q[1]) - w * h;
   return all > 0 ? w * h / all : 0;
 }
@@ -36,11 +42,14 @@ double iou(const std::vector<double>& b, std::int64_t i, std::int64_t j) {
 std::vector<std::int64_t> sorted(const std::vector<double>& scores) {
   std::vector<std::int64_t> order(scores.size());
   for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int64_t>(i);
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) { return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)]; });
+  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) {
+    return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
+  });
   return order;
 }
 // The definitions, word by word.
-std::vector<std::int64_t> plain_greedy(const std::vector<double>& boxes, const std::vector<double>& scores, double threshold) {
+std::vector<std::int64_t> plain_greedy(const std::vector<double>& boxes,
+                                       const std::vector<double>& scores, double threshold) {
   std::vector<std::int64_t> kept;
   for (const std::int64_t j : sorted(scores)) {
     bool stays = true;
@@ -49,7 +58,9 @@ std::vector<std::int64_t> plain_greedy(const std::vector<double>& boxes, const s
   }
   return kept;
 }
-std::vector<std::int64_t> plain_fast(const std::vector<double>& boxes, const std::vector<double>& scores, double threshold, std::size_t top_k) {
+std::vector<std::int64_t> plain_fast(const std::vector<double>& boxes,
+                                     const std::vector<double>& scores, double threshold,
+                                     std::size_t top_k) {
   std::vector<std::int64_t> order = sorted(scores), kept;
   if (top_k && order.size() > top_k) order.resize(top_k);
   for (std::size_t j = 0; j < order.size(); ++j) {
@@ -66,21 +77,32 @@ TEST(Nms, KeepsWhatTheDefinitionKeepsIncludingTies) {
       for (std::uint64_t seed = 1; seed < 4; ++seed) {
         const Scene s = scene(n, 0, seed);
         const auto want = plain_greedy(s.boxes.to_vector(), s.scores.to_vector(), t);
-        EXPECT_EQ(nms(s.boxes, s.scores, {.iou_threshold = t}).to_vector<std::int64_t>(), want) << n << " boxes, threshold " << t;
-        EXPECT_EQ(nms(s.boxes.to(kFloat64), s.scores.to(kFloat64), {.iou_threshold = t}).to_vector<std::int64_t>(), want) << "float64";
+        EXPECT_EQ(nms(s.boxes, s.scores, {.iou_threshold = t}).to_vector<std::int64_t>(), want)
+            << n << " boxes, threshold " << t;
+        EXPECT_EQ(nms(s.boxes.to(kFloat64), s.scores.to(kFloat64), {.iou_threshold = t})
+                      .to_vector<std::int64_t>(),
+                  want)
+            << "float64";
       }
 }
 
 TEST(Nms, IsTheSameFarFromOneAndForAnyNumberOfThreads) {
   const Scene s = scene(300, 4, 5);
   const auto want = nms(s.boxes, s.scores[0]).to_vector<std::int64_t>();
-  for (const int scale : {-60, -10, 40, 57}) EXPECT_EQ(nms(s.boxes.to(kFloat64) * std::ldexp(1.0, scale), s.scores[0]).to_vector<std::int64_t>(), want) << scale;
-  for (const int scale : {-10, 10, -60, -75, 30, 60}) EXPECT_EQ(nms(s.boxes * std::ldexp(1.0, scale), s.scores[0]).to_vector<std::int64_t>(), want) << scale;
+  for (const int scale : {-60, -10, 40, 57})
+    EXPECT_EQ(
+        nms(s.boxes.to(kFloat64) * std::ldexp(1.0, scale), s.scores[0]).to_vector<std::int64_t>(),
+        want)
+        << scale;
+  for (const int scale : {-10, 10, -60, -75, 30, 60})
+    EXPECT_EQ(nms(s.boxes * std::ldexp(1.0, scale), s.scores[0]).to_vector<std::int64_t>(), want)
+        << scale;
   const int before = get_num_threads();
   Tensor indices[3];
   for (const int threads : {1, 2, 5}) {
     set_num_threads(threads);
-    indices[threads / 2] = fast_nms(s.boxes, s.scores, {.top_k = 0, .conf_threshold = 0, .max_detections = 0}).indices;
+    indices[threads / 2] =
+        fast_nms(s.boxes, s.scores, {.top_k = 0, .conf_threshold = 0, .max_detections = 0}).indices;
   }
   set_num_threads(before);
   EXPECT_EQ(indices[0].to_vector(), indices[1].to_vector());
@@ -88,7 +110,8 @@ TEST(Nms, IsTheSameFarFromOneAndForAnyNumberOfThreads) {
 }
 
 TEST(Nms, StrictlyGreaterSuppresses) {
-  const Tensor b = boxes_of({0, 0, 2, 1, 1, 0, 3, 1, 0, 0, 3, 1});  // IoU of the first two: 1/3; of each with the third: 2/3
+  const Tensor b = boxes_of({0, 0, 2, 1, 1, 0, 3, 1, 0, 0, 3,
+                             1});  // IoU of the first two: 1/3; of each with the third: 2/3
   const Tensor s = tensor({3, 2, 1});
   expect_values(nms(b, s, {.iou_threshold = 1.0 / 3}), {0, 1});
   expect_values(nms(b, s, {.iou_threshold = 0.33}), {0});
@@ -96,7 +119,9 @@ TEST(Nms, StrictlyGreaterSuppresses) {
 }
 
 TEST(Nms, BoxesWithoutAreaOrNumbersSuppressNothing) {
-  const Tensor b = boxes_of({0, 0, 4, 4, 0, 0, 4, 4, 1, 1, 1, 1, 1, 1, 1, 1, 4, 4, 0, 0, 4, 4, 0, 0, kNan, 0, 4, 4, 0, 0, kInf, 4, -kInf, -kInf, kInf, kInf, 0, 4, 4, 0});
+  const Tensor b =
+      boxes_of({0, 0, 4, 4, 0,    0, 4, 4, 1, 1, 1,    1, 1,     1,     1,    1,    4, 4, 0, 0,
+                4, 4, 0, 0, kNan, 0, 4, 4, 0, 0, kInf, 4, -kInf, -kInf, kInf, kInf, 0, 4, 4, 0});
   const Tensor s = tensor({1, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1});
   expect_values(nms(b, s), {0, 2, 3, 4, 5, 6, 7, 8, 9});
   expect_values(fast_nms(b, s.unsqueeze(0)).indices, {0, 2, 3, 4, 5, 6, 7, 8, 9});
@@ -115,49 +140,65 @@ TEST(BatchedNms, IsNmsWithinEachClass) {
     for (std::int64_t i = 0; i < 250; ++i)
       if (idxs.to_vector()[static_cast<std::size_t>(i)] == c) {
         ids.push_back(i);
-        for (int k = 0; k < 4; ++k) b.push_back(s.boxes[i].to_vector()[static_cast<std::size_t>(k)]);
+        for (int k = 0; k < 4; ++k)
+          b.push_back(s.boxes[i].to_vector()[static_cast<std::size_t>(k)]);
         p.push_back(s.scores[i].item());
       }
-    for (const std::int64_t k : plain_greedy(b, p, 0.5)) want.push_back(ids[static_cast<std::size_t>(k)]);
+    for (const std::int64_t k : plain_greedy(b, p, 0.5))
+      want.push_back(ids[static_cast<std::size_t>(k)]);
   }
   std::sort(want.begin(), want.end());
   const auto scores = s.scores.to_vector();
-  std::stable_sort(want.begin(), want.end(), [&](auto a, auto b) { return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)]; });
+  std::stable_sort(want.begin(), want.end(), [&](auto a, auto b) {
+    return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
+  });
   EXPECT_EQ(batched_nms(s.boxes, s.scores, idxs).to_vector<std::int64_t>(), want);
 }
 
 TEST(FastNms, FollowsTheDefinitionAndKeepsASubsetOfGreedy) {
   for (const std::int64_t top_k : {0, 20, 200}) {
     const Scene s = scene(320, 5, 11);
-    const Detections d = fast_nms(s.boxes, s.scores, {.iou_threshold = 0.4, .top_k = top_k, .conf_threshold = -1, .max_detections = 0});
-    const auto classes = d.classes.to_vector<std::int64_t>(), indices = d.indices.to_vector<std::int64_t>();
+    const Detections d =
+        fast_nms(s.boxes, s.scores,
+                 {.iou_threshold = 0.4, .top_k = top_k, .conf_threshold = -1, .max_detections = 0});
+    const auto classes = d.classes.to_vector<std::int64_t>(),
+               indices = d.indices.to_vector<std::int64_t>();
     for (std::int64_t c = 0; c < 5; ++c) {
       std::vector<std::int64_t> got;
       for (std::size_t k = 0; k < classes.size(); ++k)
         if (classes[k] == c) got.push_back(indices[k]);
-      EXPECT_EQ(got, plain_fast(s.boxes.to_vector(), s.scores[c].to_vector(), 0.4, static_cast<std::size_t>(top_k)));
+      EXPECT_EQ(got, plain_fast(s.boxes.to_vector(), s.scores[c].to_vector(), 0.4,
+                                static_cast<std::size_t>(top_k)));
       // greedy on the same boxes
       auto order = sorted(s.scores[c].to_vector());
       if (top_k) order.resize(std::min<std::size_t>(order.size(), static_cast<std::size_t>(top_k)));
       const Tensor at = tensor(std::vector<double>(order.begin(), order.end()), kInt64);
       std::set<std::int64_t> greedy;
-      for (const std::int64_t k : nms(index_select(s.boxes, 0, at), index_select(s.scores[c], 0, at), {.iou_threshold = 0.4}).to_vector<std::int64_t>()) greedy.insert(order[static_cast<std::size_t>(k)]);
-      for (const std::int64_t k : got) EXPECT_TRUE(greedy.count(k)) << "class " << c << ", box " << k;
+      for (const std::int64_t k : nms(index_select(s.boxes, 0, at),
+                                      index_select(s.scores[c], 0, at), {.iou_threshold = 0.4})
+                                      .to_vector<std::int64_t>())
+        greedy.insert(order[static_cast<std::size_t>(k)]);
+      for (const std::int64_t k : got)
+        EXPECT_TRUE(greedy.count(k)) << "class " << c << ", box " << k;
     }
     const auto scores = d.scores.to_vector();
-    for (std::size_t k = 1; k < scores.size(); ++k) EXPECT_TRUE(scores[k - 1] > scores[k] || (scores[k - 1] == scores[k] && classes[k - 1] <= classes[k]));
+    for (std::size_t k = 1; k < scores.size(); ++k)
+      EXPECT_TRUE(scores[k - 1] > scores[k] ||
+                  (scores[k - 1] == scores[k] && classes[k - 1] <= classes[k]));
   }
 }
 
 TEST(FastNms, ARemovedBoxStillSuppresses) {
-  const Tensor b = boxes_of({0, 0, 10, 1, 4, 0, 14, 1, 8, 0, 18, 1});  // a chain: neighbours overlap by 6 / 14
+  const Tensor b =
+      boxes_of({0, 0, 10, 1, 4, 0, 14, 1, 8, 0, 18, 1});  // a chain: neighbours overlap by 6 / 14
   const Tensor s = tensor({3, 2, 1});
   expect_values(nms(b, s, {.iou_threshold = 0.4}), {0, 2});
   expect_values(fast_nms(b, s.unsqueeze(0), {.iou_threshold = 0.4}).indices, {0});
 }
 
 TEST(FastNms, ThresholdsAndCuts) {
-  const Tensor b = boxes_of({0, 0, 1, 1, 5, 5, 6, 6, 9, 9, 10, 10}), s = tensor({0.5, 0.0625, 0.3, 0.2, 0.0625, 0.4}, {2, 3});
+  const Tensor b = boxes_of({0, 0, 1, 1, 5, 5, 6, 6, 9, 9, 10, 10}),
+               s = tensor({0.5, 0.0625, 0.3, 0.2, 0.0625, 0.4}, {2, 3});
   const FastNmsOptions o{.conf_threshold = 0.0625};
   Detections d = fast_nms(b, s, o);  // the second box is no candidate: strictly greater
   expect_values(d.indices, {0, 2, 2, 0});
@@ -198,7 +239,8 @@ TEST(SoftNms, DecaysAndStops) {
 }
 
 TEST(MatrixNms, DecaysByTheBetterBoxesOfItsClass) {
-  const Tensor b = boxes_of({0, 0, 2, 1, 1, 0, 3, 1, 9, 9, 10, 10}), s = tensor({0.9, 0.8, 0.7}), one = zeros({3}, kInt64);
+  const Tensor b = boxes_of({0, 0, 2, 1, 1, 0, 3, 1, 9, 9, 10, 10}), s = tensor({0.9, 0.8, 0.7}),
+               one = zeros({3}, kInt64);
   Detections d = matrix_nms(b, s, one, {.kernel = "linear"});
   expect_values(d.indices, {0, 2, 1});
   expect_values(d.scores, {0.9, 0.7, 0.8 * 2 / 3}, 1e-6);
@@ -208,12 +250,14 @@ TEST(MatrixNms, DecaysByTheBetterBoxesOfItsClass) {
 }
 
 TEST(Suppression, NoBoxesAndOneBox) {
-  const Tensor none = zeros({0, 4}), nothing = zeros({0}), one = boxes_of({0, 0, 1, 1}), score = tensor({0.5});
+  const Tensor none = zeros({0, 4}), nothing = zeros({0}), one = boxes_of({0, 0, 1, 1}),
+               score = tensor({0.5});
   EXPECT_EQ(nms(none, nothing).sizes(), Shape{0});
   EXPECT_EQ(batched_nms(none, nothing, zeros({0}, kInt64)).sizes(), Shape{0});
   EXPECT_EQ(soft_nms(none, nothing).scores.sizes(), Shape{0});
   EXPECT_EQ(matrix_nms(none, nothing, zeros({0}, kInt64)).scores.sizes(), Shape{0});
-  for (const std::int64_t classes : {0, 1, 80}) EXPECT_EQ(fast_nms(none, zeros({classes, 0})).classes.sizes(), Shape{0});
+  for (const std::int64_t classes : {0, 1, 80})
+    EXPECT_EQ(fast_nms(none, zeros({classes, 0})).classes.sizes(), Shape{0});
   EXPECT_EQ(fast_nms(one, zeros({0, 1})).indices.sizes(), Shape{0});
   EXPECT_EQ(fast_nms(one, zeros({3, 1})).scores.sizes(), Shape{0});  // no candidate
   expect_values(nms(one, score), {0});
@@ -229,7 +273,8 @@ TEST(Suppression, RefusesWhatDoesNotFit) {
   EXPECT_ERROR(nms(b, zeros({2})), ShapeError, "scores is [2], expected [3]");
   EXPECT_ERROR(nms(b.to(kInt64), s), DTypeError, "boxes is int64");
   EXPECT_ERROR(nms(b, tensor({0.0, kNan, 0.0})), Error, "scores[1] is nan");
-  EXPECT_ERROR(nms(b, s, {.iou_threshold = 1.5}), OptionError, "iou_threshold is 1.5, expected 0 to 1");
+  EXPECT_ERROR(nms(b, s, {.iou_threshold = 1.5}), OptionError,
+               "iou_threshold is 1.5, expected 0 to 1");
   EXPECT_ERROR(nms(b, s, {.iou_threshold = kNan}), OptionError, "iou_threshold");
   EXPECT_ERROR(batched_nms(b, s, s), DTypeError, "idxs is float32, expected int64");
   EXPECT_ERROR(batched_nms(b, s, zeros({4}, kInt64)), ShapeError, "idxs is [4]");
@@ -239,8 +284,10 @@ TEST(Suppression, RefusesWhatDoesNotFit) {
   EXPECT_ERROR(matrix_nms(b, s, i, {.top_k = -1}), OptionError, "top_k is -1");
   EXPECT_ERROR(fast_nms(b, s), ShapeError, "scores is [3], expected [C, 3]");
   EXPECT_ERROR(fast_nms(b, zeros({2, 4})), ShapeError, "scores is [2, 4], expected [C, 3]");
-  EXPECT_ERROR(fast_nms(b, zeros({2, 3}), {.max_detections = -2}), OptionError, "max_detections is -2");
-  EXPECT_ERROR(fast_nms(b, zeros({2, 3}), {.conf_threshold = kNan}), OptionError, "conf_threshold is nan");
+  EXPECT_ERROR(fast_nms(b, zeros({2, 3}), {.max_detections = -2}), OptionError,
+               "max_detections is -2");
+  EXPECT_ERROR(fast_nms(b, zeros({2, 3}), {.conf_threshold = kNan}), OptionError,
+               "conf_threshold is nan");
 }
 
 }  // namespace

@@ -13,7 +13,9 @@ namespace dropin::evidence {
 namespace {
 
 TEST(Timing, AContestFindsTheFasterAndItsPeak) {
-  auto wait = [](int us) { return [us] { std::this_thread::sleep_for(std::chrono::microseconds(us)); }; };
+  auto wait = [](int us) {
+    return [us] { std::this_thread::sleep_for(std::chrono::microseconds(us)); };
+  };
   const Contest c = contest(wait(500), wait(5000), {.rounds = 5, .min_time = 0});
   EXPECT_GT(c.ratio.middle, 2);
   EXPECT_LE(c.ratio.low, c.ratio.middle);
@@ -67,10 +69,13 @@ TEST(Cases, EveryComponentHasABenchFromItsLine) {
 }
 
 TEST(Cases, ADropInIsSizedAsItsStandardMember) {
-  for (const char* name : {"LongformerAttention", "HyenaOperator", "GRU", "BitLinear", "MixConv2d", "FewBitGELU"}) {
+  for (const char* name :
+       {"LongformerAttention", "HyenaOperator", "GRU", "BitLinear", "MixConv2d", "FewBitGELU"}) {
     const ComponentInfo &c = registry().find(name), *standard = standard_of(c);
     ASSERT_NE(standard, nullptr) << name;
-    EXPECT_TRUE(make_case(c, 0, standard, Json::object(), kCPU).x == make_case(*standard, 0, nullptr, Json::object(), kCPU).x) << name;
+    EXPECT_TRUE(make_case(c, 0, standard, Json::object(), kCPU).x ==
+                make_case(*standard, 0, nullptr, Json::object(), kCPU).x)
+        << name;
   }
 }
 
@@ -81,18 +86,31 @@ TEST(Claims, NameComponentsThatExistAndAreComplete) {
     EXPECT_FALSE(c.claim.empty() || c.figure.empty()) << c.components[0];
     EXPECT_TRUE(c.show) << c.components[0];
   }
-  for (const ComponentInfo& c : registry().all()) {  // what replaces a standard member by a paper's idea is there for its claim
+  for (const ComponentInfo& c :
+       registry()
+           .all()) {  // what replaces a standard member by a paper's idea is there for its claim
     if (c.replaces.empty() || c.paper.empty()) continue;
     bool found = false;
-    for (const Claim& k : all_claims()) found = found || std::find(k.components.begin(), k.components.end(), c.name) != k.components.end();
-    const bool standard = c.name == "GatedMLP" || c.name == "SeparableConv2d" || c.name == "RMSNorm" || c.name == "soft_nms" || c.name == "matrix_nms";  // peers, without a page of their own
+    for (const Claim& k : all_claims())
+      found = found ||
+              std::find(k.components.begin(), k.components.end(), c.name) != k.components.end();
+    const bool standard = c.name == "GatedMLP" || c.name == "SeparableConv2d" ||
+                          c.name == "RMSNorm" || c.name == "soft_nms" ||
+                          c.name == "matrix_nms";  // peers, without a page of their own
     EXPECT_TRUE(found || standard) << c.name;
   }
 }
 
 TEST(Pictures, HaveAxesWithUnitsAndNothingThatIsNotANumber) {
-  const std::string s = svg_lines({{"t", {"length L"}, {"time, ms"}, {{"a & b", {{64, 1}, {128, 2}}}, {"limit", {{64, 0.5}, {128, 1}}, true}}}, {"empty", {"x"}, {"y"}, {}}});
-  for (const char* wanted : {"<svg", "length L", "time, ms", "a &amp; b", "prefers-color-scheme", "stroke-dasharray", "</svg>"}) EXPECT_NE(s.find(wanted), std::string::npos) << wanted;
+  const std::string s =
+      svg_lines({{"t",
+                  {"length L"},
+                  {"time, ms"},
+                  {{"a & b", {{64, 1}, {128, 2}}}, {"limit", {{64, 0.5}, {128, 1}}, true}}},
+                 {"empty", {"x"}, {"y"}, {}}});
+  for (const char* wanted : {"<svg", "length L", "time, ms", "a &amp; b", "prefers-color-scheme",
+                             "stroke-dasharray", "</svg>"})
+    EXPECT_NE(s.find(wanted), std::string::npos) << wanted;
   for (const char* bad : {"nan", "inf"}) EXPECT_EQ(s.find(bad), std::string::npos) << bad;
   const std::string b = svg_ratios("t", "x", {{"fast", 2, 1.5, 2.5}, {"slow", 0.5, 0.4, 0.6}});
   EXPECT_EQ(b.find("nan"), std::string::npos);

@@ -47,7 +47,8 @@ TEST(AtomicFile, LeavesTheOldFileWhenTheDiskIsFull) {
   for (const long long room : {0, 1, 5}) {
     AtomicFile f(dir / "a");
     fail_writes_after(room);
-    EXPECT_ERROR((f.write("123"), f.write("456")), FileError, "No space left on device; the file is as it was before");
+    EXPECT_ERROR((f.write("123"), f.write("456")), FileError,
+                 "No space left on device; the file is as it was before");
     fail_writes_after(-1);
     EXPECT_EQ(content(dir / "a"), "old");
     EXPECT_EQ(dir.files(), 1u) << "the temporary is gone";
@@ -94,7 +95,8 @@ TEST(AtomicFile, WritesThroughALink) {
 
 TEST(AtomicFile, RefusesFoldersDevicesAndMissingFolders) {
   TemporaryFolder dir;
-  EXPECT_ERROR(AtomicFile(dir / "missing/a"), FileError, "cannot be written: No such file or directory");
+  EXPECT_ERROR(AtomicFile(dir / "missing/a"), FileError,
+               "cannot be written: No such file or directory");
   EXPECT_ERROR(AtomicFile(dir / ""), FileError, "is not a regular file");
   ASSERT_EQ(mkfifo((dir / "pipe").c_str(), 0600), 0);
   EXPECT_ERROR(AtomicFile(dir / "pipe"), FileError, "is not a regular file");

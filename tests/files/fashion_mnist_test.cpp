@@ -18,7 +18,8 @@ std::string idx(const std::vector<std::uint32_t>& sizes, const std::string& data
   return s + data;
 }
 
-// A folder with a plain "train" split of n pictures: picture i is filled with i, its label is i % 10.
+// A folder with a plain "train" split of n pictures: picture i is filled with i, its label is i
+// % 10.
 struct Data {
   TemporaryFolder folder;
   FashionMNISTOptions options{.root = folder / "", .verify = false};
@@ -31,8 +32,12 @@ struct Data {
     images(idx({n, 28, 28}, pixels));
     this->labels(idx({n}, labels));
   }
-  void images(const std::string& bytes) { testing::write(folder / "train-images-idx3-ubyte", bytes); }
-  void labels(const std::string& bytes) { testing::write(folder / "train-labels-idx1-ubyte", bytes); }
+  void images(const std::string& bytes) {
+    testing::write(folder / "train-images-idx3-ubyte", bytes);
+  }
+  void labels(const std::string& bytes) {
+    testing::write(folder / "train-labels-idx1-ubyte", bytes);
+  }
 };
 
 TEST(NormalizeImages, ScalesShiftsAndAddsTheChannel) {
@@ -41,7 +46,8 @@ TEST(NormalizeImages, ScalesShiftsAndAddsTheChannel) {
   const Tensor y = normalize_images(x), z = normalize_images(x.transpose(1, 2), 0.5, 0.25);
   EXPECT_EQ(y.sizes(), (Shape{2, 1, 3, 4}));
   EXPECT_EQ(z.sizes(), (Shape{2, 1, 4, 3}));
-  for (int i = 0; i < 24; ++i) EXPECT_NEAR(y.data<float>()[i], (i * 11 / 255.0 - 0.2860) / 0.3530, 5e-7);
+  for (int i = 0; i < 24; ++i)
+    EXPECT_NEAR(y.data<float>()[i], (i * 11 / 255.0 - 0.2860) / 0.3530, 5e-7);
   EXPECT_NEAR(z[1][0][3][2].item(), (23 * 11 / 255.0 - 0.5) / 0.25, 5e-7);
   EXPECT_EQ(normalize_images(empty({0, 28, 28}, kUInt8)).sizes(), (Shape{0, 1, 28, 28}));
 }
@@ -49,7 +55,8 @@ TEST(NormalizeImages, ScalesShiftsAndAddsTheChannel) {
 TEST(NormalizeImages, RefusesWhatIsNotPictures) {
   EXPECT_ERROR(normalize_images(zeros({1, 28, 28})), ShapeError, "expected [N, H, W] uint8");
   EXPECT_ERROR(normalize_images(zeros({28, 28}, kUInt8)), ShapeError, "expected [N, H, W] uint8");
-  for (const double std : {0.0, -1.0, std::nan("")}) EXPECT_ERROR(normalize_images(zeros({1, 2, 2}, kUInt8), 0, std), OptionError, "std is ");
+  for (const double std : {0.0, -1.0, std::nan("")})
+    EXPECT_ERROR(normalize_images(zeros({1, 2, 2}, kUInt8), 0, std), OptionError, "std is ");
 }
 
 TEST(FashionMNIST, GivesPicturesAndLabels) {
@@ -81,19 +88,22 @@ TEST(FashionMNIST, FlattensAndLeavesPixelsUnscaledWhenAsked) {
 TEST(FashionMNIST, LoadsEveryPictureOnceAnEpoch) {
   const Data d(10);
   const FashionMNIST set(d.options);
-  BackgroundLoader in_order = set.loader(4, false), shuffled = set.loader(4, true, 5), again = set.loader(4, true, 5);
+  BackgroundLoader in_order = set.loader(4, false), shuffled = set.loader(4, true, 5),
+                   again = set.loader(4, true, 5);
   std::vector<std::vector<int>> epochs;
   for (int epoch = 0; epoch < 2; ++epoch) {
     std::vector<int> seen;
     for (const int expected : {4, 4, 2}) {
       const Batch plain = in_order.next(), b = shuffled.next(), c = again.next();
       EXPECT_EQ(plain.x.sizes(), (Shape{expected, 1, 28, 28}));
-      EXPECT_EQ(plain.y[0].item<int>(), static_cast<int>(seen.size())) << "unshuffled: in the file's order";
+      EXPECT_EQ(plain.y[0].item<int>(), static_cast<int>(seen.size()))
+          << "unshuffled: in the file's order";
       EXPECT_EQ(b.y.sizes(), (Shape{expected}));
       EXPECT_EQ(b.y.to_vector<int>(), c.y.to_vector<int>()) << "the seed says the order";
       for (int i = 0; i < expected; ++i) {
         const int label = b.y[i].item<int>();
-        EXPECT_NEAR(b.x[i][0][5][5].item(), (label / 255.0 - 0.2860) / 0.3530, 5e-7) << "picture and label stay together";
+        EXPECT_NEAR(b.x[i][0][5][5].item(), (label / 255.0 - 0.2860) / 0.3530, 5e-7)
+            << "picture and label stay together";
         seen.push_back(label);
       }
     }
@@ -107,19 +117,28 @@ TEST(FashionMNIST, LoadsEveryPictureOnceAnEpoch) {
 
 TEST(FashionMNIST, TakesABatchLargerThanTheSet) {
   const Data d(3);
-  EXPECT_EQ(FashionMNIST(d.options).loader(std::numeric_limits<std::int64_t>::max(), false).next().x.size(0), 3);
+  EXPECT_EQ(FashionMNIST(d.options)
+                .loader(std::numeric_limits<std::int64_t>::max(), false)
+                .next()
+                .x.size(0),
+            3);
 }
 
 TEST(FashionMNIST, RefusesEachBadFileInItsOwnWords) {
   {
     const TemporaryFolder nothing;
-    EXPECT_ERROR(FashionMNIST({.root = nothing / ""}), FileError, "neither train-images-idx3-ubyte.gz nor train-images-idx3-ubyte");
-    EXPECT_ERROR(FashionMNIST({.root = nothing / "none", .split = "test"}), FileError, "t10k-images-idx3-ubyte");
+    EXPECT_ERROR(FashionMNIST({.root = nothing / ""}), FileError,
+                 "neither train-images-idx3-ubyte.gz nor train-images-idx3-ubyte");
+    EXPECT_ERROR(FashionMNIST({.root = nothing / "none", .split = "test"}), FileError,
+                 "t10k-images-idx3-ubyte");
   }
-  EXPECT_ERROR(FashionMNIST({.root = "x", .split = "validation"}), OptionError, "split is \"validation\"");
+  EXPECT_ERROR(FashionMNIST({.root = "x", .split = "validation"}), OptionError,
+               "split is \"validation\"");
   EXPECT_ERROR(FashionMNIST({}), OptionError, "root is required");
   Data d(2);
-  const auto refused = [&](const char* why) { EXPECT_ERROR(FashionMNIST(d.options), FileError, why); };
+  const auto refused = [&](const char* why) {
+    EXPECT_ERROR(FashionMNIST(d.options), FileError, why);
+  };
   const std::string two(2 * 784, '\1');
   d.images("\1\2\3\4");
   refused("train-images-idx3-ubyte: wrong magic");
@@ -148,11 +167,15 @@ TEST(FashionMNIST, VerifiesLabelsCountsAndSums) {
   d.options.verify = true;
   EXPECT_ERROR(FashionMNIST(d.options), FileError, "2 images, expected 60000");
   d.labels(idx({2}, "\x01\x0a"));
-  EXPECT_ERROR(FashionMNIST(d.options), FileError, "train-labels-idx1-ubyte: a label is 10, expected 0 to 9");
-  testing::write(d.folder / "train-images-idx3-ubyte.gz", "\x1f\x8b");  // comes before the plain file
-  EXPECT_ERROR(FashionMNIST(d.options), FileError, "the published file has 8d4fb7e6c68d591d4c3dfef9ec88bf0d");
+  EXPECT_ERROR(FashionMNIST(d.options), FileError,
+               "train-labels-idx1-ubyte: a label is 10, expected 0 to 9");
+  testing::write(d.folder / "train-images-idx3-ubyte.gz",
+                 "\x1f\x8b");  // comes before the plain file
+  EXPECT_ERROR(FashionMNIST(d.options), FileError,
+               "the published file has 8d4fb7e6c68d591d4c3dfef9ec88bf0d");
   d.options.verify = false;
-  EXPECT_ERROR(FashionMNIST(d.options), FileError, "train-images-idx3-ubyte.gz: the gzip data is truncated");
+  EXPECT_ERROR(FashionMNIST(d.options), FileError,
+               "train-images-idx3-ubyte.gz: the gzip data is truncated");
 }
 
 }  // namespace

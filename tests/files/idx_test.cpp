@@ -11,7 +11,10 @@ namespace {
 
 using testing::TemporaryFolder;
 
-std::string number(std::uint32_t v) { return {static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8), static_cast<char>(v)}; }
+std::string number(std::uint32_t v) {
+  return {static_cast<char>(v >> 24), static_cast<char>(v >> 16), static_cast<char>(v >> 8),
+          static_cast<char>(v)};
+}
 std::string idx(int code, const std::vector<std::uint32_t>& sizes, const std::string& data) {
   std::string s{'\0', '\0', static_cast<char>(code), static_cast<char>(sizes.size())};
   for (const std::uint32_t n : sizes) s += number(n);
@@ -40,8 +43,10 @@ TEST(ParseIdx, WidensEachTypeFromBigEndian) {
   EXPECT_EQ(parse(idx(0x08, {2}, "\x01\xff")).to_vector<int>(), (std::vector<int>{1, 255}));
   EXPECT_EQ(parse(idx(0x08, {2}, "\x01\xff")).dtype(), kUInt8);
   EXPECT_EQ(parse(idx(0x09, {2}, "\x01\xff")).to_vector<int>(), (std::vector<int>{1, -1}));
-  EXPECT_EQ(parse(idx(0x0b, {2}, std::string("\x01\x02\xff\xfe", 4))).to_vector<int>(), (std::vector<int>{258, -2}));
-  EXPECT_EQ(parse(idx(0x0c, {2}, std::string("\0\0\x01\x02\x80\0\0\0", 8))).to_vector<int>(), (std::vector<int>{258, INT32_MIN}));
+  EXPECT_EQ(parse(idx(0x0b, {2}, std::string("\x01\x02\xff\xfe", 4))).to_vector<int>(),
+            (std::vector<int>{258, -2}));
+  EXPECT_EQ(parse(idx(0x0c, {2}, std::string("\0\0\x01\x02\x80\0\0\0", 8))).to_vector<int>(),
+            (std::vector<int>{258, INT32_MIN}));
   EXPECT_EQ(parse(idx(0x0c, {0}, "")).dtype(), kInt32);
   EXPECT_EQ(parse(idx(0x0d, {1}, std::string("\xbf\x80\0\0", 4))).item(), -1.0);
   EXPECT_EQ(parse(idx(0x0e, {1}, std::string("\x3f\xe0\0\0\0\0\0\0", 8))).item(), 0.5);
@@ -62,18 +67,25 @@ TEST(ParseIdx, RecognisesGzipByItsFirstBytes) {
   const std::string plain = idx(0x08, {3, 2}, "abcdef");
   EXPECT_EQ(parse(gzip(plain)).to_vector<int>(), parse(plain).to_vector<int>());
   EXPECT_EQ(parse(gzip(plain, "train-images-idx3-ubyte")).sizes(), (Shape{3, 2}));
-  for (std::size_t cut = 0; cut <= plain.size(); ++cut)  // several members, even in the middle of a number
-    EXPECT_EQ(parse(gzip(plain.substr(0, cut)) + gzip(plain.substr(cut))).to_vector<int>(), parse(plain).to_vector<int>()) << cut;
+  for (std::size_t cut = 0; cut <= plain.size();
+       ++cut)  // several members, even in the middle of a number
+    EXPECT_EQ(parse(gzip(plain.substr(0, cut)) + gzip(plain.substr(cut))).to_vector<int>(),
+              parse(plain).to_vector<int>())
+        << cut;
 }
 
 TEST(ParseIdx, RefusesEachRuleBrokenInItsOwnWords) {
   EXPECT_ERROR(parse(""), FileError, "here: truncated");
   EXPECT_ERROR(parse(std::string("\x01\0\x08\x01", 4)), FileError, "wrong magic");
   EXPECT_ERROR(parse(std::string("\0\x01\x08\x01", 4)), FileError, "wrong magic");
-  for (const int code : {0, 7, 0x0a, 0x0f, 0xff}) EXPECT_ERROR(parse(idx(code, {1}, "1")), FileError, "unknown IDX type code " + std::to_string(code));
-  EXPECT_ERROR(parse(std::string("\0\0\x08\x02\0\0\0\x01", 8)), FileError, "truncated in the sizes");
+  for (const int code : {0, 7, 0x0a, 0x0f, 0xff})
+    EXPECT_ERROR(parse(idx(code, {1}, "1")), FileError,
+                 "unknown IDX type code " + std::to_string(code));
+  EXPECT_ERROR(parse(std::string("\0\0\x08\x02\0\0\0\x01", 8)), FileError,
+               "truncated in the sizes");
   EXPECT_ERROR(parse(idx(0x08, std::vector<std::uint32_t>(9, 1), "1")), FileError, "9 dimensions");
-  EXPECT_ERROR(parse(idx(0x08, {0xffffffff, 0xffffffff, 0xffffffff}, "")), FileError, "more than 2^31 elements");
+  EXPECT_ERROR(parse(idx(0x08, {0xffffffff, 0xffffffff, 0xffffffff}, "")), FileError,
+               "more than 2^31 elements");
   EXPECT_ERROR(parse(idx(0x08, {0x80000001}, "")), FileError, "more than 2^31 elements");
   EXPECT_ERROR(parse(idx(0x08, {4}, "123")), FileError, "truncated: ");
   EXPECT_ERROR(parse(idx(0x0b, {2}, "123")), FileError, "truncated: ");
@@ -82,13 +94,16 @@ TEST(ParseIdx, RefusesEachRuleBrokenInItsOwnWords) {
 }
 
 TEST(ParseIdx, ZerosDoNotHideSizesThatOverflow) {
-  EXPECT_ERROR(parse(idx(0x08, {0, 0xffffffff, 0xffffffff, 0xffffffff}, "")), FileError, "more than 2^31 elements");
-  EXPECT_ERROR(parse(idx(0x08, {0xffffffff, 0xffffffff, 0xffffffff, 0}, "")), FileError, "more than 2^31 elements");
+  EXPECT_ERROR(parse(idx(0x08, {0, 0xffffffff, 0xffffffff, 0xffffffff}, "")), FileError,
+               "more than 2^31 elements");
+  EXPECT_ERROR(parse(idx(0x08, {0xffffffff, 0xffffffff, 0xffffffff, 0}, "")), FileError,
+               "more than 2^31 elements");
 }
 
 TEST(ParseIdx, RefusesCorruptGzip) {
   const std::string plain = idx(0x08, {3, 2}, "abcdef"), packed = gzip(plain);
-  for (std::size_t n = 0; n < packed.size(); ++n) EXPECT_THROW(parse(packed.substr(0, n)), FileError) << n;
+  for (std::size_t n = 0; n < packed.size(); ++n)
+    EXPECT_THROW(parse(packed.substr(0, n)), FileError) << n;
   std::string wrong_crc = packed;
   wrong_crc[packed.size() - 8] ^= 1;
   EXPECT_ERROR(parse(wrong_crc), FileError, "corrupt gzip data (incorrect data check)");
@@ -108,10 +123,12 @@ TEST(ParseIdx, BombsCostNeitherMemoryNorTime) {
 
 TEST(ParseIdx, SurvivesDamageAnywhere) {
   std::mt19937 random(1);
-  for (const std::string& good : {idx(0x0b, {2, 3}, "123456789012"), gzip(idx(0x0e, {2}, "1234567890123456"))})
+  for (const std::string& good :
+       {idx(0x0b, {2, 3}, "123456789012"), gzip(idx(0x0e, {2}, "1234567890123456"))})
     for (int i = 0; i < 5000; ++i) {
       std::string bad = good;
-      for (unsigned k = 0; k <= random() % 3; ++k) bad[random() % bad.size()] = static_cast<char>(random());
+      for (unsigned k = 0; k <= random() % 3; ++k)
+        bad[random() % bad.size()] = static_cast<char>(random());
       try {
         parse(bad);
       } catch (const FileError&) {
@@ -131,7 +148,8 @@ TEST(Md5, KnowsTheAnswersOfItsRfc) {
   EXPECT_EQ(md5(""), "d41d8cd98f00b204e9800998ecf8427e");
   EXPECT_EQ(md5("abc"), "900150983cd24fb0d6963f7d28e17f72");
   EXPECT_EQ(md5("message digest"), "f96b697d7cb7938d525a2f31aaf161d0");
-  EXPECT_EQ(md5("12345678901234567890123456789012345678901234567890123456789012345678901234567890"), "57edf4a22be3c955ac49da2e2107b67a");
+  EXPECT_EQ(md5("12345678901234567890123456789012345678901234567890123456789012345678901234567890"),
+            "57edf4a22be3c955ac49da2e2107b67a");
   EXPECT_EQ(md5(std::string(55, 'a')), "ef1772b6dff9a122358552954ad0df65");
   EXPECT_EQ(md5(std::string(56, 'a')), "3b0c8ac703f828b04c6c197006d17218");
   EXPECT_EQ(md5(std::string(64, 'a')), "014842d480b571495a4a0363793f7367");

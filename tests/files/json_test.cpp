@@ -28,7 +28,8 @@ TEST(Json, ReadsEveryKindAndKeepsTheOrderOfKeys) {
 }
 
 TEST(Json, PrintsWithIndentation) {
-  EXPECT_EQ(Json::parse(R"({"a":[1,{}],"b":[]})").dump(2), "{\n  \"a\": [\n    1,\n    {}\n  ],\n  \"b\": []\n}");
+  EXPECT_EQ(Json::parse(R"({"a":[1,{}],"b":[]})").dump(2),
+            "{\n  \"a\": [\n    1,\n    {}\n  ],\n  \"b\": []\n}");
   EXPECT_EQ(Json::parse("[1]").dump(0), "[\n1\n]");
 }
 
@@ -69,7 +70,9 @@ TEST(Json, RefusesWhatJsonDoesNotHave) {
     EXPECT_ERROR(a.dump(), OptionError, "NaN and Infinity");
     EXPECT_ERROR(Json(d).as_string(), OptionError, "expected a string");
   }
-  for (const char* text : {"NaN", "Infinity", "-Infinity", "nan", "'a'", "{a:1}", "01", "+1", ".5", "1.", "0x10", "[1,]", "{\"a\":1,}", "// c\n1", "tru", "\"\t\"", "\"\\x\"", ""})
+  for (const char* text :
+       {"NaN", "Infinity", "-Infinity", "nan", "'a'", "{a:1}", "01", "+1", ".5", "1.", "0x10",
+        "[1,]", "{\"a\":1,}", "// c\n1", "tru", "\"\t\"", "\"\\x\"", ""})
     EXPECT_ERROR(Json::parse(text), OptionError, "json: at byte ");
   EXPECT_ERROR(Json::parse("1e999"), OptionError, "json: at byte 5");
 }
@@ -80,20 +83,25 @@ TEST(Json, SaysWhereTheTextIsWrong) {
   EXPECT_ERROR(Json::parse("[1] x"), OptionError, "at byte 5: ");
   EXPECT_ERROR(Json::parse(std::string("1\0", 2)), OptionError, "at byte 2: a zero byte");
   EXPECT_ERROR(Json::parse(std::string("{}\0{}", 5)), OptionError, "at byte 3: a zero byte");
-  EXPECT_ERROR(Json::parse(R"({"a": 1, "b": {"a": 2}, "a": 3})"), OptionError, "at byte 27: the key \"a\" is given twice");
-  EXPECT_ERROR(Json::parse(R"({"a": 1, "\u0061": 3})"), OptionError, "the key \"a\" is given twice");
+  EXPECT_ERROR(Json::parse(R"({"a": 1, "b": {"a": 2}, "a": 3})"), OptionError,
+               "at byte 27: the key \"a\" is given twice");
+  EXPECT_ERROR(Json::parse(R"({"a": 1, "\u0061": 3})"), OptionError,
+               "the key \"a\" is given twice");
 }
 
 TEST(Json, RefusesMalformedUtf8) {
   // a lone tail, overlong forms, a surrogate, beyond U+10FFFF, cut short
-  for (const char* bytes : {"\x80", "\xc0\xaf", "\xc1\xbf", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf0\x80\x80\xaf", "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80", "\xff", "\xc3", "\xe2\x82", "\xf0\x9f\x98"}) {
+  for (const char* bytes :
+       {"\x80", "\xc0\xaf", "\xc1\xbf", "\xe0\x80\xaf", "\xed\xa0\x80", "\xf0\x80\x80\xaf",
+        "\xf4\x90\x80\x80", "\xf8\x88\x80\x80\x80", "\xff", "\xc3", "\xe2\x82", "\xf0\x9f\x98"}) {
     EXPECT_FALSE(is_utf8(bytes));
     EXPECT_ERROR(Json::parse('"' + std::string(bytes) + '"'), OptionError, "json: at byte ");
     EXPECT_ERROR(Json::parse("{\"" + std::string(bytes) + "\":1}"), OptionError, "json: at byte ");
     EXPECT_TRUE(is_utf8(Json(bytes).dump())) << "dump makes them U+FFFD";
   }
   EXPECT_ERROR(Json::parse(R"("\ud800")"), OptionError, "json: at byte ");
-  for (const char* bytes : {"", "a", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf", "\xee\x80\x80", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
+  for (const char* bytes : {"", "a", "\xc2\x80", "\xdf\xbf", "\xe0\xa0\x80", "\xed\x9f\xbf",
+                            "\xee\x80\x80", "\xf0\x90\x80\x80", "\xf4\x8f\xbf\xbf"}) {
     EXPECT_TRUE(is_utf8(bytes));
     EXPECT_EQ(Json::parse('"' + std::string(bytes) + '"').as_string(), bytes);
     EXPECT_EQ(Json(bytes).dump(), '"' + std::string(bytes) + '"');
@@ -112,7 +120,8 @@ TEST(Json, AllowsSixtyFourLevels) {
   const auto nested = [](std::size_t n) { return std::string(n, '[') + std::string(n, ']'); };
   EXPECT_EQ(Json::parse(nested(64)).dump(), nested(64));
   EXPECT_ERROR(Json::parse(nested(65)), OptionError, "at byte 65: nested more than 64 levels");
-  EXPECT_ERROR(Json::parse(std::string(10'000'000, '[')), OptionError, "nested more than 64 levels");
+  EXPECT_ERROR(Json::parse(std::string(10'000'000, '[')), OptionError,
+               "nested more than 64 levels");
 }
 
 TEST(Json, ReadsAnObjectOfManyKeysInLinearTime) {
@@ -123,13 +132,16 @@ TEST(Json, ReadsAnObjectOfManyKeysInLinearTime) {
   const Json j = Json::parse(text);
   EXPECT_EQ(j.size(), 200000u);
   EXPECT_EQ(j.dump(), text);
-  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(20));  // quadratic: minutes
+  EXPECT_LT(std::chrono::steady_clock::now() - start,
+            std::chrono::seconds(20));  // quadratic: minutes
 }
 
 TEST(Json, QuotesOnlyTheBeginningOfALongText) {
-  const std::string said = testing::refusal<OptionError>([] { Json::parse('"' + std::string(1'000'000, 'a')); });
+  const std::string said =
+      testing::refusal<OptionError>([] { Json::parse('"' + std::string(1'000'000, 'a')); });
   EXPECT_LT(said.size(), 400u);
-  const std::string kind = testing::refusal<OptionError>([] { Json(std::string(1'000'000, 'a')).as_int(); });
+  const std::string kind =
+      testing::refusal<OptionError>([] { Json(std::string(1'000'000, 'a')).as_int(); });
   EXPECT_LT(kind.size(), 400u);
 }
 

@@ -14,18 +14,23 @@ using testing::TemporaryFolder;
 // A file of this header (length and all) and data.
 std::string file(const std::string& header, const std::string& data = "") {
   std::string s;
-  for (int i = 0; i < 8; ++i) s += static_cast<char>(static_cast<std::uint64_t>(header.size()) >> (8 * i));
+  for (int i = 0; i < 8; ++i)
+    s += static_cast<char>(static_cast<std::uint64_t>(header.size()) >> (8 * i));
   return s + header + data;
 }
 std::string one(const std::string& dtype, const std::string& shape, const std::string& offsets) {
-  return R"({"a":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets + "}}";
+  return R"({"a":{"dtype":)" + dtype + R"(,"shape":)" + shape + R"(,"data_offsets":)" + offsets +
+         "}}";
 }
-SafetensorsFile parse(const std::string& bytes) { return parse_safetensors(bytes.data(), bytes.size(), "here"); }
+SafetensorsFile parse(const std::string& bytes) {
+  return parse_safetensors(bytes.data(), bytes.size(), "here");
+}
 const std::string zeros8(8, '\0');
 
 TEST(Safetensors, ReadsNamesShapesDataAndMetadata) {
-  const SafetensorsFile f = parse(file(R"({"__metadata__":{"k":"v","config":"{}"},"b":{"shape":[2,1],"dtype":"U8","data_offsets":[8,10]},"a":{"dtype":"I64","shape":[],"data_offsets":[0,8]}}   )",
-                                       std::string("\x05\0\0\0\0\0\0\0\x01\xff", 10)));
+  const SafetensorsFile f = parse(file(
+      R"({"__metadata__":{"k":"v","config":"{}"},"b":{"shape":[2,1],"dtype":"U8","data_offsets":[8,10]},"a":{"dtype":"I64","shape":[],"data_offsets":[0,8]}}   )",
+      std::string("\x05\0\0\0\0\0\0\0\x01\xff", 10)));
   ASSERT_EQ(f.tensors.size(), 2u);
   EXPECT_EQ(f.tensors[0].first, "a") << "in the order of the data";
   EXPECT_EQ(f.tensors[0].second.item<std::int64_t>(), 5);
@@ -39,7 +44,9 @@ TEST(Safetensors, ReadsNamesShapesDataAndMetadata) {
 
 TEST(Safetensors, ReadsEmptyFilesAndEmptyTensors) {
   EXPECT_TRUE(parse(file("{}")).tensors.empty());
-  const SafetensorsFile f = parse(file(R"({"a":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"c":{"dtype":"BOOL","shape":[1,0],"data_offsets":[8,8]}})", zeros8));
+  const SafetensorsFile f = parse(file(
+      R"({"a":{"dtype":"F32","shape":[0,3],"data_offsets":[0,0]},"b":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"c":{"dtype":"BOOL","shape":[1,0],"data_offsets":[8,8]}})",
+      zeros8));
   EXPECT_EQ(f.tensors.size(), 3u);
 }
 
@@ -47,8 +54,10 @@ TEST(Safetensors, RefusesAHeaderLengthThatIsWrong) {
   EXPECT_ERROR(parse(""), FileError, "here: 0 bytes");
   EXPECT_ERROR(parse("1234567"), FileError, "here: 7 bytes");
   EXPECT_ERROR(parse(std::string(8, '\xff')), FileError, "at most 100000000");
-  EXPECT_ERROR(parse(std::string("\x01\xe1\xf5\x05\0\0\0\0{}", 10)), FileError, "at most 100000000");
-  EXPECT_ERROR(parse(std::string("\x03\0\0\0\0\0\0\0{}", 10)), FileError, "the header claims 3 bytes, the file has 2");
+  EXPECT_ERROR(parse(std::string("\x01\xe1\xf5\x05\0\0\0\0{}", 10)), FileError,
+               "at most 100000000");
+  EXPECT_ERROR(parse(std::string("\x03\0\0\0\0\0\0\0{}", 10)), FileError,
+               "the header claims 3 bytes, the file has 2");
   EXPECT_ERROR(parse(file("")), FileError, "not a JSON object");
 }
 
@@ -60,8 +69,14 @@ TEST(Safetensors, RefusesAHeaderThatIsNotOneJsonObject) {
   EXPECT_ERROR(parse(file(std::string("{}\0", 3))), FileError, "header: json: at byte 3");
   EXPECT_ERROR(parse(file("{\"\xff\":1}")), FileError, "header: json: at byte 3");
   EXPECT_ERROR(parse(file(R"({"__metadata__":{},"__metadata__":{}})")), FileError, "given twice");
-  EXPECT_ERROR(parse(file(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[0],"data_offsets":[8,8]}})", zeros8)), FileError, "given twice");
-  EXPECT_ERROR(parse(file(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})", zeros8)), FileError, "given twice");
+  EXPECT_ERROR(
+      parse(file(
+          R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},"a":{"dtype":"F32","shape":[0],"data_offsets":[8,8]}})",
+          zeros8)),
+      FileError, "given twice");
+  EXPECT_ERROR(parse(file(R"({"a":{"dtype":"F32","dtype":"F32","shape":[2],"data_offsets":[0,8]}})",
+                          zeros8)),
+               FileError, "given twice");
   EXPECT_ERROR(parse(file(std::string(100000, '{'))), FileError, "header: json: ");
   std::string deep = R"({"a":)";
   for (int i = 0; i < 70; ++i) deep += '[';
@@ -70,60 +85,92 @@ TEST(Safetensors, RefusesAHeaderThatIsNotOneJsonObject) {
 
 TEST(Safetensors, RefusesMetadataThatIsNotStrings) {
   EXPECT_ERROR(parse(file(R"({"__metadata__":[]})")), FileError, "__metadata__ is not an object");
-  EXPECT_ERROR(parse(file(R"({"__metadata__":{"k":1}})")), FileError, "__metadata__ \"k\" is not a string");
+  EXPECT_ERROR(parse(file(R"({"__metadata__":{"k":1}})")), FileError,
+               "__metadata__ \"k\" is not a string");
 }
 
 TEST(Safetensors, RefusesEntriesWithOtherFields) {
   EXPECT_ERROR(parse(file(R"({"a":1})")), FileError, "tensor \"a\": expected exactly");
   EXPECT_ERROR(parse(file(R"({"a":{}})")), FileError, "tensor \"a\": expected exactly");
-  EXPECT_ERROR(parse(file(R"({"a":{"dtype":"F32","shape":[2]}})", zeros8)), FileError, "tensor \"a\": expected exactly");
-  EXPECT_ERROR(parse(file(R"({"a":{"dtype":"F32","shape":[2],"offsets":[0,8]}})", zeros8)), FileError, "tensor \"a\": expected exactly");
-  EXPECT_ERROR(parse(file(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":0}})", zeros8)), FileError, "tensor \"a\": expected exactly");
+  EXPECT_ERROR(parse(file(R"({"a":{"dtype":"F32","shape":[2]}})", zeros8)), FileError,
+               "tensor \"a\": expected exactly");
+  EXPECT_ERROR(parse(file(R"({"a":{"dtype":"F32","shape":[2],"offsets":[0,8]}})", zeros8)),
+               FileError, "tensor \"a\": expected exactly");
+  EXPECT_ERROR(
+      parse(file(R"({"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8],"x":0}})", zeros8)),
+      FileError, "tensor \"a\": expected exactly");
 }
 
 TEST(Safetensors, RefusesDtypesItDoesNotKnow) {
   for (const char* type : {"\"F8_E4M3\"", "\"U16\"", "\"U64\"", "\"f32\"", "\"\"", "32", "null"})
-    EXPECT_ERROR(parse(file(one(type, "[2]", "[0,8]"), zeros8)), FileError, std::string("tensor \"a\": dtype ") + type + " is not one of F32");
+    EXPECT_ERROR(parse(file(one(type, "[2]", "[0,8]"), zeros8)), FileError,
+                 std::string("tensor \"a\": dtype ") + type + " is not one of F32");
 }
 
 TEST(Safetensors, RefusesShapesThatAreNotSizes) {
-  for (const char* shape : {"[-1]", "[2.0]", "[\"2\"]", "[true]", "[1e1]", "[[2]]", "[9223372036854775808]", "[null]"})
-    EXPECT_ERROR(parse(file(one("\"F32\"", shape, "[0,8]"), zeros8)), FileError, "has an entry that is not a size");
-  for (const char* shape : {"2", "null", "{}", "[1,1,1,1,1,1,1,1,2]"}) EXPECT_ERROR(parse(file(one("\"F32\"", shape, "[0,8]"), zeros8)), FileError, "not a list of at most 8 sizes");
-  EXPECT_EQ(parse(file(one("\"F32\"", "[1,1,1,1,1,1,1,2]", "[0,8]"), zeros8)).tensors[0].second.dim(), 8);
+  for (const char* shape :
+       {"[-1]", "[2.0]", "[\"2\"]", "[true]", "[1e1]", "[[2]]", "[9223372036854775808]", "[null]"})
+    EXPECT_ERROR(parse(file(one("\"F32\"", shape, "[0,8]"), zeros8)), FileError,
+                 "has an entry that is not a size");
+  for (const char* shape : {"2", "null", "{}", "[1,1,1,1,1,1,1,1,2]"})
+    EXPECT_ERROR(parse(file(one("\"F32\"", shape, "[0,8]"), zeros8)), FileError,
+                 "not a list of at most 8 sizes");
+  EXPECT_EQ(
+      parse(file(one("\"F32\"", "[1,1,1,1,1,1,1,2]", "[0,8]"), zeros8)).tensors[0].second.dim(), 8);
 }
 
 TEST(Safetensors, RefusesSizesWhoseProductOverflows) {
-  for (const char* shape : {"[4611686018427387904]", "[4294967296,4294967296]", "[2,9223372036854775807]", "[3037000500,3037000500]", "[0,4611686018427387904,4]", "[4611686018427387904,4,0]"})
-    EXPECT_ERROR(parse(file(one("\"F32\"", shape, "[0,0]"))), FileError, "more bytes than can be counted");
+  for (const char* shape :
+       {"[4611686018427387904]", "[4294967296,4294967296]", "[2,9223372036854775807]",
+        "[3037000500,3037000500]", "[0,4611686018427387904,4]", "[4611686018427387904,4,0]"})
+    EXPECT_ERROR(parse(file(one("\"F32\"", shape, "[0,0]"))), FileError,
+                 "more bytes than can be counted");
 }
 
 TEST(Safetensors, RefusesRangesThatDoNotFit) {
-  for (const char* range : {"[8,0]", "[0]", "[0,8,8]", "[-8,0]", "[0,8.0]", "[0,\"8\"]", "8", "[18446744073709551608,0]"})
-    EXPECT_ERROR(parse(file(one("\"F32\"", "[2]", range), zeros8)), FileError, "are not a begin and an end");
-  EXPECT_ERROR(parse(file(one("\"F32\"", "[2]", "[0,9]"), zeros8)), FileError, "reach beyond the file's 8 bytes");
-  EXPECT_ERROR(parse(file(one("\"F32\"", "[2]", "[9223372036854775799,9223372036854775807]"), zeros8)), FileError, "reach beyond");
-  EXPECT_ERROR(parse(file(one("\"F32\"", "[1]", "[0,8]"), zeros8)), FileError, "hold 8 bytes, shape and dtype need 4");
-  EXPECT_ERROR(parse(file(one("\"F64\"", "[]", "[0,4]"), zeros8)), FileError, "hold 4 bytes, shape and dtype need 8");
+  for (const char* range : {"[8,0]", "[0]", "[0,8,8]", "[-8,0]", "[0,8.0]", "[0,\"8\"]", "8",
+                            "[18446744073709551608,0]"})
+    EXPECT_ERROR(parse(file(one("\"F32\"", "[2]", range), zeros8)), FileError,
+                 "are not a begin and an end");
+  EXPECT_ERROR(parse(file(one("\"F32\"", "[2]", "[0,9]"), zeros8)), FileError,
+               "reach beyond the file's 8 bytes");
+  EXPECT_ERROR(
+      parse(file(one("\"F32\"", "[2]", "[9223372036854775799,9223372036854775807]"), zeros8)),
+      FileError, "reach beyond");
+  EXPECT_ERROR(parse(file(one("\"F32\"", "[1]", "[0,8]"), zeros8)), FileError,
+               "hold 8 bytes, shape and dtype need 4");
+  EXPECT_ERROR(parse(file(one("\"F64\"", "[]", "[0,4]"), zeros8)), FileError,
+               "hold 4 bytes, shape and dtype need 8");
 }
 
 TEST(Safetensors, RefusesGapsOverlapsAndLeftovers) {
   const auto two = [](const char* first, const char* second) {
-    return file(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)" + std::string(first) + R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + second + "}}", std::string(9, '\0'));
+    return file(R"({"a":{"dtype":"U8","shape":[4],"data_offsets":)" + std::string(first) +
+                    R"(},"b":{"dtype":"U8","shape":[4],"data_offsets":)" + second + "}}",
+                std::string(9, '\0'));
   };
-  EXPECT_ERROR(parse(two("[0,4]", "[5,9]")), FileError, "tensor \"b\" begins at byte 5, expected 4 (gap)");
-  EXPECT_ERROR(parse(two("[0,4]", "[3,7]")), FileError, "tensor \"b\" begins at byte 3, expected 4 (overlap)");
+  EXPECT_ERROR(parse(two("[0,4]", "[5,9]")), FileError,
+               "tensor \"b\" begins at byte 5, expected 4 (gap)");
+  EXPECT_ERROR(parse(two("[0,4]", "[3,7]")), FileError,
+               "tensor \"b\" begins at byte 3, expected 4 (overlap)");
   EXPECT_ERROR(parse(two("[0,4]", "[0,4]")), FileError, "(overlap)");
-  EXPECT_ERROR(parse(two("[1,5]", "[5,9]")), FileError, "tensor \"a\" begins at byte 1, expected 0 (gap)");
+  EXPECT_ERROR(parse(two("[1,5]", "[5,9]")), FileError,
+               "tensor \"a\" begins at byte 1, expected 0 (gap)");
   EXPECT_ERROR(parse(two("[0,4]", "[4,8]")), FileError, "1 bytes after the last tensor");
   EXPECT_ERROR(parse(file("{}", "x")), FileError, "1 bytes after the last tensor");
-  EXPECT_ERROR(parse(file(R"({"a":{"dtype":"U8","shape":[0],"data_offsets":[2,2]},"b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})", "1234")), FileError, "(overlap)");
+  EXPECT_ERROR(
+      parse(file(
+          R"({"a":{"dtype":"U8","shape":[0],"data_offsets":[2,2]},"b":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}})",
+          "1234")),
+      FileError, "(overlap)");
 }
 
 TEST(Safetensors, RefusesBoolsThatAreNeitherZeroNorOne) {
   const std::string header = one("\"BOOL\"", "[3]", "[0,3]");
-  EXPECT_EQ(parse(file(header, std::string("\x01\0\x01", 3))).tensors[0].second.to_vector<int>(), (std::vector<int>{1, 0, 1}));
-  EXPECT_ERROR(parse(file(header, std::string("\x01\x02\0", 3))), FileError, "tensor \"a\": a BOOL byte is 2");
+  EXPECT_EQ(parse(file(header, std::string("\x01\0\x01", 3))).tensors[0].second.to_vector<int>(),
+            (std::vector<int>{1, 0, 1}));
+  EXPECT_ERROR(parse(file(header, std::string("\x01\x02\0", 3))), FileError,
+               "tensor \"a\": a BOOL byte is 2");
 }
 
 TEST(Safetensors, KeepsHostileQuotesShort) {
@@ -134,13 +181,17 @@ TEST(Safetensors, KeepsHostileQuotesShort) {
 }
 
 TEST(Safetensors, SurvivesDamageAnywhere) {
-  const std::string good = file(R"({"__metadata__":{"k":"v"},"a":{"dtype":"I32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"BOOL","shape":[2],"data_offsets":[8,10]}})", std::string(10, '\0'));
+  const std::string good = file(
+      R"({"__metadata__":{"k":"v"},"a":{"dtype":"I32","shape":[2,1],"data_offsets":[0,8]},"b":{"dtype":"BOOL","shape":[2],"data_offsets":[8,10]}})",
+      std::string(10, '\0'));
   parse(good);
-  for (std::size_t n = 0; n < good.size(); ++n) EXPECT_THROW(parse(good.substr(0, n)), FileError) << n;
+  for (std::size_t n = 0; n < good.size(); ++n)
+    EXPECT_THROW(parse(good.substr(0, n)), FileError) << n;
   std::mt19937 random(1);
   for (int i = 0; i < 20000; ++i) {
     std::string bad = good;
-    for (unsigned k = 0; k <= random() % 3; ++k) bad[random() % bad.size()] = static_cast<char>(random());
+    for (unsigned k = 0; k <= random() % 3; ++k)
+      bad[random() % bad.size()] = static_cast<char>(random());
     try {
       parse(bad);
     } catch (const FileError&) {
@@ -158,7 +209,8 @@ TEST(Safetensors, RefusesFilesThatCannotBeRead) {
 TEST(Safetensors, WritesWhatItReads) {
   TemporaryFolder dir;
   std::vector<std::pair<std::string, Tensor>> tensors;
-  for (const DType t : {kFloat32, kFloat64, kBFloat16, kFloat16, kInt8, kUInt8, kInt32, kInt64, kBool}) {
+  for (const DType t :
+       {kFloat32, kFloat64, kBFloat16, kFloat16, kInt8, kUInt8, kInt32, kInt64, kBool}) {
     Tensor x = empty({2, 3}, t);
     std::memset(x.data_ptr(), 1, static_cast<std::size_t>(x.numel() * item_size(t)));
     tensors.emplace_back(std::string("t.") + name(t) + " \"\xc3\xa9\n", x);
@@ -168,7 +220,8 @@ TEST(Safetensors, WritesWhatItReads) {
   tensors.emplace_back("nothing", empty({0, 4}, kFloat32));
   save_safetensors(dir / "a", tensors, {{"z", "1"}, {"a", "{\"x\": \"y\"}"}});
   const SafetensorsFile f = load_safetensors(dir / "a");
-  EXPECT_EQ(f.metadata, (std::vector<std::pair<std::string, std::string>>{{"z", "1"}, {"a", "{\"x\": \"y\"}"}}));
+  EXPECT_EQ(f.metadata, (std::vector<std::pair<std::string, std::string>>{
+                            {"z", "1"}, {"a", "{\"x\": \"y\"}"}}));
   ASSERT_EQ(f.tensors.size(), tensors.size());
   for (const auto& [n, want] : tensors) {
     const Tensor* got = nullptr;
@@ -186,7 +239,10 @@ TEST(Safetensors, WritesWhatItReads) {
 
 TEST(Safetensors, WritesAlignedDataWideTypesFirst) {
   TemporaryFolder dir;
-  save_safetensors(dir / "a", {{"b", zeros({1}, kUInt8)}, {"d", zeros({1}, kFloat32)}, {"a", zeros({3}, kUInt8)}, {"c", zeros({1}, kFloat64)}});
+  save_safetensors(dir / "a", {{"b", zeros({1}, kUInt8)},
+                               {"d", zeros({1}, kFloat32)},
+                               {"a", zeros({3}, kUInt8)},
+                               {"c", zeros({1}, kFloat64)}});
   const std::string s = content(dir / "a");
   EXPECT_EQ(static_cast<unsigned char>(s[0]) % 8, 0);
   const SafetensorsFile f = load_safetensors(dir / "a");
@@ -198,11 +254,14 @@ TEST(Safetensors, WritesAlignedDataWideTypesFirst) {
 TEST(Safetensors, RefusesNamesItCouldNotReadBack) {
   TemporaryFolder dir;
   const Tensor t = zeros({1});
-  EXPECT_ERROR(save_safetensors(dir / "a", {{"x", t}, {"y", t}, {"x", t}}), OptionError, "\"x\" is given twice");
+  EXPECT_ERROR(save_safetensors(dir / "a", {{"x", t}, {"y", t}, {"x", t}}), OptionError,
+               "\"x\" is given twice");
   EXPECT_ERROR(save_safetensors(dir / "a", {{"__metadata__", t}}), OptionError, "reserved");
   EXPECT_ERROR(save_safetensors(dir / "a", {{"\xff", t}}), OptionError, "not UTF-8");
-  EXPECT_ERROR(save_safetensors(dir / "a", {{"x", t}}, {{"k", "1"}, {"k", "2"}}), OptionError, "metadata key \"k\" is given twice");
-  EXPECT_ERROR(save_safetensors(dir / "a", {{"x", t}}, {{"k", "\xc0"}}), OptionError, "metadata value of \"k\" is not UTF-8");
+  EXPECT_ERROR(save_safetensors(dir / "a", {{"x", t}}, {{"k", "1"}, {"k", "2"}}), OptionError,
+               "metadata key \"k\" is given twice");
+  EXPECT_ERROR(save_safetensors(dir / "a", {{"x", t}}, {{"k", "\xc0"}}), OptionError,
+               "metadata value of \"k\" is not UTF-8");
   EXPECT_EQ(dir.files(), 0u);
 }
 
@@ -212,7 +271,8 @@ TEST(Safetensors, KeepsTheOldFileWhenTheDiskIsFull) {
   const std::string before = content(dir / "a");
   for (const long long room : {0, 4, 50, 2000}) {
     fail_writes_after(room);
-    EXPECT_ERROR(save_safetensors(dir / "a", {{"y", zeros({1000})}}), FileError, "the file is as it was before");
+    EXPECT_ERROR(save_safetensors(dir / "a", {{"y", zeros({1000})}}), FileError,
+                 "the file is as it was before");
     fail_writes_after(-1);
     EXPECT_EQ(content(dir / "a"), before);
     EXPECT_EQ(dir.files(), 1u);

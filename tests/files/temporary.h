@@ -13,7 +13,8 @@ namespace dropin::testing {
 /// A fresh folder, removed with all it holds.
 class TemporaryFolder {
  public:
-  TemporaryFolder() : path_((std::filesystem::temp_directory_path() / "dropin-test-XXXXXX").string()) {
+  TemporaryFolder()
+      : path_((std::filesystem::temp_directory_path() / "dropin-test-XXXXXX").string()) {
     if (!mkdtemp(path_.data())) throw std::runtime_error("no temporary folder");
   }
   ~TemporaryFolder() {
@@ -34,10 +35,13 @@ inline std::string content(const std::string& path) {
   std::ifstream f(path, std::ios::binary);
   return {std::istreambuf_iterator<char>(f), {}};
 }
-inline void write(const std::string& path, const std::string& bytes) { std::ofstream(path, std::ios::binary) << bytes; }
+inline void write(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
 
 /// The message of the E that f throws; a failure when it throws nothing or something else.
-template <class E, class F> std::string refusal(F&& f) {
+template <class E, class F>
+std::string refusal(F&& f) {
   try {
     f();
   } catch (const E& e) {

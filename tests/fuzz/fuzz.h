@@ -1,5 +1,6 @@
-// One fuzz target: bytes in, no answer; it must return, whatever they are. A dropin::Error is an answer, anything else is a fault.
-// Under libFuzzer (cmake -DDROPIN_BUILD_FUZZ=ON, clang) the engine calls it; in the test suite replay.cpp runs it over the kept corpus.
+// One fuzz target: bytes in, no answer; it must return, whatever they are. A dropin::Error is an
+// answer, anything else is a fault. Under libFuzzer (cmake -DDROPIN_BUILD_FUZZ=ON, clang) the
+// engine calls it; in the test suite replay.cpp runs it over the kept corpus.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -22,7 +23,9 @@ namespace dropin::fuzz {
 inline void expect(bool holds, std::string_view what) {
   if (!holds) broken(what);
 }
-inline std::string_view text(const std::uint8_t* data, std::size_t size) { return {reinterpret_cast<const char*>(data), size}; }
+inline std::string_view text(const std::uint8_t* data, std::size_t size) {
+  return {reinterpret_cast<const char*>(data), size};
+}
 
 /// A file of this process in memory, for readers that take a path; gone with the process.
 inline const std::string& scratch_file(const char* ending) {
@@ -39,7 +42,8 @@ inline const std::string& scratch_file(const char* ending) {
 }
 inline void write_file(const std::string& path, const std::uint8_t* data, std::size_t size) {
   std::FILE* f = std::fopen(path.c_str(), "wb");
-  if (!f || (size && std::fwrite(data, 1, size, f) != size) || std::fclose(f) != 0) broken("scratch file not written");
+  if (!f || (size && std::fwrite(data, 1, size, f) != size) || std::fclose(f) != 0)
+    broken("scratch file not written");
 }
 
 }  // namespace dropin::fuzz

@@ -1,7 +1,8 @@
-// A training checkpoint from anywhere: restored whole, or refused with model and optimizer as they were.
+// A training checkpoint from anywhere: restored whole, or refused with model and optimizer as they
+// were.
+#include "dropin/ops/ops.h"
 #include "dropin/projection/linear.h"
 #include "dropin/serialize/checkpoint.h"
-#include "dropin/ops/ops.h"
 #include "fuzz.h"
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
@@ -16,7 +17,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     load_checkpoint(path, model, optimizer);
   } catch (const Error&) {
     const auto now = model.weight().to_vector();
-    for (std::size_t i = 0; i < now.size(); ++i) fuzz::expect(now[i] == before[i], "a refused checkpoint changes nothing");
+    for (std::size_t i = 0; i < now.size(); ++i)
+      fuzz::expect(now[i] == before[i], "a refused checkpoint changes nothing");
   }
   return 0;
 }

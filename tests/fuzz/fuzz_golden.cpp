@@ -1,4 +1,5 @@
-// A golden case from anywhere: a malformed file is refused, a component's error is a failed case, and nothing else happens.
+// A golden case from anywhere: a malformed file is refused, a component's error is a failed case,
+// and nothing else happens.
 #include "dropin/registry/conform.h"
 #include "fuzz.h"
 
@@ -8,7 +9,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   fuzz::write_file(path, data, size);
   try {
     const CaseResult r = conform(path);
-    fuzz::expect(r.passed || r.skipped || !r.error.empty() || !r.checks.empty(), "a failed case says why");
+    fuzz::expect(r.passed || r.skipped || !r.error.empty() || !r.checks.empty(),
+                 "a failed case says why");
   } catch (const Error&) {
   }
   return 0;

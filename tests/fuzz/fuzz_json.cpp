@@ -6,7 +6,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   using namespace dropin;
   try {
     const Json j = Json::parse(fuzz::text(data, size));
-    for (const int indent : {-1, 2}) fuzz::expect(Json::parse(j.dump(indent)) == j, "a value reads back as itself");
+    for (const int indent : {-1, 2})
+      fuzz::expect(Json::parse(j.dump(indent)) == j, "a value reads back as itself");
   } catch (const OptionError&) {
   }
   return 0;

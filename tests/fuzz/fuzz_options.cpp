@@ -1,4 +1,5 @@
-// Options of every registered component: the first byte picks one, the rest is JSON. What can be made must print options that make it again.
+// Options of every registered component: the first byte picks one, the rest is JSON. What can be
+// made must print options that make it again.
 #include "dropin/registry/registry.h"
 #include "fuzz.h"
 
@@ -29,10 +30,13 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   try {
     Json options = tamed(Json::parse(fuzz::text(data + 1, size - 1)));
     if (c.family == "Dataset") return 0;  // its options name folders of this machine
-    if (const Json* bits = options.find("bits"); c.name == "fewbit_table" && bits && bits->is_int() && bits->as_int() > 4) return 0;  // solved anew, for many seconds
+    if (const Json* bits = options.find("bits");
+        c.name == "fewbit_table" && bits && bits->is_int() && bits->as_int() > 4)
+      return 0;  // solved anew, for many seconds
     if (c.kind == ComponentKind::Module) {
       const Box<Module> m = make(c.name, options);
-      fuzz::expect(make(c.name, m->options_json())->options_json() == m->options_json(), "options print as options that make the same");
+      fuzz::expect(make(c.name, m->options_json())->options_json() == m->options_json(),
+                   "options print as options that make the same");
     } else if (c.kind == ComponentKind::Optimizer) {
       Tensor p = zeros({3, 5}).requires_grad_();
       p.set_grad(ones({3, 5}));

@@ -1,4 +1,5 @@
-// Runs a target over files and folders given on the command line, and over every prefix and single-byte change of short ones.
+// Runs a target over files and folders given on the command line, and over every prefix and
+// single-byte change of short ones.
 #include <filesystem>
 #include <fstream>
 #include <iterator>
@@ -23,8 +24,10 @@ int main(int argc, char** argv) {
     std::vector<std::filesystem::path> paths;
     const std::filesystem::path given = start / argv[i];  // a target may go to a folder of its own
     if (std::filesystem::is_directory(given))
-      for (const auto& e : std::filesystem::recursive_directory_iterator(given)) paths.push_back(e.path());
-    else paths.push_back(given);
+      for (const auto& e : std::filesystem::recursive_directory_iterator(given))
+        paths.push_back(e.path());
+    else
+      paths.push_back(given);
     for (const auto& p : paths) {
       if (!std::filesystem::is_regular_file(p)) continue;
       std::ifstream in(p, std::ios::binary);

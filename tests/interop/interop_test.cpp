@@ -12,7 +12,8 @@ namespace {
 using testing::expect_values;
 
 TEST(DLPack, RoundTripSharesMemoryAndFreesOnce) {
-  for (const DType t : {kFloat32, kFloat64, kBFloat16, kFloat16, kInt8, kUInt8, kInt32, kInt64, kBool}) {
+  for (const DType t :
+       {kFloat32, kFloat64, kBFloat16, kFloat16, kInt8, kUInt8, kInt32, kInt64, kBool}) {
     Tensor x = tensor({0, 1, 1, 0, 1, 1}, {2, 3}, t);
     dlpack::DLManagedTensor* m = to_dlpack(x.transpose(0, 1));
     EXPECT_EQ(m->dl_tensor.ndim, 2);

@@ -1,4 +1,5 @@
-// Small strided arrays of any dtype, for tests that call kernels directly and compare with loops in double.
+// Small strided arrays of any dtype, for tests that call kernels directly and compare with loops in
+// double.
 #pragma once
 #include <gtest/gtest.h>
 
@@ -29,11 +30,15 @@ enum class Layout {
   Strided /* every second element of a wider last dim */,
   Reversed /* dims back to front */
 };
-inline constexpr Layout kLayouts[] = {Layout::Dense, Layout::Transposed, Layout::Strided, Layout::Reversed};
+inline constexpr Layout kLayouts[] = {Layout::Dense, Layout::Transposed, Layout::Strided,
+                                      Layout::Reversed};
 
-inline std::int64_t count(const Sizes& s) { return std::accumulate(s.begin(), s.end(), std::int64_t{1}, std::multiplies<>()); }
+inline std::int64_t count(const Sizes& s) {
+  return std::accumulate(s.begin(), s.end(), std::int64_t{1}, std::multiplies<>());
+}
 
-/// Values are read and written as double, by row-major index; storage has guard bytes that check() looks at.
+/// Values are read and written as double, by row-major index; storage has guard bytes that check()
+/// looks at.
 class Array {
  public:
   Array(DType t, Sizes sizes, Layout layout = Layout::Dense) : dtype_(t), sizes_(std::move(sizes)) {
@@ -103,7 +108,8 @@ class Array {
   Array& random(double lo, double hi, unsigned seed = 1) {
     std::mt19937_64 rng(seed);
     std::uniform_real_distribution<double> u(lo, hi);
-    for (std::int64_t i = 0; i < size(); ++i) set(i, is_floating(dtype_) ? u(rng) : std::round(u(rng)));
+    for (std::int64_t i = 0; i < size(); ++i)
+      set(i, is_floating(dtype_) ? u(rng) : std::round(u(rng)));
     return *this;
   }
   Array& values(const std::vector<double>& v) {
@@ -142,35 +148,49 @@ class Array {
 /// Relative rounding of one operation in the dtype.
 inline double epsilon(DType t) {
   switch (t) {
-    case DType::Float64: return 0x1p-52;
-    case DType::Float32: return 0x1p-23;
-    case DType::Float16: return 0x1p-10;
-    case DType::BFloat16: return 0x1p-7;
-    default: return 0;
+    case DType::Float64:
+      return 0x1p-52;
+    case DType::Float32:
+      return 0x1p-23;
+    case DType::Float16:
+      return 0x1p-10;
+    case DType::BFloat16:
+      return 0x1p-7;
+    default:
+      return 0;
   }
 }
-inline double smallest(DType t) { return t == DType::Float64 ? 1e-307 : t == DType::Float16 ? 6.2e-5 : 1.2e-38; }
+inline double smallest(DType t) {
+  return t == DType::Float64 ? 1e-307 : t == DType::Float16 ? 6.2e-5 : 1.2e-38;
+}
 inline double largest(DType t) {
-  return t == DType::Float64 ? std::numeric_limits<double>::max() : t == DType::Float16 ? 65504.0 : t == DType::BFloat16 ? 3.3895e38 : 3.4028234e38;
+  return t == DType::Float64    ? std::numeric_limits<double>::max()
+         : t == DType::Float16  ? 65504.0
+         : t == DType::BFloat16 ? 3.3895e38
+                                : 3.4028234e38;
 }
 
 /// got is want, to `ulps` units of the dtype (and absolutely where want is below `floor`).
 inline bool close(DType t, double got, double want, double ulps, double floor = 0) {
   if (std::isnan(want)) return std::isnan(got);
   if (got == want) return true;
-  if (std::fabs(want) > largest(t)) return std::fabs(got) >= largest(t) * (1 - epsilon(t)) && (got < 0) == (want < 0);
+  if (std::fabs(want) > largest(t))
+    return std::fabs(got) >= largest(t) * (1 - epsilon(t)) && (got < 0) == (want < 0);
   if (!std::isfinite(got)) return std::fabs(want) > largest(t) * (1 - 4 * epsilon(t));
-  return std::fabs(got - want) <= ulps * epsilon(t) * std::max({std::fabs(want), floor, smallest(t)});
+  return std::fabs(got - want) <=
+         ulps * epsilon(t) * std::max({std::fabs(want), floor, smallest(t)});
 }
 
-inline void expect_close(const Array& got, const std::function<double(std::int64_t)>& want, double ulps, double floor, const std::string& what) {
+inline void expect_close(const Array& got, const std::function<double(std::int64_t)>& want,
+                         double ulps, double floor, const std::string& what) {
   got.check_guards();
   int shown = 0;
   for (std::int64_t i = 0; i < got.size() && shown < 3; ++i) {
     const double w = want(i);
     if (close(got.dtype(), got[i], w, ulps, floor)) continue;
     ADD_FAILURE() << what << " [" << i << "]: got " << got[i] << ", want " << w << ", off by "
-                  << std::fabs(got[i] - w) / std::max(epsilon(got.dtype()) * std::fabs(w), 1e-300) << " ulp";
+                  << std::fabs(got[i] - w) / std::max(epsilon(got.dtype()) * std::fabs(w), 1e-300)
+                  << " ulp";
     ++shown;
   }
 }

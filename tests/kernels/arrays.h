@@ -12,7 +12,8 @@
 
 namespace dropin::testing {
 
-/// A dense row-major array, or (with an order) one whose dims are laid out in another order. Guard elements after the end tell of writes beyond it.
+/// A dense row-major array, or (with an order) one whose dims are laid out in another order. Guard
+/// elements after the end tell of writes beyond it.
 template <class T>
 class Array {
  public:

@@ -20,10 +20,13 @@ struct Case {
 
 std::int64_t out_size(const Case& k, int d) {
   const std::int64_t in[2] = {k.h, k.w}, kernel[2] = {k.kh, k.kw};
-  return (in[d] + k.g.pad_begin[d] + k.g.pad_end[d] - k.g.dilation[d] * (kernel[d] - 1) - 1) / k.g.stride[d] + 1;
+  return (in[d] + k.g.pad_begin[d] + k.g.pad_end[d] - k.g.dilation[d] * (kernel[d] - 1) - 1) /
+             k.g.stride[d] +
+         1;
 }
 
-/// f(b, o, p, q, c, i, j, h, w): every product of the convolution, c being the channel within the weights.
+/// f(b, o, p, q, c, i, j, h, w): every product of the convolution, c being the channel within the
+/// weights.
 template <class F>
 void each_product(const Case& k, F&& f) {
   const std::int64_t cg = k.c / k.g.groups, og = k.o / k.g.groups;
@@ -36,7 +39,8 @@ void each_product(const Case& k, F&& f) {
               for (std::int64_t j = 0; j < k.kw; ++j) {
                 const std::int64_t h = p * k.g.stride[0] + i * k.g.dilation[0] - k.g.pad_begin[0],
                                    w = q * k.g.stride[1] + j * k.g.dilation[1] - k.g.pad_begin[1];
-                if (h >= 0 && h < k.h && w >= 0 && w < k.w) f(b, o, p, q, o / og * cg + c, c, i, j, h, w);
+                if (h >= 0 && h < k.h && w >= 0 && w < k.w)
+                  f(b, o, p, q, o / og * cg + c, c, i, j, h, w);
               }
 }
 
@@ -54,21 +58,27 @@ void expect_near(Array<T>& got, Array<double>& want, const char* what) {
 
 template <class T>
 void check(const Case& k) {
-  SCOPED_TRACE(::testing::Message() << "B " << k.b << " C " << k.c << " O " << k.o << " H " << k.h << " W " << k.w << " k " << k.kh << "x" << k.kw
-                                    << " groups " << k.g.groups << " stride " << k.g.stride[0] << " dilation " << k.g.dilation[0] << " onednn "
-                                    << cpu::onednn_enabled() << " threads " << get_num_threads());
+  SCOPED_TRACE(::testing::Message()
+               << "B " << k.b << " C " << k.c << " O " << k.o << " H " << k.h << " W " << k.w
+               << " k " << k.kh << "x" << k.kw << " groups " << k.g.groups << " stride "
+               << k.g.stride[0] << " dilation " << k.g.dilation[0] << " onednn "
+               << cpu::onednn_enabled() << " threads " << get_num_threads());
   const std::int64_t P = out_size(k, 0), Q = out_size(k, 1), cg = k.c / k.g.groups;
   const T nan = std::numeric_limits<T>::quiet_NaN();
-  Array<T> x = Array<T>({k.b, k.c, k.h, k.w}).random(1), w = Array<T>({k.o, cg, k.kh, k.kw}).random(2), bias = Array<T>({k.o}).random(3),
-           gy = Array<T>({k.b, k.o, P, Q}).random(4), y({k.b, k.o, P, Q}), gx({k.b, k.c, k.h, k.w}), gw({k.o, cg, k.kh, k.kw}), gb({k.o});
-  Array<double> want_y({k.b, k.o, P, Q}), want_gx({k.b, k.c, k.h, k.w}), want_gw({k.o, cg, k.kh, k.kw}), want_gb({k.o});
+  Array<T> x = Array<T>({k.b, k.c, k.h, k.w}).random(1),
+           w = Array<T>({k.o, cg, k.kh, k.kw}).random(2), bias = Array<T>({k.o}).random(3),
+           gy = Array<T>({k.b, k.o, P, Q}).random(4), y({k.b, k.o, P, Q}), gx({k.b, k.c, k.h, k.w}),
+           gw({k.o, cg, k.kh, k.kw}), gb({k.o});
+  Array<double> want_y({k.b, k.o, P, Q}), want_gx({k.b, k.c, k.h, k.w}),
+      want_gw({k.o, cg, k.kh, k.kw}), want_gb({k.o});
   want_y.fill(0), want_gx.fill(0), want_gw.fill(0), want_gb.fill(0);
-  each_product(k, [&](auto b, auto o, auto p, auto q, auto channel, auto c, auto i, auto j, auto h, auto v) {
-    const double xv = x(b, channel, h, v), wv = w(o, c, i, j), gv = gy(b, o, p, q);
-    want_y(b, o, p, q) += xv * wv;
-    want_gx(b, channel, h, v) += gv * wv;
-    want_gw(o, c, i, j) += gv * xv;
-  });
+  each_product(
+      k, [&](auto b, auto o, auto p, auto q, auto channel, auto c, auto i, auto j, auto h, auto v) {
+        const double xv = x(b, channel, h, v), wv = w(o, c, i, j), gv = gy(b, o, p, q);
+        want_y(b, o, p, q) += xv * wv;
+        want_gx(b, channel, h, v) += gv * wv;
+        want_gw(o, c, i, j) += gv * xv;
+      });
   run<kernels::conv2d_forward>(kCPU, x.in(), w.in(), abi::TensorIn{}, k.g, y.fill(nan).out());
   expect_near(y, want_y, "y without bias");
   for (std::int64_t b = 0; b < k.b; ++b)
@@ -82,10 +92,12 @@ void check(const Case& k) {
   expect_near(y, want_y, "y");
   run<kernels::conv2d_backward_input>(kCPU, gy.in(), w.in(), k.g, gx.fill(nan).out());
   expect_near(gx, want_gx, "gx");
-  run<kernels::conv2d_backward_weight>(kCPU, gy.in(), x.in(), k.g, gw.fill(nan).out(), gb.fill(nan).out());
+  run<kernels::conv2d_backward_weight>(kCPU, gy.in(), x.in(), k.g, gw.fill(nan).out(),
+                                       gb.fill(nan).out());
   expect_near(gw, want_gw, "gw");
   expect_near(gb, want_gb, "gb");
-  run<kernels::conv2d_backward_weight>(kCPU, gy.in(), x.in(), k.g, gw.fill(nan).out(), abi::TensorOut{});
+  run<kernels::conv2d_backward_weight>(kCPU, gy.in(), x.in(), k.g, gw.fill(nan).out(),
+                                       abi::TensorOut{});
   expect_near(gw, want_gw, "gw alone");
 }
 
@@ -150,12 +162,14 @@ TEST(Conv2d, AWholeBatchIsSummedInPieces) {
 }
 
 TEST(Conv2d, TheSecondCallCreatesNoPrimitive) {
-  Array<float> x = Array<float>({5, 16, 30, 30}).random(1), w = Array<float>({32, 16, 3, 3}).random(2), y({5, 32, 28, 28}), gx({5, 16, 30, 30}),
+  Array<float> x = Array<float>({5, 16, 30, 30}).random(1),
+               w = Array<float>({32, 16, 3, 3}).random(2), y({5, 32, 28, 28}), gx({5, 16, 30, 30}),
                gw({32, 16, 3, 3});
   auto all = [&] {
     run<kernels::conv2d_forward>(kCPU, x.in(), w.in(), abi::TensorIn{}, ConvGeometry{}, y.out());
     run<kernels::conv2d_backward_input>(kCPU, y.in(), w.in(), ConvGeometry{}, gx.out());
-    run<kernels::conv2d_backward_weight>(kCPU, y.in(), x.in(), ConvGeometry{}, gw.out(), abi::TensorOut{});
+    run<kernels::conv2d_backward_weight>(kCPU, y.in(), x.in(), ConvGeometry{}, gw.out(),
+                                         abi::TensorOut{});
   };
   all();
   const std::int64_t created = cpu::onednn_primitives_created();
@@ -166,12 +180,16 @@ TEST(Conv2d, TheSecondCallCreatesNoPrimitive) {
 TEST(Conv2d, SizesAreChecked) {
   Array<float> x({1, 4, 5, 5}), w({6, 4, 3, 3}), y({1, 6, 3, 3}), wrong({1, 6, 4, 3});
   ConvGeometry g;
-  EXPECT_NO_THROW(run<kernels::conv2d_forward>(kCPU, x.fill(0).in(), w.fill(0).in(), abi::TensorIn{}, g, y.out()));
-  EXPECT_THROW(run<kernels::conv2d_forward>(kCPU, x.in(), w.in(), abi::TensorIn{}, g, wrong.out()), Error);
+  EXPECT_NO_THROW(run<kernels::conv2d_forward>(kCPU, x.fill(0).in(), w.fill(0).in(),
+                                               abi::TensorIn{}, g, y.out()));
+  EXPECT_THROW(run<kernels::conv2d_forward>(kCPU, x.in(), w.in(), abi::TensorIn{}, g, wrong.out()),
+               Error);
   g.groups = 3;
-  EXPECT_THROW(run<kernels::conv2d_forward>(kCPU, x.in(), w.in(), abi::TensorIn{}, g, y.out()), Error);
+  EXPECT_THROW(run<kernels::conv2d_forward>(kCPU, x.in(), w.in(), abi::TensorIn{}, g, y.out()),
+               Error);
   g.groups = 1, g.stride[0] = 0;
-  EXPECT_THROW(run<kernels::conv2d_forward>(kCPU, x.in(), w.in(), abi::TensorIn{}, g, y.out()), Error);
+  EXPECT_THROW(run<kernels::conv2d_forward>(kCPU, x.in(), w.in(), abi::TensorIn{}, g, y.out()),
+               Error);
 }
 
 }  // namespace

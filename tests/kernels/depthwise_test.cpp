@@ -35,14 +35,17 @@ struct Image {
   std::int64_t B, C, H, W;
   bool last;
   std::vector<float> v;
-  Image(std::int64_t b, std::int64_t c, std::int64_t h, std::int64_t w, bool l) : B(b), C(c), H(h), W(w), last(l), v(static_cast<std::size_t>(b * c * h * w) + 1, 77.0f) {}
+  Image(std::int64_t b, std::int64_t c, std::int64_t h, std::int64_t w, bool l)
+      : B(b), C(c), H(h), W(w), last(l), v(static_cast<std::size_t>(b * c * h * w) + 1, 77.0f) {}
   float& operator()(std::int64_t b, std::int64_t c, std::int64_t h, std::int64_t w) {
-    return v[static_cast<std::size_t>(last ? ((b * H + h) * W + w) * C + c : ((b * C + c) * H + h) * W + w)];
+    return v[static_cast<std::size_t>(last ? ((b * H + h) * W + w) * C + c
+                                           : ((b * C + c) * H + h) * W + w)];
   }
   abi::TensorOut view() {
     abi::TensorOut t;
     t.data = v.data(), t.ndim = 4;
-    const std::int64_t sizes[] = {B, C, H, W}, plain[] = {C * H * W, H * W, W, 1}, wide[] = {C * H * W, 1, W * C, C};
+    const std::int64_t sizes[] = {B, C, H, W}, plain[] = {C * H * W, H * W, W, 1},
+                       wide[] = {C * H * W, 1, W * C, C};
     for (int i = 0; i < 4; ++i) t.sizes[i] = sizes[i], t.strides[i] = last ? wide[i] : plain[i];
     return t;
   }
@@ -60,18 +63,24 @@ abi::TensorOut vector_of(std::vector<float>& v, std::initializer_list<std::int64
   abi::TensorOut t;
   t.data = v.data(), t.ndim = static_cast<int>(sizes.size());
   std::int64_t step = 1, i = t.ndim;
-  for (const std::int64_t* s = sizes.end(); s != sizes.begin();) t.sizes[--i] = *--s, t.strides[i] = step, step *= *s;
+  for (const std::int64_t* s = sizes.end(); s != sizes.begin();)
+    t.sizes[--i] = *--s, t.strides[i] = step, step *= *s;
   return t;
 }
 
 void check(const Case& k, bool last) {
-  SCOPED_TRACE(::testing::Message() << "B " << k.batch << " H " << k.h << " W " << k.w << " stride " << k.sh << "x" << k.sw << " first kernel " << k.groups[0].kh << "x" << k.groups[0].kw
-                                    << " dilation " << k.groups[0].dh << "x" << k.groups[0].dw << " channels " << k.groups[0].channels << (last ? " channels-last" : ""));
+  SCOPED_TRACE(::testing::Message()
+               << "B " << k.batch << " H " << k.h << " W " << k.w << " stride " << k.sh << "x"
+               << k.sw << " first kernel " << k.groups[0].kh << "x" << k.groups[0].kw
+               << " dilation " << k.groups[0].dh << "x" << k.groups[0].dw << " channels "
+               << k.groups[0].channels << (last ? " channels-last" : ""));
   std::int64_t C = 0;
   for (const Group& g : k.groups) C += g.channels;
   const Group& g0 = k.groups[0];
-  const std::int64_t P = (k.h + g0.pad_top + g0.pad_bottom - g0.dh * (g0.kh - 1) - 1) / k.sh + 1, Q = (k.w + g0.pad_left + g0.pad_right - g0.dw * (g0.kw - 1) - 1) / k.sw + 1;
-  Image x(k.batch, C, k.h, k.w, last), y(k.batch, C, P, Q, last), gy(k.batch, C, P, Q, last), gx(k.batch, C, k.h, k.w, last);
+  const std::int64_t P = (k.h + g0.pad_top + g0.pad_bottom - g0.dh * (g0.kh - 1) - 1) / k.sh + 1,
+                     Q = (k.w + g0.pad_left + g0.pad_right - g0.dw * (g0.kw - 1) - 1) / k.sw + 1;
+  Image x(k.batch, C, k.h, k.w, last), y(k.batch, C, P, Q, last), gy(k.batch, C, P, Q, last),
+      gx(k.batch, C, k.h, k.w, last);
   x.random(1), gy.random(2);
   const float nan = std::numeric_limits<float>::quiet_NaN();
   y.fill(nan), gx.fill(nan);
@@ -79,7 +88,8 @@ void check(const Case& k, bool last) {
   std::vector<DepthwiseRun> runs;
   for (std::size_t i = 0; i < k.groups.size(); ++i) {
     const Group& g = k.groups[i];
-    const auto n = static_cast<std::size_t>(g.channels * g.kh * g.kw), c = static_cast<std::size_t>(g.channels);
+    const auto n = static_cast<std::size_t>(g.channels * g.kh * g.kw),
+               c = static_cast<std::size_t>(g.channels);
     Lcg r{10 + i};
     w.emplace_back(n), bias.emplace_back(c), gw.emplace_back(n, nan), gb.emplace_back(c, nan);
     for (float& v : w.back()) v = r();
@@ -87,8 +97,11 @@ void check(const Case& k, bool last) {
   }
   for (std::size_t i = 0; i < k.groups.size(); ++i) {
     const Group& g = k.groups[i];
-    runs.push_back({vector_of(w[i], {g.channels, 1, g.kh, g.kw}), vector_of(bias[i], {g.channels}), vector_of(gw[i], {g.channels, 1, g.kh, g.kw}), vector_of(gb[i], {g.channels}),
-                    ConvGeometry{{k.sh, k.sw}, {g.dh, g.dw}, {g.pad_top, g.pad_left}, {g.pad_bottom, g.pad_right}}});
+    runs.push_back(
+        {vector_of(w[i], {g.channels, 1, g.kh, g.kw}), vector_of(bias[i], {g.channels}),
+         vector_of(gw[i], {g.channels, 1, g.kh, g.kw}), vector_of(gb[i], {g.channels}),
+         ConvGeometry{
+             {k.sh, k.sw}, {g.dh, g.dw}, {g.pad_top, g.pad_left}, {g.pad_bottom, g.pad_right}}});
   }
   const auto count = static_cast<std::int64_t>(runs.size());
   run<kernels::mixed_depthwise_forward>(kCPU, x.view(), runs.data(), count, y.view());
@@ -115,24 +128,32 @@ void check(const Case& k, bool last) {
             want_gb += gr;
             for (std::int64_t m = 0; m < g.kh; ++m)
               for (std::int64_t n = 0; n < g.kw; ++n) {
-                const std::int64_t h = p * k.sh + m * g.dh - g.pad_top, v = q * k.sw + n * g.dw - g.pad_left;
+                const std::int64_t h = p * k.sh + m * g.dh - g.pad_top,
+                                   v = q * k.sw + n * g.dw - g.pad_left;
                 if (h < 0 || h >= k.h || v < 0 || v >= k.w) continue;
-                const double wv = w[i][static_cast<std::size_t>((c * g.kh + m) * g.kw + n)], xv = x(b, c0 + c, h, v);
+                const double wv = w[i][static_cast<std::size_t>((c * g.kh + m) * g.kw + n)],
+                             xv = x(b, c0 + c, h, v);
                 s += wv * xv;
                 want_gw[static_cast<std::size_t>(m * g.kw + n)] += gr * xv;
-                want_gx[static_cast<std::size_t>(((b * C + c0 + c) * k.h + h) * k.w + v)] += gr * wv;
+                want_gx[static_cast<std::size_t>(((b * C + c0 + c) * k.h + h) * k.w + v)] +=
+                    gr * wv;
               }
             note(worst_y, y(b, c0 + c, p, q), s, 4);
           }
-      for (std::int64_t t = 0; t < g.kh * g.kw; ++t) note(worst_gw, gw[i][static_cast<std::size_t>(c * g.kh * g.kw + t)], want_gw[static_cast<std::size_t>(t)], std::sqrt(1.0 * k.batch * P * Q) + 1);
-      note(worst_gb, gb[i][static_cast<std::size_t>(c)], want_gb, std::sqrt(1.0 * k.batch * P * Q) + 1);
+      for (std::int64_t t = 0; t < g.kh * g.kw; ++t)
+        note(worst_gw, gw[i][static_cast<std::size_t>(c * g.kh * g.kw + t)],
+             want_gw[static_cast<std::size_t>(t)], std::sqrt(1.0 * k.batch * P * Q) + 1);
+      note(worst_gb, gb[i][static_cast<std::size_t>(c)], want_gb,
+           std::sqrt(1.0 * k.batch * P * Q) + 1);
     }
     c0 += g.channels;
   }
   for (std::int64_t b = 0; b < k.batch; ++b)
     for (std::int64_t c = 0; c < C; ++c)
       for (std::int64_t h = 0; h < k.h; ++h)
-        for (std::int64_t v = 0; v < k.w; ++v) note(worst_gx, gx(b, c, h, v), want_gx[static_cast<std::size_t>(((b * C + c) * k.h + h) * k.w + v)], 4);
+        for (std::int64_t v = 0; v < k.w; ++v)
+          note(worst_gx, gx(b, c, h, v),
+               want_gx[static_cast<std::size_t>(((b * C + c) * k.h + h) * k.w + v)], 4);
   EXPECT_LT(worst_y, 2e-6) << "y";
   EXPECT_LT(worst_gx, 2e-6) << "gx";
   EXPECT_LT(worst_gw, 2e-6) << "gw";
@@ -144,29 +165,51 @@ TEST(Depthwise, AgreesWithTheLoopsForEveryKernelStrideAndDilation) {
     for (std::int64_t kh = 1; kh <= 13; ++kh)
       for (const std::int64_t s : {1, 2, 3})
         for (const std::int64_t d : {1, 2, 3}) {
-          const std::int64_t kw = kh % 3 == 0 ? kh - 1 : kh % 5 == 0 ? 1 : kh, reach = d * (kh - 1), across = d * (kw - 1);
-          for (const auto& [h, w] : {std::pair<std::int64_t, std::int64_t>{7, 14}, {19, 5}, {1, 33}})
-            check({1, h, w, s, s, {{last ? 18 : 3, kh, kw, reach / 2, across / 2, reach - reach / 2, across - across / 2, d, d}}}, last);
+          const std::int64_t kw = kh % 3 == 0   ? kh - 1
+                                  : kh % 5 == 0 ? 1
+                                                : kh,
+                             reach = d * (kh - 1), across = d * (kw - 1);
+          for (const auto& [h, w] :
+               {std::pair<std::int64_t, std::int64_t>{7, 14}, {19, 5}, {1, 33}})
+            check({1,
+                   h,
+                   w,
+                   s,
+                   s,
+                   {{last ? 18 : 3, kh, kw, reach / 2, across / 2, reach - reach / 2,
+                     across - across / 2, d, d}}},
+                  last);
         }
 }
 
 TEST(Depthwise, TakesUnevenStridesPaddingsAndDilations) {
-  for (auto [last, more] : {std::pair{false, 0}, {true, 0}, {true, 16}}) {  // `more` channels: whole vectors and a rest
+  for (auto [last, more] :
+       {std::pair{false, 0}, {true, 0}, {true, 16}}) {  // `more` channels: whole vectors and a rest
     check({2, 13, 17, 2, 1, {{5 + more, 3, 5, 2, 0, 0, 3, 2, 1}}}, last);
     check({2, 12, 18, 1, 2, {{5 + more, 5, 4, 0, 3, 4, 0, 1, 3}}}, last);
-    check({1, 9, 9, 1, 1, {{2 + more, 3, 3, 7, 6, 5, 8}}}, last);    // more padding than kernel
-    check({1, 2, 2, 3, 3, {{3 + more, 3, 3, 4, 4, 5, 5}}}, last);    // windows that see only padding
+    check({1, 9, 9, 1, 1, {{2 + more, 3, 3, 7, 6, 5, 8}}}, last);  // more padding than kernel
+    check({1, 2, 2, 3, 3, {{3 + more, 3, 3, 4, 4, 5, 5}}}, last);  // windows that see only padding
     check({1, 30, 30, 4, 5, {{2 + more, 2, 2, 0, 0, 0, 0}}}, last);  // pixels that no window sees
     check({1, 5, 5, 1, 1, {{1 + more, 5, 5, 0, 0, 0, 0}}}, last);    // one output
     check({3, 1, 1, 1, 1, {{9 + more, 3, 3, 1, 1, 1, 1}}}, last);
     check({1, 150, 260, 1, 1, {{1 + more, 5, 3, 2, 1, 2, 1}}}, last);  // several bands
     check({1, 150, 260, 2, 2, {{1 + more, 7, 7, 2, 2, 3, 3}}}, last);
-    check({1, 40, 9, 1, 1, {{2 + more, 3, 3, 20, 20, 20, 20, 20, 20}}}, last);  // dilated as far as the picture
+    check({1, 40, 9, 1, 1, {{2 + more, 3, 3, 20, 20, 20, 20, 20, 20}}},
+          last);  // dilated as far as the picture
   }
 }
 
 TEST(Depthwise, MixesKernelsAndDoesNotDependOnThreads) {
-  const Case mixed{3, 14, 15, 2, 2, {{5, 3, 3, 0, 1, 1, 1}, {3, 5, 5, 1, 2, 2, 2}, {17, 7, 7, 2, 3, 3, 3}, {1, 9, 9, 3, 4, 4, 4}, {2, 11, 11, 4, 5, 5, 5}}};
+  const Case mixed{3,
+                   14,
+                   15,
+                   2,
+                   2,
+                   {{5, 3, 3, 0, 1, 1, 1},
+                    {3, 5, 5, 1, 2, 2, 2},
+                    {17, 7, 7, 2, 3, 3, 3},
+                    {1, 9, 9, 3, 4, 4, 4},
+                    {2, 11, 11, 4, 5, 5, 5}}};
   for (const int threads : {1, 2, 5}) {
     WithThreads t(threads);
     for (const bool last : {false, true}) check(mixed, last);
@@ -177,8 +220,10 @@ TEST(Depthwise, MixesKernelsAndDoesNotDependOnThreads) {
   const ConvGeometry same{{1, 1}, {1, 1}, {2, 2}, {2, 2}};
   for (const bool first : {true, false}) {
     WithThreads t(first ? 1 : 3);
-    DepthwiseRun r{vector_of(w, {24, 1, 5, 5}), {}, vector_of(first ? g1 : g2, {24, 1, 5, 5}), {}, same};
-    run<kernels::mixed_depthwise_backward>(kCPU, x.view(), x.view(), &r, std::int64_t{1}, (first ? one : many).view());
+    DepthwiseRun r{
+        vector_of(w, {24, 1, 5, 5}), {}, vector_of(first ? g1 : g2, {24, 1, 5, 5}), {}, same};
+    run<kernels::mixed_depthwise_backward>(kCPU, x.view(), x.view(), &r, std::int64_t{1},
+                                           (first ? one : many).view());
   }
   EXPECT_EQ(one.v, many.v);
   EXPECT_EQ(g1, g2);
@@ -190,13 +235,22 @@ TEST(Depthwise, WhatIsNotFiniteStaysWhereItIsSeen) {
     x.random(1), gy.random(2);
     x(0, 1, 4, 10) = std::numeric_limits<float>::infinity();
     std::vector<float> w(27, 0.5f), gw(27);
-    DepthwiseRun r{vector_of(w, {3, 1, 3, 3}), {}, vector_of(gw, {3, 1, 3, 3}), {}, ConvGeometry{{1, 1}, {1, 1}, {1, 1}, {1, 1}}};
+    DepthwiseRun r{vector_of(w, {3, 1, 3, 3}),
+                   {},
+                   vector_of(gw, {3, 1, 3, 3}),
+                   {},
+                   ConvGeometry{{1, 1}, {1, 1}, {1, 1}, {1, 1}}};
     run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view());
-    run<kernels::mixed_depthwise_backward>(kCPU, gy.view(), x.view(), &r, std::int64_t{1}, gx.view());
+    run<kernels::mixed_depthwise_backward>(kCPU, gy.view(), x.view(), &r, std::int64_t{1},
+                                           gx.view());
     for (std::int64_t c = 0; c < 3; ++c)
       for (std::int64_t h = 0; h < 9; ++h)
-        for (std::int64_t v = 0; v < 11; ++v) EXPECT_EQ(std::isfinite(y(0, c, h, v)), !(c == 1 && h >= 3 && h <= 5 && v >= 9)) << c << " " << h << " " << v;
-    for (int t = 0; t < 27; ++t) EXPECT_EQ(std::isfinite(gw[static_cast<std::size_t>(t)]), t < 9 || t >= 18 || t % 3 == 0) << t;  // the last column is never under a right tap
+        for (std::int64_t v = 0; v < 11; ++v)
+          EXPECT_EQ(std::isfinite(y(0, c, h, v)), !(c == 1 && h >= 3 && h <= 5 && v >= 9))
+              << c << " " << h << " " << v;
+    for (int t = 0; t < 27; ++t)
+      EXPECT_EQ(std::isfinite(gw[static_cast<std::size_t>(t)]), t < 9 || t >= 18 || t % 3 == 0)
+          << t;  // the last column is never under a right tap
   }
 }
 
@@ -204,14 +258,19 @@ TEST(Depthwise, ArraysAreChecked) {
   Image x(1, 4, 5, 5, false), y(1, 4, 5, 5, false);
   x.fill(1);
   std::vector<float> w(36);
-  DepthwiseRun r{vector_of(w, {4, 1, 3, 3}), {}, {}, {}, ConvGeometry{{1, 1}, {1, 1}, {1, 1}, {1, 1}}};
-  EXPECT_NO_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()));
+  DepthwiseRun r{
+      vector_of(w, {4, 1, 3, 3}), {}, {}, {}, ConvGeometry{{1, 1}, {1, 1}, {1, 1}, {1, 1}}};
+  EXPECT_NO_THROW(
+      run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()));
   r.g.pad_end[0] = 2;
-  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()), Error);
+  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()),
+               Error);
   r.g.pad_end[0] = 1, r.g.stride[1] = 0;
-  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()), Error);
+  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()),
+               Error);
   r.g.stride[1] = 1, r.w = vector_of(w, {3, 1, 3, 3});
-  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()), Error);
+  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()),
+               Error);
 }
 
 }  // namespace

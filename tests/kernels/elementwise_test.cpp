@@ -10,10 +10,15 @@ using kernels::UnaryGrad;
 
 constexpr DType kFloats[] = {kFloat32, kFloat64, kBFloat16, kFloat16};
 constexpr DType kInts[] = {kInt8, kUInt8, kInt32, kInt64};
-constexpr DType kAll[] = {kFloat32, kFloat64, kBFloat16, kFloat16, kInt8, kUInt8, kInt32, kInt64, kBool};
+constexpr DType kAll[] = {kFloat32, kFloat64, kBFloat16, kFloat16, kInt8,
+                          kUInt8,   kInt32,   kInt64,    kBool};
 
-double sigmoid(double x) { return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x)); }
-double softplus(double x) { return std::isnan(x) ? x : std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x))); }
+double sigmoid(double x) {
+  return x >= 0 ? 1 / (1 + std::exp(-x)) : std::exp(x) / (1 + std::exp(x));
+}
+double softplus(double x) {
+  return std::isnan(x) ? x : std::max(x, 0.0) + std::log1p(std::exp(-std::fabs(x)));
+}
 double gelu_tanh(double x) {
   if (std::isinf(x)) return x > 0 ? x : 0;
   return x * sigmoid(2 * 0.7978845608028653559 * (x + 0.044715 * x * x * x));
@@ -58,8 +63,10 @@ const UnaryCase kUnary[] = {
     {Unary::Softplus, "softplus", softplus, -30, 30, 4, 0},
     {Unary::Relu, "relu", [](double x) { return x <= 0 ? 0 : x; }, -4, 4, 0, 0},
     {Unary::Silu, "silu", [](double x) { return x == -kInf ? 0 : x * sigmoid(x); }, -40, 40, 4, 0},
-    {Unary::Gelu, "gelu", [](double x) { return x == -kInf ? 0 : x * cdf(x); }, -10, 10, 30, 0},  // far in the tail without FMA; 5 with it
-    {Unary::GeluTanh, "gelu_tanh", gelu_tanh, -4, 4, 40, 0},                                         // the exponent's rounding is multiplied by it
+    {Unary::Gelu, "gelu", [](double x) { return x == -kInf ? 0 : x * cdf(x); }, -10, 10, 30,
+     0},  // far in the tail without FMA; 5 with it
+    {Unary::GeluTanh, "gelu_tanh", gelu_tanh, -4, 4, 40,
+     0},  // the exponent's rounding is multiplied by it
     {Unary::Erf, "erf", [](double x) { return std::erf(x); }, -5, 5, 3, 0},
     {Unary::Floor, "floor", [](double x) { return std::floor(x); }, -9, 9, 0, 0},
     {Unary::Ceil, "ceil", [](double x) { return std::ceil(x); }, -9, 9, 0, 0},
@@ -82,14 +89,16 @@ TEST(Unary, MatchesDoubleOnEveryFloatTypeAndSize) {
         run<kernels::unary>(kCPU, c.op, x.in(), y.out());
         // in 16 bits the input is what counts, and the result is rounded once
         expect_close(
-            y, [&](std::int64_t i) { return c.f(x[i]); }, std::max(c.ulps, is_floating(y.dtype()) ? 0.51 : 0.0), c.floor,
+            y, [&](std::int64_t i) { return c.f(x[i]); },
+            std::max(c.ulps, is_floating(y.dtype()) ? 0.51 : 0.0), c.floor,
             std::string(c.name) + " " + name(t));
       }
 }
 
 TEST(Unary, TreatsSpecialValuesLikeTheCLibrary) {
-  const std::vector<double> special = {0.0,  -0.0, 1,     -1,   kInf, -kInf, kNaN, 0.5, -0.5,  1e30, -1e30,
-                                       88.7, 89,   -87.4, -104, -200, 1e-40, 2,    -2,  709.7, -745, 710};
+  const std::vector<double> special = {0.0,   -0.0, 1,     -1,    kInf, -kInf, kNaN, 0.5,
+                                       -0.5,  1e30, -1e30, 88.7,  89,   -87.4, -104, -200,
+                                       1e-40, 2,    -2,    709.7, -745, 710};
   for (const UnaryCase& c : kUnary)
     for (DType t : {kFloat32, kFloat64}) {
       const std::int64_t n = static_cast<std::int64_t>(special.size());
@@ -97,7 +106,8 @@ TEST(Unary, TreatsSpecialValuesLikeTheCLibrary) {
       x.values(special);
       run<kernels::unary>(kCPU, c.op, x.in(), y.out());
       expect_close(
-          y, [&](std::int64_t i) { return c.f(x[i]); }, std::max(c.ulps, 4.0), std::max(c.floor, t == kFloat32 ? 1e-28 : 1e-290),
+          y, [&](std::int64_t i) { return c.f(x[i]); }, std::max(c.ulps, 4.0),
+          std::max(c.floor, t == kFloat32 ? 1e-28 : 1e-290),
           std::string(c.name) + " special " + name(t));
     }
 }
@@ -105,7 +115,8 @@ TEST(Unary, TreatsSpecialValuesLikeTheCLibrary) {
 TEST(Unary, TakesEveryLayout) {
   for (Layout from : kLayouts)
     for (Layout to : kLayouts)
-      for (const Sizes& s : {Sizes{}, Sizes{1}, Sizes{5, 7}, Sizes{3, 70, 130}, Sizes{2, 1, 3, 5}, Sizes{4, 0, 3}, Sizes{300, 3, 200}})
+      for (const Sizes& s : {Sizes{}, Sizes{1}, Sizes{5, 7}, Sizes{3, 70, 130}, Sizes{2, 1, 3, 5},
+                             Sizes{4, 0, 3}, Sizes{300, 3, 200}})
         for (DType t : {kFloat32, kFloat16, kFloat64}) {
           Array x(t, s, from), y(t, s, to);
           x.random(-3, 3);
@@ -164,7 +175,8 @@ TEST(UnaryGrad, MatchesTheDerivative) {
       {UnaryGrad::Reciprocal, "reciprocal", [](double y) { return -y * y; }, -4, 4, 3},
       {UnaryGrad::Relu, "relu", [](double y) { return double(y > 0); }, -1, 1, 0},
       {UnaryGrad::Log, "log", [](double x) { return 1 / x; }, 0.1, 4, 1},
-      {UnaryGrad::Silu, "silu", [](double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); }, -1, 20, 10},
+      {UnaryGrad::Silu, "silu", [](double x) { return sigmoid(x) * (1 + x * (1 - sigmoid(x))); },
+       -1, 20, 10},
       {UnaryGrad::Gelu, "gelu", [](double x) { return cdf(x) + x * bell(x); }, -0.6, 8, 6},
       {UnaryGrad::Softplus, "softplus", sigmoid, -30, 30, 4},
       {UnaryGrad::Square, "square", [](double x) { return 2 * x; }, -3, 3, 1},
@@ -181,13 +193,15 @@ TEST(UnaryGrad, MatchesTheDerivative) {
   for (const Case& c : cases)
     for (DType t : kFloats)
       for (std::int64_t n : {1, 77}) {
-        if (c.op == UnaryGrad::GeluTanh && t == kFloat64) continue;  // the reference is a difference quotient
+        if (c.op == UnaryGrad::GeluTanh && t == kFloat64)
+          continue;  // the reference is a difference quotient
         Array g(t, {n}), s(t, {n}), gx(t, {n});
         g.random(-2, 2);
         s.random(c.lo, c.hi, 5);
         run<kernels::unary_grad>(kCPU, c.op, g.in(), s.in(), gx.out());
         expect_close(
-            gx, [&](std::int64_t i) { return g[i] * c.slope(s[i]); }, std::max(c.ulps, 0.6), 0.02, std::string("grad ") + c.name + " " + name(t));
+            gx, [&](std::int64_t i) { return g[i] * c.slope(s[i]); }, std::max(c.ulps, 0.6), 0.02,
+            std::string("grad ") + c.name + " " + name(t));
       }
 }
 
@@ -201,7 +215,10 @@ TEST(UnaryGrad, HasLimitsAtLargeAndInfiniteValues) {
       s.values(at);
       run<kernels::unary_grad>(kCPU, op, g.in(), s.in(), gx.out());
       expect_close(
-          gx, [&](std::int64_t i) { return std::isnan(at[i]) ? kNaN : at[i] > 0 ? 3 : 0; }, 0, 0, "limit");
+          gx, [&](std::int64_t i) { return std::isnan(at[i]) ? kNaN
+                                           : at[i] > 0       ? 3
+                                                             : 0; }, 0, 0,
+          "limit");
     }
 }
 
@@ -223,8 +240,10 @@ const BinaryCase kBinary[] = {
     {Binary::FloorDiv, "floor_div", [](double a, double b) { return std::floor(a / b); }, 0},
     {Binary::Remainder, "remainder", remainder_of, 1},
     {Binary::Pow, "pow", [](double a, double b) { return std::pow(a, b); }, 2},
-    {Binary::Maximum, "maximum", [](double a, double b) { return std::isnan(a) || std::isnan(b) ? kNaN : std::max(a, b); }, 0},
-    {Binary::Minimum, "minimum", [](double a, double b) { return std::isnan(a) || std::isnan(b) ? kNaN : std::min(a, b); }, 0},
+    {Binary::Maximum, "maximum",
+     [](double a, double b) { return std::isnan(a) || std::isnan(b) ? kNaN : std::max(a, b); }, 0},
+    {Binary::Minimum, "minimum",
+     [](double a, double b) { return std::isnan(a) || std::isnan(b) ? kNaN : std::min(a, b); }, 0},
     {Binary::Atan2, "atan2", [](double a, double b) { return std::atan2(a, b); }, 2},
     {Binary::Eq, "eq", [](double a, double b) { return double(a == b); }, 0},
     {Binary::Ne, "ne", [](double a, double b) { return double(a != b); }, 0},
@@ -245,16 +264,24 @@ TEST(Binary, MatchesDoubleOnEveryDType) {
         if (!is_floating(t) && (c.op == Binary::Div || c.op == Binary::Atan2)) continue;
         if (t == kBool && c.op < Binary::Eq) continue;
         if (t == kUInt8 && c.op == Binary::Sub) continue;
-        if (t == kBFloat16 && c.op == Binary::FloorDiv) continue;  // double rounding may cross an integer
+        if (t == kBFloat16 && c.op == Binary::FloorDiv)
+          continue;  // double rounding may cross an integer
         Array a(t, {n}), b(t, {n}), y(result_type(c.op, t), {n});
-        a.random(c.op == Binary::Pow ? 0 : t == kUInt8 ? 0 : -9, c.op == Binary::Pow && !is_floating(t) ? 5 : 9, 1);
-        b.random(c.op == Binary::Pow ? 0 : t == kUInt8 ? 1 : -9, c.op == Binary::Pow && !is_floating(t) ? 3 : 9, 2);
+        a.random(c.op == Binary::Pow ? 0
+                 : t == kUInt8       ? 0
+                                     : -9,
+                 c.op == Binary::Pow && !is_floating(t) ? 5 : 9, 1);
+        b.random(c.op == Binary::Pow ? 0
+                 : t == kUInt8       ? 1
+                                     : -9,
+                 c.op == Binary::Pow && !is_floating(t) ? 3 : 9, 2);
         if (c.op == Binary::FloorDiv || c.op == Binary::Remainder)
           for (std::int64_t i = 0; i < n; ++i)
             if (b[i] == 0) b.set(i, 3);
         run<kernels::binary>(kCPU, c.op, a.in(), b.in(), y.out());
         expect_close(
-            y, [&](std::int64_t i) { return c.f(a[i], b[i]); }, c.ulps, 0, std::string(c.name) + " " + name(t));
+            y, [&](std::int64_t i) { return c.f(a[i], b[i]); }, c.ulps, 0,
+            std::string(c.name) + " " + name(t));
       }
 }
 
@@ -269,13 +296,15 @@ TEST(Binary, SpecialValues) {
       Array y(result_type(c.op, t), {n});
       run<kernels::binary>(kCPU, c.op, a.in(), b.in(), y.out());
       expect_close(
-          y, [&](std::int64_t i) { return c.f(a[i], b[i]); }, c.ulps, 0, std::string(c.name) + " special");
+          y, [&](std::int64_t i) { return c.f(a[i], b[i]); }, c.ulps, 0,
+          std::string(c.name) + " special");
     }
   }
 }
 
 TEST(Binary, DivisionFollowsPythonsSign) {
-  const double rows[][4] = {{7, 3, 2, 1}, {-7, 3, -3, 2}, {7, -3, -3, -2}, {-7, -3, 2, -1}, {6, -3, -2, 0}};
+  const double rows[][4] = {
+      {7, 3, 2, 1}, {-7, 3, -3, 2}, {7, -3, -3, -2}, {-7, -3, 2, -1}, {6, -3, -2, 0}};
   for (DType t : {kFloat32, kFloat64, kInt8, kInt32, kInt64})
     for (const auto& r : rows) {
       Array a(t, {1}), b(t, {1}), y(t, {1});
@@ -314,7 +343,8 @@ TEST(Binary, BroadcastsAndTakesEveryLayout) {
                 y, [&](std::int64_t i) { return f(a[i], row[i % s.back()]); }, 1, 0, "row");
             run<kernels::binary>(kCPU, op, column.broadcast(s), a.in(), y.out());
             const std::int64_t inner = count(s) / s[0];
-            with_threads([&] { run<kernels::binary>(kCPU, op, column.broadcast(s), a.in(), y.out()); });
+            with_threads(
+                [&] { run<kernels::binary>(kCPU, op, column.broadcast(s), a.in(), y.out()); });
             expect_close(
                 y, [&](std::int64_t i) { return f(column[i / inner], a[i]); }, 1, 0, "column");
           }
@@ -322,14 +352,20 @@ TEST(Binary, BroadcastsAndTakesEveryLayout) {
 
 TEST(Binary, RepeatsShortRowsAndTakesLargeTransposedOperands) {
   for (const Sizes& s : {Sizes{20000, 3}, Sizes{701, 67}, Sizes{5, 90, 101}}) {
-    Array x(kFloat32, s, Layout::Transposed), y(kFloat32, s), bias(kFloat32, {s.back()}), z(kBFloat16, s, Layout::Transposed), w(kFloat32, s);
+    Array x(kFloat32, s, Layout::Transposed), y(kFloat32, s), bias(kFloat32, {s.back()}),
+        z(kBFloat16, s, Layout::Transposed), w(kFloat32, s);
     x.random(-2, 2, 1), bias.random(-2, 2, 2), z.random(-2, 2, 3);
-    with_threads([&] { run<kernels::binary>(kCPU, Binary::Add, x.in(), bias.broadcast(s), y.out()); });
+    with_threads(
+        [&] { run<kernels::binary>(kCPU, Binary::Add, x.in(), bias.broadcast(s), y.out()); });
     expect_close(
         y, [&](std::int64_t i) { return x[i] + bias[i % s.back()]; }, 1, 0, "row");
     run<kernels::binary>(kCPU, Binary::Sub, y.in(), x.in(), y.out());
     expect_close(
-        y, [&](std::int64_t i) { return static_cast<double>(static_cast<float>(x[i] + bias[i % s.back()])) - x[i]; }, 1, 0, "over its input");
+        y,
+        [&](std::int64_t i) {
+          return static_cast<double>(static_cast<float>(x[i] + bias[i % s.back()])) - x[i];
+        },
+        1, 0, "over its input");
     run<kernels::copy>(kCPU, z.in(), w.out());
     expect_close(
         w, [&](std::int64_t i) { return z[i]; }, 0, 0, "converted");
@@ -418,7 +454,8 @@ TEST(Copy, ConvertsEveryPairInEveryLayout) {
           x.random(from == kUInt8 || to == kUInt8 ? 0 : -100, 100);
           run<kernels::copy>(kCPU, x.in(), y.out());
           expect_close(
-              y, [&](std::int64_t i) { return converted(x[i], from, to); }, 0.51, 0, std::string(name(from)) + " to " + name(to));
+              y, [&](std::int64_t i) { return converted(x[i], from, to); }, 0.51, 0,
+              std::string(name(from)) + " to " + name(to));
         }
 }
 
@@ -429,9 +466,11 @@ TEST(Copy, SaturatesAndRounds) {
       x.values({kNaN, kInf, -kInf, 1e30, -1e30, -1.75, 3.99});
       run<kernels::copy>(kCPU, x.in(), y.out());
       expect_close(
-          y, [&](std::int64_t i) { return converted(x[i], from, to); }, 0, 0, std::string(name(from)) + " to " + name(to));
+          y, [&](std::int64_t i) { return converted(x[i], from, to); }, 0, 0,
+          std::string(name(from)) + " to " + name(to));
     }
-  for (DType to : {kBFloat16, kFloat16}) {  // vectors agree with the scalar conversion, ties included
+  for (DType to :
+       {kBFloat16, kFloat16}) {  // vectors agree with the scalar conversion, ties included
     Array x(kFloat32, {4096}), y(to, {4096});
     std::mt19937 rng(3);
     for (std::int64_t i = 0; i < 4096; ++i) {
@@ -442,13 +481,15 @@ TEST(Copy, SaturatesAndRounds) {
       std::memcpy(&f, &u, 4);
       x.set(i, f);
     }
-    x.set(0, kInf), x.set(1, -kInf), x.set(2, kNaN), x.set(3, 65519.9), x.set(4, 65520), x.set(5, 1e-8), x.set(6, 3e-8), x.set(7, -6e-5);
+    x.set(0, kInf), x.set(1, -kInf), x.set(2, kNaN), x.set(3, 65519.9), x.set(4, 65520),
+        x.set(5, 1e-8), x.set(6, 3e-8), x.set(7, -6e-5);
     run<kernels::copy>(kCPU, x.in(), y.out());
     expect_close(
         y,
         [&](std::int64_t i) {
           const float f = static_cast<float>(x[i]);
-          return static_cast<double>(to == kBFloat16 ? static_cast<float>(bfloat16(f)) : static_cast<float>(float16(f)));
+          return static_cast<double>(to == kBFloat16 ? static_cast<float>(bfloat16(f))
+                                                     : static_cast<float>(float16(f)));
         },
         0, 0, name(to));
     Array back(kFloat32, {4096});
@@ -460,7 +501,8 @@ TEST(Copy, SaturatesAndRounds) {
 
 TEST(Copy, TransposesEveryItemSize) {
   for (DType t : {kInt8, kBFloat16, kFloat32, kFloat64})
-    for (const Sizes& s : {Sizes{100, 131}, Sizes{4, 64, 64}, Sizes{33, 5, 200}, Sizes{1, 9}, Sizes{600, 500}}) {
+    for (const Sizes& s :
+         {Sizes{100, 131}, Sizes{4, 64, 64}, Sizes{33, 5, 200}, Sizes{1, 9}, Sizes{600, 500}}) {
       Array x(t, s, Layout::Reversed), y(t, s), z(t, s, Layout::Transposed);
       x.random(-100, 100);
       with_threads([&] {

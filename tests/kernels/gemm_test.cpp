@@ -32,8 +32,10 @@ struct Layout {
 
 /// Against a loop in double, the error relative to the sum of the magnitudes.
 template <class T>
-void check_matmul(std::int64_t t, std::int64_t m, std::int64_t n, std::int64_t k, double beta, const Layout& l = {}, bool broadcast = false) {
-  Array<T> a = Array<T>({t, m, k}, l.a).random(1), b = Array<T>({broadcast ? 1 : t, k, n}, l.b).random(2), c({t, m, n}, l.c);
+void check_matmul(std::int64_t t, std::int64_t m, std::int64_t n, std::int64_t k, double beta,
+                  const Layout& l = {}, bool broadcast = false) {
+  Array<T> a = Array<T>({t, m, k}, l.a).random(1),
+           b = Array<T>({broadcast ? 1 : t, k, n}, l.b).random(2), c({t, m, n}, l.c);
   if (beta == 0)
     c.fill(static_cast<T>(kNaN));
   else
@@ -49,15 +51,17 @@ void check_matmul(std::int64_t t, std::int64_t m, std::int64_t n, std::int64_t k
       for (std::int64_t j = 0; j < n; ++j) {
         double want = beta == 0 ? 0 : beta * static_cast<double>(before(u, i, j)), magnitude = 1;
         for (std::int64_t p = 0; p < k; ++p) {
-          const double x = static_cast<double>(a(u, i, p)) * static_cast<double>(b(broadcast ? 0 : u, p, j));
+          const double x =
+              static_cast<double>(a(u, i, p)) * static_cast<double>(b(broadcast ? 0 : u, p, j));
           want += x;
           magnitude += std::abs(x);
         }
         const double error = std::abs(static_cast<double>(c(u, i, j)) - want) / magnitude;
         if (!(error <= worst)) worst = error;
       }
-  EXPECT_LE(worst, tolerance<T>()) << "T " << t << " M " << m << " N " << n << " K " << k << " beta " << beta << " a[" << l.a[1] << l.a[2] << "] b["
-                                   << l.b[1] << l.b[2] << "] c[" << l.c[1] << l.c[2] << "]";
+  EXPECT_LE(worst, tolerance<T>())
+      << "T " << t << " M " << m << " N " << n << " K " << k << " beta " << beta << " a[" << l.a[1]
+      << l.a[2] << "] b[" << l.b[1] << l.b[2] << "] c[" << l.c[1] << l.c[2] << "]";
 }
 
 template <class T>
@@ -69,11 +73,13 @@ TYPED_TEST(Matmul, AgreesWithTheLoopForOddSizesAndAllLayouts) {
   const std::vector<std::vector<int>> orders = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {2, 1, 0}};
   for (bool onednn : {true, false}) {
     WithOneDnn with(onednn);
-    for (auto [t, m, n, k] : std::vector<std::array<std::int64_t, 4>>{{1, 1, 1, 1}, {2, 3, 5, 7}, {3, 1, 17, 33}, {1, 33, 1, 19}, {2, 13, 50, 65}})
+    for (auto [t, m, n, k] : std::vector<std::array<std::int64_t, 4>>{
+             {1, 1, 1, 1}, {2, 3, 5, 7}, {3, 1, 17, 33}, {1, 33, 1, 19}, {2, 13, 50, 65}})
       for (const auto& a : orders)
         for (const auto& b : orders)
           for (const auto& c : orders)
-            for (double beta : {0.0, 1.0, -0.5}) check_matmul<TypeParam>(t, m, n, k, beta, {a, b, c});
+            for (double beta : {0.0, 1.0, -0.5})
+              check_matmul<TypeParam>(t, m, n, k, beta, {a, b, c});
   }
 }
 
@@ -107,8 +113,8 @@ TEST(MatmulIntegers, WrapAround) {
   a(0, 0, 0) = 1 << 30, a(0, 0, 1) = 3, b(0, 0, 0) = 4, b(0, 1, 0) = 5, c(0, 0, 0) = 7;
   run<kernels::matmul>(kCPU, a.in(), b.in(), 2.0, c.out());
   EXPECT_EQ(c(0, 0, 0), 29);
-  Array<std::int64_t> p = Array<std::int64_t>({2, 5, 3}, {0, 2, 1}).random(1, -50, 50), q = Array<std::int64_t>({2, 3, 4}).random(2, -50, 50),
-                      r({2, 5, 4});
+  Array<std::int64_t> p = Array<std::int64_t>({2, 5, 3}, {0, 2, 1}).random(1, -50, 50),
+                      q = Array<std::int64_t>({2, 3, 4}).random(2, -50, 50), r({2, 5, 4});
   run<kernels::matmul>(kCPU, p.in(), q.in(), 0.0, r.out());
   for (int t = 0; t < 2; ++t)
     for (int i = 0; i < 5; ++i)
@@ -142,9 +148,11 @@ TYPED_TEST(Linear, AgreesWithTheLoop) {
                                                                        {5, 4, 0}}) {
           WithThreads w(threads);
           WithOneDnn o(onednn);
-          Array<T> x = Array<T>({m, k}).random(1), wt = Array<T>({n, k}).random(2), bias = Array<T>({n}).random(3), y({m, n});
+          Array<T> x = Array<T>({m, k}).random(1), wt = Array<T>({n, k}).random(2),
+                   bias = Array<T>({n}).random(3), y({m, n});
           abi::TensorIn none;
-          run<kernels::linear_forward>(kCPU, x.in(), wt.in(), with_bias ? bias.in() : none, y.out());
+          run<kernels::linear_forward>(kCPU, x.in(), wt.in(), with_bias ? bias.in() : none,
+                                       y.out());
           EXPECT_TRUE(y.guarded());
           double worst = 0;
           for (std::int64_t i = 0; i < m; ++i)
@@ -158,12 +166,14 @@ TYPED_TEST(Linear, AgreesWithTheLoop) {
               const double error = std::abs(static_cast<double>(y(i, j)) - want) / magnitude;
               if (!(error <= worst)) worst = error;
             }
-          EXPECT_LE(worst, tolerance<T>()) << m << " " << n << " " << k << " bias " << with_bias << " onednn " << onednn;
+          EXPECT_LE(worst, tolerance<T>())
+              << m << " " << n << " " << k << " bias " << with_bias << " onednn " << onednn;
         }
 }
 
 TEST(LinearRows, MayBeSpacedApart) {
-  Array<float> x = Array<float>({4, 20}).random(1), w = Array<float>({6, 30}).random(2), y = Array<float>({4, 9}).fill(7.0f);
+  Array<float> x = Array<float>({4, 20}).random(1), w = Array<float>({6, 30}).random(2),
+               y = Array<float>({4, 9}).fill(7.0f);
   abi::TensorIn xi = x.in(), wi = w.in();
   abi::TensorOut yo = y.out();
   xi.sizes[1] = wi.sizes[1] = 15, yo.sizes[1] = 6;

@@ -99,7 +99,8 @@ TYPED_TEST(Index, NarrowRowsAndSinglePicks) {
         for (std::int64_t k = 0; k < width; ++k) ASSERT_EQ(y(i, j, k), x(i, at(j), k));
   }
   const std::int64_t n = 30000;
-  Array<T> x = Array<T>({n, 7}).random(2, 0, 100), one({n, 1}), added = x, flat = Array<T>({n}).random(3, 0, 100), picked({n});
+  Array<T> x = Array<T>({n, 7}).random(2, 0, 100), one({n, 1}), added = x,
+           flat = Array<T>({n}).random(3, 0, 100), picked({n});
   I64 at = indices({n, 1}, 7), flat_at = indices({n}, n);
   run<kernels::gather>(kCPU, x.in(), 1, at.in(), one.out());
   run<kernels::scatter>(kCPU, at.in(), one.in(), 1, true, added.out());
@@ -129,7 +130,8 @@ TYPED_TEST(Index, NonzeroListsPositions) {
 }
 
 TEST(Index, AnIndexOutOfRangeWritesNothing) {
-  Array<float> x = Array<float>({4, 3}).random(1), y = Array<float>({2, 3}).fill(5), src = Array<float>({2, 3}).fill(1);
+  Array<float> x = Array<float>({4, 3}).random(1), y = Array<float>({2, 3}).fill(5),
+               src = Array<float>({2, 3}).fill(1);
   I64 at({2}), wide({2, 3});
   for (std::int64_t bad : {-1, 4}) {
     at(0) = 0, at(1) = bad;

@@ -12,16 +12,17 @@ struct Adam {
 TEST(AdamStep, FollowsTheFormulaOverManySteps) {
   for (DType t : {kFloat32, kFloat64})
     for (std::int64_t n : {0, 1, 5, 37, 70000})
-      for (const Adam& a :
-           {Adam{}, Adam{.decay = 0.1}, Adam{.decay = 0.1, .decoupled = true}, Adam{.maximize = true, .amsgrad = true}, Adam{.beta1 = 0.3}}) {
+      for (const Adam& a : {Adam{}, Adam{.decay = 0.1}, Adam{.decay = 0.1, .decoupled = true},
+                            Adam{.maximize = true, .amsgrad = true}, Adam{.beta1 = 0.3}}) {
         Array p(t, {n}), g(t, {n}), m(t, {n}), v(t, {n}), top(t, {n});
         p.random(-1, 1, 1);
         std::vector<double> rp, rm(n), rv(n), rtop(n);
         for (std::int64_t i = 0; i < n; ++i) rp.push_back(p[i]);
         for (int step = 1; step <= 4; ++step) {
           g.random(-1, 1, 10 + step);
-          run<kernels::adam_step>(kCPU, p.out(), g.in(), m.out(), v.out(), a.amsgrad ? top.out() : abi::TensorOut{}, a.lr, a.beta1, a.beta2, a.eps,
-                                  a.decay, a.decoupled, a.maximize, std::int64_t{step});
+          run<kernels::adam_step>(kCPU, p.out(), g.in(), m.out(), v.out(),
+                                  a.amsgrad ? top.out() : abi::TensorOut{}, a.lr, a.beta1, a.beta2,
+                                  a.eps, a.decay, a.decoupled, a.maximize, std::int64_t{step});
           for (std::int64_t i = 0; i < n; ++i) {
             double e = a.maximize ? -g[i] : g[i];
             if (a.decoupled)
@@ -32,7 +33,8 @@ TEST(AdamStep, FollowsTheFormulaOverManySteps) {
             rv[i] = a.beta2 * rv[i] + (1 - a.beta2) * e * e;
             rtop[i] = std::max(rtop[i], rv[i]);
             const double second = a.amsgrad ? rtop[i] : rv[i];
-            rp[i] -= a.lr / (1 - std::pow(a.beta1, step)) * rm[i] / (std::sqrt(second) / std::sqrt(1 - std::pow(a.beta2, step)) + a.eps);
+            rp[i] -= a.lr / (1 - std::pow(a.beta1, step)) * rm[i] /
+                     (std::sqrt(second) / std::sqrt(1 - std::pow(a.beta2, step)) + a.eps);
           }
         }
         expect_close(
@@ -51,7 +53,8 @@ TEST(SgdStep, FollowsTheFormulaOverManySteps) {
   for (DType t : {kFloat32, kFloat64})
     for (std::int64_t n : {0, 1, 5, 37, 70000})
       for (int variant = 0; variant < 24; ++variant) {
-        const double momentum = variant & 1 ? 0.9 : 0, dampening = variant & 2 ? 0.2 : 0, decay = variant & 4 ? 0.1 : 0, lr = 0.1;
+        const double momentum = variant & 1 ? 0.9 : 0, dampening = variant & 2 ? 0.2 : 0,
+                     decay = variant & 4 ? 0.1 : 0, lr = 0.1;
         const bool nesterov = variant & 8 && momentum != 0, maximize = variant & 16;
         Array p(t, {n}), g(t, {n}), buf(t, {n});
         p.random(-1, 1, 1);
@@ -59,8 +62,9 @@ TEST(SgdStep, FollowsTheFormulaOverManySteps) {
         for (std::int64_t i = 0; i < n; ++i) rp.push_back(p[i]);
         for (int step = 0; step < 3; ++step) {
           g.random(-1, 1, 10 + step);
-          run<kernels::sgd_step>(kCPU, p.out(), g.in(), momentum != 0 ? buf.out() : abi::TensorOut{}, lr, momentum, dampening, decay, nesterov,
-                                 step == 0, maximize);
+          run<kernels::sgd_step>(kCPU, p.out(), g.in(),
+                                 momentum != 0 ? buf.out() : abi::TensorOut{}, lr, momentum,
+                                 dampening, decay, nesterov, step == 0, maximize);
           for (std::int64_t i = 0; i < n; ++i) {
             double e = (maximize ? -g[i] : g[i]) + decay * rp[i];
             if (momentum != 0) {
@@ -77,8 +81,12 @@ TEST(SgdStep, FollowsTheFormulaOverManySteps) {
 
 TEST(Steps, RefuseWhatDoesNotFit) {
   Array p(kFloat32, {4}), g(kFloat32, {5}), h(kFloat16, {4});
-  EXPECT_THROW(run<kernels::sgd_step>(kCPU, p.out(), g.in(), abi::TensorOut{}, 0.1, 0.0, 0.0, 0.0, false, true, false), Error);
-  EXPECT_THROW(run<kernels::sgd_step>(kCPU, h.out(), h.in(), abi::TensorOut{}, 0.1, 0.0, 0.0, 0.0, false, true, false), DTypeError);
+  EXPECT_THROW(run<kernels::sgd_step>(kCPU, p.out(), g.in(), abi::TensorOut{}, 0.1, 0.0, 0.0, 0.0,
+                                      false, true, false),
+               Error);
+  EXPECT_THROW(run<kernels::sgd_step>(kCPU, h.out(), h.in(), abi::TensorOut{}, 0.1, 0.0, 0.0, 0.0,
+                                      false, true, false),
+               DTypeError);
 }
 
 }  // namespace

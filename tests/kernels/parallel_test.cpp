@@ -111,7 +111,8 @@ TEST(Parallel, WorksAgainAfterFork) {
   if (child == 0) {
     alarm(20);
     std::atomic<std::int64_t> sum{0};
-    for (int i = 0; i < 100; ++i) parallel_for(1000, 1, [&](std::int64_t b, std::int64_t e) { sum += e - b; });
+    for (int i = 0; i < 100; ++i)
+      parallel_for(1000, 1, [&](std::int64_t b, std::int64_t e) { sum += e - b; });
     _exit(sum == 100000 ? 0 : 1);
   }
   int status = 0;
@@ -126,7 +127,10 @@ TEST(Parallel, AnEmptyRegionCostsMicroseconds) {
   for (int round = 0; round < 20; ++round) {
     const auto t0 = std::chrono::steady_clock::now();
     for (int i = 0; i < 1000; ++i) parallel_for(2, 1, [](std::int64_t, std::int64_t) {});
-    best = std::min(best, std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - t0).count() / 1000);
+    best = std::min(
+        best,
+        std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - t0).count() /
+            1000);
   }
   RecordProperty("microseconds", std::to_string(best));
   EXPECT_LT(best, 500.0);  // generous: the machine may be shared or sanitized

@@ -12,7 +12,8 @@ using kernels::PoolGeometry;
 using testing::Array;
 using testing::WithThreads;
 
-std::int64_t out_size(std::int64_t in, std::int64_t k, std::int64_t s, std::int64_t pad, std::int64_t d, bool ceil) {
+std::int64_t out_size(std::int64_t in, std::int64_t k, std::int64_t s, std::int64_t pad,
+                      std::int64_t d, bool ceil) {
   const std::int64_t room = in + 2 * pad - d * (k - 1) - 1;
   std::int64_t n = (ceil ? (room + s - 1) / s : room / s) + 1;
   if (ceil && (n - 1) * s >= in + pad) --n;
@@ -49,13 +50,17 @@ TYPED_TEST(Pool, MaxTakesTheFirstGreatestAndScattersBack) {
   for (Case k : cases())
     for (std::int64_t dilation : {1, 2}) {
       k.g.dilation[0] = k.g.dilation[1] = dilation;
-      const std::int64_t P = out_size(k.h, k.g.kernel[0], k.g.stride[0], k.g.padding[0], dilation, k.ceil),
-                         Q = out_size(k.w, k.g.kernel[1], k.g.stride[1], k.g.padding[1], dilation, k.ceil);
+      const std::int64_t P = out_size(k.h, k.g.kernel[0], k.g.stride[0], k.g.padding[0], dilation,
+                                      k.ceil),
+                         Q = out_size(k.w, k.g.kernel[1], k.g.stride[1], k.g.padding[1], dilation,
+                                      k.ceil);
       if (P < 1 || Q < 1 || (k.ceil && dilation > 1)) continue;
-      Array<T> x({k.b, k.c, k.h, k.w}), y({k.b, k.c, P, Q}), gy = Array<T>({k.b, k.c, P, Q}).random(2), gx({k.b, k.c, k.h, k.w});
+      Array<T> x({k.b, k.c, k.h, k.w}), y({k.b, k.c, P, Q}),
+          gy = Array<T>({k.b, k.c, P, Q}).random(2), gx({k.b, k.c, k.h, k.w});
       Array<std::int64_t> index({k.b, k.c, P, Q});
       std::mt19937 r(5);
-      for (std::int64_t i = 0; i < x.numel(); ++i) x.data()[i] = static_cast<T>(static_cast<int>(r() % 4));  // many ties
+      for (std::int64_t i = 0; i < x.numel(); ++i)
+        x.data()[i] = static_cast<T>(static_cast<int>(r() % 4));  // many ties
       if (x.numel()) x.data()[x.numel() / 2] = std::numeric_limits<T>::quiet_NaN();
       Array<T> want_gx({k.b, k.c, k.h, k.w});
       want_gx.fill(0);
@@ -70,16 +75,19 @@ TYPED_TEST(Pool, MaxTakesTheFirstGreatestAndScattersBack) {
               std::int64_t at = -1;
               for (std::int64_t i = 0; i < k.g.kernel[0]; ++i)
                 for (std::int64_t j = 0; j < k.g.kernel[1]; ++j) {
-                  const std::int64_t h = p * k.g.stride[0] + i * dilation - k.g.padding[0], w = q * k.g.stride[1] + j * dilation - k.g.padding[1];
+                  const std::int64_t h = p * k.g.stride[0] + i * dilation - k.g.padding[0],
+                                     w = q * k.g.stride[1] + j * dilation - k.g.padding[1];
                   if (h < 0 || h >= k.h || w < 0 || w >= k.w) continue;
                   const T v = x(b, c, h, w);
-                  if (at < 0 || v > best || (std::isnan(v) && !std::isnan(best))) best = v, at = h * k.w + w;
+                  if (at < 0 || v > best || (std::isnan(v) && !std::isnan(best)))
+                    best = v, at = h * k.w + w;
                 }
               ASSERT_EQ(index(b, c, p, q), at);
               ASSERT_TRUE(y(b, c, p, q) == best || (std::isnan(best) && std::isnan(y(b, c, p, q))));
               want_gx(b, c, at / k.w, at % k.w) += gy(b, c, p, q);
             }
-      for (std::int64_t i = 0; i < gx.numel(); ++i) ASSERT_NEAR(gx.data()[i], want_gx.data()[i], 1e-5);
+      for (std::int64_t i = 0; i < gx.numel(); ++i)
+        ASSERT_NEAR(gx.data()[i], want_gx.data()[i], 1e-5);
     }
 }
 
@@ -99,10 +107,12 @@ TYPED_TEST(Pool, AverageDividesAsDocumented) {
       for (std::int64_t divisor : {0, 5}) {
         WithThreads t(include ? 3 : 1);
         k.g.count_include_pad = include, k.g.divisor_override = divisor;
-        const std::int64_t P = out_size(k.h, k.g.kernel[0], k.g.stride[0], k.g.padding[0], 1, k.ceil),
-                           Q = out_size(k.w, k.g.kernel[1], k.g.stride[1], k.g.padding[1], 1, k.ceil);
-        Array<T> x = Array<T>({k.b, k.c, k.h, k.w}).random(1), y({k.b, k.c, P, Q}), gy = Array<T>({k.b, k.c, P, Q}).random(2),
-                 gx({k.b, k.c, k.h, k.w});
+        const std::int64_t P = out_size(k.h, k.g.kernel[0], k.g.stride[0], k.g.padding[0], 1,
+                                        k.ceil),
+                           Q = out_size(k.w, k.g.kernel[1], k.g.stride[1], k.g.padding[1], 1,
+                                        k.ceil);
+        Array<T> x = Array<T>({k.b, k.c, k.h, k.w}).random(1), y({k.b, k.c, P, Q}),
+                 gy = Array<T>({k.b, k.c, P, Q}).random(2), gx({k.b, k.c, k.h, k.w});
         Array<double> want_gx({k.b, k.c, k.h, k.w});
         want_gx.fill(0);
         run<kernels::avg_pool2d_forward>(kCPU, x.in(), k.g, y.fill(7).out());
@@ -116,10 +126,12 @@ TYPED_TEST(Pool, AverageDividesAsDocumented) {
                 auto each = [&](auto&& f) {
                   for (std::int64_t i = 0; i < k.g.kernel[0]; ++i)
                     for (std::int64_t j = 0; j < k.g.kernel[1]; ++j)
-                      f(p * k.g.stride[0] + i - k.g.padding[0], q * k.g.stride[1] + j - k.g.padding[1]);
+                      f(p * k.g.stride[0] + i - k.g.padding[0],
+                        q * k.g.stride[1] + j - k.g.padding[1]);
                 };
                 each([&](std::int64_t h, std::int64_t w) {
-                  if (h >= k.h + k.g.padding[0] || w >= k.w + k.g.padding[1]) return;  // only ceil_mode reaches these
+                  if (h >= k.h + k.g.padding[0] || w >= k.w + k.g.padding[1])
+                    return;  // only ceil_mode reaches these
                   ++padded;
                   if (h < 0 || h >= k.h || w < 0 || w >= k.w) return;
                   ++real;
@@ -128,17 +140,21 @@ TYPED_TEST(Pool, AverageDividesAsDocumented) {
                 const double by = divisor ? static_cast<double>(divisor) : include ? padded : real;
                 ASSERT_NEAR(y(b, c, p, q), sum / by, 1e-5);
                 each([&](std::int64_t h, std::int64_t w) {
-                  if (h >= 0 && h < k.h && w >= 0 && w < k.w) want_gx(b, c, h, w) += gy(b, c, p, q) / by;
+                  if (h >= 0 && h < k.h && w >= 0 && w < k.w)
+                    want_gx(b, c, h, w) += gy(b, c, p, q) / by;
                 });
               }
-        for (std::int64_t i = 0; i < gx.numel(); ++i) ASSERT_NEAR(gx.data()[i], want_gx.data()[i], 1e-5);
+        for (std::int64_t i = 0; i < gx.numel(); ++i)
+          ASSERT_NEAR(gx.data()[i], want_gx.data()[i], 1e-5);
       }
 }
 
 TYPED_TEST(Pool, AdaptiveAverages) {
   using T = TypeParam;
-  for (auto [h, w, P, Q] : std::vector<std::array<std::int64_t, 4>>{{7, 9, 1, 1}, {7, 9, 3, 4}, {3, 2, 5, 7}, {56, 56, 7, 7}, {4, 4, 4, 4}}) {
-    Array<T> x = Array<T>({2, 3, h, w}).random(1), y({2, 3, P, Q}), gy = Array<T>({2, 3, P, Q}).random(2), gx({2, 3, h, w});
+  for (auto [h, w, P, Q] : std::vector<std::array<std::int64_t, 4>>{
+           {7, 9, 1, 1}, {7, 9, 3, 4}, {3, 2, 5, 7}, {56, 56, 7, 7}, {4, 4, 4, 4}}) {
+    Array<T> x = Array<T>({2, 3, h, w}).random(1), y({2, 3, P, Q}),
+             gy = Array<T>({2, 3, P, Q}).random(2), gx({2, 3, h, w});
     Array<double> want_gx({2, 3, h, w});
     want_gx.fill(0);
     run<kernels::adaptive_avg_pool2d_forward>(kCPU, x.in(), y.out());
@@ -147,16 +163,19 @@ TYPED_TEST(Pool, AdaptiveAverages) {
       for (int c = 0; c < 3; ++c)
         for (std::int64_t p = 0; p < P; ++p)
           for (std::int64_t q = 0; q < Q; ++q) {
-            const std::int64_t h0 = p * h / P, h1 = ((p + 1) * h + P - 1) / P, w0 = q * w / Q, w1 = ((q + 1) * w + Q - 1) / Q;
+            const std::int64_t h0 = p * h / P, h1 = ((p + 1) * h + P - 1) / P, w0 = q * w / Q,
+                               w1 = ((q + 1) * w + Q - 1) / Q;
             double sum = 0;
             for (std::int64_t i = h0; i < h1; ++i)
               for (std::int64_t j = w0; j < w1; ++j) {
                 sum += x(b, c, i, j);
-                want_gx(b, c, i, j) += static_cast<double>(gy(b, c, p, q)) / static_cast<double>((h1 - h0) * (w1 - w0));
+                want_gx(b, c, i, j) += static_cast<double>(gy(b, c, p, q)) /
+                                       static_cast<double>((h1 - h0) * (w1 - w0));
               }
             ASSERT_NEAR(y(b, c, p, q), sum / static_cast<double>((h1 - h0) * (w1 - w0)), 1e-5);
           }
-    for (std::int64_t i = 0; i < gx.numel(); ++i) ASSERT_NEAR(gx.data()[i], want_gx.data()[i], 1e-5);
+    for (std::int64_t i = 0; i < gx.numel(); ++i)
+      ASSERT_NEAR(gx.data()[i], want_gx.data()[i], 1e-5);
   }
 }
 
@@ -164,7 +183,8 @@ TEST(PoolErrors, AForeignIndexIsRefused) {
   Array<float> gy({1, 1, 1, 1}), gx({1, 1, 2, 2});
   Array<std::int64_t> index({1, 1, 1, 1});
   index.fill(4);
-  EXPECT_THROW(run<kernels::max_pool2d_backward>(kCPU, gy.fill(1).in(), index.in(), gx.out()), Error);
+  EXPECT_THROW(run<kernels::max_pool2d_backward>(kCPU, gy.fill(1).in(), index.in(), gx.out()),
+               Error);
 }
 
 }  // namespace

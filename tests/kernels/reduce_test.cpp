@@ -35,16 +35,25 @@ double expected(Reduce op, const std::vector<double>& v) {
   double top = -kInf, low = kInf;
   bool nan = false;
   for (double x : v)
-    sum += x, prod *= x, top = std::max(top, x), low = std::min(low, x), squares += static_cast<long double>(x) * x, nan = nan || std::isnan(x);
+    sum += x, prod *= x, top = std::max(top, x), low = std::min(low, x),
+                         squares += static_cast<long double>(x) * x, nan = nan || std::isnan(x);
   switch (op) {
-    case Reduce::Sum: return static_cast<double>(sum);
-    case Reduce::Mean: return static_cast<double>(sum / n);
-    case Reduce::Prod: return static_cast<double>(prod);
-    case Reduce::Max: return nan ? kNaN : top;
-    case Reduce::Min: return nan ? kNaN : low;
-    case Reduce::Any: return top > 0;
-    case Reduce::All: return low > 0;
-    case Reduce::SumSquares: return static_cast<double>(squares);
+    case Reduce::Sum:
+      return static_cast<double>(sum);
+    case Reduce::Mean:
+      return static_cast<double>(sum / n);
+    case Reduce::Prod:
+      return static_cast<double>(prod);
+    case Reduce::Max:
+      return nan ? kNaN : top;
+    case Reduce::Min:
+      return nan ? kNaN : low;
+    case Reduce::Any:
+      return top > 0;
+    case Reduce::All:
+      return low > 0;
+    case Reduce::SumSquares:
+      return static_cast<double>(squares);
     case Reduce::LogSumExp: {
       if (nan) return kNaN;
       if (std::isinf(top)) return top;
@@ -56,7 +65,8 @@ double expected(Reduce op, const std::vector<double>& v) {
   return 0;
 }
 
-const Sizes kShapes[] = {{}, {1}, {7}, {5000}, {5, 7}, {300, 70}, {70, 300}, {3, 5, 7}, {20, 33, 19}, {2, 3, 4, 5},
+const Sizes kShapes[] = {{},        {1},        {7},         {5000},       {5, 7},
+                         {300, 70}, {70, 300},  {3, 5, 7},   {20, 33, 19}, {2, 3, 4, 5},
                          {1, 9, 1}, {40000, 3}, {3, 41, 31}, {2, 9000}};
 
 TEST(Reduce, FloatsMatchDoubleForEveryMaskAndLayout) {
@@ -68,12 +78,16 @@ TEST(Reduce, FloatsMatchDoubleForEveryMaskAndLayout) {
           Array x(t, s, l);
           x.random(-2, 2);
           const auto g = groups(x, mask);
-          for (Reduce op : {Reduce::Sum, Reduce::Mean, Reduce::Max, Reduce::Min, Reduce::SumSquares, Reduce::LogSumExp}) {
+          for (Reduce op : {Reduce::Sum, Reduce::Mean, Reduce::Max, Reduce::Min, Reduce::SumSquares,
+                            Reduce::LogSumExp}) {
             Array y(t, kept(s, mask));
             run<kernels::reduce>(kCPU, op, x.in(), mask, y.out());
-            double floor = op == Reduce::Sum ? static_cast<double>(g[0].size()) * 0.25 : op == Reduce::LogSumExp || op == Reduce::Mean ? 0.5 : 0;
+            double floor = op == Reduce::Sum ? static_cast<double>(g[0].size()) * 0.25
+                           : op == Reduce::LogSumExp || op == Reduce::Mean ? 0.5
+                                                                           : 0;
             expect_close(
-                y, [&](std::int64_t i) { return expected(op, g[i]); }, op == Reduce::SumSquares ? 8 : 4, floor,
+                y, [&](std::int64_t i) { return expected(op, g[i]); },
+                op == Reduce::SumSquares ? 8 : 4, floor,
                 "op " + std::to_string(int(op)) + " mask " + std::to_string(mask) + " " + name(t));
           }
         }
@@ -152,7 +166,8 @@ TEST(Reduce, SpecialValues) {
                 y, [&](std::int64_t) { return expected(op, groups(x, 1)[0]); }, 4, 1, "row");
             run<kernels::reduce>(kCPU, op, wide.in(), 1u, z.out());
             expect_close(
-                z, [&](std::int64_t i) { return expected(op, groups(wide, 1)[i]); }, 6, 5, "column");
+                z, [&](std::int64_t i) { return expected(op, groups(wide, 1)[i]); }, 6, 5,
+                "column");
           }
         }
   Array x(kFloat32, {2}), y(kFloat32, {1});
@@ -162,7 +177,8 @@ TEST(Reduce, SpecialValues) {
 }
 
 TEST(Reduce, DoesNotDependOnTheNumberOfThreads) {
-  for (const Sizes& s : {Sizes{3000000}, Sizes{3, 500000}, Sizes{40000, 70}, Sizes{64, 64, 300}, Sizes{90001, 7}, Sizes{37, 2111, 5}})
+  for (const Sizes& s : {Sizes{3000000}, Sizes{3, 500000}, Sizes{40000, 70}, Sizes{64, 64, 300},
+                         Sizes{90001, 7}, Sizes{37, 2111, 5}})
     for (std::uint32_t mask = 1; mask < (1u << s.size()); ++mask) {
       Array x(kFloat32, s), one(kFloat32, kept(s, mask)), many(kFloat32, kept(s, mask));
       x.random(-1, 1);
@@ -200,7 +216,8 @@ TEST(VarMean, MatchesTwoPassesInDouble) {
               for (double e : g[i]) m += e;
               m /= static_cast<long double>(g[i].size());
               for (double e : g[i]) v += (e - m) * (e - m);
-              return static_cast<double>(second ? v / std::max(0.0, static_cast<double>(g[i].size()) - 1) : m);
+              return static_cast<double>(
+                  second ? v / std::max(0.0, static_cast<double>(g[i].size()) - 1) : m);
             };
             expect_close(
                 mean, [&](std::int64_t i) { return stats(i, false); }, 6, 1, "mean");
@@ -227,7 +244,9 @@ TEST(ArgReduce, FindsTheFirstAndPrefersNaN) {
                   std::size_t best = 0;
                   for (std::size_t j = 1; j < g[i].size(); ++j) {
                     if (std::isnan(g[i][best])) break;
-                    if (std::isnan(g[i][j]) || (maximum ? g[i][j] > g[i][best] : g[i][j] < g[i][best])) best = j;
+                    if (std::isnan(g[i][j]) ||
+                        (maximum ? g[i][j] > g[i][best] : g[i][j] < g[i][best]))
+                      best = j;
                   }
                   return static_cast<double>(best);
                 },
@@ -236,7 +255,8 @@ TEST(ArgReduce, FindsTheFirstAndPrefersNaN) {
 }
 
 TEST(Scan, MatchesTheLoop) {
-  for (const Sizes& s : {Sizes{1}, Sizes{500}, Sizes{7, 65}, Sizes{5, 33, 9}, Sizes{3, 4, 300}, Sizes{3, 0, 2}})
+  for (const Sizes& s :
+       {Sizes{1}, Sizes{500}, Sizes{7, 65}, Sizes{5, 33, 9}, Sizes{3, 4, 300}, Sizes{3, 0, 2}})
     for (Layout l : kLayouts)
       for (DType t : {kFloat32, kFloat64, kBFloat16, kInt32, kInt64})
         for (int dim = 0; dim < static_cast<int>(s.size()); ++dim)
@@ -266,8 +286,9 @@ TEST(Scan, MatchesTheLoop) {
                       else
                         acc = op == Scan::CumSum    ? acc + v
                               : op == Scan::CumProd ? acc * v
-                              : op == Scan::CumMax  ? std::max(acc, v)
-                                                    : std::max(acc, v) + std::log1p(std::exp(-std::fabs(acc - v)));
+                              : op == Scan::CumMax
+                                  ? std::max(acc, v)
+                                  : std::max(acc, v) + std::log1p(std::exp(-std::fabs(acc - v)));
                       first = false;
                       if (k == at) return acc;
                     }

@@ -4,7 +4,8 @@
 namespace dropin::test {
 namespace {
 
-const Sizes kShapes[] = {{1}, {1, 1}, {3, 0}, {0, 3}, {5, 7}, {4, 64}, {3, 100}, {2, 3, 17}, {2, 5000}, {300, 130}};
+const Sizes kShapes[] = {{1},     {1, 1},   {3, 0},     {0, 3},    {5, 7},
+                         {4, 64}, {3, 100}, {2, 3, 17}, {2, 5000}, {300, 130}};
 
 long double log_sum_exp(const Array& x, std::int64_t row, std::int64_t n) {
   long double top = -kInf, sum = 0;
@@ -27,14 +28,22 @@ TEST(Softmax, MatchesDoubleForwardAndBackward) {
           for (std::int64_t r = 0; r < rows; ++r) lse.push_back(log_sum_exp(x, r, n));
           // the subtraction of the largest is exact to half an ulp of the difference
           expect_close(
-              y, [&](std::int64_t i) { return static_cast<double>(log ? x[i] - lse[i / n] : std::exp(x[i] - lse[i / n])); }, 8, log ? 12 : 0,
-              "softmax");
-          with_threads([&] { run<kernels::softmax_backward>(kCPU, g.in(), y.in(), log, gx.out()); });
+              y,
+              [&](std::int64_t i) {
+                return static_cast<double>(log ? x[i] - lse[i / n] : std::exp(x[i] - lse[i / n]));
+              },
+              8, log ? 12 : 0, "softmax");
+          with_threads(
+              [&] { run<kernels::softmax_backward>(kCPU, g.in(), y.in(), log, gx.out()); });
           std::vector<long double> dot(static_cast<std::size_t>(rows));
           for (std::int64_t i = 0; i < x.size(); ++i) dot[i / n] += log ? g[i] : g[i] * y[i];
           expect_close(
-              gx, [&](std::int64_t i) { return static_cast<double>(log ? g[i] - std::exp(y[i]) * dot[i / n] : y[i] * (g[i] - dot[i / n])); }, 8,
-              log ? 3 : 0.2, "softmax gradient");
+              gx,
+              [&](std::int64_t i) {
+                return static_cast<double>(log ? g[i] - std::exp(y[i]) * dot[i / n]
+                                               : y[i] * (g[i] - dot[i / n]));
+              },
+              8, log ? 3 : 0.2, "softmax gradient");
         }
 }
 
@@ -47,7 +56,8 @@ TEST(Softmax, InfinitiesAndNaN) {
       x.set(11, -kInf), x.set(21, -kInf);
       x.set(24, kNaN), x.set(43, kNaN);
       run<kernels::softmax_forward>(kCPU, x.in(), log, y.out());
-      for (int j = 0; j < 11; ++j) EXPECT_TRUE(std::isnan(y[j]) && std::isnan(y[22 + j]) && std::isnan(y[33 + j]));
+      for (int j = 0; j < 11; ++j)
+        EXPECT_TRUE(std::isnan(y[j]) && std::isnan(y[22 + j]) && std::isnan(y[33 + j]));
       EXPECT_EQ(y[11], log ? -kInf : 0);
       EXPECT_EQ(y[21], log ? -kInf : 0);
       EXPECT_TRUE(std::isfinite(y[12]));
@@ -60,11 +70,14 @@ TEST(CrossEntropy, MatchesDoubleForwardAndBackward) {
       for (DType t : {kFloat32, kFloat64})
         for (bool weighted : {false, true})
           for (double eps : {0.0, 0.1}) {
-            Array x(t, {n, c}), w(t, {c}), target(kInt64, {n}), loss(t, {n}), lse(t, {n}), g(t, {n}), gx(t, {n, c});
+            Array x(t, {n, c}), w(t, {c}), target(kInt64, {n}), loss(t, {n}), lse(t, {n}),
+                g(t, {n}), gx(t, {n, c});
             x.random(-5, 5), w.random(0.1, 2, 2), g.random(-1, 1, 3);
-            for (std::int64_t i = 0; i < n; ++i) target.set(i, i % 5 == 4 ? -100.0 : static_cast<double>(i * 7 % c));
+            for (std::int64_t i = 0; i < n; ++i)
+              target.set(i, i % 5 == 4 ? -100.0 : static_cast<double>(i * 7 % c));
             const abi::TensorIn weight = weighted ? w.in() : abi::TensorIn{};
-            run<kernels::cross_entropy_forward>(kCPU, x.in(), target.in(), weight, std::int64_t{-100}, eps, loss.out(), lse.out());
+            run<kernels::cross_entropy_forward>(kCPU, x.in(), target.in(), weight,
+                                                std::int64_t{-100}, eps, loss.out(), lse.out());
             auto weight_at = [&](std::int64_t j) { return weighted ? w[j] : 1.0; };
             double total = 0;
             for (std::int64_t j = 0; j < c; ++j) total += weight_at(j);
@@ -78,11 +91,14 @@ TEST(CrossEntropy, MatchesDoubleForwardAndBackward) {
                   if (target[i] < 0) return 0.0;
                   const std::int64_t k = static_cast<std::int64_t>(target[i]);
                   long double smooth = 0;
-                  for (std::int64_t j = 0; j < c; ++j) smooth += weight_at(j) * (exact[i] - x[i * c + j]);
-                  return static_cast<double>((1 - eps) * weight_at(k) * (exact[i] - x[i * c + k]) + eps / static_cast<double>(c) * smooth);
+                  for (std::int64_t j = 0; j < c; ++j)
+                    smooth += weight_at(j) * (exact[i] - x[i * c + j]);
+                  return static_cast<double>((1 - eps) * weight_at(k) * (exact[i] - x[i * c + k]) +
+                                             eps / static_cast<double>(c) * smooth);
                 },
                 10, 3, "loss");
-            run<kernels::cross_entropy_backward>(kCPU, g.in(), x.in(), target.in(), weight, std::int64_t{-100}, eps, lse.in(), gx.out());
+            run<kernels::cross_entropy_backward>(kCPU, g.in(), x.in(), target.in(), weight,
+                                                 std::int64_t{-100}, eps, lse.in(), gx.out());
             expect_close(
                 gx,
                 [&](std::int64_t at) {
@@ -90,7 +106,8 @@ TEST(CrossEntropy, MatchesDoubleForwardAndBackward) {
                   if (target[i] < 0) return 0.0;
                   const std::int64_t k = static_cast<std::int64_t>(target[i]);
                   const double p = static_cast<double>(std::exp(x[at] - exact[i]));
-                  return g[i] * ((1 - eps) * weight_at(k) * (p - (j == k)) + eps / static_cast<double>(c) * (p * total - weight_at(j)));
+                  return g[i] * ((1 - eps) * weight_at(k) * (p - (j == k)) +
+                                 eps / static_cast<double>(c) * (p * total - weight_at(j)));
                 },
                 12, 0.5, "gx");
           }
@@ -99,10 +116,12 @@ TEST(CrossEntropy, MatchesDoubleForwardAndBackward) {
 TEST(CrossEntropy, RefusesTargetsOutOfRange) {
   Array x(kFloat32, {2, 3}), target(kInt64, {2}), loss(kFloat32, {2}), lse(kFloat32, {2});
   target.set(1, 3);
-  EXPECT_THROW(run<kernels::cross_entropy_forward>(kCPU, x.in(), target.in(), abi::TensorIn{}, std::int64_t{-100}, 0.0, loss.out(), lse.out()),
+  EXPECT_THROW(run<kernels::cross_entropy_forward>(kCPU, x.in(), target.in(), abi::TensorIn{},
+                                                   std::int64_t{-100}, 0.0, loss.out(), lse.out()),
                IndexError);
   target.set(1, -1);
-  EXPECT_THROW(run<kernels::cross_entropy_forward>(kCPU, x.in(), target.in(), abi::TensorIn{}, std::int64_t{-100}, 0.0, loss.out(), lse.out()),
+  EXPECT_THROW(run<kernels::cross_entropy_forward>(kCPU, x.in(), target.in(), abi::TensorIn{},
+                                                   std::int64_t{-100}, 0.0, loss.out(), lse.out()),
                IndexError);
 }
 

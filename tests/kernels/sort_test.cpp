@@ -31,7 +31,9 @@ Array<T> some(std::int64_t rows, std::int64_t n) {
     if constexpr (!std::is_integral_v<T>) {
       if (r() % 17 == 0) x.data()[i] = static_cast<T>(std::numeric_limits<float>::quiet_NaN());
       if (r() % 17 == 0) x.data()[i] = static_cast<T>(r() % 2 ? -0.0f : 0.0f);
-      if (r() % 37 == 0) x.data()[i] = static_cast<T>(r() % 2 ? -std::numeric_limits<float>::infinity() : std::numeric_limits<float>::infinity());
+      if (r() % 37 == 0)
+        x.data()[i] = static_cast<T>(r() % 2 ? -std::numeric_limits<float>::infinity()
+                                             : std::numeric_limits<float>::infinity());
     }
   }
   return x;
@@ -41,20 +43,30 @@ template <class T>
 std::vector<std::int64_t> order_of(const T* row, std::int64_t n, bool descending) {
   std::vector<std::int64_t> at(n);
   std::iota(at.begin(), at.end(), 0);
-  std::stable_sort(at.begin(), at.end(), [&](auto a, auto b) { return descending ? less(row[b], row[a]) : less(row[a], row[b]); });
+  std::stable_sort(at.begin(), at.end(), [&](auto a, auto b) {
+    return descending ? less(row[b], row[a]) : less(row[a], row[b]);
+  });
   return at;
 }
 
 template <class T>
 class Sort : public ::testing::Test {};
-using Types = ::testing::Types<float, double, bfloat16, float16, std::int8_t, std::uint8_t, std::int32_t, std::int64_t, bool>;
+using Types = ::testing::Types<float, double, bfloat16, float16, std::int8_t, std::uint8_t,
+                               std::int32_t, std::int64_t, bool>;
 TYPED_TEST_SUITE(Sort, Types);
 
 TYPED_TEST(Sort, IsStableWithNaNLargest) {
   using T = TypeParam;
   for (int threads : {1, 3})
-    for (auto [rows, n] :
-         std::vector<std::array<std::int64_t, 2>>{{3, 1}, {40, 13}, {20, 50}, {40, 100}, {9, 200}, {5, 1000}, {1, 70000}, {2, 0}, {0, 5}})
+    for (auto [rows, n] : std::vector<std::array<std::int64_t, 2>>{{3, 1},
+                                                                   {40, 13},
+                                                                   {20, 50},
+                                                                   {40, 100},
+                                                                   {9, 200},
+                                                                   {5, 1000},
+                                                                   {1, 70000},
+                                                                   {2, 0},
+                                                                   {0, 5}})
       for (bool descending : {false, true}) {
         WithThreads t(threads);
         Array<T> x = some<T>(rows, n), values({rows, n});
@@ -73,8 +85,15 @@ TYPED_TEST(Sort, IsStableWithNaNLargest) {
 
 TYPED_TEST(Sort, TopkIsTheBeginningOfTheSortedRow) {
   using T = TypeParam;
-  for (auto [rows, n, k] : std::vector<std::array<std::int64_t, 3>>{
-           {3, 1, 1}, {40, 100, 1}, {9, 8, 8}, {5, 1000, 7}, {3, 300, 16}, {3, 300, 17}, {2, 5000, 900}, {3, 60, 60}, {2, 10, 0}})
+  for (auto [rows, n, k] : std::vector<std::array<std::int64_t, 3>>{{3, 1, 1},
+                                                                    {40, 100, 1},
+                                                                    {9, 8, 8},
+                                                                    {5, 1000, 7},
+                                                                    {3, 300, 16},
+                                                                    {3, 300, 17},
+                                                                    {2, 5000, 900},
+                                                                    {3, 60, 60},
+                                                                    {2, 10, 0}})
     for (bool largest : {false, true}) {
       Array<T> x = some<T>(rows, n), values({rows, k});
       Array<std::int64_t> at({rows, k});

@@ -1,10 +1,10 @@
 // Modules: names, state, modes, cloning, swapping, decoding.
 #include "dropin/activation/activation.h"
 #include "dropin/model/convnet.h"
-#include "dropin/sequence/rnn.h"
-#include "dropin/module/sequential.h"
 #include "dropin/model/transformer.h"
+#include "dropin/module/sequential.h"
 #include "dropin/registry/registry.h"
+#include "dropin/sequence/rnn.h"
 #include "support.h"
 
 namespace dropin {
@@ -22,11 +22,14 @@ std::vector<std::string> names(const std::vector<std::pair<std::string, Tensor>>
 
 TEST(Module, NamesAreDottedAndInOrder) {
   MultiheadAttention m({.embed_dim = 8, .num_heads = 2});
-  EXPECT_EQ(names(m.named_parameters()), (std::vector<std::string>{"q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias", "out_proj.weight",
-                                                                  "out_proj.bias"}));
+  EXPECT_EQ(names(m.named_parameters()),
+            (std::vector<std::string>{"q_proj.weight", "q_proj.bias", "k_proj.weight",
+                                      "k_proj.bias", "v_proj.weight", "v_proj.bias",
+                                      "out_proj.weight", "out_proj.bias"}));
   EXPECT_EQ(m.num_parameters(), 4 * (64 + 8));
   BatchNorm2d bn({.num_features = 3});
-  EXPECT_EQ(names(bn.named_buffers()), (std::vector<std::string>{"running_mean", "running_var", "num_batches_tracked"}));
+  EXPECT_EQ(names(bn.named_buffers()),
+            (std::vector<std::string>{"running_mean", "running_var", "num_batches_tracked"}));
 }
 
 TEST(Module, StrictLoadingListsEverythingAndChangesNothing) {
@@ -50,7 +53,10 @@ TEST(Module, StrictLoadingListsEverythingAndChangesNothing) {
 TEST(Module, LoadsTorchNamesOfAttention) {
   MultiheadAttention m({.embed_dim = 4, .num_heads = 2});
   const Tensor packed = random({12, 4}, kFloat32), bias = random({12}, kFloat32);
-  const LoadReport r = m.load_state_dict({{"in_proj_weight", packed}, {"in_proj_bias", bias}, {"out_proj.weight", zeros({4, 4})}, {"out_proj.bias", zeros({4})}});
+  const LoadReport r = m.load_state_dict({{"in_proj_weight", packed},
+                                          {"in_proj_bias", bias},
+                                          {"out_proj.weight", zeros({4, 4})},
+                                          {"out_proj.bias", zeros({4})}});
   EXPECT_EQ(r.renamed.size(), 2u);
   EXPECT_EQ(max_difference(m.state_dict().find("k_proj.weight"), packed.narrow(0, 4, 4)), 0);
   EXPECT_EQ(max_difference(m.state_dict().find("v_proj.bias"), bias.narrow(0, 8, 4)), 0);
@@ -73,7 +79,8 @@ TEST(Module, CloneIsDeepAndKeepsSwappedChildren) {
   m.eval();
   const Generator stream = default_generator();
   Box<Module> copy = m.clone();
-  EXPECT_EQ(default_generator().offset(), stream.offset()) << "cloning does not move the random stream";
+  EXPECT_EQ(default_generator().offset(), stream.offset())
+      << "cloning does not move the random stream";
   EXPECT_EQ(copy->str(), m.str());
   EXPECT_FALSE(copy->is_training());
   const Tensor ids = tensor({1, 2, 3}, {1, 3}, kInt64), before = m(ids).detach();
@@ -91,7 +98,9 @@ TEST(Module, MovesKeepReferences) {
 
 TEST(Module, PrintsATree) {
   MLP m({.embed_dim = 4, .hidden_dim = 6});
-  EXPECT_NE(m.str().find("(fc1): Linear(in_features=4, out_features=6, bias=true)  # 30"), std::string::npos) << m.str();
+  EXPECT_NE(m.str().find("(fc1): Linear(in_features=4, out_features=6, bias=true)  # 30"),
+            std::string::npos)
+      << m.str();
 }
 
 TEST(Swap, CarriesWhatFitsAndReportsTheRest) {
@@ -113,14 +122,20 @@ TEST(Swap, RefusesWhatCannotBe) {
   EXPECT_ERROR(swap(m, "LayerNorn", "RMSNorm"), OptionError, "the nearest name is \"LayerNorm\"");
   EXPECT_ERROR(swap(m, "LayerNorm", "Linear"), OptionError, "only members of one family");
   EXPECT_ERROR(swap(m, "GRU", "LSTM"), OptionError, "the model has no GRU");
-  EXPECT_ERROR(swap(m, "LayerNorm", "RMSNorm", Json::parse(R"({"epsilon": 1})")), OptionError, "unknown option \"epsilon\"; the nearest is \"eps\"");
+  EXPECT_ERROR(swap(m, "LayerNorm", "RMSNorm", Json::parse(R"({"epsilon": 1})")), OptionError,
+               "unknown option \"epsilon\"; the nearest is \"eps\"");
   EXPECT_EQ(m.str(), before);
 }
 
 TEST(Transformer, StepEqualsForward) {
   for (const char* positions : {"none", "half"}) {
     manual_seed(1);
-    Transformer m({.vocab_size = 11, .embed_dim = 8, .num_layers = 2, .num_heads = 2, .max_len = 8, .rope = positions});
+    Transformer m({.vocab_size = 11,
+                   .embed_dim = 8,
+                   .num_layers = 2,
+                   .num_heads = 2,
+                   .max_len = 8,
+                   .rope = positions});
     m.eval();
     Generator g(2);
     const Tensor ids = randint(0, 11, {2, 7}, kInt64, &g);
@@ -128,8 +143,10 @@ TEST(Transformer, StepEqualsForward) {
     TransformerState s = m.init_state(2);
     const Tensor first = m.step(ids.narrow(1, 0, 3), s);
     EXPECT_LT(max_difference(first, all.narrow(1, 0, 3)), 1e-5);
-    for (std::int64_t t = 3; t < 7; ++t) EXPECT_LT(max_difference(m.step(ids.narrow(1, t, 1), s), all.narrow(1, t, 1)), 1e-5);
-    if (positions == std::string("none")) EXPECT_ERROR(m(randint(0, 11, {1, 9})), ShapeError, "max_len");
+    for (std::int64_t t = 3; t < 7; ++t)
+      EXPECT_LT(max_difference(m.step(ids.narrow(1, t, 1), s), all.narrow(1, t, 1)), 1e-5);
+    if (positions == std::string("none"))
+      EXPECT_ERROR(m(randint(0, 11, {1, 9})), ShapeError, "max_len");
   }
 }
 
@@ -153,7 +170,10 @@ TEST(BatchNorm, RunningStatisticsFollowTheFormula) {
 
 TEST(Sequential, CallsAnyFamily) {
   Sequential s;
-  s.add<Linear>({.in_features = 4, .out_features = 4}).add<GELU>().add<LayerNorm>({.normalized_shape = {4}}).add<GRU>({.input_size = 4, .hidden_size = 3});
+  s.add<Linear>({.in_features = 4, .out_features = 4})
+      .add<GELU>()
+      .add<LayerNorm>({.normalized_shape = {4}})
+      .add<GRU>({.input_size = 4, .hidden_size = 3});
   EXPECT_EQ(s(zeros({2, 5, 4})).sizes(), (Shape{2, 5, 3}));
   EXPECT_EQ(s.state_dict().find("0.weight").sizes(), (Shape{4, 4}));
   EXPECT_EQ(s.clone()->call({{"x", zeros({2, 5, 4})}}).get("y", "").sizes(), (Shape{2, 5, 3}));
@@ -171,7 +191,8 @@ TEST(Attention, FullyMaskedRowsGiveTheBiasAndNoGradient) {
 }
 
 TEST(Attention, MaskedNonFiniteValuesDoNotLeak) {
-  Tensor q = random({1, 1, 3, 2}), k = random({1, 1, 3, 2}, kFloat64, 2), v = random({1, 1, 3, 2}, kFloat64, 3).clone();
+  Tensor q = random({1, 1, 3, 2}), k = random({1, 1, 3, 2}, kFloat64, 2),
+         v = random({1, 1, 3, 2}, kFloat64, 3).clone();
   const Tensor clean = attention(q, k, v, {.causal = true});
   v.select(2, 2).fill_(std::nan(""));
   const Tensor y = attention(q, k, v, {.causal = true});
@@ -181,15 +202,24 @@ TEST(Attention, MaskedNonFiniteValuesDoNotLeak) {
 
 TEST(Activation, OptionsAndLimitsAsTorch) {
   const Tensor x = tensor(std::vector<double>{-2, -0.5, 0, 0.5, 3}, kFloat64);
-  testing::expect_values(CELU({.alpha = -0.7})(x), {-0.7 * std::expm1(2 / 0.7), -0.7 * std::expm1(0.5 / 0.7), 0, 0.5, 3}, 1e-12);
-  testing::expect_values(ELU({.alpha = 2})(x), {2 * std::expm1(-2), 2 * std::expm1(-0.5), 0, 0.5, 3}, 1e-12);
-  testing::expect_values(Softplus({.beta = 2, .threshold = 4})(x), {std::log1p(std::exp(-4.0)) / 2, std::log1p(std::exp(-1.0)) / 2, std::log(2) / 2, std::log1p(std::exp(1.0)) / 2, 3}, 1e-12);
+  testing::expect_values(CELU({.alpha = -0.7})(x),
+                         {-0.7 * std::expm1(2 / 0.7), -0.7 * std::expm1(0.5 / 0.7), 0, 0.5, 3},
+                         1e-12);
+  testing::expect_values(ELU({.alpha = 2})(x),
+                         {2 * std::expm1(-2), 2 * std::expm1(-0.5), 0, 0.5, 3}, 1e-12);
+  testing::expect_values(Softplus({.beta = 2, .threshold = 4})(x),
+                         {std::log1p(std::exp(-4.0)) / 2, std::log1p(std::exp(-1.0)) / 2,
+                          std::log(2) / 2, std::log1p(std::exp(1.0)) / 2, 3},
+                         1e-12);
   testing::expect_values(Hardshrink({.lambda = 0.5})(x), {-2, 0, 0, 0, 3});
   testing::expect_values(Softshrink({.lambda = 0.25})(x), {-1.75, -0.25, 0, 0.25, 2.75});
   testing::expect_values(Threshold({.threshold = 0.5, .value = 9})(x), {9, 9, 9, 9, 3});
   testing::expect_values(Hardtanh({.min_val = -1, .max_val = 0.5})(x), {-1, -0.5, 0, 0.5, 0.5});
-  testing::expect_values(Mish()(x), {-2 * std::tanh(std::log1p(std::exp(-2.0))), -0.5 * std::tanh(std::log1p(std::exp(-0.5))), 0, 0.5 * std::tanh(std::log1p(std::exp(0.5))),
-                                     3 * std::tanh(std::log1p(std::exp(3.0)))}, 1e-12);
+  testing::expect_values(
+      Mish()(x),
+      {-2 * std::tanh(std::log1p(std::exp(-2.0))), -0.5 * std::tanh(std::log1p(std::exp(-0.5))), 0,
+       0.5 * std::tanh(std::log1p(std::exp(0.5))), 3 * std::tanh(std::log1p(std::exp(3.0)))},
+      1e-12);
   EXPECT_ERROR(Hardtanh({.min_val = 1, .max_val = 1}), OptionError, "Hardtanh: min_val");
   EXPECT_ERROR(CELU({.alpha = 0}), OptionError, "CELU: alpha is 0");
   const Tensor far = tensor(std::vector<double>{-INFINITY, INFINITY}, kFloat32).requires_grad_();
@@ -199,7 +229,8 @@ TEST(Activation, OptionsAndLimitsAsTorch) {
 
 TEST(Norm, SizesAreANumberOrAList) {
   const Tensor x = testing::random({2, 3, 4}, kFloat64);
-  EXPECT_EQ(make("LayerNorm", Json::parse(R"({"normalized_shape": 4})"))->options_json().dump(), LayerNorm({.normalized_shape = 4}).options_json().dump());
+  EXPECT_EQ(make("LayerNorm", Json::parse(R"({"normalized_shape": 4})"))->options_json().dump(),
+            LayerNorm({.normalized_shape = 4}).options_json().dump());
   RMSNorm two({.normalized_shape = {3, 4}});
   const Tensor want = x / sqrt(mean(square(x), {1, 2}, true) + 1e-6);
   EXPECT_LT(testing::max_difference(two(x), want), 1e-12);
@@ -208,9 +239,18 @@ TEST(Norm, SizesAreANumberOrAList) {
 }
 
 TEST(Conv1d, TakesTorchsListsOfOne) {
-  EXPECT_EQ(make("Conv1d", Json::parse(R"({"in_channels": 2, "out_channels": 3, "kernel_size": [3], "stride": [2], "padding": [1]})"))->call({{"x", testing::random({1, 2, 7}, kFloat32)}}).find("y").sizes(),
-            (Shape{1, 3, 4}));
-  EXPECT_ERROR(make("Conv1d", Json::parse(R"({"in_channels": 2, "out_channels": 3, "kernel_size": [3, 3]})")), OptionError, "Conv1d: option kernel_size is [3,3], expected one number");
+  EXPECT_EQ(
+      make(
+          "Conv1d",
+          Json::parse(
+              R"({"in_channels": 2, "out_channels": 3, "kernel_size": [3], "stride": [2], "padding": [1]})"))
+          ->call({{"x", testing::random({1, 2, 7}, kFloat32)}})
+          .find("y")
+          .sizes(),
+      (Shape{1, 3, 4}));
+  EXPECT_ERROR(make("Conv1d",
+                    Json::parse(R"({"in_channels": 2, "out_channels": 3, "kernel_size": [3, 3]})")),
+               OptionError, "Conv1d: option kernel_size is [3,3], expected one number");
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
-// MX formats: vector code against the definition bit for bit, packing, layers, measurements of the paper's claim, bad input.
-#include "dropin/projection/linear.h"
+// MX formats: vector code against the definition bit for bit, packing, layers, measurements of the
+// paper's claim, bad input.
 #include "dropin/convolution/mx_conv.h"
+#include "dropin/projection/linear.h"
 #include "dropin/projection/mx_linear.h"
 #include "dropin/registry/registry.h"
 #include "kernels/mx/scalar.h"
@@ -15,9 +16,11 @@ using kernels::MxRounding;
 using testing::max_difference;
 using testing::random;
 
-const char* const kFormats[] = {"MXFP8_E4M3", "MXFP8_E5M2", "MXFP6_E3M2", "MXFP6_E2M3", "MXFP4_E2M1", "MXINT8"};
+const char* const kFormats[] = {"MXFP8_E4M3", "MXFP8_E5M2", "MXFP6_E3M2",
+                                "MXFP6_E2M3", "MXFP4_E2M1", "MXINT8"};
 
-// Values of all kinds: blocks of ordinary, tiny, huge, subnormal numbers, exact ties, zeros, NaN and Inf.
+// Values of all kinds: blocks of ordinary, tiny, huge, subnormal numbers, exact ties, zeros, NaN
+// and Inf.
 Tensor mixed(const Shape& sizes, std::uint64_t seed) {
   Tensor x = random(sizes, kFloat32, seed).clone();
   Generator g(seed + 1);
@@ -62,24 +65,31 @@ TEST(Microscaling, EqualsTheDefinitionBitForBit) {
             const std::int64_t n = s[axis], blocks = (n + block - 1) / block;
             for (int i = 0; i < axis; ++i) outer *= s[i];
             for (int i = axis + 1; i < 3; ++i) inner *= s[i];
-            std::vector<std::uint8_t> codes(static_cast<std::size_t>(x.numel())), scales(static_cast<std::size_t>(q.scales.numel()));
+            std::vector<std::uint8_t> codes(static_cast<std::size_t>(x.numel())),
+                scales(static_cast<std::size_t>(q.scales.numel()));
             std::vector<float> values(codes.size());
             for (std::int64_t o = 0; o < outer; ++o)
               for (std::int64_t b = 0; b < blocks; ++b)
                 for (std::int64_t c = 0; c < inner; ++c) {
                   const std::int64_t at = (o * n + b * block) * inner + c;
-                  kernels::mx_block<float>(a, x.data<float>() + at, nullptr, std::min(block, n - b * block), inner, codes.data() + at, scales.data() + (o * blocks + b) * inner + c,
+                  kernels::mx_block<float>(a, x.data<float>() + at, nullptr,
+                                           std::min(block, n - b * block), inner, codes.data() + at,
+                                           scales.data() + (o * blocks + b) * inner + c,
                                            values.data() + at);
                 }
-            ASSERT_EQ(std::memcmp(q.scales.data<std::uint8_t>(), scales.data(), scales.size()), 0) << p.format << " " << p.rounding << " block " << block << " axis " << axis;
-            ASSERT_EQ(std::memcmp(q.codes.data<std::uint8_t>(), codes.data(), codes.size()), 0) << p.format << " " << p.rounding << " block " << block << " axis " << axis;
+            ASSERT_EQ(std::memcmp(q.scales.data<std::uint8_t>(), scales.data(), scales.size()), 0)
+                << p.format << " " << p.rounding << " block " << block << " axis " << axis;
+            ASSERT_EQ(std::memcmp(q.codes.data<std::uint8_t>(), codes.data(), codes.size()), 0)
+                << p.format << " " << p.rounding << " block " << block << " axis " << axis;
             for (std::size_t i = 0; i < values.size(); ++i) {
               if (std::isnan(values[i])) {
                 ASSERT_TRUE(std::isnan(fake.data<float>()[i]) && std::isnan(y.data<float>()[i]));
                 continue;
               }
-              ASSERT_EQ(bits_of(fake.data<float>()[i]), bits_of(values[i])) << p.format << " of " << x.data<float>()[i];
-              ASSERT_EQ(bits_of(y.data<float>()[i]), bits_of(values[i])) << p.format << " of " << x.data<float>()[i];
+              ASSERT_EQ(bits_of(fake.data<float>()[i]), bits_of(values[i]))
+                  << p.format << " of " << x.data<float>()[i];
+              ASSERT_EQ(bits_of(y.data<float>()[i]), bits_of(values[i]))
+                  << p.format << " of " << x.data<float>()[i];
             }
           }
 }
@@ -98,7 +108,9 @@ TEST(Microscaling, TheDefinitionRoundsToTheNearestValue) {
     EXPECT_EQ(static_cast<int>(all.size()), t.max_code + 1) << "codes ascend with their values";
     for (int i = 0; i < 20000; ++i) {
       const double v = t.largest * 1.2 * std::pow(i / 20000.0, 3);
-      const double got = kernels::mx_decode(kernels::mx_encode(v, format), format), down = kernels::mx_decode(kernels::mx_encode(-v, format, MxRounding::Zero), format);
+      const double got = kernels::mx_decode(kernels::mx_encode(v, format), format),
+                   down =
+                       kernels::mx_decode(kernels::mx_encode(-v, format, MxRounding::Zero), format);
       double best = 1e9;
       for (double a : all) best = std::min(best, std::abs(a - v));
       EXPECT_DOUBLE_EQ(std::abs(got - v), best) << kFormats[f] << " " << v;
@@ -125,19 +137,25 @@ TEST(Microscaling, PackedRowsAreBitStreamsOfTrueSize) {
         const auto codes = a.codes.to_vector<int>(), packed = b.codes.to_vector<int>();
         for (std::int64_t r = 0; r < 4; ++r)
           for (std::int64_t i = 0; i < bytes * 8; ++i) {
-            const int want = i / w < n ? codes[static_cast<std::size_t>(r * n + i / w)] >> (i % w) & 1 : 0;
-            ASSERT_EQ(packed[static_cast<std::size_t>(r * bytes + i / 8)] >> (i % 8) & 1, want) << format << " " << n << " " << block;
+            const int want =
+                i / w < n ? codes[static_cast<std::size_t>(r * n + i / w)] >> (i % w) & 1 : 0;
+            ASSERT_EQ(packed[static_cast<std::size_t>(r * bytes + i / 8)] >> (i % 8) & 1, want)
+                << format << " " << n << " " << block;
           }
-        EXPECT_EQ(max_difference(dequantize_mx(b.codes, b.scales, p, true, n), dequantize_mx(a.codes, a.scales, p)), 0);
+        EXPECT_EQ(max_difference(dequantize_mx(b.codes, b.scales, p, true, n),
+                                 dequantize_mx(a.codes, a.scales, p)),
+                  0);
       }
 }
 
 TEST(Microscaling, StochasticRoundingIsUnbiased) {
   manual_seed(3);
   const Tensor x = full({4000, 32}, 1.3), up = full({1, 32}, 1.9);
-  const Tensor y = fake_quantize_mx(concat({x, up}), {.format = "MXFP4_E2M1", .rounding = "stochastic"});
+  const Tensor y =
+      fake_quantize_mx(concat({x, up}), {.format = "MXFP4_E2M1", .rounding = "stochastic"});
   EXPECT_NEAR(mean(y.narrow(0, 0, 4000)).item(), 1.3, 5e-3);
-  for (double v : y.narrow(0, 0, 10).to_vector()) EXPECT_TRUE(v == 1.25 || v == 1.5 || v == 1.0) << v;
+  for (double v : y.narrow(0, 0, 10).to_vector())
+    EXPECT_TRUE(v == 1.25 || v == 1.5 || v == 1.0) << v;
 }
 
 double decibels(const Tensor& x, const Tensor& y, double below = 1e30) {
@@ -147,11 +165,19 @@ double decibels(const Tensor& x, const Tensor& y, double below = 1e30) {
     if (std::abs(a[i]) < below) signal += a[i] * a[i], noise += (a[i] - b[i]) * (a[i] - b[i]);
   return 10 * std::log10(signal / noise);
 }
-Tensor by_name(const char* format, const Tensor& x) { return registry().find(format).call(Json::object(), {{"x", x}}).get("y", format); }
+Tensor by_name(const char* format, const Tensor& x) {
+  return registry().find(format).call(Json::object(), {{"x", x}}).get("y", format);
+}
 
 TEST(Microscaling, NoiseIsAsMeasuredInTheSpecification) {
   const Tensor x = random({4096, 128}, kFloat32, 11);
-  for (auto [format, want] : {std::pair{"MXINT8", 41.7}, {"MXFP6_E2M3", 31.0}, {"MXFP8_E4M3", 30.6}, {"MXFP8_E5M2", 25.4}, {"MXFP6_E3M2", 25.4}, {"NVFP4", 20.4}, {"MXFP4_E2M1", 18.8},
+  for (auto [format, want] : {std::pair{"MXINT8", 41.7},
+                              {"MXFP6_E2M3", 31.0},
+                              {"MXFP8_E4M3", 30.6},
+                              {"MXFP8_E5M2", 25.4},
+                              {"MXFP6_E3M2", 25.4},
+                              {"NVFP4", 20.4},
+                              {"MXFP4_E2M1", 18.8},
                               {"int8", 39.4}})
     EXPECT_NEAR(decibels(x, by_name(format, x)), want, 0.3) << format;
   Tensor wild = x.clone();
@@ -159,8 +185,13 @@ TEST(Microscaling, NoiseIsAsMeasuredInTheSpecification) {
   const Tensor u = rand({wild.numel()}, kFloat32, &g);
   for (std::int64_t i = 0; i < wild.numel(); ++i)
     if (u.data<float>()[i] < 0.001f) wild.data<float>()[i] *= 100;
-  for (auto [format, want] : {std::pair{"int8", 3.3}, {"MXFP4_E2M1", 14.5}, {"MXFP6_E2M3", 20.2}, {"MXINT8", 25.2}, {"MXFP8_E4M3", 30.7}})
-    EXPECT_NEAR(decibels(wild, by_name(format, wild), 5), want, 1.0) << format << ": what the outliers of this draw leave";
+  for (auto [format, want] : {std::pair{"int8", 3.3},
+                              {"MXFP4_E2M1", 14.5},
+                              {"MXFP6_E2M3", 20.2},
+                              {"MXINT8", 25.2},
+                              {"MXFP8_E4M3", 30.7}})
+    EXPECT_NEAR(decibels(wild, by_name(format, wild), 5), want, 1.0)
+        << format << ": what the outliers of this draw leave";
 }
 
 TEST(NVFP4, FollowsItsFloat32Order) {
@@ -174,21 +205,26 @@ TEST(NVFP4, FollowsItsFloat32Order) {
   for (std::int64_t r = 0; r < 5; ++r)
     for (std::int64_t b = 0; b < 3; ++b) {
       float most = 0;
-      for (std::int64_t i = b * 16; i < std::min<std::int64_t>(39, b * 16 + 16); ++i) most = std::max(most, std::abs(x.data<float>()[r * 39 + i]));
+      for (std::int64_t i = b * 16; i < std::min<std::int64_t>(39, b * 16 + 16); ++i)
+        most = std::max(most, std::abs(x.data<float>()[r * 39 + i]));
       const std::uint8_t scale = kernels::mx_encode(most / 6.0f / t, MxFormat::E4M3);
       EXPECT_EQ(q.scales.data<std::uint8_t>()[r * 3 + b], scale);
       const float s = static_cast<float>(kernels::mx_decode(scale, MxFormat::E4M3)) * t;
       for (std::int64_t i = b * 16; i < std::min<std::int64_t>(39, b * 16 + 16); ++i)
-        EXPECT_EQ(q.codes.data<std::uint8_t>()[r * 39 + i], kernels::mx_encode(x.data<float>()[r * 39 + i] / s, MxFormat::E2M1));
+        EXPECT_EQ(q.codes.data<std::uint8_t>()[r * 39 + i],
+                  kernels::mx_encode(x.data<float>()[r * 39 + i] / s, MxFormat::E2M1));
     }
   const NVFP4Tensor zero = quantize_nvfp4(zeros({2, 20}));
   EXPECT_EQ(zero.tensor_scale.item(), 1);
-  EXPECT_EQ(max_difference(dequantize_nvfp4(zero.codes, zero.scales, zero.tensor_scale), zeros({2, 20})), 0);
+  EXPECT_EQ(
+      max_difference(dequantize_nvfp4(zero.codes, zero.scales, zero.tensor_scale), zeros({2, 20})),
+      0);
   Tensor bad = x.clone();
   bad.data<float>()[0] = NAN;
   const NVFP4Tensor n = quantize_nvfp4(bad);
   const Tensor y = dequantize_nvfp4(n.codes, n.scales, n.tensor_scale);
-  for (std::int64_t i = 0; i < 39; ++i) EXPECT_EQ(std::isnan(y.data<float>()[i]), i < 16) << "poisons its block";
+  for (std::int64_t i = 0; i < 39; ++i)
+    EXPECT_EQ(std::isnan(y.data<float>()[i]), i < 16) << "poisons its block";
 }
 
 TEST(Microscaling, RefusesBadInput) {
@@ -201,16 +237,22 @@ TEST(Microscaling, RefusesBadInput) {
   EXPECT_ERROR(quantize_mx(x, {.axis = 0}, true), OptionError, "packed needs the last axis");
   EXPECT_ERROR(quantize_mx(zeros({3}, kInt32)), DTypeError, "got int32");
   const MXTensor q = quantize_mx(x, {.format = "MXFP4_E2M1"});
-  EXPECT_ERROR(dequantize_mx(q.codes, zeros({4, 2}, kUInt8), {.format = "MXFP4_E2M1"}), ShapeError, "codes are [4, 8] and scales [4, 2], expected scales of [4, 1]");
+  EXPECT_ERROR(dequantize_mx(q.codes, zeros({4, 2}, kUInt8), {.format = "MXFP4_E2M1"}), ShapeError,
+               "codes are [4, 8] and scales [4, 2], expected scales of [4, 1]");
   Tensor wide = q.codes.clone();
   wide.data<std::uint8_t>()[5] = 16;
-  EXPECT_ERROR(dequantize_mx(wide, q.scales, {.format = "MXFP4_E2M1"}), Error, "bits above the format's width");
-  EXPECT_ERROR(dequantize_mx(q.codes, q.scales, {.format = "MXFP4_E2M1"}, true, 8), ShapeError, "expected a last dimension of 4");
+  EXPECT_ERROR(dequantize_mx(wide, q.scales, {.format = "MXFP4_E2M1"}), Error,
+               "bits above the format's width");
+  EXPECT_ERROR(dequantize_mx(q.codes, q.scales, {.format = "MXFP4_E2M1"}, true, 8), ShapeError,
+               "expected a last dimension of 4");
   EXPECT_EQ(quantize_mx(zeros({0, 8})).scales.sizes(), (Shape{0, 1}));
   EXPECT_EQ(quantize_mx(zeros({3, 0})).scales.sizes(), (Shape{3, 0}));
-  EXPECT_ERROR(MXLinear({.in_features = 3, .out_features = 3, .weight_format = "fp4"}), OptionError, "a format is \"fp4\"");
-  EXPECT_ERROR(MXLinear({.in_features = 3, .out_features = 3, .block_size = 0}), OptionError, "block_size is 0");
-  EXPECT_ERROR(MXMatmul()(random({2, 3, 4}), random({3, 4, 5})), ShapeError, "the same batch dimensions");
+  EXPECT_ERROR(MXLinear({.in_features = 3, .out_features = 3, .weight_format = "fp4"}), OptionError,
+               "a format is \"fp4\"");
+  EXPECT_ERROR(MXLinear({.in_features = 3, .out_features = 3, .block_size = 0}), OptionError,
+               "block_size is 0");
+  EXPECT_ERROR(MXMatmul()(random({2, 3, 4}), random({3, 4, 5})), ShapeError,
+               "the same batch dimensions");
   EXPECT_ERROR(MXMatmul()(random({3, 4}), random({5, 4})), ShapeError, "a is [3, 4] and b [5, 4]");
 }
 
@@ -218,23 +260,44 @@ TEST(Microscaling, RefusesBadInput) {
 TEST(MXLinear, QuantizesEachOperandAlongWhatIsSummed) {
   for (const bool three : {false, true})
     for (const bool backward : {false, true}) {
-      MXLinear l({.in_features = 40, .out_features = 35, .weight_format = "MXFP4_E2M1", .act_format = "MXINT8", .grad_format = "MXFP6_E3M2", .weight_format_bp = "MXFP8_E4M3",
-                  .act_format_bp = "NVFP4", .block_size = 16, .quantize_backward = backward});
-      const Tensor x = random(three ? Shape{3, 17, 40} : Shape{17, 40}, kFloat32, 2).requires_grad_(), w = l.parameters()[0], b = l.parameters()[1];
+      MXLinear l({.in_features = 40,
+                  .out_features = 35,
+                  .weight_format = "MXFP4_E2M1",
+                  .act_format = "MXINT8",
+                  .grad_format = "MXFP6_E3M2",
+                  .weight_format_bp = "MXFP8_E4M3",
+                  .act_format_bp = "NVFP4",
+                  .block_size = 16,
+                  .quantize_backward = backward});
+      const Tensor x = random(three ? Shape{3, 17, 40} : Shape{17, 40}, kFloat32, 2)
+                           .requires_grad_(),
+                   w = l.parameters()[0], b = l.parameters()[1];
       const Tensor y = l(x), g = random(y.sizes(), kFloat32, 3);
       y.backward(g);
       no_grad guard;
-      auto q = [&](const Tensor& t, const char* f, std::int64_t axis) { return fake_quantize_mx(t, {.format = f, .axis = axis, .block_size = 16}); };
-      EXPECT_LT(max_difference(y.detach(), linear(q(x, "MXINT8", -1), q(w, "MXFP4_E2M1", -1), b)), 1e-5);
-      const Tensor gx = backward ? matmul(q(g, "MXFP6_E3M2", -1), q(w, "MXFP8_E4M3", 0)) : matmul(g, w);
-      const Tensor gq = backward ? q(g, "MXFP6_E3M2", -2) : g, xq = backward ? q(x, "NVFP4", -2) : x;
+      auto q = [&](const Tensor& t, const char* f, std::int64_t axis) {
+        return fake_quantize_mx(t, {.format = f, .axis = axis, .block_size = 16});
+      };
+      EXPECT_LT(max_difference(y.detach(), linear(q(x, "MXINT8", -1), q(w, "MXFP4_E2M1", -1), b)),
+                1e-5);
+      const Tensor gx =
+          backward ? matmul(q(g, "MXFP6_E3M2", -1), q(w, "MXFP8_E4M3", 0)) : matmul(g, w);
+      const Tensor gq = backward ? q(g, "MXFP6_E3M2", -2) : g,
+                   xq = backward ? q(x, "NVFP4", -2) : x;
       EXPECT_LT(max_difference(x.grad(), gx), 1e-5);
-      EXPECT_LT(max_difference(w.grad(), matmul(gq.reshape({-1, 35}).mT(), xq.reshape({-1, 40}))), 1e-4);
+      EXPECT_LT(max_difference(w.grad(), matmul(gq.reshape({-1, 35}).mT(), xq.reshape({-1, 40}))),
+                1e-4);
       EXPECT_LT(max_difference(b.grad(), sum(g.reshape({-1, 35}), {0})), 1e-4);
     }
-  MXLinear plain({.in_features = 8, .out_features = 5, .weight_format = "none", .act_format = "none", .grad_format = "none"});
+  MXLinear plain({.in_features = 8,
+                  .out_features = 5,
+                  .weight_format = "none",
+                  .act_format = "none",
+                  .grad_format = "none"});
   const Tensor x = random({3, 8}, kFloat32);
-  EXPECT_EQ(max_difference(plain(x).detach(), linear(x, plain.parameters()[0], plain.parameters()[1]).detach()), 0);
+  EXPECT_EQ(max_difference(plain(x).detach(),
+                           linear(x, plain.parameters()[0], plain.parameters()[1]).detach()),
+            0);
   EXPECT_EQ(plain(x[0]).sizes(), (Shape{5}));
   EXPECT_ERROR(plain.freeze(), OptionError, "weight_format is none");
 }
@@ -262,7 +325,8 @@ TEST(MXLayers, FrozenWeightsAreCodesAndScales) {
     EXPECT_ERROR(a(x), StateError, "the weight is frozen");
     EXPECT_ERROR(a.freeze(), StateError, "frozen already");
     MXConv2dOptions co;
-    co.in_channels = 6, co.out_channels = 4, co.kernel_size = 3, co.groups = 2, co.weight_format = format;
+    co.in_channels = 6, co.out_channels = 4, co.kernel_size = 3, co.groups = 2,
+    co.weight_format = format;
     MXConv2d d(co), e(co);
     d.eval();
     e.eval();
@@ -272,21 +336,29 @@ TEST(MXLayers, FrozenWeightsAreCodesAndScales) {
     e.load_state_dict(d.state_dict());
     EXPECT_EQ(max_difference(d(v), e(v)), 0);
   }
-  MXLinear four({.in_features = 70, .out_features = 10, .weight_format = "MXFP4_E2M1"}), six({.in_features = 70, .out_features = 10, .weight_format = "MXFP6_E2M3"});
+  MXLinear four({.in_features = 70, .out_features = 10, .weight_format = "MXFP4_E2M1"}),
+      six({.in_features = 70, .out_features = 10, .weight_format = "MXFP6_E2M3"});
   four.freeze();
-  EXPECT_ERROR(six.load_state_dict(four.state_dict()), StateError, "expected uint8 [10, 53] for weight_format MXFP6_E2M3");
+  EXPECT_ERROR(six.load_state_dict(four.state_dict()), StateError,
+               "expected uint8 [10, 53] for weight_format MXFP6_E2M3");
 }
 
 TEST(MXMatmul, SharedSecondOperand) {
   MXMatmul m({.a_format = "MXFP6_E2M3", .b_format = "MXINT8", .grad_format = "MXFP8_E5M2"});
-  const Tensor a = random({2, 3, 9, 40}, kFloat32, 1).requires_grad_(), b = random({40, 7}, kFloat32, 2).requires_grad_();
+  const Tensor a = random({2, 3, 9, 40}, kFloat32, 1).requires_grad_(),
+               b = random({40, 7}, kFloat32, 2).requires_grad_();
   const Tensor y = m(a, b), g = random(y.sizes(), kFloat32, 3);
   y.backward(g);
   no_grad guard;
-  auto q = [&](const Tensor& t, const char* f, std::int64_t axis) { return fake_quantize_mx(t, {.format = f, .axis = axis}); };
+  auto q = [&](const Tensor& t, const char* f, std::int64_t axis) {
+    return fake_quantize_mx(t, {.format = f, .axis = axis});
+  };
   EXPECT_LT(max_difference(y.detach(), matmul(q(a, "MXFP6_E2M3", -1), q(b, "MXINT8", -2))), 1e-5);
-  EXPECT_LT(max_difference(a.grad(), matmul(q(g, "MXFP8_E5M2", -1), q(b, "MXINT8", -1).mT())), 1e-5);
-  EXPECT_LT(max_difference(b.grad(), sum(matmul(q(a, "MXFP6_E2M3", -2).mT(), q(g, "MXFP8_E5M2", -2)), {0, 1})), 1e-4);
+  EXPECT_LT(max_difference(a.grad(), matmul(q(g, "MXFP8_E5M2", -1), q(b, "MXINT8", -1).mT())),
+            1e-5);
+  EXPECT_LT(max_difference(
+                b.grad(), sum(matmul(q(a, "MXFP6_E2M3", -2).mT(), q(g, "MXFP8_E5M2", -2)), {0, 1})),
+            1e-4);
 }
 
 }  // namespace

@@ -15,7 +15,9 @@ using kernels::dynamic_map;
 using testing::max_difference;
 using testing::random;
 
-Tensor parameter(const Shape& s, std::uint64_t seed = 1) { return random(s, kFloat32, seed).clone().requires_grad_(); }
+Tensor parameter(const Shape& s, std::uint64_t seed = 1) {
+  return random(s, kFloat32, seed).clone().requires_grad_();
+}
 
 TEST(DynamicMap, HasTheOfficialValues) {
   const auto &s = dynamic_map(true), &u = dynamic_map(false);
@@ -50,7 +52,8 @@ TEST(QuantizeBlockwise, CodesAreExact) {
         const std::int64_t n = 5 * 2048 + 37;
         Tensor x = randn({n}, kFloat32, &g);
         float* p = x.data<float>();
-        for (std::int64_t i = 0; i < n; ++i) {  // values of every decade, midpoints and their neighbours
+        for (std::int64_t i = 0; i < n;
+             ++i) {  // values of every decade, midpoints and their neighbours
           const double decade = std::pow(10.0, -static_cast<double>(i % 9));
           float v = static_cast<float>(std::clamp(p[i] * 0.3 * decade, -1.0, 1.0));
           if (i % 3 == 0) v = map.mid[i / 3 % 255];
@@ -65,7 +68,8 @@ TEST(QuantizeBlockwise, CodesAreExact) {
         std::int64_t wrong = 0;
         for (std::int64_t i = 0; i < n; ++i) {
           float top = 0;
-          for (std::int64_t k = i / block * block; k < std::min(n, (i / block + 1) * block); ++k) top = std::max(top, std::abs(p[k]));
+          for (std::int64_t k = i / block * block; k < std::min(n, (i / block + 1) * block); ++k)
+            top = std::max(top, std::abs(p[k]));
           ASSERT_EQ(q.absmax.data<float>()[i / block], top);
           const int want = nearest_by_distance(map, top > 0 ? p[i] / top : 0);
           wrong += q.codes.data<std::uint8_t>()[i] != want;
@@ -76,7 +80,8 @@ TEST(QuantizeBlockwise, CodesAreExact) {
   }
 }
 
-/// Every `step`-th float of [0, 1] and its negatives, times absmax, against a search in the midpoints.
+/// Every `step`-th float of [0, 1] and its negatives, times absmax, against a search in the
+/// midpoints.
 void check_floats(std::uint32_t step, float absmax) {
   constexpr std::int64_t kBlock = 256, kSize = kBlock * 4096;
   const std::uint32_t one = 0x3f800000u;
@@ -103,22 +108,28 @@ TEST(QuantizeBlockwise, FloatsHaveTheirNearestCode) {
   check_floats(1009, 1);
   for (const float absmax : {0.7312345f, 3.0e-9f, 1.7e30f, 0.99999994f}) check_floats(5003, absmax);
 }
-TEST(QuantizeBlockwise, DISABLED_EveryFloatHasItsNearestCode) { check_floats(1, 1); }  // a minute or two; --gtest_also_run_disabled_tests
+TEST(QuantizeBlockwise, DISABLED_EveryFloatHasItsNearestCode) {
+  check_floats(1, 1);
+}  // a minute or two; --gtest_also_run_disabled_tests
 
 TEST(QuantizeBlockwise, EdgesAndBadInput) {
   const Blockwise zero = quantize_blockwise(zeros({300}), true, 256);
   EXPECT_EQ(zero.codes.to_vector<int>(), std::vector<int>(300, 127));
   EXPECT_EQ(zero.absmax.to_vector(), (std::vector<double>{0, 0}));
-  EXPECT_EQ(quantize_blockwise(zeros({3}), false, 16).codes.to_vector<int>(), (std::vector<int>{0, 0, 0}));
+  EXPECT_EQ(quantize_blockwise(zeros({3}), false, 16).codes.to_vector<int>(),
+            (std::vector<int>{0, 0, 0}));
   EXPECT_EQ(quantize_blockwise(zeros({0, 4})).codes.sizes(), (Shape{0, 4}));
   const Blockwise n = quantize_blockwise(tensor({1, NAN, INFINITY, -2}));
   EXPECT_EQ(n.absmax.item(), 2) << "values that are not finite do not count";
   EXPECT_EQ(n.codes.to_vector<int>()[1], 127);
   const Tensor x = random({6, 50}, kFloat32);
-  EXPECT_EQ(max_difference(quantize_blockwise(x.transpose(0, 1)).codes, quantize_blockwise(x.transpose(0, 1).contiguous()).codes), 0);
+  EXPECT_EQ(max_difference(quantize_blockwise(x.transpose(0, 1)).codes,
+                           quantize_blockwise(x.transpose(0, 1).contiguous()).codes),
+            0);
   EXPECT_ERROR(quantize_blockwise(zeros({3}, kInt32)), DTypeError, "x is int32");
   EXPECT_ERROR(quantize_blockwise(zeros({3}), true, 0), OptionError, "block_size is 0");
-  EXPECT_ERROR(dequantize_blockwise(zeros({300}, kUInt8), zeros({1})), ShapeError, "absmax is [1], expected [2]");
+  EXPECT_ERROR(dequantize_blockwise(zeros({300}, kUInt8), zeros({1})), ShapeError,
+               "absmax is [1], expected [2]");
   EXPECT_ERROR(dequantize_blockwise(zeros({3}), zeros({1})), DTypeError, "codes are float32");
 }
 
@@ -135,7 +146,8 @@ struct Reference {
     for (std::size_t from = 0; from < s.size(); from += static_cast<std::size_t>(block)) {
       const std::size_t to = std::min(s.size(), from + static_cast<std::size_t>(block));
       float top = 0;
-      for (std::size_t i = from; i < to; ++i) top = std::max(top, std::abs(static_cast<float>(s[i])));
+      for (std::size_t i = from; i < to; ++i)
+        top = std::max(top, std::abs(static_cast<float>(s[i])));
       for (std::size_t i = from; i < to; ++i) {
         int c = nearest_by_distance(map, top > 0 ? static_cast<float>(s[i]) / top : 0);
         if (is_signed && c == 127 && s[i] < 0) c = 126;
@@ -155,7 +167,8 @@ struct Reference {
         p[i] *= 1 - lr * decay;
         s1[i] = beta1 * s1[i] + (1 - beta1) * g;
         s2[i] = beta2 * s2[i] + (1 - beta2) * g * g;
-        p[i] -= lr / (1 - std::pow(beta1, t)) * s1[i] / (std::sqrt(s2[i]) / std::sqrt(1 - std::pow(beta2, t)) + eps);
+        p[i] -= lr / (1 - std::pow(beta1, t)) * s1[i] /
+                (std::sqrt(s2[i]) / std::sqrt(1 - std::pow(beta2, t)) + eps);
       } else if (rule == "sgd") {
         g += decay * p[i];
         s1[i] = t == 1 ? g : beta1 * s1[i] + g;
@@ -182,12 +195,17 @@ TEST(Optimizers8bit, FollowTheirFormulas) {
     const char *name, *rule, *options;
     double lr, b1, b2, eps, decay;
   };
-  const Case cases[] = {{"Adam8bit", "adam", R"({"lr": 0.01, "betas": [0.8, 0.95], "eps": 1e-6, "weight_decay": 0.1})", 0.01, 0.8, 0.95, 1e-6, 0.1},
-                        {"AdamW8bit", "adam", R"({"lr": 0.01})", 0.01, 0.9, 0.999, 1e-8, 1e-2},
-                        {"SGD8bit", "sgd", R"({"lr": 0.1, "momentum": 0.7, "weight_decay": 0.01})", 0.1, 0.7, 0, 0, 0.01},
-                        {"Lion8bit", "lion", R"({"lr": 0.003, "weight_decay": 0.05})", 0.003, 0.9, 0.99, 0, 0.05},
-                        {"RMSprop8bit", "rmsprop", R"({"lr": 0.003, "alpha": 0.9, "weight_decay": 0.05})", 0.003, 0, 0.9, 1e-8, 0.05},
-                        {"Adagrad8bit", "adagrad", R"({"lr": 0.01, "weight_decay": 0.02})", 0.01, 0, 0, 1e-10, 0.02}};
+  const Case cases[] = {
+      {"Adam8bit", "adam",
+       R"({"lr": 0.01, "betas": [0.8, 0.95], "eps": 1e-6, "weight_decay": 0.1})", 0.01, 0.8, 0.95,
+       1e-6, 0.1},
+      {"AdamW8bit", "adam", R"({"lr": 0.01})", 0.01, 0.9, 0.999, 1e-8, 1e-2},
+      {"SGD8bit", "sgd", R"({"lr": 0.1, "momentum": 0.7, "weight_decay": 0.01})", 0.1, 0.7, 0, 0,
+       0.01},
+      {"Lion8bit", "lion", R"({"lr": 0.003, "weight_decay": 0.05})", 0.003, 0.9, 0.99, 0, 0.05},
+      {"RMSprop8bit", "rmsprop", R"({"lr": 0.003, "alpha": 0.9, "weight_decay": 0.05})", 0.003, 0,
+       0.9, 1e-8, 0.05},
+      {"Adagrad8bit", "adagrad", R"({"lr": 0.01, "weight_decay": 0.02})", 0.01, 0, 0, 1e-10, 0.02}};
   for (const Case& c : cases)
     for (const std::int64_t n : {1, 5, 255, 4096, 5003})
       for (const std::int64_t block : {16, 256, 1000})
@@ -197,7 +215,17 @@ TEST(Optimizers8bit, FollowTheirFormulas) {
           o.set("block_size", block);
           o.set("min_8bit_size", bytes ? 0 : 1'000'000);
           Box<Optimizer> opt = make_optimizer(c.name, {p}, o);
-          Reference r{c.rule, c.lr, c.b1, c.b2, c.eps, c.decay, block, bytes, p.to_vector(), std::vector<double>(static_cast<std::size_t>(n)), std::vector<double>(static_cast<std::size_t>(n))};
+          Reference r{c.rule,
+                      c.lr,
+                      c.b1,
+                      c.b2,
+                      c.eps,
+                      c.decay,
+                      block,
+                      bytes,
+                      p.to_vector(),
+                      std::vector<double>(static_cast<std::size_t>(n)),
+                      std::vector<double>(static_cast<std::size_t>(n))};
           for (int step = 0; step < 4; ++step) {
             Tensor g = random({n}, kFloat32, 10 + static_cast<std::uint64_t>(step)).clone();
             if (step == 2) {
@@ -208,14 +236,16 @@ TEST(Optimizers8bit, FollowTheirFormulas) {
             opt->step();
             r.step(std::vector<float>(g.data<float>(), g.data<float>() + n));
           }
-          // a state next to a midpoint may round the other way in float, and later moves its parameter by a share of a cell
+          // a state next to a midpoint may round the other way in float, and later moves its
+          // parameter by a share of a cell
           const auto got = p.to_vector();
           std::int64_t off = 0;
           for (std::size_t i = 0; i < got.size(); ++i) {
             off += std::abs(got[i] - r.p[i]) > 2e-6;
             EXPECT_NEAR(got[i], r.p[i], 3e-3) << c.name << " at " << i;
           }
-          EXPECT_LE(off, n / 1000) << c.name << " n " << n << " block " << block << (bytes ? " bytes" : " floats");
+          EXPECT_LE(off, n / 1000)
+              << c.name << " n " << n << " block " << block << (bytes ? " bytes" : " floats");
         }
 }
 
@@ -240,7 +270,8 @@ TEST(Optimizers8bit, NonFiniteAndHugeGradientsStayOutOfTheState) {
   for (const char* name : {"Adam8bit", "SGD8bit", "Lion8bit", "RMSprop8bit", "Adagrad8bit"}) {
     Tensor p = parameter({5000});
     const Tensor before = p.detach().clone();
-    Box<Optimizer> opt = make_optimizer(name, {p}, Json::parse(R"({"lr": 0.01, "weight_decay": 0.1})"));
+    Box<Optimizer> opt =
+        make_optimizer(name, {p}, Json::parse(R"({"lr": 0.01, "weight_decay": 0.1})"));
     Tensor g = random({5000}, kFloat32, 4).clone();
     for (std::int64_t i = 0; i < 5000; i += 7) g.data<float>()[i] = i % 2 ? NAN : -INFINITY;
     g.data<float>()[1] = 1e30f;
@@ -249,7 +280,8 @@ TEST(Optimizers8bit, NonFiniteAndHugeGradientsStayOutOfTheState) {
     opt->step();
     p.set_grad(g);
     opt->step();
-    for (std::int64_t i = 0; i < 5000; i += 7) EXPECT_EQ(p.data<float>()[i], before.data<float>()[i]) << name << " " << i;
+    for (std::int64_t i = 0; i < 5000; i += 7)
+      EXPECT_EQ(p.data<float>()[i], before.data<float>()[i]) << name << " " << i;
     for (const auto& [n, t] : opt->state_dict())
       if (n.find("absmax") != std::string::npos) {
         for (double v : t.to_vector()) EXPECT_TRUE(std::isfinite(v)) << name << " " << n;
@@ -275,14 +307,17 @@ TEST(Optimizers8bit, StateIsReallyOneByte) {
 
 TEST(Optimizers8bit, SmallMarkedAndOverriddenParametersKeepFloats) {
   StableEmbedding table({.num_embeddings = 100, .embedding_dim = 64});
-  Tensor small = parameter({4095}), large = parameter({4096}), chosen = parameter({8192}), forced = parameter({100});
+  Tensor small = parameter({4095}), large = parameter({4096}), chosen = parameter({8192}),
+         forced = parameter({100});
   Adam8bit opt({small, large, chosen, forced, table.weight()});
   opt.override(chosen, 32);
   opt.override(forced, 8);
-  for (const Tensor& p : {small, large, chosen, forced, table.weight()}) p.set_grad(random(p.sizes(), kFloat32, 3));
+  for (const Tensor& p : {small, large, chosen, forced, table.weight()})
+    p.set_grad(random(p.sizes(), kFloat32, 3));
   opt.step();
   const StateDict s = opt.state_dict();
-  for (auto [i, t] : {std::pair{0, kFloat32}, {1, kUInt8}, {2, kFloat32}, {3, kUInt8}, {4, kFloat32}}) {
+  for (auto [i, t] :
+       {std::pair{0, kFloat32}, {1, kUInt8}, {2, kFloat32}, {3, kUInt8}, {4, kFloat32}}) {
     EXPECT_EQ(s.find("state." + std::to_string(i) + ".state1").dtype(), t) << i;
     EXPECT_EQ(s.find("state." + std::to_string(i) + ".state2").dtype(), t) << i;
     EXPECT_EQ(s.contains("state." + std::to_string(i) + ".absmax1"), t == kUInt8) << i;
@@ -295,7 +330,8 @@ TEST(Optimizers8bit, SmallMarkedAndOverriddenParametersKeepFloats) {
   AdamW8bit eight({a}, {.lr = 0.01});
   AdamW standard({b}, {.lr = 0.01});
   for (int i = 0; i < 5; ++i) {
-    for (const Tensor& p : {a, b}) p.set_grad(random({37}, kFloat32, 20 + static_cast<std::uint64_t>(i)));
+    for (const Tensor& p : {a, b})
+      p.set_grad(random({37}, kFloat32, 20 + static_cast<std::uint64_t>(i)));
     eight.step();
     standard.step();
   }
@@ -305,7 +341,8 @@ TEST(Optimizers8bit, SmallMarkedAndOverriddenParametersKeepFloats) {
 TEST(Optimizers8bit, StateDictContinuesTheRun) {
   for (const char* name : {"Adam8bit", "SGD8bit", "Lion8bit"}) {
     const Json o = Json::parse(R"({"lr": 0.01, "min_8bit_size": 100, "percentile_clipping": 90})");
-    Tensor a = parameter({4, 101}), b = parameter({7}), c = a.detach().clone().requires_grad_(), d = b.detach().clone().requires_grad_();
+    Tensor a = parameter({4, 101}), b = parameter({7}), c = a.detach().clone().requires_grad_(),
+           d = b.detach().clone().requires_grad_();
     Box<Optimizer> one = make_optimizer(name, {a, b}, o), two = make_optimizer(name, {c, d}, o);
     auto step = [&](Optimizer& opt, const Tensors& ps, std::uint64_t seed) {
       for (const Tensor& p : ps) p.set_grad(random(p.sizes(), kFloat32, ++seed));
@@ -327,10 +364,12 @@ TEST(Optimizers8bit, StateDictContinuesTheRun) {
   p.set_grad(random({5000}, kFloat32, 1));
   opt.step();
   Adam8bit other({p}, {.block_size = 512});
-  EXPECT_ERROR(other.load_state_dict(opt.state_dict()), StateError, "block_size 256, this optimizer has block_size 512");
+  EXPECT_ERROR(other.load_state_dict(opt.state_dict()), StateError,
+               "block_size 256, this optimizer has block_size 512");
   Tensor q = parameter({5001});
   Adam8bit longer({q});
-  EXPECT_ERROR(longer.load_state_dict(opt.state_dict()), StateError, "(5000 values), expected [5001] (5001 values)");
+  EXPECT_ERROR(longer.load_state_dict(opt.state_dict()), StateError,
+               "(5000 values), expected [5001] (5001 values)");
   StateDict cut = opt.state_dict();
   cut.set("state.0.absmax1", zeros({7}));
   EXPECT_ERROR(Adam8bit({p}).load_state_dict(cut), StateError, "absmax1 is [7], expected [20]");
@@ -371,7 +410,13 @@ TEST(Optimizers8bit, ThreadsAndLayoutsDoNotMatter) {
   set_num_threads(threads);
   EXPECT_EQ(max_difference(results[0], results[1]), 0);
   EXPECT_EQ(max_difference(results[0], results[2]), 0);
-  Tensor plain = parameter({70, 80}), strided = plain.detach().clone().transpose(0, 1).contiguous().transpose(0, 1).detach().requires_grad_();
+  Tensor plain = parameter({70, 80}), strided = plain.detach()
+                                                    .clone()
+                                                    .transpose(0, 1)
+                                                    .contiguous()
+                                                    .transpose(0, 1)
+                                                    .detach()
+                                                    .requires_grad_();
   ASSERT_FALSE(strided.is_contiguous());
   Adam8bit a({plain}), b({strided});
   for (const Tensor& p : {plain, strided}) p.set_grad(random({70, 80}, kFloat32, 9));
@@ -397,10 +442,12 @@ TEST(Optimizers8bit, RefuseBadOptions) {
   EXPECT_ERROR(Lion8bit({p}, {.weight_decay = -1}), OptionError, "weight_decay is -1");
   EXPECT_ERROR(AdamW8bit({p}, {.block_size = 8}), OptionError, "block_size is 8");
   EXPECT_ERROR(AdamW8bit({p}, {.percentile_clipping = 0}), OptionError, "percentile_clipping is 0");
-  EXPECT_ERROR(AdamW8bit({p}, {.percentile_clipping = 101}), OptionError, "percentile_clipping is 101");
+  EXPECT_ERROR(AdamW8bit({p}, {.percentile_clipping = 101}), OptionError,
+               "percentile_clipping is 101");
   EXPECT_ERROR(RMSprop8bit({p}, {.alpha = 1}), OptionError, "alpha is 1");
   EXPECT_ERROR(Adam8bit({zeros({3}, kInt64)}), DTypeError, "a parameter is int64");
-  EXPECT_ERROR(make_optimizer("Adam8bit", {p}, Json::parse(R"({"amsgrad": true})")), OptionError, "unknown option \"amsgrad\"");
+  EXPECT_ERROR(make_optimizer("Adam8bit", {p}, Json::parse(R"({"amsgrad": true})")), OptionError,
+               "unknown option \"amsgrad\"");
 }
 
 TEST(StableEmbedding, NormalisesRowsAndSparesThePadding) {
@@ -414,7 +461,8 @@ TEST(StableEmbedding, NormalisesRowsAndSparesThePadding) {
   EXPECT_EQ(max_difference(e.weight().grad()[2], zeros({6})), 0);
   EXPECT_GT(sum(abs(e.weight().grad()[6])).item(), 0);
   EXPECT_ERROR(e(zeros({2})), DTypeError, "ids are float32");
-  EXPECT_ERROR(StableEmbedding({.num_embeddings = 3, .embedding_dim = 2, .padding_idx = 3}), OptionError, "padding_idx 3");
+  EXPECT_ERROR(StableEmbedding({.num_embeddings = 3, .embedding_dim = 2, .padding_idx = 3}),
+               OptionError, "padding_idx 3");
 }
 
 TEST(Optimizers8bit, ASquareBeyondAllFloatsMovesNothing) {

@@ -1,6 +1,6 @@
 // Optimizers against PyTorch's formulas written out, groups, state, clipping, schedules.
-#include "dropin/projection/linear.h"
 #include "dropin/optimizer/optimizer.h"
+#include "dropin/projection/linear.h"
 #include "dropin/registry/registry.h"
 #include "support.h"
 
@@ -11,7 +11,9 @@ using testing::expect_values;
 using testing::max_difference;
 using testing::random;
 
-Tensor parameter(const Shape& s, DType t = kFloat64, std::uint64_t seed = 1) { return random(s, t, seed).clone().requires_grad_(); }
+Tensor parameter(const Shape& s, DType t = kFloat64, std::uint64_t seed = 1) {
+  return random(s, t, seed).clone().requires_grad_();
+}
 
 TEST(SGD, FollowsTorchsFormula) {
   for (const bool nesterov : {false, true}) {
@@ -38,7 +40,8 @@ TEST(Adam, FollowsTorchsFormula) {
       for (const DType dtype : {kFloat64, kFloat32}) {
         Tensor p = parameter({37}, dtype);
         std::vector<double> w = p.to_vector(), m(37), v(37), top(37);
-        Json options = Json::parse(R"({"lr": 0.02, "betas": [0.8, 0.95], "eps": 1e-6, "weight_decay": 0.1})");
+        Json options =
+            Json::parse(R"({"lr": 0.02, "betas": [0.8, 0.95], "eps": 1e-6, "weight_decay": 0.1})");
         options.set("amsgrad", amsgrad);
         Box<Optimizer> opt = make_optimizer(decoupled ? "AdamW" : "Adam", {p}, options);
         for (int step = 1; step <= 5; ++step) {
@@ -48,12 +51,15 @@ TEST(Adam, FollowsTorchsFormula) {
           const auto gv = g.to_vector();
           for (std::size_t i = 0; i < 37; ++i) {
             double d = gv[i];
-            if (decoupled) w[i] *= 1 - 0.02 * 0.1;
-            else d += 0.1 * w[i];
+            if (decoupled)
+              w[i] *= 1 - 0.02 * 0.1;
+            else
+              d += 0.1 * w[i];
             m[i] = 0.8 * m[i] + 0.2 * d;
             v[i] = 0.95 * v[i] + 0.05 * d * d;
             top[i] = std::max(top[i], v[i]);
-            w[i] -= 0.02 / (1 - std::pow(0.8, step)) * m[i] / (std::sqrt((amsgrad ? top[i] : v[i]) / (1 - std::pow(0.95, step))) + 1e-6);
+            w[i] -= 0.02 / (1 - std::pow(0.8, step)) * m[i] /
+                    (std::sqrt((amsgrad ? top[i] : v[i]) / (1 - std::pow(0.95, step))) + 1e-6);
           }
         }
         expect_values(p.detach(), w, dtype == kFloat64 ? 1e-13 : 2e-6);
@@ -72,7 +78,8 @@ TEST(Optimizer, GroupsHaveTheirOwnOptions) {
   EXPECT_DOUBLE_EQ(b.item(), b0 - 0.5);
   EXPECT_DOUBLE_EQ(c.item(), c0) << "no gradient, no step";
   EXPECT_ERROR(opt.add_param_group({a}), OptionError, "more than one group");
-  EXPECT_ERROR(opt.add_param_group({parameter({1})}, Json::parse(R"({"rate": 1})")), OptionError, "unknown option \"rate\"");
+  EXPECT_ERROR(opt.add_param_group({parameter({1})}, Json::parse(R"({"rate": 1})")), OptionError,
+               "unknown option \"rate\"");
   EXPECT_ERROR(SGD({a}, {.lr = -1}), OptionError, "lr is -1");
   EXPECT_ERROR(SGD({}, {}), OptionError, "no parameters");
   EXPECT_ERROR(Adam({a}, {.betas = {0.9, 1.0}}), OptionError, "beta 1");
@@ -97,7 +104,8 @@ TEST(Optimizer, StateRoundTripContinuesEqual) {
   push(a, one, 3);
   push(b, two, 3);
   EXPECT_EQ(max_difference(a, b), 0);
-  EXPECT_ERROR(two.load_state_dict({{"state.5.exp_avg", zeros({7})}}), StateError, "state.5.exp_avg");
+  EXPECT_ERROR(two.load_state_dict({{"state.5.exp_avg", zeros({7})}}), StateError,
+               "state.5.exp_avg");
   EXPECT_ERROR(two.load_state_dict({{"state.0.exp_avg", zeros({3})}}), StateError, "expected [7]");
 }
 

@@ -1,4 +1,5 @@
-// What every registered member owes its family. A new member gets all of it from its registration line.
+// What every registered member owes its family. A new member gets all of it from its registration
+// line.
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -23,7 +24,8 @@ using testing::device;
 using testing::max_difference;
 using testing::random;
 
-// A member with options to run it by: the family's sample options that it knows, over which come its own examples.
+// A member with options to run it by: the family's sample options that it knows, over which come
+// its own examples.
 struct Member {
   const ComponentInfo* info;
   Json options;
@@ -34,7 +36,8 @@ void PrintTo(const Member& m, std::ostream* os) { *os << m.label << " " << m.opt
 std::vector<Member> members(std::function<bool(const ComponentInfo&)> wanted) {
   std::vector<Member> r;
   for (const ComponentInfo& c : registry().all()) {
-    if (c.kind != ComponentKind::Module || c.family == "MatrixProduct" || !wanted(c)) continue;  // a product has two inputs
+    if (c.kind != ComponentKind::Module || c.family == "MatrixProduct" || !wanted(c))
+      continue;  // a product has two inputs
     r.push_back({&c, sample_options(c), c.name});
     int k = 0;
     for (const std::string& e : c.examples) {
@@ -55,7 +58,8 @@ std::vector<Member> mixers() {
 std::string label(const ::testing::TestParamInfo<Member>& i) { return i.param.label; }
 
 // An input for a member, `batch` samples of it.
-Tensor input_for(const Member& m, std::int64_t batch, DType dtype = kFloat64, std::uint64_t seed = 5, std::int64_t length = 9) {
+Tensor input_for(const Member& m, std::int64_t batch, DType dtype = kFloat64,
+                 std::uint64_t seed = 5, std::int64_t length = 9) {
   const std::string& f = m.info->family;
   Generator g(seed);
   if (!m.info->sample_input.empty()) {
@@ -63,8 +67,10 @@ Tensor input_for(const Member& m, std::int64_t batch, DType dtype = kFloat64, st
     for (std::int64_t n : m.info->sample_input) s.push_back(n);
     return random(s, dtype, seed);
   }
-  if (f == "TokenEmbedding" || m.info->name == "Transformer") return randint(0, 11, {batch, length}, {kInt64, device()}, &g);
-  if (f == "SequenceMixer" || f == "Projection" || f == "FeedForward" || f == "Activation") return random({batch, length, 8}, dtype, seed);
+  if (f == "TokenEmbedding" || m.info->name == "Transformer")
+    return randint(0, 11, {batch, length}, {kInt64, device()}, &g);
+  if (f == "SequenceMixer" || f == "Projection" || f == "FeedForward" || f == "Activation")
+    return random({batch, length, 8}, dtype, seed);
   return random({batch, 4, 7, 6}, dtype, seed);
 }
 Box<Module> made(const Member& m, DType dtype = kFloat64, std::uint64_t seed = 1) {
@@ -75,15 +81,20 @@ Box<Module> made(const Member& m, DType dtype = kFloat64, std::uint64_t seed = 1
   return r;
 }
 Tensor run(Module& m, const Tensor& x) { return m.call({{"x", x}}).get("y", m.type()); }
-bool mixes_batch(const Member& m, const Module& module) { return module.is_training() && (m.info->name == "BatchNorm2d" || m.info->name == "ConvNet"); }
+bool mixes_batch(const Member& m, const Module& module) {
+  return module.is_training() && (m.info->name == "BatchNorm2d" || m.info->name == "ConvNet");
+}
 
 class EveryMember : public ::testing::TestWithParam<Member> {};
 INSTANTIATE_TEST_SUITE_P(Registry, EveryMember, ::testing::ValuesIn(all_members()), label);
 
 TEST_P(EveryMember, GradientsAgreeWithDifferences) {
-  if (GetParam().info->surrogate_gradient && GetParam().info->surrogate_gradient(GetParam().options))
+  if (GetParam().info->surrogate_gradient &&
+      GetParam().info->surrogate_gradient(GetParam().options))
     GTEST_SKIP() << "its gradient is not the derivative by design; the goldens check it";
-  if (GetParam().info->name == "MixNet") GTEST_SKIP() << "of so many rectifiers some always pass 0 within the step; its parts are checked one by one";
+  if (GetParam().info->name == "MixNet")
+    GTEST_SKIP() << "of so many rectifiers some always pass 0 within the step; its parts are "
+                    "checked one by one";
   for (const bool training : {true, false}) {
     Box<Module> m = made(GetParam());
     m->train(training);
@@ -106,7 +117,8 @@ TEST_P(EveryMember, GradientsAgreeWithDifferences) {
       return s;
     }();
     auto f = [&](const Tensors& v) -> Tensors {
-      for (std::size_t i = 0; i < named.size(); ++i) named[i].second.set_data(v[i + 1].detach());  // numeric: values only
+      for (std::size_t i = 0; i < named.size(); ++i)
+        named[i].second.set_data(v[i + 1].detach());  // numeric: values only
       for (auto& [n, t] : m->named_buffers()) {
         no_grad guard;
         t.copy_(buffers.find(n));
@@ -135,8 +147,10 @@ TEST_P(EveryMember, GradientsAgreeWithDifferences) {
         v[i] = base + u * step;
         return sum(f(v)[0] * w).item();
       };
-      const double h = 1e-6, numeric = (value(h) - value(-h)) / (2 * h), got = sum(analytic * u).item();
-      EXPECT_NEAR(got, numeric, 1e-5 * std::max(1.0, std::abs(numeric))) << (i ? named[i - 1].first : "x") << (training ? " (train)" : " (eval)");
+      const double h = 1e-6, numeric = (value(h) - value(-h)) / (2 * h),
+                   got = sum(analytic * u).item();
+      EXPECT_NEAR(got, numeric, 1e-5 * std::max(1.0, std::abs(numeric)))
+          << (i ? named[i - 1].first : "x") << (training ? " (train)" : " (eval)");
       value(0);
     }
   }
@@ -146,13 +160,16 @@ TEST_P(EveryMember, BatchEntriesAreIndependent) {
   Box<Module> m = made(GetParam());
   m->eval();
   const Tensor x = input_for(GetParam(), 3), y = run(*m, x);
-  for (std::int64_t b = 0; b < 3; ++b) EXPECT_LT(max_difference(run(*m, x.narrow(0, b, 1)), y.narrow(0, b, 1)), 1e-9) << "sample " << b;
+  for (std::int64_t b = 0; b < 3; ++b)
+    EXPECT_LT(max_difference(run(*m, x.narrow(0, b, 1)), y.narrow(0, b, 1)), 1e-9)
+        << "sample " << b;
 }
 
 TEST_P(EveryMember, NonContiguousInputsGiveTheSame) {
   Box<Module> m = made(GetParam());
   m->eval();
-  const Tensor x = input_for(GetParam(), 2), strided = x.transpose(0, -1).contiguous().transpose(0, -1);
+  const Tensor x = input_for(GetParam(), 2),
+               strided = x.transpose(0, -1).contiguous().transpose(0, -1);
   ASSERT_FALSE(strided.is_contiguous());
   EXPECT_LT(max_difference(run(*m, strided), run(*m, x)), 1e-12);
   const Tensor wide = concat({x, x}, -1).slice(-1, 0, x.size(-1));
@@ -214,7 +231,10 @@ TEST_P(EveryMember, NonFiniteInputsDoNotHang) {
   x.view({-1}).narrow(0, 1, 1).fill_(INFINITY);
   run(*m, x);
   if (GetParam().info->family != "Layer" && !mixes_batch(GetParam(), *m)) {
-    EXPECT_LT(max_difference(run(*m, x).narrow(0, 1, 1), run(*m, input_for(GetParam(), 2, kFloat32)).narrow(0, 1, 1)), 1e-6) << "the other sample is untouched";
+    EXPECT_LT(max_difference(run(*m, x).narrow(0, 1, 1),
+                             run(*m, input_for(GetParam(), 2, kFloat32)).narrow(0, 1, 1)),
+              1e-6)
+        << "the other sample is untouched";
   }
 }
 
@@ -252,7 +272,9 @@ TEST_P(EveryMember, RefusesInputsThatDoNotFit) {
   const std::string& f = GetParam().info->family;
   EXPECT_ERROR(m->call({}), StateError, "no tensor \"x\"");
   if (f == "Activation" || GetParam().info->name == "Dropout") return;  // any shape is right
-  const Tensor bad = f == "TokenEmbedding" || GetParam().info->name == "Transformer" ? zeros({2, 3}, device()) : zeros({2, 5}, device());
+  const Tensor bad = f == "TokenEmbedding" || GetParam().info->name == "Transformer"
+                         ? zeros({2, 3}, device())
+                         : zeros({2, 5}, device());
   try {
     run(*m, bad);
     ADD_FAILURE() << "accepted " << bad.sizes().str();
@@ -269,7 +291,8 @@ TEST_P(EveryMember, RefusesIntegersWhereFloatsBelong) {
   Box<Module> m = made(GetParam(), kFloat32);
   const Tensor x = input_for(GetParam(), 2, kFloat32);
   if (!is_floating(x.dtype())) GTEST_SKIP() << "ids are integers";
-  if (GetParam().info->family == "Activation") GTEST_SKIP() << "functions of numbers promote integers, as torch's do";
+  if (GetParam().info->family == "Activation")
+    GTEST_SKIP() << "functions of numbers promote integers, as torch's do";
   try {
     run(*m, zeros(x.sizes(), {kInt64, x.device()}));
     ADD_FAILURE() << "accepted int64";
@@ -285,7 +308,9 @@ TEST_P(EveryMember, MisalignedAndExpandedInputsGiveTheSame) {
   if (is_floating(x.dtype()) && x.device().is_cpu()) {
     std::vector<float> memory(static_cast<std::size_t>(x.numel()) + 1);
     std::copy_n(x.contiguous().data<float>(), x.numel(), memory.data() + 1);
-    EXPECT_LT(max_difference(run(*m, from_blob(memory.data() + 1, x.sizes(), kFloat32)), want), 1e-6) << "4 bytes off";
+    EXPECT_LT(max_difference(run(*m, from_blob(memory.data() + 1, x.sizes(), kFloat32)), want),
+              1e-6)
+        << "4 bytes off";
   }
   Shape many = x.sizes();
   many[0] = 3;
@@ -330,7 +355,8 @@ TEST_P(EveryMember, OneThreadAndTwoGiveTheSameBits) {
     if (is_floating(x.dtype())) x.requires_grad_();
     const Tensor y = run(*m, x);
     results[threads - 1][0] = y.detach();
-    if (is_floating(x.dtype()) && y.requires_grad()) results[threads - 1][1] = grad({sum(y * y)}, {x}, {}, false, false, true)[0];
+    if (is_floating(x.dtype()) && y.requires_grad())
+      results[threads - 1][1] = grad({sum(y * y)}, {x}, {}, false, false, true)[0];
   }
   set_num_threads(before);
   EXPECT_EQ(max_difference(results[0][0], results[1][0]), 0);
@@ -376,7 +402,8 @@ SequenceMixer& mixer(Module& m) { return dynamic_cast<SequenceMixer&>(m); }
 
 TEST_P(EveryMixer, KeepsTheShape) {
   Box<Module> m = made(GetParam());
-  for (const std::int64_t l : {1, 2, 7, 16}) EXPECT_EQ(run(*m, input_for(GetParam(), 2, kFloat64, 5, l)).sizes(), (Shape{2, l, 8}));
+  for (const std::int64_t l : {1, 2, 7, 16})
+    EXPECT_EQ(run(*m, input_for(GetParam(), 2, kFloat64, 5, l)).sizes(), (Shape{2, l, 8}));
   try {
     EXPECT_EQ(run(*m, zeros({2, 0, 8}, {kFloat64, device()})).sizes(), (Shape{2, 0, 8}));
   } catch (const ShapeError& e) {  // a member may ask for a token, in words
@@ -407,7 +434,8 @@ TEST_P(EveryMixer, CausalMembersIgnoreTheFuture) {
   for (const std::int64_t cut : {1, 5, 11}) {
     Tensor changed = x.clone();
     changed.narrow(1, cut, 12 - cut).copy_(random({1, 12 - cut, 8}, kFloat64, 77));
-    EXPECT_LT(max_difference(run(*m, changed).narrow(1, 0, cut), y.narrow(1, 0, cut)), 1e-10) << "changed from " << cut;
+    EXPECT_LT(max_difference(run(*m, changed).narrow(1, 0, cut), y.narrow(1, 0, cut)), 1e-10)
+        << "changed from " << cut;
   }
 }
 
@@ -415,7 +443,8 @@ TEST_P(EveryMixer, PaddingDoesNotMatter) {
   Box<Module> m = made(GetParam());
   m->eval();
   const Tensor x = input_for(GetParam(), 2, kFloat64, 5, 8);
-  const Tensor pad = tensor({0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0}, {2, 8}, {kBool, device()});
+  const Tensor pad =
+      tensor({0, 0, 0, 0, 0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0}, {2, 8}, {kBool, device()});
   const Tensor y = mixer(*m).forward(x, {.key_padding_mask = pad});
   Tensor other = x.clone();
   other[0].narrow(0, 6, 2).fill_(1e3);
@@ -424,9 +453,12 @@ TEST_P(EveryMixer, PaddingDoesNotMatter) {
   EXPECT_LT(max_difference(z[1], y[1]), 1e-12);
   other[0].narrow(0, 6, 2).fill_(std::nan(""));
   const Tensor n = mixer(*m).forward(other, {.key_padding_mask = pad});
-  EXPECT_LT(max_difference(n[0].narrow(0, 0, 6), y[0].narrow(0, 0, 6)), 1e-9) << "NaN at padded keys leaked";
-  EXPECT_ERROR(mixer(*m).forward(x, {.key_padding_mask = pad.to(kFloat32)}), DTypeError, "key_padding_mask is float32, expected bool");
-  EXPECT_ERROR(mixer(*m).forward(x, {.key_padding_mask = zeros({2, 7}, {kBool, device()})}), ShapeError, "key_padding_mask is [2, 7]");
+  EXPECT_LT(max_difference(n[0].narrow(0, 0, 6), y[0].narrow(0, 0, 6)), 1e-9)
+      << "NaN at padded keys leaked";
+  EXPECT_ERROR(mixer(*m).forward(x, {.key_padding_mask = pad.to(kFloat32)}), DTypeError,
+               "key_padding_mask is float32, expected bool");
+  EXPECT_ERROR(mixer(*m).forward(x, {.key_padding_mask = zeros({2, 7}, {kBool, device()})}),
+               ShapeError, "key_padding_mask is [2, 7]");
 }
 
 TEST_P(EveryMixer, ASampleOfPaddingAloneLeavesTheOthersAlone) {
@@ -457,8 +489,11 @@ TEST_P(EveryMixer, StepEqualsForward) {
   }
   const Tensor x = input_for(GetParam(), 2), y = run(*m, x).detach();
   EXPECT_LT(max_difference(mixer(*m).step(x.narrow(1, 0, 4), *state), y.narrow(1, 0, 4)), 1e-8);
-  for (std::int64_t t = 4; t < 9; ++t) EXPECT_LT(max_difference(mixer(*m).step(x.narrow(1, t, 1), *state), y.narrow(1, t, 1)), 1e-8) << "token " << t;
-  EXPECT_ERROR(mixer(*m).step(zeros({3, 1, 8}, {kFloat64, device()}), *state), ShapeError, "batch 3");
+  for (std::int64_t t = 4; t < 9; ++t)
+    EXPECT_LT(max_difference(mixer(*m).step(x.narrow(1, t, 1), *state), y.narrow(1, t, 1)), 1e-8)
+        << "token " << t;
+  EXPECT_ERROR(mixer(*m).step(zeros({3, 1, 8}, {kFloat64, device()}), *state), ShapeError,
+               "batch 3");
 }
 
 TEST(Registry, NamesAreUniqueAndDocumented) {
@@ -471,7 +506,8 @@ TEST(Registry, NamesAreUniqueAndDocumented) {
     }
     for (const FieldInfo& f : c.options) EXPECT_FALSE(f.doc.empty()) << c.name << "." << f.name;
   }
-  EXPECT_ERROR(registry().find("MultiheadAttension"), OptionError, "the nearest name is \"MultiheadAttention\"");
+  EXPECT_ERROR(registry().find("MultiheadAttension"), OptionError,
+               "the nearest name is \"MultiheadAttention\"");
 }
 
 }  // namespace

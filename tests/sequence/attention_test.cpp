@@ -1,4 +1,5 @@
-// The tiled kernel against the definition in float64, forward and gradients, over what a score may be told.
+// The tiled kernel against the definition in float64, forward and gradients, over what a score may
+// be told.
 #include "dropin/ops/attention.h"
 #include "support.h"
 
@@ -28,28 +29,75 @@ std::vector<AttentionCase> cases() {
   c.push_back({"causal_square", {1, 2, 150, 24}, {1, 2, 150, 24}, 24, {.causal = true}});
   c.push_back({"causal_long_keys", {1, 2, 65, 16}, {1, 2, 200, 16}, 20, {.causal = true}});
   c.push_back({"causal_short_keys", {1, 1, 100, 16}, {1, 1, 30, 16}, 16, {.causal = true}});
-  c.push_back({"causal_top_left", {1, 1, 40, 16}, {1, 1, 90, 16}, 16, {.causal = true, .causal_offset = 0}});
+  c.push_back({"causal_top_left",
+               {1, 1, 40, 16},
+               {1, 1, 90, 16},
+               16,
+               {.causal = true, .causal_offset = 0}});
   c.push_back({"grouped_odd_widths", {2, 6, 67, 13}, {2, 2, 129, 13}, 7, {.scale = 0.3}});
-  c.push_back({"alibi_causal", {1, 3, 66, 16}, {1, 3, 100, 16}, 16, {.causal = true, .alibi = true}});
-  c.push_back({"padding", {3, 2, 70, 16}, {3, 2, 140, 16}, 16, {.key_padding_mask = bernoulli({3, 140}, 0.5, 3)}});
+  c.push_back(
+      {"alibi_causal", {1, 3, 66, 16}, {1, 3, 100, 16}, 16, {.causal = true, .alibi = true}});
+  c.push_back({"padding",
+               {3, 2, 70, 16},
+               {3, 2, 140, 16},
+               16,
+               {.key_padding_mask = bernoulli({3, 140}, 0.5, 3)}});
   Tensor ends = zeros({2, 200}, kBool);
   ends[0].narrow(0, 100, 100).fill_(1);
   ends[1].fill_(1);
-  c.push_back({"padding_whole_row", {2, 1, 30, 16}, {2, 1, 200, 16}, 16, {.key_padding_mask = ends}});
+  c.push_back(
+      {"padding_whole_row", {2, 1, 30, 16}, {2, 1, 200, 16}, 16, {.key_padding_mask = ends}});
   Tensor mask = bernoulli({90, 70}, 0.3, 5);
   mask.select(0, 17).fill_(1);
-  c.push_back({"bool_mask_with_a_blind_row", {2, 2, 90, 16}, {2, 2, 70, 16}, 16, {.attn_mask = mask}});
-  c.push_back({"float_mask", {2, 2, 70, 16}, {2, 2, 70, 16}, 16, {.attn_mask = random({2, 1, 70, 70}, kFloat32, 4)}});
-  c.push_back({"window", {1, 2, 300, 16}, {1, 2, 300, 16}, 16, {.window_left = 20, .window_right = 9}});
-  c.push_back({"window_causal", {1, 2, 200, 16}, {1, 2, 200, 16}, 16, {.causal = true, .window_left = 70}});
+  c.push_back(
+      {"bool_mask_with_a_blind_row", {2, 2, 90, 16}, {2, 2, 70, 16}, 16, {.attn_mask = mask}});
+  c.push_back({"float_mask",
+               {2, 2, 70, 16},
+               {2, 2, 70, 16},
+               16,
+               {.attn_mask = random({2, 1, 70, 70}, kFloat32, 4)}});
+  c.push_back(
+      {"window", {1, 2, 300, 16}, {1, 2, 300, 16}, 16, {.window_left = 20, .window_right = 9}});
+  c.push_back(
+      {"window_causal", {1, 2, 200, 16}, {1, 2, 200, 16}, 16, {.causal = true, .window_left = 70}});
   c.push_back({"sigmoid", {2, 2, 70, 16}, {2, 2, 90, 16}, 16, {.sigmoid_bias = -4.5}});
-  c.push_back({"sigmoid_causal_alibi_padded", {2, 2, 90, 16}, {2, 2, 90, 16}, 16, {.causal = true, .key_padding_mask = bernoulli({2, 90}, 0.3, 8), .alibi = true, .sigmoid_bias = -2}});
-  c.push_back({"dilation", {1, 3, 200, 16}, {1, 3, 200, 16}, 16, {.window_left = 9, .window_right = 5, .step = {1, 2, 7}}});
-  c.push_back({"dilation_causal_alibi_padded", {2, 2, 150, 16}, {2, 2, 150, 16}, 16,
-               {.causal = true, .key_padding_mask = bernoulli({2, 150}, 0.4, 6), .alibi = true, .window_left = 30, .step = {3, 4}}});
-  c.push_back({"segments", {2, 2, 300, 16}, {2, 2, 300, 16}, 16, {.segment = 90, .step = {1, 1}, .first = {0, 0}}});
-  c.push_back({"segments_thinned", {1, 4, 333, 16}, {1, 4, 333, 16}, 16, {.causal = true, .segment = 150, .step = {2, 2, 5, 200}, .first = {0, 1, 4, 199}}});
-  c.push_back({"dilation_sigmoid", {1, 2, 100, 16}, {1, 2, 100, 16}, 16, {.window_left = 20, .sigmoid_bias = -3, .step = {2, 3}}});
+  c.push_back({"sigmoid_causal_alibi_padded",
+               {2, 2, 90, 16},
+               {2, 2, 90, 16},
+               16,
+               {.causal = true,
+                .key_padding_mask = bernoulli({2, 90}, 0.3, 8),
+                .alibi = true,
+                .sigmoid_bias = -2}});
+  c.push_back({"dilation",
+               {1, 3, 200, 16},
+               {1, 3, 200, 16},
+               16,
+               {.window_left = 9, .window_right = 5, .step = {1, 2, 7}}});
+  c.push_back({"dilation_causal_alibi_padded",
+               {2, 2, 150, 16},
+               {2, 2, 150, 16},
+               16,
+               {.causal = true,
+                .key_padding_mask = bernoulli({2, 150}, 0.4, 6),
+                .alibi = true,
+                .window_left = 30,
+                .step = {3, 4}}});
+  c.push_back({"segments",
+               {2, 2, 300, 16},
+               {2, 2, 300, 16},
+               16,
+               {.segment = 90, .step = {1, 1}, .first = {0, 0}}});
+  c.push_back({"segments_thinned",
+               {1, 4, 333, 16},
+               {1, 4, 333, 16},
+               16,
+               {.causal = true, .segment = 150, .step = {2, 2, 5, 200}, .first = {0, 1, 4, 199}}});
+  c.push_back({"dilation_sigmoid",
+               {1, 2, 100, 16},
+               {1, 2, 100, 16},
+               16,
+               {.window_left = 20, .sigmoid_bias = -3, .step = {2, 3}}});
   c.push_back({"decode_many_keys", {1, 4, 3, 16}, {1, 2, 3000, 16}, 16, {.causal = true}});
   c.push_back({"decode_sigmoid", {1, 2, 1, 16}, {1, 2, 3000, 16}, 16, {.sigmoid_bias = -7}});
   c.push_back({"no_keys", {1, 2, 5, 8}, {1, 2, 0, 8}, 8, {}});
@@ -58,7 +106,8 @@ std::vector<AttentionCase> cases() {
 }
 
 class Tiled : public ::testing::TestWithParam<AttentionCase> {};
-INSTANTIATE_TEST_SUITE_P(Attention, Tiled, ::testing::ValuesIn(cases()), [](const auto& i) { return i.param.name; });
+INSTANTIATE_TEST_SUITE_P(Attention, Tiled, ::testing::ValuesIn(cases()),
+                         [](const auto& i) { return i.param.name; });
 
 TEST_P(Tiled, EqualsTheDefinition) {
   const AttentionCase& c = GetParam();
@@ -70,12 +119,17 @@ TEST_P(Tiled, EqualsTheDefinition) {
     narrow.push_back(t.to(kFloat32).clone().requires_grad_());
     t.requires_grad_();
   }
-  const Tensor want = plain::attention(wide[0], wide[1], wide[2], c.params), got = attention(narrow[0], narrow[1], narrow[2], c.params);
+  const Tensor want = plain::attention(wide[0], wide[1], wide[2], c.params),
+               got = attention(narrow[0], narrow[1], narrow[2], c.params);
   EXPECT_LT(max_difference(want, got), 2e-6);
   const Tensor g = random(want.sizes(), kFloat32, 4);
   want.backward(g.to(kFloat64));
   got.backward(g);
-  for (int i = 0; i < 3; ++i) EXPECT_LT(max_difference(wide[static_cast<std::size_t>(i)].grad(), narrow[static_cast<std::size_t>(i)].grad()), 1e-5) << "qkv"[i];
+  for (int i = 0; i < 3; ++i)
+    EXPECT_LT(max_difference(wide[static_cast<std::size_t>(i)].grad(),
+                             narrow[static_cast<std::size_t>(i)].grad()),
+              1e-5)
+        << "qkv"[i];
 }
 
 TEST_P(Tiled, LogSumExpEqualsTheDefinition) {
@@ -95,18 +149,22 @@ TEST_P(Tiled, LogSumExpEqualsTheDefinition) {
   EXPECT_NEAR(a.item(), b.item(), 1e-5 * std::max(1.0, std::abs(a.item())));
   a.backward();
   b.backward();
-  for (std::size_t i = 0; i < 2; ++i) EXPECT_LT(max_difference(wide[i].grad(), narrow[i].grad()), 5e-5);
+  for (std::size_t i = 0; i < 2; ++i)
+    EXPECT_LT(max_difference(wide[i].grad(), narrow[i].grad()), 5e-5);
 }
 
 TEST(Attention, MergingPartsEqualsTheWhole) {
-  const Tensor q = random({1, 2, 20, 8}, kFloat32, 1), k = random({1, 2, 150, 8}, kFloat32, 2), v = random({1, 2, 150, 8}, kFloat32, 3);
+  const Tensor q = random({1, 2, 20, 8}, kFloat32, 1), k = random({1, 2, 150, 8}, kFloat32, 2),
+               v = random({1, 2, 150, 8}, kFloat32, 3);
   std::vector<AttentionWithLse> parts;
-  for (const auto& [at, n] : {std::pair{0, 70}, {70, 1}, {71, 79}}) parts.push_back(attention_with_lse(q, k.narrow(2, at, n), v.narrow(2, at, n)));
+  for (const auto& [at, n] : {std::pair{0, 70}, {70, 1}, {71, 79}})
+    parts.push_back(attention_with_lse(q, k.narrow(2, at, n), v.narrow(2, at, n)));
   EXPECT_LT(max_difference(merge_attention(parts).o, attention(q, k, v)), 1e-6);
 }
 
 TEST(Attention, NonFiniteMaskedKeysDoNotLeak) {
-  Tensor q = random({1, 1, 80, 8}, kFloat32, 1), k = random({1, 1, 80, 8}, kFloat32, 2).clone(), v = random({1, 1, 80, 8}, kFloat32, 3).clone();
+  Tensor q = random({1, 1, 80, 8}, kFloat32, 1), k = random({1, 1, 80, 8}, kFloat32, 2).clone(),
+         v = random({1, 1, 80, 8}, kFloat32, 3).clone();
   Tensor pad = zeros({1, 80}, kBool);
   pad[0].narrow(0, 40, 10).fill_(1);
   const AttentionParams p{.key_padding_mask = pad};
@@ -126,7 +184,8 @@ TEST(Attention, NonFiniteMaskedKeysDoNotLeak) {
 }
 
 TEST(Attention, LargeScoresDoNotOverflow) {
-  const Tensor q = full({1, 1, 2, 1}, 1e19), k = tensor({1e19, 2e19, -1e19}, {1, 1, 3, 1}), v = tensor({1, 2, 3}, {1, 1, 3, 1});
+  const Tensor q = full({1, 1, 2, 1}, 1e19), k = tensor({1e19, 2e19, -1e19}, {1, 1, 3, 1}),
+               v = tensor({1, 2, 3}, {1, 1, 3, 1});
   testing::expect_values(attention(q, k, v, {.scale = 1}), {2, 2});
 }
 
@@ -134,7 +193,10 @@ TEST(Attention, StridedHeadsNeedNoCopy) {
   const Tensor x = random({2, 70, 24}, kFloat32);
   const Tensor y = attention(split_heads(x, 3), split_heads(x, 3), split_heads(x, 3));
   EXPECT_TRUE(y.transpose(1, 2).is_contiguous()) << "merging heads is a view";
-  EXPECT_LT(max_difference(y, plain::attention(split_heads(x, 3), split_heads(x, 3), split_heads(x, 3), {})), 5e-6) << "both are float32";
+  EXPECT_LT(max_difference(
+                y, plain::attention(split_heads(x, 3), split_heads(x, 3), split_heads(x, 3), {})),
+            5e-6)
+      << "both are float32";
 }
 
 TEST(Attention, MemoryIsLinearInLength) {
@@ -146,10 +208,13 @@ TEST(Attention, MemoryIsLinearInLength) {
 }
 
 TEST(Attention, MixtureEqualsTheDefinition) {
-  const std::vector<AttentionParams> patterns{{.causal = true, .segment = 64, .step = {1, 1}, .first = {0, 0}},
-                                              {.key_padding_mask = bernoulli({2, 700}, 0.3, 9), .step = {1, 2}, .first = {0, 1}},  // longer than what is kept
-                                              {.causal = true, .segment = 200, .step = {2, 2}, .first = {0, 1}},
-                                              {.causal = true, .segment = 0, .step = {5, 5}, .first = {3, 0}}};
+  const std::vector<AttentionParams> patterns{
+      {.causal = true, .segment = 64, .step = {1, 1}, .first = {0, 0}},
+      {.key_padding_mask = bernoulli({2, 700}, 0.3, 9),
+       .step = {1, 2},
+       .first = {0, 1}},  // longer than what is kept
+      {.causal = true, .segment = 200, .step = {2, 2}, .first = {0, 1}},
+      {.causal = true, .segment = 0, .step = {5, 5}, .first = {3, 0}}};
   for (bool exact : {true, false}) {
     Tensors wide, narrow;
     for (std::uint64_t i = 0; i < 3; ++i) {
@@ -157,14 +222,20 @@ TEST(Attention, MixtureEqualsTheDefinition) {
       wide.push_back(narrow.back().to(kFloat64).requires_grad_());
       narrow.back().requires_grad_();
     }
-    const AttentionWithLse want = plain::attention_mixture(wide[0], wide[1], wide[2], patterns, exact), got = attention_mixture(narrow[0], narrow[1], narrow[2], patterns, exact);
+    const AttentionWithLse want =
+                               plain::attention_mixture(wide[0], wide[1], wide[2], patterns, exact),
+                           got =
+                               attention_mixture(narrow[0], narrow[1], narrow[2], patterns, exact);
     EXPECT_LT(max_difference(want.o, got.o), 2e-6);
     EXPECT_LT(max_difference(want.lse, got.lse), 2e-6);
     const Tensor g = random(want.o.sizes(), kFloat32, 4);
-    auto total = [](const AttentionWithLse& a, const Tensor& g) { return sum(a.o * g) + sum(where(isfinite(a.lse), square(a.lse), 0.0)); };
+    auto total = [](const AttentionWithLse& a, const Tensor& g) {
+      return sum(a.o * g) + sum(where(isfinite(a.lse), square(a.lse), 0.0));
+    };
     total(want, g.to(kFloat64)).backward();
     total(got, g).backward();
-    for (std::size_t i = 0; i < 3; ++i) EXPECT_LT(max_difference(wide[i].grad(), narrow[i].grad()), 3e-5) << "qkv"[i] << exact;
+    for (std::size_t i = 0; i < 3; ++i)
+      EXPECT_LT(max_difference(wide[i].grad(), narrow[i].grad()), 3e-5) << "qkv"[i] << exact;
   }
 }
 
@@ -182,22 +253,29 @@ TEST(Attention, ARowOfNaNScoresIsNaN) {
   const double nan = std::nan("");
   for (const bool causal : {false, true})
     for (const std::int64_t length : {1, 5, 70, 130}) {
-      Tensor q = random({1, 1, length, 8}, kFloat32), k = random({1, 1, length, 8}, kFloat32, 8), v = random({1, 1, length, 8}, kFloat32, 9);
+      Tensor q = random({1, 1, length, 8}, kFloat32), k = random({1, 1, length, 8}, kFloat32, 8),
+             v = random({1, 1, length, 8}, kFloat32, 9);
       q.select(2, 0).fill_(nan);  // one query
       Tensor y = attention(q, k, v, {.causal = causal});
       EXPECT_TRUE(std::isnan(y.select(2, 0).to_vector()[0])) << length;
       if (length > 1) EXPECT_TRUE(std::isfinite(y.select(2, 1).to_vector()[0])) << length;
       q.select(2, 0).fill_(0);
-      k.slice(2, 0, std::min<std::int64_t>(64, length)).fill_(nan);  // all keys of a block: whoever sees one of them
+      k.slice(2, 0, std::min<std::int64_t>(64, length))
+          .fill_(nan);  // all keys of a block: whoever sees one of them
       y = attention(q, k, v, {.causal = causal});
       for (const double value : y.to_vector()) ASSERT_TRUE(std::isnan(value)) << length;
     }
 }
 
 TEST(Attention, TheFreeFunctionAlignsAsAsked) {
-  const Tensor q = random({1, 2, 3, 4}, kFloat32), k = random({1, 2, 7, 4}, kFloat32, 8), v = random({1, 2, 7, 4}, kFloat32, 9);
-  EXPECT_EQ(max_difference(scaled_dot_product_attention(q, k, v, {}, 0, true), attention(q, k, v, {.causal = true, .causal_offset = 0})), 0);
-  EXPECT_EQ(max_difference(scaled_dot_product_attention(q, k, v, {}, 0, true, {}, std::nullopt), attention(q, k, v, {.causal = true})), 0);
+  const Tensor q = random({1, 2, 3, 4}, kFloat32), k = random({1, 2, 7, 4}, kFloat32, 8),
+               v = random({1, 2, 7, 4}, kFloat32, 9);
+  EXPECT_EQ(max_difference(scaled_dot_product_attention(q, k, v, {}, 0, true),
+                           attention(q, k, v, {.causal = true, .causal_offset = 0})),
+            0);
+  EXPECT_EQ(max_difference(scaled_dot_product_attention(q, k, v, {}, 0, true, {}, std::nullopt),
+                           attention(q, k, v, {.causal = true})),
+            0);
 }
 
 }  // namespace

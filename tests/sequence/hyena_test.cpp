@@ -21,15 +21,22 @@ StateDict copy_of(const Module& m) {
 TEST(HyenaFilter, TableOfPositionsAsThePaperSays) {
   const HyenaFilter f({.d_model = 3, .l_max = 10, .filter_order = 4, .emb_dim = 5});
   const StateDict s = f.state_dict();
-  const Tensor z = s.find("pos_emb.z"), t = s.find("pos_emb.t"), deltas = s.find("modulation.deltas");
+  const Tensor z = s.find("pos_emb.z"), t = s.find("pos_emb.t"),
+               deltas = s.find("modulation.deltas");
   ASSERT_EQ(z.sizes(), (Shape{1, 10, 5}));
   ASSERT_EQ(t.sizes(), (Shape{1, 10, 1}));
   for (std::int64_t p = 0; p < 10; ++p) {
     const double w = 2 * std::numbers::pi * static_cast<double>(p) / 10;
-    testing::expect_values(z[0][p], {static_cast<double>(p) / 9, std::cos(1e-4 * w), std::cos(w), -std::sin(1e-4 * w), -std::sin(w)}, 1e-6);
+    testing::expect_values(z[0][p],
+                           {static_cast<double>(p) / 9, std::cos(1e-4 * w), std::cos(w),
+                            -std::sin(1e-4 * w), -std::sin(w)},
+                           1e-6);
     EXPECT_NEAR(t[0][p].item(), static_cast<double>(p) / 9, 1e-7);
   }
-  testing::expect_values(deltas.reshape({3}), {std::log(0.01) / 1.5, (std::log(0.01) / 1.5 + std::log(0.01) / 0.3) / 2, std::log(0.01) / 0.3}, 1e-5);
+  testing::expect_values(deltas.reshape({3}),
+                         {std::log(0.01) / 1.5, (std::log(0.01) / 1.5 + std::log(0.01) / 0.3) / 2,
+                          std::log(0.01) / 0.3},
+                         1e-5);
   EXPECT_NEAR(deltas[0][0][0].item(), -3.0701, 1e-4);
   EXPECT_NEAR(deltas[0][0][2].item(), -15.3506, 1e-4);
   EXPECT_EQ(s.find("implicit_filter.1.freq").sizes(), (Shape{1, 4}));
@@ -82,12 +89,22 @@ TEST(HyenaFilter, ALengthOfOneIsLegal) {
 TEST(HyenaOperator, EqualsTheFormulasStepByStep) {
   for (const char* layout : {"channel_major", "order_major"}) {
     const std::int64_t d = 3, n = 4, l = 50;
-    HyenaOperator h({.d_model = d, .l_max = 64, .order = n, .filter_order = 8, .emb_dim = 5, .w = 3, .shift = 0.1, .activation = "gelu", .filter_layout = layout});
+    HyenaOperator h({.d_model = d,
+                     .l_max = 64,
+                     .order = n,
+                     .filter_order = 8,
+                     .emb_dim = 5,
+                     .w = 3,
+                     .shift = 0.1,
+                     .activation = "gelu",
+                     .filter_layout = layout});
     const StateDict s = h.state_dict();
     const Tensor x = random({2, l, d}, kFloat32);
     no_grad guard;
     const Tensor u = linear(x, s.find("in_proj.weight"), s.find("in_proj.bias"));
-    const Tensor z = plain::causal_depthwise_conv(u, s.find("short_filter.weight"), s.find("short_filter.bias")).transpose(1, 2);
+    const Tensor z =
+        plain::causal_depthwise_conv(u, s.find("short_filter.weight"), s.find("short_filter.bias"))
+            .transpose(1, 2);
     auto* filter = dynamic_cast<HyenaFilter*>(h.children()[3].second);
     ASSERT_NE(filter, nullptr);
     const Tensor taps = filter->filter(l), bias = s.find("filter_fn.bias");
@@ -101,7 +118,8 @@ TEST(HyenaOperator, EqualsTheFormulasStepByStep) {
       }
       v = plain::fft_conv(v * z.narrow(1, (n - 1 - o) * d, d), k, skip);
     }
-    const Tensor want = linear(gelu((v * z.narrow(1, 0, d)).transpose(1, 2)), s.find("out_proj.weight"), s.find("out_proj.bias"));
+    const Tensor want = linear(gelu((v * z.narrow(1, 0, d)).transpose(1, 2)),
+                               s.find("out_proj.weight"), s.find("out_proj.bias"));
     EXPECT_LT(max_difference(h(x), want), 2e-5) << layout;
   }
 }
@@ -115,7 +133,8 @@ TEST(HyenaOperator, RepeatedFrequenciesOfACheckpointMustAgree) {
   const LoadReport r = h.load_state_dict(s);
   EXPECT_EQ(r.renamed.size(), 2u);
   s.set("filter_fn.implicit_filter.5.freq", freq + 1.0);
-  EXPECT_ERROR(h.load_state_dict(s), StateError, "filter_fn.implicit_filter.5.freq differs from filter_fn.implicit_filter.1.freq");
+  EXPECT_ERROR(h.load_state_dict(s), StateError,
+               "filter_fn.implicit_filter.5.freq differs from filter_fn.implicit_filter.1.freq");
   s.set("filter_fn.implicit_filter.5.freq", freq.clone());
   s.set("filter_fn.implicit_filter.7.freq", freq.clone());  // there is no such sine
   EXPECT_ERROR(h.load_state_dict(s), StateError, "unexpected: filter_fn.implicit_filter.7.freq");
@@ -154,7 +173,9 @@ TEST(HyenaOperator, GroupsCoverEveryParameterOnceWithTheHints) {
   for (const auto& g : groups) count += g.params.size();
   EXPECT_EQ(count, h.parameters().size());
   AdamW optimizer(groups.back().params, {.lr = 0.5, .weight_decay = 0.3});
-  for (std::size_t i = 0; i + 1 < groups.size(); ++i) optimizer.add_param_group(groups[i].params, groups[i].options);  // refuses a parameter held twice
+  for (std::size_t i = 0; i + 1 < groups.size(); ++i)
+    optimizer.add_param_group(groups[i].params,
+                              groups[i].options);  // refuses a parameter held twice
   ASSERT_EQ(groups.size(), 3u);
   EXPECT_EQ(groups[0].options.dump(), R"({"lr":0.02,"weight_decay":0.1})");
   EXPECT_EQ(groups[1].options.dump(), R"({"lr":1e-04,"weight_decay":0.0})");
@@ -164,7 +185,13 @@ TEST(HyenaOperator, GroupsCoverEveryParameterOnceWithTheHints) {
 TEST(HyenaOperator, StepsEqualForwardHoweverTheTokensCome) {
   for (const std::int64_t l : {1, 31, 32, 33, 150, 300}) {
     manual_seed(3);
-    HyenaOperator h({.d_model = 5, .l_max = 320, .order = 3, .filter_order = 8, .emb_dim = 5, .w = 6, .short_filter_order = 4});
+    HyenaOperator h({.d_model = 5,
+                     .l_max = 320,
+                     .order = 3,
+                     .filter_order = 8,
+                     .emb_dim = 5,
+                     .w = 6,
+                     .short_filter_order = 4});
     h.to(kFloat64);
     h.eval();
     const Tensor x = random({2, l, 5}), y = h(x).detach();
@@ -173,8 +200,10 @@ TEST(HyenaOperator, StepsEqualForwardHoweverTheTokensCome) {
       for (const std::int64_t chunk : {1, 7}) {
         auto state = h.init_state(2, l);
         Tensors out{h.step(x.narrow(1, 0, first), *state)};
-        for (std::int64_t t = first; t < l; t += chunk) out.push_back(h.step(x.narrow(1, t, std::min(chunk, l - t)), *state));
-        EXPECT_LT(max_difference(concat(out, 1), y), 1e-11) << "L " << l << " first " << first << " chunk " << chunk;
+        for (std::int64_t t = first; t < l; t += chunk)
+          out.push_back(h.step(x.narrow(1, t, std::min(chunk, l - t)), *state));
+        EXPECT_LT(max_difference(concat(out, 1), y), 1e-11)
+            << "L " << l << " first " << first << " chunk " << chunk;
         EXPECT_ERROR(h.step(x.narrow(1, 0, 1), *state), StateError, "the state is full");
       }
     }
@@ -184,7 +213,8 @@ TEST(HyenaOperator, StepsEqualForwardHoweverTheTokensCome) {
   HyenaOperator h({.d_model = 16, .l_max = 700});
   const Tensor x = random({1, 700, 16}, kFloat32), y = h(x).detach();
   auto state = h.init_state(1, 700);
-  for (std::int64_t t = 0; t < 700; ++t) ASSERT_LT(max_difference(h.step(x.narrow(1, t, 1), *state), y.narrow(1, t, 1)), 1e-4) << t;
+  for (std::int64_t t = 0; t < 700; ++t)
+    ASSERT_LT(max_difference(h.step(x.narrow(1, t, 1), *state), y.narrow(1, t, 1)), 1e-4) << t;
 }
 
 TEST(HyenaOperator, PaddingOnTheLeftIsAShift) {
@@ -194,12 +224,19 @@ TEST(HyenaOperator, PaddingOnTheLeftIsAShift) {
   Tensor padded = random({1, 10, 4}, kFloat64, 8);
   padded.narrow(1, 4, 6).copy_(x);
   const Tensor mask = tensor({1, 1, 1, 1, 0, 0, 0, 0, 0, 0}, {1, 10}, kBool);
-  EXPECT_LT(max_difference(h.forward(padded, {.key_padding_mask = mask}).narrow(1, 4, 6), y), 1e-12);
+  EXPECT_LT(max_difference(h.forward(padded, {.key_padding_mask = mask}).narrow(1, 4, 6), y),
+            1e-12);
 }
 
 TEST(HyenaOperator, TakesThePlaceOfAttention) {
-  Transformer m({.vocab_size = 10, .embed_dim = 16, .num_layers = 2, .num_heads = 4, .max_len = 24, .dropout = 0.25});
-  const SwapReport r = swap(m, "MultiheadAttention", "HyenaOperator", Json::parse(R"({"order": 3})"));
+  Transformer m({.vocab_size = 10,
+                 .embed_dim = 16,
+                 .num_layers = 2,
+                 .num_heads = 4,
+                 .max_len = 24,
+                 .dropout = 0.25});
+  const SwapReport r =
+      swap(m, "MultiheadAttention", "HyenaOperator", Json::parse(R"({"order": 3})"));
   ASSERT_EQ(r.instances.size(), 2u);
   EXPECT_EQ(r.instances[0].carried, (std::vector<std::string>{"out_proj.weight", "out_proj.bias"}));
   m.apply([](const std::string&, Module& c) {
@@ -216,14 +253,18 @@ TEST(HyenaOperator, TakesThePlaceOfAttention) {
   m.eval();
   auto state = m.init_state(2);
   const Tensor y = m(ids).detach();
-  for (std::int64_t t = 0; t < 24; ++t) EXPECT_LT(max_difference(m.step(ids.narrow(1, t, 1), state), y.narrow(1, t, 1)), 1e-4);
+  for (std::int64_t t = 0; t < 24; ++t)
+    EXPECT_LT(max_difference(m.step(ids.narrow(1, t, 1), state), y.narrow(1, t, 1)), 1e-4);
   swap(m, "HyenaOperator", "GRU");  // and back to another: d_model is GRU's embed_dim
   EXPECT_EQ(m(ids).sizes(), (Shape{2, 24, 10}));
   HyenaOperator alone({.d_model = 4, .l_max = 8});
-  swap(alone, "HyenaFilter", "Conv1d", Json::parse(R"({"in_channels": 4, "out_channels": 4, "kernel_size": 3})"));
+  swap(alone, "HyenaFilter", "Conv1d",
+       Json::parse(R"({"in_channels": 4, "out_channels": 4, "kernel_size": 3})"));
   EXPECT_ERROR(alone(zeros({1, 8, 4})), StateError, "filter_fn is no HyenaFilter any more");
   Transformer bare({.embed_dim = 16, .num_heads = 4, .max_len = 24});
-  EXPECT_ERROR(swap(bare, "MultiheadAttention", "HyenaOperator", Json::parse(R"({"num_heads": 4})")), OptionError, "num_heads 4");
+  EXPECT_ERROR(
+      swap(bare, "MultiheadAttention", "HyenaOperator", Json::parse(R"({"num_heads": 4})")),
+      OptionError, "num_heads 4");
 }
 
 TEST(HyenaOperator, RefusesBadOptionsAndInputs) {
@@ -233,14 +274,16 @@ TEST(HyenaOperator, RefusesBadOptionsAndInputs) {
     for (const auto& [k, v] : c.items()) o.set(k, v);
     return make("HyenaOperator", o);
   };
-  EXPECT_ERROR(with(R"({"emb_dim": 4})"), OptionError, "emb_dim is 4, expected an odd number of at least 3");
+  EXPECT_ERROR(with(R"({"emb_dim": 4})"), OptionError,
+               "emb_dim is 4, expected an odd number of at least 3");
   EXPECT_ERROR(with(R"({"emb_dim": 1})"), OptionError, "emb_dim is 1");
   EXPECT_ERROR(with(R"({"order": 1})"), OptionError, "order is 1, expected at least 2");
   EXPECT_ERROR(with(R"({"num_heads": 2})"), OptionError, "num_heads 2");
   EXPECT_ERROR(with(R"({"num_blocks": 2})"), OptionError, "num_blocks 2");
   EXPECT_ERROR(with(R"({"l_max": 0})"), OptionError, "l_max is 0");
   EXPECT_ERROR(with(R"({"d_model": 0})"), OptionError, "d_model is 0");
-  EXPECT_ERROR(with(R"({"activation": "relu"})"), OptionError, "activation is \"relu\", expected id or gelu");
+  EXPECT_ERROR(with(R"({"activation": "relu"})"), OptionError,
+               "activation is \"relu\", expected id or gelu");
   EXPECT_ERROR(with(R"({"filter_layout": "x"})"), OptionError, "filter_layout is \"x\"");
   EXPECT_ERROR(with(R"({"dropout": 1})"), OptionError, "dropout is 1");
   EXPECT_ERROR(with(R"({"short_filter_order": 0})"), OptionError, "short_filter_order is 0");
@@ -249,14 +292,17 @@ TEST(HyenaOperator, RefusesBadOptionsAndInputs) {
   HyenaOperator h({.d_model = 4, .l_max = 8});
   EXPECT_ERROR(h(zeros({1, 9, 4})), ShapeError, "x is [1, 9, 4], expected 1 <= L <= l_max = 8");
   EXPECT_ERROR(h(zeros({1, 0, 4})), ShapeError, "expected 1 <= L");
-  EXPECT_ERROR(h(zeros({1, 8, 5})), ShapeError, "x is [1, 8, 5], expected [B, L, 4] because d_model = 4");
-  EXPECT_ERROR(h.forward(zeros({1, 8, 4}), {.attn_mask = zeros({8, 8}, kBool)}), OptionError, "attn_mask");
+  EXPECT_ERROR(h(zeros({1, 8, 5})), ShapeError,
+               "x is [1, 8, 5], expected [B, L, 4] because d_model = 4");
+  EXPECT_ERROR(h.forward(zeros({1, 8, 4}), {.attn_mask = zeros({8, 8}, kBool)}), OptionError,
+               "attn_mask");
   EXPECT_ERROR(h.init_state(1, 9), OptionError, "max_len is 9, expected at most l_max = 8");
   HyenaFilter f({.d_model = 4, .l_max = 8});
   EXPECT_ERROR(f(zeros({1, 4, 9})), ShapeError, "length 9, expected 1 to l_max = 8");
   EXPECT_ERROR(f(zeros({1, 4, 0})), ShapeError, "length 0");
   EXPECT_ERROR(f(zeros({1, 5, 8})), ShapeError, "x is [1, 5, 8], expected [B, 4, L]");
-  EXPECT_ERROR(fft_conv_spectrum(zeros({4, 9}), 8), ShapeError, "expected [C, Lk] with 1 <= Lk <= length = 8");
+  EXPECT_ERROR(fft_conv_spectrum(zeros({4, 9}), 8), ShapeError,
+               "expected [C, Lk] with 1 <= Lk <= length = 8");
 }
 
 TEST(HyenaOperator, DropoutIsOnTheConvolutionsInput) {

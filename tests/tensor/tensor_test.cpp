@@ -20,7 +20,8 @@ TEST(Tensor, Factories) {
   EXPECT_EQ(scalar(3).dim(), 0);
   EXPECT_ERROR(tensor({1, 2, 3}, {2, 2}), ShapeError, "3 values for the shape [2, 2]");
   EXPECT_ERROR(zeros({-1}), ShapeError, "negative size");
-  EXPECT_ERROR(zeros({std::int64_t{1} << 40, std::int64_t{1} << 40}), OutOfMemoryError, "more bytes than can be counted");
+  EXPECT_ERROR(zeros({std::int64_t{1} << 40, std::int64_t{1} << 40}), OutOfMemoryError,
+               "more bytes than can be counted");
   EXPECT_ERROR(Tensor().sizes(), Error, "undefined");
 }
 
@@ -57,7 +58,8 @@ TEST(Tensor, BroadcastingAndPromotion) {
   EXPECT_EQ((arange(0, 2) * 2).dtype(), kInt64);
   EXPECT_EQ((arange(0, 2) / arange(1, 3)).dtype(), kFloat32);
   EXPECT_EQ((tensor({1}, kFloat64) * scalar(2)).dtype(), kFloat64);
-  EXPECT_EQ((tensor({1}) * scalar(2, kFloat64)).dtype(), kFloat32) << "a scalar does not widen a tensor";
+  EXPECT_EQ((tensor({1}) * scalar(2, kFloat64)).dtype(), kFloat32)
+      << "a scalar does not widen a tensor";
   EXPECT_EQ((tensor({1}, kBFloat16) + tensor({1}, kFloat16)).dtype(), kFloat32);
   EXPECT_EQ((tensor({1}, kBool) + tensor({1}, kInt32)).dtype(), kInt32);
   EXPECT_ERROR(add(zeros({2}), zeros({3})), ShapeError, "shapes [2] and [3] do not broadcast");
@@ -93,7 +95,8 @@ TEST(Tensor, NonFiniteValuesPassThrough) {
 
 TEST(Tensor, SixteenBitTypesRoundToNearestEven) {
   expect_values(tensor({1.00390625, 1.01171875, 3e38}).to(kBFloat16), {1, 1.015625, 3e38}, 2e36);
-  expect_values(tensor({1 + 1.0 / 2048, 65504, 65520, 6e-8, 1e-9}).to(kFloat16), {1, 65504, INFINITY, 5.9604645e-08, 0}, 1e-12);
+  expect_values(tensor({1 + 1.0 / 2048, 65504, 65520, 6e-8, 1e-9}).to(kFloat16),
+                {1, 65504, INFINITY, 5.9604645e-08, 0}, 1e-12);
   EXPECT_TRUE(std::isnan(tensor({std::nan("")}).to(kFloat16).item()));
   expect_values(tensor({1.7, -1.7, 300, std::nan("")}).to(kUInt8), {1, 0, 255, 0});
   expect_values(tensor({0.5, 0, std::nan("")}).to(kBool), {1, 0, 1});
@@ -171,7 +174,8 @@ TEST(Tensor, EinsumRefusesBadEquations) {
 TEST(Tensor, IndexErrorsAreNamedBeforeAnyWork) {
   Tensor x = zeros({3, 2});
   EXPECT_ERROR(index_select(x, 0, tensor({3}, kInt64)), IndexError, "index out of range");
-  EXPECT_ERROR(embedding(x, tensor({-1, 2}, kInt64)), IndexError, "embedding: index out of range: ids from -1 to 2, expected 0 to");
+  EXPECT_ERROR(embedding(x, tensor({-1, 2}, kInt64)), IndexError,
+               "embedding: index out of range: ids from -1 to 2, expected 0 to");
   EXPECT_ERROR(gather(x, 0, tensor({0}, {1, 1})), DTypeError, "expected int64");
   EXPECT_ERROR(cross_entropy(x, tensor({0, 1, 2}, kInt64)), IndexError, "target out of range");
   EXPECT_ERROR(matmul(zeros({2, 3}), zeros({2, 3})), ShapeError, "inner sizes 3 and 2 differ");
@@ -188,7 +192,8 @@ TEST(Memory, FreedBlocksAreReusedAndOutOfMemoryIsSurvived) {
   EXPECT_ERROR(empty({std::int64_t{1} << 50}), OutOfMemoryError, "out of memory");
   EXPECT_EQ(memory_stats().allocated, before);
   fail_allocation_after(2);
-  EXPECT_ERROR(for (;;) { zeros({10}) + zeros({10}); }, OutOfMemoryError, "out of memory");
+  EXPECT_ERROR(
+      for (;;) { zeros({10}) + zeros({10}); }, OutOfMemoryError, "out of memory");
   fail_allocation_after(-1);
   expect_values(zeros({2}) + ones({2}), {1, 1});
   empty_cache();

@@ -12,7 +12,9 @@ namespace {
 
 using interop::Layer;
 
-double worst(const torch::Tensor& a, const torch::Tensor& b) { return (a.to(torch::kFloat64) - b.to(torch::kFloat64)).abs().max().item<double>(); }
+double worst(const torch::Tensor& a, const torch::Tensor& b) {
+  return (a.to(torch::kFloat64) - b.to(torch::kFloat64)).abs().max().item<double>();
+}
 
 TEST(Torch, TensorsShareTheirMemoryBothWays) {
   torch::Tensor t = torch::arange(6, torch::kFloat32).reshape({2, 3}).transpose(0, 1);
@@ -35,10 +37,13 @@ TEST(Torch, TensorsShareTheirMemoryBothWays) {
 }
 
 TEST(Torch, TensorsThatDoNotFitAreNamed) {
-  EXPECT_ERROR(interop::from_torch(torch::zeros({2}, torch::kComplexFloat)), DTypeError, "dtype is ComplexFloat");
+  EXPECT_ERROR(interop::from_torch(torch::zeros({2}, torch::kComplexFloat)), DTypeError,
+               "dtype is ComplexFloat");
   EXPECT_ERROR(interop::from_torch(torch::zeros({2, 2}).to_sparse()), Error, "layout is Sparse");
-  EXPECT_ERROR(interop::from_torch(torch::zeros({2}, torch::TensorOptions().device(torch::kMeta))), DeviceError, "is on meta, expected cpu or cuda");
-  EXPECT_ERROR(interop::from_torch(torch::zeros({1, 1, 1, 1, 1, 1, 1, 1, 1})), ShapeError, "9 dimensions");
+  EXPECT_ERROR(interop::from_torch(torch::zeros({2}, torch::TensorOptions().device(torch::kMeta))),
+               DeviceError, "is on meta, expected cpu or cuda");
+  EXPECT_ERROR(interop::from_torch(torch::zeros({1, 1, 1, 1, 1, 1, 1, 1, 1})), ShapeError,
+               "9 dimensions");
   Layer l("Linear", R"({"in_features": 3, "out_features": 2})");
   EXPECT_ERROR(l->forward(torch::zeros({2, 4})), ShapeError, "expected");
   EXPECT_ERROR(Layer("Linaer"), OptionError, "Linear");
@@ -50,7 +55,8 @@ TEST(Torch, ALayerComputesAndDifferentiatesAsTorchsOwn) {
     torch::nn::Linear reference(5, 4);
     reference->to(dtype);
     Layer layer = interop::from_layer(*reference);
-    const torch::Tensor x = torch::randn({3, 5}, dtype).requires_grad_(), z = x.detach().clone().requires_grad_(), g = torch::randn({3, 4}, dtype);
+    const torch::Tensor x = torch::randn({3, 5}, dtype).requires_grad_(),
+                        z = x.detach().clone().requires_grad_(), g = torch::randn({3, 4}, dtype);
     const torch::Tensor want = reference->forward(x), got = layer->forward(z);
     want.backward(g);
     got.backward(g);
@@ -117,9 +123,11 @@ TEST(Torch, StateModeAndPlaceFollowTorch) {
   layer->eval();
   EXPECT_FALSE(layer->module().is_training());
   layer->to(torch::kFloat64);
-  EXPECT_EQ(layer->forward(torch::randn({1, 3, 2, 2}, torch::kFloat64)).scalar_type(), torch::kFloat64);
+  EXPECT_EQ(layer->forward(torch::randn({1, 3, 2, 2}, torch::kFloat64)).scalar_type(),
+            torch::kFloat64);
   // torch's archives
-  Layer a("Linear", R"({"in_features": 3, "out_features": 2})"), b("Linear", R"({"in_features": 3, "out_features": 2})");
+  Layer a("Linear", R"({"in_features": 3, "out_features": 2})"),
+      b("Linear", R"({"in_features": 3, "out_features": 2})");
   std::stringstream file;
   torch::save(a, file);
   torch::load(b, file);
@@ -127,7 +135,8 @@ TEST(Torch, StateModeAndPlaceFollowTorch) {
   EXPECT_EQ(worst(a->forward(x), b->forward(x)), 0);
   const auto copy = std::dynamic_pointer_cast<interop::LayerImpl>(a->clone());
   EXPECT_EQ(worst(copy->forward(x), a->forward(x)), 0);
-  EXPECT_NE(copy->named_parameters()["weight"].data_ptr(), a->named_parameters()["weight"].data_ptr());
+  EXPECT_NE(copy->named_parameters()["weight"].data_ptr(),
+            a->named_parameters()["weight"].data_ptr());
 }
 
 TEST(Torch, FrozenParametersReceiveNothing) {
@@ -151,7 +160,8 @@ TEST(Torch, TheTapeIsUsedAsTorchsIs) {
   w.add_(1);
   EXPECT_ANY_THROW(y.backward()) << "changed in place";
   y = layer->forward(x).sum();
-  EXPECT_ANY_THROW(torch::autograd::grad({y}, {x}, {}, true, /*create_graph=*/true)) << "second derivatives";
+  EXPECT_ANY_THROW(torch::autograd::grad({y}, {x}, {}, true, /*create_graph=*/true))
+      << "second derivatives";
   {
     torch::NoGradGuard guard;
     EXPECT_FALSE(layer->forward(x).requires_grad());
@@ -173,23 +183,28 @@ TEST(Torch, SwapInsideATorchModel) {
   net->forward(x).sum().backward();
   EXPECT_TRUE(net->named_parameters()["0.weight"].grad().defined());
 
-  torch::nn::Sequential images(torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 4, 3).padding(1).groups(4).bias(false)));
+  torch::nn::Sequential images(
+      torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 4, 3).padding(1).groups(4).bias(false)));
   interop::swap(*images, "DepthwiseConv2d", "MixConv2d", Json::parse(R"({"kernel_size": [3, 5]})"));
-  EXPECT_EQ(images->forward(torch::randn({1, 4, 6, 6})).sizes(), (std::vector<std::int64_t>{1, 4, 6, 6}));
+  EXPECT_EQ(images->forward(torch::randn({1, 4, 6, 6})).sizes(),
+            (std::vector<std::int64_t>{1, 4, 6, 6}));
 
   struct Typed : torch::nn::Module {
     torch::nn::Linear fc{3, 3};
-    Layer attention{interop::from_layer(*torch::nn::MultiheadAttention(torch::nn::MultiheadAttentionOptions(8, 2)))};
+    Layer attention{interop::from_layer(
+        *torch::nn::MultiheadAttention(torch::nn::MultiheadAttentionOptions(8, 2)))};
     Typed() { register_module("fc", fc), register_module("attention", attention); }
   } typed;
   EXPECT_ERROR(interop::swap(typed, "Linear", "MXLinear", Json::parse(R"({"no": 1})")), Error, "");
   const auto q = typed.attention->named_parameters()["q_proj.weight"].clone();
-  report = interop::swap(typed, "MultiheadAttention", "LongformerAttention", Json::parse(R"({"window": 2})"));
+  report = interop::swap(typed, "MultiheadAttention", "LongformerAttention",
+                         Json::parse(R"({"window": 2})"));
   EXPECT_EQ(report.replaced, (std::vector<std::string>{"attention"}));
   EXPECT_EQ(typed.attention->type(), "LongformerAttention");
   EXPECT_EQ(worst(typed.attention->named_parameters()["q_proj.weight"], q), 0);
   EXPECT_EQ(typed.attention->forward(torch::randn({1, 5, 8})).size(1), 5);
-  EXPECT_ERROR(interop::swap(typed, "LayerNorm", "RMSNorm"), OptionError, "no LayerNorm that could be replaced");
+  EXPECT_ERROR(interop::swap(typed, "LayerNorm", "RMSNorm"), OptionError,
+               "no LayerNorm that could be replaced");
   EXPECT_ERROR(interop::swap(typed, "LayerNrom", "RMSNorm"), OptionError, "LayerNorm");
 }
 
@@ -206,8 +221,11 @@ TEST(Torch, DropinOptimizersTrainTorchParameters) {
     const torch::Tensor x = torch::randn({16, 64});
     const auto version = a->weight._version();
     std::unique_ptr<torch::optim::Optimizer> theirs;
-    if (std::string(name) == "SGD") theirs = std::make_unique<torch::optim::SGD>(b->parameters(), torch::optim::SGDOptions(0.01));
-    else theirs = std::make_unique<torch::optim::AdamW>(b->parameters(), torch::optim::AdamWOptions(0.01).weight_decay(0.01));
+    if (std::string(name) == "SGD")
+      theirs = std::make_unique<torch::optim::SGD>(b->parameters(), torch::optim::SGDOptions(0.01));
+    else
+      theirs = std::make_unique<torch::optim::AdamW>(
+          b->parameters(), torch::optim::AdamWOptions(0.01).weight_decay(0.01));
     for (int i = 0; i < 5; ++i) {
       ours.zero_grad();
       theirs->zero_grad();
@@ -222,7 +240,8 @@ TEST(Torch, DropinOptimizersTrainTorchParameters) {
 }
 
 TEST(Torch, TwoRuntimesOfThreadsDoNotHurtEachOther) {
-  // torch's OpenMP and dropin's pool (and oneDNN inside it) in turn: results stay right, and neither waits for the other's threads
+  // torch's OpenMP and dropin's pool (and oneDNN inside it) in turn: results stay right, and
+  // neither waits for the other's threads
   torch::manual_seed(7);
   torch::nn::Linear reference(256, 256);
   Layer layer = interop::from_layer(*reference);
@@ -234,7 +253,8 @@ TEST(Torch, TwoRuntimesOfThreadsDoNotHurtEachOther) {
     for (int r = 0; r < 30; ++r) {  // the best of many: others may be using the machine
       const auto start = std::chrono::steady_clock::now();
       for (int i = 0; i < 3; ++i) f();
-      best = std::min(best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+      best = std::min(
+          best, std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
     }
     return best;
   };
@@ -259,7 +279,10 @@ TEST(Torch, TheBridgeIsThin) {
     for (int r = 0; r < 20; ++r) {
       const auto start = std::chrono::steady_clock::now();
       for (int i = 0; i < 500; ++i) f();
-      best = std::min(best, std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count() / 500);
+      best = std::min(
+          best, std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start)
+                        .count() /
+                    500);
     }
     return best;
   };

@@ -1,11 +1,22 @@
-// Plain data shared by the library, its CPU kernels and the CUDA plugin. C++17, no other dropin header.
+// Plain data shared by the library, its CPU kernels and the CUDA plugin. C++17, no other dropin
+// header.
 #pragma once
 #include <cstdint>
 
 namespace dropin {
 
 /// Element types. Values are part of the plugin ABI: append, never reorder.
-enum class DType : std::uint8_t { Float32, Float64, BFloat16, Float16, Int8, UInt8, Int32, Int64, Bool };
+enum class DType : std::uint8_t {
+  Float32,
+  Float64,
+  BFloat16,
+  Float16,
+  Int8,
+  UInt8,
+  Int32,
+  Int64,
+  Bool
+};
 
 /// Kinds of device. Values are part of the plugin ABI.
 enum class DeviceType : std::uint8_t { CPU, CUDA };
@@ -25,7 +36,10 @@ struct TensorIn {
   std::int32_t ndim = 0;
   std::int64_t sizes[kMaxDims] = {};
   std::int64_t strides[kMaxDims] = {};
-  template <class T> const T* as() const { return static_cast<const T*>(data); }
+  template <class T>
+  const T* as() const {
+    return static_cast<const T*>(data);
+  }
   std::int64_t numel() const {
     std::int64_t n = 1;
     for (int i = 0; i < ndim; ++i) n *= sizes[i];
@@ -41,9 +55,13 @@ struct TensorIn {
   }
 };
 
-/// A strided array that a kernel writes; never overlapping itself (no stride 0 over a size above 1).
+/// A strided array that a kernel writes; never overlapping itself (no stride 0 over a size above
+/// 1).
 struct TensorOut : TensorIn {
-  template <class T> T* as() const { return static_cast<T*>(const_cast<void*>(data)); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(const_cast<void*>(data));
+  }
 };
 
 /// What a kernel answers. code 0: done. The message is static or owned by the provider.
@@ -69,21 +87,28 @@ struct KernelTable {
   void* self = nullptr;
   DeviceType device = DeviceType::CPU;
   void (*add)(void* self, DeviceType device, const char* name, void (*fn)()) = nullptr;
-  template <class K> void provide(typename K::Fn fn) { add(self, device, K::kName, reinterpret_cast<void (*)()>(fn)); }
+  template <class K>
+  void provide(typename K::Fn fn) {
+    add(self, device, K::kName, reinterpret_cast<void (*)()>(fn));
+  }
 };
 
-/// What a plugin may ask of the library. Memory comes from the library's cache for that device; null when there is none left.
+/// What a plugin may ask of the library. Memory comes from the library's cache for that device;
+/// null when there is none left.
 struct Host {
   void* (*allocate)(DeviceType device, std::int32_t index, std::int64_t bytes) = nullptr;
   void (*release)(DeviceType device, std::int32_t index, void* data, std::int64_t bytes) = nullptr;
 };
 
-/// What a plugin's one entry point, `const Plugin* dropin_plugin()`, answers. The first two fields never change their place.
+/// What a plugin's one entry point, `const Plugin* dropin_plugin()`, answers. The first two fields
+/// never change their place.
 struct Plugin {
-  std::uint32_t version = 0;         ///< kVersion of its build
-  const char* build = "";            ///< a hash of the declarations both sides compiled; the library takes only its own
+  std::uint32_t version = 0;  ///< kVersion of its build
+  const char* build =
+      "";  ///< a hash of the declarations both sides compiled; the library takes only its own
   const char* name = "";
-  /// Looks for usable devices: their number, and in `text` (of `room` bytes) a line for each, or why there are none.
+  /// Looks for usable devices: their number, and in `text` (of `room` bytes) a line for each, or
+  /// why there are none.
   void (*probe)(std::int32_t* count, char* text, std::int64_t room) = nullptr;
   void (*provide)(const Host* host, KernelTable* table) = nullptr;
 };
@@ -91,10 +116,10 @@ struct Plugin {
 }  // namespace abi
 
 /// Declares a kernel: a tag type with its name and signature, the same on both sides of the table.
-#define DROPIN_KERNEL(NAME, ...)                                                           \
-  struct NAME {                                                                            \
+#define DROPIN_KERNEL(NAME, ...)                                                            \
+  struct NAME {                                                                             \
     using Fn = ::dropin::abi::Status (*)(const ::dropin::abi::KernelContext&, __VA_ARGS__); \
-    static constexpr const char* kName = #NAME;                                            \
+    static constexpr const char* kName = #NAME;                                             \
   }
 
 }  // namespace dropin

@@ -8,13 +8,15 @@ namespace dropin {
 
 namespace detail {
 /// An activation without options: y = F(x).
-template <class Self, Tensor (*F)(const Tensor&)> class PlainActivation : public Component<Self, NoOptions, Activation> {
+template <class Self, Tensor (*F)(const Tensor&)>
+class PlainActivation : public Component<Self, NoOptions, Activation> {
  public:
   explicit PlainActivation(const NoOptions& o = {}) : Component<Self, NoOptions, Activation>(o) {}
   Tensor forward(const Tensor& x) override { return F(x); }
 };
 /// An activation with options: y = Self::apply(x, options).
-template <class Self, class O> class OptionedActivation : public Component<Self, O, Activation> {
+template <class Self, class O>
+class OptionedActivation : public Component<Self, O, Activation> {
  public:
   explicit OptionedActivation(const O& o = {}) : Component<Self, O, Activation>(o) {
     if constexpr (requires { Self::check(o); }) Self::check(o);
@@ -25,10 +27,10 @@ inline Tensor mish(const Tensor& x) { return x * tanh(softplus(x)); }
 inline Tensor tanhshrink(const Tensor& x) { return x - tanh(x); }
 }  // namespace detail
 
-#define DROPIN_ACTIVATION(NAME, FUNCTION, SUMMARY)                              \
-  class NAME : public detail::PlainActivation<NAME, FUNCTION> {                 \
-   public:                                                                      \
-    static constexpr const char* kSummary = SUMMARY;                            \
+#define DROPIN_ACTIVATION(NAME, FUNCTION, SUMMARY)                                         \
+  class NAME : public detail::PlainActivation<NAME, FUNCTION> {                            \
+   public:                                                                                 \
+    static constexpr const char* kSummary = SUMMARY;                                       \
     explicit NAME(const NoOptions& o = {}) : detail::PlainActivation<NAME, FUNCTION>(o) {} \
   }
 /// y = max(x, 0); the gradient is 0 at 0.
@@ -45,7 +47,8 @@ DROPIN_ACTIVATION(LogSigmoid, logsigmoid, "log(sigmoid(x))");
 DROPIN_ACTIVATION(Tanh, tanh, "tanh(x)");
 /// y = x - tanh(x).
 DROPIN_ACTIVATION(Tanhshrink, detail::tanhshrink, "x - tanh(x)");
-/// y = s x for x > 0, s a (exp(x) - 1) otherwise, s = 1.0507..., a = 1.6732... (Klambauer et al. 2017, equation 2).
+/// y = s x for x > 0, s a (exp(x) - 1) otherwise, s = 1.0507..., a = 1.6732... (Klambauer et al.
+/// 2017, equation 2).
 DROPIN_ACTIVATION(SELU, selu, "scaled ELU (Klambauer et al. 2017)");
 /// y = x / (1 + |x|).
 DROPIN_ACTIVATION(Softsign, softsign, "x / (1 + |x|)");
@@ -59,7 +62,9 @@ DROPIN_ACTIVATION(Hardsigmoid, hardsigmoid, "relu6(x + 3) / 6");
 
 struct ELUOptions {
   double alpha = 1;
-  static void fields(auto&& f) { f("alpha", &ELUOptions::alpha, "-alpha is the limit far below 0"); }
+  static void fields(auto&& f) {
+    f("alpha", &ELUOptions::alpha, "-alpha is the limit far below 0");
+  }
 };
 /// y = x for x > 0, alpha (exp(x) - 1) otherwise (Clevert et al. 2016, equation 15).
 class ELU : public detail::OptionedActivation<ELU, ELUOptions> {
@@ -71,16 +76,22 @@ class ELU : public detail::OptionedActivation<ELU, ELUOptions> {
 
 struct CELUOptions {
   double alpha = 1;
-  static void fields(auto&& f) { f("alpha", &CELUOptions::alpha, "-alpha is the limit far below 0; not 0"); }
+  static void fields(auto&& f) {
+    f("alpha", &CELUOptions::alpha, "-alpha is the limit far below 0; not 0");
+  }
 };
-/// y = x for x > 0, alpha (exp(x / alpha) - 1) otherwise: its slope is 1 at 0 for every alpha (Barron 2017).
+/// y = x for x > 0, alpha (exp(x / alpha) - 1) otherwise: its slope is 1 at 0 for every alpha
+/// (Barron 2017).
 class CELU : public detail::OptionedActivation<CELU, CELUOptions> {
  public:
   static constexpr const char* kSummary = "x above 0, alpha (exp(x / alpha) - 1) below";
   explicit CELU(const CELUOptions& o = {}) : OptionedActivation(o) {}
-  static void check(const CELUOptions& o) { DROPIN_CHECK(o.alpha != 0, OptionError, who(), ": alpha is 0, expected another number"); }
+  static void check(const CELUOptions& o) {
+    DROPIN_CHECK(o.alpha != 0, OptionError, who(), ": alpha is 0, expected another number");
+  }
   static Tensor apply(const Tensor& x, const CELUOptions& o) {
-    return where(x > 0.0, x, expm1(clamp(x, -std::numeric_limits<double>::infinity(), 0) / o.alpha) * o.alpha);
+    return where(x > 0.0, x,
+                 expm1(clamp(x, -std::numeric_limits<double>::infinity(), 0) / o.alpha) * o.alpha);
   }
 };
 
@@ -96,8 +107,12 @@ class Softplus : public detail::OptionedActivation<Softplus, SoftplusOptions> {
  public:
   static constexpr const char* kSummary = "log(1 + exp(beta x)) / beta";
   explicit Softplus(const SoftplusOptions& o = {}) : OptionedActivation(o) {}
-  static void check(const SoftplusOptions& o) { DROPIN_CHECK(o.beta != 0, OptionError, who(), ": beta is 0, expected another number"); }
-  static Tensor apply(const Tensor& x, const SoftplusOptions& o) { return softplus(x, o.beta, o.threshold); }
+  static void check(const SoftplusOptions& o) {
+    DROPIN_CHECK(o.beta != 0, OptionError, who(), ": beta is 0, expected another number");
+  }
+  static Tensor apply(const Tensor& x, const SoftplusOptions& o) {
+    return softplus(x, o.beta, o.threshold);
+  }
 };
 
 struct HardtanhOptions {
@@ -108,7 +123,8 @@ struct HardtanhOptions {
   }
   /// OptionError naming `who` unless min_val < max_val.
   static void check(std::string_view who, const HardtanhOptions& o) {
-    DROPIN_CHECK(o.min_val < o.max_val, OptionError, who, ": min_val ", o.min_val, " is not below max_val ", o.max_val);
+    DROPIN_CHECK(o.min_val < o.max_val, OptionError, who, ": min_val ", o.min_val,
+                 " is not below max_val ", o.max_val);
   }
 };
 /// y = min(max(x, min_val), max_val); the gradient is 0 at both corners.
@@ -124,9 +140,14 @@ class Hardtanh : public detail::OptionedActivation<Hardtanh, HardtanhOptions> {
 
 struct ShrinkOptions {
   double lambda = 0.5;
-  static void fields(auto&& f) { f("lambda", &ShrinkOptions::lambda, "values up to this size become 0; at least 0"); }
+  static void fields(auto&& f) {
+    f("lambda", &ShrinkOptions::lambda, "values up to this size become 0; at least 0");
+  }
   /// OptionError naming `who` unless lambda >= 0.
-  static void check(std::string_view who, const ShrinkOptions& o) { DROPIN_CHECK(o.lambda >= 0, OptionError, who, ": lambda is ", o.lambda, ", expected at least 0"); }
+  static void check(std::string_view who, const ShrinkOptions& o) {
+    DROPIN_CHECK(o.lambda >= 0, OptionError, who, ": lambda is ", o.lambda,
+                 ", expected at least 0");
+  }
 };
 /// y = x where |x| > lambda, else 0.
 class Hardshrink : public detail::OptionedActivation<Hardshrink, ShrinkOptions> {
@@ -134,7 +155,9 @@ class Hardshrink : public detail::OptionedActivation<Hardshrink, ShrinkOptions> 
   static constexpr const char* kSummary = "x where |x| > lambda, else 0";
   explicit Hardshrink(const ShrinkOptions& o = {}) : OptionedActivation(o) {}
   static void check(const ShrinkOptions& o) { ShrinkOptions::check(who(), o); }
-  static Tensor apply(const Tensor& x, const ShrinkOptions& o) { return where(abs(x) <= o.lambda, 0.0, x); }
+  static Tensor apply(const Tensor& x, const ShrinkOptions& o) {
+    return where(abs(x) <= o.lambda, 0.0, x);
+  }
 };
 /// y = x - lambda above lambda, x + lambda below -lambda, else 0.
 class Softshrink : public detail::OptionedActivation<Softshrink, ShrinkOptions> {
@@ -142,7 +165,9 @@ class Softshrink : public detail::OptionedActivation<Softshrink, ShrinkOptions> 
   static constexpr const char* kSummary = "x moved towards 0 by lambda, 0 on the way";
   explicit Softshrink(const ShrinkOptions& o = {}) : OptionedActivation(o) {}
   static void check(const ShrinkOptions& o) { ShrinkOptions::check(who(), o); }
-  static Tensor apply(const Tensor& x, const ShrinkOptions& o) { return x - clamp(x, -o.lambda, o.lambda); }
+  static Tensor apply(const Tensor& x, const ShrinkOptions& o) {
+    return x - clamp(x, -o.lambda, o.lambda);
+  }
 };
 
 struct ThresholdOptions {
@@ -157,33 +182,43 @@ class Threshold : public detail::OptionedActivation<Threshold, ThresholdOptions>
  public:
   static constexpr const char* kSummary = "x above threshold, else value";
   explicit Threshold(const ThresholdOptions& o = {}) : OptionedActivation(o) {}
-  static Tensor apply(const Tensor& x, const ThresholdOptions& o) { return where(x <= o.threshold, o.value, x); }
+  static Tensor apply(const Tensor& x, const ThresholdOptions& o) {
+    return where(x <= o.threshold, o.value, x);
+  }
 };
 
 struct GELUOptions {
   std::string approximate = "none";
-  static void fields(auto&& f) { f("approximate", &GELUOptions::approximate, "\"none\" (erf) or \"tanh\""); }
+  static void fields(auto&& f) {
+    f("approximate", &GELUOptions::approximate, "\"none\" (erf) or \"tanh\"");
+  }
 };
-/// y = x Phi(x), Phi(x) = (1 + erf(x / sqrt(2))) / 2; "tanh": x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2 (Hendrycks & Gimpel 2016).
+/// y = x Phi(x), Phi(x) = (1 + erf(x / sqrt(2))) / 2; "tanh": x (1 + tanh(sqrt(2 / pi) (x +
+/// 0.044715 x^3))) / 2 (Hendrycks & Gimpel 2016).
 class GELU : public Component<GELU, GELUOptions, Activation> {
  public:
   static constexpr const char* kSummary = "x times the normal distribution function of x";
   explicit GELU(const GELUOptions& o = {}) : Component(o) {
-    DROPIN_CHECK(o.approximate == "none" || o.approximate == "tanh", OptionError, who(), ": approximate is \"", o.approximate, "\", expected none or tanh");
+    DROPIN_CHECK(o.approximate == "none" || o.approximate == "tanh", OptionError, who(),
+                 ": approximate is \"", o.approximate, "\", expected none or tanh");
   }
   Tensor forward(const Tensor& x) override { return gelu(x, options_.approximate); }
 };
 
 struct LeakyReLUOptions {
   double negative_slope = 0.01;
-  static void fields(auto&& f) { f("negative_slope", &LeakyReLUOptions::negative_slope, "slope below 0"); }
+  static void fields(auto&& f) {
+    f("negative_slope", &LeakyReLUOptions::negative_slope, "slope below 0");
+  }
 };
 /// y = x for x > 0, negative_slope x otherwise (Maas et al. 2013).
 class LeakyReLU : public detail::OptionedActivation<LeakyReLU, LeakyReLUOptions> {
  public:
   static constexpr const char* kSummary = "x above 0, negative_slope x below";
   explicit LeakyReLU(const LeakyReLUOptions& o = {}) : OptionedActivation(o) {}
-  static Tensor apply(const Tensor& x, const LeakyReLUOptions& o) { return leaky_relu(x, o.negative_slope); }
+  static Tensor apply(const Tensor& x, const LeakyReLUOptions& o) {
+    return leaky_relu(x, o.negative_slope);
+  }
 };
 
 }  // namespace dropin

@@ -1,4 +1,5 @@
-// Activations that keep 1 to 4 bits per element for backward. Each replaces the standard one of its name.
+// Activations that keep 1 to 4 bits per element for backward. Each replaces the standard one of its
+// name.
 #pragma once
 #include "dropin/activation/activation.h"
 #include "dropin/ops/fewbit.h"
@@ -45,12 +46,15 @@ struct FewBitSoftplusOptions {
 
 namespace detail {
 /// Checks bits, fold and the table's existence; the option error names `who`.
-FewBitTable fewbit_table_for(std::string_view who, const char* function, std::int64_t bits, bool fold, double alpha);
+FewBitTable fewbit_table_for(std::string_view who, const char* function, std::int64_t bits,
+                             bool fold, double alpha);
 /// StateError when a table that is about to be loaded is not strictly increasing.
 void check_fewbit_state(std::string_view who, const StateDict& state, const std::string& prefix);
 
-/// An activation whose derivative is approximated by a table. Buffers borders [2^bits - 1], levels [2^bits] F32; loading them replaces the table.
-template <class Self, class O> class FewBitTabled : public Component<Self, O, Activation> {
+/// An activation whose derivative is approximated by a table. Buffers borders [2^bits - 1], levels
+/// [2^bits] F32; loading them replaces the table.
+template <class Self, class O>
+class FewBitTabled : public Component<Self, O, Activation> {
  public:
   static constexpr const char* kPaper = "Novikov et al. 2022, arXiv 2202.00441";
   static bool surrogate_gradient(const O&) { return true; }
@@ -58,21 +62,30 @@ template <class Self, class O> class FewBitTabled : public Component<Self, O, Ac
     spec_ = {.function = Self::kFunction, .bits = o.bits, .fold = o.fold};
     if constexpr (requires { o.alpha; }) spec_.a = o.alpha;
     if constexpr (requires { o.beta; }) {
-      DROPIN_CHECK(o.beta > 0, OptionError, type_name<Self>(), ": beta is ", o.beta, ", expected a positive number");
+      DROPIN_CHECK(o.beta > 0, OptionError, type_name<Self>(), ": beta is ", o.beta,
+                   ", expected a positive number");
       spec_.a = o.beta, spec_.b = o.threshold;
     }
     double alpha = 1;
     if constexpr (requires { o.alpha; }) alpha = o.alpha;
-    const FewBitTable t = fewbit_table_for(type_name<Self>(), Self::kFunction, o.bits, o.fold, alpha);
+    const FewBitTable t =
+        fewbit_table_for(type_name<Self>(), Self::kFunction, o.bits, o.fold, alpha);
     borders_ = &this->buffer("borders", tensor(t.borders));
     levels_ = &this->buffer("levels", tensor(t.levels));
   }
-  Tensor forward(const Tensor& x) override { return fewbit_activation(x, spec_, *borders_, *levels_); }
+  Tensor forward(const Tensor& x) override {
+    return fewbit_activation(x, spec_, *borders_, *levels_);
+  }
   /// y in x's memory; go on with the result.
-  Tensor forward_(const Tensor& x) { return fewbit_activation(x, spec_, *borders_, *levels_, true); }
+  Tensor forward_(const Tensor& x) {
+    return fewbit_activation(x, spec_, *borders_, *levels_, true);
+  }
 
  protected:
-  void translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>&) const override { check_fewbit_state(type_name<Self>(), state, prefix); }
+  void translate_state(StateDict& state, const std::string& prefix,
+                       std::vector<std::string>&) const override {
+    check_fewbit_state(type_name<Self>(), state, prefix);
+  }
 
  private:
   FewBitFunctionSpec spec_;
@@ -80,7 +93,8 @@ template <class Self, class O> class FewBitTabled : public Component<Self, O, Ac
 };
 
 /// An activation whose derivative has two values: one bit, exact.
-template <class Self, class O> class FewBitExact : public Component<Self, O, Activation> {
+template <class Self, class O>
+class FewBitExact : public Component<Self, O, Activation> {
  public:
   static constexpr const char* kPaper = "Novikov et al. 2022, arXiv 2202.00441";
   explicit FewBitExact(const O& o) : Component<Self, O, Activation>(o), spec_(Self::spec(o)) {}
@@ -93,16 +107,18 @@ template <class Self, class O> class FewBitExact : public Component<Self, O, Act
 };
 }  // namespace detail
 
-/// The result is the standard function's, exactly. Backward keeps `bits` bits per element in place of x: the code c(x), the number of borders less than x, and
-/// gives grad_x = levels[c(x)] grad_y. Borders and levels are the best step function for the derivative on [-100, 100] in the sense of least squares
-/// (Novikov et al. 2022, section 3; `fewbit_table`). Any shape; f32, f64, bf16, f16. A NaN takes the last level; integers are a DTypeError. Not differentiable twice.
-#define DROPIN_FEWBIT(NAME, OPTIONS, FUNCTION)                               \
-  class FewBit##NAME : public detail::FewBitTabled<FewBit##NAME, OPTIONS> {  \
-   public:                                                                   \
+/// The result is the standard function's, exactly. Backward keeps `bits` bits per element in place
+/// of x: the code c(x), the number of borders less than x, and gives grad_x = levels[c(x)] grad_y.
+/// Borders and levels are the best step function for the derivative on [-100, 100] in the sense of
+/// least squares (Novikov et al. 2022, section 3; `fewbit_table`). Any shape; f32, f64, bf16, f16.
+/// A NaN takes the last level; integers are a DTypeError. Not differentiable twice.
+#define DROPIN_FEWBIT(NAME, OPTIONS, FUNCTION)                                                 \
+  class FewBit##NAME : public detail::FewBitTabled<FewBit##NAME, OPTIONS> {                    \
+   public:                                                                                     \
     static constexpr const char* kSummary = #NAME " with a few bits per element for backward"; \
-    static constexpr const char* kReplaces = #NAME;                          \
-    static constexpr const char* kFunction = FUNCTION;                       \
-    explicit FewBit##NAME(const OPTIONS& o = {}) : FewBitTabled(o) {}        \
+    static constexpr const char* kReplaces = #NAME;                                            \
+    static constexpr const char* kFunction = FUNCTION;                                         \
+    explicit FewBit##NAME(const OPTIONS& o = {}) : FewBitTabled(o) {}                          \
   }
 DROPIN_FEWBIT(GELU, FewBitOptions, "gelu");
 DROPIN_FEWBIT(SiLU, FewBitOptions, "silu");
@@ -119,19 +135,21 @@ DROPIN_FEWBIT(Softsign, FewBitEvenOptions, "softsign");
 DROPIN_FEWBIT(Tanhshrink, FewBitEvenOptions, "tanhshrink");
 #undef DROPIN_FEWBIT
 
-/// The result and the gradient are the standard function's, exactly: its derivative has two values, and backward keeps one bit per element that says which
-/// (Novikov et al. 2022). Any shape; f32, f64, bf16, f16; integers are a DTypeError. Not differentiable twice.
-#define DROPIN_FEWBIT_EXACT(NAME, OPTIONS, ...)                              \
-  class FewBit##NAME : public detail::FewBitExact<FewBit##NAME, OPTIONS> {   \
-   public:                                                                   \
+/// The result and the gradient are the standard function's, exactly: its derivative has two values,
+/// and backward keeps one bit per element that says which (Novikov et al. 2022). Any shape; f32,
+/// f64, bf16, f16; integers are a DTypeError. Not differentiable twice.
+#define DROPIN_FEWBIT_EXACT(NAME, OPTIONS, ...)                                             \
+  class FewBit##NAME : public detail::FewBitExact<FewBit##NAME, OPTIONS> {                  \
+   public:                                                                                  \
     static constexpr const char* kSummary = #NAME " with one bit per element for backward"; \
-    static constexpr const char* kReplaces = #NAME;                          \
-    explicit FewBit##NAME(const OPTIONS& o = {}) : FewBitExact(o) {}         \
-    static FewBitFunctionSpec spec(const OPTIONS& o) { __VA_ARGS__ }         \
+    static constexpr const char* kReplaces = #NAME;                                         \
+    explicit FewBit##NAME(const OPTIONS& o = {}) : FewBitExact(o) {}                        \
+    static FewBitFunctionSpec spec(const OPTIONS& o) { __VA_ARGS__ }                        \
   }
 DROPIN_FEWBIT_EXACT(ReLU, NoOptions, return {.function = "relu"};);
 DROPIN_FEWBIT_EXACT(ReLU6, NoOptions, return {.function = "relu6"};);
-DROPIN_FEWBIT_EXACT(LeakyReLU, LeakyReLUOptions, return {.function = "leaky_relu", .a = o.negative_slope};);
+DROPIN_FEWBIT_EXACT(LeakyReLU, LeakyReLUOptions,
+                    return {.function = "leaky_relu", .a = o.negative_slope};);
 DROPIN_FEWBIT_EXACT(Hardtanh, HardtanhOptions, HardtanhOptions::check(who(), o);
                     return {.function = "hardtanh", .a = o.min_val, .b = o.max_val};);
 DROPIN_FEWBIT_EXACT(Hardsigmoid, NoOptions, return {.function = "hardsigmoid"};);
@@ -139,7 +157,8 @@ DROPIN_FEWBIT_EXACT(Hardshrink, ShrinkOptions, ShrinkOptions::check(who(), o);
                     return {.function = "hardshrink", .a = o.lambda};);
 DROPIN_FEWBIT_EXACT(Softshrink, ShrinkOptions, ShrinkOptions::check(who(), o);
                     return {.function = "softshrink", .a = o.lambda};);
-DROPIN_FEWBIT_EXACT(Threshold, ThresholdOptions, return {.function = "threshold", .a = o.threshold, .b = o.value};);
+DROPIN_FEWBIT_EXACT(Threshold, ThresholdOptions,
+                    return {.function = "threshold", .a = o.threshold, .b = o.value};);
 #undef DROPIN_FEWBIT_EXACT
 
 struct FewBitStepwiseOptions {
@@ -150,7 +169,9 @@ struct FewBitStepwiseOptions {
     using O = FewBitStepwiseOptions;
     f("borders", &O::borders, "strictly increasing; one fewer than levels");
     f("levels", &O::levels, "values of the derivative between the borders; at most 256");
-    f("function", &O::function, "gelu, silu, sigmoid, tanh, selu, elu, celu, softplus, logsigmoid, mish, hardswish, softsign, tanhshrink or relu");
+    f("function", &O::function,
+      "gelu, silu, sigmoid, tanh, selu, elu, celu, softplus, logsigmoid, mish, hardswish, "
+      "softsign, tanhshrink or relu");
     f("fold", &O::fold, "borders and levels are for |x|");
   }
 };
@@ -160,14 +181,23 @@ class FewBitStepwise : public Component<FewBitStepwise, FewBitStepwiseOptions, A
   static constexpr const char* kSummary = "an activation whose derivative is a given step function";
   static constexpr const char* kPaper = "Novikov et al. 2022, arXiv 2202.00441";
   static bool surrogate_gradient(const FewBitStepwiseOptions&) { return true; }
-  static std::vector<std::string> examples() { return {R"({"borders": [0.5, 1.5], "levels": [0.9, 0.4, 0.1], "function": "tanh", "fold": true})"}; }
+  static std::vector<std::string> examples() {
+    return {
+        R"({"borders": [0.5, 1.5], "levels": [0.9, 0.4, 0.1], "function": "tanh", "fold": true})"};
+  }
   explicit FewBitStepwise(const FewBitStepwiseOptions& o = {});
-  FewBitStepwise(const std::vector<double>& borders, const std::vector<double>& levels, std::string function)
+  FewBitStepwise(const std::vector<double>& borders, const std::vector<double>& levels,
+                 std::string function)
       : FewBitStepwise(FewBitStepwiseOptions{borders, levels, std::move(function)}) {}
-  Tensor forward(const Tensor& x) override { return fewbit_activation(x, spec_, *borders_, *levels_); }
+  Tensor forward(const Tensor& x) override {
+    return fewbit_activation(x, spec_, *borders_, *levels_);
+  }
 
  protected:
-  void translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>&) const override { detail::check_fewbit_state(who(), state, prefix); }
+  void translate_state(StateDict& state, const std::string& prefix,
+                       std::vector<std::string>&) const override {
+    detail::check_fewbit_state(who(), state, prefix);
+  }
 
  private:
   FewBitFunctionSpec spec_;

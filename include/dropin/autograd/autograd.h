@@ -29,7 +29,8 @@ struct no_grad : GradMode {
 struct enable_grad : GradMode {
   enable_grad() : GradMode(true) {}
 };
-/// While alive, backward throws AutogradError naming the operation whose gradient is the first to hold a NaN.
+/// While alive, backward throws AutogradError naming the operation whose gradient is the first to
+/// hold a NaN.
 class detect_anomaly {
  public:
   explicit detect_anomaly(bool on = true);
@@ -39,12 +40,14 @@ class detect_anomaly {
   bool before_;
 };
 
-/// Gradients of sum_i outputs[i] * grad_outputs[i] with respect to `inputs`; leaves' grad() stay as they are. An input that took
-/// no part: AutogradError, or an undefined tensor when allow_unused. grad_outputs may be empty when every output is a scalar.
-Tensors grad(const Tensors& outputs, const Tensors& inputs, const Tensors& grad_outputs = {}, bool retain_graph = false, bool create_graph = false,
-             bool allow_unused = false);
+/// Gradients of sum_i outputs[i] * grad_outputs[i] with respect to `inputs`; leaves' grad() stay as
+/// they are. An input that took no part: AutogradError, or an undefined tensor when allow_unused.
+/// grad_outputs may be empty when every output is a scalar.
+Tensors grad(const Tensors& outputs, const Tensors& inputs, const Tensors& grad_outputs = {},
+             bool retain_graph = false, bool create_graph = false, bool allow_unused = false);
 /// Accumulates into the leaves' grad(). The graph is freed unless retain_graph.
-void backward(const Tensors& outputs, const Tensors& grad_outputs = {}, bool retain_graph = false, bool create_graph = false);
+void backward(const Tensors& outputs, const Tensors& grad_outputs = {}, bool retain_graph = false,
+              bool create_graph = false);
 
 class Node;
 
@@ -66,13 +69,14 @@ class SavedTensor {
 class Node : public RefCounted {
  public:
   struct Edge {
-    Ref<Node> node;       ///< the operation that made the input, or null
+    Ref<Node> node;        ///< the operation that made the input, or null
     Ref<TensorImpl> leaf;  ///< the leaf the gradient accumulates into, or null
     int output = 0;
   };
   Node(const char* name, int outputs);
   ~Node() override;
-  /// Gradients of the inputs (undefined ones are zero) from those of the outputs (undefined ones are zero).
+  /// Gradients of the inputs (undefined ones are zero) from those of the outputs (undefined ones
+  /// are zero).
   virtual Tensors apply(const Tensors& gys) = 0;
   void release_saved();
 
@@ -106,15 +110,19 @@ namespace detail {
 
 bool any_requires_grad(const Tensor* inputs, std::size_t n);
 /// Ties outputs to the node, in place.
-void attach(const Ref<Node>& node, Tensor* ys, std::size_t ny, const Tensor* inputs, std::size_t n, const Tensor* saved, std::size_t ns);
+void attach(const Ref<Node>& node, Tensor* ys, std::size_t ny, const Tensor* inputs, std::size_t n,
+            const Tensor* saved, std::size_t ns);
 
-template <class F> class LambdaNode final : public Node {
+template <class F>
+class LambdaNode final : public Node {
  public:
   LambdaNode(const char* name, int outputs, F f) : Node(name, outputs), f_(std::move(f)) {}
   Tensors apply(const Tensors& gys) override {
     Saved s(*this);
-    if constexpr (std::is_invocable_v<F&, const Saved&, const Tensor&>) return f_(s, gys[0]);
-    else return f_(s, gys);
+    if constexpr (std::is_invocable_v<F&, const Saved&, const Tensor&>)
+      return f_(s, gys[0]);
+    else
+      return f_(s, gys);
   }
 
  private:
@@ -123,43 +131,60 @@ template <class F> class LambdaNode final : public Node {
 
 }  // namespace detail
 
-/// Records y = name(inputs). `backward(const Saved&, const Tensor& gy) -> Tensors` returns one gradient per input (undefined: none); it must be
-/// written in recorded operations, or answer second derivatives itself when grad_enabled(). Nothing is recorded when no input requires a gradient.
-template <class F> Tensor record(const char* name, Tensor y, const Tensor* inputs, std::size_t n, const Tensor* saved, std::size_t ns, F&& backward) {
+/// Records y = name(inputs). `backward(const Saved&, const Tensor& gy) -> Tensors` returns one
+/// gradient per input (undefined: none); it must be written in recorded operations, or answer
+/// second derivatives itself when grad_enabled(). Nothing is recorded when no input requires a
+/// gradient.
+template <class F>
+Tensor record(const char* name, Tensor y, const Tensor* inputs, std::size_t n, const Tensor* saved,
+              std::size_t ns, F&& backward) {
   if (!detail::any_requires_grad(inputs, n)) return y;
   Ref<Node> node(new detail::LambdaNode<std::decay_t<F>>(name, 1, std::forward<F>(backward)));
   detail::attach(node, &y, 1, inputs, n, saved, ns);
   return y;
 }
 template <class F>
-Tensor record(const char* name, Tensor y, std::initializer_list<Tensor> inputs, std::initializer_list<Tensor> saved, F&& backward) {
-  return record(name, std::move(y), inputs.begin(), inputs.size(), saved.begin(), saved.size(), std::forward<F>(backward));
+Tensor record(const char* name, Tensor y, std::initializer_list<Tensor> inputs,
+              std::initializer_list<Tensor> saved, F&& backward) {
+  return record(name, std::move(y), inputs.begin(), inputs.size(), saved.begin(), saved.size(),
+                std::forward<F>(backward));
 }
-/// The same for several outputs: `backward(const Saved&, const Tensors& gys)`; gradients of unused outputs arrive undefined.
-template <class F> Tensors record_many(const char* name, Tensors ys, const Tensors& inputs, const Tensors& saved, F&& backward) {
+/// The same for several outputs: `backward(const Saved&, const Tensors& gys)`; gradients of unused
+/// outputs arrive undefined.
+template <class F>
+Tensors record_many(const char* name, Tensors ys, const Tensors& inputs, const Tensors& saved,
+                    F&& backward) {
   if (!detail::any_requires_grad(inputs.data(), inputs.size())) return ys;
-  Ref<Node> node(new detail::LambdaNode<std::decay_t<F>>(name, static_cast<int>(ys.size()), std::forward<F>(backward)));
-  detail::attach(node, ys.data(), ys.size(), inputs.data(), inputs.size(), saved.data(), saved.size());
+  Ref<Node> node(new detail::LambdaNode<std::decay_t<F>>(name, static_cast<int>(ys.size()),
+                                                         std::forward<F>(backward)));
+  detail::attach(node, ys.data(), ys.size(), inputs.data(), inputs.size(), saved.data(),
+                 saved.size());
   return ys;
 }
 
 namespace detail {
-/// x itself as the result of a recorded operation, so that a gradient can be asked of this use of it alone.
+/// x itself as the result of a recorded operation, so that a gradient can be asked of this use of
+/// it alone.
 inline Tensor identity(const Tensor& x) {
   if (!x.defined() || !x.requires_grad()) return x;
-  return record("identity", x.detach(), {x}, {}, [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
+  return record("identity", x.detach(), {x}, {},
+                [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
 }
 }  // namespace detail
 
-/// Second derivatives of a fused op: the recorded gradients of its plain definition, `plain(inputs) -> Tensor`. Call from a backward function when
-/// grad_enabled(), with the op's inputs in order; gy is the gradient of its result.
-template <class Plain> Tensors plain_gradients(const Saved& s, const Tensors& inputs, const Tensor& gy, Plain&& plain) {
+/// Second derivatives of a fused op: the recorded gradients of its plain definition, `plain(inputs)
+/// -> Tensor`. Call from a backward function when grad_enabled(), with the op's inputs in order; gy
+/// is the gradient of its result.
+template <class Plain>
+Tensors plain_gradients(const Saved& s, const Tensors& inputs, const Tensor& gy, Plain&& plain) {
   Tensors used, wanted;
   for (int i = 0; i < s.inputs(); ++i) {
-    used.push_back(detail::identity(inputs[static_cast<std::size_t>(i)]));  // one tensor may be several inputs
+    used.push_back(
+        detail::identity(inputs[static_cast<std::size_t>(i)]));  // one tensor may be several inputs
     if (s.needs(i)) wanted.push_back(used.back());
   }
-  const Tensors g = grad({plain(used)}, wanted, {gy}, /*retain_graph=*/true, /*create_graph=*/true, /*allow_unused=*/true);
+  const Tensors g = grad({plain(used)}, wanted, {gy}, /*retain_graph=*/true, /*create_graph=*/true,
+                         /*allow_unused=*/true);
   Tensors all(static_cast<std::size_t>(s.inputs()));
   for (int i = 0, k = 0; i < s.inputs(); ++i)
     if (s.needs(i)) all[static_cast<std::size_t>(i)] = g[static_cast<std::size_t>(k++)];
@@ -176,19 +201,24 @@ struct FunctionContext {
 
 /// A user-defined operation: derive as `struct Exp : Function<Exp>` with
 ///   static Tensor forward(FunctionContext&, const Tensor& x, double k);      (or Tensors)
-///   static Tensors backward(FunctionContext&, const Tensors& gys);           (one gradient per Tensor argument, in order)
+///   static Tensors backward(FunctionContext&, const Tensors& gys);           (one gradient per
+///   Tensor argument, in order)
 /// and call Exp::apply(x, 2.0). forward runs unrecorded.
-template <class Self> struct Function {
-  template <class... A> static auto apply(const A&... args) {
+template <class Self>
+struct Function {
+  template <class... A>
+  static auto apply(const A&... args) {
     FunctionContext ctx;
     auto result = [&] {
       no_grad guard;
       return Self::forward(ctx, args...);
     }();
     Tensors inputs;
-    ([&](const auto& a) {
-      if constexpr (std::is_same_v<std::decay_t<decltype(a)>, Tensor>) inputs.push_back(a);
-    }(args), ...);
+    (
+        [&](const auto& a) {
+          if constexpr (std::is_same_v<std::decay_t<decltype(a)>, Tensor>) inputs.push_back(a);
+        }(args),
+        ...);
     auto backward = [count = ctx.to_save.size()](const Saved& s, const Tensors& gys) {
       FunctionContext c;
       for (std::size_t i = 0; i < count; ++i) c.unpacked.push_back(s[static_cast<int>(i)]);
@@ -211,11 +241,16 @@ struct Callable {
 Tensors checkpoint(Callable f, const Tensors& inputs);
 }  // namespace detail
 
-/// Activation checkpointing: runs f(inputs) -> Tensors without keeping anything but the inputs; backward runs it again (with the random stream
-/// as it was) and goes on from there. Parameters used inside receive their gradients.
-template <class F> Tensors checkpoint(F f, const Tensors& inputs) {
-  return detail::checkpoint({new F(std::move(f)), [](void* s, const Tensors& x) -> Tensors { return (*static_cast<F*>(s))(x); },
-                             [](void* s) { delete static_cast<F*>(s); }}, inputs);
+/// Activation checkpointing: runs f(inputs) -> Tensors without keeping anything but the inputs;
+/// backward runs it again (with the random stream as it was) and goes on from there. Parameters
+/// used inside receive their gradients.
+template <class F>
+Tensors checkpoint(F f, const Tensors& inputs) {
+  return detail::checkpoint(
+      {new F(std::move(f)),
+       [](void* s, const Tensors& x) -> Tensors { return (*static_cast<F*>(s))(x); },
+       [](void* s) { delete static_cast<F*>(s); }},
+      inputs);
 }
 
 }  // namespace dropin

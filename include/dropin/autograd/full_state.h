@@ -4,7 +4,8 @@
 
 namespace dropin {
 
-/// Asks every 8-bit optimizer to keep 32-bit state for this parameter (StableEmbedding does). Copies of the handle share the mark; clones do not.
+/// Asks every 8-bit optimizer to keep 32-bit state for this parameter (StableEmbedding does).
+/// Copies of the handle share the mark; clones do not.
 void keep_full_state(const Tensor& parameter);
 bool keeps_full_state(const Tensor& parameter);
 

@@ -20,15 +20,20 @@ struct MXConv2dOptions {
     f("out_channels", &O::out_channels, "channels of the output; required");
     f("kernel_size", &O::kernel_size, "required");
     f("stride", &O::stride, "step between windows");
-    f("padding", &O::padding, "zeros on each side, \"same\" (stride 1) or \"tf_same\" (any stride, the odd cell on the right)");
+    f("padding", &O::padding,
+      "zeros on each side, \"same\" (stride 1) or \"tf_same\" (any stride, the odd cell on the "
+      "right)");
     f("dilation", &O::dilation, "step within a window");
     f("groups", &O::groups, "groups of channels that do not mix");
     f("bias", &O::bias, "adds a learnable bias, which is not quantized");
     detail::mx_layer_fields<O>(f);
   }
-  Conv2dOptions conv() const { return {in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias}; }
+  Conv2dOptions conv() const {
+    return {in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias};
+  }
 };
-/// Conv2d with operands in MX formats, y = conv(Q(x), Q(W)) + b: blocks along the channels in forward, along the batch for the weight's gradient. Parameters as Conv2d. Replaces Conv2d.
+/// Conv2d with operands in MX formats, y = conv(Q(x), Q(W)) + b: blocks along the channels in
+/// forward, along the batch for the weight's gradient. Parameters as Conv2d. Replaces Conv2d.
 class MXConv2d : public Component<MXConv2d, MXConv2dOptions, ImageMixer> {
  public:
   static constexpr const char* kSummary = "a Conv2d with operands in microscaling formats";
@@ -43,7 +48,8 @@ class MXConv2d : public Component<MXConv2d, MXConv2dOptions, ImageMixer> {
   bool frozen() const { return stored_.frozen(); }
 
  protected:
-  void translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const override;
+  void translate_state(StateDict& state, const std::string& prefix,
+                       std::vector<std::string>& renamed) const override;
 
  private:
   Shape weight_sizes() const;

@@ -20,7 +20,8 @@ struct MaxPool2dOptions {
     f("ceil_mode", &O::ceil_mode, "keeps a last, partial window");
   }
 };
-/// y[b, c, i, j] = max over u, v of x[b, c, i stride + u, j stride + v], x [B, C, H, W]. torch.nn.MaxPool2d.
+/// y[b, c, i, j] = max over u, v of x[b, c, i stride + u, j stride + v], x [B, C, H, W].
+/// torch.nn.MaxPool2d.
 class MaxPool2d : public Component<MaxPool2d, MaxPool2dOptions, Layer> {
  public:
   static constexpr const char* kSummary = "greatest value of each window";
@@ -47,7 +48,8 @@ struct AvgPool2dOptions {
     f("divisor_override", &O::divisor_override, "divides by this instead; 0: off");
   }
 };
-/// y[b, c, i, j] = mean over u, v of x[b, c, i stride + u, j stride + v], x [B, C, H, W]. torch.nn.AvgPool2d.
+/// y[b, c, i, j] = mean over u, v of x[b, c, i stride + u, j stride + v], x [B, C, H, W].
+/// torch.nn.AvgPool2d.
 class AvgPool2d : public Component<AvgPool2d, AvgPool2dOptions, Layer> {
  public:
   static constexpr const char* kSummary = "mean of each window";
@@ -60,16 +62,22 @@ class AvgPool2d : public Component<AvgPool2d, AvgPool2dOptions, Layer> {
 
 struct AdaptiveAvgPool2dOptions {
   Size2 output_size = 0;  ///< required
-  static void fields(auto&& f) { f("output_size", &AdaptiveAvgPool2dOptions::output_size, "size of the output; required"); }
+  static void fields(auto&& f) {
+    f("output_size", &AdaptiveAvgPool2dOptions::output_size, "size of the output; required");
+  }
 };
-/// Mean over rows floor(i H / h) to ceil((i + 1) H / h) - 1 and likewise columns, for output_size h x w. x [B, C, H, W]. torch.nn.AdaptiveAvgPool2d.
+/// Mean over rows floor(i H / h) to ceil((i + 1) H / h) - 1 and likewise columns, for output_size h
+/// x w. x [B, C, H, W]. torch.nn.AdaptiveAvgPool2d.
 class AdaptiveAvgPool2d : public Component<AdaptiveAvgPool2d, AdaptiveAvgPool2dOptions, Layer> {
  public:
   static constexpr const char* kSummary = "mean of each cell of a grid";
   explicit AdaptiveAvgPool2d(const AdaptiveAvgPool2dOptions& o) : Component(o) {
-    DROPIN_CHECK(o.output_size.h > 0 && o.output_size.w > 0, OptionError, who(), ": output_size must be positive");
+    DROPIN_CHECK(o.output_size.h > 0 && o.output_size.w > 0, OptionError, who(),
+                 ": output_size must be positive");
   }
-  Tensor forward(const Tensor& x) override { return adaptive_avg_pool2d(x, options_.output_size.pair()); }
+  Tensor forward(const Tensor& x) override {
+    return adaptive_avg_pool2d(x, options_.output_size.pair());
+  }
 };
 
 }  // namespace dropin

@@ -14,16 +14,36 @@ class Shape;
 struct Device;
 
 /// Base of everything dropin throws. what() says who, what was expected, what came.
-class Error : public std::runtime_error { using std::runtime_error::runtime_error; };
-class ShapeError : public Error { using Error::Error; };        ///< sizes that do not fit
-class DTypeError : public Error { using Error::Error; };        ///< element types that do not fit
-class DeviceError : public Error { using Error::Error; };       ///< no such device, mixed devices, no kernel there
-class OptionError : public Error { using Error::Error; };       ///< unknown name or option, value out of range
-class IndexError : public Error { using Error::Error; };        ///< index or dimension out of range
-class FileError : public Error { using Error::Error; };         ///< missing, malformed or unwritable file
-class AutogradError : public Error { using Error::Error; };     ///< misuse of the tape
-class StateError : public Error { using Error::Error; };        ///< a state_dict that does not fit
-class OutOfMemoryError : public Error { using Error::Error; };  ///< the allocator failed; the library still works
+class Error : public std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+class ShapeError : public Error {
+  using Error::Error;
+};  ///< sizes that do not fit
+class DTypeError : public Error {
+  using Error::Error;
+};  ///< element types that do not fit
+class DeviceError : public Error {
+  using Error::Error;
+};  ///< no such device, mixed devices, no kernel there
+class OptionError : public Error {
+  using Error::Error;
+};  ///< unknown name or option, value out of range
+class IndexError : public Error {
+  using Error::Error;
+};  ///< index or dimension out of range
+class FileError : public Error {
+  using Error::Error;
+};  ///< missing, malformed or unwritable file
+class AutogradError : public Error {
+  using Error::Error;
+};  ///< misuse of the tape
+class StateError : public Error {
+  using Error::Error;
+};  ///< a state_dict that does not fit
+class OutOfMemoryError : public Error {
+  using Error::Error;
+};  ///< the allocator failed; the library still works
 
 /// One piece of a message.
 class Part {
@@ -58,7 +78,10 @@ class Part {
 std::string join(std::initializer_list<Part> parts);
 
 /// Throws E with the joined parts.
-template <class E = Error> [[noreturn, gnu::cold, gnu::noinline]] void fail(std::initializer_list<Part> parts) { throw E(join(parts)); }
+template <class E = Error>
+[[noreturn, gnu::cold, gnu::noinline]] void fail(std::initializer_list<Part> parts) {
+  throw E(join(parts));
+}
 
 /// Writes "dropin: warning: ..." to stderr, once per message in a process.
 [[gnu::cold]] void warn_once(const std::string& message);
@@ -68,8 +91,10 @@ std::string nearest_name(std::string_view name, const std::string* known, std::s
 
 }  // namespace dropin
 
-/// Throws TYPE with the parts when COND is false: DROPIN_CHECK(d % h == 0, OptionError, "X: embed_dim ", d, ...).
-#define DROPIN_CHECK(COND, TYPE, ...)                              \
-  do {                                                             \
-    if (!(COND)) [[unlikely]] ::dropin::fail<::dropin::TYPE>({__VA_ARGS__}); \
+/// Throws TYPE with the parts when COND is false: DROPIN_CHECK(d % h == 0, OptionError, "X:
+/// embed_dim ", d, ...).
+#define DROPIN_CHECK(COND, TYPE, ...)                \
+  do {                                               \
+    if (!(COND)) [[unlikely]]                        \
+      ::dropin::fail<::dropin::TYPE>({__VA_ARGS__}); \
   } while (0)

@@ -1,4 +1,5 @@
-// Options: plain structs whose one field list, `static void fields(auto&& f)`, serves JSON, printing, comparing and the documentation.
+// Options: plain structs whose one field list, `static void fields(auto&& f)`, serves JSON,
+// printing, comparing and the documentation.
 //
 //   struct LinearOptions {
 //     std::int64_t in_features = 0;  ///< required
@@ -34,7 +35,8 @@ struct Size2 {
   std::array<std::int64_t, 2> pair() const { return {h, w}; }
 };
 
-/// Padding of a convolution: a Size2, "same" (PyTorch: stride 1) or "tf_same" (TensorFlow's SAME, any stride).
+/// Padding of a convolution: a Size2, "same" (PyTorch: stride 1) or "tf_same" (TensorFlow's SAME,
+/// any stride).
 struct Padding {
   Size2 size = 0;
   std::string mode;  ///< "", "same" or "tf_same"
@@ -95,23 +97,31 @@ Json field_to_json(const Size2& v);
 Json field_to_json(const Padding& v);
 Json field_to_json(const OneOrMany& v);
 Json field_to_json(const NumberOrName& v);
-template <class T> Json field_to_json(const std::vector<T>& v) {
+template <class T>
+Json field_to_json(const std::vector<T>& v) {
   Json a = Json::array();
   for (const T& x : v) a.push_back(field_to_json(x));
   return a;
 }
-template <class T> Json field_to_json(const std::optional<T>& v) { return v ? field_to_json(*v) : Json(); }
+template <class T>
+Json field_to_json(const std::optional<T>& v) {
+  return v ? field_to_json(*v) : Json();
+}
 
 bool field_from_json(const Json& j, bool& v);
 bool field_from_json(const Json& j, std::int64_t& v);
 bool field_from_json(const Json& j, double& v);
 bool field_from_json(const Json& j, std::string& v);
-inline bool field_from_json(const Json& j, Json& v) { v = j; return true; }
+inline bool field_from_json(const Json& j, Json& v) {
+  v = j;
+  return true;
+}
 bool field_from_json(const Json& j, Size2& v);
 bool field_from_json(const Json& j, Padding& v);
 bool field_from_json(const Json& j, OneOrMany& v);
 bool field_from_json(const Json& j, NumberOrName& v);
-template <class T> bool field_from_json(const Json& j, std::vector<T>& v) {
+template <class T>
+bool field_from_json(const Json& j, std::vector<T>& v) {
   if (!j.is_array()) return false;
   std::vector<T> r(j.size());
   for (std::size_t i = 0; i < j.size(); ++i)
@@ -119,41 +129,89 @@ template <class T> bool field_from_json(const Json& j, std::vector<T>& v) {
   v = std::move(r);
   return true;
 }
-template <class T> bool field_from_json(const Json& j, std::optional<T>& v) {
-  if (j.is_null()) { v.reset(); return true; }
+template <class T>
+bool field_from_json(const Json& j, std::optional<T>& v) {
+  if (j.is_null()) {
+    v.reset();
+    return true;
+  }
   T t{};
   if (!field_from_json(j, t)) return false;
   v = std::move(t);
   return true;
 }
 
-template <class T> std::string field_type(const T*);
-template <> inline std::string field_type(const bool*) { return "bool"; }
-template <> inline std::string field_type(const std::int64_t*) { return "int"; }
-template <> inline std::string field_type(const double*) { return "float"; }
-template <> inline std::string field_type(const std::string*) { return "string"; }
-template <> inline std::string field_type(const Json*) { return "any"; }
-template <> inline std::string field_type(const Size2*) { return "int or [int, int]"; }
-template <> inline std::string field_type(const Padding*) { return "int, [int, int], \"same\" or \"tf_same\""; }
-template <> inline std::string field_type(const OneOrMany*) { return "int or list of int"; }
-template <> inline std::string field_type(const NumberOrName*) { return "float or string"; }
-template <class T> std::string field_type(const std::vector<T>*) { return "list of " + field_type(static_cast<const T*>(nullptr)); }
-template <class T> std::string field_type(const std::optional<T>*) { return field_type(static_cast<const T*>(nullptr)) + " or null"; }
+template <class T>
+std::string field_type(const T*);
+template <>
+inline std::string field_type(const bool*) {
+  return "bool";
+}
+template <>
+inline std::string field_type(const std::int64_t*) {
+  return "int";
+}
+template <>
+inline std::string field_type(const double*) {
+  return "float";
+}
+template <>
+inline std::string field_type(const std::string*) {
+  return "string";
+}
+template <>
+inline std::string field_type(const Json*) {
+  return "any";
+}
+template <>
+inline std::string field_type(const Size2*) {
+  return "int or [int, int]";
+}
+template <>
+inline std::string field_type(const Padding*) {
+  return "int, [int, int], \"same\" or \"tf_same\"";
+}
+template <>
+inline std::string field_type(const OneOrMany*) {
+  return "int or list of int";
+}
+template <>
+inline std::string field_type(const NumberOrName*) {
+  return "float or string";
+}
+template <class T>
+std::string field_type(const std::vector<T>*) {
+  return "list of " + field_type(static_cast<const T*>(nullptr));
+}
+template <class T>
+std::string field_type(const std::optional<T>*) {
+  return field_type(static_cast<const T*>(nullptr)) + " or null";
+}
 
-[[noreturn]] void unknown_option(std::string_view who, const std::string& name, const std::vector<FieldInfo>& fields);
-[[noreturn]] void wrong_option(std::string_view who, const char* name, const std::string& type, const Json& got);
+[[noreturn]] void unknown_option(std::string_view who, const std::string& name,
+                                 const std::vector<FieldInfo>& fields);
+[[noreturn]] void wrong_option(std::string_view who, const char* name, const std::string& type,
+                               const Json& got);
 
 /// Adapts a visitor f(name, member, doc) so that fields() may leave the doc out.
-template <class F> struct Visitor {
+template <class F>
+struct Visitor {
   F f;
-  template <class M> void operator()(const char* name, M member, const char* doc = "") { f(name, member, doc); }
+  template <class M>
+  void operator()(const char* name, M member, const char* doc = "") {
+    f(name, member, doc);
+  }
 };
-template <class O, class F> void visit_fields(F&& f) { O::fields(Visitor<F&>{f}); }
+template <class O, class F>
+void visit_fields(F&& f) {
+  O::fields(Visitor<F&>{f});
+}
 
 }  // namespace detail
 
 /// The option table, with the defaults of O{}.
-template <class O> std::vector<FieldInfo> option_fields() {
+template <class O>
+std::vector<FieldInfo> option_fields() {
   std::vector<FieldInfo> r;
   const O o{};
   detail::visit_fields<O>([&](const char* name, auto member, const char* doc) {
@@ -163,14 +221,19 @@ template <class O> std::vector<FieldInfo> option_fields() {
 }
 
 /// All fields as a JSON object.
-template <class O> Json options_to_json(const O& o) {
+template <class O>
+Json options_to_json(const O& o) {
   Json j = Json::object();
-  detail::visit_fields<O>([&](const char* name, auto member, const char*) { j.set(name, detail::field_to_json(o.*member)); });
+  detail::visit_fields<O>([&](const char* name, auto member, const char*) {
+    j.set(name, detail::field_to_json(o.*member));
+  });
   return j;
 }
 
-/// O from a JSON object; fields left out keep their defaults. OptionError naming `who` on an unknown name or a wrong type.
-template <class O> O options_from_json(const Json& j, std::string_view who) {
+/// O from a JSON object; fields left out keep their defaults. OptionError naming `who` on an
+/// unknown name or a wrong type.
+template <class O>
+O options_from_json(const Json& j, std::string_view who) {
   if (!j.is_object()) fail<OptionError>({who, ": options must be a JSON object, got ", j.dump()});
   O o{};
   for (const auto& item : j.items()) {
@@ -180,7 +243,8 @@ template <class O> O options_from_json(const Json& j, std::string_view who) {
     detail::visit_fields<O>([&](const char* name, auto member, const char*) {
       if (key != name) return;
       known = true;
-      if (!detail::field_from_json(value, o.*member)) detail::wrong_option(who, name, detail::field_type(&(o.*member)), value);
+      if (!detail::field_from_json(value, o.*member))
+        detail::wrong_option(who, name, detail::field_type(&(o.*member)), value);
     });
     if (!known) detail::unknown_option(who, key, option_fields<O>());
   }
@@ -188,7 +252,8 @@ template <class O> O options_from_json(const Json& j, std::string_view who) {
 }
 
 /// "embed_dim=512, num_heads=8": the fields that differ from their defaults.
-template <class O> std::string options_str(const O& o) {
+template <class O>
+std::string options_str(const O& o) {
   std::string s;
   const O defaults{};
   detail::visit_fields<O>([&](const char* name, auto member, const char*) {
@@ -199,10 +264,15 @@ template <class O> std::string options_str(const O& o) {
   return s;
 }
 
-template <class O> bool options_equal(const O& a, const O& b) { return options_to_json(a) == options_to_json(b); }
+template <class O>
+bool options_equal(const O& a, const O& b) {
+  return options_to_json(a) == options_to_json(b);
+}
 
-/// The unqualified name of a type, from the compiler: the one place where a class gets its registry name.
-template <class T> constexpr std::string_view type_name() {
+/// The unqualified name of a type, from the compiler: the one place where a class gets its registry
+/// name.
+template <class T>
+constexpr std::string_view type_name() {
   std::string_view s = __PRETTY_FUNCTION__;
   const std::size_t begin = s.find("T = ") + 4;
   s = s.substr(begin, s.find_first_of(";]", begin) - begin);

@@ -23,15 +23,24 @@ class RefCounted {
 };
 
 /// Owning pointer to a RefCounted.
-template <class T> class Ref {
+template <class T>
+class Ref {
  public:
   Ref() = default;
-  Ref(T* p) : p_(p) { if (p_) p_->retain(); }
+  Ref(T* p) : p_(p) {
+    if (p_) p_->retain();
+  }
   Ref(const Ref& o) : Ref(o.p_) {}
   Ref(Ref&& o) noexcept : p_(std::exchange(o.p_, nullptr)) {}
-  template <class U> Ref(const Ref<U>& o) : Ref(o.get()) {}
-  Ref& operator=(Ref o) noexcept { std::swap(p_, o.p_); return *this; }
-  ~Ref() { if (p_ && p_->release()) delete p_; }
+  template <class U>
+  Ref(const Ref<U>& o) : Ref(o.get()) {}
+  Ref& operator=(Ref o) noexcept {
+    std::swap(p_, o.p_);
+    return *this;
+  }
+  ~Ref() {
+    if (p_ && p_->release()) delete p_;
+  }
   T* get() const { return p_; }
   T* operator->() const { return p_; }
   T& operator*() const { return *p_; }
@@ -43,13 +52,18 @@ template <class T> class Ref {
 };
 
 /// Sole owner of a heap object; moves, never copies.
-template <class T> class Box {
+template <class T>
+class Box {
  public:
   Box() = default;
   explicit Box(T* p) : p_(p) {}
   Box(Box&& o) noexcept : p_(std::exchange(o.p_, nullptr)) {}
-  template <class U> Box(Box<U>&& o) noexcept : p_(o.release()) {}
-  Box& operator=(Box o) noexcept { std::swap(p_, o.p_); return *this; }
+  template <class U>
+  Box(Box<U>&& o) noexcept : p_(o.release()) {}
+  Box& operator=(Box o) noexcept {
+    std::swap(p_, o.p_);
+    return *this;
+  }
   ~Box() { delete p_; }
   T* get() const { return p_; }
   T* release() { return std::exchange(p_, nullptr); }
@@ -61,6 +75,9 @@ template <class T> class Box {
   T* p_ = nullptr;
 };
 
-template <class T, class... A> Ref<T> make_ref(A&&... a) { return Ref<T>(new T(std::forward<A>(a)...)); }
+template <class T, class... A>
+Ref<T> make_ref(A&&... a) {
+  return Ref<T>(new T(std::forward<A>(a)...));
+}
 
 }  // namespace dropin

@@ -13,8 +13,12 @@ namespace dropin {
 class Shape {
  public:
   Shape() = default;
-  Shape(std::initializer_list<std::int64_t> v) { assign(v.begin(), static_cast<std::int64_t>(v.size())); }
-  Shape(const std::vector<std::int64_t>& v) { assign(v.data(), static_cast<std::int64_t>(v.size())); }
+  Shape(std::initializer_list<std::int64_t> v) {
+    assign(v.begin(), static_cast<std::int64_t>(v.size()));
+  }
+  Shape(const std::vector<std::int64_t>& v) {
+    assign(v.data(), static_cast<std::int64_t>(v.size()));
+  }
   Shape(const std::int64_t* p, std::int64_t n) { assign(p, n); }
 
   int size() const { return n_; }

@@ -15,8 +15,10 @@ struct StableEmbeddingOptions {
     f("padding_idx", &O::padding_idx, "a row that starts at 0 and receives no gradient");
   }
 };
-/// LayerNorm of a table's rows, y = norm(weight[id]) (Dettmers et al. 2022, section 2.3): integer ids [*] -> [*, embedding_dim]. Parameters weight [V, D] (Xavier uniform, the padding
-/// row zero), norm.weight, norm.bias [D]. weight is marked, so that 8-bit optimizers keep 32-bit state for it. Replaces Embedding.
+/// LayerNorm of a table's rows, y = norm(weight[id]) (Dettmers et al. 2022, section 2.3): integer
+/// ids [*] -> [*, embedding_dim]. Parameters weight [V, D] (Xavier uniform, the padding row zero),
+/// norm.weight, norm.bias [D]. weight is marked, so that 8-bit optimizers keep 32-bit state for it.
+/// Replaces Embedding.
 class StableEmbedding : public Component<StableEmbedding, StableEmbeddingOptions, TokenEmbedding> {
  public:
   static constexpr const char* kSummary = "a normalised row per id, for 8-bit optimizers";

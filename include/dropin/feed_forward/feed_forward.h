@@ -39,7 +39,9 @@ class MLP : public Component<MLP, MLPOptions, FeedForward> {
     act_ = Child<Activation>(add_child("act", detail::make_activation(o.activation, who())));
     fc2_ = child<Linear>("fc2", {.in_features = h, .out_features = o.embed_dim, .bias = o.bias});
   }
-  Tensor forward(const Tensor& x) override { return fc2_(dropout(act_(fc1_(x)), options_.dropout, is_training())); }
+  Tensor forward(const Tensor& x) override {
+    return fc2_(dropout(act_(fc1_(x)), options_.dropout, is_training()));
+  }
 
  private:
   Child<Linear> fc1_, fc2_;
@@ -60,7 +62,9 @@ class GatedMLP : public Component<GatedMLP, MLPOptions, FeedForward> {
     up_ = child<Linear>("up", {.in_features = o.embed_dim, .out_features = h, .bias = o.bias});
     down_ = child<Linear>("down", {.in_features = h, .out_features = o.embed_dim, .bias = o.bias});
   }
-  Tensor forward(const Tensor& x) override { return down_(dropout(act_(gate_(x)) * up_(x), options_.dropout, is_training())); }
+  Tensor forward(const Tensor& x) override {
+    return down_(dropout(act_(gate_(x)) * up_(x), options_.dropout, is_training()));
+  }
 
  private:
   Child<Linear> gate_, up_, down_;

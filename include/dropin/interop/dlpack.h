@@ -1,5 +1,6 @@
-// DLPack: tensors to and from other libraries without a copy. The structs are the published ABI (legacy and 1.x), in a namespace of their own so that
-// <dlpack/dlpack.h> may be included beside them; a pointer to one is a pointer to the other.
+// DLPack: tensors to and from other libraries without a copy. The structs are the published ABI
+// (legacy and 1.x), in a namespace of their own so that <dlpack/dlpack.h> may be included beside
+// them; a pointer to one is a pointer to the other.
 #pragma once
 #include <cstdint>
 
@@ -48,13 +49,14 @@ struct DLManagedTensorVersioned {
 
 }  // namespace dlpack
 
-/// A view of the tensor's memory for another library, which calls the deleter when it is done. The tape stays behind: AutogradError when the tensor
-/// requires a gradient; use detach().
+/// A view of the tensor's memory for another library, which calls the deleter when it is done. The
+/// tape stays behind: AutogradError when the tensor requires a gradient; use detach().
 dlpack::DLManagedTensor* to_dlpack(const Tensor& t);
 dlpack::DLManagedTensorVersioned* to_dlpack_versioned(const Tensor& t);
 
-/// A tensor over another library's memory; takes the managed tensor over and calls its deleter with the last reference. On an error (a dtype, device, rank or
-/// version we do not have, negative strides, read-only memory) it is not taken over and stays the caller's.
+/// A tensor over another library's memory; takes the managed tensor over and calls its deleter with
+/// the last reference. On an error (a dtype, device, rank or version we do not have, negative
+/// strides, read-only memory) it is not taken over and stays the caller's.
 Tensor from_dlpack(dlpack::DLManagedTensor* managed);
 Tensor from_dlpack(dlpack::DLManagedTensorVersioned* managed);
 

@@ -1,8 +1,8 @@
 // A small MobileNet-style ConvNet whose parts can be swapped by name.
 #pragma once
 #include "dropin/convolution/conv.h"
-#include "dropin/projection/linear.h"
 #include "dropin/norm/norm.h"
+#include "dropin/projection/linear.h"
 
 namespace dropin {
 
@@ -18,7 +18,8 @@ struct ConvNetOptions {
     f("in_channels", &O::in_channels, "channels of the pictures");
     f("num_classes", &O::num_classes, "classes");
     f("width", &O::width, "channels of the first block; doubled whenever the picture is halved");
-    f("num_blocks", &O::num_blocks, "inverted residual blocks; every second one halves the picture");
+    f("num_blocks", &O::num_blocks,
+      "inverted residual blocks; every second one halves the picture");
     f("expand", &O::expand, "channels inside a block over those outside");
     f("kernel_size", &O::kernel_size, "of the depthwise convolutions, odd");
   }
@@ -37,16 +38,25 @@ struct InvertedResidualOptions {
   }
 };
 
-/// 1x1 expansion, depthwise convolution, 1x1 projection, each with batch norm; the sum with x where shapes allow (Sandler et al. 2018).
+/// 1x1 expansion, depthwise convolution, 1x1 projection, each with batch norm; the sum with x where
+/// shapes allow (Sandler et al. 2018).
 class InvertedResidual : public Component<InvertedResidual, InvertedResidualOptions, ImageMixer> {
  public:
   explicit InvertedResidual(const InvertedResidualOptions& o) : Component(o) {
     const std::int64_t inner = o.in_channels * o.expand;
-    expand_ = child<Conv2d>("expand", {.in_channels = o.in_channels, .out_channels = inner, .kernel_size = 1, .bias = false});
+    expand_ = child<Conv2d>(
+        "expand",
+        {.in_channels = o.in_channels, .out_channels = inner, .kernel_size = 1, .bias = false});
     norm1_ = child<BatchNorm2d>("norm1", {.num_features = inner});
-    depthwise_ = child<DepthwiseConv2d>("depthwise", {.channels = inner, .kernel_size = o.kernel_size, .stride = o.stride, .padding = (o.kernel_size - 1) / 2, .bias = false});
+    depthwise_ = child<DepthwiseConv2d>("depthwise", {.channels = inner,
+                                                      .kernel_size = o.kernel_size,
+                                                      .stride = o.stride,
+                                                      .padding = (o.kernel_size - 1) / 2,
+                                                      .bias = false});
     norm2_ = child<BatchNorm2d>("norm2", {.num_features = inner});
-    project_ = child<Conv2d>("project", {.in_channels = inner, .out_channels = o.out_channels, .kernel_size = 1, .bias = false});
+    project_ = child<Conv2d>(
+        "project",
+        {.in_channels = inner, .out_channels = o.out_channels, .kernel_size = 1, .bias = false});
     norm3_ = child<BatchNorm2d>("norm3", {.num_features = o.out_channels});
   }
   Tensor forward(const Tensor& x) override {
@@ -61,7 +71,8 @@ class InvertedResidual : public Component<InvertedResidual, InvertedResidualOpti
   Child<BatchNorm2d> norm1_, norm2_, norm3_;
 };
 
-/// Pictures [B, C, H, W] -> logits [B, num_classes]: a 3x3 stem, inverted residual blocks, global mean, linear.
+/// Pictures [B, C, H, W] -> logits [B, num_classes]: a 3x3 stem, inverted residual blocks, global
+/// mean, linear.
 class ConvNet : public Component<ConvNet, ConvNetOptions, Module> {
  public:
   static constexpr const char* kFamily = "Model";
@@ -69,15 +80,24 @@ class ConvNet : public Component<ConvNet, ConvNetOptions, Module> {
   static constexpr const char* kSample = R"({"in_channels": 1, "width": 4, "num_blocks": 2})";
   static std::vector<std::int64_t> sample_input() { return {1, 8, 8}; }
   explicit ConvNet(const ConvNetOptions& o) : Component(o) {
-    DROPIN_CHECK(o.width > 0 && o.num_blocks > 0 && o.expand > 0 && o.kernel_size % 2 == 1, OptionError, who(),
+    DROPIN_CHECK(o.width > 0 && o.num_blocks > 0 && o.expand > 0 && o.kernel_size % 2 == 1,
+                 OptionError, who(),
                  ": width, num_blocks and expand must be positive and kernel_size odd");
-    stem_ = child<Conv2d>("stem", {.in_channels = o.in_channels, .out_channels = o.width, .kernel_size = 3, .padding = 1, .bias = false});
+    stem_ = child<Conv2d>("stem", {.in_channels = o.in_channels,
+                                   .out_channels = o.width,
+                                   .kernel_size = 3,
+                                   .padding = 1,
+                                   .bias = false});
     norm_ = child<BatchNorm2d>("norm", {.num_features = o.width});
     std::int64_t c = o.width;
     for (std::int64_t i = 0; i < o.num_blocks; ++i) {
       const bool halve = i % 2 == 0;
-      blocks_.push_back(child<InvertedResidual>("block" + std::to_string(i), {.in_channels = c, .out_channels = halve ? 2 * c : c, .stride = halve ? 2 : 1, .expand = o.expand,
-                                                                              .kernel_size = o.kernel_size}));
+      blocks_.push_back(
+          child<InvertedResidual>("block" + std::to_string(i), {.in_channels = c,
+                                                                .out_channels = halve ? 2 * c : c,
+                                                                .stride = halve ? 2 : 1,
+                                                                .expand = o.expand,
+                                                                .kernel_size = o.kernel_size}));
       if (halve) c *= 2;
     }
     head_ = child<Linear>("head", {.in_features = c, .out_features = o.num_classes});
@@ -88,7 +108,9 @@ class ConvNet : public Component<ConvNet, ConvNetOptions, Module> {
     return head_(mean(h, {2, 3}));
   }
   Tensor operator()(const Tensor& x) { return forward(x); }
-  NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
+  NamedTensors call(const NamedTensors& in) override {
+    return {{"y", forward(in.get("x", type()))}};
+  }
 
  private:
   Child<Conv2d> stem_;

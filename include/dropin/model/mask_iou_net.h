@@ -15,9 +15,11 @@ struct FastMaskIoUNetOptions {
     f("channels", &O::channels, "widths of the 3x3 convolutions, each of which halves the mask");
   }
 };
-/// Predicts the IoU of a mask with the truth for every class (YOLACT++, Bolya et al. 2022, section 5): unpadded 3x3 convolutions of stride 2, a 1x1, ReLU after each, the
-/// greatest value over the mask. x [N, 1, h, w]: soft masks, cropped, not thresholded -> [N, num_classes], at least 0. Parameters maskiou_net.<2 i>.weight and .bias.
-/// Errors: ShapeError when a side is too small for the layers (63 for five).
+/// Predicts the IoU of a mask with the truth for every class (YOLACT++, Bolya et al. 2022, section
+/// 5): unpadded 3x3 convolutions of stride 2, a 1x1, ReLU after each, the greatest value over the
+/// mask. x [N, 1, h, w]: soft masks, cropped, not thresholded -> [N, num_classes], at least 0.
+/// Parameters maskiou_net.<2 i>.weight and .bias. Errors: ShapeError when a side is too small for
+/// the layers (63 for five).
 class FastMaskIoUNet : public Component<FastMaskIoUNet, FastMaskIoUNetOptions, Module> {
  public:
   static constexpr const char* kFamily = "Model";
@@ -28,9 +30,12 @@ class FastMaskIoUNet : public Component<FastMaskIoUNet, FastMaskIoUNetOptions, M
   explicit FastMaskIoUNet(const FastMaskIoUNetOptions& o);
   Tensor forward(const Tensor& x);
   Tensor operator()(const Tensor& x) { return forward(x); }
-  /// The prediction for one class per mask, [N], computing nothing for the others; classes int64 [N]. IndexError for a class outside [0, num_classes).
+  /// The prediction for one class per mask, [N], computing nothing for the others; classes int64
+  /// [N]. IndexError for a class outside [0, num_classes).
   Tensor forward(const Tensor& x, const Tensor& classes);
-  NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", who()))}}; }
+  NamedTensors call(const NamedTensors& in) override {
+    return {{"y", forward(in.get("x", who()))}};
+  }
 
  private:
   void check(const Tensor& x) const;

@@ -1,13 +1,14 @@
 // MixNet: a mobile network of mixed depthwise convolutions.
 #pragma once
-#include "dropin/projection/linear.h"
-#include "dropin/norm/norm.h"
-#include "dropin/module/sequential.h"
 #include "dropin/convolution/mix_conv.h"
+#include "dropin/module/sequential.h"
+#include "dropin/norm/norm.h"
+#include "dropin/projection/linear.h"
 
 namespace dropin {
 
-/// A gate per channel from the mean of each: sigmoid(expand(act(reduce(mean)))) (Hu et al. 2018). Parameters conv_reduce, conv_expand.
+/// A gate per channel from the mean of each: sigmoid(expand(act(reduce(mean)))) (Hu et al. 2018).
+/// Parameters conv_reduce, conv_expand.
 struct SqueezeExciteOptions {
   std::int64_t channels = 0, reduced = 0;  ///< required
   std::string act = "relu";
@@ -41,9 +42,12 @@ struct MixNetBlockOptions {
     f("in_channels", &O::in_channels, "channels of the input; required");
     f("out_channels", &O::out_channels, "channels of the output; required");
     f("expand_ratio", &O::expand_ratio, "channels inside over in_channels; 1: no expansion");
-    f("expand_kernel_size", &O::expand_kernel_size, "kernels of the expansion, one per group of channels");
-    f("dw_kernel_size", &O::dw_kernel_size, "kernels of the depthwise convolution, one per group of channels");
-    f("project_kernel_size", &O::project_kernel_size, "kernels of the projection, one per group of channels");
+    f("expand_kernel_size", &O::expand_kernel_size,
+      "kernels of the expansion, one per group of channels");
+    f("dw_kernel_size", &O::dw_kernel_size,
+      "kernels of the depthwise convolution, one per group of channels");
+    f("project_kernel_size", &O::project_kernel_size,
+      "kernels of the projection, one per group of channels");
     f("stride", &O::stride, "of the depthwise convolution");
     f("se_ratio", &O::se_ratio, "channels of the squeeze over in_channels; 0: none");
     f("act", &O::act, "\"relu\" or \"swish\"");
@@ -53,9 +57,11 @@ struct MixNetBlockOptions {
     f("bn_momentum", &O::bn_momentum, "momentum of the batch norms (PyTorch's sense)");
   }
 };
-/// Inverted residual block of MixNet (Tan & Le 2019, section 4): conv_pw, bn1, act; conv_dw (mixed), bn2, act; se; conv_pwl, bn3; the sum with x when stride 1 and the channels allow.
-/// x [B, C_in, H, W] -> [B, C_out, ceil(H / stride), ceil(W / stride)]. With expand_ratio 1 there is no conv_pw and bn1; the PyTorch port's names for such a block
-/// (conv_dw, bn1, conv_pw, bn2) are accepted.
+/// Inverted residual block of MixNet (Tan & Le 2019, section 4): conv_pw, bn1, act; conv_dw
+/// (mixed), bn2, act; se; conv_pwl, bn3; the sum with x when stride 1 and the channels allow. x [B,
+/// C_in, H, W] -> [B, C_out, ceil(H / stride), ceil(W / stride)]. With expand_ratio 1 there is no
+/// conv_pw and bn1; the PyTorch port's names for such a block (conv_dw, bn1, conv_pw, bn2) are
+/// accepted.
 class MixNetBlock : public Component<MixNetBlock, MixNetBlockOptions, ImageMixer> {
  public:
   static constexpr const char* kSummary = "inverted residual block with mixed depthwise kernels";
@@ -65,7 +71,8 @@ class MixNetBlock : public Component<MixNetBlock, MixNetBlockOptions, ImageMixer
   Tensor forward(const Tensor& x) override;
 
  protected:
-  void translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const override;
+  void translate_state(StateDict& state, const std::string& prefix,
+                       std::vector<std::string>& renamed) const override;
 
  private:
   Child<MixConv2d> conv_pw_, conv_dw_, conv_pwl_;
@@ -85,22 +92,29 @@ struct MixNetOptions {
     f("num_classes", &O::num_classes, "classes");
     f("dropout", &O::dropout, "before the classifier; null: the paper's 0.2 (s) or 0.25 (m, l)");
     f("in_channels", &O::in_channels, "channels of the pictures");
-    f("width_multiplier", &O::width_multiplier, "scales all widths but the head's, rounded to multiples of 8; 0: the variant's, 1 or 1.3 (l)");
+    f("width_multiplier", &O::width_multiplier,
+      "scales all widths but the head's, rounded to multiples of 8; 0: the variant's, 1 or 1.3 "
+      "(l)");
   }
 };
-/// MixNet-S, -M and -L (Tan & Le 2019, figure 5): 4,134,606 parameters for S with 1000 classes. Pictures [B, in_channels, H, W] (224 x 224 in the paper) -> logits [B, num_classes].
-/// Parameters conv_stem, bn1, blocks.<stage>.<index>, conv_head, bn2, classifier, as in the common PyTorch port.
+/// MixNet-S, -M and -L (Tan & Le 2019, figure 5): 4,134,606 parameters for S with 1000 classes.
+/// Pictures [B, in_channels, H, W] (224 x 224 in the paper) -> logits [B, num_classes]. Parameters
+/// conv_stem, bn1, blocks.<stage>.<index>, conv_head, bn2, classifier, as in the common PyTorch
+/// port.
 class MixNet : public Component<MixNet, MixNetOptions, Module> {
  public:
   static constexpr const char* kFamily = "Model";
   static constexpr const char* kSummary = "image classifier of mixed depthwise kernels";
-  static constexpr const char* kSample = R"({"in_channels": 1, "num_classes": 3, "width_multiplier": 0.1, "dropout": 0})";
+  static constexpr const char* kSample =
+      R"({"in_channels": 1, "num_classes": 3, "width_multiplier": 0.1, "dropout": 0})";
   static std::vector<std::int64_t> sample_input() { return {1, 33, 34}; }
   static constexpr const char* kPaper = "Tan & Le 2019, arXiv 1907.09595";
   explicit MixNet(const MixNetOptions& o);
   Tensor forward(const Tensor& x);
   Tensor operator()(const Tensor& x) { return forward(x); }
-  NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", who()))}}; }
+  NamedTensors call(const NamedTensors& in) override {
+    return {{"y", forward(in.get("x", who()))}};
+  }
 
  private:
   double dropout_;

@@ -2,8 +2,8 @@
 #pragma once
 #include "dropin/embedding/embedding.h"
 #include "dropin/feed_forward/feed_forward.h"
-#include "dropin/sequence/multihead_attention.h"
 #include "dropin/norm/norm.h"
+#include "dropin/sequence/multihead_attention.h"
 
 namespace dropin {
 
@@ -26,7 +26,8 @@ struct TransformerOptions {
     f("hidden_dim", &O::hidden_dim, "width inside the feed-forward; 0: 4 embed_dim");
     f("max_len", &O::max_len, "longest sequence, for learned positions");
     f("dropout", &O::dropout, "on attention, feed-forward and residuals, when training");
-    f("rope", &O::rope, "rotary positions instead of learned ones: \"none\", \"half\" or \"interleaved\"");
+    f("rope", &O::rope,
+      "rotary positions instead of learned ones: \"none\", \"half\" or \"interleaved\"");
     f("tie_weights", &O::tie_weights, "the output layer is the embedding, transposed");
   }
 };
@@ -36,9 +37,14 @@ class TransformerBlock : public Component<TransformerBlock, TransformerOptions, 
  public:
   explicit TransformerBlock(const TransformerOptions& o) : Component(o) {
     norm1_ = child<LayerNorm>("norm1", {.normalized_shape = {o.embed_dim}});
-    mixer_ = child<MultiheadAttention>("mixer", {.embed_dim = o.embed_dim, .num_heads = o.num_heads, .dropout = o.dropout, .causal = true, .rope = o.rope});
+    mixer_ = child<MultiheadAttention>("mixer", {.embed_dim = o.embed_dim,
+                                                 .num_heads = o.num_heads,
+                                                 .dropout = o.dropout,
+                                                 .causal = true,
+                                                 .rope = o.rope});
     norm2_ = child<LayerNorm>("norm2", {.normalized_shape = {o.embed_dim}});
-    ff_ = child<MLP>("ff", {.embed_dim = o.embed_dim, .hidden_dim = o.hidden_dim, .dropout = o.dropout});
+    ff_ = child<MLP>("ff",
+                     {.embed_dim = o.embed_dim, .hidden_dim = o.hidden_dim, .dropout = o.dropout});
   }
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) {
     const Tensor h = x + dropout(mixer_->forward(norm1_(x), args), options_.dropout, is_training());
@@ -62,8 +68,9 @@ struct TransformerState {
   std::int64_t length = 0;
 };
 
-/// Decoder-only language model: ids [B, L] int64 -> logits [B, L, vocab_size]. GPT-2's layout: learned positions, pre-norm blocks, tied output:
-/// x = embedding[ids] + positions; per block x += mixer(norm1(x)), x += ffn(norm2(x)); logits = norm(x) W^T.
+/// Decoder-only language model: ids [B, L] int64 -> logits [B, L, vocab_size]. GPT-2's layout:
+/// learned positions, pre-norm blocks, tied output: x = embedding[ids] + positions; per block x +=
+/// mixer(norm1(x)), x += ffn(norm2(x)); logits = norm(x) W^T.
 class Transformer : public Component<Transformer, TransformerOptions, Module> {
  public:
   static constexpr const char* kFamily = "Model";
@@ -74,7 +81,9 @@ class Transformer : public Component<Transformer, TransformerOptions, Module> {
   /// Empty state for generation; step() then takes n >= 1 ids [B, n] and returns their logits.
   TransformerState init_state(std::int64_t batch);
   Tensor step(const Tensor& ids, TransformerState& state);
-  NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
+  NamedTensors call(const NamedTensors& in) override {
+    return {{"y", forward(in.get("x", type()))}};
+  }
 
  private:
   Tensor embed(const Tensor& ids, std::int64_t start);

@@ -48,21 +48,38 @@ struct ChildSlot {
 }  // namespace detail
 
 /// The family a module class belongs to (its `Family` type), or the class itself.
-template <class T> struct family_of { using type = T; };
-template <class T> requires requires { typename T::Family; } struct family_of<T> { using type = typename T::Family; };
+template <class T>
+struct family_of {
+  using type = T;
+};
+template <class T>
+requires requires { typename T::Family; }
+struct family_of<T> {
+  using type = typename T::Family;
+};
 
-/// A handle to a child: calls go to whatever member of T's family stands there now, so that swap() can replace it.
-template <class T> class Child {
+/// A handle to a child: calls go to whatever member of T's family stands there now, so that swap()
+/// can replace it.
+template <class T>
+class Child {
  public:
   using Family = typename family_of<T>::type;
   Child() = default;
   explicit Child(detail::ChildSlot* slot) : slot_(slot) {}
-  template <class U> requires std::is_base_of_v<Family, typename family_of<U>::type> Child(const Child<U>& o) : slot_(o.slot()) {}
-  template <class... A> decltype(auto) operator()(A&&... args) const { return (**this)(std::forward<A>(args)...); }
+  template <class U>
+  requires std::is_base_of_v<Family, typename family_of<U>::type> Child(const Child<U>& o)
+      : slot_(o.slot()) {}
+  template <class... A>
+  decltype(auto) operator()(A&&... args) const {
+    return (**this)(std::forward<A>(args)...);
+  }
   Family& operator*() const { return static_cast<Family&>(*slot_->module); }
   Family* operator->() const { return &**this; }
   /// The child as a T, or null when something else was swapped in.
-  template <class U = T> U* as() const { return dynamic_cast<U*>(slot_->module.get()); }
+  template <class U = T>
+  U* as() const {
+    return dynamic_cast<U*>(slot_->module.get());
+  }
   explicit operator bool() const { return slot_ != nullptr; }
   detail::ChildSlot* slot() const { return slot_; }
 
@@ -75,7 +92,8 @@ struct LoadReport {
   std::vector<std::string> missing, unexpected, misshaped, renamed;
 };
 
-/// Base of every layer. Children and parameters live on the heap: a module may be moved, and kept in vectors.
+/// Base of every layer. Children and parameters live on the heap: a module may be moved, and kept
+/// in vectors.
 class Module {
  public:
   Module() = default;
@@ -90,21 +108,25 @@ class Module {
   virtual Box<Module> make_like() const;
   /// A deep copy: same options, same children (swapped ones too), copied parameters and buffers.
   Box<Module> clone() const;
-  /// Calls the module with named inputs, for programs that know it by name only. Single results are called "y".
+  /// Calls the module with named inputs, for programs that know it by name only. Single results are
+  /// called "y".
   virtual NamedTensors call(const NamedTensors& inputs);
 
   // --- state
-  /// Every parameter (buffer) with its dotted path, in order of creation, children after their parent's own.
+  /// Every parameter (buffer) with its dotted path, in order of creation, children after their
+  /// parent's own.
   std::vector<std::pair<std::string, Tensor>> named_parameters() const;
   std::vector<std::pair<std::string, Tensor>> named_buffers() const;
   Tensors parameters() const;
   std::int64_t num_parameters() const;
   /// Parameters and buffers by dotted path; they share memory with the module.
   StateDict state_dict() const;
-  /// Copies `state` in. strict: StateError listing all missing, unexpected and mis-shaped entries, and nothing is loaded; otherwise what fits is loaded.
-  /// Names of other frameworks that a layer knows (in_proj_weight) are translated first and reported as renamed.
+  /// Copies `state` in. strict: StateError listing all missing, unexpected and mis-shaped entries,
+  /// and nothing is loaded; otherwise what fits is loaded. Names of other frameworks that a layer
+  /// knows (in_proj_weight) are translated first and reported as renamed.
   LoadReport load_state_dict(const StateDict& state, bool strict = true);
-  /// `state` by this module's own names, as load_state_dict reads it: entries that a layer knows from other frameworks are renamed, cut or turned.
+  /// `state` by this module's own names, as load_state_dict reads it: entries that a layer knows
+  /// from other frameworks are renamed, cut or turned.
   StateDict own_names(StateDict state) const;
   void zero_grad();
   Module& requires_grad_(bool on = true);
@@ -113,7 +135,8 @@ class Module {
   bool is_training() const { return training_; }
   Module& train(bool on = true);
   Module& eval() { return train(false); }
-  /// Converts floating-point parameters and buffers in place; optimizers that hold them keep working.
+  /// Converts floating-point parameters and buffers in place; optimizers that hold them keep
+  /// working.
   Module& to(DType dtype);
   Module& to(const Device& device);
 
@@ -124,35 +147,48 @@ class Module {
   void apply(const std::function<void(const std::string&, Module&)>& f);
   /// The tree with types, options and parameter counts.
   std::string str() const;
-  /// Puts another module where the child of that name stands; returns the old one. StateError when there is no such child.
+  /// Puts another module where the child of that name stands; returns the old one. StateError when
+  /// there is no such child.
   Box<Module> replace_child(std::string_view name, Box<Module> with);
 
  protected:
-  /// A learnable tensor. An undefined value names a parameter that these options leave out: it is not part of the state.
+  /// A learnable tensor. An undefined value names a parameter that these options leave out: it is
+  /// not part of the state.
   Tensor& parameter(std::string name, Tensor value);
   /// State that is saved but not learned.
   Tensor& buffer(std::string name, Tensor value);
   /// Constructs a T from its options (or other arguments) as a child.
-  template <class T, class... A> Child<T> child(std::string name, A&&... args) { return Child<T>(add_child(std::move(name), Box<Module>(new T(std::forward<A>(args)...)))); }
+  template <class T, class... A>
+  Child<T> child(std::string name, A&&... args) {
+    return Child<T>(add_child(std::move(name), Box<Module>(new T(std::forward<A>(args)...))));
+  }
   /// The same for braces: child<Linear>("q_proj", {.in_features = 8, ...}).
-  template <class T> Child<T> child(std::string name, const typename T::Options& options) { return Child<T>(add_child(std::move(name), Box<Module>(new T(options)))); }
+  template <class T>
+  Child<T> child(std::string name, const typename T::Options& options) {
+    return Child<T>(add_child(std::move(name), Box<Module>(new T(options))));
+  }
   detail::ChildSlot* add_child(std::string name, Box<Module> module);
-  /// Renames entries under `prefix` that another framework wrote; `renamed` collects lines "old -> new".
-  virtual void translate_state(StateDict&, const std::string& /*prefix*/, std::vector<std::string>& /*renamed*/) const {}
+  /// Renames entries under `prefix` that another framework wrote; `renamed` collects lines "old ->
+  /// new".
+  virtual void translate_state(StateDict&, const std::string& /*prefix*/,
+                               std::vector<std::string>& /*renamed*/) const {}
   /// Called after train(), to() and load_state_dict() so that derived data can be dropped.
   virtual void state_changed() {}
 
  private:
   void copy_state_from(const Module& other);
-  void translate_all(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const;
+  void translate_all(StateDict& state, const std::string& prefix,
+                     std::vector<std::string>& renamed) const;
   std::string tree(int indent) const;
   std::vector<Box<detail::ParameterSlot>> parameters_, buffers_;
   std::vector<Box<detail::ChildSlot>> children_;
   bool training_ = true;
 };
 
-/// Gives Self its name, options and clone. class Linear : public Component<Linear, LinearOptions, Projection>.
-template <class Self, class O, class Base> class Component : public Base {
+/// Gives Self its name, options and clone. class Linear : public Component<Linear, LinearOptions,
+/// Projection>.
+template <class Self, class O, class Base>
+class Component : public Base {
  public:
   using Options = O;
   explicit Component(const O& o) : options_(o) {}

@@ -14,11 +14,13 @@ class Sequential : public Module {
  public:
   Sequential() = default;
   /// Appends T(options or arguments).
-  template <class T, class... A> Sequential& add(A&&... args) {
+  template <class T, class... A>
+  Sequential& add(A&&... args) {
     child<T>(std::to_string(children().size()), std::forward<A>(args)...);
     return *this;
   }
-  template <class T> Sequential& add(const typename T::Options& options) {
+  template <class T>
+  Sequential& add(const typename T::Options& options) {
     child<T>(std::to_string(children().size()), options);
     return *this;
   }
@@ -33,7 +35,9 @@ class Sequential : public Module {
   }
   Tensor operator()(const Tensor& x) { return forward(x); }
   std::string_view type() const override { return "Sequential"; }
-  NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
+  NamedTensors call(const NamedTensors& in) override {
+    return {{"y", forward(in.get("x", type()))}};
+  }
   Box<Module> make_like() const override {
     auto s = Box<Sequential>(new Sequential);
     for (auto& [name, m] : children()) s->add(m->clone());

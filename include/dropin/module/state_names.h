@@ -5,6 +5,7 @@
 namespace dropin::detail {
 
 /// Moves the entry `from`, if there is one, to `to`.
-void rename_state(StateDict& state, const std::string& from, const std::string& to, std::vector<std::string>& renamed);
+void rename_state(StateDict& state, const std::string& from, const std::string& to,
+                  std::vector<std::string>& renamed);
 
 }  // namespace dropin::detail

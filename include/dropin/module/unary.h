@@ -4,14 +4,17 @@
 
 namespace dropin {
 
-/// A family whose members map one tensor to one: `class Norm : public Unary<Norm>` names itself (kFamily) and says what goes in and out (kCall).
-/// call() takes "x" and gives "y".
-template <class Self> class Unary : public Module {
+/// A family whose members map one tensor to one: `class Norm : public Unary<Norm>` names itself
+/// (kFamily) and says what goes in and out (kCall). call() takes "x" and gives "y".
+template <class Self>
+class Unary : public Module {
  public:
   using Family = Self;
   virtual Tensor forward(const Tensor& x) = 0;
   Tensor operator()(const Tensor& x) { return forward(x); }
-  NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("x", type()))}}; }
+  NamedTensors call(const NamedTensors& in) override {
+    return {{"y", forward(in.get("x", type()))}};
+  }
 };
 
 /// Maps a tensor to one without parameters of its own: pooling, dropout.

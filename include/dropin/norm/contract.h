@@ -4,7 +4,8 @@
 
 namespace dropin {
 
-/// Same shape in and out, statistics over features or the batch. Standard members: LayerNorm, BatchNorm2d.
+/// Same shape in and out, statistics over features or the batch. Standard members: LayerNorm,
+/// BatchNorm2d.
 class Norm : public Unary<Norm> {
  public:
   static constexpr const char* kFamily = "Norm";

@@ -11,7 +11,8 @@ struct LayerNormOptions {
   bool bias = true;
   static void fields(auto&& f) {
     using O = LayerNormOptions;
-    f("normalized_shape", &O::normalized_shape, "sizes of the last dimensions, normalised together; required");
+    f("normalized_shape", &O::normalized_shape,
+      "sizes of the last dimensions, normalised together; required");
     f("eps", &O::eps, "added to the variance");
     f("elementwise_affine", &O::elementwise_affine, "learns a weight (and a bias)");
     f("bias", &O::bias, "learns a bias, if affine");
@@ -22,21 +23,26 @@ namespace detail {
 inline Shape checked_shape(std::string_view who, const OneOrMany& sizes) {
   DROPIN_CHECK(!sizes.values.empty(), OptionError, who, ": normalized_shape is required");
   const Shape shape(sizes.values);
-  for (std::int64_t n : shape) DROPIN_CHECK(n > 0, OptionError, who, ": normalized_shape ", shape, " must be positive");
+  for (std::int64_t n : shape)
+    DROPIN_CHECK(n > 0, OptionError, who, ": normalized_shape ", shape, " must be positive");
   return shape;
 }
 }  // namespace detail
 
-/// y = (x - mean) / sqrt(var + eps) * weight + bias, mean and variance (over n) of the last dimensions (Ba et al. 2016). x [*, normalized_shape]. torch.nn.LayerNorm.
+/// y = (x - mean) / sqrt(var + eps) * weight + bias, mean and variance (over n) of the last
+/// dimensions (Ba et al. 2016). x [*, normalized_shape]. torch.nn.LayerNorm.
 class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 over the last dimensions";
   static std::vector<std::int64_t> sample_input() { return {9, 8}; }
-  explicit LayerNorm(const LayerNormOptions& o) : Component(o), shape_(detail::checked_shape(who(), o.normalized_shape)) {
+  explicit LayerNorm(const LayerNormOptions& o)
+      : Component(o), shape_(detail::checked_shape(who(), o.normalized_shape)) {
     weight_ = &parameter("weight", o.elementwise_affine ? ones(shape_) : Tensor());
     bias_ = &parameter("bias", o.elementwise_affine && o.bias ? zeros(shape_) : Tensor());
   }
-  Tensor forward(const Tensor& x) override { return layer_norm(x, shape_, *weight_, *bias_, options_.eps); }
+  Tensor forward(const Tensor& x) override {
+    return layer_norm(x, shape_, *weight_, *bias_, options_.eps);
+  }
 
  private:
   Shape shape_;
@@ -49,31 +55,38 @@ struct RMSNormOptions {
   bool elementwise_affine = true;
   static void fields(auto&& f) {
     using O = RMSNormOptions;
-    f("normalized_shape", &O::normalized_shape, "sizes of the last dimensions, normalised together; required");
+    f("normalized_shape", &O::normalized_shape,
+      "sizes of the last dimensions, normalised together; required");
     f("eps", &O::eps, "added to the mean square");
     f("elementwise_affine", &O::elementwise_affine, "learns a weight");
   }
 };
-/// y = x / sqrt(mean(x^2) + eps) * weight, the mean over the last dimensions (Zhang & Sennrich 2019, equation 4). x [*, normalized_shape]. torch.nn.RMSNorm, but for the default
-/// eps, which is one number for all dtypes. Replaces LayerNorm.
+/// y = x / sqrt(mean(x^2) + eps) * weight, the mean over the last dimensions (Zhang & Sennrich
+/// 2019, equation 4). x [*, normalized_shape]. torch.nn.RMSNorm, but for the default eps, which is
+/// one number for all dtypes. Replaces LayerNorm.
 class RMSNorm : public Component<RMSNorm, RMSNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "x over its root mean square";
   static std::vector<std::int64_t> sample_input() { return {9, 8}; }
   static constexpr const char* kReplaces = "LayerNorm";
   static constexpr const char* kPaper = "Zhang & Sennrich 2019, arXiv 1910.07467";
-  explicit RMSNorm(const RMSNormOptions& o) : Component(o), shape_(detail::checked_shape(who(), o.normalized_shape)) {
+  explicit RMSNorm(const RMSNormOptions& o)
+      : Component(o), shape_(detail::checked_shape(who(), o.normalized_shape)) {
     weight_ = &parameter("weight", o.elementwise_affine ? ones(shape_) : Tensor());
   }
   Tensor forward(const Tensor& x) override {
     bool fits = x.dim() >= shape_.size();
     for (int d = 1; fits && d <= shape_.size(); ++d) fits = x.size(-d) == shape_[shape_.size() - d];
-    DROPIN_CHECK(fits, ShapeError, who(), ": x is ", x.sizes(), ", expected its last dimensions to be ", shape_);
+    DROPIN_CHECK(fits, ShapeError, who(), ": x is ", x.sizes(),
+                 ", expected its last dimensions to be ", shape_);
     if (shape_.size() == 1) return rms_norm(x, *weight_, options_.eps);
     Shape rows;
     for (int d = 0; d < x.dim() - shape_.size(); ++d) rows.push_back(x.size(d));
     rows.push_back(shape_.numel());
-    return rms_norm(x.reshape(rows), weight_->defined() ? weight_->reshape({shape_.numel()}) : Tensor(), options_.eps).reshape(x.sizes());
+    return rms_norm(x.reshape(rows),
+                    weight_->defined() ? weight_->reshape({shape_.numel()}) : Tensor(),
+                    options_.eps)
+        .reshape(x.sizes());
   }
 
  private:
@@ -93,19 +106,21 @@ struct GroupNormOptions {
     f("affine", &O::affine, "learns weight and bias per channel");
   }
 };
-/// y = (x - mean) / sqrt(var + eps) * weight[c] + bias[c], statistics per sample and group of C / num_groups channels (Wu & He 2018). x [B, C, *].
-/// torch.nn.GroupNorm.
+/// y = (x - mean) / sqrt(var + eps) * weight[c] + bias[c], statistics per sample and group of C /
+/// num_groups channels (Wu & He 2018). x [B, C, *]. torch.nn.GroupNorm.
 class GroupNorm : public Component<GroupNorm, GroupNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 per group of channels";
   explicit GroupNorm(const GroupNormOptions& o) : Component(o) {
-    DROPIN_CHECK(o.num_groups > 0 && o.num_channels > 0 && o.num_channels % o.num_groups == 0, OptionError, who(), ": num_channels ", o.num_channels,
+    DROPIN_CHECK(o.num_groups > 0 && o.num_channels > 0 && o.num_channels % o.num_groups == 0,
+                 OptionError, who(), ": num_channels ", o.num_channels,
                  " is not divisible by num_groups ", o.num_groups);
     weight_ = &parameter("weight", o.affine ? ones({o.num_channels}) : Tensor());
     bias_ = &parameter("bias", o.affine ? zeros({o.num_channels}) : Tensor());
   }
   Tensor forward(const Tensor& x) override {
-    DROPIN_CHECK(x.dim() >= 2 && x.size(1) == options_.num_channels, ShapeError, who(), ": x is ", x.sizes(), ", expected [B, ", options_.num_channels, ", *]");
+    DROPIN_CHECK(x.dim() >= 2 && x.size(1) == options_.num_channels, ShapeError, who(), ": x is ",
+                 x.sizes(), ", expected [B, ", options_.num_channels, ", *]");
     return group_norm(x, options_.num_groups, *weight_, *bias_, options_.eps);
   }
 
@@ -124,16 +139,19 @@ struct BatchNorm2dOptions {
     f("eps", &O::eps, "added to the variance");
     f("momentum", &O::momentum, "share of the new statistics; null: cumulative average");
     f("affine", &O::affine, "learns weight and bias per channel");
-    f("track_running_stats", &O::track_running_stats, "keeps running statistics for eval; otherwise batch statistics always");
+    f("track_running_stats", &O::track_running_stats,
+      "keeps running statistics for eval; otherwise batch statistics always");
   }
 };
-/// y = (x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c], statistics per channel over batch and positions when training, the running ones after eval()
-/// (Ioffe & Szegedy 2015). x [B, C, H, W]. Buffers running_mean, running_var (over n - 1), num_batches_tracked. torch.nn.BatchNorm2d.
+/// y = (x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c], statistics per channel over batch
+/// and positions when training, the running ones after eval() (Ioffe & Szegedy 2015). x [B, C, H,
+/// W]. Buffers running_mean, running_var (over n - 1), num_batches_tracked. torch.nn.BatchNorm2d.
 class BatchNorm2d : public Component<BatchNorm2d, BatchNorm2dOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 per channel over the batch";
   explicit BatchNorm2d(const BatchNorm2dOptions& o) : Component(o) {
-    DROPIN_CHECK(o.num_features > 0, OptionError, who(), ": num_features is ", o.num_features, ", expected a positive number");
+    DROPIN_CHECK(o.num_features > 0, OptionError, who(), ": num_features is ", o.num_features,
+                 ", expected a positive number");
     const bool track = o.track_running_stats;
     weight_ = &parameter("weight", o.affine ? ones({o.num_features}) : Tensor());
     bias_ = &parameter("bias", o.affine ? zeros({o.num_features}) : Tensor());
@@ -142,21 +160,27 @@ class BatchNorm2d : public Component<BatchNorm2d, BatchNorm2dOptions, Norm> {
     batches_ = &buffer("num_batches_tracked", track ? zeros({}, kInt64) : Tensor());
   }
   Tensor forward(const Tensor& x) override {
-    DROPIN_CHECK(x.dim() == 4 && x.size(1) == options_.num_features, ShapeError, who(), ": x is ", x.sizes(), ", expected [B, ", options_.num_features, ", H, W]");
+    DROPIN_CHECK(x.dim() == 4 && x.size(1) == options_.num_features, ShapeError, who(), ": x is ",
+                 x.sizes(), ", expected [B, ", options_.num_features, ", H, W]");
     const bool batch = is_training() || !options_.track_running_stats;
     double momentum = options_.momentum.value_or(0);
     if (is_training() && options_.track_running_stats) {
-      DROPIN_CHECK(x.numel() / x.size(1) > 1, ShapeError, who(), ": expected more than 1 value per channel when training, got x of ", x.sizes());
+      DROPIN_CHECK(x.numel() / x.size(1) > 1, ShapeError, who(),
+                   ": expected more than 1 value per channel when training, got x of ", x.sizes());
       batches_->add_(1.0);
       if (!options_.momentum) momentum = 1 / batches_->item();
     }
-    return batch_norm(x, is_training() || !batch ? *mean_ : Tensor(), is_training() || !batch ? *var_ : Tensor(), *weight_, *bias_, batch, momentum, options_.eps);
+    return batch_norm(x, is_training() || !batch ? *mean_ : Tensor(),
+                      is_training() || !batch ? *var_ : Tensor(), *weight_, *bias_, batch, momentum,
+                      options_.eps);
   }
 
  protected:
   /// As torch does for old checkpoints: the counter may be missing beside the other statistics.
-  void translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>&) const override {
-    if (batches_->defined() && state.contains(prefix + "running_mean") && !state.contains(prefix + "num_batches_tracked"))
+  void translate_state(StateDict& state, const std::string& prefix,
+                       std::vector<std::string>&) const override {
+    if (batches_->defined() && state.contains(prefix + "running_mean") &&
+        !state.contains(prefix + "num_batches_tracked"))
       state.set(prefix + "num_batches_tracked", batches_->clone());
   }
 

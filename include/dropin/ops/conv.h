@@ -19,24 +19,30 @@ struct ConvParams {
 /// x [B, C, H, W], w [O, C/g, kh, kw], bias [O] or undefined -> [B, O, H', W'].
 Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const ConvParams& p = {});
 /// x [B, C, L], w [O, C/g, k] -> [B, O, L'].
-Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, std::int64_t stride = 1, std::int64_t pad_begin = 0, std::int64_t pad_end = 0,
-              std::int64_t dilation = 1, std::int64_t groups = 1);
+Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, std::int64_t stride = 1,
+              std::int64_t pad_begin = 0, std::int64_t pad_end = 0, std::int64_t dilation = 1,
+              std::int64_t groups = 1);
 /// One run of channels of a mixed depthwise convolution, with a kernel of its own.
 struct DepthwiseGroup {
   Tensor weight;  ///< [C_i, 1, kh, kw]
   Tensor bias;    ///< [C_i] or undefined
   Pair pad_begin{0, 0}, pad_end{0, 0}, dilation{1, 1};
 };
-/// Depthwise convolution of consecutive channels by several kernel sizes in one pass (MixConv): x [B, sum C_i, H, W] -> [B, sum C_i, H', W'], the same output size for every group.
-/// f32 images stay as they lie: channels-last x (strides of [B, H, W, C]) gives channels-last y.
-Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups, const Pair& stride = {1, 1});
+/// Depthwise convolution of consecutive channels by several kernel sizes in one pass (MixConv): x
+/// [B, sum C_i, H, W] -> [B, sum C_i, H', W'], the same output size for every group. f32 images
+/// stay as they lie: channels-last x (strides of [B, H, W, C]) gives channels-last y.
+Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups,
+                              const Pair& stride = {1, 1});
 /// Total padding of one axis for PyTorch's "same" (stride 1): {left, right}.
 Pair same_padding(std::int64_t kernel, std::int64_t dilation);
-/// TensorFlow's SAME for any stride: output ceil(n / stride); {left, right}, the odd cell on the right.
-Pair tf_same_padding(std::int64_t n, std::int64_t kernel, std::int64_t stride, std::int64_t dilation);
+/// TensorFlow's SAME for any stride: output ceil(n / stride); {left, right}, the odd cell on the
+/// right.
+Pair tf_same_padding(std::int64_t n, std::int64_t kernel, std::int64_t stride,
+                     std::int64_t dilation);
 
 namespace plain {
-Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups, const Pair& stride);
+Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups,
+                              const Pair& stride);
 }  // namespace plain
 
 struct PoolParams {

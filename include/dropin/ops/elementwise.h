@@ -1,4 +1,5 @@
-// Elementwise functions with broadcasting and PyTorch's type promotion. All are differentiable where the mathematics is.
+// Elementwise functions with broadcasting and PyTorch's type promotion. All are differentiable
+// where the mathematics is.
 #pragma once
 #include "dropin/autograd/autograd.h"
 

@@ -4,9 +4,15 @@
 
 namespace dropin {
 
-struct SVD { Tensor U, S, Vh; };     ///< reduced: U [*, m, k], S [*, k] descending, Vh [*, k, n]
-struct QR { Tensor Q, R; };          ///< reduced
-struct Eigh { Tensor values, vectors; };  ///< ascending
+struct SVD {
+  Tensor U, S, Vh;
+};  ///< reduced: U [*, m, k], S [*, k] descending, Vh [*, k, n]
+struct QR {
+  Tensor Q, R;
+};  ///< reduced
+struct Eigh {
+  Tensor values, vectors;
+};  ///< ascending
 SVD svd(const Tensor& a);
 QR qr(const Tensor& a);
 /// Eigenvalues and vectors of symmetric matrices (the lower triangle is read).

@@ -10,7 +10,8 @@ namespace dropin {
 Tensor matmul(const Tensor& a, const Tensor& b);
 /// x [*, in] w^T + bias; w [out, in], bias [out] or undefined.
 Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias = {});
-/// torch.einsum: "bhqd,bhkd->bhqk". Repeated letters within an operand and "..." are supported; operands contract left to right.
+/// torch.einsum: "bhqd,bhkd->bhqk". Repeated letters within an operand and "..." are supported;
+/// operands contract left to right.
 Tensor einsum(std::string_view equation, const Tensors& operands);
 
 }  // namespace dropin

@@ -4,10 +4,12 @@
 
 namespace dropin {
 
-Tensor sum(const Tensor& x, const Shape& dims = {}, bool keepdim = false);  ///< integers and bool give int64
+Tensor sum(const Tensor& x, const Shape& dims = {},
+           bool keepdim = false);  ///< integers and bool give int64
 Tensor mean(const Tensor& x, const Shape& dims = {}, bool keepdim = false);
 Tensor prod(const Tensor& x, const Shape& dims = {}, bool keepdim = false);
-/// Greatest (least) values; ties share the gradient evenly, as torch.amax. ShapeError on an empty reduction.
+/// Greatest (least) values; ties share the gradient evenly, as torch.amax. ShapeError on an empty
+/// reduction.
 Tensor amax(const Tensor& x, const Shape& dims = {}, bool keepdim = false);
 Tensor amin(const Tensor& x, const Shape& dims = {}, bool keepdim = false);
 Tensor any(const Tensor& x, const Shape& dims = {}, bool keepdim = false);
@@ -15,7 +17,8 @@ Tensor all(const Tensor& x, const Shape& dims = {}, bool keepdim = false);
 Tensor logsumexp(const Tensor& x, const Shape& dims, bool keepdim = false);
 /// Variance with the given correction (1: unbiased).
 Tensor var(const Tensor& x, const Shape& dims = {}, double correction = 1, bool keepdim = false);
-Tensor std_dev(const Tensor& x, const Shape& dims = {}, double correction = 1, bool keepdim = false);  ///< torch.std
+Tensor std_dev(const Tensor& x, const Shape& dims = {}, double correction = 1,
+               bool keepdim = false);  ///< torch.std
 /// Euclidean norm.
 Tensor norm(const Tensor& x, const Shape& dims = {}, bool keepdim = false);
 struct ValuesIndices {

@@ -10,7 +10,8 @@ Tensor stack(const Tensors& xs, std::int64_t dim = 0);
 Tensors split(const Tensor& x, std::int64_t size, std::int64_t dim = 0);
 Tensors split(const Tensor& x, const Shape& sizes, std::int64_t dim = 0);
 Tensors chunk(const Tensor& x, std::int64_t chunks, std::int64_t dim = 0);
-/// torch.nn.functional.pad, constant mode: {left, right} of the last dimension, then of the one before, ... Negative pads crop.
+/// torch.nn.functional.pad, constant mode: {left, right} of the last dimension, then of the one
+/// before, ... Negative pads crop.
 Tensor pad(const Tensor& x, const Shape& pads, double value = 0);
 Tensor flip(const Tensor& x, const Shape& dims);
 Tensor roll(const Tensor& x, std::int64_t shift, std::int64_t dim);

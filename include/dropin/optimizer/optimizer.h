@@ -15,20 +15,24 @@ class Optimizer {
  public:
   using Family = Optimizer;
   static constexpr const char* kFamily = "Optimizer";
-  static constexpr const char* kCall = "parameters and their gradients -> new parameters, by step()";
+  static constexpr const char* kCall =
+      "parameters and their gradients -> new parameters, by step()";
   virtual ~Optimizer() = default;
   virtual std::string_view type() const = 0;
-  /// One update from the parameters' grad(); those without a gradient stay as they are. The states of all parameters are made before the first one changes.
+  /// One update from the parameters' grad(); those without a gradient stay as they are. The states
+  /// of all parameters are made before the first one changes.
   void step();
   /// Drops all gradients.
   void zero_grad();
-  /// Adds parameters with some options changed: add_param_group(ps, {"lr": 0.1} as JSON). OptionError on unknown names or on a parameter already held.
+  /// Adds parameters with some options changed: add_param_group(ps, {"lr": 0.1} as JSON).
+  /// OptionError on unknown names or on a parameter already held.
   void add_param_group(const Tensors& params, const Json& changes = Json::object());
   /// Names of the options: lr is settable on every optimizer; a schedule calls this each step.
   void set_lr(double lr);
   double lr() const;
   const std::vector<ParamGroup>& param_groups() const { return groups_; }
-  /// "state.<i>.<name>" per parameter in order of registration, as torch numbers them ("state.0.exp_avg").
+  /// "state.<i>.<name>" per parameter in order of registration, as torch numbers them
+  /// ("state.0.exp_avg").
   StateDict state_dict() const;
   /// Restores what state_dict gave; StateError naming what does not fit, with nothing changed.
   void load_state_dict(const StateDict& state);
@@ -42,12 +46,19 @@ class Optimizer {
   /// The state with which parameter p of a group starts.
   virtual NamedTensors first_state(std::size_t group, const Tensor& p) const = 0;
   /// Updates parameter p of a group; `first`: its state was made for this step.
-  virtual void update(std::size_t group, const Tensor& p, const Tensor& g, NamedTensors& state, bool first) = 0;
+  virtual void update(std::size_t group, const Tensor& p, const Tensor& g, NamedTensors& state,
+                      bool first) = 0;
   void add_first_group(const Tensors& params, const Json& options);
-  /// Entries that state_dict adds to parameter p's state, so that a later load can tell what it reads.
-  virtual NamedTensors state_notes(std::size_t /*group*/, const Tensor& /*p*/, const NamedTensors& /*state*/) const { return {}; }
-  /// StateError when `state` (of parameter number i) is not for p; takes the notes out. Nothing has been changed yet.
-  virtual void check_state(std::size_t /*group*/, const Tensor& /*p*/, std::size_t /*i*/, NamedTensors& /*state*/) const {}
+  /// Entries that state_dict adds to parameter p's state, so that a later load can tell what it
+  /// reads.
+  virtual NamedTensors state_notes(std::size_t /*group*/, const Tensor& /*p*/,
+                                   const NamedTensors& /*state*/) const {
+    return {};
+  }
+  /// StateError when `state` (of parameter number i) is not for p; takes the notes out. Nothing has
+  /// been changed yet.
+  virtual void check_state(std::size_t /*group*/, const Tensor& /*p*/, std::size_t /*i*/,
+                           NamedTensors& /*state*/) const {}
   /// True when the parameter is held; `has_state` tells whether it was updated before.
   bool holds(const Tensor& p, bool* has_state) const;
 
@@ -57,11 +68,16 @@ class Optimizer {
 };
 
 /// Gives Self its options per group. class SGD : public OptimizerOf<SGD, SGDOptions>;
-/// self.start(options, p) makes a parameter's first state, self.update_one(options, p, g, state, first) updates it.
-template <class Self, class O> class OptimizerOf : public Optimizer {
+/// self.start(options, p) makes a parameter's first state, self.update_one(options, p, g, state,
+/// first) updates it.
+template <class Self, class O>
+class OptimizerOf : public Optimizer {
  public:
   using Options = O;
-  OptimizerOf(const Tensors& params, const O& o) : defaults_(options_to_json(o)) { Self::check(o); add_first_group(params, defaults_); }
+  OptimizerOf(const Tensors& params, const O& o) : defaults_(options_to_json(o)) {
+    Self::check(o);
+    add_first_group(params, defaults_);
+  }
   std::string_view type() const override { return type_name<Self>(); }
 
  protected:
@@ -77,8 +93,11 @@ template <class Self, class O> class OptimizerOf : public Optimizer {
     if (parsed_.size() <= g) parsed_.resize(g + 1);
     parsed_[g] = options_from_json<O>(param_groups()[g].options, type_name<Self>());
   }
-  NamedTensors first_state(std::size_t g, const Tensor& p) const override { return static_cast<const Self*>(this)->start(parsed_[g], p); }
-  void update(std::size_t g, const Tensor& p, const Tensor& grad, NamedTensors& state, bool first) override {
+  NamedTensors first_state(std::size_t g, const Tensor& p) const override {
+    return static_cast<const Self*>(this)->start(parsed_[g], p);
+  }
+  void update(std::size_t g, const Tensor& p, const Tensor& grad, NamedTensors& state,
+              bool first) override {
     static_cast<Self*>(this)->update_one(parsed_[g], p, grad, state, first);
   }
 
@@ -101,15 +120,16 @@ struct SGDOptions {
     f("maximize", &O::maximize, "climbs instead of descends");
   }
 };
-/// torch.optim.SGD: g += weight_decay p; m = momentum m + (1 - dampening) g (m = g at first); p -= lr m, with nesterov lr (g + momentum m).
-/// State: momentum_buffer.
+/// torch.optim.SGD: g += weight_decay p; m = momentum m + (1 - dampening) g (m = g at first); p -=
+/// lr m, with nesterov lr (g + momentum m). State: momentum_buffer.
 class SGD : public OptimizerOf<SGD, SGDOptions> {
  public:
   static constexpr const char* kSummary = "gradient descent with momentum";
   explicit SGD(const Tensors& params, const SGDOptions& o = {}) : OptimizerOf(params, o) {}
   static void check(const SGDOptions& o);
   NamedTensors start(const SGDOptions& o, const Tensor& p) const;
-  void update_one(const SGDOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool first);
+  void update_one(const SGDOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state,
+                  bool first);
 };
 
 struct AdamOptions {
@@ -128,8 +148,9 @@ struct AdamOptions {
     f("maximize", &O::maximize, "climbs instead of descends");
   }
 };
-/// torch.optim.Adam (Kingma & Ba 2015, algorithm 1): m = b1 m + (1 - b1) g; v = b2 v + (1 - b2) g^2; p -= lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps).
-/// weight_decay is added to the gradient. State: step, exp_avg, exp_avg_sq (max_exp_avg_sq).
+/// torch.optim.Adam (Kingma & Ba 2015, algorithm 1): m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
+/// g^2; p -= lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps). weight_decay is added to the
+/// gradient. State: step, exp_avg, exp_avg_sq (max_exp_avg_sq).
 class Adam : public OptimizerOf<Adam, AdamOptions> {
  public:
   static constexpr const char* kSummary = "adaptive moments";
@@ -137,7 +158,8 @@ class Adam : public OptimizerOf<Adam, AdamOptions> {
   explicit Adam(const Tensors& params, const AdamOptions& o = {}) : OptimizerOf(params, o) {}
   static void check(const AdamOptions& o);
   NamedTensors start(const AdamOptions& o, const Tensor& p) const;
-  void update_one(const AdamOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool first);
+  void update_one(const AdamOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state,
+                  bool first);
 };
 
 struct AdamWOptions {
@@ -156,7 +178,8 @@ struct AdamWOptions {
     f("maximize", &O::maximize, "climbs instead of descends");
   }
 };
-/// torch.optim.AdamW (Loshchilov & Hutter 2019, algorithm 2): p = (1 - lr weight_decay) p, then Adam's step without decay. State as Adam.
+/// torch.optim.AdamW (Loshchilov & Hutter 2019, algorithm 2): p = (1 - lr weight_decay) p, then
+/// Adam's step without decay. State as Adam.
 class AdamW : public OptimizerOf<AdamW, AdamWOptions> {
  public:
   static constexpr const char* kSummary = "Adam with decoupled weight decay";
@@ -164,12 +187,16 @@ class AdamW : public OptimizerOf<AdamW, AdamWOptions> {
   explicit AdamW(const Tensors& params, const AdamWOptions& o = {}) : OptimizerOf(params, o) {}
   static void check(const AdamWOptions& o);
   NamedTensors start(const AdamWOptions& o, const Tensor& p) const;
-  void update_one(const AdamWOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state, bool first);
+  void update_one(const AdamWOptions& o, const Tensor& p, const Tensor& g, NamedTensors& state,
+                  bool first);
 };
 
-/// Scales all gradients so that their joint L2 norm is at most max_norm; returns the norm before. torch.nn.utils.clip_grad_norm_.
+/// Scales all gradients so that their joint L2 norm is at most max_norm; returns the norm before.
+/// torch.nn.utils.clip_grad_norm_.
 double clip_grad_norm_(const Tensors& params, double max_norm);
-/// lr at `step` (from 0): linear from 0 over `warmup` steps, then a cosine down to min_lr at `total`.
-double warmup_cosine(std::int64_t step, std::int64_t warmup, std::int64_t total, double lr, double min_lr = 0);
+/// lr at `step` (from 0): linear from 0 over `warmup` steps, then a cosine down to min_lr at
+/// `total`.
+double warmup_cosine(std::int64_t step, std::int64_t warmup, std::int64_t total, double lr,
+                     double min_lr = 0);
 
 }  // namespace dropin

@@ -2,8 +2,8 @@
 #pragma once
 #include <mutex>
 
-#include "dropin/projection/contract.h"
 #include "dropin/ops/bitlinear.h"
+#include "dropin/projection/contract.h"
 
 namespace dropin {
 
@@ -24,32 +24,40 @@ struct BitLinearOptions {
     f("out_features", &O::out_features, "size of each output row; required");
     f("bias", &O::bias, "adds a learnable bias, which is not quantized");
     f("variant", &O::variant, "weights of one bit: \"b1\", or of -1, 0, 1: \"b1.58\"");
-    f("norm", &O::norm, "before quantization: \"layer\", \"rms\", \"none\", or \"auto\" (layer for b1, rms for b1.58)");
+    f("norm", &O::norm,
+      "before quantization: \"layer\", \"rms\", \"none\", or \"auto\" (layer for b1, rms for "
+      "b1.58)");
     f("norm_eps", &O::norm_eps, "of the norm");
-    f("norm_affine", &O::norm_affine, "learns norm.weight (also without a norm), and norm.bias of a layer norm");
+    f("norm_affine", &O::norm_affine,
+      "learns norm.weight (also without a norm), and norm.bias of a layer norm");
     f("act_per", &O::act_per, "one activation scale per \"token\", or per call: \"tensor\"");
     f("act_mode", &O::act_mode, "\"absmax\", or \"shift\" for inputs that are not negative");
     f("act_qmax", &O::act_qmax, "127, or 128 as the paper writes it");
     f("weight_groups", &O::weight_groups, "groups of rows with a scale each; divides out_features");
-    f("act_groups", &O::act_groups, "slices of channels, normalised and scaled by themselves; divides in_features");
+    f("act_groups", &O::act_groups,
+      "slices of channels, normalised and scaled by themselves; divides in_features");
   }
 };
 
-/// y = Q(norm(x)) Q(W)^T + b with 8-bit activations and weights of one bit (Wang et al. 2023) or -1, 0, 1 (Ma et al. 2024). x [*, in_features] -> [*, out_features].
-/// Parameters weight [N, K], bias [N], norm.weight, norm.bias [K] (norm_affine). Training goes straight through the quantization; the float weights stay the
-/// master. pack() leaves weight_packed U8, weight_scale F32: the same function from packed weights. Replaces Linear (train it, do not convert).
+/// y = Q(norm(x)) Q(W)^T + b with 8-bit activations and weights of one bit (Wang et al. 2023) or
+/// -1, 0, 1 (Ma et al. 2024). x [*, in_features] -> [*, out_features]. Parameters weight [N, K],
+/// bias [N], norm.weight, norm.bias [K] (norm_affine). Training goes straight through the
+/// quantization; the float weights stay the master. pack() leaves weight_packed U8, weight_scale
+/// F32: the same function from packed weights. Replaces Linear (train it, do not convert).
 class BitLinear : public Component<BitLinear, BitLinearOptions, Projection> {
  public:
-  static constexpr const char* kSummary = "a Linear with weights of one bit or three values and 8-bit activations";
+  static constexpr const char* kSummary =
+      "a Linear with weights of one bit or three values and 8-bit activations";
   static constexpr const char* kReplaces = "Linear";
-  static constexpr const char* kPaper = "Wang et al. 2023, arXiv 2310.11453; Ma et al. 2024, arXiv 2402.17764";
+  static constexpr const char* kPaper =
+      "Wang et al. 2023, arXiv 2310.11453; Ma et al. 2024, arXiv 2402.17764";
   static std::vector<std::string> examples();
   static bool surrogate_gradient(const BitLinearOptions&) { return true; }
   explicit BitLinear(const BitLinearOptions& o);
   /// StateError when training after pack(release = true).
   Tensor forward(const Tensor& x) override;
-  /// Packs the weights as they are now; eval mode uses them from here on. release: the float weight is freed. Leaves training mode alone: train(true) drops what was packed
-  /// (unless released).
+  /// Packs the weights as they are now; eval mode uses them from here on. release: the float weight
+  /// is freed. Leaves training mode alone: train(true) drops what was packed (unless released).
   void pack(bool release = false);
   bool packed() const { return packed_->defined(); }
   /// The float weight; undefined after pack(release = true).
@@ -57,8 +65,10 @@ class BitLinear : public Component<BitLinear, BitLinearOptions, Projection> {
   Tensor& bias() const { return *bias_; }
 
  protected:
-  /// A state with weight_packed packs the module; one without weight releases it. StateError for another variant or shape.
-  void translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const override;
+  /// A state with weight_packed packs the module; one without weight releases it. StateError for
+  /// another variant or shape.
+  void translate_state(StateDict& state, const std::string& prefix,
+                       std::vector<std::string>& renamed) const override;
   void state_changed() override;
 
  private:

@@ -18,8 +18,9 @@ struct MXLinearOptions {
     detail::mx_layer_fields<O>(f);
   }
 };
-/// Linear with its products in MX formats: y = Q(x) Q(W)^T + b, x [.., L, K] or [M, K] -> [.., N] (Rouhani et al. 2023, section 6). Every operand is quantized along the axis that a
-/// product sums over, from the unquantized tensor. Parameters as Linear. Replaces Linear.
+/// Linear with its products in MX formats: y = Q(x) Q(W)^T + b, x [.., L, K] or [M, K] -> [.., N]
+/// (Rouhani et al. 2023, section 6). Every operand is quantized along the axis that a product sums
+/// over, from the unquantized tensor. Parameters as Linear. Replaces Linear.
 class MXLinear : public Component<MXLinear, MXLinearOptions, Projection> {
  public:
   static constexpr const char* kSummary = "a Linear with operands in microscaling formats";
@@ -29,12 +30,14 @@ class MXLinear : public Component<MXLinear, MXLinearOptions, Projection> {
   static bool surrogate_gradient(const MXLinearOptions&) { return true; }
   explicit MXLinear(const MXLinearOptions& o);
   Tensor forward(const Tensor& x) override;
-  /// Keeps the weight as codes and scales only; for inference. StateError when training afterwards; OptionError for format none.
+  /// Keeps the weight as codes and scales only; for inference. StateError when training afterwards;
+  /// OptionError for format none.
   void freeze();
   bool frozen() const { return stored_.frozen(); }
 
  protected:
-  void translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const override;
+  void translate_state(StateDict& state, const std::string& prefix,
+                       std::vector<std::string>& renamed) const override;
 
  private:
   MXProductParams params_;
@@ -49,7 +52,8 @@ struct MXMatmulOptions {
   bool quantize_backward = true;
   static void fields(auto&& f) {
     using O = MXMatmulOptions;
-    f("a_format", &O::a_format, "MXFP8_E4M3, MXFP8_E5M2, MXFP6_E3M2, MXFP6_E2M3, MXFP4_E2M1, MXINT8, NVFP4 or none");
+    f("a_format", &O::a_format,
+      "MXFP8_E4M3, MXFP8_E5M2, MXFP6_E3M2, MXFP6_E2M3, MXFP4_E2M1, MXINT8, NVFP4 or none");
     f("b_format", &O::b_format, "of the second operand");
     f("grad_format", &O::grad_format, "of the output's gradient");
     f("block_size", &O::block_size, "values that share a scale");
@@ -58,7 +62,8 @@ struct MXMatmulOptions {
     f("quantize_backward", &O::quantize_backward, "false: the backward products are in float32");
   }
 };
-/// matmul with operands in MX formats, as in attention: y = Q(a, -1) Q(b, -2), a [.., M, K], b [.., K, N] (or [K, N]) -> [.., M, N].
+/// matmul with operands in MX formats, as in attention: y = Q(a, -1) Q(b, -2), a [.., M, K], b [..,
+/// K, N] (or [K, N]) -> [.., M, N].
 class MXMatmul : public Component<MXMatmul, MXMatmulOptions, Module> {
  public:
   static constexpr const char* kFamily = "MatrixProduct";
@@ -68,7 +73,9 @@ class MXMatmul : public Component<MXMatmul, MXMatmulOptions, Module> {
   explicit MXMatmul(const MXMatmulOptions& o = {});
   Tensor forward(const Tensor& a, const Tensor& b);
   Tensor operator()(const Tensor& a, const Tensor& b) { return forward(a, b); }
-  NamedTensors call(const NamedTensors& in) override { return {{"y", forward(in.get("a", who()), in.get("b", who()))}}; }
+  NamedTensors call(const NamedTensors& in) override {
+    return {{"y", forward(in.get("a", who()), in.get("b", who()))}};
+  }
 
  private:
   MXProductParams params_;

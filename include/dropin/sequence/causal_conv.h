@@ -1,7 +1,7 @@
 // CausalConv1d: the plainest sequence mixer, a convolution over the last few positions.
 #pragma once
-#include "dropin/sequence/contract.h"
 #include "dropin/module/init.h"
+#include "dropin/sequence/contract.h"
 
 namespace dropin {
 
@@ -17,8 +17,9 @@ struct CausalConv1dOptions {
   }
 };
 
-/// y[t] = bias + sum_j W_j x[t - (K - 1) + j]: torch's Conv1d(D, D, K) behind K - 1 zeros, x [B, L, D] -> [B, L, D]. What a mixer without long reach can do.
-/// Parameters weight [D, D, K], bias [D]. Padded positions count as zeros.
+/// y[t] = bias + sum_j W_j x[t - (K - 1) + j]: torch's Conv1d(D, D, K) behind K - 1 zeros, x [B, L,
+/// D] -> [B, L, D]. What a mixer without long reach can do. Parameters weight [D, D, K], bias [D].
+/// Padded positions count as zeros.
 class CausalConv1d : public Component<CausalConv1d, CausalConv1dOptions, SequenceMixer> {
  public:
   static constexpr const char* kSummary = "convolution over the last few positions";

@@ -19,7 +19,8 @@ struct MultiheadAttentionOptions {
     using O = MultiheadAttentionOptions;
     f("embed_dim", &O::embed_dim, "D, divisible by num_heads; required");
     f("num_heads", &O::num_heads, "H; required");
-    f("num_kv_heads", &O::num_kv_heads, "key and value heads, a divisor of num_heads (grouped-query attention); null: num_heads");
+    f("num_kv_heads", &O::num_kv_heads,
+      "key and value heads, a divisor of num_heads (grouped-query attention); null: num_heads");
     f("kdim", &O::kdim, "width of the key input; null: embed_dim");
     f("vdim", &O::vdim, "width of the value input; null: embed_dim");
     f("bias", &O::bias, "biases of the four projections");
@@ -34,9 +35,12 @@ struct MultiheadAttentionOptions {
   }
 };
 
-/// Multi-head attention (Vaswani et al. 2017): softmax(q k^T / sqrt(Dh)) v per head. Replaces nothing: the standard that the other mixers replace.
-/// Parameters q_proj, k_proj, v_proj, out_proj (.weight [out, in], .bias). PyTorch's in_proj_weight and *_proj_weight names are accepted when loading.
-class MultiheadAttention : public Component<MultiheadAttention, MultiheadAttentionOptions, SequenceMixer> {
+/// Multi-head attention (Vaswani et al. 2017): softmax(q k^T / sqrt(Dh)) v per head. Replaces
+/// nothing: the standard that the other mixers replace. Parameters q_proj, k_proj, v_proj, out_proj
+/// (.weight [out, in], .bias). PyTorch's in_proj_weight and *_proj_weight names are accepted when
+/// loading.
+class MultiheadAttention
+    : public Component<MultiheadAttention, MultiheadAttentionOptions, SequenceMixer> {
  public:
   static constexpr const char* kSummary = "softmax attention over all pairs of positions";
   static constexpr const char* kPaper = "Vaswani et al. 2017, arXiv 1706.03762";
@@ -49,18 +53,23 @@ class MultiheadAttention : public Component<MultiheadAttention, MultiheadAttenti
 
   struct Result {
     Tensor y;        ///< [B, Lq, D]
-    Tensor weights;  ///< [B, Lq, Lk], or [B, H, Lq, Lk] when not averaged; undefined unless need_weights
+    Tensor weights;  ///< [B, Lq, Lk], or [B, H, Lq, Lk] when not averaged; undefined unless
+                     ///< need_weights
   };
   /// query [B, Lq, D], key [B, Lk, kdim], value [B, Lk, vdim].
-  Result attend(const Tensor& query, const Tensor& key, const Tensor& value, const SequenceArgs& args = {});
-  Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override { return attend(x, x, x, args).y; }
+  Result attend(const Tensor& query, const Tensor& key, const Tensor& value,
+                const SequenceArgs& args = {});
+  Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override {
+    return attend(x, x, x, args).y;
+  }
   bool causal() const override { return options_.causal; }
   Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override;
   Tensor step(const Tensor& x_t, SequenceState& state) override;
   NamedTensors call(const NamedTensors& in) override;
 
  protected:
-  void translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const override;
+  void translate_state(StateDict& state, const std::string& prefix,
+                       std::vector<std::string>& renamed) const override;
 
  private:
   std::int64_t kv_heads() const { return options_.num_kv_heads.value_or(options_.num_heads); }

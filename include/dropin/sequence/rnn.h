@@ -1,7 +1,7 @@
 // LSTM and GRU, PyTorch's parameters (weight_ih_l0, ...), batch first.
 #pragma once
-#include "dropin/sequence/contract.h"
 #include "dropin/module/init.h"
+#include "dropin/sequence/contract.h"
 
 namespace dropin {
 
@@ -13,10 +13,12 @@ struct RNNOptions {
   static void fields(auto&& f) {
     using O = RNNOptions;
     f("input_size", &O::input_size, "width of x; required, unless embed_dim is given");
-    f("hidden_size", &O::hidden_size, "width of the state and of y; required, unless embed_dim is given");
+    f("hidden_size", &O::hidden_size,
+      "width of the state and of y; required, unless embed_dim is given");
     f("num_layers", &O::num_layers, "layers stacked");
     f("bias", &O::bias, "biases b_ih and b_hh");
-    f("embed_dim", &O::embed_dim, "sets input_size and hidden_size, as other sequence mixers are told");
+    f("embed_dim", &O::embed_dim,
+      "sets input_size and hidden_size, as other sequence mixers are told");
   }
 };
 
@@ -37,7 +39,8 @@ class RecurrentLayer : public SequenceMixer {
  protected:
   void build(const RNNOptions& o, std::int64_t gates);
   /// One time step from the input's gates gi [B, gates * hidden]; h and c are replaced.
-  virtual void cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h, Tensor& c) const = 0;
+  virtual void cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h,
+                    Tensor& c) const = 0;
   virtual bool has_cell() const = 0;
 
  private:
@@ -50,29 +53,34 @@ class RecurrentLayer : public SequenceMixer {
 };
 }  // namespace detail
 
-/// Long short-term memory (Hochreiter & Schmidhuber 1997): x [B, L, input_size] -> [B, L, hidden_size]. torch.nn.LSTM, batch_first.
-/// i, f, o = sigmoid(W x + b + U h + c) and g = tanh(...) of their own rows; c' = f c + i g, h' = o tanh(c'). Padded steps leave the state as it is and give 0.
-/// Parameters per layer k: weight_ih_l<k>, weight_hh_l<k>, bias_ih_l<k>, bias_hh_l<k>, rows in the order i, f, g, o.
+/// Long short-term memory (Hochreiter & Schmidhuber 1997): x [B, L, input_size] -> [B, L,
+/// hidden_size]. torch.nn.LSTM, batch_first. i, f, o = sigmoid(W x + b + U h + c) and g = tanh(...)
+/// of their own rows; c' = f c + i g, h' = o tanh(c'). Padded steps leave the state as it is and
+/// give 0. Parameters per layer k: weight_ih_l<k>, weight_hh_l<k>, bias_ih_l<k>, bias_hh_l<k>, rows
+/// in the order i, f, g, o.
 class LSTM : public Component<LSTM, RNNOptions, detail::RecurrentLayer> {
  public:
   static constexpr const char* kSummary = "recurrent layer with a gated memory cell";
   explicit LSTM(const RNNOptions& o) : Component(o) { build(o, 4); }
 
  protected:
-  void cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h, Tensor& c) const override;
+  void cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h,
+            Tensor& c) const override;
   bool has_cell() const override { return true; }
 };
 
-/// Gated recurrent unit (Cho et al. 2014): x [B, L, input_size] -> [B, L, hidden_size]. torch.nn.GRU, batch_first.
-/// r, z = sigmoid(W x + b + U h + c) of their own rows; n = tanh(W_n x + b_n + r (U_n h + c_n)); h' = (1 - z) n + z h. Padded steps leave the state as it is and
-/// give 0. Parameters as LSTM, rows in the order r, z, n.
+/// Gated recurrent unit (Cho et al. 2014): x [B, L, input_size] -> [B, L, hidden_size].
+/// torch.nn.GRU, batch_first. r, z = sigmoid(W x + b + U h + c) of their own rows; n = tanh(W_n x +
+/// b_n + r (U_n h + c_n)); h' = (1 - z) n + z h. Padded steps leave the state as it is and give 0.
+/// Parameters as LSTM, rows in the order r, z, n.
 class GRU : public Component<GRU, RNNOptions, detail::RecurrentLayer> {
  public:
   static constexpr const char* kSummary = "recurrent layer with update and reset gates";
   explicit GRU(const RNNOptions& o) : Component(o) { build(o, 3); }
 
  protected:
-  void cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h, Tensor& c) const override;
+  void cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h,
+            Tensor& c) const override;
   bool has_cell() const override { return false; }
 };
 

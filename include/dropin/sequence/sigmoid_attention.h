@@ -1,7 +1,7 @@
 // SigmoidAttention: independent sigmoids instead of a softmax row.
 #pragma once
-#include "dropin/sequence/common.h"
 #include "dropin/norm/norm.h"
+#include "dropin/sequence/common.h"
 
 namespace dropin {
 
@@ -34,22 +34,29 @@ struct SigmoidAttentionOptions {
     f("rope", &O::rope, "rotary positions: \"none\", \"half\" or \"interleaved\"");
     f("rope_base", &O::rope_base, "base of the rotary angles");
     f("alibi", &O::alibi, "linear distance penalties");
-    f("sigmoid_bias", &O::sigmoid_bias, "added to every score: a number, or \"-log_n\" for -ln of max_seq_len (0: of the number of keys)");
+    f("sigmoid_bias", &O::sigmoid_bias,
+      "added to every score: a number, or \"-log_n\" for -ln of max_seq_len (0: of the number of "
+      "keys)");
     f("max_seq_len", &O::max_seq_len, "n of \"-log_n\"; 0: the keys of each call");
     f("learned_bias", &O::learned_bias, "one learned bias per head, starting at sigmoid_bias");
     f("qk_norm", &O::qk_norm, "LayerNorm of queries and keys over the head width");
     f("norm_eps", &O::norm_eps, "of qk_norm and hybrid_norm");
-    f("hybrid_norm", &O::hybrid_norm, "norm of the output: \"none\", \"layer_norm\" or \"rms_norm\"");
-    f("layer_scale", &O::layer_scale, "initial factor of a learned scale per channel of the output; 0: none");
+    f("hybrid_norm", &O::hybrid_norm,
+      "norm of the output: \"none\", \"layer_norm\" or \"rms_norm\"");
+    f("layer_scale", &O::layer_scale,
+      "initial factor of a learned scale per channel of the output; 0: none");
     f("window", &O::window, "[left, right] keys seen around the query's position; -1: no bound");
     f("fast_sigmoid", &O::fast_sigmoid, "allows the tanh approximation in 16-bit CUDA kernels");
   }
 };
 
-/// Attention with weights sigmoid(q k^T / sqrt(Dh) + b): no row maximum, no row sum (Ramapuram et al. 2024, section 3). Replaces MultiheadAttention.
-/// Inputs as MultiheadAttention, attn_mask bool. A query that sees no key gives out_proj.bias. Parameters q_proj, k_proj, v_proj, out_proj (.weight, .bias),
-/// and if asked for q_norm, k_norm [Dh], hybrid_norm [D], layer_scale [D], sigmoid_bias [H]. The official names qkv, proj and ls1.gamma are accepted.
-class SigmoidAttention : public Component<SigmoidAttention, SigmoidAttentionOptions, SequenceMixer> {
+/// Attention with weights sigmoid(q k^T / sqrt(Dh) + b): no row maximum, no row sum (Ramapuram et
+/// al. 2024, section 3). Replaces MultiheadAttention. Inputs as MultiheadAttention, attn_mask bool.
+/// A query that sees no key gives out_proj.bias. Parameters q_proj, k_proj, v_proj, out_proj
+/// (.weight, .bias), and if asked for q_norm, k_norm [Dh], hybrid_norm [D], layer_scale [D],
+/// sigmoid_bias [H]. The official names qkv, proj and ls1.gamma are accepted.
+class SigmoidAttention
+    : public Component<SigmoidAttention, SigmoidAttentionOptions, SequenceMixer> {
  public:
   static constexpr const char* kSummary = "attention with independent sigmoid weights";
   static constexpr const char* kReplaces = "MultiheadAttention";
@@ -62,20 +69,27 @@ class SigmoidAttention : public Component<SigmoidAttention, SigmoidAttentionOpti
   static std::vector<std::string> examples();
   explicit SigmoidAttention(const SigmoidAttentionOptions& o);
   /// query [B, Lq, D], key [B, Lk, kdim], value [B, Lk, vdim] -> [B, Lq, D].
-  Tensor attend(const Tensor& query, const Tensor& key, const Tensor& value, const SequenceArgs& args = {});
-  Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override { return attend(x, x, x, args); }
+  Tensor attend(const Tensor& query, const Tensor& key, const Tensor& value,
+                const SequenceArgs& args = {});
+  Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override {
+    return attend(x, x, x, args);
+  }
   bool causal() const override { return options_.causal; }
-  /// Causal only; OptionError when the bias depends on the length of the call ("-log_n" without max_seq_len).
+  /// Causal only; OptionError when the bias depends on the length of the call ("-log_n" without
+  /// max_seq_len).
   Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override;
   Tensor step(const Tensor& x_t, SequenceState& state) override;
   NamedTensors call(const NamedTensors& in) override;
 
  protected:
-  void translate_state(StateDict& state, const std::string& prefix, std::vector<std::string>& renamed) const override;
+  void translate_state(StateDict& state, const std::string& prefix,
+                       std::vector<std::string>& renamed) const override;
 
  private:
-  /// The heads of a projection of x, normalised and rotated as the options say; row 0 stands at position `start`.
-  Tensor project(const Child<Linear>& proj, const Child<LayerNorm>& norm, const Tensor& x, std::int64_t start) const;
+  /// The heads of a projection of x, normalised and rotated as the options say; row 0 stands at
+  /// position `start`.
+  Tensor project(const Child<Linear>& proj, const Child<LayerNorm>& norm, const Tensor& x,
+                 std::int64_t start) const;
   /// From heads [B, H, L, Dh] to the output [B, Lq, D].
   Tensor mix(Tensor q, Tensor k, const Tensor& v, AttentionParams p);
   double bias_for(std::int64_t keys) const;

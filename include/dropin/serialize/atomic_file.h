@@ -6,9 +6,10 @@
 
 namespace dropin {
 
-/// Writes beside the target, then flushes, renames over it and flushes the folder. Until commit() the old file stays as it was;
-/// without commit() the temporary is removed. A link is followed; an old file's permissions are kept, a new one's follow the umask.
-/// FileError when something cannot be written, or the target is a folder or a device.
+/// Writes beside the target, then flushes, renames over it and flushes the folder. Until commit()
+/// the old file stays as it was; without commit() the temporary is removed. A link is followed; an
+/// old file's permissions are kept, a new one's follow the umask. FileError when something cannot
+/// be written, or the target is a folder or a device.
 class AtomicFile {
  public:
   explicit AtomicFile(std::string path);
@@ -25,7 +26,8 @@ class AtomicFile {
   int fd_ = -1;
 };
 
-/// For tests: the write that passes this many bytes fails as on a full disk; negative switches it off.
+/// For tests: the write that passes this many bytes fails as on a full disk; negative switches it
+/// off.
 void fail_writes_after(long long bytes);
 
 }  // namespace dropin

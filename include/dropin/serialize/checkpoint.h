@@ -1,4 +1,5 @@
-// Training checkpoints: parameters, optimizer state, step, generator, and whatever else the program wants to remember.
+// Training checkpoints: parameters, optimizer state, step, generator, and whatever else the program
+// wants to remember.
 #pragma once
 #include <string>
 
@@ -9,16 +10,19 @@ namespace dropin {
 
 /// Where a run stands beside its tensors.
 struct TrainingState {
-  std::int64_t step = 0;   ///< steps done; the data position of a loader whose batches depend on their number
-  Generator generator;     ///< of the training thread
+  std::int64_t step =
+      0;  ///< steps done; the data position of a loader whose batches depend on their number
+  Generator generator;  ///< of the training thread
   Json notes = Json::object();
 };
 
 /// Writes one safetensors file, atomically: "model.*", "optimizer.*" and the state as metadata.
-void save_checkpoint(const std::string& path, const Module& model, const Optimizer& optimizer, const TrainingState& state);
+void save_checkpoint(const std::string& path, const Module& model, const Optimizer& optimizer,
+                     const TrainingState& state);
 /// The state of a file alone; FileError when it is not a checkpoint.
 TrainingState read_checkpoint(const std::string& path);
-/// Restores all of it. StateError naming what does not fit; then neither model nor optimizer is changed.
+/// Restores all of it. StateError naming what does not fit; then neither model nor optimizer is
+/// changed.
 TrainingState load_checkpoint(const std::string& path, Module& model, Optimizer& optimizer);
 
 }  // namespace dropin

@@ -1,4 +1,5 @@
-// safetensors: 8 bytes of header length, a JSON header, raw little-endian tensors. Every rule of the format is checked before anything is allocated.
+// safetensors: 8 bytes of header length, a JSON header, raw little-endian tensors. Every rule of
+// the format is checked before anything is allocated.
 #pragma once
 #include <string>
 #include <utility>
@@ -17,14 +18,18 @@ struct SafetensorsFile {
   const std::string* find_metadata(std::string_view key) const;
 };
 
-/// Reads a file. FileError naming the file, the tensor and the rule it breaks: header size (at most 100 MB, inside the file), JSON with unique keys, known dtypes,
-/// sizes that agree with the data, ranges that cover the data without gap or overlap, BOOL bytes of 0 or 1. The tensors own their memory.
+/// Reads a file. FileError naming the file, the tensor and the rule it breaks: header size (at most
+/// 100 MB, inside the file), JSON with unique keys, known dtypes, sizes that agree with the data,
+/// ranges that cover the data without gap or overlap, BOOL bytes of 0 or 1. The tensors own their
+/// memory.
 SafetensorsFile load_safetensors(const std::string& path);
 /// The same from memory; `label` stands for the file's name in messages.
 SafetensorsFile parse_safetensors(const void* data, std::size_t bytes, const std::string& label);
-/// Writes tensors (any strides and device) atomically; the header is padded to 8 bytes, data ordered by item size, then by name.
-/// FileError when it cannot be written; OptionError on a name or key that is repeated, reserved or not UTF-8, or a header beyond 100 MB.
-void save_safetensors(const std::string& path, const std::vector<std::pair<std::string, Tensor>>& tensors,
+/// Writes tensors (any strides and device) atomically; the header is padded to 8 bytes, data
+/// ordered by item size, then by name. FileError when it cannot be written; OptionError on a name
+/// or key that is repeated, reserved or not UTF-8, or a header beyond 100 MB.
+void save_safetensors(const std::string& path,
+                      const std::vector<std::pair<std::string, Tensor>>& tensors,
                       const std::vector<std::pair<std::string, std::string>>& metadata = {});
 
 /// The whole file; FileError when it cannot be read.

@@ -44,7 +44,8 @@ MemoryStats memory_stats(const Device& device = kCPU);
 void reset_peak_memory(const Device& device = kCPU);
 /// Gives cached free blocks back to the system.
 void empty_cache(const Device& device = kCPU);
-/// For tests: the n-th allocation from now fails as if the system had no memory; negative switches it off.
+/// For tests: the n-th allocation from now fails as if the system had no memory; negative switches
+/// it off.
 void fail_allocation_after(std::int64_t n, const Device& device = kCPU);
 
 }  // namespace dropin

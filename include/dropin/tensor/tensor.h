@@ -1,4 +1,5 @@
-// Tensor: a strided view of typed storage that may carry a tape node. Names and semantics are PyTorch's.
+// Tensor: a strided view of typed storage that may carry a tape node. Names and semantics are
+// PyTorch's.
 #pragma once
 #include <cstdint>
 #include <initializer_list>
@@ -18,7 +19,8 @@ namespace dropin {
 class Tensor;
 using Tensors = std::vector<Tensor>;
 
-/// dtype and device of a new tensor: zeros({2, 3}, kFloat64), zeros({2, 3}, kCUDA) or zeros({2, 3}, {kInt64, kCPU}).
+/// dtype and device of a new tensor: zeros({2, 3}, kFloat64), zeros({2, 3}, kCUDA) or zeros({2, 3},
+/// {kInt64, kCPU}).
 struct TensorOptions {
   DType dtype = DType::Float32;
   Device device;
@@ -69,16 +71,24 @@ class Tensor {
   bool is_same(const Tensor& o) const { return impl_ == o.impl_; }
 
   // --- raw access
-  void* data_ptr() const { return static_cast<char*>(get().storage->data()) + get().offset * item_size(get().dtype); }
+  void* data_ptr() const {
+    return static_cast<char*>(get().storage->data()) + get().offset * item_size(get().dtype);
+  }
   /// Typed pointer to the first element; DTypeError if T is not the dtype.
-  template <class T> T* data() const {
-    if (get().dtype != dtype_of<T>::value) [[unlikely]] wrong_type(dtype_of<T>::value);
+  template <class T>
+  T* data() const {
+    if (get().dtype != dtype_of<T>::value) [[unlikely]]
+      wrong_type(dtype_of<T>::value);
     return static_cast<T*>(data_ptr());
   }
   /// The only element as T; ShapeError if there is not exactly one.
-  template <class T = double> T item() const { return static_cast<T>(item_as_double()); }
+  template <class T = double>
+  T item() const {
+    return static_cast<T>(item_as_double());
+  }
   /// All elements, in order, converted.
-  template <class T = double> std::vector<T> to_vector() const {
+  template <class T = double>
+  std::vector<T> to_vector() const {
     std::vector<double> v = values();
     return std::vector<T>(v.begin(), v.end());
   }
@@ -96,16 +106,20 @@ class Tensor {
   /// The accumulated gradient of a leaf; undefined until backward.
   Tensor grad() const;
   void set_grad(Tensor g) const;
-  /// Runs backward from this scalar (or from `gradient` of this shape), accumulating into the leaves' grad().
-  void backward(const Tensor& gradient = {}, bool retain_graph = false, bool create_graph = false) const;
+  /// Runs backward from this scalar (or from `gradient` of this shape), accumulating into the
+  /// leaves' grad().
+  void backward(const Tensor& gradient = {}, bool retain_graph = false,
+                bool create_graph = false) const;
   /// The same data, off the tape.
   Tensor detach() const;
 
-  /// Replaces data, shape, dtype and device of this handle (and of all its copies) by another tensor's; the gradient is dropped.
+  /// Replaces data, shape, dtype and device of this handle (and of all its copies) by another
+  /// tensor's; the gradient is dropped.
   void set_data(const Tensor& t) const;
 
   // --- views (differentiable; share data)
-  Tensor slice(std::int64_t dim, std::int64_t start = 0, std::int64_t end = kEnd, std::int64_t step = 1) const;
+  Tensor slice(std::int64_t dim, std::int64_t start = 0, std::int64_t end = kEnd,
+               std::int64_t step = 1) const;
   Tensor narrow(std::int64_t dim, std::int64_t start, std::int64_t length) const;
   Tensor select(std::int64_t dim, std::int64_t index) const;
   /// select(0, i)
@@ -173,7 +187,8 @@ class Tensor {
 
  private:
   TensorImpl& get() const {
-    if (!impl_) [[unlikely]] undefined();
+    if (!impl_) [[unlikely]]
+      undefined();
     return *impl_;
   }
   [[noreturn]] static void undefined();
@@ -199,12 +214,15 @@ Tensor eye(std::int64_t n, std::int64_t m = -1, const TensorOptions& o = {});
 /// A copy of the values, in row-major order; ShapeError unless there are as many as the sizes say.
 Tensor tensor(const std::vector<double>& values, const Shape& sizes, const TensorOptions& o = {});
 Tensor tensor(const std::vector<double>& values, const TensorOptions& o = {});
-/// A tensor over the caller's memory. Strides in elements (empty: contiguous). The deleter runs with the last reference.
-Tensor from_blob(void* data, const Shape& sizes, const TensorOptions& o = {}, const Shape& strides = {}, Deleter deleter = nullptr, void* context = nullptr);
+/// A tensor over the caller's memory. Strides in elements (empty: contiguous). The deleter runs
+/// with the last reference.
+Tensor from_blob(void* data, const Shape& sizes, const TensorOptions& o = {},
+                 const Shape& strides = {}, Deleter deleter = nullptr, void* context = nullptr);
 Tensor rand(const Shape& sizes, const TensorOptions& o = {}, Generator* g = nullptr);
 Tensor randn(const Shape& sizes, const TensorOptions& o = {}, Generator* g = nullptr);
 /// Integers in [low, high).
-Tensor randint(std::int64_t low, std::int64_t high, const Shape& sizes, const TensorOptions& o = DType::Int64, Generator* g = nullptr);
+Tensor randint(std::int64_t low, std::int64_t high, const Shape& sizes,
+               const TensorOptions& o = DType::Int64, Generator* g = nullptr);
 Tensor randperm(std::int64_t n, Generator* g = nullptr);
 
 /// Wraps a negative dimension; IndexError naming `who` when out of range.

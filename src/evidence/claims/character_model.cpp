@@ -12,7 +12,9 @@ namespace dropin::evidence {
 namespace {
 
 constexpr std::int64_t kContext = 16, kWidth = 256, kBatch = 128;
-Tensor call(const Box<Module>& m, const Tensor& x) { return m->call({{"x", x}}).get("y", m->type()); }
+Tensor call(const Box<Module>& m, const Tensor& x) {
+  return m->call({{"x", x}}).get("y", m->type());
+}
 
 }  // namespace
 
@@ -27,7 +29,9 @@ CharacterData::CharacterData(const ClaimData& data) {
     s << f.rdbuf();
     text = s.str();
     name_ = data.text;
-    if (text.size() < 2000) fail<FileError>({"claims: ", data.text, " cannot be read, or has fewer than 2000 characters"});
+    if (text.size() < 2000)
+      fail<FileError>(
+          {"claims: ", data.text, " cannot be read, or has fewer than 2000 characters"});
   }
   std::int64_t id[256];
   std::fill(id, id + 256, -1);
@@ -59,10 +63,15 @@ CharacterData::Examples CharacterData::batch(Generator& g) const {
   return at({p, p + kBatch});
 }
 
-CharacterModel::CharacterModel(const CharacterData& data, const CharacterModelOptions& o) : data_(data), o_(o) {
+CharacterModel::CharacterModel(const CharacterData& data, const CharacterModelOptions& o)
+    : data_(data), o_(o) {
   manual_seed(o.seed);
-  auto hidden = [&]() -> Box<Module> { return o.hidden ? o.hidden() : Box<Module>(new Linear({.in_features = kWidth, .out_features = kWidth})); };
-  embedding_ = Box<Module>(new Embedding({.num_embeddings = data.vocabulary(), .embedding_dim = kWidth / kContext}));
+  auto hidden = [&]() -> Box<Module> {
+    return o.hidden ? o.hidden()
+                    : Box<Module>(new Linear({.in_features = kWidth, .out_features = kWidth}));
+  };
+  embedding_ = Box<Module>(
+      new Embedding({.num_embeddings = data.vocabulary(), .embedding_dim = kWidth / kContext}));
   first_ = hidden();
   second_ = hidden();
   out_ = Box<Module>(new Linear({.in_features = kWidth, .out_features = data.vocabulary()}));
@@ -78,11 +87,13 @@ Tensors CharacterModel::parameters() const {
 Tensor CharacterModel::forward(const Tensor& context) const {
   auto act = [&](const Tensor& x) { return o_.activation ? o_.activation(x) : relu(x); };
   Tensor h = call(embedding_, context).reshape({context.size(0), kWidth});
-  for (const Box<Module>* m : {&first_, &second_}) h = act(call(*m, o_.normalize ? layer_norm(h, {kWidth}) : h));
+  for (const Box<Module>* m : {&first_, &second_})
+    h = act(call(*m, o_.normalize ? layer_norm(h, {kWidth}) : h));
   return call(out_, h);
 }
 
-void CharacterModel::train_with(const std::function<void()>& zero_grad, const std::function<void()>& step) {
+void CharacterModel::train_with(const std::function<void()>& zero_grad,
+                                const std::function<void()>& step) {
   Generator g(o_.seed + 100);
   for (std::int64_t i = 0; i < o_.steps; ++i) {
     const CharacterData::Examples b = data_.batch(g);
@@ -93,7 +104,8 @@ void CharacterModel::train_with(const std::function<void()>& zero_grad, const st
 }
 double CharacterModel::train() {
   const Tensors all = parameters();
-  const Box<Optimizer> optimizer = o_.optimizer ? o_.optimizer(all) : Box<Optimizer>(new Adam(all, {.lr = 1e-3}));
+  const Box<Optimizer> optimizer =
+      o_.optimizer ? o_.optimizer(all) : Box<Optimizer>(new Adam(all, {.lr = 1e-3}));
   train_with([&] { optimizer->zero_grad(); }, [&] { optimizer->step(); });
   return validation_loss();
 }

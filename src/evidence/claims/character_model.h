@@ -1,10 +1,11 @@
-// The small language model that several reproductions share: 16 characters embedded and joined, two hidden layers of 256, the next character.
+// The small language model that several reproductions share: 16 characters embedded and joined, two
+// hidden layers of 256, the next character.
 #pragma once
 #include <functional>
 #include <string>
 
-#include "dropin/sequence/contract.h"
 #include "dropin/optimizer/optimizer.h"
+#include "dropin/sequence/contract.h"
 #include "evidence/claims.h"
 
 namespace dropin::evidence {
@@ -30,10 +31,11 @@ class CharacterData {
 };
 
 struct CharacterModelOptions {
-  std::function<Box<Module>()> hidden;                   ///< a layer 256 -> 256; null: Linear
-  std::function<Tensor(const Tensor&)> activation;       ///< null: ReLU
+  std::function<Box<Module>()> hidden;                      ///< a layer 256 -> 256; null: Linear
+  std::function<Tensor(const Tensor&)> activation;          ///< null: ReLU
   std::function<Box<Optimizer>(const Tensors&)> optimizer;  ///< null: Adam, 1e-3
-  bool normalize = false;                                ///< LayerNorm without parameters before the hidden layers, as BitLinear has
+  bool normalize =
+      false;  ///< LayerNorm without parameters before the hidden layers, as BitLinear has
   std::int64_t steps = 600;
   std::uint64_t seed = 0;
 };

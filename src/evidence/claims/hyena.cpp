@@ -4,9 +4,9 @@
 #include <memory>
 
 #include "dropin/data/tasks.h"
-#include "dropin/sequence/hyena.h"
 #include "dropin/model/transformer.h"
 #include "dropin/registry/registry.h"
+#include "dropin/sequence/hyena.h"
 #include "evidence/claims.h"
 
 namespace dropin::evidence {
@@ -22,7 +22,8 @@ void speed(Findings& f, const ClaimData&) {
   };
   auto hyena = [&](int64_t l) -> Call {
     manual_seed(1);
-    const auto m = std::make_shared<HyenaOperator>(HyenaOperatorOptions{.d_model = 64, .l_max = l, .emb_dim = 33, .w = 14});
+    const auto m = std::make_shared<HyenaOperator>(
+        HyenaOperatorOptions{.d_model = 64, .l_max = l, .emb_dim = 33, .w = 14});
     m->eval();
     return [m, x = input(l)] {
       no_grad guard;
@@ -31,7 +32,8 @@ void speed(Findings& f, const ClaimData&) {
   };
   auto dense = [&](int64_t l) -> Call {
     manual_seed(1);
-    const auto m = std::make_shared<MultiheadAttention>(MultiheadAttentionOptions{.embed_dim = 64, .num_heads = 1, .causal = true});
+    const auto m = std::make_shared<MultiheadAttention>(
+        MultiheadAttentionOptions{.embed_dim = 64, .num_heads = 1, .causal = true});
     m->eval();
     return [m, x = input(l)] {
       no_grad guard;
@@ -43,8 +45,10 @@ void speed(Findings& f, const ClaimData&) {
     c();
     return now() - t;
   };
-  f.below("D = 64, one thread: t(16K) / t(4K) (n log n: 4.6)", contest(hyena(4096), hyena(16384), {.rounds = 5, .min_time = 0.02}), 5.5);
-  f.above("causal attention: t(8K) / t(2K)", contest(dense(2048), dense(8192), {.rounds = 3, .min_time = 0.01}), 12);
+  f.below("D = 64, one thread: t(16K) / t(4K) (n log n: 4.6)",
+          contest(hyena(4096), hyena(16384), {.rounds = 5, .min_time = 0.02}), 5.5);
+  f.above("causal attention: t(8K) / t(2K)",
+          contest(dense(2048), dense(8192), {.rounds = 3, .min_time = 0.01}), 12);
   const Call h8 = hyena(8192);
   const Contest at8 = contest(h8, dense(8192), {.rounds = 3, .min_time = 0.01});
   f.above("time of our tiled attention over Hyena's at 8K (the paper: 2)", at8, 2);
@@ -53,7 +57,10 @@ void speed(Findings& f, const ClaimData&) {
   h64();
   const double t = std::min(once(h64), once(h64));
   const double ratio = once(d64) / t;
-  f.report(fmt::format("time of our tiled attention over Hyena's at 64K = {:.0f} (the paper, against standard attention: 100)", ratio));
+  f.report(
+      fmt::format("time of our tiled attention over Hyena's at 64K = {:.0f} (the paper, against "
+                  "standard attention: 100)",
+                  ratio));
   f.holds("the gain grows with the length", ratio > at8.ratio.middle);
 }
 
@@ -61,7 +68,11 @@ void speed(Findings& f, const ClaimData&) {
 double recall(const char* mixer, const Json& options, int64_t steps) {
   const int64_t length = 65, vocab = 10;
   manual_seed(0);
-  Transformer model({.vocab_size = vocab, .embed_dim = 64, .num_layers = 2, .max_len = length, .tie_weights = false});
+  Transformer model({.vocab_size = vocab,
+                     .embed_dim = 64,
+                     .num_layers = 2,
+                     .max_len = length,
+                     .tie_weights = false});
   swap(model, "MultiheadAttention", mixer, options);
   const double lr = 5e-3;
   AdamW optimizer(model.parameters(), {.lr = lr});
@@ -85,15 +96,27 @@ void learns(Findings& f, const ClaimData&) {
   const int64_t steps = 1500;
   Json h = Json::object(), c = Json::object();
   c.set("kernel_size", 3);
-  f.above(fmt::format("answers right after {} steps: HyenaOperator", steps), recall("HyenaOperator", h, steps), 0.9);
-  f.below("  causal convolution of width 3 (what it cannot see it must guess)", recall("CausalConv1d", c, steps), 0.6);
+  f.above(fmt::format("answers right after {} steps: HyenaOperator", steps),
+          recall("HyenaOperator", h, steps), 0.9);
+  f.below("  causal convolution of width 3 (what it cannot see it must guess)",
+          recall("CausalConv1d", c, steps), 0.6);
 }
 
 }  // namespace
 
 void hyena_claims(Claims& all) {
-  all.push_back({{"HyenaOperator", "HyenaFilter", "fft_conv"}, "", "faster than attention, ever more so with the length", "2x at 8K and 100x at 64K, against standard attention on an A100", speed, ""});
-  all.push_back({{"HyenaOperator"}, "", "recalls over long sequences, where short filters fail", "over 50 points better than other implicit methods", learns, ""});
+  all.push_back({{"HyenaOperator", "HyenaFilter", "fft_conv"},
+                 "",
+                 "faster than attention, ever more so with the length",
+                 "2x at 8K and 100x at 64K, against standard attention on an A100",
+                 speed,
+                 ""});
+  all.push_back({{"HyenaOperator"},
+                 "",
+                 "recalls over long sequences, where short filters fail",
+                 "over 50 points better than other implicit methods",
+                 learns,
+                 ""});
 }
 
 }  // namespace dropin::evidence

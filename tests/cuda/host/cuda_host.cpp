@@ -149,7 +149,8 @@ void fiber_main() {
     m.body(m.context);
     Thread& t = m.threads[m.current];
     t.state = State::Done;
-    if (!t.copies.empty()) stop("a thread ended with asynchronous copies that it has not waited for");
+    if (!t.copies.empty())
+      stop("a thread ended with asynchronous copies that it has not waited for");
     t.groups = 0;
     Warp& w = m.warps[m.current / 32];
     --w.alive;
@@ -168,9 +169,11 @@ Fiber* take_fiber() {
     return f;
   }
   auto* f = new Fiber;
-  f->stack = static_cast<char*>(mmap(nullptr, kStack, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  f->stack = static_cast<char*>(mmap(nullptr, kStack, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
   if (f->stack == MAP_FAILED) stop("no memory for a fiber");
-  // as dropin_fiber_switch leaves a stack: six registers, then where to return to; the entry expects the stack as after a call
+  // as dropin_fiber_switch leaves a stack: six registers, then where to return to; the entry
+  // expects the stack as after a call
   void** top = reinterpret_cast<void**>(f->stack + kStack - 64);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&fiber_main);
@@ -192,8 +195,10 @@ void copy(Thread& t, int last_group) {
   std::size_t k = 0;
   for (; k < t.copies.size() && t.copies[k].group <= last_group; ++k) {
     const Copy& c = t.copies[k];
-    if (c.there) std::memcpy(c.to, c.from, 16);
-    else std::memset(c.to, 0, 16);
+    if (c.there)
+      std::memcpy(c.to, c.from, 16);
+    else
+      std::memset(c.to, 0, 16);
   }
   t.copies.erase(t.copies.begin(), t.copies.begin() + static_cast<std::ptrdiff_t>(k));
 }
@@ -208,7 +213,8 @@ struct Arena {
   std::map<std::size_t, std::size_t> used;
   std::size_t in_use = 0;
   Arena() {
-    base = static_cast<char*>(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+    base = static_cast<char*>(mmap(nullptr, size, PROT_READ | PROT_WRITE,
+                                   MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
     if (base == MAP_FAILED) stop("no address space for device memory");
     free[0] = size;
     key = pkey_alloc(0, PKEY_DISABLE_ACCESS);
@@ -218,8 +224,12 @@ struct Arena {
     a.sa_sigaction = [](int, siginfo_t* info, void*) {
       char* p = static_cast<char*>(info->si_addr);
       Machine& m = machine();
-      if (p >= arena().base && p < arena().base + arena().size && !m.running) fprintf(stderr, "cuda_host: host code touched device memory at %p\n", static_cast<void*>(p));
-      else fprintf(stderr, "cuda_host: segmentation fault at %p%s%s\n", static_cast<void*>(p), m.running ? " in kernel " : "", m.running ? m.name : "");
+      if (p >= arena().base && p < arena().base + arena().size && !m.running)
+        fprintf(stderr, "cuda_host: host code touched device memory at %p\n",
+                static_cast<void*>(p));
+      else
+        fprintf(stderr, "cuda_host: segmentation fault at %p%s%s\n", static_cast<void*>(p),
+                m.running ? " in kernel " : "", m.running ? m.name : "");
       void* frames[40];
       backtrace_symbols_fd(frames, backtrace(frames, 40), 2);
       _exit(139);
@@ -233,22 +243,30 @@ struct Arena {
 };
 
 struct Open {
-  Open() { if (!DROPIN_ASAN && Arena::arena().key >= 0) pkey_set(Arena::arena().key, 0); }
-  ~Open() { if (!DROPIN_ASAN && Arena::arena().key >= 0) pkey_set(Arena::arena().key, PKEY_DISABLE_ACCESS); }
+  Open() {
+    if (!DROPIN_ASAN && Arena::arena().key >= 0) pkey_set(Arena::arena().key, 0);
+  }
+  ~Open() {
+    if (!DROPIN_ASAN && Arena::arena().key >= 0) pkey_set(Arena::arena().key, PKEY_DISABLE_ACCESS);
+  }
 };
 
 }  // namespace
 
 void stop(const char* why) {
   Machine& m = machine();
-  fprintf(stderr, "cuda_host: %s; kernel %s, block (%u, %u, %u), thread (%u, %u, %u)\n", why, m.name, block_index.x, block_index.y, block_index.z, thread_index.x, thread_index.y, thread_index.z);
+  fprintf(stderr, "cuda_host: %s; kernel %s, block (%u, %u, %u), thread (%u, %u, %u)\n", why,
+          m.name, block_index.x, block_index.y, block_index.z, thread_index.x, thread_index.y,
+          thread_index.z);
   std::abort();
 }
 
 int lane() { return machine().current % 32; }
 
 void copy_later(void* to, const void* from, bool there) {
-  if (reinterpret_cast<std::uintptr_t>(to) % 16 || (there && reinterpret_cast<std::uintptr_t>(from) % 16)) stop("an asynchronous copy of 16 bytes from or to what is not aligned to them");
+  if (reinterpret_cast<std::uintptr_t>(to) % 16 ||
+      (there && reinterpret_cast<std::uintptr_t>(from) % 16))
+    stop("an asynchronous copy of 16 bytes from or to what is not aligned to them");
   Thread& t = machine().threads[machine().current];
   t.copies.push_back({to, from, there, t.groups});
   if (!order().empty()) copy(t, t.groups);
@@ -282,13 +300,16 @@ const unsigned char* exchange(const void* mine, std::size_t bytes) {
   return w.slots[g];
 }
 
-void run(dim3 grid, dim3 block, std::size_t shared, void (*body)(void*), void* context, const char* name) {
+void run(dim3 grid, dim3 block, std::size_t shared, void (*body)(void*), void* context,
+         const char* name) {
   Machine& m = machine();
   std::lock_guard lock(m.mutex);
   Open open;
   const unsigned count = block.x * block.y * block.z;
   m.name = name;
-  if (count == 0 || count > kMaxThreads || !grid.x || !grid.y || !grid.z || grid.y > 65535 || grid.z > 65535 || block.z > 64) stop("a launch that CUDA would refuse");
+  if (count == 0 || count > kMaxThreads || !grid.x || !grid.y || !grid.z || grid.y > 65535 ||
+      grid.z > 65535 || block.z > 64)
+    stop("a launch that CUDA would refuse");
   if (shared > 227 * 1024) stop("more shared memory than a block can have");
   void* memory = shared ? std::malloc(shared) : nullptr;
   dynamic_shared = memory;
@@ -302,7 +323,9 @@ void run(dim3 grid, dim3 block, std::size_t shared, void (*body)(void*), void* c
         if (memory) std::memset(memory, 0xff, shared);
         m.alive = m.count;
         m.at_barrier = 0;
-        for (int w = 0; w * 32 < m.count; ++w) m.warps[w].size = m.warps[w].alive = std::min(32, m.count - 32 * w), m.warps[w].arrived = 0;
+        for (int w = 0; w * 32 < m.count; ++w)
+          m.warps[w].size = m.warps[w].alive = std::min(32, m.count - 32 * w),
+          m.warps[w].arrived = 0;
         for (int i = 0; i < m.count; ++i) {
           const auto u = static_cast<unsigned>(i);
           m.threads[i].state = State::Fresh;
@@ -313,8 +336,11 @@ void run(dim3 grid, dim3 block, std::size_t shared, void (*body)(void*), void* c
           bool moved = false;
           for (int k = 0; k < m.count; ++k) {
             int i = k;
-            if (order() == "reverse") i = m.count - 1 - k;
-            else if (order() == "shuffle") i = static_cast<int>((static_cast<unsigned>(k) * 7919u + shuffle) % count);  // 7919 is prime, blocks are not its multiples
+            if (order() == "reverse")
+              i = m.count - 1 - k;
+            else if (order() == "shuffle")
+              i = static_cast<int>((static_cast<unsigned>(k) * 7919u + shuffle) %
+                                   count);  // 7919 is prime, blocks are not its multiples
             Thread& t = m.threads[i];
             if (t.state != State::Fresh && t.state != State::Ready) continue;
             if (t.state == State::Fresh) t.fiber = take_fiber();
@@ -325,7 +351,10 @@ void run(dim3 grid, dim3 block, std::size_t shared, void (*body)(void*), void* c
             moved = true;
           }
           shuffle = shuffle * 1664525u + 1013904223u;
-          if (!moved) stop("threads wait for each other for ever: a barrier or shuffle that not all of them reach");
+          if (!moved)
+            stop(
+                "threads wait for each other for ever: a barrier or shuffle that not all of them "
+                "reach");
         }
       }
   m.running = false;
@@ -378,7 +407,8 @@ cudaError_t cudaFree(void* p) {
   a.used.erase(it);
   a.in_use -= bytes;
   auto next = a.free.lower_bound(at);
-  if (next != a.free.end() && next->first == at + bytes) bytes += next->second, next = a.free.erase(next);
+  if (next != a.free.end() && next->first == at + bytes)
+    bytes += next->second, next = a.free.erase(next);
   if (next != a.free.begin()) {
     auto before = std::prev(next);
     if (before->first + before->second == at) {
@@ -391,7 +421,8 @@ cudaError_t cudaFree(void* p) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind, cudaStream_t) {
+cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind,
+                            cudaStream_t) {
   Open open;
   std::memcpy(to, from, bytes);
   return cudaSuccess;
@@ -415,10 +446,18 @@ cudaError_t cudaGetDeviceProperties(cudaDeviceProp* p, int) {
 }
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int) {
   switch (what) {
-    case cudaDevAttrMultiProcessorCount: *value = 4; break;
-    case cudaDevAttrMaxSharedMemoryPerBlockOptin: *value = 163 * 1024; break;
-    case cudaDevAttrComputeCapabilityMajor: *value = 8; break;
-    default: *value = 0; break;
+    case cudaDevAttrMultiProcessorCount:
+      *value = 4;
+      break;
+    case cudaDevAttrMaxSharedMemoryPerBlockOptin:
+      *value = 163 * 1024;
+      break;
+    case cudaDevAttrComputeCapabilityMajor:
+      *value = 8;
+      break;
+    default:
+      *value = 0;
+      break;
   }
   return cudaSuccess;
 }
