@@ -179,8 +179,9 @@ Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& ru
     rstd = like_x(rsqrt(running_var.detach() + eps));
   }
   Tensor y = empty_like(x);
-  run<kernels::batch_norm_forward>(x.device(), x.in(), mean.in(), rstd.in(), w.in(), b.in(),
-                                   y.out());
+  if (n > 0)
+    run<kernels::batch_norm_forward>(x.device(), x.in(), mean.in(), rstd.in(), w.in(), b.in(),
+                                     y.out());
   y = record("batch_norm", y, {x, w, b}, {x, w, mean, rstd},
              [training, eps, c](const Saved& s, const Tensor& g) -> Tensors {
                const Tensor x = s[0], w = s[1], mean = s[2], rstd = s[3];
@@ -194,8 +195,9 @@ Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& ru
                  });
                }
                Tensor gx = want_if(s.needs(0), x),
-                      gw = s.needs(1) ? empty({c}, x.options()) : Tensor(),
-                      gb = s.needs(2) ? empty({c}, x.options()) : Tensor();
+                      gw = s.needs(1) ? zeros({c}, x.options()) : Tensor(),
+                      gb = s.needs(2) ? zeros({c}, x.options()) : Tensor();
+               if (x.numel() == 0) return {gx, gw, gb};
                run<kernels::batch_norm_backward>(x.device(), g.contiguous().in(), x.in(), mean.in(),
                                                  rstd.in(), w.in(), training, gx.out(), gw.out(),
                                                  gb.out());

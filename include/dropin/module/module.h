@@ -130,7 +130,7 @@ class Module {
   Module& train(bool on = true);
   Module& eval() { return train(false); }
   /// Converts floating-point parameters and buffers in place; optimizers that hold them keep
-  /// working.
+  /// working, and their states follow.
   Module& to(DType dtype);
   Module& to(const Device& device);
 
@@ -141,8 +141,9 @@ class Module {
   void apply(const std::function<void(const std::string&, Module&)>& f);
   /// The tree with types, options and parameter counts.
   std::string str() const;
-  /// Puts another module where the child of that name stands; returns the old one. StateError when
-  /// there is no such child.
+  /// Puts another module where the child of that name stands; returns the old one. Optimizers made
+  /// before go on with the old one's parameters; adopt_state() keeps those that fit, as swap()
+  /// does. StateError when there is no such child.
   Box<Module> replace_child(std::string_view name, Box<Module> with);
 
  protected:
