@@ -2,6 +2,46 @@
 
 namespace dropin {
 
+namespace {
+constexpr std::int64_t kLengths[] = {9, 64, 256, 1024, 4096, 16384};
+
+std::vector<BadInput> bad_sequences(const Json& o) {
+  const std::int64_t width = option_or(o, {"embed_dim", "d_model"}, 8);
+  const Tensor x = zeros({2, 8, width});
+  return {{{{"x", zeros({2, 5})}}},
+          {{{"x", zeros({2, 8, width + 1})}}},
+          {{{"x", x}, {"key_padding_mask", zeros({2, 8})}},
+           "key_padding_mask is float32, expected bool"},
+          {{{"x", x}, {"key_padding_mask", zeros({2, 7}, kBool)}}, "key_padding_mask is [2, 7]"}};
+}
+}  // namespace
+
+FamilyInfo SequenceMixer::family() {
+  FamilyInfo f;
+  f.name = kFamily;
+  f.call = "x [B, L, D], key_padding_mask [B, L] bool -> y [B, L, D]";
+  f.sizes = 5;
+  f.growing = true;
+  f.peer_sizes = 4;
+  f.sweeps = {{"window", {32, 64, 128, 256, 512, 1024}, 4}};  // time should follow it
+  f.options = [](int size) {
+    const std::int64_t width = size ? 256 : 8;
+    return json_of({{"embed_dim", width},
+                    {"d_model", width},
+                    {"num_heads", size ? 4 : 2},
+                    {"max_len", size ? kLengths[size] : 12},
+                    {"l_max", size ? kLengths[size] : 16}});
+  };
+  f.inputs = [](const Json& o, const SampleSpec& s) {
+    const std::int64_t length = s.length >= 0 ? s.length : s.of(kLengths),
+                       batch = s.batch >= 0 ? s.batch : (s.size ? 1 : 2);
+    return Sample{{{"x", s.normal({batch, length, option_or(o, {"embed_dim", "d_model"}, 256)})}}};
+  };
+  f.bad_inputs = bad_sequences;
+  f.label = [](const Shape& x) { return "L:" + std::to_string(x[1]); };
+  return f;
+}
+
 Box<SequenceState> SequenceMixer::init_state(std::int64_t, std::int64_t) {
   fail<OptionError>({type(), ": these options have no step(); a decoding member is causal"});
 }

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "dropin/ops/latent.h"
+#include "dropin/sequence/multihead_attention.h"
 #include "dropin/sequence/dilated_attention.h"
 #include "dropin/sequence/latent_attention.h"
 #include "dropin/sequence/longformer_attention.h"
