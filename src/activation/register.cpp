@@ -33,10 +33,8 @@ struct UnpackOptions {
 };
 
 // Codes below 2^bits.
-Tensor codes(const SampleSpec& s, std::int64_t bits) {
-  const Tensor x = sample_values(s).inputs.find("x");
-  return s.integers(std::int64_t{1} << std::clamp<std::int64_t>(bits, 1, 8), {x.numel()})
-      .to(kUInt8);
+Tensor codes(const SampleSpec& s, std::int64_t bits, std::int64_t count) {
+  return s.integers(std::int64_t{1} << std::clamp<std::int64_t>(bits, 1, 8), {count}).to(kUInt8);
 }
 
 }  // namespace
@@ -100,17 +98,17 @@ void register_activation(Registry& r) {
       },
       .inputs = [](const TableOptions&, const SampleSpec&) { return Sample{}; },
       .slow = [](const Json& o) { return option_or(o, {"bits"}, 3) > 4; }});  // solved anew
-  r.add(
-      FunctionInfo<PackOptions>{.name = "fewbit_pack",
-                            .family = "Function",
-                            .summary = "codes of a few bits as one bit stream",
-                            .paper = paper,
-                            .call = [](const PackOptions& o, const Arguments& in) -> NamedTensors {
-                              return {{"packed", fewbit_pack(in["codes"], o.bits)}};
-                            },
-                            .inputs = [](const PackOptions& o, const SampleSpec& s) -> Sample {
-                              return {{{"codes", codes(s, o.bits)}}};
-                            }});
+  r.add(FunctionInfo<PackOptions>{
+      .name = "fewbit_pack",
+      .family = "Function",
+      .summary = "codes of a few bits as one bit stream",
+      .paper = paper,
+      .call = [](const PackOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"packed", fewbit_pack(in["codes"], o.bits)}};
+      },
+      .inputs = [](const PackOptions& o, const SampleSpec& s) -> Sample {
+        return {{{"codes", codes(s, o.bits, sample_values(s).inputs.find("x").numel())}}};
+      }});
   r.add(FunctionInfo<UnpackOptions>{
       .name = "fewbit_unpack",
       .family = "Function",
@@ -120,7 +118,7 @@ void register_activation(Registry& r) {
         return {{"codes", fewbit_unpack(in["packed"], o.bits, o.size)}};
       },
       .inputs = [](const UnpackOptions& o, const SampleSpec& s) -> Sample {
-        return {{{"packed", fewbit_pack(codes(s, o.bits).narrow(0, 0, o.size), o.bits)}}};
+        return {{{"packed", fewbit_pack(codes(s, o.bits, o.size), o.bits)}}};
       },
       .sample = R"({"size": 5})"});
 }

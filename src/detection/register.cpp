@@ -26,11 +26,11 @@ std::int64_t boxes_of(const SampleSpec& s) {
 }
 Sample one_class(const SampleSpec& s) {
   const BoxScene scene = box_scene(boxes_of(s), kObjects);
-  return {{{"boxes", scene.boxes}, {"scores", scene.scores}}};
+  return {{{"boxes", scene.boxes}, {"scores", scene.scores}}, {}, boxes_of(s)};
 }
 Sample by_class(const SampleSpec& s) {
   const BoxScene scene = box_scene(boxes_of(s), kObjects, kClasses);
-  return {{{"boxes", scene.boxes}, {"scores", scene.scores}}};
+  return {{{"boxes", scene.boxes}, {"scores", scene.scores}}, {}, boxes_of(s)};
 }
 Sample every_pair(const SampleSpec& s, const char* classes) {  // each box once for each class
   const std::int64_t n = boxes_of(s);
@@ -40,7 +40,9 @@ Sample every_pair(const SampleSpec& s, const char* classes) {  // each box once 
       {{"boxes",
         scene.boxes.unsqueeze(0).expand({kClasses, n, 4}).contiguous().reshape({kClasses * n, 4})},
        {"scores", scene.scores.reshape({kClasses * n})},
-       {classes, of.expand({kClasses, n}).contiguous().reshape({kClasses * n})}}};
+       {classes, of.expand({kClasses, n}).contiguous().reshape({kClasses * n})}},
+      {},
+      n};
 }
 
 // Centres and sizes of n priors, offsets from them, and the corner boxes that these stand for; all
@@ -55,11 +57,13 @@ Tensor uniform(const SampleSpec& s, const Shape& sizes, std::uint64_t more) {
 }
 Sample offsets(const SampleSpec& s) {
   const std::int64_t n = values_of(s);
-  return {{{"loc", s.normal({n, 4})}, {"priors", uniform(s, {n, 4}, 1) + 0.1}}};
+  return {{{"loc", s.normal({n, 4})}, {"priors", uniform(s, {n, 4}, 1) + 0.1}}, {}, n};
 }
 Sample corners(const SampleSpec& s) {
   const NamedTensors o = offsets(s).inputs;
-  return {{{"boxes", decode_boxes(o.find("loc"), o.find("priors"))}, {"priors", o.find("priors")}}};
+  return {{{"boxes", decode_boxes(o.find("loc"), o.find("priors"))}, {"priors", o.find("priors")}},
+          {},
+          values_of(s)};
 }
 // Prototypes of 138 x 138, as in the paper; the number of values counts their pixels, per mask.
 Sample masks(const SampleSpec& s) {
@@ -69,13 +73,17 @@ Sample masks(const SampleSpec& s) {
   const Tensor low = uniform(s, {count, 2}, 1) * 0.7, size = uniform(s, {count, 2}, 2) * 0.3;
   return {{{"prototypes", relu(s.normal({prototypes, side, side}))},
            {"coefficients", tanh(s.normal({count, prototypes}))},
-           {"boxes", concat({low, low + size}, 1)}}};
+           {"boxes", concat({low, low + size}, 1)}},
+          {},
+          values_of(s)};
 }
 Sample scored(const SampleSpec& s) {
   const std::int64_t n = values_of(s);
   return {{{"scores", uniform(s, {n}, 0)},
            {"mask_iou", uniform(s, {n, 80}, 1)},
-           {"classes", s.integers(80, {n})}}};
+           {"classes", s.integers(80, {n})}},
+          {},
+          n};
 }
 
 // Boxes moved by one vector are suppressed alike.

@@ -87,8 +87,7 @@ Case module_case(const ComponentInfo& c, int i, const ComponentInfo* standard, c
   r.options = with(options_of(c, i, standard), changes);
   const std::shared_ptr<Module> still = made(c, r.options, device, false),
                                 learning = made(c, r.options, device, true);
-  const Sample sample =
-      sample_inputs(c, learning->options_json(), {.size = i + 1, .seed = 2});
+  const Sample sample = sample_inputs(c, learning->options_json(), {.size = i + 1, .seed = 2});
   NamedTensors inputs = on(device, sample.inputs);
   const Tensor x = inputs.find(sample.main());
   r.x = x.sizes();
@@ -118,10 +117,11 @@ Case module_case(const ComponentInfo& c, int i, const ComponentInfo* standard, c
     for (const Tensor& p : learning->parameters())  // what no gradient reached took no part
       if (p.dim() >= 2 && p.grad().defined()) load.used_weights += static_cast<double>(p.numel());
   }
-  const Work work = c.work      ? c.work(load)
-                    : family.work ? family.work(load)
-                                  : work_of_places(load, static_cast<double>(
-                                                             x.numel() / std::max<int64_t>(1, x.size(-1))));
+  const Work work =
+      c.work ? c.work(load)
+      : family.work
+          ? family.work(load)
+          : work_of_places(load, static_cast<double>(x.numel() / std::max<int64_t>(1, x.size(-1))));
   const double core = c.core_flops ? c.core_flops(learning->options_json(), r.x) : 0;
   r.flops = work.flops + core;
   r.both_flops = work.both_flops + 3 * core;
@@ -147,8 +147,10 @@ Case optimizer_case(const ComponentInfo& c, int i, const Json& changes, const De
   p.set_grad(randn(p.sizes()).to(device));
   r.options = Json::object();
   for (const FieldInfo& f : c.options)
-    if (f.name == "lr") r.options.set("lr", 1e-6);
-    else if (f.name == "momentum") r.options.set("momentum", 0.9);
+    if (f.name == "lr")
+      r.options.set("lr", 1e-6);
+    else if (f.name == "momentum")
+      r.options.set("momentum", 0.9);
   r.options = with(r.options, changes);
   const std::shared_ptr<Optimizer> o(c.make_optimizer({p}, r.options).release());
   r.input = p.detach().clone();
@@ -166,9 +168,10 @@ Case optimizer_case(const ComponentInfo& c, int i, const Json& changes, const De
 Case function_case(const ComponentInfo& c, int i, const Json& changes, const Device& device) {
   Case r;
   r.options = with(Json::parse(c.sample.empty() ? "{}" : c.sample), changes);
-  const NamedTensors in =
-      on(device, sample_inputs(c, r.options, {.size = i + 1, .seed = 1}).inputs);
-  r.size = "n:" + std::to_string(in.size() ? in.begin()->second.size(0) : 0);
+  const Sample sample = sample_inputs(c, r.options, {.size = i + 1, .seed = 1});
+  const NamedTensors in = on(device, sample.inputs);
+  const int64_t values = in.size() ? in.find(sample.main()).numel() : 0;
+  r.size = "n:" + std::to_string(sample.count >= 0 ? sample.count : values);
   r.forward_name = "call";
   auto call = [&c, options = r.options, in] {
     no_grad guard;

@@ -228,7 +228,8 @@ TEST_P(EveryMember, RefusesInputsThatDoNotFit) {
       in.set(name, t.to(device()));
       text += name + " " + t.sizes().str() + " ";
     }
-    EXPECT_ERROR(m->call(in), Error, bad.says) << text;
+    SCOPED_TRACE(text);
+    EXPECT_ERROR(m->call(in), Error, bad.says);
   }
 }
 

@@ -14,7 +14,7 @@ SequenceMixer& mixer(Module& m) { return dynamic_cast<SequenceMixer&>(m); }
 Tensor x_for(const Member& m, std::int64_t batch, std::int64_t length = 9) {
   return inputs_for(m, batch, kFloat64, 5, length).x();
 }
-Tensor run(Module& m, const Tensor& x) { return run(m, NamedTensors{{"x", x}}); }
+Tensor run(Module& m, const Tensor& x) { return testing::run(m, NamedTensors{{"x", x}}); }
 
 TEST_P(EveryMixer, KeepsTheShape) {
   Box<Module> m = made(GetParam());

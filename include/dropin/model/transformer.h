@@ -76,7 +76,8 @@ class Transformer : public Component<Transformer, TransformerOptions, Model> {
  public:
   static constexpr const char* kSummary = "decoder-only language model of swappable parts";
   static Sample sample(const Options& o, const SampleSpec& s) {
-    return sample_ids(s, o.vocab_size, o.max_len);
+    const std::int64_t length = s.size ? 16 << (2 * (s.size - 1)) : o.max_len;
+    return sample_ids(s, o.vocab_size, std::min(o.max_len, length));
   }
   static void traits(const Options&, Traits& t) { t.integer_inputs = true; }
   static Work work(const Workload& w) {  // every weight meets every id

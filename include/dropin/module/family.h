@@ -48,6 +48,7 @@ struct SampleSpec {
 struct Sample {
   NamedTensors inputs;
   std::vector<std::string> unbatched = {};  ///< inputs whose first size is not the batch
+  std::int64_t count = -1;  ///< boxes, pictures, ...: a function's measure; -1: x's values
   const std::string& main() const { return inputs.begin()->first; }
 };
 
