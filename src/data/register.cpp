@@ -26,14 +26,14 @@ Tensor idx_bytes(std::int64_t n) {
 void register_data(Registry& r) {
   r.add_family({.name = "Data", .call = "bytes or pictures -> tensors"});
   r.add(FunctionInfo<NoOptions>{.name = "ParseIdx",
-                            .family = "Data",
-                            .summary = "the array of an IDX file, gzipped or not",
-                            .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
-                              return {{"data", parse_idx(in["bytes"])}};
-                            },
-                            .inputs = [](const NoOptions&, const SampleSpec& s) -> Sample {
-                              return {{{"bytes", idx_bytes(s.size ? 1 << 16 : 6)}}};
-                            }});
+                                .family = "Data",
+                                .summary = "the array of an IDX file, gzipped or not",
+                                .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
+                                  return {{"data", parse_idx(in["bytes"])}};
+                                },
+                                .inputs = [](const NoOptions&, const SampleSpec& s) -> Sample {
+                                  return {{{"bytes", idx_bytes(s.size ? 1 << 16 : 6)}}};
+                                }});
   r.add(FunctionInfo<NormalizeImagesOptions>{
       .name = "NormalizeImages",
       .family = "Data",

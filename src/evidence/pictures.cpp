@@ -96,8 +96,8 @@ void draw_bench(const Json& results, Pictures& out) {
         both.add(component, length, 1e3 * seconds(r));
         memory.add(component, length, number(r, "peak_MB"));
         if (component == leader)
-          both.add(leader + " at the multiply-add limit", length,
-                   1e3 * number(r, "least_seconds"), true);
+          both.add(leader + " at the multiply-add limit", length, 1e3 * number(r, "least_seconds"),
+                   true);
       }
     }
     if (mode == "step" && number(r, "size_index") == 2) {  // "n:16777216"
@@ -107,10 +107,10 @@ void draw_bench(const Json& results, Pictures& out) {
     }
     const double ratio = number(r, "ratio");
     if (std::isfinite(ratio) && !text(r, "standard").empty() && !std::isfinite(window)) {
-      const int rank = (mode == "forward+backward" ? 0 : 1) +
-                       (std::isfinite(length)
-                            ? (length <= 4096 ? 2 * static_cast<int>(std::log2(length)) : 0)
-                            : 2 * static_cast<int>(number(r, "size_index")));
+      const int rank =
+          (mode == "forward+backward" ? 0 : 1) +
+          (std::isfinite(length) ? (length <= 4096 ? 2 * static_cast<int>(std::log2(length)) : 0)
+                                 : 2 * static_cast<int>(number(r, "size_index")));
       auto [at, fresh] = best.try_emplace(component, -1, Bar{});
       if (fresh) order.push_back(component);
       if (rank > at->second.first)

@@ -75,20 +75,20 @@ void register_number_format(Registry& r) {
                 .call = "x -> codes (and scales), and y, the values they stand for",
                 .inputs = [](const Json&, const SampleSpec& s) { return matrix(s); }});
   r.add(FunctionInfo<NoOptions>{.name = "fp32",
-                            .family = family,
-                            .summary = "32-bit floating point",
-                            .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
-                              const Tensor y = in["x"].detach().to(kFloat32);
-                              return {{"codes", y}, {"y", y}};
-                            }});
+                                .family = family,
+                                .summary = "32-bit floating point",
+                                .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
+                                  const Tensor y = in["x"].detach().to(kFloat32);
+                                  return {{"codes", y}, {"y", y}};
+                                }});
   r.add(FunctionInfo<NoOptions>{.name = "bf16",
-                            .family = family,
-                            .summary = "16-bit floating point with float32's range",
-                            .replaces = "fp32",
-                            .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
-                              const Tensor c = in["x"].detach().to(kBFloat16);
-                              return {{"codes", c}, {"y", c.to(kFloat32)}};
-                            }});
+                                .family = family,
+                                .summary = "16-bit floating point with float32's range",
+                                .replaces = "fp32",
+                                .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
+                                  const Tensor c = in["x"].detach().to(kBFloat16);
+                                  return {{"codes", c}, {"y", c.to(kFloat32)}};
+                                }});
   r.add(FunctionInfo<NoOptions>{
       .name = "int8",
       .family = family,
@@ -147,11 +147,11 @@ void register_number_format(Registry& r) {
         return {{{"codes", q.codes}, {"scales", q.scales}}};
       }});
   r.add(FunctionInfo<NoOptions>{.name = "quantize_nvfp4",
-                            .family = family,
-                            .summary = "codes, scales and tensor scale of NVFP4",
-                            .call = [](const NoOptions&, const Arguments& in) {
-                              return nvfp4_parts(quantize_nvfp4(in["x"]));
-                            }});
+                                .family = family,
+                                .summary = "codes, scales and tensor scale of NVFP4",
+                                .call = [](const NoOptions&, const Arguments& in) {
+                                  return nvfp4_parts(quantize_nvfp4(in["x"]));
+                                }});
   r.add(FunctionInfo<NoOptions>{
       .name = "dequantize_nvfp4",
       .family = family,

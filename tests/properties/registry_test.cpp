@@ -42,12 +42,12 @@ TEST(Registry, PresetsAreMembers) {
   Registry r;
   r.add_family({.name = "Scaling", .call = "x -> y"});
   r.add(FunctionInfo<ScaleOptions>{.name = "scale",
-                               .family = "Scaling",
-                               .summary = "x times a number",
-                               .call = [](const ScaleOptions& o, const Arguments& in) {
-                                 const Tensor y = in["x"] * (o.negate ? -o.by : o.by);
-                                 return NamedTensors{{"y", y}};
-                               }});
+                                   .family = "Scaling",
+                                   .summary = "x times a number",
+                                   .call = [](const ScaleOptions& o, const Arguments& in) {
+                                     const Tensor y = in["x"] * (o.negate ? -o.by : o.by);
+                                     return NamedTensors{{"y", y}};
+                                   }});
   r.add_preset("tenfold", "scale", Json::parse(R"({"by": 10})"), "ten times x");
   const ComponentInfo& c = r.find("tenfold");
   EXPECT_EQ(c.family, "Scaling");
