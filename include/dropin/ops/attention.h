@@ -35,7 +35,7 @@ struct AttentionParams {
 };
 
 /// softmax(q k^T scale + ...) v. q [B, H, Lq, Dh], k [B, Hk, Lk, Dh], v [B, Hk, Lk, Dv], Hk divides
-/// H -> [B, H, Lq, Dv]. (Vaswani et al. 2017; specs: MultiheadAttention.) Tiled: memory is linear
+/// H -> [B, H, Lq, Dv]. (Vaswani et al. 2017, section 3.2.) Tiled: memory is linear
 /// in L, backward recomputes the probabilities. Float64, dropout, and float masks that want a
 /// gradient take the plain definition.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p = {});
