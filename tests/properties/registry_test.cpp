@@ -63,5 +63,26 @@ TEST(Registry, PresetsAreMembers) {
   EXPECT_ERROR(r.find("scale").call(Json::object(), {}), StateError, "scale: no tensor \"x\"");
 }
 
+#include "properties/torch_defaults.inc"
+
+// Equal to torch's, or the difference is a known one, said in the option's own words.
+TEST(Registry, DefaultsAreTorchs) {
+  for (const auto& row : kTorchDefaults) {
+    SCOPED_TRACE(std::string(row.component) + "." + row.option);
+    const FieldInfo* field = nullptr;
+    for (const FieldInfo& f : registry().find(row.component).options)
+      if (f.name == row.option) field = &f;
+    ASSERT_TRUE(field);
+    const Json want = Json::parse(row.value);
+    if (want.is_null() && field->doc.find("0: off") != std::string::npos) {
+      EXPECT_EQ(field->value.as_double(), 0);
+    } else if (want.is_number()) {
+      EXPECT_EQ(field->value.as_double(), want.as_double());
+    } else {
+      EXPECT_EQ(field->value.dump(), want.dump());
+    }
+  }
+}
+
 }  // namespace
 }  // namespace dropin::testing

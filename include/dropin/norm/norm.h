@@ -1,5 +1,7 @@
 // Normalisation layers, PyTorch's names and buffers.
 #pragma once
+#include <limits>
+
 #include "dropin/norm/contract.h"
 
 namespace dropin {
@@ -55,19 +57,19 @@ class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
 
 struct RMSNormOptions {
   OneOrMany normalized_shape = std::vector<std::int64_t>{};  ///< required
-  double eps = 1e-6;
+  std::optional<double> eps = std::nullopt;
   bool elementwise_affine = true;
   static void fields(auto&& f) {
     using O = RMSNormOptions;
     f("normalized_shape", &O::normalized_shape,
       "sizes of the last dimensions, normalised together; required");
-    f("eps", &O::eps, "added to the mean square");
+    f("eps", &O::eps,
+      "added to the mean square; null: the epsilon of x's dtype, float32's for 16-bit ones");
     f("elementwise_affine", &O::elementwise_affine, "learns a weight");
   }
 };
 /// y = x / sqrt(mean(x^2) + eps) * weight, the mean over the last dimensions (Zhang & Sennrich
-/// 2019, equation 4). x [*, normalized_shape]. torch.nn.RMSNorm, but for the default eps, which is
-/// one number for all dtypes. Replaces LayerNorm.
+/// 2019, equation 4). x [*, normalized_shape]. torch.nn.RMSNorm. Replaces LayerNorm.
 class RMSNorm : public Component<RMSNorm, RMSNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "x over its root mean square";
@@ -85,13 +87,15 @@ class RMSNorm : public Component<RMSNorm, RMSNormOptions, Norm> {
     for (int d = 1; fits && d <= shape_.size(); ++d) fits = x.size(-d) == shape_[shape_.size() - d];
     DROPIN_CHECK(fits, ShapeError, who(), ": x is ", x.sizes(),
                  ", expected its last dimensions to be ", shape_);
-    if (shape_.size() == 1) return rms_norm(x, *weight_, options_.eps);
+    const double eps =
+        options_.eps.value_or(x.dtype() == kFloat64 ? std::numeric_limits<double>::epsilon()
+                                                    : std::numeric_limits<float>::epsilon());
+    if (shape_.size() == 1) return rms_norm(x, *weight_, eps);
     Shape rows;
     for (int d = 0; d < x.dim() - shape_.size(); ++d) rows.push_back(x.size(d));
     rows.push_back(shape_.numel());
     return rms_norm(x.reshape(rows),
-                    weight_->defined() ? weight_->reshape({shape_.numel()}) : Tensor(),
-                    options_.eps)
+                    weight_->defined() ? weight_->reshape({shape_.numel()}) : Tensor(), eps)
         .reshape(x.sizes());
   }
 
