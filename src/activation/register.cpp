@@ -37,9 +37,7 @@ Tensor codes(const SampleSpec& s, std::int64_t bits, std::int64_t count) {
   return s.integers(std::int64_t{1} << std::clamp<std::int64_t>(bits, 1, 8), {count}).to(kUInt8);
 }
 
-}  // namespace
-
-void register_activation(Registry& r) {
+void register_standard(Registry& r) {
   r.add<GELU>();
   r.add<SiLU>();
   r.add<ReLU>();
@@ -61,6 +59,9 @@ void register_activation(Registry& r) {
   r.add<Hardshrink>();
   r.add<Softshrink>();
   r.add<Threshold>();
+}
+
+void register_few_bit(Registry& r) {
   r.add<FewBitGELU>();
   r.add<FewBitSiLU>();
   r.add<FewBitSigmoid>();
@@ -83,6 +84,9 @@ void register_activation(Registry& r) {
   r.add<FewBitSoftshrink>();
   r.add<FewBitThreshold>();
   r.add<FewBitStepwise>();
+}
+
+void register_tables(Registry& r) {
   const char* paper = "Novikov et al. 2022, arXiv 2202.00441";
   r.add_family({.name = "Function",
                 .call = "named tensors -> named tensors",
@@ -121,6 +125,14 @@ void register_activation(Registry& r) {
         return {{{"packed", fewbit_pack(codes(s, o.bits, o.size), o.bits)}}};
       },
       .sample = R"({"size": 5})"});
+}
+
+}  // namespace
+
+void register_activation(Registry& r) {
+  register_standard(r);
+  register_few_bit(r);
+  register_tables(r);
 }
 
 }  // namespace dropin

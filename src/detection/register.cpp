@@ -94,9 +94,7 @@ NamedTensors moved(const NamedTensors& in) {
 }
 const std::vector<Invariance> kMoved = {{"MovedBoxes", moved, nullptr, 1e-5}};
 
-}  // namespace
-
-void register_detection(Registry& r) {
+void register_suppression(Registry& r) {
   r.add_family({.name = "Suppression",
                 .call = "boxes [N, 4], scores -> indices of the boxes kept, by falling score"});
   r.add(FunctionInfo<NmsOptions>{
@@ -152,7 +150,9 @@ void register_detection(Registry& r) {
                  const Arguments& in) { return found(fast_nms(in["boxes"], in["scores"], o)); },
       .inputs = [](const FastNmsOptions&, const SampleSpec& s) { return by_class(s); },
       .invariances = kMoved});
+}
 
+void register_vision(Registry& r) {
   r.add_family({.name = "Vision", .call = "boxes, masks and scores of detections"});
   r.add(FunctionInfo<NoOptions>{
       .name = "decode_boxes",
@@ -202,6 +202,13 @@ void register_detection(Registry& r) {
         return {{"mask_scores", rescore_masks(in["scores"], in["mask_iou"], in["classes"])}};
       },
       .inputs = [](const NoOptions&, const SampleSpec& s) { return scored(s); }});
+}
+
+}  // namespace
+
+void register_detection(Registry& r) {
+  register_suppression(r);
+  register_vision(r);
 }
 
 }  // namespace dropin

@@ -66,23 +66,23 @@ NamedTensors nvfp4_parts(const NVFP4Tensor& q) {
   return {{"codes", q.codes}, {"scales", q.scales}, {"tensor_scale", q.tensor_scale}};
 }
 
-}  // namespace
+constexpr const char* kFamily = "NumberFormat";
+constexpr const char* kPaper = "Rouhani et al. 2023, arXiv 2310.10537";
 
-void register_number_format(Registry& r) {
-  const char* paper = "Rouhani et al. 2023, arXiv 2310.10537";
-  const std::string family = "NumberFormat";
-  r.add_family({.name = family,
+// The standard formats: what x becomes, and its parts.
+void register_standard(Registry& r) {
+  r.add_family({.name = kFamily,
                 .call = "x -> codes (and scales), and y, the values they stand for",
                 .inputs = [](const Json&, const SampleSpec& s) { return matrix(s); }});
   r.add(FunctionInfo<NoOptions>{.name = "fp32",
-                                .family = family,
+                                .family = kFamily,
                                 .summary = "32-bit floating point",
                                 .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
                                   const Tensor y = in["x"].detach().to(kFloat32);
                                   return {{"codes", y}, {"y", y}};
                                 }});
   r.add(FunctionInfo<NoOptions>{.name = "bf16",
-                                .family = family,
+                                .family = kFamily,
                                 .summary = "16-bit floating point with float32's range",
                                 .replaces = "fp32",
                                 .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
@@ -91,41 +91,33 @@ void register_number_format(Registry& r) {
                                 }});
   r.add(FunctionInfo<NoOptions>{
       .name = "int8",
-      .family = family,
+      .family = kFamily,
       .summary = "8-bit integers with one scale, absmax / 127, for the tensor",
       .replaces = "fp32",
       .call = [](const NoOptions&, const Arguments& in) { return int8_absmax(in["x"]); }});
+}
+
+void register_mx(Registry& r) {
   for (const char* format :
        {"MXFP8_E4M3", "MXFP8_E5M2", "MXFP6_E3M2", "MXFP6_E2M3", "MXFP4_E2M1", "MXINT8"})
     r.add(FunctionInfo<FormatOptions>{
         .name = format,
-        .family = family,
+        .family = kFamily,
         .summary = "a scale per block, a power of two, and " + std::to_string(mx_bits(format)) +
                    " bits per value",
         .replaces = "fp32",
-        .paper = paper,
+        .paper = kPaper,
         .call = [format](const FormatOptions& o, const Arguments& in) -> NamedTensors {
           const MXParams p{format, o.axis, o.block_size, o.rounding, o.scale_mode};
           const MXTensor q = quantize_mx(in["x"], p);
           return {
               {"codes", q.codes}, {"scales", q.scales}, {"y", dequantize_mx(q.codes, q.scales, p)}};
         }});
-  r.add(FunctionInfo<NoOptions>{
-      .name = "NVFP4",
-      .family = family,
-      .summary = "4-bit values, 8-bit scales per 16 of them, one scale for the tensor",
-      .replaces = "fp32",
-      .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
-        NamedTensors out = nvfp4_parts(quantize_nvfp4(in["x"]));
-        out.set("y",
-                dequantize_nvfp4(out.find("codes"), out.find("scales"), out.find("tensor_scale")));
-        return out;
-      }});
   r.add(FunctionInfo<QuantizeMXOptions>{
       .name = "quantize_mx",
-      .family = family,
+      .family = kFamily,
       .summary = "codes and scales in a microscaling format",
-      .paper = paper,
+      .paper = kPaper,
       .call = [](const QuantizeMXOptions& o, const Arguments& in) -> NamedTensors {
         const MXTensor q = quantize_mx(
             in["x"], {o.format, o.axis, o.block_size, o.rounding, o.scale_mode}, o.packed);
@@ -133,9 +125,9 @@ void register_number_format(Registry& r) {
       }});
   r.add(FunctionInfo<DequantizeMXOptions>{
       .name = "dequantize_mx",
-      .family = family,
+      .family = kFamily,
       .summary = "the values of codes and scales",
-      .paper = paper,
+      .paper = kPaper,
       .call = [](const DequantizeMXOptions& o, const Arguments& in) -> NamedTensors {
         return {
             {"y", dequantize_mx(in["codes"], in["scales"],
@@ -146,15 +138,29 @@ void register_number_format(Registry& r) {
         const MXTensor q = quantize_mx(matrix(s).inputs.find("x"), {});
         return {{{"codes", q.codes}, {"scales", q.scales}}};
       }});
+}
+
+void register_nvfp4(Registry& r) {
+  r.add(FunctionInfo<NoOptions>{
+      .name = "NVFP4",
+      .family = kFamily,
+      .summary = "4-bit values, 8-bit scales per 16 of them, one scale for the tensor",
+      .replaces = "fp32",
+      .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
+        NamedTensors out = nvfp4_parts(quantize_nvfp4(in["x"]));
+        out.set("y",
+                dequantize_nvfp4(out.find("codes"), out.find("scales"), out.find("tensor_scale")));
+        return out;
+      }});
   r.add(FunctionInfo<NoOptions>{.name = "quantize_nvfp4",
-                                .family = family,
+                                .family = kFamily,
                                 .summary = "codes, scales and tensor scale of NVFP4",
                                 .call = [](const NoOptions&, const Arguments& in) {
                                   return nvfp4_parts(quantize_nvfp4(in["x"]));
                                 }});
   r.add(FunctionInfo<NoOptions>{
       .name = "dequantize_nvfp4",
-      .family = family,
+      .family = kFamily,
       .summary = "the values of NVFP4 codes",
       .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
         return {{"y", dequantize_nvfp4(in["codes"], in["scales"], in["tensor_scale"])}};
@@ -162,6 +168,14 @@ void register_number_format(Registry& r) {
       .inputs = [](const NoOptions&, const SampleSpec& s) -> Sample {
         return {nvfp4_parts(quantize_nvfp4(matrix(s).inputs.find("x")))};
       }});
+}
+
+}  // namespace
+
+void register_number_format(Registry& r) {
+  register_standard(r);
+  register_mx(r);
+  register_nvfp4(r);
 }
 
 }  // namespace dropin
