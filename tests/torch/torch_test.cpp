@@ -69,19 +69,6 @@ TEST(Torch, ALayerComputesAndDifferentiatesAsTorchsOwn) {
   }
 }
 
-TEST(Torch, MultiheadAttentionTakesTorchsWeights) {
-  torch::manual_seed(2);
-  torch::nn::MultiheadAttention reference(torch::nn::MultiheadAttentionOptions(8, 2));
-  Layer layer = interop::from_layer(*reference);
-  const torch::Tensor x = torch::randn({2, 5, 8}), t = x.transpose(0, 1);
-  const torch::Tensor want = std::get<0>(reference->forward(t, t, t)).transpose(0, 1);
-  EXPECT_LT(worst(layer->forward(x), want), 1e-5);
-  torch::Tensor mask = torch::zeros({2, 5}, torch::kBool);
-  mask[0][4] = true;
-  const torch::Tensor masked = std::get<0>(reference->forward(t, t, t, mask)).transpose(0, 1);
-  EXPECT_LT(worst(layer->call({{"x", x}, {"key_padding_mask", mask}}).at("y"), masked), 1e-5);
-}
-
 TEST(Torch, TorchsOptimizerTrainsALayer) {
   torch::manual_seed(3);
   struct Net : torch::nn::Module {
