@@ -86,6 +86,14 @@ if [ "$(same "$folder/whole.json")" != "$(same "$folder/part.json")" ] || [ -z "
   failures=$((failures + 1))
 fi
 expect 2 "other settings" train --task recall --steps 13 --resume "$folder/whole"
+expect 2 "steps is 13, there 12" "${run[@]/#12/13}" --resume "$folder/whole"
+expect 2 "lr is 0.5, there 0.001" "${run[@]}" --lr 0.5 --resume "$folder/whole"
+
+# A run of one variant may be made longer.
+one=(train --task recall --batch 4 --length 9 --width 16 --layers 1 --json)
+"$dropin" "${one[@]}" --steps 4 --save "$folder/short" > /dev/null 2>&1
+expect 0 '"steps": 6' "${one[@]}" --steps 6 --resume "$folder/short"
+expect 2 "steps is 3, there 4" "${one[@]}" --steps 3 --resume "$folder/short"
 
 [ $failures -eq 0 ] && echo "all answers as expected"
 exit $((failures > 0))

@@ -315,8 +315,10 @@ Status depthwise_backward(const TensorIn& gy, const TensorIn& x, const Depthwise
   bool weights = false;
   for (const Run& r : c.runs) {
     weights = weights || r.run->gw.data || r.run->gb.data;
-    if (r.run->gw.data && (!x.data || x.numel() != like.numel() || x.dtype != DType::Float32 ||
-                           (c.last ? !channels_last(x) : !x.contiguous())))
+    // An empty batch has no data to point at.
+    if (r.run->gw.data && like.numel() > 0 &&
+        (!x.data || x.numel() != like.numel() || x.dtype != DType::Float32 ||
+         (c.last ? !channels_last(x) : !x.contiguous())))
       return abi::failed("depthwise: x does not fit");
     if (gx.data && !r.run->w.data) return abi::failed("depthwise: no weights");
   }

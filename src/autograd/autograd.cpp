@@ -1,5 +1,6 @@
 #include "dropin/autograd/autograd.h"
 #include "dropin/autograd/full_state.h"
+#include "dropin/autograd/swap_note.h"
 
 #include <algorithm>
 #include <queue>
@@ -15,6 +16,7 @@ namespace {
 
 struct TapeMeta final : TapeEntry {
   bool requires_grad = false, full_state = false;
+  std::shared_ptr<const SwapNote> swap;
   Tensor grad;
   Ref<Node> node;
   int output = 0;
@@ -28,6 +30,7 @@ TapeMeta& make_meta(const Tensor& t) {
 thread_local bool recording = true;
 thread_local bool anomaly = false;
 std::atomic<std::uint64_t> next_sequence{0};
+std::atomic<std::uint64_t> swap_count{0};
 
 // Long chains would otherwise destroy themselves recursively: nodes dropped during a destruction
 // wait in a list, linked through themselves because a destructor must not ask for memory.
@@ -95,6 +98,15 @@ void keep_full_state(const Tensor& parameter) { make_meta(parameter).full_state 
 bool keeps_full_state(const Tensor& parameter) {
   const TapeMeta* m = meta(parameter);
   return m && m->full_state;
+}
+std::uint64_t count_swap() { return ++swap_count; }
+std::uint64_t swaps_so_far() { return swap_count; }
+void note_swap(const Tensor& parameter, std::shared_ptr<const SwapNote> note) {
+  make_meta(parameter).swap = std::move(note);
+}
+std::shared_ptr<const SwapNote> swap_note(const Tensor& parameter) {
+  const TapeMeta* m = meta(parameter);
+  return m ? m->swap : nullptr;
 }
 Tensor Tensor::detach() const { return detail::alias(*this, sizes(), strides(), storage_offset()); }
 void Tensor::set_data(const Tensor& t) const {

@@ -110,6 +110,21 @@ struct Settings {
   }
 };
 
+// Goes on where `there`, a checkpoint's settings, left off: the names of what differs from `here`,
+// with both values. A longer run is the same run as long as none of its variants has ended.
+std::string differences(const Json& there, const Json& here, bool any_finished) {
+  std::string s;
+  for (const auto& [name, value] : here.items()) {
+    const Json* old = there.find(name);
+    if (old && *old == value) continue;
+    if (name == "steps" && !any_finished && old && old->is_int() && value.as_int() > old->as_int())
+      continue;
+    s += fmt::format("{}{} is {}, there {}", s.empty() ? "" : "; ", name, value.dump(),
+                     old ? old->dump() : "not given");
+  }
+  return s;
+}
+
 double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -238,14 +253,15 @@ int run(const Settings& s) {
   bool resume = !s.resume.empty();
   if (resume) {
     const TrainingState state = read_checkpoint(s.resume);
-    const Json* settings = state.notes.find("settings");
-    if (!settings || !(*settings == s.key()))
-      fail<OptionError>({"train: --resume ", s.resume,
-                         ": it was written by a run with other settings: ",
-                         settings ? settings->dump() : std::string("none")});
     if (const Json* finished = state.notes.find("finished"))
       for (std::size_t i = 0; i < finished->size(); ++i)
         rows.push_back(row_from_json((*finished)[i]));
+    const Json* settings = state.notes.find("settings");
+    if (!settings)
+      fail<OptionError>({"train: --resume ", s.resume, ": it was not written by dropin train"});
+    if (const std::string other = differences(*settings, s.key(), !rows.empty()); !other.empty())
+      fail<OptionError>(
+          {"train: --resume ", s.resume, ": it was written by a run with other settings: ", other});
   }
   while (rows.size() <= swaps.size()) {
     rows.push_back(
@@ -297,7 +313,8 @@ void add_train(CommandLine& line) {
       .option("--device", s->device, "cpu or cuda")
       .option("--save", s->save, "checkpoint file, written while training")
       .option("--save-every", s->save_every, "steps between checkpoints")
-      .option("--resume", s->resume, "goes on from a checkpoint of the same command")
+      .option("--resume", s->resume,
+              "goes on from a checkpoint of the same command; --steps may be more")
       .flag("--json", s->json, "results as JSON");
 }
 

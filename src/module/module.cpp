@@ -2,44 +2,9 @@
 
 #include <fmt/format.h>
 
-#include <algorithm>
+#include "dropin/autograd/full_state.h"
 
 namespace dropin {
-
-// --- NamedTensors
-
-Tensor NamedTensors::find(std::string_view name) const {
-  for (const auto& [n, t] : items_)
-    if (n == name) return t;
-  return {};
-}
-bool NamedTensors::contains(std::string_view name) const {
-  return std::any_of(items_.begin(), items_.end(), [&](const Item& i) { return i.first == name; });
-}
-Tensor NamedTensors::get(std::string_view name, std::string_view who) const {
-  for (const auto& [n, t] : items_)
-    if (n == name && t.defined()) return t;
-  std::string have;
-  for (const auto& [n, t] : items_) have += (have.empty() ? "" : ", ") + n;
-  fail<StateError>({who, ": no tensor \"", name, "\"; given: ", have.empty() ? "none" : have});
-}
-void NamedTensors::set(std::string name, Tensor t) {
-  for (auto& [n, old] : items_)
-    if (n == name) {
-      old = std::move(t);
-      return;
-    }
-  items_.emplace_back(std::move(name), std::move(t));
-}
-Tensor NamedTensors::take(std::string_view name) {
-  for (auto it = items_.begin(); it != items_.end(); ++it)
-    if (it->first == name) {
-      Tensor t = it->second;
-      items_.erase(it);
-      return t;
-    }
-  return {};
-}
 
 // --- building
 
@@ -94,20 +59,25 @@ void Module::apply(const std::function<void(const std::string&, Module&)>& f) {
   walk(walk, "", *this);
 }
 
-std::vector<std::pair<std::string, Tensor>> Module::named_parameters() const {
+// Tensors in `seen` are left out; null lists all.
+void Module::collect(Slots Module::*slots, const std::string& prefix,
+                     std::unordered_set<const TensorImpl*>* seen,
+                     std::vector<std::pair<std::string, Tensor>>& out) const {
+  for (const auto& p : this->*slots)
+    if (p->value.defined() && (!seen || seen->insert(p->value.impl()).second))
+      out.emplace_back(prefix + p->name, p->value);
+  for (const auto& c : children_) c->module->collect(slots, prefix + c->name + ".", seen, out);
+}
+std::vector<std::pair<std::string, Tensor>> Module::named_parameters(bool remove_duplicate) const {
   std::vector<std::pair<std::string, Tensor>> r;
-  for (const auto& p : parameters_)
-    if (p->value.defined()) r.emplace_back(p->name, p->value);
-  for (const auto& c : children_)
-    for (auto& [n, t] : c->module->named_parameters()) r.emplace_back(c->name + "." + n, t);
+  std::unordered_set<const TensorImpl*> seen;
+  collect(&Module::parameters_, "", remove_duplicate ? &seen : nullptr, r);
   return r;
 }
-std::vector<std::pair<std::string, Tensor>> Module::named_buffers() const {
+std::vector<std::pair<std::string, Tensor>> Module::named_buffers(bool remove_duplicate) const {
   std::vector<std::pair<std::string, Tensor>> r;
-  for (const auto& b : buffers_)
-    if (b->value.defined()) r.emplace_back(b->name, b->value);
-  for (const auto& c : children_)
-    for (auto& [n, t] : c->module->named_buffers()) r.emplace_back(c->name + "." + n, t);
+  std::unordered_set<const TensorImpl*> seen;
+  collect(&Module::buffers_, "", remove_duplicate ? &seen : nullptr, r);
   return r;
 }
 Tensors Module::parameters() const {
@@ -121,9 +91,11 @@ std::int64_t Module::num_parameters() const {
   return n;
 }
 StateDict Module::state_dict() const {
+  const auto parameters = named_parameters(false), buffers = named_buffers(false);
   StateDict s;
-  for (auto& [n, t] : named_parameters()) s.set(n, t.detach());
-  for (auto& [n, t] : named_buffers()) s.set(n, t.detach());
+  s.reserve(parameters.size() + buffers.size());
+  for (const auto& [n, t] : parameters) s.set(n, t.detach());
+  for (const auto& [n, t] : buffers) s.set(n, t.detach());
   return s;
 }
 
@@ -138,6 +110,68 @@ StateDict Module::own_names(StateDict state) const {
   translate_all(state, "", renamed);
   return state;
 }
+
+namespace {
+
+/// What load_state_dict writes: `from` into `to`, which the module knows by `name`.
+struct Copy {
+  std::string name;
+  Tensor to, from;
+};
+
+// Takes a value for each tensor of a module out of `state`, and reports what does not fit.
+std::vector<Copy> match_state(const std::vector<std::pair<std::string, Tensor>>& mine,
+                              StateDict& state, LoadReport& report) {
+  std::vector<Copy> copies;
+  for (const auto& [n, t] : mine) {
+    const Tensor value = state.take(n);
+    if (!value.defined())
+      report.missing.push_back(n);
+    else if (!(value.sizes() == t.sizes()))
+      report.misshaped.push_back(
+          fmt::format("{} is {}, expected {}", n, value.sizes().str(), t.sizes().str()));
+    else if (is_floating(value.dtype()) != is_floating(t.dtype()))
+      report.mistyped.push_back(
+          fmt::format("{} is {}, expected {}", n, name(value.dtype()), name(t.dtype())));
+    else
+      copies.push_back({n, t, value});
+  }
+  for (const auto& [n, t] : state) report.unexpected.push_back(n);
+  return copies;
+}
+
+bool equal_values(const Tensor& a, const Tensor& b) {
+  if (a.is_same(b)) return true;
+  return a.numel() == 0 || a.to(kCPU).to_vector() == b.to(kCPU).to_vector();
+}
+
+// Names of one tensor whose values differ; the copies are made in order, so the last stays.
+void report_ties(const std::vector<Copy>& copies, LoadReport& report) {
+  std::unordered_map<const TensorImpl*, const Copy*> last;
+  for (const Copy& c : copies) {
+    const Copy*& before = last[c.to.impl()];
+    if (before && !equal_values(before->from, c.from))
+      report.tied.push_back(
+          fmt::format("{} and {} are one tensor, and their values differ; that of {} is kept",
+                      before->name, c.name, c.name));
+    before = &c;
+  }
+}
+
+void refuse_unless_all_fits(std::string_view type, const LoadReport& r) {
+  if (r.missing.empty() && r.unexpected.empty() && r.misshaped.empty() && r.mistyped.empty())
+    return;
+  std::string s = fmt::format("{}: the state_dict does not fit; nothing was loaded", type);
+  if (!r.missing.empty()) s += fmt::format("\n  missing: {}", fmt::join(r.missing, ", "));
+  if (!r.unexpected.empty()) s += fmt::format("\n  unexpected: {}", fmt::join(r.unexpected, ", "));
+  if (!r.misshaped.empty()) s += fmt::format("\n  mis-shaped: {}", fmt::join(r.misshaped, "; "));
+  if (!r.mistyped.empty())
+    s += fmt::format("\n  mis-typed: {} (convert them first, and scale them if they are codes)",
+                     fmt::join(r.mistyped, "; "));
+  fail<StateError>({s});
+}
+
+}  // namespace
 
 LoadReport Module::load_state_dict(const StateDict& given, bool strict) {
   // Modules may change their form while they translate (packed weights, say); nothing stays changed
@@ -157,38 +191,49 @@ LoadReport Module::load_state_dict(const StateDict& given, bool strict) {
   LoadReport report;
   StateDict state = given;
   translate_all(state, "", report.renamed);
-  std::vector<std::pair<std::string, Tensor>> mine = named_parameters();
-  for (auto& b : named_buffers()) mine.push_back(b);
-  std::vector<std::pair<Tensor, Tensor>> copies;
-  for (auto& [n, t] : mine) {
-    const Tensor value = state.take(n);
-    if (!value.defined())
-      report.missing.push_back(n);
-    else if (!(value.sizes() == t.sizes()))
-      report.misshaped.push_back(
-          fmt::format("{} is {}, expected {}", n, value.sizes().str(), t.sizes().str()));
-    else
-      copies.emplace_back(t, value);
-  }
-  for (auto& [n, t] : state) report.unexpected.push_back(n);
-  if (strict &&
-      !(report.missing.empty() && report.unexpected.empty() && report.misshaped.empty())) {
-    std::string s = fmt::format("{}: the state_dict does not fit; nothing was loaded", type());
-    if (!report.missing.empty())
-      s += fmt::format("\n  missing: {}", fmt::join(report.missing, ", "));
-    if (!report.unexpected.empty())
-      s += fmt::format("\n  unexpected: {}", fmt::join(report.unexpected, ", "));
-    if (!report.misshaped.empty())
-      s += fmt::format("\n  mis-shaped: {}", fmt::join(report.misshaped, "; "));
-    fail<StateError>({s});
-  }
+  std::vector<std::pair<std::string, Tensor>> mine = named_parameters(false);
+  for (auto& b : named_buffers(false)) mine.push_back(b);
+  const std::vector<Copy> copies = match_state(mine, state, report);
+  if (strict) refuse_unless_all_fits(type(), report);
+  report_ties(copies, report);
   {
     no_grad guard;
-    for (auto& [to, from] : copies) to.copy_(from);
+    for (const Copy& c : copies) Tensor(c.to).copy_(c.from);
   }
   restore.done = true;
   apply([](const std::string&, Module& m) { m.state_changed(); });
   return report;
+}
+
+std::vector<std::string> Module::adopt_state(const Module& from) {
+  StateDict parameters, buffers;
+  for (auto& [n, t] : from.named_parameters(false)) parameters.set(n, t);
+  for (auto& [n, t] : from.named_buffers(false)) buffers.set(n, t);
+  std::vector<std::string> adopted;
+  no_grad guard;
+  auto adopt = [&](const std::string& path, detail::ParameterSlot& slot, const StateDict& same_role,
+                   const StateDict& other_role) {
+    if (!slot.value.defined()) return;
+    const Tensor same = same_role.find(path),
+                 source = same.defined() ? same : other_role.find(path);
+    if (!source.defined() || !(source.sizes() == slot.value.sizes()) ||
+        is_floating(source.dtype()) != is_floating(slot.value.dtype()))
+      return;
+    if (same.defined()) {
+      if (keeps_full_state(slot.value)) keep_full_state(same);
+      slot.value = same;
+    } else {
+      slot.value.copy_(source);
+    }
+    adopted.push_back(path);
+  };
+  apply([&](const std::string& path, Module& m) {
+    const std::string prefix = path.empty() ? "" : path + ".";
+    for (auto& p : m.parameters_) adopt(prefix + p->name, *p, parameters, buffers);
+    for (auto& b : m.buffers_) adopt(prefix + b->name, *b, buffers, parameters);
+  });
+  apply([](const std::string&, Module& m) { m.state_changed(); });
+  return adopted;
 }
 
 void Module::zero_grad() {
@@ -241,28 +286,37 @@ Box<Module> Module::make_like() const {
   fail<Error>({type(), ": this module cannot be cloned; override make_like()"});
 }
 
-void Module::copy_state_from(const Module& other) {
+void Module::copy_state_from(const Module& other, CopiedTensors& copied) {
   for (std::size_t i = 0; i < children_.size() && i < other.children_.size(); ++i) {
-    if (children_[i]->module->type() != other.children_[i]->module->type() ||
-        !(children_[i]->module->options_json() == other.children_[i]->module->options_json()))
-      children_[i]->module = other.children_[i]->module->clone();  // swapped after construction
-    else
-      children_[i]->module->copy_state_from(*other.children_[i]->module);
+    const Module& source = *other.children_[i]->module;
+    if (children_[i]->module->type() != source.type() ||
+        !(children_[i]->module->options_json() == source.options_json()))
+      children_[i]->module = source.make_like();  // swapped after construction
+    children_[i]->module->copy_state_from(source, copied);
   }
-  auto copy = [](std::vector<Box<detail::ParameterSlot>>& to,
-                 const std::vector<Box<detail::ParameterSlot>>& from) {
+  auto copy = [&](Slots& to, const Slots& from) {
     for (std::size_t i = 0; i < to.size() && i < from.size(); ++i) {
       const Tensor& source = from[i]->value;
+      Tensor& value = to[i]->value;
       if (!source.defined()) {
-        to[i]->value = {};
+        value = {};
         continue;
       }
-      Tensor fresh = source.detach().clone();
-      if (to[i]->value.defined())
-        to[i]->value.set_data(fresh);
+      Tensor& known = copied.copy_of[source.impl()];
+      if (known.defined()) {
+        value = known;
+        continue;
+      }
+      const Tensor fresh = source.detach().clone();
+      // A tensor that already holds another one's copy cannot take this one too.
+      if (value.defined() && copied.used.insert(value.impl()).second)
+        value.set_data(fresh);
       else
-        to[i]->value = fresh;
-      to[i]->value.requires_grad_(source.requires_grad());
+        value = fresh;
+      copied.used.insert(value.impl());
+      value.requires_grad_(source.requires_grad());
+      if (keeps_full_state(source)) keep_full_state(value);
+      known = value;
     }
   };
   copy(parameters_, other.parameters_);
@@ -276,7 +330,9 @@ Box<Module> Module::clone() const {
       default_generator();  // the clone's own initialisation must not move the stream
   Box<Module> m = make_like();
   default_generator() = before;
-  m->copy_state_from(*this);
+  CopiedTensors copied;
+  m->copy_state_from(*this, copied);
+  default_generator() = before;  // nor that of swapped children
   return m;
 }
 

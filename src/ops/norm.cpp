@@ -149,7 +149,7 @@ Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& ru
   if (!training && !(running_mean.defined() && running_var.defined()))
     fail<Error>({"batch_norm: not training, and there are no running statistics"});
   const std::int64_t n = c ? x_.numel() / c : 0;
-  if (training && n <= 1)
+  if (training && n == 1)
     fail<ShapeError>({"batch_norm: expected more than 1 value per channel when training, got x of ",
                       x_.sizes()});
   Tensor x = prepared(x_);
@@ -157,7 +157,10 @@ Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& ru
   auto like_x = [&](const Tensor& t) { return t.defined() ? t.to(x.dtype()).contiguous() : t; };
   const Tensor w = like_x(weight_), b = like_x(bias_);
   Tensor mean, rstd;
-  if (training) {
+  if (training && n == 0) {  // nothing to learn from: running statistics stay
+    mean = zeros({c}, x.options());
+    rstd = ones({c}, x.options());
+  } else if (training) {
     mean = empty({c}, x.options());
     rstd = empty({c}, x.options());
     Tensor var = empty({c}, x.options());

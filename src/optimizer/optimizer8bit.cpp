@@ -7,6 +7,7 @@
 #include "dropin/dispatch/dispatch.h"
 #include "kernels/optim8/kernel.h"
 #include "kernels/optim8/map.h"
+#include "optimizer/common.h"
 
 namespace dropin {
 
@@ -82,13 +83,6 @@ void check_eps8(std::string_view who, double eps) {
   DROPIN_CHECK(eps >= 0, OptionError, who, ": eps is ", eps, ", expected at least 0");
 }
 
-const Tensors& floating8(std::string_view who, const Tensors& params) {
-  for (const Tensor& p : params)
-    DROPIN_CHECK(!p.defined() || is_floating(p.dtype()), DTypeError, who, ": a parameter is ",
-                 p.dtype(), ", expected a floating-point type");
-  return params;
-}
-
 // --- which state
 
 void Overrides8::set(const Tensor& p, std::int64_t bits) {
@@ -154,7 +148,6 @@ NamedTensors start8(const Rule8Options& o, bool eight, const Tensor& p) {
 void update8(const Rule8Options& o, const Tensor& p, const Tensor& g_, NamedTensors& state) {
   const std::int64_t n = p.numel(), b = o.common.block_size;
   Tensor step = state.find("step");
-  step.add_(1.0);
   kernels::Step8 a{rule_of(o.kind),
                    o.lr,
                    o.beta1,
@@ -162,7 +155,7 @@ void update8(const Rule8Options& o, const Tensor& p, const Tensor& g_, NamedTens
                    o.eps,
                    o.common.weight_decay,
                    1,
-                   static_cast<std::int64_t>(step.item()),
+                   static_cast<std::int64_t>(step.item()) + 1,
                    b};
   if (o.common.percentile_clipping < 100 && n > 0)
     a.gradient_scale = clipped_scale(g_, a.step, o.common.percentile_clipping, state);
@@ -170,16 +163,11 @@ void update8(const Rule8Options& o, const Tensor& p, const Tensor& g_, NamedTens
   auto out = [&](const char* name) {
     return state.contains(name) ? state.find(name).out() : abi::TensorOut{};
   };
-  auto update = [&](const Tensor& t) {
+  update_as(kFloat32, p, [&](const Tensor& t) {
     run<kernels::optimizer8_step>(p.device(), a, t.out(), g.in(), out("state1"), out("absmax1"),
                                   out("state2"), out("absmax2"));
-  };
-  if (p.dtype() == kFloat32 && p.is_contiguous()) return update(p);
-  Tensor copy =
-      p.detach().to(kFloat32).contiguous();  // the update is in float32 whatever the parameter is
-  if (copy.data_ptr() == p.data_ptr()) copy = copy.clone();
-  update(copy);
-  p.detach().copy_(copy);
+  });
+  step.fill_(static_cast<double>(a.step));
 }
 
 // --- what is saved

@@ -1,5 +1,9 @@
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <unordered_set>
+
+#include "dropin/autograd/swap_note.h"
 #include "dropin/registry/registry.h"
 
 namespace dropin {
@@ -32,6 +36,41 @@ struct Planned {
   SwapReport::Instance report;
 };
 
+bool all_frozen(const std::vector<std::pair<std::string, Tensor>>& parameters) {
+  for (const auto& [n, t] : parameters)
+    if (t.requires_grad()) return false;
+  return !parameters.empty();
+}
+
+// The new parameters of a component that want a gradient.
+std::vector<std::string> trainable(const SwapReport::Instance& r, const Module& m) {
+  std::vector<std::string> names;
+  for (const auto& [n, t] : m.named_parameters())
+    if (t.requires_grad() && std::find(r.fresh.begin(), r.fresh.end(), n) != r.fresh.end())
+      names.push_back(n);
+  return names;
+}
+
+// Carries the old component's state into the new one and reports where each tensor went.
+SwapReport::Instance carry_over(const std::string& path, Module& from, Module& to) {
+  SwapReport::Instance r;
+  r.path = path;
+  const auto parameters = from.named_parameters();
+  if (!parameters.empty()) {
+    to.to(parameters[0].second.device());
+    to.to(parameters[0].second.dtype());
+  }
+  to.train(from.is_training());
+  r.carried = to.adopt_state(from);
+  const std::unordered_set<std::string> carried(r.carried.begin(), r.carried.end());
+  for (const auto& [n, t] : to.state_dict())
+    if (!carried.count(n)) r.fresh.push_back(n);
+  for (const auto& [n, t] : from.state_dict())
+    if (!carried.count(n)) r.dropped.push_back(n);
+  if (all_frozen(parameters)) r.thawed = trainable(r, to);
+  return r;
+}
+
 void plan(Module& m, const std::string& path, const ComponentInfo& from, const ComponentInfo& to,
           const Json& options, Json around, std::vector<Planned>& out) {
   const Json own = m.options_json();
@@ -48,31 +87,36 @@ void plan(Module& m, const std::string& path, const ComponentInfo& from, const C
         here,
         to.make_module(with(replacing_options(from, child->options_json(), around, to), options)),
         {}};
-    p.report.path = here;
-    const StateDict old = child->state_dict();
-    auto parameters = child->named_parameters();
-    if (!parameters.empty()) {
-      p.module->to(parameters[0].second.device());
-      p.module->to(parameters[0].second.dtype());
-    }
-    no_grad guard;
-    for (auto& [n, t] : p.module->state_dict()) {
-      const Tensor source = old.find(n);
-      if (source.defined() && source.sizes() == t.sizes()) {
-        Tensor(t).copy_(source);
-        p.report.carried.push_back(n);
-      } else {
-        p.report.fresh.push_back(n);
-      }
-    }
-    for (auto& [n, t] : old) {
-      bool kept = false;
-      for (const std::string& c : p.report.carried) kept = kept || c == n;
-      if (!kept) p.report.dropped.push_back(n);
-    }
-    p.module->train(child->is_training());
+    p.report = carry_over(here, *child, *p.module);
     out.push_back(std::move(p));
   }
+}
+
+// Tells the optimizers that hold parameters of the model: those that went must not be waited for,
+// and those that came are not trained unless they are added.
+void tell_optimizers(const Module& model, const std::vector<std::pair<std::string, Tensor>>& before,
+                     std::string_view from, std::string_view to) {
+  std::unordered_set<const TensorImpl*> old_ones, new_ones;
+  for (const auto& [n, t] : before) old_ones.insert(t.impl());
+  std::string added;
+  const auto after = model.named_parameters();
+  for (const auto& [n, t] : after) {
+    new_ones.insert(t.impl());
+    if (t.requires_grad() && !old_ones.count(t.impl())) added += (added.empty() ? "" : ", ") + n;
+  }
+  const std::uint64_t number = count_swap();
+  const std::string what = fmt::format("swap() of {} for {}", to, from);
+  auto note = [&](const Tensor& t, std::string text) {
+    note_swap(t, std::make_shared<const SwapNote>(SwapNote{number, std::move(text)}));
+  };
+  for (const auto& [n, t] : before)
+    if (t.requires_grad() && !new_ones.count(t.impl()))
+      note(t, fmt::format("({}) was dropped from its model by {}", n, what));
+  if (added.empty()) return;
+  for (const auto& [n, t] : after)
+    if (old_ones.count(t.impl()))
+      note(t, fmt::format("({}) is of a model to which {} added parameters that are not held: {}",
+                          n, what, added));
 }
 
 }  // namespace
@@ -88,11 +132,17 @@ SwapReport swap(Module& model, std::string_view from_name, std::string_view to_n
   std::vector<Planned> planned;
   plan(model, "", from, to, options, Json::object(), planned);
   if (planned.empty()) fail<OptionError>({"swap: the model has no ", from_name});
+  const auto before = model.named_parameters();
   SwapReport report;
   for (Planned& p : planned) {
+    if (all_frozen(before)) p.report.thawed = trainable(p.report, *p.module);
+    Module& placed = *p.module;
+    const bool mode = placed.is_training();
     p.parent->replace_child(p.child, std::move(p.module));
+    placed.train(mode);  // the old one's, whatever the modules around it do
     report.instances.push_back(std::move(p.report));
   }
+  tell_optimizers(model, before, from.name, to.name);
   return report;
 }
 
@@ -102,6 +152,8 @@ std::string SwapReport::str() const {
     s += fmt::format("{}: carried {}", i.path, i.carried.size());
     if (!i.fresh.empty()) s += fmt::format(", new: {}", fmt::join(i.fresh, " "));
     if (!i.dropped.empty()) s += fmt::format(", dropped: {}", fmt::join(i.dropped, " "));
+    if (!i.thawed.empty())
+      s += fmt::format(", trainable though the old one was frozen: {}", fmt::join(i.thawed, " "));
     s += '\n';
   }
   return s;

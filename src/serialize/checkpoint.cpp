@@ -50,6 +50,7 @@ TrainingState read_checkpoint(const std::string& path) {
 TrainingState load_checkpoint(const std::string& path, Module& model, Optimizer& optimizer) {
   const SafetensorsFile f = load_safetensors(path);
   TrainingState s = parse_state(path, f);
+  if (!f.unread.empty()) f.get(f.unread[0].name);  // a checkpoint has no such tensors
   StateDict weights, moments;
   for (const auto& [n, t] : f.tensors) {
     if (n.rfind("model.", 0) == 0)

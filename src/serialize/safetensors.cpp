@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "dropin/serialize/atomic_file.h"
 
@@ -23,9 +25,20 @@ constexpr TypeName kTypes[] = {
     {DType::Float16, "F16"}, {DType::Int8, "I8"},     {DType::UInt8, "U8"},
     {DType::Int32, "I32"},   {DType::Int64, "I64"},   {DType::Bool, "BOOL"}};
 
+/// The format's other dtypes, which no Tensor has.
+struct ForeignType {
+  const char* name;
+  int bits;
+};
+constexpr ForeignType kForeign[] = {
+    {"F4", 4},          {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"F8_E5M2", 8}, {"F8_E4M3", 8},
+    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F8_E8M0", 8}, {"I16", 16},    {"U16", 16},
+    {"U32", 32},        {"U64", 64},        {"C64", 64}};
+
 struct Entry {
   std::string name;
   DType dtype = DType::Float32;
+  const ForeignType* foreign = nullptr;  ///< set when no Tensor has the dtype
   Shape shape;
   std::uint64_t begin = 0, end = 0;
 };
@@ -49,16 +62,21 @@ Entry parse_entry(const std::string& file, const std::string& name, const Json& 
   e.name = name;
   const Json& type = *j.find("dtype");
   const TypeName* known = nullptr;
-  if (type.is_string())
+  if (type.is_string()) {
     for (const TypeName& t : kTypes)
       if (type.as_string() == t.name) known = &t;
-  if (!known)
-    bad({"dtype ", quote(type), " is not one of F32, F64, BF16, F16, I8, U8, I32, I64, BOOL"});
-  e.dtype = known->type;
+    for (const ForeignType& t : kForeign)
+      if (type.as_string() == t.name) e.foreign = &t;
+  }
+  if (!known && !e.foreign)
+    bad({"dtype ", quote(type),
+         " is not one of F32, F64, BF16, F16, I8, U8, I32, I64, BOOL, nor another of the "
+         "format's"});
+  if (known) e.dtype = known->type;
   const Json& shape = *j.find("shape");
   if (!shape.is_array() || shape.size() > abi::kMaxDims)
     bad({"shape ", quote(shape), " is not a list of at most 8 sizes"});
-  std::int64_t bytes = item_size(e.dtype);
+  std::int64_t bits = e.foreign ? e.foreign->bits : 8 * item_size(e.dtype);
   bool empty = false;
   for (std::size_t i = 0; i < shape.size(); ++i) {
     if (!shape[i].is_int() || shape[i].as_int() < 0)
@@ -68,10 +86,12 @@ Entry parse_entry(const std::string& file, const std::string& name, const Json& 
     // Zeros apart: the strides of [0, 2^40, 2^40] overflow, though it holds nothing.
     if (n == 0)
       empty = true;
-    else if (__builtin_mul_overflow(bytes, n, &bytes))
+    else if (__builtin_mul_overflow(bits, n, &bits))
       bad({"shape ", quote(shape), " has more bytes than can be counted"});
   }
-  if (empty) bytes = 0;
+  if (!empty && bits % 8 != 0)
+    bad({"shape ", quote(shape), " of ", quote(type), " does not fill whole bytes"});
+  const std::int64_t bytes = empty ? 0 : bits / 8;
   const Json& range = *j.find("data_offsets");
   if (!range.is_array() || range.size() != 2 || !range[0].is_int() || !range[1].is_int() ||
       range[0].as_int() < 0 || range[1].as_int() < range[0].as_int())
@@ -148,6 +168,10 @@ SafetensorsFile read_all(Source& in) {
   in.read(0, length, 8);
   std::uint64_t header = 0;
   for (int i = 7; i >= 0; --i) header = header << 8 | length[i];
+  if (header > kMaxHeader && length[0] == '{')  // as the length of a header, "{..." is absurd
+    fail<FileError>({file,
+                     ": is JSON, not safetensors; an index of shards is read from its file by "
+                     "load_safetensors"});
   if (header > kMaxHeader)
     fail<FileError>({file, ": the header claims ", static_cast<double>(header),
                      " bytes, at most 100000000 are allowed"});
@@ -165,6 +189,7 @@ SafetensorsFile read_all(Source& in) {
     fail<FileError>({file, ": header: ", e.what()});
   }
   SafetensorsFile r;
+  r.label = file;
   std::vector<Entry> entries;
   for (const auto& [name, value] : j.items()) {
     if (name == "__metadata__") {
@@ -190,6 +215,10 @@ SafetensorsFile read_all(Source& in) {
   if (at != data_bytes)
     fail<FileError>({file, ": ", data_bytes - at, " bytes after the last tensor"});
   for (const Entry& e : entries) {
+    if (e.foreign) {
+      r.unread.push_back({e.name, e.foreign->name, e.shape});
+      continue;
+    }
     Tensor t = empty(e.shape, e.dtype);
     in.read(8 + header + e.begin, t.data_ptr(), e.end - e.begin);
     if (e.dtype == DType::Bool) {
@@ -205,7 +234,112 @@ SafetensorsFile read_all(Source& in) {
   return r;
 }
 
+// --- shards
+
+/// An index: which file holds which tensor, and what it says about the whole.
+struct ShardIndex {
+  std::vector<std::string> files;  ///< in the order in which they are named first
+  std::unordered_map<std::string, std::string> file_of;
+  std::vector<std::pair<std::string, std::string>> metadata;
+};
+
+bool is_json_file(Source& in) {
+  char first = 0;
+  for (std::uint64_t at = 0; at < in.size() && at < 64; ++at) {
+    in.read(at, &first, 1);
+    if (first != ' ' && first != '\n' && first != '\t' && first != '\r') break;
+  }
+  unsigned char length[8] = {};
+  in.read(0, length, std::min<std::uint64_t>(8, in.size()));
+  // A header of up to 100 MB has a length whose last bytes are 0; text has none.
+  return first == '{' && in.size() > 1 && length[std::min<std::uint64_t>(in.size(), 8) - 1] != 0;
+}
+
+ShardIndex parse_index(const std::string& path, const std::string& text) {
+  auto bad = [&](std::initializer_list<Part> why) {
+    fail<FileError>({path, ": index of shards: ", join(why)});
+  };
+  Json j;
+  try {
+    j = Json::parse(text);
+  } catch (const OptionError& e) {
+    bad({e.what()});
+  }
+  const Json* map = j.is_object() ? j.find("weight_map") : nullptr;
+  if (!map || !map->is_object())
+    fail<FileError>({path, ": is JSON without a weight_map, neither safetensors nor an index"});
+  ShardIndex r;
+  std::unordered_set<std::string> seen;
+  for (const auto& [name, file] : map->items()) {
+    if (!file.is_string() || file.as_string().empty())
+      bad({"tensor \"", name, "\": ", quote(file), " is not a file name"});
+    const std::string& f = file.as_string();
+    if (f.find('/') != std::string::npos || f == "..")
+      bad({"tensor \"", name, "\": ", quote(file), " is not a file beside the index"});
+    if (seen.insert(f).second) r.files.push_back(f);
+    r.file_of.emplace(name, f);
+  }
+  if (const Json* m = j.find("metadata"); m && m->is_object())
+    for (const auto& [k, v] : m->items())
+      r.metadata.emplace_back(k, v.is_string() ? v.as_string() : v.dump());
+  return r;
+}
+
+SafetensorsFile read_shards(const std::string& path, const std::string& text) {
+  const ShardIndex index = parse_index(path, text);
+  const std::size_t slash = path.rfind('/');
+  const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
+  SafetensorsFile r;
+  r.label = path;
+  r.metadata = index.metadata;
+  std::unordered_map<std::string, std::string> from;  // tensor -> the shard that holds it
+  for (const std::string& file : index.files) {
+    SafetensorsFile shard;
+    try {
+      const std::string shard_path = folder + file;
+      Source in(shard_path);
+      shard = read_all(in);
+    } catch (const FileError& e) {
+      fail<FileError>({path, ": shard ", e.what()});
+    }
+    auto enter = [&](const std::string& name) {
+      const auto [at, is_new] = from.emplace(name, file);
+      if (!is_new)
+        fail<FileError>(
+            {path, ": tensor \"", name, "\" is in two shards, ", at->second, " and ", file});
+      const auto said = index.file_of.find(name);
+      if (said != index.file_of.end() && said->second != file)
+        fail<FileError>({path, ": tensor \"", name, "\" is in shard ", file, ", the index says ",
+                         said->second});
+    };
+    for (auto& [n, t] : shard.tensors) {
+      enter(n);
+      r.tensors.emplace_back(n, t);
+    }
+    for (UnreadTensor& u : shard.unread) {
+      enter(u.name);
+      r.unread.push_back(std::move(u));
+    }
+    for (auto& [k, v] : shard.metadata)
+      if (!r.find_metadata(k)) r.metadata.emplace_back(k, v);
+  }
+  for (const auto& [name, file] : index.file_of)
+    if (!from.count(name))
+      fail<FileError>({path, ": tensor \"", name, "\" is not in its shard ", file});
+  return r;
+}
+
 }  // namespace
+
+Tensor SafetensorsFile::get(std::string_view name) const {
+  for (const auto& [n, t] : tensors)
+    if (n == name) return t;
+  for (const UnreadTensor& u : unread)
+    if (u.name == name)
+      fail<FileError>({label, ": tensor \"", name, "\" ", u.shape, " has dtype ", u.dtype,
+                       ", which no Tensor has; convert it before it is saved"});
+  fail<FileError>({label, ": no tensor \"", name, "\" among ", tensors.size()});
+}
 
 const std::string* SafetensorsFile::find_metadata(std::string_view key) const {
   for (const auto& [k, v] : metadata)
@@ -220,7 +354,12 @@ SafetensorsFile parse_safetensors(const void* data, std::size_t bytes, const std
 
 SafetensorsFile load_safetensors(const std::string& path) {
   Source in(path);
-  return read_all(in);
+  if (!is_json_file(in)) return read_all(in);
+  if (in.size() > kMaxHeader)
+    fail<FileError>({path, ": an index of ", in.size(), " bytes; at most 100000000 are allowed"});
+  std::string text(in.size(), '\0');
+  in.read(0, text.data(), text.size());
+  return read_shards(path, text);
 }
 
 void save_safetensors(const std::string& path,

@@ -102,7 +102,7 @@ TEST(Safetensors, RefusesEntriesWithOtherFields) {
 }
 
 TEST(Safetensors, RefusesDtypesItDoesNotKnow) {
-  for (const char* type : {"\"F8_E4M3\"", "\"U16\"", "\"U64\"", "\"f32\"", "\"\"", "32", "null"})
+  for (const char* type : {"\"F8\"", "\"U128\"", "\"f32\"", "\"\"", "32", "null"})
     EXPECT_ERROR(parse(file(one(type, "[2]", "[0,8]"), zeros8)), FileError,
                  std::string("tensor \"a\": dtype ") + type + " is not one of F32");
 }

@@ -3,36 +3,16 @@
 #include <functional>
 #include <string>
 #include <string_view>
+#include <unordered_map>
+#include <unordered_set>
 #include <utility>
 #include <vector>
 
 #include "dropin/core/options.h"
+#include "dropin/module/named_tensors.h"
 #include "dropin/ops/ops.h"
 
 namespace dropin {
-
-/// An ordered list of named tensors: inputs, outputs, a state_dict.
-class NamedTensors {
- public:
-  using Item = std::pair<std::string, Tensor>;
-  NamedTensors() = default;
-  NamedTensors(std::initializer_list<Item> items) : items_(items) {}
-  /// The tensor of that name, undefined if there is none.
-  Tensor find(std::string_view name) const;
-  bool contains(std::string_view name) const;
-  /// The tensor of that name; StateError naming `who` and what there is, if there is none.
-  Tensor get(std::string_view name, std::string_view who) const;
-  void set(std::string name, Tensor t);
-  /// Takes the entry out; an undefined tensor if there is none.
-  Tensor take(std::string_view name);
-  std::size_t size() const { return items_.size(); }
-  auto begin() const { return items_.begin(); }
-  auto end() const { return items_.end(); }
-
- private:
-  std::vector<Item> items_;
-};
-using StateDict = NamedTensors;
 
 class Module;
 
@@ -90,6 +70,8 @@ class Child {
 /// What load_state_dict found.
 struct LoadReport {
   std::vector<std::string> missing, unexpected, misshaped, renamed;
+  std::vector<std::string> mistyped;  ///< integers for a floating-point tensor, or the reverse
+  std::vector<std::string> tied;      ///< names of one tensor for which the state has two values
 };
 
 /// Base of every layer. Children and parameters live on the heap: a module may be moved, and kept
@@ -106,7 +88,8 @@ class Module {
   virtual Json options_json() const { return Json::object(); }
   /// A new module of the same options and fresh parameters.
   virtual Box<Module> make_like() const;
-  /// A deep copy: same options, same children (swapped ones too), copied parameters and buffers.
+  /// A deep copy: same options, same children (swapped ones too), copied parameters and buffers. A
+  /// tensor under two names is one tensor in the copy too, as deepcopy keeps it.
   Box<Module> clone() const;
   /// Calls the module with named inputs, for programs that know it by name only. Single results are
   /// called "y".
@@ -114,17 +97,28 @@ class Module {
 
   // --- state
   /// Every parameter (buffer) with its dotted path, in order of creation, children after their
-  /// parent's own.
-  std::vector<std::pair<std::string, Tensor>> named_parameters() const;
-  std::vector<std::pair<std::string, Tensor>> named_buffers() const;
+  /// parent's own. A tensor under two names (head.weight = embedding.weight) is listed once, by the
+  /// first, as torch lists it, unless remove_duplicate is false.
+  std::vector<std::pair<std::string, Tensor>> named_parameters(bool remove_duplicate = true) const;
+  std::vector<std::pair<std::string, Tensor>> named_buffers(bool remove_duplicate = true) const;
+  /// named_parameters() without the names: each tensor once.
   Tensors parameters() const;
   std::int64_t num_parameters() const;
-  /// Parameters and buffers by dotted path; they share memory with the module.
+  /// Parameters and buffers by dotted path; they share memory with the module. A tensor under two
+  /// names is there under both.
   StateDict state_dict() const;
-  /// Copies `state` in. strict: StateError listing all missing, unexpected and mis-shaped entries,
-  /// and nothing is loaded; otherwise what fits is loaded. Names of other frameworks that a layer
-  /// knows (in_proj_weight) are translated first and reported as renamed.
+  /// Copies `state` in. strict: StateError listing all missing, unexpected, mis-shaped and
+  /// mis-typed entries, and nothing is loaded; otherwise what fits is loaded. Floating-point types
+  /// are converted to each other, and integer types; integers (codes of packed weights) never
+  /// become weights. Where one tensor has two names and two values, the last is kept, as in torch,
+  /// and LoadReport::tied says so. Names of other frameworks that a layer knows (in_proj_weight)
+  /// are translated first and reported as renamed.
   LoadReport load_state_dict(const StateDict& state, bool strict = true);
+  /// Puts the very tensors of `from` where this module has a parameter (or a buffer) of the same
+  /// path, shape and kind of dtype, so that optimizers made before, requires_grad and ties go on.
+  /// What is a parameter here and a buffer there is copied. Returns the paths. swap() carries
+  /// state over in this way.
+  std::vector<std::string> adopt_state(const Module& from);
   /// `state` by this module's own names, as load_state_dict reads it: entries that a layer knows
   /// from other frameworks are renamed, cut or turned.
   StateDict own_names(StateDict state) const;
@@ -176,11 +170,20 @@ class Module {
   virtual void state_changed() {}
 
  private:
-  void copy_state_from(const Module& other);
+  /// Which tensor of a copy stands for each of the original, and which are spoken for.
+  struct CopiedTensors {
+    std::unordered_map<const TensorImpl*, Tensor> copy_of;
+    std::unordered_set<const TensorImpl*> used;
+  };
+  void copy_state_from(const Module& other, CopiedTensors& copied);
+  using Slots = std::vector<Box<detail::ParameterSlot>>;
+  void collect(Slots Module::*slots, const std::string& prefix,
+               std::unordered_set<const TensorImpl*>* seen,
+               std::vector<std::pair<std::string, Tensor>>& out) const;
   void translate_all(StateDict& state, const std::string& prefix,
                      std::vector<std::string>& renamed) const;
   std::string tree(int indent) const;
-  std::vector<Box<detail::ParameterSlot>> parameters_, buffers_;
+  Slots parameters_, buffers_;
   std::vector<Box<detail::ChildSlot>> children_;
   bool training_ = true;
 };

@@ -176,7 +176,7 @@ class BatchNorm2d : public Component<BatchNorm2d, BatchNorm2dOptions, Norm> {
     const bool batch = is_training() || !options_.track_running_stats;
     double momentum = options_.momentum.value_or(0);
     if (is_training() && options_.track_running_stats) {
-      DROPIN_CHECK(x.numel() / x.size(1) > 1, ShapeError, who(),
+      DROPIN_CHECK(x.numel() != x.size(1), ShapeError, who(),
                    ": expected more than 1 value per channel when training, got x of ", x.sizes());
       batches_->add_(1.0);
       if (!options_.momentum) momentum = 1 / batches_->item();

@@ -1,5 +1,7 @@
 // Optimizers with PyTorch's semantics, options and state names.
 #pragma once
+#include <functional>
+
 #include "dropin/module/family.h"
 
 namespace dropin {
@@ -7,10 +9,13 @@ namespace dropin {
 /// Parameters that share options.
 struct ParamGroup {
   Tensors params;
-  Json options;  ///< all option fields of the optimizer
+  Json options;           ///< all option fields of the optimizer
+  double initial_lr = 0;  ///< the lr that the group was made with; schedules start from it
 };
 
-/// Base of every optimizer: groups of parameters, per-parameter state.
+/// Base of every optimizer: groups of parameters, per-parameter state. Parameters are numbered from
+/// 0 in order of registration, group after group, as torch numbers them. Several optimizers may
+/// share a model as long as their parameters differ.
 class Optimizer {
  public:
   using Family = Optimizer;
@@ -18,22 +23,48 @@ class Optimizer {
   static FamilyInfo family();
   virtual ~Optimizer() = default;
   virtual std::string_view type() const = 0;
-  /// One update from the parameters' grad(); those without a gradient stay as they are. The states
-  /// of all parameters are made before the first one changes.
+  /// One update from the parameters' grad(); those without a gradient stay as they are. All checks,
+  /// and the states of all parameters, come before the first one changes. After module.to() the
+  /// state follows the parameter's new dtype and device. StateError when a swap() after this
+  /// optimizer was made dropped a parameter it holds or gave the model new ones: make the optimizer
+  /// after the swap, add the new parameters with add_param_group, or accept_swap().
   void step();
+  /// torch's step(closure): `closure` computes the loss anew with its gradients (zero_grad,
+  /// forward, backward) and returns it, recorded even inside no_grad; then one step(). Returns the
+  /// loss.
+  virtual Tensor step(const std::function<Tensor()>& closure);
   /// Drops all gradients.
   void zero_grad();
   /// Adds parameters with some options changed: add_param_group(ps, {"lr": 0.1} as JSON).
-  /// OptionError on unknown names or on a parameter already held.
+  /// OptionError on unknown names or on a parameter already held or repeated.
   void add_param_group(const Tensors& params, const Json& changes = Json::object());
-  /// Names of the options: lr is settable on every optimizer; a schedule calls this each step.
+  /// Changes options of a group: set_options(1, {"lr": 0.1, "weight_decay": 0} as JSON). A new lr
+  /// becomes the group's initial_lr too. OptionError on unknown names, bad values or no such group,
+  /// StateError when the states do not fit the new options; nothing has changed then.
+  void set_options(std::size_t group, const Json& changes);
+  /// Sets the learning rate of the first group, and moves the others' in proportion, so that the
+  /// ratios of their initial_lr stay: a schedule calls this each step. OptionError on a negative
+  /// rate, and when the first group began at 0 and the others did not.
   void set_lr(double lr);
-  double lr() const;
+  /// Sets the learning rate of one group, and leaves its initial_lr: torch's param_groups[g]["lr"].
+  void set_lr(std::size_t group, double lr);
+  /// Every group's lr = its initial_lr times `factor`: one step of torch's LambdaLR. Calls do not
+  /// add up.
+  void scale_lr(double factor);
+  /// The learning rate of a group.
+  double lr(std::size_t group = 0) const;
   const std::vector<ParamGroup>& param_groups() const { return groups_; }
-  /// "state.<i>.<name>" per parameter in order of registration, as torch numbers them
-  /// ("state.0.exp_avg").
+  /// Goes on with the parameters held, whatever swap() did to their model until now.
+  void accept_swap();
+  /// "state.<i>.<name>" per parameter by number ("state.0.exp_avg"), and torch's param_groups as
+  /// "param_groups.<g>.<option>": numbers, bools and lists of numbers as tensors (0 dimensions, or
+  /// one), anything else as the bytes of its JSON; "params" are the group's parameter numbers,
+  /// "initial_lr" is float64.
   StateDict state_dict() const;
-  /// Restores what state_dict gave; StateError naming what does not fit, with nothing changed.
+  /// Restores what state_dict gave, options of every group included; a state without param_groups
+  /// leaves the options as they are. Floating-point entries take the dtype that this optimizer
+  /// keeps. StateError naming what does not fit (other groups, options, shapes, types), with
+  /// nothing changed.
   void load_state_dict(const StateDict& state);
   /// Bytes held in states.
   std::int64_t state_bytes() const;
@@ -41,12 +72,16 @@ class Optimizer {
  protected:
   /// Reads the group's options again after a change.
   virtual void group_changed(std::size_t group) = 0;
-  virtual Json check_options(const Json& all) const = 0;
-  /// The state with which parameter p of a group starts.
-  virtual NamedTensors first_state(std::size_t group, const Tensor& p) const = 0;
-  /// Updates parameter p of a group; `first`: its state was made for this step.
-  virtual void update(std::size_t group, const Tensor& p, const Tensor& g, NamedTensors& state,
-                      bool first) = 0;
+  /// `base` (or the optimizer's own options when it is null) with some changed, all of them
+  /// checked.
+  virtual Json check_options(const Json& base, const Json& changes) const = 0;
+  /// The state with which parameter p, of this number, of a group starts.
+  virtual NamedTensors first_state(std::size_t group, std::size_t number,
+                                   const Tensor& p) const = 0;
+  /// Updates parameter p of a group; `first`: its state was made for this step. g is contiguous and
+  /// has p's dtype.
+  virtual void update(std::size_t group, std::size_t number, const Tensor& p, const Tensor& g,
+                      NamedTensors& state, bool first) = 0;
   void add_first_group(const Tensors& params, const Json& options);
   /// Entries that state_dict adds to parameter p's state, so that a later load can tell what it
   /// reads.
@@ -55,20 +90,34 @@ class Optimizer {
     return {};
   }
   /// StateError when `state` (of parameter number i) is not for p; takes the notes out. Nothing has
-  /// been changed yet.
-  virtual void check_state(std::size_t /*group*/, const Tensor& /*p*/, std::size_t /*i*/,
-                           NamedTensors& /*state*/) const {}
+  /// been changed yet. Here: shapes and kinds of dtype as first_state makes them.
+  virtual void check_state(std::size_t group, const Tensor& p, std::size_t i,
+                           NamedTensors& state) const;
   /// True when the parameter is held; `has_state` tells whether it was updated before.
   bool holds(const Tensor& p, bool* has_state) const;
 
  private:
+  /// A parameter's state, and what the parameter was when it was made.
+  struct Held {
+    NamedTensors state;
+    TensorOptions options;
+    Shape sizes;
+  };
+  void append_group(const Tensors& params, Json options);
+  void set_rates(const std::vector<double>& rates);
+  void check_group(std::size_t group, const char* who) const;
+  void check_ready(std::size_t number, const Tensor& p) const;
+  NamedTensors followed(std::size_t group, std::size_t number, const Tensor& p) const;
+  std::vector<ParamGroup> restored_groups(const StateDict& state) const;
+  std::vector<NamedTensors> restored_states(const StateDict& state) const;
   std::vector<ParamGroup> groups_;
-  std::vector<NamedTensors> states_;  ///< by order of registration
+  std::vector<Held> states_;  ///< by number
+  std::uint64_t swaps_seen_ = 0;
 };
 
 /// Gives Self its options per group. class SGD : public OptimizerOf<SGD, SGDOptions>;
 /// self.start(options, p) makes a parameter's first state, self.update_one(options, p, g, state,
-/// first) updates it.
+/// first) updates it. Both may take the parameter's number as one more, last argument.
 template <class Self, class O>
 class OptimizerOf : public Optimizer {
  public:
@@ -80,9 +129,9 @@ class OptimizerOf : public Optimizer {
   std::string_view type() const override { return type_name<Self>(); }
 
  protected:
-  Json check_options(const Json& changes) const override {
+  Json check_options(const Json& base, const Json& changes) const override {
     O o = options_from_json<O>(changes, type_name<Self>());  // refuses unknown names
-    Json all = defaults_;
+    Json all = base.is_null() ? defaults_ : base;
     for (const auto& [k, v] : changes.items()) all.set(k, v);
     o = options_from_json<O>(all, type_name<Self>());
     Self::check(o);
@@ -92,12 +141,20 @@ class OptimizerOf : public Optimizer {
     if (parsed_.size() <= g) parsed_.resize(g + 1);
     parsed_[g] = options_from_json<O>(param_groups()[g].options, type_name<Self>());
   }
-  NamedTensors first_state(std::size_t g, const Tensor& p) const override {
-    return static_cast<const Self*>(this)->start(parsed_[g], p);
+  NamedTensors first_state(std::size_t g, std::size_t number, const Tensor& p) const override {
+    const Self& self = static_cast<const Self&>(*this);
+    if constexpr (requires { self.start(parsed_[g], p, number); })
+      return self.start(parsed_[g], p, number);
+    else
+      return self.start(parsed_[g], p);
   }
-  void update(std::size_t g, const Tensor& p, const Tensor& grad, NamedTensors& state,
-              bool first) override {
-    static_cast<Self*>(this)->update_one(parsed_[g], p, grad, state, first);
+  void update(std::size_t g, std::size_t number, const Tensor& p, const Tensor& grad,
+              NamedTensors& state, bool first) override {
+    Self& self = static_cast<Self&>(*this);
+    if constexpr (requires { self.update_one(parsed_[g], p, grad, state, first, number); })
+      self.update_one(parsed_[g], p, grad, state, first, number);
+    else
+      self.update_one(parsed_[g], p, grad, state, first);
   }
 
  private:
@@ -120,7 +177,9 @@ struct SGDOptions {
   }
 };
 /// torch.optim.SGD: g += weight_decay p; m = momentum m + (1 - dampening) g (m = g at first); p -=
-/// lr m, with nesterov lr (g + momentum m). State: momentum_buffer.
+/// lr m, with nesterov lr (g + momentum m). State: momentum_buffer. Parameters of bfloat16 and
+/// float16 are stepped in float32 and rounded once, and their states are float32 (torch's have the
+/// parameter's dtype); so with Adam and AdamW.
 class SGD : public OptimizerOf<SGD, SGDOptions> {
  public:
   static constexpr const char* kSummary = "gradient descent with momentum";
@@ -149,7 +208,7 @@ struct AdamOptions {
 };
 /// torch.optim.Adam (Kingma & Ba 2015, algorithm 1): m = b1 m + (1 - b1) g; v = b2 v + (1 - b2)
 /// g^2; p -= lr m / (1 - b1^t) / (sqrt(v / (1 - b2^t)) + eps). weight_decay is added to the
-/// gradient. State: step, exp_avg, exp_avg_sq (max_exp_avg_sq).
+/// gradient. State: step, exp_avg, exp_avg_sq (max_exp_avg_sq); dtypes as with SGD.
 class Adam : public OptimizerOf<Adam, AdamOptions> {
  public:
   static constexpr const char* kSummary = "adaptive moments";
@@ -191,7 +250,8 @@ class AdamW : public OptimizerOf<AdamW, AdamWOptions> {
 };
 
 /// Scales all gradients so that their joint L2 norm is at most max_norm; returns the norm before.
-/// torch.nn.utils.clip_grad_norm_.
+/// torch.nn.utils.clip_grad_norm_. Norms of 16-bit gradients are computed in float32, and a tensor
+/// given twice counts once. A norm that is NaN makes all gradients NaN, as in torch.
 double clip_grad_norm_(const Tensors& params, double max_norm);
 /// lr at `step` (from 0): linear from 0 over `warmup` steps, then a cosine down to min_lr at
 /// `total`.

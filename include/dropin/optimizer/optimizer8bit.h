@@ -15,8 +15,6 @@ struct Common8 {
 void check_common8(std::string_view who, std::optional<double> lr, const Common8& o);
 void check_betas8(std::string_view who, const std::vector<double>& betas);
 void check_eps8(std::string_view who, double eps);
-/// Integer parameters are refused by type.
-const Tensors& floating8(std::string_view who, const Tensors& params);
 
 enum class Kind8 { Adam, Momentum, Lion, RmsProp, Adagrad };
 struct Rule8Options {
@@ -63,8 +61,7 @@ class Optimizer8bit : public OptimizerOf<Self, O> {
   using Base = OptimizerOf<Self, O>;
 
  public:
-  Optimizer8bit(const Tensors& params, const O& o)
-      : Base(detail::floating8(type_name<Self>(), params), o) {}
+  Optimizer8bit(const Tensors& params, const O& o) : Base(params, o) {}
   static void check(const O& o) {
     detail::check_common8(type_name<Self>(), o.lr, detail::common8(o));
     if constexpr (requires { o.betas; }) detail::check_betas8(type_name<Self>(), o.betas);

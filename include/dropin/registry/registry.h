@@ -186,6 +186,9 @@ struct SwapReport {
     std::vector<std::string> carried;  ///< parameters and buffers taken over (same name and shape)
     std::vector<std::string> fresh;    ///< new ones, at their initial values
     std::vector<std::string> dropped;  ///< of the old component, gone
+    /// Those of `fresh` that are trainable although every parameter of the old component was
+    /// frozen, as a new module's are in torch; requires_grad_(false) freezes them.
+    std::vector<std::string> thawed;
   };
   std::vector<Instance> instances;
   /// A line per instance.
@@ -194,8 +197,11 @@ struct SwapReport {
 
 /// Replaces every instance of component `from` below `model` by `to`. The new one is made with the
 /// old one's values of the options both know (or as its options_from says), overridden by
-/// `options`; parameters whose name and shape agree are carried over, with mode, dtype and device.
-/// OptionError when there is no instance, the families differ, or the options are refused; the
+/// `options`; parameters and buffers whose name, shape and kind of dtype agree are carried over.
+/// These stay the same tensors, so that an optimizer made before goes on training them, and frozen
+/// or tied ones stay so; mode, dtype and device are kept. An optimizer made before that holds a
+/// dropped parameter, or lacks a new one, says so at its next step (Optimizer::step). OptionError
+/// when there is no instance, the families differ, or the options are refused; the
 /// model is unchanged then.
 SwapReport swap(Module& model, std::string_view from, std::string_view to,
                 const Json& options = Json::object());

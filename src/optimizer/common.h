@@ -1,0 +1,22 @@
+// What the optimizers share.
+#pragma once
+#include "dropin/tensor/tensor.h"
+
+namespace dropin::detail {
+
+/// The dtype in which a parameter is stepped, and its state kept: float64 its own, all others
+/// float32.
+inline DType step_dtype(DType parameter) { return parameter == kFloat64 ? kFloat64 : kFloat32; }
+
+/// Calls f with contiguous memory of `dtype` that holds p's values, and leaves in p what f wrote
+/// there, rounded once. f gets p itself where that is possible.
+template <class F>
+void update_as(DType dtype, const Tensor& p, F f) {
+  if (p.dtype() == dtype && p.is_contiguous()) return f(p);
+  Tensor copy = p.detach().to(dtype).contiguous();
+  if (copy.data_ptr() == p.data_ptr()) copy = copy.clone();
+  f(copy);
+  p.detach().copy_(copy);
+}
+
+}  // namespace dropin::detail
