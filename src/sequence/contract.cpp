@@ -14,6 +14,23 @@ std::vector<BadInput> bad_sequences(const Json& o) {
            "key_padding_mask is float32, expected bool"},
           {{{"x", x}, {"key_padding_mask", zeros({2, 7}, kBool)}}, "key_padding_mask is [2, 7]"}};
 }
+
+// A mixer that hides the future in place of one that sees it, or the reverse, is another model.
+std::string causality_conflict(const Module& old, const Module& fresh, const Json& named) {
+  const auto& was = dynamic_cast<const SequenceMixer&>(old);
+  const auto& is = dynamic_cast<const SequenceMixer&>(fresh);
+  const Json* asked = named.find("causal");
+  auto words = [](bool causal) { return causal ? "hides the future" : "sees the future"; };
+  if (asked && asked->is_bool()) {
+    if (asked->as_bool() == is.causal()) return "";
+    return std::string("it ") + words(is.causal()) + " always; causal = " + asked->dump() +
+           " is not to be had";
+  }
+  if (was.causal() == is.causal()) return "";
+  return std::string("it ") + words(is.causal()) + ", and the one it replaces " +
+         words(was.causal()) +
+         "; where that is meant, name it: {\"causal\": " + (is.causal() ? "true}" : "false}");
+}
 }  // namespace
 
 FamilyInfo SequenceMixer::family() {
@@ -38,6 +55,8 @@ FamilyInfo SequenceMixer::family() {
     return Sample{{{"x", s.normal({batch, length, option_or(o, {"embed_dim", "d_model"}, 256)})}}};
   };
   f.bad_inputs = bad_sequences;
+  f.conflict = causality_conflict;
+  f.swap_words = {"causal"};
   f.label = [](const Shape& x) { return "L:" + std::to_string(x[1]); };
   return f;
 }

@@ -96,6 +96,12 @@ struct FamilyInfo {
   std::function<std::string(const Shape& x)> label = nullptr;
   /// null: weights times x's rows.
   std::function<Work(const Workload&)> work = nullptr;
+  /// swap(): what of `old`'s meaning `fresh` does not keep, in words, unless the swap's own options
+  /// name it; empty: nothing.
+  std::function<std::string(const Module& old, const Module& fresh, const Json& named)> conflict =
+      nullptr;
+  /// Words that a swap's options may hold for conflict() though a member has no such option.
+  std::vector<std::string> swap_words = {};
   Traits traits = {};  ///< of every member, unless it says otherwise
 };
 

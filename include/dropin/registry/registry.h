@@ -189,9 +189,12 @@ struct SwapReport {
     /// Those of `fresh` that are trainable although every parameter of the old component was
     /// frozen, as a new module's are in torch; requires_grad_(false) freezes them.
     std::vector<std::string> thawed;
+    /// Options of the old one, not at their defaults, that the new one does not have or has
+    /// otherwise, though the swap's options do not say so: "rope = \"half\", now none".
+    std::vector<std::string> changed;
   };
   std::vector<Instance> instances;
-  /// A line per instance.
+  /// A line per instance, and one for each option that changed its meaning.
   std::string str() const;
 };
 
@@ -201,8 +204,9 @@ struct SwapReport {
 /// These stay the same tensors, so that an optimizer made before goes on training them, and frozen
 /// or tied ones stay so; mode, dtype and device are kept. An optimizer made before that holds a
 /// dropped parameter, or lacks a new one, says so at its next step (Optimizer::step). OptionError
-/// when there is no instance, the families differ, or the options are refused; the
-/// model is unchanged then.
+/// when there is no instance, the families differ, the options are refused, or the new one would
+/// mean something else (a causal mixer for one that is not) without the options naming it
+/// ({"causal": true}); the model is unchanged then.
 SwapReport swap(Module& model, std::string_view from, std::string_view to,
                 const Json& options = Json::object());
 
