@@ -62,15 +62,12 @@ class LongformerAttention
   /// global_attention.
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
   bool causal() const override { return options_.causal; }
-  /// Causal only. The state is a ring of the last W max(dilation) + 1 tokens.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override {
-    return init_state(batch, max_len, false);
-  }
-  /// global_tokens: later steps may name global tokens; the state then keeps all max_len tokens.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len, bool global_tokens);
-  Tensor step(const Tensor& x_t, SequenceState& state) override { return step(x_t, state, {}); }
-  /// global_mask [B, n] bool: which of the new tokens are global; undefined: none.
-  Tensor step(const Tensor& x_t, SequenceState& state, const Tensor& global_mask);
+  /// Causal only. The state holds the last W max(dilation) + 1 + options.keep tokens, in twice as
+  /// much memory. options.global_tokens: later steps may name global tokens
+  /// (StepArgs::global_attention_mask); the state then keeps all max_len tokens.
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+                                const StateOptions& options = {}) override;
+  Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
  protected:
   void translate_state(StateDict& state, const std::string& prefix,
@@ -87,8 +84,13 @@ class LongformerAttention
                ? options_.dilation.values[0]
                : options_.dilation.values[static_cast<std::size_t>(head)];
   }
-  Tensor heads(const Child<Linear>& proj, const Tensor& x, bool rotate,
-               std::int64_t start = 0) const;
+  Tensor heads(const Child<Linear>& proj, const Tensor& x, bool rotate) const;
+  struct State;
+  /// The heads of a step's tokens, packed.
+  struct Projected;
+  /// The outputs [R, H, n, Dh] of a run's new tokens.
+  Tensor step_run(State& s, const detail::RowRun& run, const detail::StepTokens& tokens,
+                  const Projected& p) const;
   Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_, q_global_, k_global_, v_global_;
 };
 
