@@ -62,10 +62,11 @@ class Bench {
   Bench(const Settings& s, const Limits& l) : s_(s), limits_(l), device_(s.device) {}
   void run(const ComponentInfo& c) {
     const ComponentInfo* standard = standard_of(c);
+    const FamilyInfo& family = registry().family(c);
     double last[2] = {0, 0}, before[2] = {0, 0};  // forward, and with backward
     for (int i = 0; i < sizes_of(c); ++i) {
-      bool longer = false;  // lengths grow fourfold: as it grew, it would take too long
-      for (int k = 0; k < 2 && c.family == "SequenceMixer"; ++k)
+      bool longer = false;  // sizes grow fourfold: as it grew, it would take too long
+      for (int k = 0; k < 2 && family.growing; ++k)
         longer = longer || (before[k] > 0 && last[k] * last[k] / before[k] > 3 * kLongCall);
       if (longer) {
         for (int k = i; k < sizes_of(c); ++k) too_long_.insert({c.name, k});
@@ -76,12 +77,13 @@ class Bench {
       std::copy(last, last + 2, before);
       if (!one(c, standard, i, Json::object(), last)) return;
     }
-    for (const FieldInfo& f : c.options)  // a window is swept too: time should follow it
-      if (c.family == "SequenceMixer" && f.name == "window" && f.type == "int")
-        for (const std::int64_t w : {32, 64, 128, 256, 512, 1024}) {
+    for (const Sweep& sweep : family.sweeps)
+      for (const FieldInfo& f : c.options)
+        for (const std::int64_t v : sweep.values) {
+          if (f.name != sweep.option || f.type != "int") continue;
           Json o = Json::object();
-          o.set("window", w);
-          one(c, nullptr, 3, o, last, w);
+          o.set(f.name, v);
+          one(c, nullptr, sweep.size - 1, o, last);
         }
   }
   Json rows() const { return rows_; }
@@ -91,21 +93,20 @@ class Bench {
     return s_.filter.empty() || name.find(s_.filter) != std::string::npos;
   }
 
-  // False when the component cannot be made from its line; says why.
-  bool one(const ComponentInfo& c, const ComponentInfo* standard, int i, const Json& changes,
-           double* last, std::int64_t window = 0) {
-    if (!s_.filter.empty()) {  // sequence mixers know their name before they are made
-      if (c.family == "SequenceMixer") {
-        static constexpr int lengths[] = {64, 256, 1024, 4096, 16384};
-        const std::string stem = fmt::format("{}/L:{}{}", c.name, lengths[i],
-                                             window ? fmt::format("/window:{}", window) : "");
-        if (!wanted(stem + "/forward") && !wanted(stem + "/forward+backward")) return true;
-      }
+  // False when the component cannot be made from its line; says why. `swept`: an option and the
+  // value it has here.
+  bool one(const ComponentInfo& c, const ComponentInfo* standard, int i, const Json& swept,
+           double* last) {
+    std::string variant;
+    for (const auto& [name, v] : swept.items()) variant += "/" + name + ":" + v.dump();
+    if (const std::string size = label_of(c, i); !size.empty()) {  // known before it is made
+      const std::string stem = c.name + "/" + size + variant;
+      if (!wanted(stem + "/forward") && !wanted(stem + "/forward+backward")) return true;
     }
     Case mine;
     std::shared_ptr<Case> theirs;
     try {
-      mine = make_case(c, i, standard, changes, device_);
+      mine = make_case(c, i, standard, swept, device_);
       if (standard && !too_long_.count({standard->name, i})) theirs = standard_case(*standard, i);
     } catch (const Error& e) {
       fmt::print("{:<44} left out: {}\n", c.name, e.what());
@@ -114,10 +115,9 @@ class Bench {
     if (theirs && theirs->bytes == 0)
       theirs = nullptr;  // nothing to be held against: it hands its input on
     if (theirs && theirs->x.size() && mine.x.size() && !(theirs->x == mine.x)) theirs = nullptr;
-    const std::string stem =
-        c.name + "/" + mine.size + (window ? fmt::format("/window:{}", window) : "");
-    measure(c, standard, i, mine, theirs.get(), stem, false, last[0], window);
-    if (mine.both) measure(c, standard, i, mine, theirs.get(), stem, true, last[1], window);
+    const std::string stem = c.name + "/" + mine.size + variant;
+    measure(c, standard, i, mine, theirs.get(), stem, false, last[0], swept);
+    if (mine.both) measure(c, standard, i, mine, theirs.get(), stem, true, last[1], swept);
     return true;
   }
 
@@ -132,7 +132,7 @@ class Bench {
 
   void measure(const ComponentInfo& c, const ComponentInfo* standard, int i, const Case& mine,
                const Case* theirs, const std::string& stem, bool both, double& last,
-               std::int64_t window) {
+               const Json& swept) {
     const std::string mode = both ? "forward+backward" : mine.forward_name,
                       name = stem + "/" + mode;
     if (!wanted(name)) return;
@@ -179,8 +179,10 @@ class Bench {
     r.set("mode", mode);
     r.set("size", mine.size);
     r.set("size_index", static_cast<std::int64_t>(i));
-    if (c.family == "SequenceMixer") r.set("L", mine.x[1]);
-    if (window) r.set("window", window);
+    const std::size_t colon = mine.size.find(':');
+    if (registry().family(c).growing)  // "L:1024"
+      r.set(mine.size.substr(0, colon), Json::parse(mine.size.substr(colon + 1)));
+    for (const auto& [name, v] : swept.items()) r.set(name, v);
     if (flops > 0) r.set("flops_per_second", flops / s);
     if (bytes > 0) r.set("bytes_per_second", bytes / s);
     r.set("least_seconds", least);

@@ -150,7 +150,7 @@ int bench_peer(const PeerSettings& s) {
   for (const std::string& n : s.names) chosen.push_back(&registry().find(n));
   if (chosen.empty())
     for (const ComponentInfo& c : registry().all())
-      if (c.kind != ComponentKind::Function && c.family != "Model" && c.family != "MatrixProduct")
+      if (c.kind != ComponentKind::Function && registry().family(c).peer_sizes > 0)
         chosen.push_back(&c);
   Peer peer(s.program);
   const std::string name = peer.ask(fmt::format("threads {}", get_num_threads()));
@@ -165,7 +165,7 @@ int bench_peer(const PeerSettings& s) {
     for (int i = 0; i < sizes_of(*c); ++i) {
       Case k;
       try {
-        if (c->family == "SequenceMixer" && i > 3) continue;
+        if (i >= registry().family(*c).peer_sizes) continue;
         k = make_case(*c, i, nullptr, Json::object(), kCPU);
       } catch (const Error&) {
         break;

@@ -1,69 +1,45 @@
 #include "dropin/sequence/contract.h"
 
-#include <algorithm>
-#include <numeric>
-
 namespace dropin {
 
-Box<SequenceState> SequenceState::pick(const std::vector<std::int64_t>&) const {
-  fail<StateError>({"SequenceState: this kind of state cannot be copied or reordered"});
-}
-void SequenceState::take_back(std::int64_t, const std::vector<std::int64_t>&) {
-  fail<StateError>({"SequenceState: this kind of state cannot take tokens back"});
-}
+namespace {
+constexpr std::int64_t kLengths[] = {9, 64, 256, 1024, 4096, 16384};
 
-Box<SequenceState> SequenceState::select(const std::vector<std::int64_t>& indices) const {
-  for (std::int64_t i : indices)
-    DROPIN_CHECK(i >= 0 && i < batch_, IndexError, "SequenceState: select: index ", i,
-                 ", expected 0 to ", batch_ - 1, " because the state has batch ", batch_);
-  Box<SequenceState> s = pick(indices);
-  s->batch_ = static_cast<std::int64_t>(indices.size());
-  s->length_ = length_;
-  s->padded_ = padded_;
-  for (Padded& p : s->padded_) {
-    std::vector<bool> rows;
-    for (std::int64_t i : indices) rows.push_back(p.rows[static_cast<std::size_t>(i)]);
-    p.rows = std::move(rows);
-  }
-  return s;
+std::vector<BadInput> bad_sequences(const Json& o) {
+  const std::int64_t width = option_or(o, {"embed_dim", "d_model"}, 8);
+  const Tensor x = zeros({2, 8, width});
+  return {{{{"x", zeros({2, 5})}}},
+          {{{"x", zeros({2, 8, width + 1})}}},
+          {{{"x", x}, {"key_padding_mask", zeros({2, 8})}},
+           "key_padding_mask is float32, expected bool"},
+          {{{"x", x}, {"key_padding_mask", zeros({2, 7}, kBool)}}, "key_padding_mask is [2, 7]"}};
 }
-Box<SequenceState> SequenceState::select(const Tensor& indices) const {
-  DROPIN_CHECK(indices.dtype() == kInt64, DTypeError, "SequenceState: select: indices are ",
-               indices.dtype(), ", expected int64");
-  DROPIN_CHECK(indices.dim() == 1, ShapeError, "SequenceState: select: indices are ",
-               indices.sizes(), ", expected [n]");
-  const Tensor i = indices.to(Device{}).contiguous();
-  const std::int64_t* first = i.data<std::int64_t>();
-  return select(std::vector<std::int64_t>(first, first + i.numel()));
-}
-Box<SequenceState> SequenceState::clone() const {
-  std::vector<std::int64_t> all(static_cast<std::size_t>(batch_));
-  std::iota(all.begin(), all.end(), 0);
-  return select(all);
-}
+}  // namespace
 
-void SequenceState::rollback(std::int64_t n) {
-  DROPIN_CHECK(n >= 0 && n <= length_, StateError, "SequenceState: rollback(", n,
-               "): the state has seen ", length_, " tokens");
-  if (n == 0) return;
-  const auto from = std::find_if(padded_.begin(), padded_.end(),
-                                 [&](const Padded& p) { return p.at >= length_ - n; });
-  std::vector<std::int64_t> real(static_cast<std::size_t>(batch_), n);
-  for (auto p = from; p != padded_.end(); ++p)
-    for (std::size_t b = 0; b < real.size(); ++b) real[b] -= p->rows[b];
-  take_back(n, real);
-  padded_.erase(from, padded_.end());
-  length_ -= n;
-}
-
-void SequenceState::saw(std::int64_t n, const Tensor& padding) {
-  for (std::int64_t i = 0; padding.defined() && i < n; ++i) {
-    Padded p{length_ + i, {}};
-    for (std::int64_t b = 0; b < batch_; ++b) p.rows.push_back(padding.data<bool>()[b * n + i]);
-    if (std::find(p.rows.begin(), p.rows.end(), true) != p.rows.end())
-      padded_.push_back(std::move(p));
-  }
-  length_ += n;
+FamilyInfo SequenceMixer::family() {
+  FamilyInfo f;
+  f.name = kFamily;
+  f.call = "x [B, L, D], key_padding_mask [B, L] bool -> y [B, L, D]";
+  f.sizes = 5;
+  f.growing = true;
+  f.peer_sizes = 4;
+  f.sweeps = {{"window", {32, 64, 128, 256, 512, 1024}, 4}};  // time should follow it
+  f.options = [](int size) {
+    const std::int64_t width = size ? 256 : 8;
+    return json_of({{"embed_dim", width},
+                    {"d_model", width},
+                    {"num_heads", size ? 4 : 2},
+                    {"max_len", size ? kLengths[size] : 12},
+                    {"l_max", size ? kLengths[size] : 16}});
+  };
+  f.inputs = [](const Json& o, const SampleSpec& s) {
+    const std::int64_t length = s.length >= 0 ? s.length : s.of(kLengths),
+                       batch = s.batch >= 0 ? s.batch : (s.size ? 1 : 2);
+    return Sample{{{"x", s.normal({batch, length, option_or(o, {"embed_dim", "d_model"}, 256)})}}};
+  };
+  f.bad_inputs = bad_sequences;
+  f.label = [](const Shape& x) { return "L:" + std::to_string(x[1]); };
+  return f;
 }
 
 Box<SequenceState> SequenceMixer::init_state(std::int64_t, std::int64_t, const StateOptions&) {

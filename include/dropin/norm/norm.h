@@ -27,6 +27,8 @@ inline Shape checked_shape(std::string_view who, const OneOrMany& sizes) {
     DROPIN_CHECK(n > 0, OptionError, who, ": normalized_shape ", shape, " must be positive");
   return shape;
 }
+/// x of rows that end in these sizes.
+Sample sample_normalized(const SampleSpec& s, const OneOrMany& normalized_shape);
 }  // namespace detail
 
 /// y = (x - mean) / sqrt(var + eps) * weight + bias, mean and variance (over n) of the last
@@ -34,7 +36,9 @@ inline Shape checked_shape(std::string_view who, const OneOrMany& sizes) {
 class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 over the last dimensions";
-  static std::vector<std::int64_t> sample_input() { return {9, 8}; }
+  static Sample sample(const Options& o, const SampleSpec& s) {
+    return detail::sample_normalized(s, o.normalized_shape);
+  }
   explicit LayerNorm(const LayerNormOptions& o)
       : Component(o), shape_(detail::checked_shape(who(), o.normalized_shape)) {
     weight_ = &parameter("weight", o.elementwise_affine ? ones(shape_) : Tensor());
@@ -67,7 +71,9 @@ struct RMSNormOptions {
 class RMSNorm : public Component<RMSNorm, RMSNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "x over its root mean square";
-  static std::vector<std::int64_t> sample_input() { return {9, 8}; }
+  static Sample sample(const Options& o, const SampleSpec& s) {
+    return detail::sample_normalized(s, o.normalized_shape);
+  }
   static constexpr const char* kReplaces = "LayerNorm";
   static constexpr const char* kPaper = "Zhang & Sennrich 2019, arXiv 1910.07467";
   explicit RMSNorm(const RMSNormOptions& o)
@@ -149,6 +155,7 @@ struct BatchNorm2dOptions {
 class BatchNorm2d : public Component<BatchNorm2d, BatchNorm2dOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 per channel over the batch";
+  static void traits(const BatchNorm2dOptions&, Traits& t) { t.mixes_batch = true; }
   explicit BatchNorm2d(const BatchNorm2dOptions& o) : Component(o) {
     DROPIN_CHECK(o.num_features > 0, OptionError, who(), ": num_features is ", o.num_features,
                  ", expected a positive number");

@@ -1,6 +1,6 @@
 // Optimizers with PyTorch's semantics, options and state names.
 #pragma once
-#include "dropin/module/module.h"
+#include "dropin/module/family.h"
 
 namespace dropin {
 
@@ -15,8 +15,7 @@ class Optimizer {
  public:
   using Family = Optimizer;
   static constexpr const char* kFamily = "Optimizer";
-  static constexpr const char* kCall =
-      "parameters and their gradients -> new parameters, by step()";
+  static FamilyInfo family();
   virtual ~Optimizer() = default;
   virtual std::string_view type() const = 0;
   /// One update from the parameters' grad(); those without a gradient stay as they are. The states

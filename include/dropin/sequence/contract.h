@@ -1,6 +1,6 @@
 // SequenceMixer: the contract of the room.
 #pragma once
-#include "dropin/module/module.h"
+#include "dropin/module/family.h"
 
 namespace dropin {
 
@@ -76,7 +76,7 @@ class SequenceMixer : public Module {
  public:
   using Family = SequenceMixer;
   static constexpr const char* kFamily = "SequenceMixer";
-  static constexpr const char* kCall = "x [B, L, D], key_padding_mask [B, L] bool -> y [B, L, D]";
+  static FamilyInfo family();
   virtual Tensor forward(const Tensor& x, const SequenceArgs& args = {}) = 0;
   Tensor operator()(const Tensor& x, const SequenceArgs& args = {}) { return forward(x, args); }
   /// Empty state for batches of `batch` and at most max_len real tokens each. Error when the member

@@ -61,8 +61,8 @@ class DilatedAttention
     return 4 * b * static_cast<double>(o.embed_dim) * pairs;
   }
   static std::vector<std::string> examples();
-  static bool surrogate_gradient(const DilatedAttentionOptions& o) {
-    return !o.mix_grad && o.segment_length.size() > 1;
+  static void traits(const DilatedAttentionOptions& o, Traits& t) {
+    t.surrogate_gradient = !o.mix_grad && o.segment_length.size() > 1;
   }
   explicit DilatedAttention(const DilatedAttentionOptions& o);
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;

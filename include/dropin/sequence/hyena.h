@@ -106,7 +106,9 @@ class HyenaFilter : public Component<HyenaFilter, HyenaFilterOptions, ImageMixer
   static constexpr const char* kCall = "x [B, C, L] -> y [B, C, L]";
   static constexpr const char* kSummary = "long convolution with a generated filter";
   static constexpr const char* kSample = R"({"d_model": 4, "l_max": 16, "filter_order": 6})";
-  static std::vector<std::int64_t> sample_input() { return {4, 9}; }
+  static Sample sample(const Options& o, const SampleSpec& s) {
+    return sample_signals(s, o.d_model, o.l_max);
+  }
   static constexpr const char* kReplaces = "Conv1d";
   static constexpr const char* kPaper = "Poli et al. 2023, arXiv 2302.10866";
   static std::vector<std::string> examples();
