@@ -205,7 +205,7 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
   } else if (forbidden.defined()) {
     s = masked_fill(s, forbidden, -inf);
     const Tensor blind = all(forbidden, {-1}, true);  // rows that see nothing
-    prob = masked_fill(softmax(masked_fill(s, blind, 0), -1), blind, 0);
+    prob = masked_fill(softmax(masked_fill(s, blind, 0), -1), forbidden, 0);
   } else {
     prob = lk ? softmax(s, -1) : s;
   }

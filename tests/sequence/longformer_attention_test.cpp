@@ -1,5 +1,6 @@
 #include "dropin/sequence/longformer_attention.h"
 
+#include "dropin/sequence/multihead_attention.h"
 #include "support.h"
 
 namespace dropin {

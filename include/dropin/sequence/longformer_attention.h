@@ -37,9 +37,10 @@ struct LongformerAttentionOptions {
 /// global tokens see all, by projections of their own (Beltagy et al. 2020, section 3): y_i = sum_j
 /// softmax_j(q_i k_j / sqrt(Dh)) v_j over j = i - dilation window, ..., i + dilation window and the
 /// global j. Replaces MultiheadAttention. x [B, L, D]; key_padding_mask and global_attention_mask
-/// [B, L] bool, padding wins. A padded token gives out_proj.bias. Parameters q_proj, k_proj,
-/// v_proj, out_proj, q_proj_global, k_proj_global, v_proj_global (.weight [D, D], .bias [D]);
-/// Hugging Face's and allenai's names are accepted when loading.
+/// [B, L] bool, padding wins; attn_mask as MultiheadAttention, over window and global keys. A
+/// padded token gives out_proj.bias. Parameters q_proj, k_proj, v_proj, out_proj, q_proj_global,
+/// k_proj_global, v_proj_global (.weight [D, D], .bias [D]); Hugging Face's and allenai's names are
+/// accepted when loading.
 class LongformerAttention
     : public Component<LongformerAttention, LongformerAttentionOptions, SequenceMixer> {
  public:
@@ -61,7 +62,10 @@ class LongformerAttention
   /// ShapeError, DTypeError on x or a mask that does not fit; OptionError on a global token without
   /// global_attention.
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
-  bool causal() const override { return options_.causal; }
+  /// By its options, or by a window to the left without global tokens.
+  bool causal() const override {
+    return options_.causal || (right() == 0 && !options_.global_attention);
+  }
   /// Causal only. The state holds the last W max(dilation) + 1 + options.keep tokens, in twice as
   /// much memory. options.global_tokens: later steps may name global tokens
   /// (StepArgs::global_attention_mask); the state then keeps all max_len tokens.

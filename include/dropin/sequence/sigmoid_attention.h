@@ -74,7 +74,8 @@ class SigmoidAttention
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override {
     return attend(x, x, x, args);
   }
-  bool causal() const override { return options_.causal; }
+  /// By its options, or by a window to the left.
+  bool causal() const override { return options_.causal || options_.window[1] == 0; }
   /// Causal only; OptionError when the bias depends on the length of the call ("-log_n" without
   /// max_seq_len). The state holds all max_len tokens; options.keep costs nothing.
   Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
