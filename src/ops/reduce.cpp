@@ -164,10 +164,16 @@ Tensor logsumexp(const Tensor& x, const Shape& dims, bool keepdim) {
   need_floating("logsumexp", x);
   const std::uint32_t mask = dim_mask(dims, x.dim(), "logsumexp");
   Tensor y = raw(Reduce::LogSumExp, x, mask, x.dtype());
-  y = record("logsumexp", y, {x}, {x, y}, [](const Saved& s, const Tensor& g) -> Tensors {
+  y = record("logsumexp", y, {x}, {x, y}, [mask](const Saved& s, const Tensor& g) -> Tensors {
     const Tensor v = s[0], lse = s[1];
     const double inf = std::numeric_limits<double>::infinity();
-    return {g * exp(v - masked_fill(lse, lse == -inf, 0))};  // a row of -inf has weights 0
+    const Tensor w = exp(v - masked_fill(lse, lse == -inf, 0));  // a row of -inf has weights 0
+    Shape d;
+    for (int i = 0; i < v.dim(); ++i)
+      if (mask >> i & 1) d.push_back(i);
+    const Tensor total = d.empty() ? w : sum(w, d, true);
+    // their own sum, not 1: rounding takes log n from a large lse
+    return {g * (w / masked_fill(total, total == 0, 1))};
   });
   return finish(y, x.sizes(), mask, keepdim);
 }

@@ -61,19 +61,20 @@ FamilyInfo SequenceMixer::family() {
   return f;
 }
 
-Box<SequenceState> SequenceMixer::init_state(std::int64_t, std::int64_t) {
+Box<SequenceState> SequenceMixer::init_state(std::int64_t, std::int64_t, const StateOptions&) {
   fail<OptionError>({type(), ": these options have no step(); a decoding member is causal"});
 }
-Tensor SequenceMixer::step(const Tensor&, SequenceState&) {
+Tensor SequenceMixer::step(const Tensor&, SequenceState&, const StepArgs&) {
   fail<OptionError>({type(), ": these options have no step(); a decoding member is causal"});
 }
 
+SequenceArgs SequenceMixer::args_of(const NamedTensors& in) {
+  return {.key_padding_mask = in.find("key_padding_mask"),
+          .attn_mask = in.find("attn_mask"),
+          .global_attention_mask = in.find("global_attention_mask")};
+}
 NamedTensors SequenceMixer::call(const NamedTensors& in) {
-  SequenceArgs args;
-  args.key_padding_mask = in.find("key_padding_mask");
-  args.attn_mask = in.find("attn_mask");
-  args.global_attention_mask = in.find("global_attention_mask");
-  return {{"y", forward(in.get("x", type()), args)}};
+  return {{"y", forward(in.get("x", type()), args_of(in))}};
 }
 
 }  // namespace dropin

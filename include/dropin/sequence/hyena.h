@@ -5,7 +5,7 @@
 
 #include "dropin/convolution/contract.h"
 #include "dropin/projection/linear.h"
-#include "dropin/sequence/contract.h"
+#include "dropin/sequence/common.h"
 
 namespace dropin {
 
@@ -223,9 +223,13 @@ class HyenaOperator : public Component<HyenaOperator, HyenaOperatorOptions, Sequ
   /// "Flash Inference", Oncescu et al. 2024): inputs of each finished block of 2^p tokens are
   /// carried to the next 2^p outputs by one transform, O(log^2 L) per token on average and O(L)
   /// memory; the first call may bring any number of tokens at the cost of one transform of max_len.
-  /// OptionError when max_len > l_max.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override;
-  Tensor step(const Tensor& x_t, SequenceState& state) override;
+  /// OptionError when max_len > l_max. options.keep = n keeps n more inputs of the short
+  /// convolution
+  /// ((N + 1) D numbers each); rollback() itself costs a transform of max_len per long convolution
+  /// and entry.
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+                                const StateOptions& options = {}) override;
+  Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
   /// filter_fn's groups (HyenaFilter::param_groups), and the projections with the optimizer's own
   /// options.
   std::vector<ParameterHint> param_groups() const;
