@@ -56,7 +56,7 @@ Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v
   for (std::int64_t t0 = 0; t0 < t; t0 += step) {
     const std::int64_t c = std::min(step, t - t0);
     const Tensor scores = concat({sum, k.narrow(2, t0, c)}, 2);  // [B, H, 1 + c, N]
-    const Tensor place = arange(0, static_cast<double>(c + 1)).to(p.device());
+    const Tensor place = arange(c + 1).to(p.device());
     const Tensor later = place.reshape({-1, 1}) >
                          place.narrow(0, 1, c).reshape({1, -1});  // [s, t]: token s comes after t
     const Tensor w = seen_softmax(

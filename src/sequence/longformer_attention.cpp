@@ -115,7 +115,7 @@ Tensor LongformerAttention::forward(const Tensor& x_, const SequenceArgs& args) 
         heads, 2,
         detail::broadcast_to(places.reshape({b, 1, g, 1}), {b, heads.size(1), g, heads.size(3)}));
   };
-  const Tensor position = arange(0, static_cast<double>(l)).to(x.device()).to(kInt64);
+  const Tensor position = arange(l).to(x.device()).to(kInt64);
 
   // everyone sees the global tokens: one softmax over window and global keys, each key once
   local.key_padding_mask = pad.defined() ? logical_or(pad, global) : global;
@@ -245,9 +245,8 @@ Tensor LongformerAttention::step(const Tensor& x_t, SequenceState& state,
     p.attn_mask = hidden.to(x.device()).unsqueeze(0);
     const Tensor causal_only =
         s->global.defined()
-            ? detail::broadcast_to(arange(0, static_cast<double>(m)).reshape({1, m}) >
-                                       (arange(0, static_cast<double>(n)).reshape({n, 1}) +
-                                        static_cast<double>(kept)),
+            ? detail::broadcast_to(arange(m).reshape({1, m}) >
+                                       (arange(n).reshape({n, 1}) + kept),
                                    {n, m})
                   .to(x.device())
             : Tensor();
