@@ -171,23 +171,23 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
   const double scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3)))),
                inf = std::numeric_limits<double>::infinity();
   Tensor s = matmul(q * scale, k.mT());
-  const Tensor i = arange(0, static_cast<double>(lq)).to(q.device()).unsqueeze(1),
-               j = arange(0, static_cast<double>(lk)).to(q.device()).unsqueeze(0);
+  const Tensor i = arange(lq).to(q.device()).unsqueeze(1),
+               j = arange(lk).to(q.device()).unsqueeze(0);
   if (p.alibi) {
-    const Tensor distance = abs(i + static_cast<double>(lk - lq) - j).to(q.dtype());
+    const Tensor distance = abs(i + (lk - lq) - j).to(q.dtype());
     s = s - alibi_slopes(q.size(1), q.options()).reshape({-1, 1, 1}) * distance;
   }
   Tensor forbidden;
   auto forbid = [&](const Tensor& m) {
     forbidden = forbidden.defined() ? logical_or(forbidden, m) : m;
   };
-  const Tensor at = i + static_cast<double>(query_offset(p, lq, lk));
+  const Tensor at = i + query_offset(p, lq, lk);
   if (!p.step.empty()) {
     forbid(strand_mask(p, lk).to(q.device()));
   } else {
     if (p.causal) forbid(j > at);
-    if (p.window_left) forbid(j < at - static_cast<double>(*p.window_left));
-    if (p.window_right) forbid(j > at + static_cast<double>(*p.window_right));
+    if (p.window_left) forbid(j < at - *p.window_left);
+    if (p.window_right) forbid(j > at + *p.window_right);
   }
   if (p.key_padding_mask.defined()) forbid(p.key_padding_mask.unsqueeze(1).unsqueeze(1));
   if (p.attn_mask.defined()) {

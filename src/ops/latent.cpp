@@ -66,7 +66,7 @@ Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v
     // [B, H, 1 + c, N], beside top
     const Tensor old = where(sum.detach() == kNone, kNone, sum + (before - top)),
                  scores = concat({old, now - top}, 2);
-    const Tensor place = arange(0, static_cast<double>(c + 1)).to(p.device());
+    const Tensor place = arange(c + 1).to(p.device());
     const Tensor later = place.reshape({-1, 1}) >
                          place.narrow(0, 1, c).reshape({1, -1});  // [s, t]: token s comes after t
     const Tensor w = seen_softmax(

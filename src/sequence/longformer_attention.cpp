@@ -117,7 +117,7 @@ Tensor LongformerAttention::forward(const Tensor& x_, const SequenceArgs& args) 
         heads, 2,
         detail::broadcast_to(places.reshape({b, 1, g, 1}), {b, heads.size(1), g, heads.size(3)}));
   };
-  const Tensor position = arange(0, static_cast<double>(l)).to(x.device()).to(kInt64);
+  const Tensor position = arange(l).to(x.device()).to(kInt64);
   // attn_mask's rows or columns of the global tokens, and what must not be seen besides
   const Tensor wide = mask.defined() && mask.dim() == 2 ? mask.reshape({1, 1, l, l}) : mask;
   auto picked_mask = [&](std::int64_t dim, const Tensor& hidden) {
@@ -271,9 +271,7 @@ Tensor LongformerAttention::step_run(State& s, const detail::RowRun& run,
       flags.narrow(1, held, n).fill_(0);
     AttentionParams all;
     all.attn_mask =
-        detail::broadcast_to(arange(0, static_cast<double>(m)).reshape({1, m}) >
-                                 arange(0, static_cast<double>(n)).reshape({n, 1}) + held,
-                             {n, m})
+        detail::broadcast_to(arange(m).reshape({1, m}) > arange(n).reshape({n, 1}) + held, {n, m})
             .to(q.device());
     near.attn_mask = logical_and(
         near.attn_mask,

@@ -262,7 +262,7 @@ TEST(LargeMask, MergedPartsAreTheWhole) {
 Tensor latent_reference(const Tensors& x, bool causal) {
   const Tensor p = x[0], k = x[1], v = x[2];
   const std::int64_t t = k.size(2);
-  const Tensor i = arange(0, static_cast<double>(t)).to(k.device()),
+  const Tensor i = arange(t).to(k.device()),
                later = i.reshape({1, -1}) > i.reshape({-1, 1});  // [t, s]
   Tensor s = k.transpose(2, 3).unsqueeze(3);                     // [B, H, N, 1, s]
   s = s.expand({k.size(0), k.size(1), k.size(3), t, t});
