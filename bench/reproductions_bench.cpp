@@ -59,7 +59,7 @@ std::vector<int64_t> shuffled(int64_t n, Lcg& r) {
   return v;
 }
 
-// --- MixConv: fine and coarse cues at once (specs/mixconv.md, reproduction B)
+// --- MixConv: fine and coarse cues at once (Tan & Le 2019, section 3)
 
 struct Pictures {
   Tensor x, y;
@@ -126,7 +126,7 @@ void mixconv(int seeds) {
           std::fflush(stdout);
 }
 
-// --- FastMaskIoUNet: does it rank masks by quality? (specs/yolact_plus_plus.md)
+// --- FastMaskIoUNet: does it rank masks by quality? (Bolya et al. 2022)
 
 struct Masks {
   Tensor x, iou;
@@ -221,7 +221,7 @@ void rescoring(int seeds) {
   }
 }
 
-// --- The character model of specs/bitlinear.md
+// --- The character model (Ma et al. 2024)
 
 struct Characters {
   std::vector<std::uint8_t> ids;

@@ -24,6 +24,8 @@
 #include "dropin/model/mask_iou_net.h"
 #include "dropin/model/mixnet.h"
 #include "dropin/model/transformer.h"
+#include "dropin/model/transformer_encoder.h"
+#include "dropin/model/vision_transformer.h"
 #include "dropin/module/dropout.h"
 #include "dropin/module/sequential.h"
 #include "dropin/norm/norm.h"

@@ -37,8 +37,8 @@ struct AttentionProblem {
   AttentionSpec spec;
   std::int64_t batch, heads, key_heads, queries, keys, width, value_width;
   abi::TensorIn q, k, v, slopes, key_mask, forbidden, added;
-  abi::TensorOut o, lse;        // forward
-  abi::TensorIn go, glse, out;  // backward, with lse
+  abi::TensorOut o, lse, rest;  // forward
+  abi::TensorIn go, glse, out;  // backward, with lse and rest
   abi::TensorOut gq, gk, gv;
   float* delta = nullptr;  // [B, H, Lq]
   std::int64_t delta_size = 0, delta_step = 1;
@@ -90,7 +90,7 @@ struct AttentionProblem {
     };
     for (abi::TensorIn* t : {&p.q, &p.k, &p.v, &p.forbidden, &p.added, &p.go, &p.glse, &p.out})
       thin(*t, 2);
-    for (abi::TensorOut* t : {&p.o, &p.lse, &p.gq, &p.gk, &p.gv}) thin(*t, 2);
+    for (abi::TensorOut* t : {&p.o, &p.lse, &p.rest, &p.gq, &p.gk, &p.gv}) thin(*t, 2);
     thin(p.forbidden, 3);
     thin(p.added, 3);
     thin(p.key_mask, 1);
@@ -356,6 +356,15 @@ void clear(std::int64_t m, const Running& r) {
   std::fill_n(r.acc, m * r.width, 0.0f);
 }
 
+// The sum of two numbers, and what rounding takes from it (Knuth's two-sum).
+struct TwoSum {
+  float sum, rest;
+};
+TwoSum two_sum(float a, float b) {
+  const float sum = a + b, of_b = sum - a, rest = (a - (sum - of_b)) + (b - of_b);
+  return {sum, std::isfinite(sum) ? rest : 0};
+}
+
 // Writes rows [i0, i0 + m) of head h, or merges them into what is there when the problem
 // accumulates.
 void finish(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int64_t i0,
@@ -373,23 +382,25 @@ void finish(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int6
     }
     float* lse = p.lse.data ? p.row(p.lse, b, h, i0 + i) : nullptr;
     const bool blind = r.sum[i] == 0;
-    const float mine = blind ? -kInfinity : r.top[i] + std::log(r.sum[i]);
+    const TwoSum mine = blind ? TwoSum{-kInfinity, 0} : two_sum(r.top[i], std::log(r.sum[i]));
+    float* rest = lse ? p.row(p.rest, b, h, i0 + i) : nullptr;
     if (p.spec.accumulate) {
       if (blind) continue;
       const float old = *lse;
       if (old != -kInfinity) {
-        // The shares by their own sum: those by exp(lse - lse of both) do not add up to 1 where a
-        // large lse is rounded.
-        const float high = std::max(old, mine), a = std::exp(old - high), m = std::exp(mine - high);
+        // The shares by their own sum, which makes them add up to 1.
+        const float high = std::max(old, mine.sum), a = std::exp(old - high + *rest),
+                    m = std::exp(mine.sum - high + mine.rest);
         const float keep = a / (a + m), take = m / (a + m) / r.sum[i];
         for (std::int64_t c = 0; c < dv; ++c) o[c] = o[c] * keep + acc[c] * take;
-        *lse = high + std::log(a + m);
+        const TwoSum both = two_sum(high, std::log(a + m));
+        *lse = both.sum, *rest = both.rest;
         continue;
       }
     }
     const float by = blind ? 0 : 1 / r.sum[i];
     for (std::int64_t c = 0; c < dv; ++c) o[c] = blind ? 0 : acc[c] * by;
-    if (lse) *lse = mine;
+    if (lse) *lse = mine.sum, *rest = mine.rest;
   }
 }
 
@@ -657,7 +668,8 @@ void tile_scores(const AttentionProblem& p, Tile& t, const float* q, const float
       if (!t.plain && in.hi > in.lo)
         finish_row(p, t.b, t.h, t.i0 + i, t.j0, t.j0 + t.n, t.cover, in, row);
       // a query that sees nothing has lse -inf: every score is -inf and every probability 0
-      const auto top = hn::Set(tag, softmax ? *p.row(p.lse, t.b, t.h, t.i0 + i) : 0.0f);
+      const auto top = hn::Set(tag, softmax ? *p.row(p.lse, t.b, t.h, t.i0 + i) : 0.0f),
+                 rest = hn::Set(tag, softmax ? *p.row(p.rest, t.b, t.h, t.i0 + i) : 0.0f);
       const auto shift = hn::Set(
           tag, softmax && !kOwn
                    ? p.delta[(t.b * p.heads + t.h) * p.delta_size + (t.i0 + i) * p.delta_step]
@@ -673,7 +685,7 @@ void tile_scores(const AttentionProblem& p, Tile& t, const float* q, const float
         } else {
           // lse is rounded, so a score may exceed it by a hair; the exponent is kept at 0 or below
           // (a NaN stays)
-          const auto exponent = at_most(tag, hn::Sub(x, top), 0.0f);
+          const auto exponent = at_most(tag, hn::Sub(hn::Sub(x, top), rest), 0.0f);
           if (t.plain) {
             pr = exp_weight(tag, exponent);
             slope = hn::Mul(pr, hn::Sub(dprob, shift));
@@ -1010,28 +1022,30 @@ abi::Status unpack(AttentionProblem& p, const abi::TensorIn& q, const abi::Tenso
 abi::Status forward(const abi::KernelContext&, const abi::TensorIn& q, const abi::TensorIn& k,
                     const abi::TensorIn& v, const AttentionSpec& spec, const abi::TensorIn& slopes,
                     const abi::TensorIn& key_mask, const abi::TensorIn& forbidden,
-                    const abi::TensorIn& added, const abi::TensorOut& o,
-                    const abi::TensorOut& lse) {
+                    const abi::TensorIn& added, const abi::TensorOut& o, const abi::TensorOut& lse,
+                    const abi::TensorOut& rest) {
   AttentionProblem p;
   if (abi::Status s = unpack(p, q, k, v, spec, slopes, key_mask, forbidden, added); s.code)
     return s;
   if (o.numel() == 0 && lse.numel() == 0) return abi::ok();
-  p.o = o, p.lse = lse;
+  p.o = o, p.lse = lse, p.rest = rest;
   HWY_DYNAMIC_DISPATCH(Forward)(p);
   return abi::ok();
 }
 
 abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const abi::TensorIn& glse,
                      const abi::TensorIn& q, const abi::TensorIn& k, const abi::TensorIn& v,
-                     const abi::TensorIn& o, const abi::TensorIn& lse, const AttentionSpec& spec,
-                     const abi::TensorIn& slopes, const abi::TensorIn& key_mask,
-                     const abi::TensorIn& forbidden, const abi::TensorIn& added,
-                     const abi::TensorOut& gq, const abi::TensorOut& gk, const abi::TensorOut& gv) {
+                     const abi::TensorIn& o, const abi::TensorIn& lse, const abi::TensorIn& rest,
+                     const AttentionSpec& spec, const abi::TensorIn& slopes,
+                     const abi::TensorIn& key_mask, const abi::TensorIn& forbidden,
+                     const abi::TensorIn& added, const abi::TensorOut& gq, const abi::TensorOut& gk,
+                     const abi::TensorOut& gv) {
   AttentionProblem p;
   if (abi::Status s = unpack(p, q, k, v, spec, slopes, key_mask, forbidden, added); s.code)
     return s;
   p.go = go, p.glse = glse, p.out = o;
   static_cast<abi::TensorIn&>(p.lse) = lse;
+  static_cast<abi::TensorIn&>(p.rest) = rest;
   p.gq = gq, p.gk = gk, p.gv = gv;
   HWY_DYNAMIC_DISPATCH(Backward)(p);
   return abi::ok();

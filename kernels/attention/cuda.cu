@@ -87,11 +87,11 @@ struct Strands {
 Status forward(const KernelContext& c, const TensorIn& q, const TensorIn& k, const TensorIn& v,
                const AttentionSpec& spec, const TensorIn& slopes, const TensorIn& key_mask,
                const TensorIn& forbidden, const TensorIn& added, const TensorOut& o,
-               const TensorOut& lse) {
+               const TensorOut& lse, const TensorOut& rest) {
   Job p{};
   DROPIN_TRY(describe(q, k, v, spec, slopes, key_mask, forbidden, added, p));
   DROPIN_REQUIRE(o.dtype == q.dtype, "o must have q's type");
-  p.o = array(o), p.lse = lse.as<float>();
+  p.o = array(o), p.lse = lse.as<float>(), p.rest = rest.as<float>();
   if (p.B * p.H * p.Lq == 0) return abi::ok();
   Strands strands(c, spec, p.H);
   DROPIN_TRY(strands.take(c, spec, p.H, p));
@@ -110,16 +110,17 @@ Status forward(const KernelContext& c, const TensorIn& q, const TensorIn& k, con
 
 Status backward(const KernelContext& c, const TensorIn& go, const TensorIn& glse, const TensorIn& q,
                 const TensorIn& k, const TensorIn& v, const TensorIn& o, const TensorIn& lse,
-                const AttentionSpec& spec, const TensorIn& slopes, const TensorIn& key_mask,
-                const TensorIn& forbidden, const TensorIn& added, const TensorOut& gq,
-                const TensorOut& gk, const TensorOut& gv) {
+                const TensorIn& rest, const AttentionSpec& spec, const TensorIn& slopes,
+                const TensorIn& key_mask, const TensorIn& forbidden, const TensorIn& added,
+                const TensorOut& gq, const TensorOut& gk, const TensorOut& gv) {
   Job p{};
   DROPIN_TRY(describe(q, k, v, spec, slopes, key_mask, forbidden, added, p));
   DROPIN_REQUIRE(go.dtype == q.dtype && gq.dtype == q.dtype && gk.dtype == q.dtype &&
                      gv.dtype == q.dtype && o.dtype == q.dtype,
                  "gradients must have q's type");
   p.go = array(go), p.o = array(o), p.gq = array(gq), p.gk = array(gk), p.gv = array(gv),
-  p.lse = const_cast<float*>(lse.as<float>()), p.glse = glse.as<float>();
+  p.lse = const_cast<float*>(lse.as<float>()), p.rest = const_cast<float*>(rest.as<float>()),
+  p.glse = glse.as<float>();
   DROPIN_SCRATCH(float, delta, c, p.B* p.H* p.Lq);
   p.delta = delta.get();
   Strands strands(c, spec, p.H);

@@ -34,18 +34,20 @@ struct AttentionSpec {
 
 /// slopes [H] f32 or null; key_mask [B, Lk] bool (true = ignored) or null; forbidden [B, H, Lq, Lk]
 /// bool (any strides) or null; added [B, H, Lq, Lk] f32 (any strides) or null. o [B, H, Lq, Dv];
-/// lse [B, H, Lq] contiguous: log of the sum of exponentials, -inf for a query that sees no key
-/// (softmax only; null for sigmoid). Masked keys are skipped, never multiplied by 0: NaN and Inf in
-/// them do not leak.
+/// lse and rest [B, H, Lq] contiguous: lse + rest is the log of the sum of exponentials (rest: what
+/// rounding takes from it, which is all of log n where n keys share a score of 1e9), lse is -inf
+/// for a query that sees no key (softmax only; both null for sigmoid). Masked keys are skipped,
+/// never multiplied by 0: NaN and Inf in them do not leak.
 DROPIN_KERNEL(attention_forward, const abi::TensorIn& q, const abi::TensorIn& k,
               const abi::TensorIn& v, const AttentionSpec& spec, const abi::TensorIn& slopes,
               const abi::TensorIn& key_mask, const abi::TensorIn& forbidden,
-              const abi::TensorIn& added, const abi::TensorOut& o, const abi::TensorOut& lse);
+              const abi::TensorIn& added, const abi::TensorOut& o, const abi::TensorOut& lse,
+              const abi::TensorOut& rest);
 /// glse [B, H, Lq] is the gradient of lse, or null. gq, gk, gv are written (not added to).
 DROPIN_KERNEL(attention_backward, const abi::TensorIn& go, const abi::TensorIn& glse,
               const abi::TensorIn& q, const abi::TensorIn& k, const abi::TensorIn& v,
-              const abi::TensorIn& o, const abi::TensorIn& lse, const AttentionSpec& spec,
-              const abi::TensorIn& slopes, const abi::TensorIn& key_mask,
+              const abi::TensorIn& o, const abi::TensorIn& lse, const abi::TensorIn& rest,
+              const AttentionSpec& spec, const abi::TensorIn& slopes, const abi::TensorIn& key_mask,
               const abi::TensorIn& forbidden, const abi::TensorIn& added, const abi::TensorOut& gq,
               const abi::TensorOut& gk, const abi::TensorOut& gv);
 

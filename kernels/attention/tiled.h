@@ -3,9 +3,9 @@
 // other side: only those that the window lets it see. What differs between patterns is data: a
 // strand (every step-th position of a segment) is a sequence of its own with position(w) = base + w
 // step; dense attention is one strand. Scores, probabilities and sums are f32. Backward recomputes
-// the probabilities from lse; gradients of queries and of keys are made by two kernels, so that no
-// sum depends on who comes first. Tiles of the other side are copied beside the work: 16-bit ones
-// into two buffers in turn, one tile ahead.
+// the probabilities from lse and rest; gradients of queries and of keys are made by two kernels, so
+// that no sum depends on who comes first. Tiles of the other side are copied beside the work:
+// 16-bit ones into two buffers in turn, one tile ahead.
 #pragma once
 #include "kernels/attention/kernel.h"
 #include "kernels/cuda/mma.h"
@@ -25,7 +25,7 @@ struct Mask {
 };
 struct Job {
   Array q, k, v, o, go, gq, gk, gv;
-  float *lse, *delta;          // [B, H, Lq]
+  float *lse, *rest, *delta;   // [B, H, Lq]
   const float *glse, *slopes;  // [B, H, Lq]; [H]
   const bool* key_mask;        // [B, Lk]
   Mask forbidden, added;
@@ -195,7 +195,7 @@ template <class T, int kD>
 constexpr std::size_t backward_bytes() {
   return sizeof(T) * static_cast<std::size_t>(
                          tile_values<T, kD>(2 * kRows + 2 * kBackwardOther * kStages<T>)) +
-         2 * kBackwardOther * kStages<T> * sizeof(float);
+         3 * kBackwardOther * kStages<T> * sizeof(float);
 }
 
 /// c[kN / 8] = rows row0.. of a times the rows of b, transposed.
@@ -264,6 +264,13 @@ __device__ __forceinline__ void walk_tiles(int64_t count, bool ahead, const Fetc
     }
   }
   copies_wait<0>();  // what was copied before the first tile, where there is none
+}
+
+/// a + b and what rounding takes from it.
+__device__ __forceinline__ float two_sum(float a, float b, float& rest) {
+  const float sum = a + b, of_b = sum - a;
+  rest = fabsf(sum) <= 3.402823466e38f ? (a - (sum - of_b)) + (b - of_b) : 0.0f;
+  return sum;
 }
 
 template <class T, int kD>
@@ -396,12 +403,13 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
     if (!*bad) break;
     __syncthreads();
   }
-  float before[2] = {
-      minus,
-      minus};  // read by all lanes of a row before one of them writes: the shuffles stand between
+  // read by all lanes of a row before one of them writes: the shuffles stand between
+  float before[2] = {minus, minus}, before_rest[2] = {0, 0};
   for (int r = 0; r < 2; ++r)
-    if (const int64_t w = s.w0 + row0 + g + 8 * r; p.accumulate && !p.sigmoid && w < s.count)
-      before[r] = p.lse[(s.b * p.H + s.h) * p.Lq + s.base + w * s.step];
+    if (const int64_t w = s.w0 + row0 + g + 8 * r; p.accumulate && !p.sigmoid && w < s.count) {
+      const int64_t at = (s.b * p.H + s.h) * p.Lq + s.base + w * s.step;
+      before[r] = p.lse[at], before_rest[r] = p.rest[at];
+    }
   DROPIN_UNROLL
   for (int r = 0; r < 2; ++r) {
     sum[r] += __shfl_xor_sync(kFull, sum[r], 1);
@@ -414,19 +422,19 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
                                                   : 0.0f,
           old = p.sigmoid ? 1.0f : 0.0f;
     if (!p.sigmoid) {
-      float* lse = p.lse + (s.b * p.H + s.h) * p.Lq + i;
-      float own = sum[r] > 0 || sum[r] != sum[r] ? top[r] + logf(sum[r]) : minus;
+      const int64_t at = (s.b * p.H + s.h) * p.Lq + i;
+      float rest = 0, own = minus;
+      if (sum[r] > 0 || sum[r] != sum[r]) own = two_sum(top[r], logf(sum[r]), rest);
       if (p.accumulate) {
         const float hi = own > before[r] ? own : before[r];
-        // the shares by their own sum: those by exp(lse - lse of both) do not add up to 1 where a
-        // large lse is rounded
-        const float a = before[r] == minus ? 0.0f : exp_of<T>(before[r] - hi),
-                    b = own == minus ? 0.0f : exp_of<T>(own - hi);
+        // the shares by their own sum, which makes them add up to 1
+        const float a = before[r] == minus ? 0.0f : exp_of<T>(before[r] - hi + before_rest[r]),
+                    b = own == minus ? 0.0f : exp_of<T>(own - hi + rest);
         old = hi == minus ? 0.0f : a / (a + b);
         mine *= hi == minus ? 0.0f : b / (a + b);
-        own = hi == minus ? minus : hi + logf(a + b);
+        own = hi == minus ? minus : two_sum(hi, logf(a + b), rest);
       }
-      if (t == 0) *lse = own;
+      if (t == 0) p.lse[at] = own, p.rest[at] = rest;
     }
     T* out = static_cast<T*>(p.o.data) + s.b * p.o.b + s.h * p.o.h + i * p.o.l;
     DROPIN_UNROLL
@@ -460,14 +468,14 @@ __global__ void delta_kernel(Job p) {
 /// and the gradient of p.
 template <class T>
 __device__ __forceinline__ void slope(const Job& p, bool seen, float s, float dp, float lse,
-                                      float delta, float& prob, float& ds) {
+                                      float rest, float delta, float& prob, float& ds) {
   prob = ds = 0;
   if (!seen) return;
   if (p.sigmoid) {
     prob = sigmoid_of<T>(s);
     ds = prob * (1.0f - prob) * dp;
   } else if (lse != bits_float(static_cast<int>(0xff800000))) {
-    prob = exp_of<T>(s - lse);
+    prob = exp_of<T>(s - lse - rest);
     ds = prob == 0.0f ? 0.0f : prob * (dp - delta);
   }
 }
@@ -491,13 +499,13 @@ __global__ void __launch_bounds__(kThreads) query_grad_kernel(Job p, bool mean) 
   const bool* hidden = p.key_mask ? p.key_mask + s.b * p.Lk : nullptr;
   load_tile<T, kD>(qs, kRows, p.q, s.b, s.h, s, s.w0, p.D, nullptr, vectors_ok<T>(p.q));
   load_tile<T, kD>(gs, kRows, p.go, s.b, s.h, s, s.w0, p.Dv, nullptr, vectors_ok<T>(p.go));
-  float acc[kD / 8][4] = {}, lse[2] = {0, 0}, delta[2] = {0, 0}, weight[2] = {0, 0},
-                 total[2] = {0, 0};
+  float acc[kD / 8][4] = {}, lse[2] = {0, 0}, rest[2] = {0, 0}, delta[2] = {0, 0},
+                 weight[2] = {0, 0}, total[2] = {0, 0};
   for (int r = 0; r < 2; ++r) {
     const int64_t w = s.w0 + row0 + g + 8 * r;
     if (w >= s.count || p.sigmoid) continue;
     const int64_t at = (s.b * p.H + s.h) * p.Lq + s.base + w * s.step;
-    lse[r] = p.lse[at];
+    lse[r] = p.lse[at], rest[r] = p.rest[at];
     delta[r] = mean ? 0.0f : p.delta[at];
   }
   int64_t from, to;
@@ -527,7 +535,7 @@ __global__ void __launch_bounds__(kThreads) query_grad_kernel(Job p, bool mean) 
                                   score(p, s.b, s.h, s.base + (s.w0 + row) * s.step,
                                         keys.base + (k0 + column) * keys.step,
                                         apart0 + column - row, c[n][e], v));
-      slope<T>(p, seen, v, dp[n][e], lse[e / 2], delta[e / 2], prob, ds);
+      slope<T>(p, seen, v, dp[n][e], lse[e / 2], rest[e / 2], delta[e / 2], prob, ds);
       weight[e / 2] += prob;
       total[e / 2] += ds;
       c[n][e] = ds;
@@ -573,8 +581,8 @@ __global__ void __launch_bounds__(kThreads) key_grad_kernel(Job p) {
   T *ks = smem, *vs = ks + kRows * kLd,
     *tiles =
         vs + kRows * kLd;  // queries and the gradients of their outputs, a buffer after the other
-  float* numbers =
-      reinterpret_cast<float*>(tiles + kStages<T> * kStage);  // lse and delta of a buffer's queries
+  float* numbers = reinterpret_cast<float*>(
+      tiles + kStages<T> * kStage);  // lse, rest, delta of a buffer's queries
   Place s = place_of(p, p.Lk, p.Hk);
   if (!s.any) return;
   Place queries = s;
@@ -602,15 +610,17 @@ __global__ void __launch_bounds__(kThreads) key_grad_kernel(Job p) {
     if (threadIdx.x < kN) {
       const int64_t w = q0 + threadIdx.x,
                     at = (s.b * p.H + h) * p.Lq + queries.base + w * queries.step;
-      float* number = numbers + buffer * 2 * kN + threadIdx.x;
-      number[0] = w < queries.count && !p.sigmoid ? p.lse[at] : 0.0f;
-      number[kN] = w < queries.count && !p.sigmoid ? p.delta[at] : 0.0f;
+      float* number = numbers + buffer * 3 * kN + threadIdx.x;
+      const bool there = w < queries.count && !p.sigmoid;
+      number[0] = there ? p.lse[at] : 0.0f;
+      number[kN] = there ? p.rest[at] : 0.0f;
+      number[2 * kN] = there ? p.delta[at] : 0.0f;
     }
   };
   walk_tiles(group * each, kStages<T> == 2, fetch, [&](int64_t u, int buffer) {
     const int64_t h = s.h * group + u / each, q0 = from + u % each * kN;
     const T *qs = tiles + buffer * kStage, *gs = qs + kN * kLd;
-    const float *lse = numbers + buffer * 2 * kN, *delta = lse + kN;
+    const float *lse = numbers + buffer * 3 * kN, *rest = lse + kN, *delta = rest + kN;
     float c[kN / 8][4], dp[kN / 8][4];
     product_rows<T, kD, kN>(c, ks, row0, qs);
     product_rows<T, kD, kN>(dp, vs, row0, gs);
@@ -626,7 +636,7 @@ __global__ void __launch_bounds__(kThreads) key_grad_kernel(Job p) {
           whole || (column < columns && s.w0 + row < s.count &&
                     score(p, s.b, h, queries.base + (q0 + column) * queries.step,
                           s.base + (s.w0 + row) * s.step, apart0 + row - column, c[n][e], v));
-      slope<T>(p, seen, v, dp[n][e], lse[column], delta[column], prob, ds);
+      slope<T>(p, seen, v, dp[n][e], lse[column], rest[column], delta[column], prob, ds);
       c[n][e] = prob;
       dp[n][e] = ds;
     }

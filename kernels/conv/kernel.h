@@ -1,4 +1,4 @@
-// 2-d cross-correlation with zero padding (specs/conv_and_pool_baseline.md). x [B, C, H, W], w [O,
+// 2-d cross-correlation with zero padding (torch.nn.functional.conv2d). x [B, C, H, W], w [O,
 // C/g, kh, kw], y [B, O, H', W'], contiguous, f32 and f64. Conv1d arrives as H = 1. Padding may be
 // asymmetric (TF SAME).
 #pragma once

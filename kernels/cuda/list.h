@@ -5,6 +5,7 @@
 
 #define DROPIN_CUDA_KERNELS(X) \
   X(elementwise)               \
+  X(example)                   \
   X(attention)                 \
   X(latent)                    \
   X(fft_conv)                  \

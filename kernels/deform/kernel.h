@@ -1,6 +1,6 @@
-// Deformable convolution (specs/yolact_plus_plus.md): x [B, C, H, W], offset [B, 2 G K, P, Q], mask
-// [B, G K, P, Q] or null, w [O, C/groups, kh, kw], bias [O] or null, y [B, O, P, Q]; f32,
-// contiguous. Sampling rules as in ops/deform_conv.h.
+// Deformable convolution (Dai et al. 2017, section 2.1; Zhu et al. 2019, section 3.2): x [B, C, H,
+// W], offset [B, 2 G K, P, Q], mask [B, G K, P, Q] or null, w [O, C/groups, kh, kw], bias [O] or
+// null, y [B, O, P, Q]; f32, contiguous. Sampling rules as in ops/deform_conv.h.
 #pragma once
 #include "kernels/conv/kernel.h"
 

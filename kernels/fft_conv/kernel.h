@@ -1,4 +1,4 @@
-// Causal convolutions per channel, f32. Long ones by FFT (specs: HyenaOperator, fft_conv), short
+// Causal convolutions per channel, f32. Long ones by FFT (Poli et al. 2023, section 3), short
 // ones of a few taps.
 #pragma once
 #include "dropin/abi/abi.h"
@@ -11,9 +11,17 @@ struct FftConvInputs {
   abi::TensorIn u, k, k_rev, pre, post, D;
   abi::TensorIn spectrum;  ///< of fft_conv_spectrum for k, k_rev and this L; null: made block by
                            ///< block and not kept
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorIn* t : {&u, &k, &k_rev, &pre, &post, &D, &spectrum}) f(*t);
+  }
 };
 struct FftConvGradients {
   abi::TensorOut u, pre, post, D, k, k_rev;  ///< written; null where not wanted
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorOut* t : {&u, &pre, &post, &D, &k, &k_rev}) f(*t);
+  }
 };
 
 /// Floats of the filters' spectrum for sequences of `length`; that of one batch entry of u is as

@@ -1,4 +1,4 @@
-// Latent attention (Dolga et al. 2024, section 3; specs: LatentAttention, fast paths): tokens talk
+// Latent attention (Dolga et al. 2024, section 3): tokens talk
 // through N latents per head. p [B, H, T, N] weights of the latents per token, k [B, H, T, N]
 // scores of the tokens per latent, v [B, H, T, D], f32, any strides with the last dimension
 // contiguous: o_t = sum_l p_tl sum_s exp(k_sl) v_s / sum_s exp(k_sl), over s <= t when causal (a

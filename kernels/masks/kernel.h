@@ -1,4 +1,4 @@
-// Instance masks from prototypes (specs/yolact.md). Contiguous arrays, f32.
+// Instance masks from prototypes (Bolya et al. 2019, section 3.3). Contiguous arrays, f32.
 #pragma once
 #include "dropin/abi/abi.h"
 

@@ -27,7 +27,7 @@ DROPIN_KERNEL(batch_norm_stats, const abi::TensorIn& x, double eps, const abi::T
 DROPIN_KERNEL(batch_norm_forward, const abi::TensorIn& x, const abi::TensorIn& mean,
               const abi::TensorIn& rstd, const abi::TensorIn& w, const abi::TensorIn& b,
               const abi::TensorOut& y);
-/// training: the statistics depend on x (specs/conv_and_pool_baseline.md); otherwise they are
+/// training: the statistics depend on x (torch.nn.functional.batch_norm); otherwise they are
 /// constants.
 DROPIN_KERNEL(batch_norm_backward, const abi::TensorIn& g, const abi::TensorIn& x,
               const abi::TensorIn& mean, const abi::TensorIn& rstd, const abi::TensorIn& w,

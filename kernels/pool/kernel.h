@@ -1,5 +1,5 @@
-// 2-d pooling (specs/conv_and_pool_baseline.md), [B, C, H, W] contiguous, f32 and f64. The caller
-// computes output sizes (ceil_mode included).
+// 2-d pooling (torch.nn.functional.max_pool2d, avg_pool2d), [B, C, H, W] contiguous, f32 and f64.
+// The caller computes output sizes (ceil_mode included).
 #pragma once
 #include "dropin/abi/abi.h"
 

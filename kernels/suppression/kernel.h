@@ -1,6 +1,6 @@
-// Which boxes of sorted lists survive non-maximum suppression (specs/yolact.md). Boxes [N, 4] as
-// x1, y1, x2, y2, f32 or f64; IoU is 0 where the union is not positive or a coordinate is not
-// finite. Decisions are those of float64 arithmetic, whatever the type.
+// Which boxes of sorted lists survive non-maximum suppression (Bolya et al. 2019, section 5, Fast
+// NMS). Boxes [N, 4] as x1, y1, x2, y2, f32 or f64; IoU is 0 where the union is not positive or a
+// coordinate is not finite. Decisions are those of float64 arithmetic, whatever the type.
 #pragma once
 #include "dropin/abi/abi.h"
 

@@ -31,9 +31,13 @@ struct UnpackOptions {
     f("size", &UnpackOptions::size, "codes");
   }
 };
-}  // namespace
 
-void register_activation(Registry& r) {
+// Codes below 2^bits.
+Tensor codes(const SampleSpec& s, std::int64_t bits, std::int64_t count) {
+  return s.integers(std::int64_t{1} << std::clamp<std::int64_t>(bits, 1, 8), {count}).to(kUInt8);
+}
+
+void register_standard(Registry& r) {
   r.add<GELU>();
   r.add<SiLU>();
   r.add<ReLU>();
@@ -55,6 +59,9 @@ void register_activation(Registry& r) {
   r.add<Hardshrink>();
   r.add<Softshrink>();
   r.add<Threshold>();
+}
+
+void register_few_bit(Registry& r) {
   r.add<FewBitGELU>();
   r.add<FewBitSiLU>();
   r.add<FewBitSigmoid>();
@@ -77,29 +84,55 @@ void register_activation(Registry& r) {
   r.add<FewBitSoftshrink>();
   r.add<FewBitThreshold>();
   r.add<FewBitStepwise>();
+}
+
+void register_tables(Registry& r) {
   const char* paper = "Novikov et al. 2022, arXiv 2202.00441";
-  r.add_function<TableOptions>(
-      "fewbit_table", "Function", "the step function nearest to an activation's derivative",
-      [](const TableOptions& o, const NamedTensors&) -> NamedTensors {
+  r.add_family({.name = "Function",
+                .call = "named tensors -> named tensors",
+                .inputs = [](const Json&, const SampleSpec& s) { return sample_values(s); }});
+  r.add(FunctionInfo<TableOptions>{
+      .name = "fewbit_table",
+      .family = "Function",
+      .summary = "the step function nearest to an activation's derivative",
+      .paper = paper,
+      .call = [](const TableOptions& o, const Arguments&) -> NamedTensors {
         const FewBitTable t = fewbit_table(o.activation, o.bits, o.fold, o.domain);
         return {{"borders", tensor(t.borders)}, {"levels", tensor(t.levels)}};
       },
-      "", paper, [](std::int64_t) { return NamedTensors(); });
-  r.add_function<PackOptions>(
-      "fewbit_pack", "Function", "codes of a few bits as one bit stream",
-      [](const PackOptions& o, const NamedTensors& in) -> NamedTensors {
-        return {{"packed", fewbit_pack(in.get("codes", "fewbit_pack"), o.bits)}};
+      .inputs = [](const TableOptions&, const SampleSpec&) { return Sample{}; },
+      .slow = [](const Json& o) { return option_or(o, {"bits"}, 3) > 4; }});  // solved anew
+  r.add(FunctionInfo<PackOptions>{
+      .name = "fewbit_pack",
+      .family = "Function",
+      .summary = "codes of a few bits as one bit stream",
+      .paper = paper,
+      .call = [](const PackOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"packed", fewbit_pack(in["codes"], o.bits)}};
       },
-      "", paper,
-      [](std::int64_t n) -> NamedTensors {
-        return {{"codes", randint(0, 8, {n}, kInt64).to(kUInt8)}};
-      });
-  r.add_function<UnpackOptions>(
-      "fewbit_unpack", "Function", "the inverse of fewbit_pack",
-      [](const UnpackOptions& o, const NamedTensors& in) -> NamedTensors {
-        return {{"codes", fewbit_unpack(in.get("packed", "fewbit_unpack"), o.bits, o.size)}};
+      .inputs = [](const PackOptions& o, const SampleSpec& s) -> Sample {
+        return {{{"codes", codes(s, o.bits, sample_values(s).inputs.find("x").numel())}}};
+      }});
+  r.add(FunctionInfo<UnpackOptions>{
+      .name = "fewbit_unpack",
+      .family = "Function",
+      .summary = "the inverse of fewbit_pack",
+      .paper = paper,
+      .call = [](const UnpackOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"codes", fewbit_unpack(in["packed"], o.bits, o.size)}};
       },
-      "", paper);
+      .inputs = [](const UnpackOptions& o, const SampleSpec& s) -> Sample {
+        return {{{"packed", fewbit_pack(codes(s, o.bits, o.size), o.bits)}}};
+      },
+      .sample = R"({"size": 5})"});
+}
+
+}  // namespace
+
+void register_activation(Registry& r) {
+  register_standard(r);
+  register_few_bit(r);
+  register_tables(r);
 }
 
 }  // namespace dropin

@@ -6,6 +6,7 @@
 #include <queue>
 #include <unordered_map>
 
+#include "autograd/tape.h"
 #include "dropin/dispatch/dispatch.h"
 #include "dropin/ops/elementwise.h"
 #include "dropin/ops/reduce.h"
@@ -21,10 +22,17 @@ struct TapeMeta final : TapeEntry {
   Ref<Node> node;
   int output = 0;
 };
-TapeMeta* meta(const Tensor& t) { return static_cast<TapeMeta*>(t.impl()->tape); }
+TapeMeta* meta(const Tensor& t) {
+  TensorImpl& i = *t.impl();
+  if (i.base && i.seen != i.base->history) [[unlikely]]
+    detail::renew_history(i);
+  return static_cast<TapeMeta*>(i.tape);
+}
 TapeMeta& make_meta(const Tensor& t) {
-  if (!t.impl()->tape) t.impl()->tape = new TapeMeta;
-  return *meta(t);
+  if (TapeMeta* m = meta(t)) return *m;
+  TapeMeta* m = new TapeMeta;
+  t.impl()->tape = m;
+  return *m;
 }
 
 thread_local bool recording = true;
@@ -76,6 +84,10 @@ Tensor& Tensor::requires_grad_(bool on) {
   if (on && !is_floating(dtype()))
     fail<AutogradError>(
         {"requires_grad_: only floating-point tensors have gradients, this one is ", dtype()});
+  if (on) {  // from here on a leaf of its own, whatever it is a view of
+    get().base = {};
+    get().origin = ViewOrigin::None;
+  }
   if (on || m) make_meta(*this).requires_grad = on;
   return *this;
 }
@@ -165,6 +177,15 @@ void Node::release_saved() {
 
 namespace detail {
 
+void move_history(const Tensor& to, const Tensor& from) {
+  const TapeMeta* made = meta(from);
+  TapeMeta* m = static_cast<TapeMeta*>(to.impl()->tape);  // as it stands, not renewed
+  if (!m && !(made && made->node)) return;
+  if (!m) to.impl()->tape = m = new TapeMeta;
+  m->node = made ? made->node : Ref<Node>();
+  m->output = made ? made->output : 0;
+}
+
 bool any_requires_grad(const Tensor* inputs, std::size_t n) {
   if (!recording) return false;
   for (std::size_t i = 0; i < n; ++i)
@@ -205,6 +226,29 @@ void attach(const Ref<Node>& node, Tensor* ys, std::size_t ny, const Tensor* inp
 }
 
 }  // namespace detail
+
+// --- user-defined functions
+
+Tensors detail::checked_gradients(const char* function, Tensors gradients,
+                                  const std::vector<Shape>& sizes,
+                                  const std::vector<TensorOptions>& options) {
+  if (gradients.size() != sizes.size())
+    fail<AutogradError>({function, ": its backward returned ", gradients.size(),
+                         " gradients, expected one for each of its ", sizes.size(),
+                         " tensor arguments"});
+  for (std::size_t i = 0; i < sizes.size(); ++i) {
+    const Tensor& g = gradients[i];
+    if (!g.defined()) continue;
+    const auto refuse = [&](const Part& got, const Part& expected) {
+      fail<AutogradError>({function, ": its backward returned a gradient that is ", got,
+                           " for input ", i, ", expected ", expected});
+    };
+    if (!(g.sizes() == sizes[i])) refuse(g.sizes(), sizes[i]);
+    if (g.dtype() != options[i].dtype) refuse(g.dtype(), options[i].dtype);
+    if (!(g.device() == options[i].device)) refuse(g.device(), options[i].device);
+  }
+  return gradients;
+}
 
 // --- the engine
 

@@ -62,10 +62,11 @@ class Bench {
   Bench(const Settings& s, const Limits& l) : s_(s), limits_(l), device_(s.device) {}
   void run(const ComponentInfo& c) {
     const ComponentInfo* standard = standard_of(c);
+    const FamilyInfo& family = registry().family(c);
     double last[2] = {0, 0}, before[2] = {0, 0};  // forward, and with backward
     for (int i = 0; i < sizes_of(c); ++i) {
-      bool longer = false;  // lengths grow fourfold: as it grew, it would take too long
-      for (int k = 0; k < 2 && c.family == "SequenceMixer"; ++k)
+      bool longer = false;  // sizes grow fourfold: as it grew, it would take too long
+      for (int k = 0; k < 2 && family.growing; ++k)
         longer = longer || (before[k] > 0 && last[k] * last[k] / before[k] > 3 * kLongCall);
       if (longer) {
         for (int k = i; k < sizes_of(c); ++k) too_long_.insert({c.name, k});
@@ -76,12 +77,13 @@ class Bench {
       std::copy(last, last + 2, before);
       if (!one(c, standard, i, Json::object(), last)) return;
     }
-    for (const FieldInfo& f : c.options)  // a window is swept too: time should follow it
-      if (c.family == "SequenceMixer" && f.name == "window" && f.type == "int")
-        for (const std::int64_t w : {32, 64, 128, 256, 512, 1024}) {
+    for (const Sweep& sweep : family.sweeps)
+      for (const FieldInfo& f : c.options)
+        for (const std::int64_t v : sweep.values) {
+          if (f.name != sweep.option || f.type != "int") continue;
           Json o = Json::object();
-          o.set("window", w);
-          one(c, nullptr, 3, o, last, w);
+          o.set(f.name, v);
+          one(c, nullptr, sweep.size - 1, o, last);
         }
   }
   Json rows() const { return rows_; }
@@ -91,21 +93,20 @@ class Bench {
     return s_.filter.empty() || name.find(s_.filter) != std::string::npos;
   }
 
-  // False when the component cannot be made from its line; says why.
-  bool one(const ComponentInfo& c, const ComponentInfo* standard, int i, const Json& changes,
-           double* last, std::int64_t window = 0) {
-    if (!s_.filter.empty()) {  // sequence mixers know their name before they are made
-      if (c.family == "SequenceMixer") {
-        static constexpr int lengths[] = {64, 256, 1024, 4096, 16384};
-        const std::string stem = fmt::format("{}/L:{}{}", c.name, lengths[i],
-                                             window ? fmt::format("/window:{}", window) : "");
-        if (!wanted(stem + "/forward") && !wanted(stem + "/forward+backward")) return true;
-      }
+  // False when the component cannot be made from its line; says why. `swept`: an option and the
+  // value it has here.
+  bool one(const ComponentInfo& c, const ComponentInfo* standard, int i, const Json& swept,
+           double* last) {
+    std::string variant;
+    for (const auto& [name, v] : swept.items()) variant += "/" + name + ":" + v.dump();
+    if (const std::string size = label_of(c, i); !size.empty()) {  // known before it is made
+      const std::string stem = c.name + "/" + size + variant;
+      if (!wanted(stem + "/forward") && !wanted(stem + "/forward+backward")) return true;
     }
     Case mine;
     std::shared_ptr<Case> theirs;
     try {
-      mine = make_case(c, i, standard, changes, device_);
+      mine = make_case(c, i, standard, swept, device_);
       if (standard && !too_long_.count({standard->name, i})) theirs = standard_case(*standard, i);
     } catch (const Error& e) {
       fmt::print("{:<44} left out: {}\n", c.name, e.what());
@@ -114,10 +115,9 @@ class Bench {
     if (theirs && theirs->bytes == 0)
       theirs = nullptr;  // nothing to be held against: it hands its input on
     if (theirs && theirs->x.size() && mine.x.size() && !(theirs->x == mine.x)) theirs = nullptr;
-    const std::string stem =
-        c.name + "/" + mine.size + (window ? fmt::format("/window:{}", window) : "");
-    measure(c, standard, i, mine, theirs.get(), stem, false, last[0], window);
-    if (mine.both) measure(c, standard, i, mine, theirs.get(), stem, true, last[1], window);
+    const std::string stem = c.name + "/" + mine.size + variant;
+    measure({c, standard, i, mine, theirs.get(), stem, swept}, last[0]);
+    if (mine.both) measure({c, standard, i, mine, theirs.get(), stem, swept, true}, last[1]);
     return true;
   }
 
@@ -130,42 +130,63 @@ class Bench {
                std::make_shared<Case>(make_case(c, i, nullptr, Json::object(), device_));
   }
 
-  void measure(const ComponentInfo& c, const ComponentInfo* standard, int i, const Case& mine,
-               const Case* theirs, const std::string& stem, bool both, double& last,
-               std::int64_t window) {
-    const std::string mode = both ? "forward+backward" : mine.forward_name,
-                      name = stem + "/" + mode;
-    if (!wanted(name)) return;
-    const Call& f = both ? mine.both : mine.forward;
-    const Call* g =
-        theirs ? (both ? (theirs->both ? &theirs->both : nullptr) : &theirs->forward) : nullptr;
+  // A row: one component at one size, forward (or step, call) or with backward.
+  struct Row {
+    const ComponentInfo& component;
+    const ComponentInfo* standard;
+    int size;
+    const Case& mine;
+    const Case* theirs;
+    std::string stem;
+    Json swept;
+    bool both = false;
+    std::string mode() const { return both ? "forward+backward" : mine.forward_name; }
+    std::string name() const { return stem + "/" + mode(); }
+    const Call& ours() const { return both ? mine.both : mine.forward; }
+    const Call* others() const {
+      if (!theirs) return nullptr;
+      return both ? (theirs->both ? &theirs->both : nullptr) : &theirs->forward;
+    }
+    double flops() const { return both ? mine.both_flops : mine.flops; }
+    double bytes() const { return both ? mine.both_bytes : mine.bytes; }
+  };
+
+  static double once(const Call& call) {
+    const double t = now();
+    call();
+    return now() - t;
+  }
+
+  void measure(const Row& row, double& last) {
+    if (!wanted(row.name())) return;
+    const Call* other = row.others();
     Rounds rounds{s_.rounds, s_.min_time};
-    auto once = [](const Call& call) {
-      const double t = now();
-      call();
-      return now() - t;
-    };
-    const double probe = once(f);
-    if (probe > kLongCall) rounds.rounds = 1, g = nullptr;
-    if (g) {
-      auto [at, fresh] = long_.try_emplace({standard->name, both, i}, 0.0);
-      if (fresh) at->second = once(*g);
-      if (at->second > kLongCall) g = nullptr;
+    if (once(row.ours()) > kLongCall) {
+      rounds.rounds = 1;
+      other = nullptr;
+    }
+    if (other) {
+      auto [at, fresh] = long_.try_emplace({row.standard->name, row.both, row.size}, 0.0);
+      if (fresh) at->second = once(*other);
+      if (at->second > kLongCall) other = nullptr;
     }
     Contest k;
-    if (g)
-      k = contest(f, *g, rounds);
+    if (other)
+      k = contest(row.ours(), *other, rounds);
     else
-      k.ours = time_call(f, rounds);
+      k.ours = time_call(row.ours(), rounds);
     last = k.ours.seconds;
-    const double flops = both ? mine.both_flops : mine.flops,
-                 bytes = both ? mine.both_bytes : mine.bytes, least = limits_.least(flops, bytes),
-                 s = k.ours.seconds;
-    const bool arithmetic =
-        flops > 0 && flops / limits_.flops > bytes / std::max(1.0, limits_.bandwidth(bytes));
+    Json r = result(row, rounds, k);
+    if (other) add_contest(row, k, r);
+    rows_.push_back(r);
+    print(row, k, other != nullptr);
+  }
+
+  Json result(const Row& row, const Rounds& rounds, const Contest& k) const {
+    const double s = k.ours.seconds, least = limits_.least(row.flops(), row.bytes());
     Json r = Json::object();
-    r.set("name", name);
-    r.set("run_name", name);
+    r.set("name", row.name());
+    r.set("run_name", row.name());
     r.set("run_type", "iteration");
     r.set("repetitions", rounds.rounds);
     r.set("repetition_index", 0);
@@ -174,38 +195,47 @@ class Bench {
     r.set("real_time", 1e9 * s);
     r.set("cpu_time", 1e9 * k.ours.cpu_seconds);
     r.set("time_unit", "ns");
-    r.set("component", c.name);
-    r.set("family", c.family);
-    r.set("mode", mode);
-    r.set("size", mine.size);
-    r.set("size_index", static_cast<std::int64_t>(i));
-    if (c.family == "SequenceMixer") r.set("L", mine.x[1]);
-    if (window) r.set("window", window);
-    if (flops > 0) r.set("flops_per_second", flops / s);
-    if (bytes > 0) r.set("bytes_per_second", bytes / s);
+    r.set("component", row.component.name);
+    r.set("family", row.component.family);
+    r.set("mode", row.mode());
+    r.set("size", row.mine.size);
+    r.set("size_index", static_cast<std::int64_t>(row.size));
+    const std::size_t colon = row.mine.size.find(':');
+    if (registry().family(row.component).growing)  // "L:1024"
+      r.set(row.mine.size.substr(0, colon), Json::parse(row.mine.size.substr(colon + 1)));
+    for (const auto& [name, v] : row.swept.items()) r.set(name, v);
+    if (row.flops() > 0) r.set("flops_per_second", row.flops() / s);
+    if (row.bytes() > 0) r.set("bytes_per_second", row.bytes() / s);
     r.set("least_seconds", least);
     r.set("share_of_limit", least / s);
     r.set("peak_MB", k.ours.peak_bytes / 1e6);
-    r.set("kept_bytes", mine.kept_bytes);
-    if (g) {
-      r.set("standard", standard->name);
-      r.set("standard_time", 1e9 * k.theirs.seconds);
-      r.set("standard_peak_MB", k.theirs.peak_bytes / 1e6);
-      r.set("ratio", k.ratio.middle);
-      r.set("ratio_low", k.ratio.low);
-      r.set("ratio_high", k.ratio.high);
-      r.set("noise", k.noise);
-      r.set("verdict", k.noise > kNoiseLimit ? "too noisy"
-                       : k.ratio.low > 1     ? "faster"
-                       : k.ratio.high < 1    ? "slower"
-                                             : "even");
-    }
-    rows_.push_back(r);
+    r.set("kept_bytes", row.mine.kept_bytes);
+    return r;
+  }
+
+  static void add_contest(const Row& row, const Contest& k, Json& r) {
+    r.set("standard", row.standard->name);
+    r.set("standard_time", 1e9 * k.theirs.seconds);
+    r.set("standard_peak_MB", k.theirs.peak_bytes / 1e6);
+    r.set("ratio", k.ratio.middle);
+    r.set("ratio_low", k.ratio.low);
+    r.set("ratio_high", k.ratio.high);
+    r.set("noise", k.noise);
+    r.set("verdict", k.noise > kNoiseLimit ? "too noisy"
+                     : k.ratio.low > 1     ? "faster"
+                     : k.ratio.high < 1    ? "slower"
+                                           : "even");
+  }
+
+  void print(const Row& row, const Contest& k, bool contested) const {
+    const double flops = row.flops(), bytes = row.bytes(), s = k.ours.seconds;
+    const bool arithmetic =
+        flops > 0 && flops / limits_.flops > bytes / std::max(1.0, limits_.bandwidth(bytes));
     const std::string rate = arithmetic ? fmt::format("{:.3g} GFLOP/s", flops / s / 1e9)
                                         : fmt::format("{:.3g} GB/s", bytes / s / 1e9);
-    fmt::print("{:<52} {:>10} {:>14} {:>4.0f} % {:>9.2f} MB{}\n", name, time_text(s), rate,
-               100 * least / s, k.ours.peak_bytes / 1e6,
-               g ? "  " + evidence::verdict(k) + " of " + standard->name : "");
+    fmt::print("{:<52} {:>10} {:>14} {:>4.0f} % {:>9.2f} MB{}\n", row.name(), time_text(s), rate,
+               100 * limits_.least(flops, bytes) / s, k.ours.peak_bytes / 1e6,
+               contested ? "  " + evidence::verdict(k) + " of " + row.standard->name : "");
     std::fflush(stdout);
   }
 

@@ -17,6 +17,10 @@ const char* kind_name(ComponentKind k) {
                                         : "optimizer";
 }
 
+const std::string& call_of(const ComponentInfo& c) {
+  return c.call_text.empty() ? registry().family(c).call : c.call_text;
+}
+
 // Where components run, found out once.
 const char* devices() {
   static const char* const found = device_count(DeviceType::CUDA) > 0 ? "cpu,cuda" : "cpu";
@@ -45,7 +49,7 @@ Json to_json(const ComponentInfo& c, bool with_options) {
   j.set("summary", c.summary);
   if (!with_options) return j;
   j.set("paper", c.paper.empty() ? Json() : Json(c.paper));
-  j.set("call", c.call_text.empty() ? Json() : Json(c.call_text));
+  j.set("call", call_of(c));
   Json options = Json::array();
   for (const FieldInfo& f : c.options) {
     Json o = Json::object();
@@ -75,23 +79,16 @@ void add_list(CommandLine& line) {
   auto s = std::make_shared<Settings>();
   line.add("list", "every component: name, family, what it replaces, devices, one line",
            [s] {
-             std::vector<std::string> families;
              Json out = Json::array();
-             std::size_t shown = 0;
+             if (!s->family.empty()) registry().family(s->family);  // named, when there is none
              for (const ComponentInfo& c : registry().all()) {
-               if (std::find(families.begin(), families.end(), c.family) == families.end())
-                 families.push_back(c.family);
                if (!s->family.empty() && c.family != s->family) continue;
-               ++shown;
                if (s->json)
                  out.push_back(to_json(c, false));
                else
                  fmt::print("{:<24} {:<16} {:<20} {:<9} {}\n", c.name, c.family,
                             c.replaces.empty() ? "-" : c.replaces, devices(), c.summary);
              }
-             if (!shown)
-               fail<OptionError>({"list: no family \"", s->family,
-                                  "\"; families: ", fmt::format("{}", fmt::join(families, ", "))});
              if (s->json) fmt::print("{}\n", out.dump(2));
              return 0;
            })
@@ -115,7 +112,7 @@ void add_describe(CommandLine& line) {
              fmt::print("{}: {}\n  {} of the family {}{}\n", c.name, c.summary, kind_name(c.kind),
                         c.family, c.replaces.empty() ? "" : ", replaces " + c.replaces);
              if (!c.paper.empty()) fmt::print("  paper: {}\n", c.paper);
-             if (!c.call_text.empty()) fmt::print("  call: {}\n", c.call_text);
+             fmt::print("  call: {}\n", call_of(c));
              fmt::print("  options:{}\n", c.options.empty() ? " none" : "");
              for (const FieldInfo& f : c.options)
                fmt::print("    {:<22} {:<28} default {:<10} {}\n", f.name, f.type, f.value.dump(),

@@ -1,8 +1,4 @@
 // dropin: list, describe, conform, train, bench, claims, devices.
-#include "cli/command_line.h"
+#include "dropin/program.h"
 
-int main(int argc, char** argv) {
-  dropin::cli::CommandLine line;
-  dropin::cli::add_commands(line);
-  return line.run(argc, argv);
-}
+int main(int argc, char** argv) { return dropin::run_program(argc, argv); }

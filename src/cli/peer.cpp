@@ -143,120 +143,160 @@ double disagreement(const NamedTensors& mine, const SafetensorsFile& theirs, std
   return worst;
 }
 
+// One component at one size, forward or with backward.
+struct Row {
+  const ComponentInfo& component;
+  const Case& k;
+  bool both;
+  std::string mode() const { return both ? "forward+backward" : k.forward_name; }
+  std::string name() const { return component.name + "/" + k.size + "/" + mode(); }
+};
+
+class PeerBench {
+ public:
+  explicit PeerBench(const PeerSettings& s)
+      : s_(s), peer_(s.program), name_(peer_.ask(fmt::format("threads {}", get_num_threads()))) {
+    fmt::print(
+        "beside {}; ours on {} threads; same inputs, outputs compared first\n{:<44} {:>11} {:>11}  "
+        " "
+        "ratio\n",
+        name_, get_num_threads(), "row", "ours ms", "peer ms");
+  }
+
+  void run(const ComponentInfo& c) {
+    if (c.kind == ComponentKind::Function) return;
+    for (int i = 0; i < registry().family(c).peer_sizes; ++i) {
+      Case k;
+      try {
+        k = make_case(c, i, nullptr, Json::object(), kCPU);
+      } catch (const Error&) {
+        return;
+      }
+      if (!run(Row{c, k, false}) || (k.both && !run(Row{c, k, true}))) return;
+    }
+  }
+
+  /// OptionError when the peer answered to nothing.
+  Json results() const {
+    if (!supported_)
+      fail<OptionError>({"bench: the peer ", name_, " has none of these components"});
+    Json out = Json::object(), machine = Json::object();
+    for (const auto& [key, value] : describe_machine()) machine.set(key, value);
+    out.set("peer", name_);
+    out.set("machine", machine);
+    out.set("rows", rows_);
+    return out;
+  }
+
+ private:
+  /// False when the peer does not have the component at any size.
+  bool run(const Row& row) {
+    const std::string name = row.name();
+    if (!s_.filter.empty() && name.find(s_.filter) == std::string::npos) return true;
+    const std::string ready = prepare(row);
+    if (ready != "ready") {
+      if (!s_.names.empty()) fmt::print("{:<44} {}\n", name, ready);
+      return ready.find("component") == std::string::npos;  // else only this size is not
+    }
+    supported_ = true;
+    Json r = Json::object();
+    r.set("row", name);
+    if (agrees(row, r)) race(row, r);
+    rows_.push_back(r);
+    return true;
+  }
+
+  /// Hands the case over; the peer's answer.
+  std::string prepare(const Row& row) {
+    Json j = Json::object();
+    j.set("component", row.component.name);
+    j.set("mode", row.mode());
+    j.set("options", row.k.options);
+    write_text(folder_.path() + "/case.json", j.dump());
+    std::vector<std::pair<std::string, Tensor>> in{{"x", row.k.input.detach()},
+                                                   {"gradient", row.k.gradient}};
+    if (row.k.module)
+      for (const auto& [n, t] : row.k.module->state_dict())
+        if (t.dtype() == kFloat32) in.emplace_back("p." + n, t.detach());
+    save_safetensors(folder_.path() + "/in.safetensors", in);
+    return peer_.ask("prepare " + folder_.path());
+  }
+
+  bool agrees(const Row& row, Json& r) {
+    std::string where;
+    const double off = disagreement(ours(row.component, row.k, row.both),
+                                    load_safetensors(folder_.path() + "/out.safetensors"), where);
+    r.set("disagreement", std::isfinite(off) ? Json(off) : Json());
+    if (off <= kAgreement) return true;
+    fmt::print("{:<44} disqualified: {} differs by {:.2g} of its greatest value\n", row.name(),
+               where, off);
+    r.set("disqualified", where);
+    return false;
+  }
+
+  /// Both in turn, the one that begins changing each round.
+  void race(const Row& row, Json& r) {
+    const Call& f = row.both ? row.k.both : row.k.forward;
+    auto mine = [&](std::int64_t n) {
+      const double t = now();
+      for (std::int64_t q = 0; q < n; ++q) f();
+      return (now() - t) / static_cast<double>(n);
+    };
+    auto theirs = [&](std::int64_t n) {
+      return std::strtod(peer_.ask(fmt::format("run {}", n)).c_str(), nullptr);
+    };
+    auto fill = [&](double once) {
+      return std::clamp<std::int64_t>(static_cast<std::int64_t>(s_.min_time / std::max(once, 1e-8)),
+                                      1, 100'000);
+    };
+    f();
+    const std::int64_t a = fill(mine(1)), b = fill(std::min(theirs(1), theirs(1)));
+    std::vector<double> x, y, ratios;
+    for (std::int64_t round = 0; round < s_.rounds; ++round) {
+      if (round % 2 == 0) x.push_back(mine(a));
+      y.push_back(theirs(b));
+      if (round % 2 != 0) x.push_back(mine(a));
+      ratios.push_back(y.back() / x.back());
+    }
+    report(row, x, y, ratios, r);
+  }
+
+  void report(const Row& row, const std::vector<double>& x, const std::vector<double>& y,
+              std::vector<double> ratios, Json& r) {
+    Contest v;
+    v.ratio = spread_of(ratios);
+    std::sort(ratios.begin(), ratios.end());
+    const std::size_t n = ratios.size();
+    v.noise = n < 3 ? 0 : (ratios[n - 1 - n / 4] - ratios[n / 4]) / v.ratio.middle;
+    fmt::print("{:<44} {:>11.4f} {:>11.4f}   {}\n", row.name(), 1e3 * median(x), 1e3 * median(y),
+               verdict(v));
+    std::fflush(stdout);
+    r.set("ours_ms", 1e3 * median(x));
+    r.set("peer_ms", 1e3 * median(y));
+    r.set("ratio", v.ratio.middle);
+    r.set("low", v.ratio.low);
+    r.set("high", v.ratio.high);
+    r.set("noise", v.noise);
+    r.set("rounds", s_.rounds);
+    r.set("threads", static_cast<std::int64_t>(get_num_threads()));
+  }
+
+  const PeerSettings& s_;
+  Peer peer_;
+  std::string name_;
+  Folder folder_;
+  Json rows_ = Json::array();
+  bool supported_ = false;
+};
+
 }  // namespace
 
 int bench_peer(const PeerSettings& s) {
-  std::vector<const ComponentInfo*> chosen;
-  for (const std::string& n : s.names) chosen.push_back(&registry().find(n));
-  if (chosen.empty())
-    for (const ComponentInfo& c : registry().all())
-      if (c.kind != ComponentKind::Function && c.family != "Model" && c.family != "MatrixProduct")
-        chosen.push_back(&c);
-  Peer peer(s.program);
-  const std::string name = peer.ask(fmt::format("threads {}", get_num_threads()));
-  fmt::print(
-      "beside {}; ours on {} threads; same inputs, outputs compared first\n{:<44} {:>11} {:>11}   "
-      "ratio\n",
-      name, get_num_threads(), "row", "ours ms", "peer ms");
-  const Folder folder;
-  Json rows = Json::array();
-  int supported = 0;
-  for (const ComponentInfo* c : chosen)
-    for (int i = 0; i < sizes_of(*c); ++i) {
-      Case k;
-      try {
-        if (c->family == "SequenceMixer" && i > 3) continue;
-        k = make_case(*c, i, nullptr, Json::object(), kCPU);
-      } catch (const Error&) {
-        break;
-      }
-      if (c->kind == ComponentKind::Function) break;
-      bool unsupported = false;
-      for (const bool both : {false, true}) {
-        if (both && !k.both) continue;
-        const std::string mode = both ? "forward+backward" : k.forward_name,
-                          row = c->name + "/" + k.size + "/" + mode;
-        if (!s.filter.empty() && row.find(s.filter) == std::string::npos) continue;
-        Json j = Json::object();
-        j.set("component", c->name);
-        j.set("mode", mode);
-        j.set("options", k.options);
-        write_text(folder.path() + "/case.json", j.dump());
-        std::vector<std::pair<std::string, Tensor>> in{{"x", k.input.detach()},
-                                                       {"gradient", k.gradient}};
-        if (k.module)
-          for (const auto& [n, t] : k.module->state_dict())
-            if (t.dtype() == kFloat32) in.emplace_back("p." + n, t.detach());
-        save_safetensors(folder.path() + "/in.safetensors", in);
-        const std::string ready = peer.ask("prepare " + folder.path());
-        if (ready != "ready") {
-          if (!s.names.empty()) fmt::print("{:<44} {}\n", row, ready);
-          unsupported = ready.find("component") != std::string::npos;  // else only this size is not
-          break;
-        }
-        ++supported;
-        std::string where;
-        const double off = disagreement(
-            ours(*c, k, both), load_safetensors(folder.path() + "/out.safetensors"), where);
-        Json r = Json::object();
-        r.set("row", row);
-        r.set("disagreement", std::isfinite(off) ? Json(off) : Json());
-        if (!(off <= kAgreement)) {
-          fmt::print("{:<44} disqualified: {} differs by {:.2g} of its greatest value\n", row,
-                     where, off);
-          r.set("disqualified", where);
-          rows.push_back(r);
-          continue;
-        }
-        const Call& f = both ? k.both : k.forward;
-        auto mine = [&](std::int64_t n) {
-          const double t = now();
-          for (std::int64_t q = 0; q < n; ++q) f();
-          return (now() - t) / static_cast<double>(n);
-        };
-        auto theirs = [&](std::int64_t n) {
-          return std::strtod(peer.ask(fmt::format("run {}", n)).c_str(), nullptr);
-        };
-        f();
-        auto fill = [&](double once) {
-          return std::clamp<std::int64_t>(
-              static_cast<std::int64_t>(s.min_time / std::max(once, 1e-8)), 1, 100'000);
-        };
-        const std::int64_t a = fill(mine(1)), b = fill(std::min(theirs(1), theirs(1)));
-        std::vector<double> x, y, ratios;
-        for (std::int64_t round = 0; round < s.rounds; ++round) {
-          if (round % 2 == 0)
-            x.push_back(mine(a)), y.push_back(theirs(b));
-          else
-            y.push_back(theirs(b)), x.push_back(mine(a));
-          ratios.push_back(y.back() / x.back());
-        }
-        Contest v;
-        v.ratio = spread_of(ratios);
-        std::sort(ratios.begin(), ratios.end());
-        const std::size_t n = ratios.size();
-        v.noise = n < 3 ? 0 : (ratios[n - 1 - n / 4] - ratios[n / 4]) / v.ratio.middle;
-        fmt::print("{:<44} {:>11.4f} {:>11.4f}   {}\n", row, 1e3 * median(x), 1e3 * median(y),
-                   verdict(v));
-        std::fflush(stdout);
-        r.set("ours_ms", 1e3 * median(x));
-        r.set("peer_ms", 1e3 * median(y));
-        r.set("ratio", v.ratio.middle);
-        r.set("low", v.ratio.low);
-        r.set("high", v.ratio.high);
-        r.set("noise", v.noise);
-        r.set("rounds", s.rounds);
-        r.set("threads", static_cast<std::int64_t>(get_num_threads()));
-        rows.push_back(r);
-      }
-      if (unsupported) break;
-    }
-  if (!supported) fail<OptionError>({"bench: the peer ", name, " has none of these components"});
-  Json out = Json::object(), machine = Json::object();
-  for (const auto& [key, value] : describe_machine()) machine.set(key, value);
-  out.set("peer", name);
-  out.set("machine", machine);
-  out.set("rows", rows);
+  PeerBench bench(s);
+  if (s.names.empty())
+    for (const ComponentInfo& c : registry().all()) bench.run(c);
+  for (const std::string& n : s.names) bench.run(registry().find(n));
+  const Json out = bench.results();
   if (!s.json.empty()) write_text(s.json, out.dump(1) + "\n");
   if (!s.plot.empty())
     for (const std::string& path : draw(out, s.plot)) fmt::print("{}\n", path);

@@ -123,7 +123,7 @@ class ImageTask : public Task {
       test_ = {test.images(), test.labels()};
     } else {  // the 900 real pictures: every third one is for testing
       const FashionMNIST all({.root = s.data, .split = "sprite900"});
-      const Tensor index = arange(0, static_cast<double>(all.size()));
+      const Tensor index = arange(all.size());
       const Tensor held = eq(remainder(index, full_like(index, 3)), zeros_like(index));
       const Tensor a = masked_select(index, !held), b = masked_select(index, held);
       train_ = {index_select(all.images(), 0, a), index_select(all.labels(), 0, a)};

@@ -76,7 +76,7 @@ std::string nearest_name(std::string_view name, const std::string* known, std::s
 
 void warn_once(const std::string& message) {
   static std::mutex lock;
-  static std::set<std::string> said;
+  static auto& said = *new std::set<std::string>;  // never destroyed: exit handlers may warn too
   std::lock_guard guard(lock);
   if (said.insert(message).second) std::fprintf(stderr, "dropin: warning: %s\n", message.c_str());
 }

@@ -27,9 +27,19 @@ std::atomic<bool>& enabled_flag() {
   return flag;
 }
 
+// oneDNN keeps code and tables in static objects that end with the program, in reverse order of
+// their making. A handler registered after each of them was made runs before it ends: from then on
+// our own kernels serve, so that destructors of the user's globals may still run a model.
+std::atomic<bool> g_ended{false};
+void watch_the_end() {
+  std::atexit([] { g_ended.store(true); });
+}
+
 }  // namespace
 
-bool onednn_enabled() { return enabled_flag().load(std::memory_order_relaxed); }
+bool onednn_enabled() {
+  return enabled_flag().load(std::memory_order_relaxed) && !g_ended.load(std::memory_order_relaxed);
+}
 void set_onednn_enabled(bool on) { enabled_flag().store(on); }
 std::int64_t onednn_primitives_created() { return g_created.load(); }
 
@@ -99,8 +109,16 @@ dnnl::engine& engine() {
 }
 
 dnnl::stream& stream() {
-  static thread_local dnnl::stream s(engine());
-  return s;
+  // A pointer: usable after this thread's destructors have run (a new one is made and stays).
+  static thread_local constinit dnnl::stream* s = nullptr;
+  static thread_local const struct Reaper {
+    ~Reaper() {
+      delete s;
+      s = nullptr;
+    }
+  } reaper;
+  if (!s) s = new dnnl::stream(engine());
+  return *s;
 }
 
 memory::dims image_strides(std::int64_t c, const std::int64_t* size, std::int64_t image) {
@@ -291,6 +309,7 @@ class Cache {
       const OneThread one;
       entry = create(pass, c);
       ++g_created;
+      watch_the_end();
     } catch (
         const dnnl::error&) {  // unimplemented for these shapes: the caller has its own kernels
     }
@@ -357,8 +376,15 @@ bool sgemm(bool trans_a, bool trans_b, std::int64_t M, std::int64_t N, std::int6
            const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float beta, float* c,
            std::int64_t ldc) {
   const OneThread one;
-  return ::dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', M, N, K, 1.0f, a, lda, b, ldb, beta,
-                      c, ldc) == dnnl_success;
+  const bool done = ::dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', M, N, K, 1.0f, a, lda, b,
+                                 ldb, beta, c, ldc) == dnnl_success;
+  // each form of product has its own code, made at its first call
+  static std::atomic<std::uint32_t> seen{0};
+  const std::uint32_t form =
+      1u << (trans_a | trans_b << 1 | (beta != 0) << 2 | (M == 1) << 3 | (N == 1) << 4);
+  if (!(seen.load(std::memory_order_relaxed) & form) && !(seen.fetch_or(form) & form))
+    watch_the_end();
+  return done;
 }
 
 bool conv_supported(ConvPass pass, const Conv& c) { return cache().get(pass, c) != nullptr; }

@@ -50,25 +50,33 @@ class ScratchCache {
     Block* worst = &b;  // keeps the largest blocks, up to a limit for each
     for (Block& k : kept_)
       if (k.bytes < worst->bytes) worst = &k;
-    if (worst != &b && b.bytes <= kKeepBytes) {
+    if (worst != &b && b.bytes <= keep_bytes_) {
       const Block old = *worst;
       *worst = b;
       b = old;
     }
     if (b.data) scratch_delete(b.data, b.bytes);
   }
-  ~ScratchCache() {
-    for (Block& b : kept_)
+  /// The thread ends: nothing is kept from here on, but destructors that run later may still ask.
+  void end() {
+    keep_bytes_ = 0;
+    for (Block& b : kept_) {
       if (b.data) scratch_delete(b.data, b.bytes);
+      b = {};
+    }
   }
 
  private:
-  static constexpr std::size_t kKeepBytes = std::size_t{64} << 20;
+  std::size_t keep_bytes_ = std::size_t{64} << 20;
   Block kept_[6];
 };
 
 inline ScratchCache& scratch_cache() {
-  static thread_local ScratchCache cache;
+  // No destructor of its own: objects that outlive this thread's others may run a model yet.
+  static thread_local constinit ScratchCache cache;
+  static thread_local const struct Reaper {
+    ~Reaper() { cache.end(); }
+  } reaper;
   return cache;
 }
 }  // namespace detail

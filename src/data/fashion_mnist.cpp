@@ -86,6 +86,66 @@ std::uint32_t big_endian(const unsigned char* p) {
          static_cast<std::uint32_t>(p[2]) << 8 | p[3];
 }
 
+// Bytes of a value of an IDX type; FileError for a code that there is not.
+std::int64_t idx_width(int code, const std::string& label) {
+  switch (code) {
+    case 0x08:
+    case 0x09:
+      return 1;
+    case 0x0b:
+      return 2;
+    case 0x0c:
+    case 0x0d:
+      return 4;
+    case 0x0e:
+      return 8;
+    default:
+      fail<FileError>(
+          {label, ": unknown IDX type code ", code, "; there are 8, 9, 11, 12, 13 and 14"});
+  }
+}
+
+// The sizes of `rank` dimensions, at most 2^31 elements in all.
+Shape idx_sizes(Source& in, int rank, const std::string& label) {
+  if (rank > abi::kMaxDims)
+    fail<FileError>({label, ": ", rank, " dimensions; at most 8 are supported"});
+  Shape sizes;
+  std::int64_t n = 1;
+  for (int i = 0; i < rank; ++i) {
+    unsigned char s[4];
+    if (in.read(s, 4) != 4)
+      fail<FileError>({label, ": truncated in the sizes of its ", rank, " dimensions"});
+    sizes.push_back(big_endian(s));
+    // Zeros apart: they would hide sizes whose strides overflow.
+    if (sizes.back() != 0 &&
+        (__builtin_mul_overflow(n, sizes.back(), &n) || n > (std::int64_t{1} << 31)))
+      fail<FileError>({label, ": sizes ", sizes, " have more than 2^31 elements"});
+  }
+  return sizes;
+}
+
+// Value p of an IDX type other than unsigned bytes, as element i of t.
+void put_idx_value(const unsigned char* p, std::int64_t width, const Tensor& t, std::int64_t i) {
+  if (t.dtype() == kInt32) {
+    std::int32_t v = 0;
+    if (width == 1)
+      v = static_cast<std::int8_t>(p[0]);
+    else if (width == 2)
+      v = static_cast<std::int16_t>(static_cast<std::uint16_t>(p[0] << 8 | p[1]));
+    else
+      v = static_cast<std::int32_t>(big_endian(p));
+    t.data<std::int32_t>()[i] = v;
+  } else if (width == 4) {
+    const std::uint32_t u = big_endian(p);
+    std::memcpy(t.data<float>() + i, &u, 4);
+  } else {
+    const std::uint64_t u = static_cast<std::uint64_t>(big_endian(p)) << 32 | big_endian(p + 4);
+    double d;
+    std::memcpy(&d, &u, 8);
+    t.data<float>()[i] = static_cast<float>(d);
+  }
+}
+
 }  // namespace
 
 Tensor parse_idx(const void* data, std::size_t bytes, const std::string& label) {
@@ -96,82 +156,28 @@ Tensor parse_idx(const void* data, std::size_t bytes, const std::string& label) 
   if (magic[0] || magic[1])
     fail<FileError>({label, ": wrong magic: the first two bytes of an IDX file are 0, here ",
                      static_cast<int>(magic[0]), " and ", static_cast<int>(magic[1])});
-  const int code = magic[2], rank = magic[3];
-  std::int64_t width = 0;
-  switch (code) {
-    case 0x08:
-    case 0x09:
-      width = 1;
-      break;
-    case 0x0b:
-      width = 2;
-      break;
-    case 0x0c:
-    case 0x0d:
-      width = 4;
-      break;
-    case 0x0e:
-      width = 8;
-      break;
-    default:
-      fail<FileError>(
-          {label, ": unknown IDX type code ", code, "; there are 8, 9, 11, 12, 13 and 14"});
-  }
-  if (rank > abi::kMaxDims)
-    fail<FileError>({label, ": ", rank, " dimensions; at most 8 are supported"});
-  Shape sizes;
-  std::int64_t n = 1;
-  bool nothing = false;
-  for (int i = 0; i < rank; ++i) {
-    unsigned char s[4];
-    if (in.read(s, 4) != 4)
-      fail<FileError>({label, ": truncated in the sizes of its ", rank, " dimensions"});
-    sizes.push_back(big_endian(s));
-    // Zeros apart: they would hide sizes whose strides overflow.
-    if (sizes.back() == 0)
-      nothing = true;
-    else if (__builtin_mul_overflow(n, sizes.back(), &n) || n > (std::int64_t{1} << 31))
-      fail<FileError>({label, ": sizes ", sizes, " have more than 2^31 elements"});
-  }
-  if (nothing) n = 0;
+  const int code = magic[2];
+  const std::int64_t width = idx_width(code, label);
+  const Shape sizes = idx_sizes(in, magic[3], label);
+  const std::int64_t n = sizes.numel();
   if (static_cast<std::uint64_t>(n * width) > in.most())
     fail<FileError>({label, ": truncated: sizes ", sizes, " need ", n * width, " bytes"});
-  const DType dtype = code == 0x08 ? kUInt8 : code <= 0x0c ? kInt32 : kFloat32;
-  Tensor t = empty(sizes, dtype);
+  Tensor t = empty(sizes, code == 0x08 ? kUInt8 : code <= 0x0c ? kInt32 : kFloat32);
+  auto read = [&](void* to, std::int64_t at, std::int64_t count) {  // bytes
+    const std::size_t got = in.read(to, static_cast<std::size_t>(count));
+    if (got != static_cast<std::size_t>(count))
+      fail<FileError>({label, ": truncated: ", at + static_cast<std::int64_t>(got), " of ",
+                       n * width, " bytes of data"});
+  };
   if (code == 0x08) {
-    const std::size_t got = in.read(t.data_ptr(), static_cast<std::size_t>(n));
-    if (got != static_cast<std::size_t>(n))
-      fail<FileError>({label, ": truncated: ", got, " of ", n, " bytes of data"});
+    read(t.data_ptr(), 0, n);
   } else {
     std::vector<unsigned char> chunk(static_cast<std::size_t>(4096 * width));
     for (std::int64_t at = 0; at < n; at += 4096) {
       const std::int64_t k = std::min<std::int64_t>(4096, n - at);
-      const std::size_t got = in.read(chunk.data(), static_cast<std::size_t>(k * width));
-      if (got != static_cast<std::size_t>(k * width))
-        fail<FileError>({label, ": truncated: ", at * width + static_cast<std::int64_t>(got),
-                         " of ", n * width, " bytes of data"});
-      for (std::int64_t i = 0; i < k; ++i) {
-        const unsigned char* p = chunk.data() + i * width;
-        if (dtype == kInt32) {
-          std::int32_t v = 0;
-          if (width == 1)
-            v = static_cast<std::int8_t>(p[0]);
-          else if (width == 2)
-            v = static_cast<std::int16_t>(static_cast<std::uint16_t>(p[0] << 8 | p[1]));
-          else
-            v = static_cast<std::int32_t>(big_endian(p));
-          t.data<std::int32_t>()[at + i] = v;
-        } else if (width == 4) {
-          const std::uint32_t u = big_endian(p);
-          std::memcpy(t.data<float>() + at + i, &u, 4);
-        } else {
-          const std::uint64_t u =
-              static_cast<std::uint64_t>(big_endian(p)) << 32 | big_endian(p + 4);
-          double d;
-          std::memcpy(&d, &u, 8);
-          t.data<float>()[at + i] = static_cast<float>(d);
-        }
-      }
+      read(chunk.data(), at * width, k * width);
+      for (std::int64_t i = 0; i < k; ++i)
+        put_idx_value(chunk.data() + i * width, width, t, at + i);
     }
   }
   unsigned char extra;

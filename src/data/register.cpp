@@ -11,22 +11,41 @@ struct NormalizeImagesOptions {
     f("std", &NormalizeImagesOptions::std, "of pixels / 255");
   }
 };
+
+// An IDX file of n unsigned bytes.
+Tensor idx_bytes(std::int64_t n) {
+  Tensor bytes = zeros({8 + n}, kUInt8);
+  bytes[2].fill_(8);  // unsigned bytes
+  bytes[3].fill_(1);  // one dimension
+  for (int i = 0; i < 4; ++i) bytes[4 + i].fill_(static_cast<double>(n >> (24 - 8 * i) & 255));
+  return bytes;
+}
+
 }  // namespace
 
 void register_data(Registry& r) {
-  r.add_function<NoOptions>("ParseIdx", "Data", "the array of an IDX file, gzipped or not",
-                            [](const NoOptions&, const NamedTensors& in) -> NamedTensors {
-                              return {{"data", parse_idx(in.get("bytes", "ParseIdx"))}};
-                            });
-  r.add_function<NormalizeImagesOptions>(
-      "NormalizeImages", "Data", "pixels to mean 0 and standard deviation 1",
-      [](const NormalizeImagesOptions& o, const NamedTensors& in) -> NamedTensors {
-        return {{"y", normalize_images(in.get("images", "NormalizeImages"), o.mean, o.std)}};
+  r.add_family({.name = "Data", .call = "bytes or pictures -> tensors"});
+  r.add(FunctionInfo<NoOptions>{.name = "ParseIdx",
+                                .family = "Data",
+                                .summary = "the array of an IDX file, gzipped or not",
+                                .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
+                                  return {{"data", parse_idx(in["bytes"])}};
+                                },
+                                .inputs = [](const NoOptions&, const SampleSpec& s) -> Sample {
+                                  return {{{"bytes", idx_bytes(s.size ? 1 << 16 : 6)}}};
+                                }});
+  r.add(FunctionInfo<NormalizeImagesOptions>{
+      .name = "NormalizeImages",
+      .family = "Data",
+      .summary = "pixels to mean 0 and standard deviation 1",
+      .call = [](const NormalizeImagesOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"y", normalize_images(in["images"], o.mean, o.std)}};
       },
-      "", "",
-      [](std::int64_t n) -> NamedTensors {
-        return {{"images", randint(0, 256, {(n + 783) / 784, 28, 28}, kInt64).to(kUInt8)}};
-      });
+      .inputs = [](const NormalizeImagesOptions&, const SampleSpec& s) -> Sample {
+        static constexpr std::int64_t kPictures[] = {2, 2, 335, 10700};
+        const std::int64_t n = s.length >= 0 ? s.length : s.of(kPictures);
+        return {{{"images", s.integers(256, {n, 28, 28}).to(kUInt8)}}};
+      }});
 }
 
 }  // namespace dropin

@@ -7,133 +7,208 @@
 namespace dropin {
 
 namespace {
+
+constexpr const char* kYolact = "Bolya et al. 2019, arXiv 1904.02689";
+
 NamedTensors found(const Detections& d) {
   NamedTensors r{{"indices", d.indices}};
   if (d.classes.defined()) r.set("classes", d.classes);
   r.set("scores", d.scores);
   return r;
 }
+
 // One crowded picture in the forms the members take: 12 objects and n boxes, with 8 classes where
 // there are classes.
 constexpr std::int64_t kObjects = 12, kClasses = 8;
-NamedTensors one_class(std::int64_t n) {
-  const BoxScene s = box_scene(n, kObjects);
-  return {{"boxes", s.boxes}, {"scores", s.scores}};
+std::int64_t boxes_of(const SampleSpec& s) {
+  static constexpr std::int64_t kBoxes[] = {20, 16, 1000, 5000};
+  return s.length >= 0 ? s.length : s.of(kBoxes);
 }
-NamedTensors by_class(std::int64_t n) {
-  const BoxScene s = box_scene(n, kObjects, kClasses);
-  return {{"boxes", s.boxes}, {"scores", s.scores}};
+Sample one_class(const SampleSpec& s) {
+  const BoxScene scene = box_scene(boxes_of(s), kObjects);
+  return {{{"boxes", scene.boxes}, {"scores", scene.scores}}, {}, boxes_of(s)};
 }
-NamedTensors every_pair(std::int64_t n, const char* classes) {  // each box once for each class
-  const BoxScene s = box_scene(n, kObjects, kClasses);
-  return {{"boxes",
-           s.boxes.unsqueeze(0).expand({kClasses, n, 4}).contiguous().reshape({kClasses * n, 4})},
-          {"scores", s.scores.reshape({kClasses * n})},
-          {classes, arange(0, kClasses)
-                        .to(kInt64)
-                        .unsqueeze(1)
-                        .expand({kClasses, n})
-                        .contiguous()
-                        .reshape({kClasses * n})}};
+Sample by_class(const SampleSpec& s) {
+  const BoxScene scene = box_scene(boxes_of(s), kObjects, kClasses);
+  return {{{"boxes", scene.boxes}, {"scores", scene.scores}}, {}, boxes_of(s)};
 }
+Sample every_pair(const SampleSpec& s, const char* classes) {  // each box once for each class
+  const std::int64_t n = boxes_of(s);
+  const BoxScene scene = box_scene(n, kObjects, kClasses);
+  const Tensor of = arange(0, kClasses).to(kInt64).unsqueeze(1);
+  return {
+      {{"boxes",
+        scene.boxes.unsqueeze(0).expand({kClasses, n, 4}).contiguous().reshape({kClasses * n, 4})},
+       {"scores", scene.scores.reshape({kClasses * n})},
+       {classes, of.expand({kClasses, n}).contiguous().reshape({kClasses * n})}},
+      {},
+      n};
+}
+
 // Centres and sizes of n priors, offsets from them, and the corner boxes that these stand for; all
 // relative.
-NamedTensors offsets(std::int64_t n) {
-  return {{"loc", randn({n, 4})}, {"priors", rand({n, 4}) + 0.1}};
+std::int64_t values_of(const SampleSpec& s) {
+  static constexpr std::int64_t kValues[] = {7, 1024, 1 << 18, 1 << 23};
+  return s.length >= 0 ? s.length : s.of(kValues);
 }
-NamedTensors corners(std::int64_t n) {
-  const NamedTensors o = offsets(n);
-  return {{"boxes", decode_boxes(o.find("loc"), o.find("priors"))}, {"priors", o.find("priors")}};
+Tensor uniform(const SampleSpec& s, const Shape& sizes, std::uint64_t more) {
+  Generator g(s.seed + more);
+  return rand(sizes, {s.dtype, kCPU}, &g);
 }
-NamedTensors masks(std::int64_t n) {  // 32 prototypes of 138 x 138, as in the paper; n counts their
-                                      // pixels, per mask
-  const std::int64_t count = std::max<std::int64_t>(1, n / (138 * 138));
-  const Tensor low = rand({count, 2}) * 0.7;
-  return {{"prototypes", relu(randn({32, 138, 138}))},
-          {"coefficients", tanh(randn({count, 32}))},
-          {"boxes", concat({low, low + rand({count, 2}) * 0.3}, 1)}};
+Sample offsets(const SampleSpec& s) {
+  const std::int64_t n = values_of(s);
+  return {{{"loc", s.normal({n, 4})}, {"priors", uniform(s, {n, 4}, 1) + 0.1}}, {}, n};
 }
-NamedTensors scored(std::int64_t n) {
-  return {
-      {"scores", rand({n})}, {"mask_iou", rand({n, 80})}, {"classes", randint(0, 80, {n}, kInt64)}};
+Sample corners(const SampleSpec& s) {
+  const NamedTensors o = offsets(s).inputs;
+  return {{{"boxes", decode_boxes(o.find("loc"), o.find("priors"))}, {"priors", o.find("priors")}},
+          {},
+          values_of(s)};
 }
+// Prototypes of 138 x 138, as in the paper; the number of values counts their pixels, per mask.
+Sample masks(const SampleSpec& s) {
+  const std::int64_t side = s.size ? 138 : 9, prototypes = s.size ? 32 : 3;
+  const std::int64_t count =
+      s.size || s.length >= 0 ? std::max<std::int64_t>(0, values_of(s) / (side * side)) : 4;
+  const Tensor low = uniform(s, {count, 2}, 1) * 0.7, size = uniform(s, {count, 2}, 2) * 0.3;
+  return {{{"prototypes", relu(s.normal({prototypes, side, side}))},
+           {"coefficients", tanh(s.normal({count, prototypes}))},
+           {"boxes", concat({low, low + size}, 1)}},
+          {},
+          values_of(s)};
+}
+Sample scored(const SampleSpec& s) {
+  const std::int64_t n = values_of(s);
+  return {{{"scores", uniform(s, {n}, 0)},
+           {"mask_iou", uniform(s, {n, 80}, 1)},
+           {"classes", s.integers(80, {n})}},
+          {},
+          n};
+}
+
+// Boxes moved by one vector are suppressed alike.
+NamedTensors moved(const NamedTensors& in) {
+  NamedTensors r = in;
+  r.set("boxes", in.find("boxes") + 2.0);
+  return r;
+}
+const std::vector<Invariance> kMoved = {{"MovedBoxes", moved, nullptr, 1e-5}};
+
+void register_suppression(Registry& r) {
+  r.add_family({.name = "Suppression",
+                .call = "boxes [N, 4], scores -> indices of the boxes kept, by falling score"});
+  r.add(FunctionInfo<NmsOptions>{
+      .name = "nms",
+      .family = "Suppression",
+      .summary = "greedy suppression of overlapping boxes",
+      .call = [](const NmsOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"indices", nms(in["boxes"], in["scores"], o)}};
+      },
+      .inputs = [](const NmsOptions&, const SampleSpec& s) { return one_class(s); },
+      .invariances = kMoved});
+  r.add(FunctionInfo<NmsOptions>{
+      .name = "batched_nms",
+      .family = "Suppression",
+      .summary = "greedy suppression within each class",
+      .call = [](const NmsOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"indices", batched_nms(in["boxes"], in["scores"], in["idxs"], o)}};
+      },
+      .inputs = [](const NmsOptions&, const SampleSpec& s) { return every_pair(s, "idxs"); },
+      .invariances = kMoved});
+  r.add(FunctionInfo<SoftNmsOptions>{
+      .name = "soft_nms",
+      .family = "Suppression",
+      .summary = "overlapping boxes lose score instead of vanishing",
+      .replaces = "nms",
+      .paper = "Bodla et al. 2017, arXiv 1704.04503",
+      .call =
+          [](const SoftNmsOptions& o, const Arguments& in) {
+            return found(soft_nms(in["boxes"], in["scores"], in.find("idxs"), o));
+          },
+      .inputs = [](const SoftNmsOptions&, const SampleSpec& s) { return one_class(s); },
+      .invariances = kMoved});
+  r.add(FunctionInfo<MatrixNmsOptions>{
+      .name = "matrix_nms",
+      .family = "Suppression",
+      .summary = "scores decay by all IoUs at once",
+      .replaces = "batched_nms",
+      .paper = "Wang et al. 2020, arXiv 2003.10152",
+      .call =
+          [](const MatrixNmsOptions& o, const Arguments& in) {
+            return found(matrix_nms(in["boxes"], in["scores"], in["classes"], o));
+          },
+      .inputs = [](const MatrixNmsOptions&,
+                   const SampleSpec& s) { return every_pair(s, "classes"); },
+      .invariances = kMoved});
+  r.add(FunctionInfo<FastNmsOptions>{
+      .name = "fast_nms",
+      .family = "Suppression",
+      .summary = "all boxes of a class decided at once",
+      .replaces = "batched_nms",
+      .paper = kYolact,
+      .call = [](const FastNmsOptions& o,
+                 const Arguments& in) { return found(fast_nms(in["boxes"], in["scores"], o)); },
+      .inputs = [](const FastNmsOptions&, const SampleSpec& s) { return by_class(s); },
+      .invariances = kMoved});
+}
+
+void register_vision(Registry& r) {
+  r.add_family({.name = "Vision", .call = "boxes, masks and scores of detections"});
+  r.add(FunctionInfo<NoOptions>{
+      .name = "decode_boxes",
+      .family = "Vision",
+      .summary = "offsets from priors to corner boxes",
+      .paper = kYolact,
+      .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
+        return {{"boxes", decode_boxes(in["loc"], in["priors"])}};
+      },
+      .inputs = [](const NoOptions&, const SampleSpec& s) { return offsets(s); }});
+  r.add(FunctionInfo<NoOptions>{
+      .name = "encode_boxes",
+      .family = "Vision",
+      .summary = "corner boxes to offsets from priors",
+      .paper = kYolact,
+      .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
+        return {{"loc", encode_boxes(in["boxes"], in["priors"])}};
+      },
+      .inputs = [](const NoOptions&, const SampleSpec& s) { return corners(s); }});
+  r.add(FunctionInfo<YolactPriorsOptions>{
+      .name = "yolact_priors",
+      .family = "Vision",
+      .summary = "prior boxes of one feature map",
+      .paper = kYolact,
+      .call = [](const YolactPriorsOptions& o, const Arguments&) -> NamedTensors {
+        return {{"priors", yolact_priors(o)}};
+      },
+      .inputs = [](const YolactPriorsOptions&, const SampleSpec&) { return Sample{}; },
+      .sample = R"({"conv_h": 3, "conv_w": 4, "scales": [24], "aspect_ratios": [1, 0.5],
+                    "max_size": 138})"});
+  r.add(FunctionInfo<YolactMasksOptions>{
+      .name = "yolact_masks",
+      .family = "Vision",
+      .summary = "instance masks from shared prototypes",
+      .paper = kYolact,
+      .call = [](const YolactMasksOptions& o, const Arguments& in) -> NamedTensors {
+        const Tensor boxes = o.crop ? in["boxes"] : in.find("boxes");
+        return {{"masks", yolact_masks(in["prototypes"], in["coefficients"], boxes, o)}};
+      },
+      .inputs = [](const YolactMasksOptions&, const SampleSpec& s) { return masks(s); }});
+  r.add(FunctionInfo<NoOptions>{
+      .name = "rescore_masks",
+      .family = "Vision",
+      .summary = "class score times predicted mask quality",
+      .paper = "Bolya et al. 2022, arXiv 1912.06218",
+      .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
+        return {{"mask_scores", rescore_masks(in["scores"], in["mask_iou"], in["classes"])}};
+      },
+      .inputs = [](const NoOptions&, const SampleSpec& s) { return scored(s); }});
+}
+
 }  // namespace
 
 void register_detection(Registry& r) {
-  const std::string family = "Suppression";
-  r.add_function<NmsOptions>(
-      "nms", family, "greedy suppression of overlapping boxes",
-      [](const NmsOptions& o, const NamedTensors& in) -> NamedTensors {
-        return {{"indices", nms(in.get("boxes", "nms"), in.get("scores", "nms"), o)}};
-      },
-      "", "", one_class);
-  r.add_function<NmsOptions>(
-      "batched_nms", family, "greedy suppression within each class",
-      [](const NmsOptions& o, const NamedTensors& in) -> NamedTensors {
-        return {
-            {"indices", batched_nms(in.get("boxes", "batched_nms"), in.get("scores", "batched_nms"),
-                                    in.get("idxs", "batched_nms"), o)}};
-      },
-      "", "", [](std::int64_t n) { return every_pair(n, "idxs"); });
-  r.add_function<SoftNmsOptions>(
-      "soft_nms", family, "overlapping boxes lose score instead of vanishing",
-      [](const SoftNmsOptions& o, const NamedTensors& in) {
-        return found(soft_nms(in.get("boxes", "soft_nms"), in.get("scores", "soft_nms"),
-                              in.find("idxs"), o));
-      },
-      "nms", "Bodla et al. 2017, arXiv 1704.04503", one_class);
-  r.add_function<MatrixNmsOptions>(
-      "matrix_nms", family, "scores decay by all IoUs at once",
-      [](const MatrixNmsOptions& o, const NamedTensors& in) {
-        return found(matrix_nms(in.get("boxes", "matrix_nms"), in.get("scores", "matrix_nms"),
-                                in.get("classes", "matrix_nms"), o));
-      },
-      "batched_nms", "Wang et al. 2020, arXiv 2003.10152",
-      [](std::int64_t n) { return every_pair(n, "classes"); });
-  r.add_function<FastNmsOptions>(
-      "fast_nms", family, "all boxes of a class decided at once",
-      [](const FastNmsOptions& o, const NamedTensors& in) {
-        return found(fast_nms(in.get("boxes", "fast_nms"), in.get("scores", "fast_nms"), o));
-      },
-      "batched_nms", "Bolya et al. 2019, arXiv 1904.02689", by_class);
-  const std::string vision = "Vision", yolact = "Bolya et al. 2019, arXiv 1904.02689";
-  r.add_function<NoOptions>(
-      "decode_boxes", vision, "offsets from priors to corner boxes",
-      [](const NoOptions&, const NamedTensors& in) -> NamedTensors {
-        return {{"boxes",
-                 decode_boxes(in.get("loc", "decode_boxes"), in.get("priors", "decode_boxes"))}};
-      },
-      "", yolact, offsets);
-  r.add_function<NoOptions>(
-      "encode_boxes", vision, "corner boxes to offsets from priors",
-      [](const NoOptions&, const NamedTensors& in) -> NamedTensors {
-        return {{"loc",
-                 encode_boxes(in.get("boxes", "encode_boxes"), in.get("priors", "encode_boxes"))}};
-      },
-      "", yolact, corners);
-  r.add_function<YolactPriorsOptions>(
-      "yolact_priors", vision, "prior boxes of one feature map",
-      [](const YolactPriorsOptions& o, const NamedTensors&) -> NamedTensors {
-        return {{"priors", yolact_priors(o)}};
-      },
-      "", yolact);
-  r.add_function<YolactMasksOptions>(
-      "yolact_masks", vision, "instance masks from shared prototypes",
-      [](const YolactMasksOptions& o, const NamedTensors& in) -> NamedTensors {
-        return {{"masks",
-                 yolact_masks(in.get("prototypes", "yolact_masks"),
-                              in.get("coefficients", "yolact_masks"),
-                              o.crop ? in.get("boxes", "yolact_masks") : in.find("boxes"), o)}};
-      },
-      "", yolact, masks);
-  r.add_function<NoOptions>(
-      "rescore_masks", vision, "class score times predicted mask quality",
-      [](const NoOptions&, const NamedTensors& in) -> NamedTensors {
-        return {{"mask_scores", rescore_masks(in.get("scores", "rescore_masks"),
-                                              in.get("mask_iou", "rescore_masks"),
-                                              in.get("classes", "rescore_masks"))}};
-      },
-      "", "Bolya et al. 2022, arXiv 1912.06218", scored);
+  register_suppression(r);
+  register_vision(r);
 }
 
 }  // namespace dropin

@@ -7,6 +7,7 @@
 
 #define DROPIN_CPU_KERNELS(X) \
   X(elementwise)              \
+  X(example)                  \
   X(attention)                \
   X(latent)                   \
   X(reduce)                   \

@@ -27,6 +27,9 @@ struct Case {
 
 /// How many sizes a component has.
 int sizes_of(const ComponentInfo& c);
+/// What the rows of size i will be called ("L:1024"), where that is known before one is made; else
+/// empty.
+std::string label_of(const ComponentInfo& c, int i);
 /// Size number i. `standard`: take the options that swap() would give in its place; null: the
 /// family's. OptionError when it cannot be made from its line, in words.
 Case make_case(const ComponentInfo& c, int i, const ComponentInfo* standard, const Json& changes,

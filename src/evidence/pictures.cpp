@@ -76,39 +76,41 @@ void draw_bench(const Json& results, Pictures& out) {
   std::vector<Bar> optimizer_ms, optimizer_bytes;
   std::map<std::string, std::pair<int, Bar>> best;  // per component the row of most work
   std::vector<std::string> order;
+  std::string leader;
   for (std::size_t i = 0; i < rows.size(); ++i) {
     const Json& r = rows[i];
-    const std::string component = text(r, "component"), family = text(r, "family"),
-                      mode = text(r, "mode");
+    const std::string component = text(r, "component"), mode = text(r, "mode");
     const double length = number(r, "L"), window = number(r, "window");
-    if (family == "SequenceMixer" && std::isfinite(window)) {
+    if (std::isfinite(window)) {
       window_time.add(component + ", " + mode, window, 1e3 * seconds(r));
       window_time.add("least, " + mode + " (limit)", window, 1e3 * number(r, "least_seconds"),
                       true);
-    } else if (family == "SequenceMixer" && std::isfinite(length)) {
+    } else if (std::isfinite(length)) {
+      if (leader.empty()) leader = component;  // the standard member comes first
       if (mode == "forward") {
         forward.add(component, length, 1e3 * seconds(r));
-        if (component == "MultiheadAttention")
-          forward.add("MultiheadAttention at the multiply-add limit", length,
+        if (component == leader)
+          forward.add(leader + " at the multiply-add limit", length,
                       1e3 * number(r, "least_seconds"), true);
       } else {
         both.add(component, length, 1e3 * seconds(r));
         memory.add(component, length, number(r, "peak_MB"));
-        if (component == "MultiheadAttention")
-          both.add("MultiheadAttention at the multiply-add limit", length,
-                   1e3 * number(r, "least_seconds"), true);
+        if (component == leader)
+          both.add(leader + " at the multiply-add limit", length, 1e3 * number(r, "least_seconds"),
+                   true);
       }
     }
-    if (family == "Optimizer" && text(r, "size") == "n:16777216") {
+    if (mode == "step" && number(r, "size_index") == 2) {  // "n:16777216"
+      const double n = std::strtod(text(r, "size").c_str() + 2, nullptr);
       optimizer_ms.push_back({component, 1e3 * seconds(r)});
-      optimizer_bytes.push_back({component, number(r, "kept_bytes") / 16777216});
+      optimizer_bytes.push_back({component, number(r, "kept_bytes") / n});
     }
     const double ratio = number(r, "ratio");
     if (std::isfinite(ratio) && !text(r, "standard").empty() && !std::isfinite(window)) {
-      const int rank = (mode == "forward+backward" ? 0 : 1) +
-                       (family == "SequenceMixer"
-                            ? (length <= 4096 ? 2 * static_cast<int>(std::log2(length)) : 0)
-                            : 2 * static_cast<int>(number(r, "size_index")));
+      const int rank =
+          (mode == "forward+backward" ? 0 : 1) +
+          (std::isfinite(length) ? (length <= 4096 ? 2 * static_cast<int>(std::log2(length)) : 0)
+                                 : 2 * static_cast<int>(number(r, "size_index")));
       auto [at, fresh] = best.try_emplace(component, -1, Bar{});
       if (fresh) order.push_back(component);
       if (rank > at->second.first)

@@ -2,12 +2,16 @@
 #include "dropin/model/mask_iou_net.h"
 #include "dropin/model/mixnet.h"
 #include "dropin/model/transformer.h"
+#include "dropin/model/transformer_encoder.h"
+#include "dropin/model/vision_transformer.h"
 #include "registry/lists.h"
 
 namespace dropin {
 
 void register_model(Registry& r) {
   r.add<Transformer>();
+  r.add<TransformerEncoder>();
+  r.add<VisionTransformer>();
   r.add<ConvNet>();
   r.add<MixNetBlock>();
   r.add<MixNet>();

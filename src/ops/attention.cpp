@@ -55,7 +55,6 @@ void check_heads(const char* who, const Tensor& q, const Tensor& k, const Tensor
   if (q.size(1) != k.size(1) || q.size(2) != k.size(2))
     fail<ShapeError>(
         {who, ": strands need queries and keys of one shape, got ", q.sizes(), " and ", k.sizes()});
-  if (p.attn_mask.defined()) fail<OptionError>({who, ": strands do not go with attn_mask"});
   const auto heads = static_cast<std::size_t>(q.size(1));
   if (p.step.size() != heads || (!p.first.empty() && p.first.size() != heads))
     fail<OptionError>({who, ": step has ", p.step.size(), " and first ", p.first.size(),
@@ -134,8 +133,37 @@ std::int64_t query_offset(const AttentionParams& p, std::int64_t lq, std::int64_
 
 }  // namespace
 
+namespace {
+
+// The largest of the last dimension, kept, as a constant; 0 where it is not finite.
+Tensor finite_top(const Tensor& s) {
+  no_grad guard;
+  const Tensor top = amax(s.detach(), {-1}, true);
+  return where(isfinite(top), top, 0.0);
+}
+// a + b, and in rest, a constant, what rounding takes from it.
+Tensor two_sum(const Tensor& a, const Tensor& b, Tensor* rest) {
+  const Tensor sum = a + b;
+  no_grad guard;
+  const Tensor x = a.detach(), y = b.detach(), z = sum.detach(), of_y = z - x;
+  if (rest) *rest = where(isfinite(z), (x - (z - of_y)) + (y - of_y), 0.0);
+  return sum;
+}
+// logsumexp over the last dimension as two numbers.
+Tensor log_of_sum(const Tensor& s, Tensor* rest) {
+  if (s.size(-1) == 0) {
+    const Tensor lse = logsumexp(s, {-1});
+    if (rest) *rest = zeros_like(lse);
+    return lse;
+  }
+  const Tensor top = finite_top(s);
+  return two_sum(top.squeeze(-1), logsumexp(s - top, {-1}), rest);
+}
+
+}  // namespace
+
 Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
-                        const AttentionParams& p, Tensor* weights, Tensor* lse) {
+                        const AttentionParams& p, Tensor* weights, Tensor* lse, Tensor* rest) {
   check_heads("attention", q, k_, v_, p);
   const std::int64_t groups = q.size(1) / k_.size(1), lq = q.size(2), lk = k_.size(2);
   const Tensor k = groups > 1 ? repeat_interleave(k_, groups, 1) : k_,
@@ -143,23 +171,23 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
   const double scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3)))),
                inf = std::numeric_limits<double>::infinity();
   Tensor s = matmul(q * scale, k.mT());
-  const Tensor i = arange(0, static_cast<double>(lq)).to(q.device()).unsqueeze(1),
-               j = arange(0, static_cast<double>(lk)).to(q.device()).unsqueeze(0);
+  const Tensor i = arange(lq).to(q.device()).unsqueeze(1),
+               j = arange(lk).to(q.device()).unsqueeze(0);
   if (p.alibi) {
-    const Tensor distance = abs(i + static_cast<double>(lk - lq) - j).to(q.dtype());
+    const Tensor distance = abs(i + (lk - lq) - j).to(q.dtype());
     s = s - alibi_slopes(q.size(1), q.options()).reshape({-1, 1, 1}) * distance;
   }
   Tensor forbidden;
   auto forbid = [&](const Tensor& m) {
     forbidden = forbidden.defined() ? logical_or(forbidden, m) : m;
   };
-  const Tensor at = i + static_cast<double>(query_offset(p, lq, lk));
+  const Tensor at = i + query_offset(p, lq, lk);
   if (!p.step.empty()) {
     forbid(strand_mask(p, lk).to(q.device()));
   } else {
     if (p.causal) forbid(j > at);
-    if (p.window_left) forbid(j < at - static_cast<double>(*p.window_left));
-    if (p.window_right) forbid(j > at + static_cast<double>(*p.window_right));
+    if (p.window_left) forbid(j < at - *p.window_left);
+    if (p.window_right) forbid(j > at + *p.window_right);
   }
   if (p.key_padding_mask.defined()) forbid(p.key_padding_mask.unsqueeze(1).unsqueeze(1));
   if (p.attn_mask.defined()) {
@@ -177,11 +205,11 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
   } else if (forbidden.defined()) {
     s = masked_fill(s, forbidden, -inf);
     const Tensor blind = all(forbidden, {-1}, true);  // rows that see nothing
-    prob = masked_fill(softmax(masked_fill(s, blind, 0), -1), blind, 0);
+    prob = masked_fill(softmax(masked_fill(s, blind, 0), -1), forbidden, 0);
   } else {
     prob = lk ? softmax(s, -1) : s;
   }
-  if (lse) *lse = logsumexp(s, {-1});
+  if (lse) *lse = log_of_sum(s, rest);
   if (weights) *weights = prob;
   if (p.dropout_p > 0) prob = dropout(prob, p.dropout_p, true);
   return weighted_values(prob, v, forbidden.defined());
@@ -239,22 +267,22 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
   const bool merged = params.size() > 1 || !params[0].step.empty(),
              softmax = !params[0].sigmoid_bias;
   auto forward = [merged](const Pattern& p, const Tensor& q, const Tensor& k, const Tensor& v,
-                          const Tensor& o, const Tensor& lse) {
+                          const Tensor& o, const Tensor& lse, const Tensor& rest) {
     run<kernels::attention_forward>(q.device(), q.in(), k.in(), v.in(), p.bound(merged),
                                     p.slopes.in(), p.pad.in(), p.forbidden.in(), p.added.in(),
-                                    o.out(), lse.out());
+                                    o.out(), lse.out(), rest.out());
   };
   Tensor o = heads_last({q.size(0), q.size(1), q.size(2), v.size(3)}, q.device(), t),
          lse =
-             softmax ? empty({q.size(0), q.size(1), q.size(2)}, {kFloat32, q.device()}) : Tensor();
-  auto reset = [](Tensor& o, Tensor& lse) {
+             softmax ? empty({q.size(0), q.size(1), q.size(2)}, {kFloat32, q.device()}) : Tensor(),
+         rest = softmax ? empty_like(lse) : Tensor();
+  if (merged) {
     o.zero_();
-    if (lse.defined()) lse.fill_(-std::numeric_limits<double>::infinity());
-  };
-  if (merged) reset(o, lse);
-  for (const Pattern& p : *patterns) forward(p, q, k, v, o, lse);
+    if (softmax) lse.fill_(-std::numeric_limits<double>::infinity()), rest.zero_();
+  }
+  for (const Pattern& p : *patterns) forward(p, q, k, v, o, lse, rest);
   Tensors r = record_many(
-      "attention", {o, lse}, {q, k, v}, {q, k, v, o, lse},
+      "attention", {o, lse}, {q, k, v}, {q, k, v, o, lse, rest},
       [=](const Saved& s, const Tensors& g) -> Tensors {
         const Tensor q = s[0], k = s[1], v = s[2];
         if (grad_enabled()) {
@@ -282,13 +310,13 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
           kernels::AttentionSpec spec = p.bound(merged);
           spec.own_mean = patterns->size() > 1 && !exact_gradient;
           run<kernels::attention_backward>(q.device(), go.in(), glse.in(), q.in(), k.in(), v.in(),
-                                           s[3].in(), s[4].in(), spec, p.slopes.in(), p.pad.in(),
-                                           p.forbidden.in(), p.added.in(), gq.out(), gk.out(),
-                                           gv.out());
+                                           s[3].in(), s[4].in(), s[5].in(), spec, p.slopes.in(),
+                                           p.pad.in(), p.forbidden.in(), p.added.in(), gq.out(),
+                                           gk.out(), gv.out());
         }
         return {gq, gk, gv};
       });
-  return {r[0].to(q_.dtype()), r[1]};
+  return {r[0].to(q_.dtype()), r[1], rest};
 }
 
 bool has_tiled(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
@@ -318,7 +346,7 @@ AttentionWithLse attention_with_lse(const Tensor& q, const Tensor& k, const Tens
         {"attention_with_lse: sigmoid weights are not normalised; there is no log-sum-exp"});
   if (has_tiled(q, k, v, p)) return tiled(q, k, v, {p});
   AttentionWithLse r;
-  r.o = plain::attention(q, k, v, p, nullptr, &r.lse);
+  r.o = plain::attention(q, k, v, p, nullptr, &r.lse, &r.rest);
   return r;
 }
 
@@ -326,13 +354,17 @@ namespace {
 
 AttentionWithLse merge(const std::vector<AttentionWithLse>& parts, bool exact_gradient) {
   const double inf = std::numeric_limits<double>::infinity();
-  Tensors lses;
-  for (const auto& a : parts) lses.push_back(a.lse);
+  Tensors lses, rests;
+  for (const auto& a : parts) {
+    lses.push_back(a.lse);
+    rests.push_back(a.rest.defined() ? a.rest : zeros_like(a.lse.detach()));
+  }
   AttentionWithLse r;
-  const Tensor all = stack(lses, -1);
-  r.lse = logsumexp(all, {-1});
+  const Tensor all = stack(lses, -1), top = finite_top(all),
+               near = (all - top) + stack(rests, -1);  // what is left of the large numbers is exact
+  r.lse = two_sum(top.squeeze(-1), logsumexp(near, {-1}), &r.rest);
   const Tensor blind = (r.lse == -inf).unsqueeze(-1),
-               alphas = masked_fill(softmax(masked_fill(all, blind, 0), -1), blind, 0);
+               alphas = masked_fill(softmax(masked_fill(near, blind, 0), -1), blind, 0);
   for (std::size_t i = 0; i < parts.size(); ++i) {
     const Tensor alpha = alphas.narrow(-1, static_cast<std::int64_t>(i), 1).to(parts[i].o.dtype()),
                  share = parts[i].o * (exact_gradient ? alpha : alpha.detach());
@@ -365,7 +397,7 @@ AttentionWithLse plain::attention_mixture(const Tensor& q, const Tensor& k, cons
   std::vector<AttentionWithLse> parts;
   for (const AttentionParams& p : patterns) {
     AttentionWithLse a;
-    a.o = plain::attention(q, k, v, p, nullptr, &a.lse);
+    a.o = plain::attention(q, k, v, p, nullptr, &a.lse, &a.rest);
     parts.push_back(std::move(a));
   }
   return merge(parts, exact_gradient);
@@ -394,18 +426,19 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
   return attention(q, k, v, p);
 }
 
-Tensor rope(const Tensor& x, std::string_view style, double base, std::int64_t start) {
-  if (style == "none") return x;
+namespace {
+
+// x [B, H, L, Dh] turned to positions [.., L] (doubles on the CPU; they broadcast to [B, 1, L]).
+Tensor turned(const Tensor& x, std::string_view style, double base, const Tensor& positions) {
   if (style != "half" && style != "interleaved")
     fail<OptionError>({"rope: style is \"", style, "\", expected none, half or interleaved"});
-  const std::int64_t l = x.size(-2), d = x.size(-1), half = d / 2;
+  const std::int64_t d = x.size(-1), half = d / 2;
   if (d % 2) fail<ShapeError>({"rope: the head width ", d, " is odd; rotary positions turn pairs"});
-  Tensor angle = empty({l, half}, kFloat64);
-  for (std::int64_t t = 0; t < l; ++t)
-    for (std::int64_t c = 0; c < half; ++c)
-      angle.data<double>()[t * half + c] =
-          static_cast<double>(start + t) *
-          std::pow(base, -2.0 * static_cast<double>(c) / static_cast<double>(d));
+  Tensor speed = empty({half}, kFloat64);
+  for (std::int64_t c = 0; c < half; ++c)
+    speed.data<double>()[c] =
+        std::pow(base, -2.0 * static_cast<double>(c) / static_cast<double>(d));
+  const Tensor angle = positions.unsqueeze(-1) * speed;
   const DType wide = x.dtype() == kFloat64 ? kFloat64 : kFloat32;
   const Tensor cosine = cos(angle).to(wide).to(x.device()),
                sine = sin(angle).to(wide).to(x.device()), v = x.to(wide);
@@ -418,6 +451,25 @@ Tensor rope(const Tensor& x, std::string_view style, double base, std::int64_t s
     y = stack({a * cosine - b * sine, b * cosine + a * sine}, -1).flatten(-2, -1);
   }
   return y.to(x.dtype());
+}
+
+}  // namespace
+
+Tensor rope(const Tensor& x, std::string_view style, double base, std::int64_t start) {
+  if (style == "none") return x;
+  const double first = static_cast<double>(start);
+  return turned(x, style, base,
+                arange(first, first + static_cast<double>(x.size(-2)), 1, kFloat64));
+}
+Tensor rope(const Tensor& x, std::string_view style, double base, const Tensor& positions) {
+  if (style == "none") return x;
+  const Shape want{x.size(0), x.size(-2)};
+  if (positions.dtype() != kInt64)
+    fail<DTypeError>({"rope: positions are ", positions.dtype(), ", expected int64"});
+  if (x.dim() != 4 || !(positions.sizes() == want))
+    fail<ShapeError>({"rope: positions are ", positions.sizes(), " for x ", x.sizes(),
+                      ", expected [B, L] for [B, H, L, Dh]"});
+  return turned(x, style, base, positions.to(Device{}).to(kFloat64).unsqueeze(1));
 }
 
 Tensor split_heads(const Tensor& x, std::int64_t heads) {

@@ -14,21 +14,34 @@ using kernels::UnaryGrad;
 using ops_detail::need_floating;
 using ops_detail::same_device;
 
-// --- two operands
+// --- promotion
 
-namespace {
-
-// A 0-dimensional operand does not widen the other within a kind (torch's "wrapped" rule, applied
-// to all scalars).
 DType result_type(const Tensor& a, const Tensor& b) {
   const DType x = a.dtype(), y = b.dtype();
   if (x == y) return x;
   auto kind = [](DType t) { return t == kBool ? 0 : is_floating(t) ? 2 : 1; };
-  if (kind(x) == kind(y) && (a.dim() == 0) != (b.dim() == 0)) return a.dim() == 0 ? y : x;
-  if (kind(x) > kind(y) && b.dim() == 0) return x;
-  if (kind(y) > kind(x) && a.dim() == 0) return y;
+  // a tensor without dimensions does not widen another within a kind
+  if ((a.dim() == 0) != (b.dim() == 0)) {
+    const DType whole = a.dim() == 0 ? y : x, single = a.dim() == 0 ? x : y;
+    return kind(single) > kind(whole) ? single : whole;
+  }
   return promote(x, y);
 }
+DType result_type(const Tensor& a, const Scalar& b) {
+  if (b.is_floating()) return is_floating(a.dtype()) ? a.dtype() : kFloat32;
+  return a.dtype() == kBool ? b.dtype() : a.dtype();
+}
+bool can_cast(DType from, DType to) {
+  if (is_floating(from)) return is_floating(to);
+  return from == kBool || to != kBool;
+}
+
+// --- two operands
+
+namespace {
+
+// Integers become float32, as in torch.
+Tensor real(const Tensor& x) { return is_floating(x.dtype()) ? x : x.to(kFloat32); }
 
 Tensor apply(Binary op, const Tensor& a, const Tensor& b, const char* who, DType out) {
   same_device(who, a, b);
@@ -54,12 +67,12 @@ Tensor compare(Binary op, const Tensor& a, const Tensor& b, const char* who) {
   auto [x, y] = promoted(a.detach(), b.detach());
   return apply(op, x, y, who, kBool);
 }
-Tensor compare(Binary op, const Tensor& a, double b, const char* who) {
-  // an integer compared with a fraction is compared in floating point
+Tensor compare(Binary op, const Tensor& a, const Scalar& b, const char* who) {
+  // an integer beside a floating number is compared exactly
   const DType t = is_floating(a.dtype()) ? a.dtype()
-                  : b == std::floor(b) && std::abs(b) < 9e15
-                      ? (a.dtype() == kBool ? kFloat32 : kInt64)
-                      : kFloat64;
+                  : b.is_floating()      ? kFloat64
+                  : a.dtype() == kBool   ? b.dtype()
+                                         : kInt64;
   return apply(op, a.detach().to(t), scalar(b, {t, a.device()}), who, kBool);
 }
 
@@ -75,9 +88,11 @@ Tensor sum_to(const Tensor& g, const Shape& sizes) {
   return lead ? r.reshape(sizes) : r;
 }
 
-Tensor add(const Tensor& a_, const Tensor& b_, double alpha) {
+Tensor add(const Tensor& a_, const Tensor& b_, const Scalar& alpha) {
   auto [a, b] = promoted(a_, b_);
-  if (alpha != 1) return add(a, b * alpha);
+  if (alpha.is_floating() && !is_floating(a.dtype()))
+    fail<DTypeError>({"add: alpha is a floating number, the tensors are ", a.dtype()});
+  if (alpha.to_double() != 1) return add(a, b * alpha);
   const Binary op = a.dtype() == kBool ? Binary::LogicalOr : Binary::Add;
   return record(
       "add", apply(op, a, b, "add", a.dtype()), {a, b}, {},
@@ -87,8 +102,9 @@ Tensor add(const Tensor& a_, const Tensor& b_, double alpha) {
 }
 
 Tensor sub(const Tensor& a_, const Tensor& b_) {
+  if (a_.dtype() == kBool || b_.dtype() == kBool)
+    fail<DTypeError>({"sub: not for bool; use logical_xor"});
   auto [a, b] = promoted(a_, b_);
-  if (a.dtype() == kBool) fail<DTypeError>({"sub: not for bool; use logical_xor"});
   return record(
       "sub", apply(Binary::Sub, a, b, "sub", a.dtype()), {a, b}, {},
       [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
@@ -114,16 +130,24 @@ Tensor div(const Tensor& a_, const Tensor& b_) {
   return record("div", apply(Binary::Div, a, b, "div", a.dtype()), {a, b},
                 {b.requires_grad() ? a : Tensor(), b},
                 [sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-                  const Tensor q = g / s[1];
-                  return {s.needs(0) ? sum_to(q, sa) : Tensor(),
-                          s.needs(1) ? sum_to(-(q * (s[0] / s[1])), sb) : Tensor()};
+                  return {s.needs(0) ? sum_to(g / s[1], sa) : Tensor(),
+                          s.needs(1) ? sum_to(-(g * (s[0] / s[1] / s[1])), sb) : Tensor()};
                 });
 }
+
+namespace {
+// b as a tensor without dimensions of the dtype that the two together have.
+Tensor beside(const Tensor& a, const Scalar& b) {
+  return scalar(b, {result_type(a, b), a.device()});
+}
+}  // namespace
 
 Tensor floor_divide(const Tensor& a_, const Tensor& b_) {
   auto [a, b] = promoted(a_.detach(), b_.detach());
   return apply(Binary::FloorDiv, a, b, "floor_divide", a.dtype());
 }
+Tensor floor_divide(const Tensor& a, const Scalar& b) { return floor_divide(a, beside(a, b)); }
+Tensor remainder(const Tensor& a, const Scalar& b) { return remainder(a, beside(a, b)); }
 
 Tensor remainder(const Tensor& a_, const Tensor& b_) {
   auto [a, b] = promoted(a_, b_);
@@ -149,17 +173,26 @@ Tensor pow(const Tensor& a_, const Tensor& b_) {
       });
 }
 
-Tensor pow(const Tensor& a, double e) {
-  if (e == 2) return square(a);
-  if (e == 1) return affine(a, 1, 0);
-  if (e == 0.5) return sqrt(a);
-  if (e == -0.5) return rsqrt(a);
-  if (e == -1) return reciprocal(a);
-  const Tensor x = !is_floating(a.dtype()) && e != std::floor(e) ? a.to(kFloat32) : a;
-  Tensor y = apply(Binary::Pow, x, scalar(e, x.options()), "pow", x.dtype());
+Tensor pow(const Tensor& a, const Scalar& exponent) {
+  const DType t = result_type(a, exponent);
+  const double e = exponent.to_double();
+  if (!is_floating(t)) {
+    if (e < 0) fail<OptionError>({"pow: integers to the negative power ", e});
+    if (e == 1) return a.to(t).clone();
+    return apply(Binary::Pow, a.to(t), scalar(exponent, {t, a.device()}), "pow", t);
+  }
+  const Tensor x = a.to(t);
+  if (e == 2) return square(x);
+  if (e == 1) return affine(x, 1, 0);
+  if (e == 0.5) return sqrt(x);
+  if (e == -1) return reciprocal(x);
+  Tensor y = e == -0.5 ? rsqrt(x.detach()) : apply(Binary::Pow, x, scalar(e, x.options()), "pow", t);
   return record("pow", y, {x}, {x}, [e](const Saved& s, const Tensor& g) -> Tensors {
     return {e == 0 ? zeros_like(g) : g * (pow(s[0], e - 1) * e)};
   });
+}
+Tensor pow(const Scalar& base, const Tensor& exponent) {
+  return pow(beside(exponent, base), exponent);
 }
 
 namespace {
@@ -168,12 +201,14 @@ Tensor extremum(Binary op, const Tensor& a_, const Tensor& b_, const char* who) 
   auto [a, b] = promoted(a_, b_);
   return record(who, apply(op, a, b, who, a.dtype()), {a, b}, {a, b},
                 [op, sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-                  // the winner takes the gradient; at a tie both take half (torch's rule)
-                  const Tensor tie = (s[0] == s[1]).to(g.dtype()) * 0.5;
-                  const Tensor wins_a =
-                      (op == Binary::Maximum ? s[0] > s[1] : s[0] < s[1]).to(g.dtype()) + tie;
-                  return {s.needs(0) ? sum_to(g * wins_a, sa) : Tensor(),
-                          s.needs(1) ? sum_to(g * (1.0 - wins_a), sb) : Tensor()};
+                  // the loser takes none; at a tie both take half, beside a NaN all (torch's rule)
+                  const Tensor below = s[0] < s[1], above = s[0] > s[1];
+                  const bool greatest = op == Binary::Maximum;
+                  const Tensor share = where(s[0] == s[1], g * 0.5, g);
+                  return {s.needs(0) ? sum_to(where(greatest ? below : above, 0.0, share), sa)
+                                     : Tensor(),
+                          s.needs(1) ? sum_to(where(greatest ? above : below, 0.0, share), sb)
+                                     : Tensor()};
                 });
 }
 
@@ -187,38 +222,68 @@ Tensor minimum(const Tensor& a, const Tensor& b) {
 }
 
 Tensor atan2(const Tensor& y_, const Tensor& x_) {
-  auto [y, x] = promoted(y_, x_);
-  need_floating("atan2", y);
+  auto [y0, x0] = promoted(y_, x_);
+  const Tensor y = real(y0), x = real(x0);
   return record("atan2", apply(Binary::Atan2, y, x, "atan2", y.dtype()), {y, x}, {y, x},
                 [sy = y.sizes(), sx = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-                  const Tensor scaled = g / (square(s[0]) + square(s[1]));
+                  const Tensor squares = square(s[0]) + square(s[1]);
+                  const Tensor scaled = where(squares == 0, 0.0, g / squares);  // none at the origin
                   return {s.needs(0) ? sum_to(scaled * s[1], sy) : Tensor(),
                           s.needs(1) ? sum_to(-(scaled * s[0]), sx) : Tensor()};
                 });
 }
 
-Tensor affine(const Tensor& x_, double m, double a) {
-  Tensor x = x_;
-  if (!is_floating(x.dtype())) {
-    const bool whole = m == std::floor(m) && a == std::floor(a);
-    if (!whole)
-      x = x.to(kFloat32);
-    else if (x.dtype() == kBool)
-      x = x.to(kInt64);
+namespace {
+
+// x * m + a in dtype t.
+Tensor scaled(const Tensor& x_, DType t, const Scalar& m, const Scalar& a) {
+  const Tensor x = x_.to(t);
+  if (t == kBool || !m.fits_double() || !a.fits_double()) {
+    const TensorOptions one{t, x.device()};
+    return add(mul(x, scalar(m, one)), scalar(a, one));
   }
+  const double factor = m.to_double();
   Tensor y = empty(x.sizes(), x.options());
-  run<kernels::affine>(x.device(), x.in(), m, a, y.out());
-  return record("affine", y, {x}, {},
-                [m](const Saved&, const Tensor& g) -> Tensors { return {m == 1 ? g : g * m}; });
+  run<kernels::affine>(x.device(), x.in(), factor, a.to_double(), y.out());
+  return record("affine", y, {x}, {}, [factor](const Saved&, const Tensor& g) -> Tensors {
+    return {factor == 1 ? g : g * factor};
+  });
+}
+void no_bool_difference(const Tensor& a, const Scalar& b) {
+  if (a.dtype() == kBool || b.dtype() == kBool)
+    fail<DTypeError>({"sub: not for bool; use logical_xor"});
 }
 
-Tensor operator/(const Tensor& a, double b) {
-  // division, not multiplication by a rounded reciprocal
-  if (!is_floating(a.dtype())) return a.to(kFloat32) / b;
-  return div(a, scalar(b, a.options()));
+}  // namespace
+
+Tensor affine(const Tensor& x, const Scalar& m, const Scalar& a) {
+  const DType t = m.is_floating() ? result_type(x, m) : result_type(x, a);
+  return scaled(x, t == kBool ? result_type(x, m) : t, m, a);
 }
-Tensor operator/(double a, const Tensor& b) {
-  return div(scalar(a, {is_floating(b.dtype()) ? b.dtype() : kFloat32, b.device()}), b);
+
+Tensor operator+(const Tensor& a, const Scalar& b) { return scaled(a, result_type(a, b), 1, b); }
+Tensor operator-(const Tensor& a, const Scalar& b) {
+  no_bool_difference(a, b);
+  const DType t = result_type(a, b);
+  if (b.is_floating()) return scaled(a, t, 1, -b.to_double());
+  if (b.fits_double()) return scaled(a, t, 1, -b.to_int64());
+  return sub(a.to(t), scalar(b, {t, a.device()}));
+}
+Tensor operator*(const Tensor& a, const Scalar& b) { return scaled(a, result_type(a, b), b, 0); }
+Tensor operator/(const Tensor& a, const Scalar& b) {
+  // division, not multiplication by a rounded reciprocal
+  const Tensor x = real(a);
+  return div(x, scalar(b, x.options()));
+}
+Tensor operator+(const Scalar& a, const Tensor& b) { return b + a; }
+Tensor operator-(const Scalar& a, const Tensor& b) {
+  no_bool_difference(b, a);
+  return scaled(b, result_type(b, a), -1, a);
+}
+Tensor operator*(const Scalar& a, const Tensor& b) { return b * a; }
+Tensor operator/(const Scalar& a, const Tensor& b) {
+  const Tensor x = real(b);
+  return div(scalar(a, x.options()), x);
 }
 Tensor operator-(const Tensor& a) { return neg(a); }
 
@@ -228,12 +293,12 @@ Tensor lt(const Tensor& a, const Tensor& b) { return compare(Binary::Lt, a, b, "
 Tensor le(const Tensor& a, const Tensor& b) { return compare(Binary::Le, a, b, "le"); }
 Tensor gt(const Tensor& a, const Tensor& b) { return compare(Binary::Gt, a, b, "gt"); }
 Tensor ge(const Tensor& a, const Tensor& b) { return compare(Binary::Ge, a, b, "ge"); }
-Tensor operator==(const Tensor& a, double b) { return compare(Binary::Eq, a, b, "eq"); }
-Tensor operator!=(const Tensor& a, double b) { return compare(Binary::Ne, a, b, "ne"); }
-Tensor operator<(const Tensor& a, double b) { return compare(Binary::Lt, a, b, "lt"); }
-Tensor operator<=(const Tensor& a, double b) { return compare(Binary::Le, a, b, "le"); }
-Tensor operator>(const Tensor& a, double b) { return compare(Binary::Gt, a, b, "gt"); }
-Tensor operator>=(const Tensor& a, double b) { return compare(Binary::Ge, a, b, "ge"); }
+Tensor operator==(const Tensor& a, const Scalar& b) { return compare(Binary::Eq, a, b, "eq"); }
+Tensor operator!=(const Tensor& a, const Scalar& b) { return compare(Binary::Ne, a, b, "ne"); }
+Tensor operator<(const Tensor& a, const Scalar& b) { return compare(Binary::Lt, a, b, "lt"); }
+Tensor operator<=(const Tensor& a, const Scalar& b) { return compare(Binary::Le, a, b, "le"); }
+Tensor operator>(const Tensor& a, const Scalar& b) { return compare(Binary::Gt, a, b, "gt"); }
+Tensor operator>=(const Tensor& a, const Scalar& b) { return compare(Binary::Ge, a, b, "ge"); }
 
 namespace {
 Tensor logic(Binary op, const Tensor& a, const Tensor& b, const char* who) {
@@ -260,9 +325,6 @@ Tensor raw(Unary op, const Tensor& x, DType out) {
   return y;
 }
 Tensor raw(Unary op, const Tensor& x) { return raw(op, x, x.dtype()); }
-// Integers become float32, as in torch.
-Tensor real(const Tensor& x) { return is_floating(x.dtype()) ? x : x.to(kFloat32); }
-
 enum class Keep { X, Y };
 // A function whose gradient has a fused kernel; `define(g, kept)` is the same in recorded
 // operations, for second derivatives.
@@ -289,7 +351,9 @@ Tensor composed_unary(const char* name, Unary op, const Tensor& x_, Slope slope)
 }
 // Piecewise constant: gradient zero.
 Tensor step_unary(const char* name, Unary op, const Tensor& x) {
-  if (!is_floating(x.dtype())) return op == Unary::Sign ? raw(op, x) : x;
+  if (x.dtype() == kBool && op != Unary::Sign)
+    fail<DTypeError>({name, ": not for bool; bool has no fractions"});
+  if (!is_floating(x.dtype())) return op == Unary::Sign && x.dtype() != kBool ? raw(op, x) : x;
   return record(name, raw(op, x), {x}, {},
                 [](const Saved&, const Tensor& g) -> Tensors { return {zeros_like(g)}; });
 }
@@ -321,7 +385,7 @@ Tensor abs(const Tensor& x) {
                      [](const Tensor& g, const Tensor& v) { return g * sign(v); });
 }
 Tensor square(const Tensor& x) {
-  if (!is_floating(x.dtype())) return raw(Unary::Square, x);
+  if (!is_floating(x.dtype())) return raw(Unary::Square, x.dtype() == kBool ? x.to(kInt64) : x);
   return fused_unary("square", Unary::Square, UnaryGrad::Square, Keep::X, x,
                      [](const Tensor& g, const Tensor& v) { return g * (v * 2.0); });
 }
@@ -406,6 +470,16 @@ Tensor erf(const Tensor& x) {
 
 // --- activations
 
+namespace {
+Tensor clamped(const Tensor& x, double lo, double hi) {
+  Tensor y = empty(x.sizes(), x.options());
+  run<kernels::clamp>(x.device(), x.in(), lo, hi, y.out());
+  return record("clamp", y, {x}, {x}, [lo, hi](const Saved& s, const Tensor& g) -> Tensors {
+    return {where(logical_and(s[0] > lo, s[0] < hi), g, 0.0)};
+  });
+}
+}  // namespace
+
 Tensor sigmoid(const Tensor& x) {
   return fused_unary("sigmoid", Unary::Sigmoid, UnaryGrad::Sigmoid, Keep::Y, x,
                      [](const Tensor& g, const Tensor& y) { return g * y * (1.0 - y); });
@@ -421,19 +495,25 @@ Tensor softplus(const Tensor& x, double beta, double threshold) {
                      [](const Tensor& g, const Tensor& v) { return g * sigmoid(v); });
 }
 Tensor relu(const Tensor& x) {
-  if (!is_floating(x.dtype())) return clamp(x, 0, std::numeric_limits<double>::infinity());
+  if (!is_floating(x.dtype())) return clamped(x, 0, std::numeric_limits<double>::infinity());
   return fused_unary("relu", Unary::Relu, UnaryGrad::Relu, Keep::Y, x,
-                     [](const Tensor& g, const Tensor& y) { return g * (y > 0.0).to(g.dtype()); });
+                     [](const Tensor& g, const Tensor& y) { return where(y <= 0, 0.0, g); });
 }
 Tensor relu6(const Tensor& x) {  // as torch's hardtanh: no gradient at the corners
   return record("relu6", clamp(x.detach(), 0, 6), {x}, {x},
                 [](const Saved& s, const Tensor& g) -> Tensors {
-                  return {g * logical_and(s[0] > 0.0, s[0] < 6.0).to(g.dtype())};
+                  return {where(logical_or(s[0] <= 0, s[0] >= 6), 0.0, g)};
                 });
 }
 Tensor leaky_relu(const Tensor& x, double slope) { return where(x > 0.0, x, x * slope); }
-Tensor elu(const Tensor& x, double alpha) {
-  return where(x > 0.0, x, expm1(clamp(x, -std::numeric_limits<double>::infinity(), 0)) * alpha);
+Tensor elu(const Tensor& x_, double alpha) {  // its slope at 0 is alpha
+  const Tensor x = real(x_), v = x.detach();
+  const double inf = std::numeric_limits<double>::infinity();
+  return record("elu", where(v > 0, v, expm1(clamp(v, -inf, 0)) * alpha), {x}, {x},
+                [alpha, inf](const Saved& s, const Tensor& g) -> Tensors {
+                  const Tensor low = where(s[0] > 0, 0.0, s[0]);  // so that exp stays finite
+                  return {where(s[0] <= 0, g * (exp(low) * alpha), g)};
+                });
 }
 Tensor selu(const Tensor& x) {
   return elu(x, 1.6732632423543772848170429916717) * 1.0507009873554804934193349852946;
@@ -467,25 +547,27 @@ Tensor gelu(const Tensor& x, std::string_view approximate) {
                      [](const Tensor& g, const Tensor& v) { return g * gelu_slope(v); });
 }
 Tensor softsign(const Tensor& x) { return x / (abs(x) + 1.0); }
-Tensor hardsigmoid(const Tensor& x) { return relu6(x + 3.0) / 6.0; }
+Tensor hardsigmoid(const Tensor& x_) {
+  const Tensor x = real(x_);
+  return record("hardsigmoid", relu6(x.detach() + 3.0) / 6.0, {x}, {x},
+                [](const Saved& s, const Tensor& g) -> Tensors {
+                  return {where(logical_and(s[0] > -3, s[0] < 3), g / 6.0, 0.0)};
+                });
+}
 Tensor hardswish(
     const Tensor& x) {  // by its slope: the product's would be 0 times infinity far below
   return record("hardswish", x.detach() * hardsigmoid(x.detach()), {x}, {x},
                 [](const Saved& s, const Tensor& g) -> Tensors {
-                  const Tensor inside = where(logical_and(s[0] > -3.0, s[0] < 3.0),
-                                              s[0] / 3.0 + 0.5, (s[0] >= 3.0).to(g.dtype()));
-                  return {g * inside};
+                  const Tensor inside = where(s[0] < 3, g * (s[0] / 3.0 + 0.5), g);
+                  return {where(s[0] <= -3, 0.0, inside)};
                 });
 }
 
 // --- selection
 
-Tensor clamp(const Tensor& x, double lo, double hi) {
-  Tensor y = empty(x.sizes(), x.options());
-  run<kernels::clamp>(x.device(), x.in(), lo, hi, y.out());
-  return record("clamp", y, {x}, {x}, [lo, hi](const Saved& s, const Tensor& g) -> Tensors {
-    return {g * logical_and(s[0] >= lo, s[0] <= hi).to(g.dtype())};
-  });
+Tensor clamp(const Tensor& x_, const Scalar& lo, const Scalar& hi) {
+  const Tensor x = x_.to(lo.is_floating() ? result_type(x_, lo) : result_type(x_, hi));
+  return clamped(x, lo.to_double(), hi.to_double());
 }
 
 Tensor where(const Tensor& cond, const Tensor& a_, const Tensor& b_) {
@@ -506,16 +588,21 @@ Tensor where(const Tensor& cond, const Tensor& a_, const Tensor& b_) {
                           s.needs(1) ? sum_to(where(s[0], 0.0, g), sb) : Tensor()};
                 });
 }
-Tensor where(const Tensor& cond, const Tensor& a, double b) {
-  return where(cond, a, scalar(b, a.options()));
+Tensor where(const Tensor& cond, const Tensor& a, const Scalar& b) {
+  return where(cond, a, beside(a, b));
 }
-Tensor where(const Tensor& cond, double a, const Tensor& b) {
-  return where(cond, scalar(a, b.options()), b);
+Tensor where(const Tensor& cond, const Scalar& a, const Tensor& b) {
+  return where(cond, beside(b, a), b);
 }
-Tensor masked_fill(const Tensor& x, const Tensor& mask, double value) {
+Tensor where(const Tensor& cond, const Scalar& a, const Scalar& b) {
+  const DType t = a.is_floating() || a.dtype() == b.dtype() || b.dtype() == kBool ? a.dtype()
+                                                                                  : b.dtype();
+  return where(cond, scalar(a, {t, cond.device()}), scalar(b, {t, cond.device()}));
+}
+Tensor masked_fill(const Tensor& x, const Tensor& mask, const Scalar& value) {
   if (mask.dtype() != kBool)
     fail<DTypeError>({"masked_fill: the mask is ", mask.dtype(), ", expected bool"});
-  return where(mask, value, x);
+  return where(mask, scalar(value, x.options()), x);
 }
 
 // --- methods
@@ -528,8 +615,11 @@ Tensor Tensor::abs() const { return dropin::abs(*this); }
 Tensor Tensor::relu() const { return dropin::relu(*this); }
 Tensor Tensor::sigmoid() const { return dropin::sigmoid(*this); }
 Tensor Tensor::tanh() const { return dropin::tanh(*this); }
-Tensor Tensor::pow(double e) const { return dropin::pow(*this, e); }
-Tensor Tensor::masked_fill(const Tensor& mask, double value) const {
+Tensor Tensor::pow(const Scalar& e) const { return dropin::pow(*this, e); }
+Tensor Tensor::clamp(const Scalar& lo, const Scalar& hi) const {
+  return dropin::clamp(*this, lo, hi);
+}
+Tensor Tensor::masked_fill(const Tensor& mask, const Scalar& value) const {
   return dropin::masked_fill(*this, mask, value);
 }
 

@@ -40,23 +40,33 @@ Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v
                                const Tensor& state) {
   check("latent_attention", p, k, v, 1);
   if (!causal) return matmul(p, matmul(seen_softmax(k).mT(), v));
-  // Tokens in chunks of c. What came before a chunk counts as one more token, of score `sum` (the
-  // log of the sum so far) and, per latent, value `u` (the mean so far).
+  // Tokens in chunks of c. What came before a chunk counts as one more token, of score `top` +
+  // `sum` (the log of the sum so far; beside a large maximum, which top holds, a log would be lost)
+  // and, per latent, value `u` (the mean so far).
   const std::int64_t b = p.size(0), h = p.size(1), t = p.size(2), n = p.size(3), d = v.size(3),
                      step = 32;
-  Tensor sum = full({b, h, 1, n}, kNone, k.options()), u = zeros({b, h, n, d}, v.options());
+  Tensor top = zeros({b, h, 1, n}, k.options()), sum = full({b, h, 1, n}, kNone, k.options()),
+         u = zeros({b, h, n, d}, v.options());
   if (state.defined()) {
     const Tensor m = state.narrow(2, 0, n), z = state.narrow(2, n, n),
                  s = state.narrow(2, 2 * n, n * d).reshape({b, h, n, d});
-    sum = (m + log(z)).unsqueeze(2);  // -inf when nothing was seen
-    sum = masked_fill(sum, (z == 0).unsqueeze(2), kNone);
+    top = masked_fill(m, z == 0, 0).unsqueeze(2).clone();
+    sum = masked_fill(log(z), z == 0, kNone).unsqueeze(2);
     u = s / masked_fill(z, z == 0, 1).unsqueeze(-1);
   }
   Tensors outputs;
   for (std::int64_t t0 = 0; t0 < t; t0 += step) {
     const std::int64_t c = std::min(step, t - t0);
-    const Tensor scores = concat({sum, k.narrow(2, t0, c)}, 2);  // [B, H, 1 + c, N]
-    const Tensor place = arange(0, static_cast<double>(c + 1)).to(p.device());
+    const Tensor now = k.narrow(2, t0, c), before = top;
+    {
+      no_grad guard;
+      const Tensor largest = amax(now.detach(), {2}, true), none = sum.detach() == kNone;
+      top = where(none, where(largest == kNone, 0.0, largest), maximum(before, largest));
+    }
+    // [B, H, 1 + c, N], beside top
+    const Tensor old = where(sum.detach() == kNone, kNone, sum + (before - top)),
+                 scores = concat({old, now - top}, 2);
+    const Tensor place = arange(c + 1).to(p.device());
     const Tensor later = place.reshape({-1, 1}) >
                          place.narrow(0, 1, c).reshape({1, -1});  // [s, t]: token s comes after t
     const Tensor w = seen_softmax(
@@ -70,10 +80,10 @@ Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v
   }
   if (state.defined()) {
     no_grad guard;
-    const Tensor none = sum.squeeze(2) == kNone;
-    state.narrow(2, 0, n).copy_(sum.squeeze(2));
-    state.narrow(2, n, n).copy_(logical_not(none).to(state.dtype()));
-    state.narrow(2, 2 * n, n * d).copy_(u.reshape({b, h, n * d}));
+    const Tensor none = sum.squeeze(2) == kNone, z = exp(sum.squeeze(2));
+    state.narrow(2, 0, n).copy_(masked_fill(top.squeeze(2), none, kNone));
+    state.narrow(2, n, n).copy_(z);
+    state.narrow(2, 2 * n, n * d).copy_((u * z.unsqueeze(-1)).reshape({b, h, n * d}));
   }
   return outputs.empty() ? zeros(v.sizes(), v.options()) : concat(outputs, 2);
 }

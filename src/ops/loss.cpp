@@ -31,7 +31,7 @@ void same_sizes(const char* who, const Tensor& x, const Tensor& y) {
 // In recorded operations; the oracle of the kernel and the way to second derivatives.
 Tensor plain_cross_entropy(const Tensor& x, const Tensor& target, const Tensor& weight,
                            std::int64_t ignore_index, double smoothing) {
-  const Tensor keep = ne(target, full({}, static_cast<double>(ignore_index), target.options()));
+  const Tensor keep = ne(target, full({}, ignore_index, target.options()));
   const Tensor t = where(keep, target, zeros_like(target)).unsqueeze(1), logp = log_softmax(x, -1);
   Tensor hit = -gather(logp, 1, t).squeeze(1), smooth = -logp;
   if (weight.defined()) {
@@ -95,7 +95,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& w
                 });
   if (reduction != "mean") return reduced(who, loss, reduction);
   // torch's mean: over the rows that count, by their weights
-  const Tensor keep = ne(t, full({}, static_cast<double>(ignore_index), t.options()));
+  const Tensor keep = ne(t, full({}, ignore_index, t.options()));
   const Tensor count =
       w.defined() ? sum(index_select(w, 0, where(keep, t, zeros_like(t))) * keep.to(x.dtype()))
                   : sum(keep).to(x.dtype());
@@ -118,18 +118,33 @@ Tensor l1_loss(const Tensor& x, const Tensor& y, std::string_view reduction) {
   return reduced("l1_loss", abs(x - y), reduction);
 }
 Tensor binary_cross_entropy(const Tensor& p, const Tensor& target, std::string_view reduction) {
-  same_sizes("binary_cross_entropy", p, target);
-  auto floored = [](const Tensor& v) {
-    return clamp(log(v), -100, 0);
-  };  // torch bounds the logarithm at -100
-  return reduced("binary_cross_entropy", -(target * floored(p) + (1.0 - target) * floored(1.0 - p)),
-                 reduction);
+  const char* who = "binary_cross_entropy";
+  same_sizes(who, p, target);
+  const Tensor v = p.detach(), t = target.detach();
+  // as torch: logarithms are bounded from below, and the slope's denominator
+  const double inf = std::numeric_limits<double>::infinity();
+  auto floored = [inf](const Tensor& logarithm) { return clamp(logarithm, -100, inf); };
+  const Tensor loss = record(
+      who, (t - 1.0) * floored(log1p(-v)) - t * floored(log(v)), {p, target}, {p, target},
+      [inf](const Saved& s, const Tensor& g) -> Tensors {
+        const Tensor q = s[0];
+        return {s.needs(0) ? g * (q - s[1]) / clamp((1.0 - q) * q, 1e-12, inf) : Tensor(),
+                s.needs(1) ? g * (log1p(-q) - log(q)) : Tensor()};
+      });
+  return reduced(who, loss, reduction);
 }
 Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target,
                                         std::string_view reduction) {
-  same_sizes("binary_cross_entropy_with_logits", x, target);
-  return reduced("binary_cross_entropy_with_logits", log1p(exp(-abs(x))) + relu(x) - x * target,
-                 reduction);
+  const char* who = "binary_cross_entropy_with_logits";
+  same_sizes(who, x, target);
+  const Tensor v = x.detach(), t = target.detach();
+  // by its slope: that of abs or relu would be wrong at a logit of 0
+  const Tensor loss = record(who, (1.0 - t) * v - logsigmoid(v), {x, target}, {x, target},
+                             [](const Saved& s, const Tensor& g) -> Tensors {
+                               return {s.needs(0) ? g * (sigmoid(s[0]) - s[1]) : Tensor(),
+                                       s.needs(1) ? -(g * s[0]) : Tensor()};
+                             });
+  return reduced(who, loss, reduction);
 }
 
 Tensor dropout(const Tensor& x, double p, bool training, Generator* g) {

@@ -160,35 +160,54 @@ Tensor all(const Tensor& x, const Shape& dims, bool keepdim) {
   return logic(Reduce::All, "all", x, dims, keepdim);
 }
 
-Tensor logsumexp(const Tensor& x, const Shape& dims, bool keepdim) {
-  need_floating("logsumexp", x);
+Tensor logsumexp(const Tensor& x_, const Shape& dims, bool keepdim) {
+  const Tensor x = is_floating(x_.dtype()) ? x_ : x_.to(kFloat32);
   const std::uint32_t mask = dim_mask(dims, x.dim(), "logsumexp");
   Tensor y = raw(Reduce::LogSumExp, x, mask, x.dtype());
-  y = record("logsumexp", y, {x}, {x, y}, [](const Saved& s, const Tensor& g) -> Tensors {
+  y = record("logsumexp", y, {x}, {x, y}, [mask](const Saved& s, const Tensor& g) -> Tensors {
     const Tensor v = s[0], lse = s[1];
     const double inf = std::numeric_limits<double>::infinity();
-    return {g * exp(v - masked_fill(lse, lse == -inf, 0))};  // a row of -inf has weights 0
+    const Tensor w = exp(v - masked_fill(lse, lse == -inf, 0));  // a row of -inf has weights 0
+    Shape d;
+    for (int i = 0; i < v.dim(); ++i)
+      if (mask >> i & 1) d.push_back(i);
+    const Tensor total = d.empty() ? w : sum(w, d, true);
+    // their own sum, not 1: rounding takes log n from a large lse
+    return {g * (w / masked_fill(total, total == 0, 1))};
   });
   return finish(y, x.sizes(), mask, keepdim);
 }
 
+namespace {
+// The slope of the variance: 2 (x - mean) / (n - correction).
+Tensor deviations(const Tensor& x, std::uint32_t mask, double correction) {
+  Shape d;
+  for (int i = 0; i < x.dim(); ++i)
+    if (mask >> i & 1) d.push_back(i);
+  const double n = static_cast<double>(reduced_count(x.sizes(), mask));
+  return (x - (d.empty() ? x : mean(x, d, true))) * (2 / (n - correction));
+}
+}  // namespace
+
 Tensor var(const Tensor& x, const Shape& dims, double correction, bool keepdim) {
   need_floating("var", x);
   const std::uint32_t mask = dim_mask(dims, x.dim(), "var");
-  const double n = static_cast<double>(reduced_count(x.sizes(), mask));
   Tensor v = empty(kept_sizes(x.sizes(), mask), x.options()), m = empty_like(v);
   run<kernels::var_mean>(x.device(), x.in(), mask, correction, v.out(), m.out());
-  v = record("var", v, {x}, {x}, [mask, n, correction](const Saved& s, const Tensor& g) -> Tensors {
-    const Tensor t = s[0];
-    Shape d;
-    for (int i = 0; i < t.dim(); ++i)
-      if (mask >> i & 1) d.push_back(i);
-    return {g * ((t - (d.empty() ? t : mean(t, d, true))) * (2 / (n - correction)))};
+  v = record("var", v, {x}, {x}, [mask, correction](const Saved& s, const Tensor& g) -> Tensors {
+    return {g * deviations(s[0], mask, correction)};
   });
   return finish(v, x.sizes(), mask, keepdim);
 }
 Tensor std_dev(const Tensor& x, const Shape& dims, double correction, bool keepdim) {
-  return sqrt(var(x, dims, correction, keepdim));
+  need_floating("std", x);
+  const std::uint32_t mask = dim_mask(dims, x.dim(), "std");
+  Tensor y = sqrt(var(x.detach(), dims, correction, true));
+  y = record("std", y, {x}, {x, y}, [mask, correction](const Saved& s, const Tensor& g) -> Tensors {
+    // of equal values: 0
+    return {deviations(s[0], mask, correction) * where(s[1] == 0, 0.0, g / (s[1] * 2))};
+  });
+  return finish(y, x.sizes(), mask, keepdim);
 }
 
 Tensor norm(const Tensor& x, const Shape& dims, bool keepdim) {
@@ -302,9 +321,11 @@ Tensor cumsum(const Tensor& x, std::int64_t dim) {
   return cumsum_from(is_floating(x.dtype()) ? x : x.to(kInt64), d, false);
 }
 
-Tensor cumprod(const Tensor& x, std::int64_t dim) {
-  const int d = wrap_dim(dim, x.dim(), "cumprod");
-  if (x.dim() == 0) return affine(x, 1, 0);
+Tensor cumprod(const Tensor& x_, std::int64_t dim) {
+  const int d = wrap_dim(dim, x_.dim(), "cumprod");
+  if (x_.dim() == 0) return affine(x_, 1, 0);
+  if (!is_floating(x_.dtype())) return scan(kernels::Scan::CumProd, x_.to(kInt64), d);
+  const Tensor& x = x_;
   Tensor y = scan(kernels::Scan::CumProd, x, d);
   return record("cumprod", y, {x}, {x, y}, [d](const Saved& s, const Tensor& g) -> Tensors {
     const Tensor v = s[0], p = s[1];
@@ -312,11 +333,15 @@ Tensor cumprod(const Tensor& x, std::int64_t dim) {
     // with zeros: gx_i = sum_{j >= i} g_j prod_{k <= j, k != i} x_k, one i at a time
     Tensors parts;
     const std::int64_t n = v.size(d);
+    const Tensor past_zero =
+        scan(kernels::Scan::CumMax, (v.detach() == 0).to(kFloat32), d).to(kBool);
     for (std::int64_t i = 0; i < n; ++i) {
       Tensor tail = v.narrow(d, i, n - i);
       tail = concat({ones_like(tail.narrow(d, 0, 1)), tail.narrow(d, 1, n - i - 1)}, d);
       Tensor lead = i ? p.narrow(d, i - 1, 1) : ones_like(tail.narrow(d, 0, 1));
-      parts.push_back(sum(g.narrow(d, i, n - i) * cumprod(tail, d) * lead, {d}, true));
+      const Tensor part = sum(g.narrow(d, i, n - i) * cumprod(tail, d) * lead, {d}, true);
+      // behind a zero there is nothing, whatever the lead, which infinities may have made NaN
+      parts.push_back(i ? where(past_zero.narrow(d, i - 1, 1), 0.0, part) : part);
     }
     return {concat(parts, d)};
   });
@@ -344,12 +369,12 @@ Tensor cummax(const Tensor& x, std::int64_t dim) {
   return record("cummax", y, {x}, {x, y}, [d](const Saved& s, const Tensor& g) -> Tensors {
     // each output's gradient goes to the last position that reached its maximum: torch's rule for
     // equal values
-    const Tensor hit = s[0] == s[1];
+    const Tensor hit = logical_or(s[0] == s[1], isnan(s[0]));
     Shape one(s[0].sizes());
     for (std::int64_t& n : one) n = 1;
     one[d] = s[0].size(d);
     const Tensor position =
-        arange(0, static_cast<double>(s[0].size(d))).to(g.device()).reshape(one);
+        arange(s[0].size(d)).to(g.device()).reshape(one);
     const Tensor source =
         scan(kernels::Scan::CumMax,
              where(hit, position.expand(hit.sizes()), zeros(hit.sizes(), position.options())), d);
@@ -393,6 +418,30 @@ Tensor Tensor::sum(const Shape& dims, bool keepdim) const {
 Tensor Tensor::mean() const { return dropin::mean(*this); }
 Tensor Tensor::mean(const Shape& dims, bool keepdim) const {
   return dropin::mean(*this, dims, keepdim);
+}
+Tensor Tensor::prod(const Shape& dims, bool keepdim) const {
+  return dropin::prod(*this, dims, keepdim);
+}
+Tensor Tensor::amax(const Shape& dims, bool keepdim) const {
+  return dropin::amax(*this, dims, keepdim);
+}
+Tensor Tensor::amin(const Shape& dims, bool keepdim) const {
+  return dropin::amin(*this, dims, keepdim);
+}
+Tensor Tensor::var(const Shape& dims, double correction, bool keepdim) const {
+  return dropin::var(*this, dims, correction, keepdim);
+}
+Tensor Tensor::std(const Shape& dims, double correction, bool keepdim) const {
+  return std_dev(*this, dims, correction, keepdim);
+}
+Tensor Tensor::norm(const Shape& dims, bool keepdim) const {
+  return dropin::norm(*this, dims, keepdim);
+}
+Tensor Tensor::argmax(std::int64_t dim, bool keepdim) const {
+  return dropin::argmax(*this, dim, keepdim);
+}
+Tensor Tensor::argmin(std::int64_t dim, bool keepdim) const {
+  return dropin::argmin(*this, dim, keepdim);
 }
 Tensor Tensor::softmax(std::int64_t dim) const { return dropin::softmax(*this, dim); }
 

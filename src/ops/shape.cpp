@@ -77,6 +77,7 @@ Tensors split(const Tensor& x, const Shape& sizes, std::int64_t dim) {
     r.push_back(x.narrow(dim, at, n));
     at += n;
   }
+  detail::several_views(r);
   return r;
 }
 
@@ -86,6 +87,7 @@ Tensors split(const Tensor& x, std::int64_t size, std::int64_t dim) {
   Tensors r;
   for (std::int64_t at = 0; at < n || at == 0; at += size)
     r.push_back(x.narrow(dim, at, std::min(size, n - at)));
+  detail::several_views(r);
   return r;
 }
 
@@ -172,9 +174,9 @@ namespace {
 // True where column - row <= diagonal.
 Tensor lower_mask(std::int64_t rows, std::int64_t columns, std::int64_t diagonal,
                   const Device& device) {
-  const Tensor r = arange(0, static_cast<double>(rows)).to(device).unsqueeze(1),
-               c = arange(0, static_cast<double>(columns)).to(device).unsqueeze(0);
-  return c - r <= static_cast<double>(diagonal);
+  const Tensor r = arange(rows).to(device).unsqueeze(1),
+               c = arange(columns).to(device).unsqueeze(0);
+  return c - r <= diagonal;
 }
 void need_matrix(const char* who, const Tensor& x) {
   if (x.dim() < 2) fail<ShapeError>({who, ": expected at least 2 dimensions, got ", x.sizes()});
@@ -213,10 +215,17 @@ void check_gather(const char* who, const Tensor& x, int d, const Tensor& index) 
                       " along dimension ", d});
 }
 
+// Conversion within a kind is fine; a float would lose its fraction in an integer.
+void check_source(const char* who, const Tensor& x, const Tensor& src) {
+  if (!can_cast(src.dtype(), x.dtype()))
+    fail<DTypeError>({who, ": src is ", src.dtype(), ", the tensor ", x.dtype()});
+}
+
 Tensor scattered(const char* who, const Tensor& x, std::int64_t dim, const Tensor& index,
                  const Tensor& src_, bool add) {
   const int d = wrap_dim(dim, x.dim(), who);
   check_gather(who, x, d, index);
+  check_source(who, x, src_);
   const Tensor src = src_.to(x.dtype());
   if (!(src.sizes() == index.sizes()))
     fail<ShapeError>({who, ": src is ", src.sizes(), ", the index ", index.sizes()});
@@ -270,6 +279,7 @@ Tensor index_add(const Tensor& x, std::int64_t dim, const Tensor& index, const T
   const int d = wrap_dim(dim, x.dim(), "index_add");
   need_int64("index_add", "the index", index);
   same_device("index_add", x, index);
+  check_source("index_add", x, src_);
   const Tensor src = src_.to(x.dtype());
   Shape want = x.sizes();
   if (want.size()) want[d] = index.numel();

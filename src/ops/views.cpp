@@ -1,4 +1,4 @@
-// Views, copies and in-place writes, recorded.
+// Views and copies, recorded.
 #include <algorithm>
 
 #include "dropin/ops/reduce.h"
@@ -11,6 +11,14 @@ namespace dropin {
 namespace {
 
 using detail::alias;
+
+// A view of x, recorded.
+template <class F>
+Tensor viewed(const char* name, Tensor view, const Tensor& x, F&& backward) {
+  Tensor y = record(name, std::move(view), {x}, {}, std::forward<F>(backward));
+  detail::link_view(y, x);
+  return y;
+}
 
 // dst += g on a strided part of a zero tensor: the backward of a view that drops elements.
 template <class View>
@@ -46,8 +54,7 @@ Tensor Tensor::slice(std::int64_t dim_, std::int64_t start, std::int64_t end,
   s[d] = (end - start + step - 1) / step;
   const std::int64_t offset = storage_offset() + start * st[d];
   st[d] *= step;
-  return record(
-      "slice", alias(*this, s, st, offset), {*this}, {},
+  return viewed("slice", alias(*this, s, st, offset), *this,
       [d, start, end, step, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
         return {pasted(g, sizes, [=](const Tensor& t) { return t.slice(d, start, end, step); })};
       });
@@ -73,7 +80,7 @@ Tensor Tensor::select(std::int64_t dim_, std::int64_t index) const {
   const std::int64_t offset = storage_offset() + index * st[d];
   s.erase(d);
   st.erase(d);
-  return record("select", alias(*this, s, st, offset), {*this}, {},
+  return viewed("select", alias(*this, s, st, offset), *this,
                 [d, index, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
                   return {pasted(g, sizes, [=](const Tensor& t) { return t.select(d, index); })};
                 });
@@ -86,7 +93,7 @@ Tensor Tensor::transpose(std::int64_t d0, std::int64_t d1) const {
     std::swap(s[a], s[b]);
     std::swap(st[a], st[b]);
   }
-  return record("transpose", alias(*this, s, st, storage_offset()), {*this}, {},
+  return viewed("transpose", alias(*this, s, st, storage_offset()), *this,
                 [a, b](const Saved&, const Tensor& g) -> Tensors { return {g.transpose(a, b)}; });
 }
 
@@ -103,8 +110,7 @@ Tensor Tensor::permute(const Shape& dims) const {
     st[i] = strides()[d];
     inverse[d] = i;
   }
-  return record(
-      "permute", alias(*this, s, st, storage_offset()), {*this}, {},
+  return viewed("permute", alias(*this, s, st, storage_offset()), *this,
       [inverse](const Saved&, const Tensor& g) -> Tensors { return {g.permute(inverse)}; });
 }
 
@@ -119,8 +125,7 @@ Tensor Tensor::expand(const Shape& want) const {
       fail<ShapeError>({"expand: ", sizes(), " cannot become ", want});
   }
   if (s == sizes()) return *this;
-  return record(
-      "expand", detail::broadcast_to(detach(), s), {*this}, {},
+  return viewed("expand", detail::broadcast_to(detach(), s), *this,
       [sizes = sizes()](const Saved&, const Tensor& g) -> Tensors { return {sum_to(g, sizes)}; });
 }
 
@@ -129,7 +134,7 @@ Tensor Tensor::unsqueeze(std::int64_t dim_) const {
   Shape s = sizes(), st = strides();
   st.insert(d, d < dim() ? s[d] * st[d] : 1);
   s.insert(d, 1);
-  return record("unsqueeze", alias(*this, s, st, storage_offset()), {*this}, {},
+  return viewed("unsqueeze", alias(*this, s, st, storage_offset()), *this,
                 [d](const Saved&, const Tensor& g) -> Tensors { return {g.squeeze(d)}; });
 }
 
@@ -139,7 +144,7 @@ Tensor Tensor::squeeze(std::int64_t dim_) const {
   Shape s = sizes(), st = strides();
   s.erase(d);
   st.erase(d);
-  return record("squeeze", alias(*this, s, st, storage_offset()), {*this}, {},
+  return viewed("squeeze", alias(*this, s, st, storage_offset()), *this,
                 [d](const Saved&, const Tensor& g) -> Tensors { return {g.unsqueeze(d)}; });
 }
 
@@ -200,8 +205,7 @@ Tensor Tensor::view(const Shape& want) const {
   if (!view_strides(*this, s, st))
     fail<ShapeError>({"view: ", sizes(), " with strides ", strides(), " cannot be seen as ", s,
                       " without a copy; use reshape"});
-  return record(
-      "view", alias(*this, s, st, storage_offset()), {*this}, {},
+  return viewed("view", alias(*this, s, st, storage_offset()), *this,
       [sizes = sizes()](const Saved&, const Tensor& g) -> Tensors { return {g.reshape(sizes)}; });
 }
 
@@ -235,7 +239,7 @@ Tensor Tensor::unfold(std::int64_t dim_, std::int64_t size, std::int64_t step) c
   s.push_back(size);
   st.push_back(st[d]);
   st[d] *= step;
-  return record("unfold", alias(*this, s, st, storage_offset()), {*this}, {},
+  return viewed("unfold", alias(*this, s, st, storage_offset()), *this,
                 [d, size, step, n](const Saved&, const Tensor& g) -> Tensors {
                   // element i of window w came from position w * step + i
                   const std::int64_t windows = g.size(d);
@@ -270,8 +274,7 @@ Tensor Tensor::diagonal(std::int64_t offset, std::int64_t d0, std::int64_t d1) c
   st.erase(std::min(a, b));
   s.push_back(n);
   st.push_back(step);
-  return record(
-      "diagonal", alias(*this, s, st, at), {*this}, {},
+  return viewed("diagonal", alias(*this, s, st, at), *this,
       [=, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
         return {pasted(g, sizes, [=](const Tensor& t) { return t.diagonal(offset, a, b); })};
       });
@@ -310,87 +313,6 @@ Tensor Tensor::to(const Device& where) const {
   return record("to", y, {*this}, {}, [from = device()](const Saved&, const Tensor& g) -> Tensors {
     return {g.to(from)};
   });
-}
-
-// --- in place
-
-namespace {
-
-// Writing into a tensor that is on the tape replaces its history by that of `result`.
-Tensor& overwrite(Tensor& self, const Tensor& result, const char* who) {
-  if (!(result.sizes() == self.sizes()))
-    fail<ShapeError>({who, ": the result is ", result.sizes(), ", the tensor ", self.sizes()});
-  Tensor value = result.to(self.dtype());
-  if (grad_enabled() && self.requires_grad() && self.is_leaf())
-    fail<AutogradError>({who,
-                         ": a leaf that requires a gradient cannot be changed in place; use "
-                         "no_grad, or the function that returns a new tensor"});
-  run<kernels::copy>(self.device(), value.in(), self.out());
-  self.bump_version();
-  if (grad_enabled() && (value.requires_grad() || self.requires_grad())) {
-    // same memory, new history
-    Tensor again = record(who, self.detach(), {value}, {},
-                          [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
-    std::swap(self.impl()->tape, again.impl()->tape);
-  }
-  return self;
-}
-
-bool untaped(const Tensor& self) { return !grad_enabled() || !self.requires_grad(); }
-bool untaped(const Tensor& self, const Tensor& other) {
-  return !grad_enabled() || (!self.requires_grad() && !other.requires_grad());
-}
-
-bool fits_in_place(const Tensor& self, const Tensor& other) {
-  return self.dtype() == other.dtype() && self.device() == other.device() &&
-         broadcast_shapes(self.sizes(), other.sizes(), "in-place") == self.sizes();
-}
-
-}  // namespace
-
-Tensor& Tensor::copy_(const Tensor& src) {
-  if (!(broadcast_shapes(sizes(), src.sizes(), "copy_") == sizes()))
-    fail<ShapeError>({"copy_: ", src.sizes(), " does not broadcast to ", sizes()});
-  if (!untaped(*this, src)) return overwrite(*this, src.to(device()).expand(sizes()), "copy_");
-  Tensor s = src.detach().to(device());
-  if (s.impl()->storage == impl_->storage) s = s.clone();  // may overlap
-  run<kernels::copy>(device(), detail::broadcast_to(s, sizes()).in(), out());
-  bump_version();
-  return *this;
-}
-Tensor& Tensor::fill_(double value) {
-  if (!untaped(*this)) return overwrite(*this, full(sizes(), value, options()), "fill_");
-  run<kernels::fill>(device(), value, out());
-  bump_version();
-  return *this;
-}
-Tensor& Tensor::add_(const Tensor& other, double alpha) {
-  if (!untaped(*this, other) || !fits_in_place(*this, other) ||
-      other.impl()->storage == impl_->storage)
-    return overwrite(*this, dropin::add(*this, other, alpha), "add_");
-  run<kernels::axpy>(device(), alpha, detail::broadcast_to(other, sizes()).in(), out());
-  bump_version();
-  return *this;
-}
-Tensor& Tensor::add_(double v) {
-  if (!untaped(*this)) return overwrite(*this, *this + v, "add_");
-  run<kernels::affine>(device(), in(), 1.0, v, out());
-  bump_version();
-  return *this;
-}
-Tensor& Tensor::mul_(const Tensor& other) { return overwrite(*this, *this * other, "mul_"); }
-Tensor& Tensor::mul_(double v) {
-  if (!untaped(*this)) return overwrite(*this, *this * v, "mul_");
-  run<kernels::affine>(device(), in(), v, 0.0, out());
-  bump_version();
-  return *this;
-}
-Tensor& Tensor::div_(const Tensor& other) { return overwrite(*this, *this / other, "div_"); }
-Tensor& Tensor::clamp_(double lo, double hi) {
-  return overwrite(*this, clamp(*this, lo, hi), "clamp_");
-}
-Tensor& Tensor::masked_fill_(const Tensor& mask, double value) {
-  return overwrite(*this, dropin::masked_fill(*this, mask, value), "masked_fill_");
 }
 
 }  // namespace dropin

@@ -31,33 +31,37 @@ void register_optimizer(Registry& r) {
   r.add<RMSprop8bit>();
   r.add<Adagrad8bit>();
   const char* paper = "Dettmers et al. 2022, arXiv 2110.02861";
-  r.add_function<MapOptions>(
-      "create_dynamic_map", "NumberFormat", "the 256 values of the dynamic map",
-      [](const MapOptions& o, const NamedTensors&) -> NamedTensors {
+  r.add(FunctionInfo<MapOptions>{
+      .name = "create_dynamic_map",
+      .family = "NumberFormat",
+      .summary = "the 256 values of the dynamic map",
+      .paper = paper,
+      .call = [](const MapOptions& o, const Arguments&) -> NamedTensors {
         return {{"y", create_dynamic_map(o.is_signed)}};
       },
-      "", paper, [](std::int64_t) { return NamedTensors(); });
-  r.add_function<BlockwiseOptions>(
-      "quantize_blockwise", "NumberFormat",
-      "one byte per value by the dynamic map, one scale per block",
-      [](const BlockwiseOptions& o, const NamedTensors& in) -> NamedTensors {
-        const Blockwise q =
-            quantize_blockwise(in.get("x", "quantize_blockwise"), o.is_signed, o.block_size);
+      .inputs = [](const MapOptions&, const SampleSpec&) { return Sample{}; }});
+  r.add(FunctionInfo<BlockwiseOptions>{
+      .name = "quantize_blockwise",
+      .family = "NumberFormat",
+      .summary = "one byte per value by the dynamic map, one scale per block",
+      .paper = paper,
+      .call = [](const BlockwiseOptions& o, const Arguments& in) -> NamedTensors {
+        const Blockwise q = quantize_blockwise(in["x"], o.is_signed, o.block_size);
         return {{"codes", q.codes}, {"absmax", q.absmax}};
+      }});
+  r.add(FunctionInfo<BlockwiseOptions>{
+      .name = "dequantize_blockwise",
+      .family = "NumberFormat",
+      .summary = "the inverse of quantize_blockwise",
+      .paper = paper,
+      .call = [](const BlockwiseOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"y", dequantize_blockwise(in["codes"], in["absmax"], o.is_signed, o.block_size)}};
       },
-      "", paper);
-  r.add_function<BlockwiseOptions>(
-      "dequantize_blockwise", "NumberFormat", "the inverse of quantize_blockwise",
-      [](const BlockwiseOptions& o, const NamedTensors& in) -> NamedTensors {
-        return {{"y", dequantize_blockwise(in.get("codes", "dequantize_blockwise"),
-                                           in.get("absmax", "dequantize_blockwise"), o.is_signed,
-                                           o.block_size)}};
-      },
-      "", paper,
-      [](std::int64_t n) -> NamedTensors {
-        const Blockwise q = quantize_blockwise(randn({n}), true, 256);
-        return {{"codes", q.codes}, {"absmax", q.absmax}};
-      });
+      .inputs = [](const BlockwiseOptions& o, const SampleSpec& s) -> Sample {
+        const Tensor x = sample_values(s).inputs.find("x").reshape({-1});
+        const Blockwise q = quantize_blockwise(x, o.is_signed, o.block_size);
+        return {{{"codes", q.codes}, {"absmax", q.absmax}}};
+      }});
 }
 
 }  // namespace dropin

@@ -24,6 +24,12 @@ struct UnpackWeightOptions {
     f("in_features", &O::in_features, "columns; 0: all that the bytes hold");
   }
 };
+
+Tensor weight(const SampleSpec& s) {
+  const Tensor x = sample_values(s).inputs.find("x");
+  return x.reshape({-1, x.size(-1)});
+}
+
 }  // namespace
 
 void register_projection(Registry& r) {
@@ -31,32 +37,34 @@ void register_projection(Registry& r) {
   r.add<BitLinear>();
   r.add<MXLinear>();
   r.add<MXMatmul>();
-  r.add_function<PackWeightOptions>(
-      "bitlinear_pack_weight", "Function", "weights of one bit or three values, packed",
-      [](const PackWeightOptions& o, const NamedTensors& in) -> NamedTensors {
-        const BitPackedWeight w = bitlinear_pack_weight(in.get("weight", "bitlinear_pack_weight"),
-                                                        o.variant, o.weight_groups);
-        return {{"packed", w.packed}, {"scale", w.scale}};
+  r.add(FunctionInfo<PackWeightOptions>{
+      .name = "bitlinear_pack_weight",
+      .family = "Function",
+      .summary = "weights of one bit or three values, packed",
+      .paper = BitLinear::kPaper,
+      .call = [](const PackWeightOptions& o, const Arguments& in) -> NamedTensors {
+        const BitPackedWeight p = bitlinear_pack_weight(in["weight"], o.variant, o.weight_groups);
+        return {{"packed", p.packed}, {"scale", p.scale}};
       },
-      "", BitLinear::kPaper,
-      [](std::int64_t n) -> NamedTensors {
-        return {{"weight", randn({(n + 1023) / 1024, 1024})}};
-      });
-  r.add_function<UnpackWeightOptions>(
-      "bitlinear_unpack_weight", "Function", "the inverse of bitlinear_pack_weight",
-      [](const UnpackWeightOptions& o, const NamedTensors& in) -> NamedTensors {
-        const Tensor scale = in.get("scale", "bitlinear_unpack_weight");
+      .inputs = [](const PackWeightOptions&, const SampleSpec& s) -> Sample {
+        return {{{"weight", weight(s)}}};
+      }});
+  r.add(FunctionInfo<UnpackWeightOptions>{
+      .name = "bitlinear_unpack_weight",
+      .family = "Function",
+      .summary = "the inverse of bitlinear_pack_weight",
+      .paper = BitLinear::kPaper,
+      .call = [](const UnpackWeightOptions& o, const Arguments& in) -> NamedTensors {
+        const Tensor scale = in["scale"];
         DROPIN_CHECK(scale.numel() == o.weight_groups, ShapeError,
                      "bitlinear_unpack_weight: scale is ", scale.sizes(), ", expected [",
                      o.weight_groups, "] because weight_groups = ", o.weight_groups);
-        return {{"weight", bitlinear_unpack_weight(in.get("packed", "bitlinear_unpack_weight"),
-                                                   scale, o.variant, o.in_features)}};
+        return {{"weight", bitlinear_unpack_weight(in["packed"], scale, o.variant, o.in_features)}};
       },
-      "", BitLinear::kPaper,
-      [](std::int64_t n) -> NamedTensors {
-        const BitPackedWeight w = bitlinear_pack_weight(randn({(n + 1023) / 1024, 1024}), "b1", 1);
-        return {{"packed", w.packed}, {"scale", w.scale}};
-      });
+      .inputs = [](const UnpackWeightOptions& o, const SampleSpec& s) -> Sample {
+        const BitPackedWeight p = bitlinear_pack_weight(weight(s), o.variant, o.weight_groups);
+        return {{{"packed", p.packed}, {"scale", p.scale}}};
+      }});
 }
 
 }  // namespace dropin

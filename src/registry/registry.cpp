@@ -4,9 +4,67 @@
 
 namespace dropin {
 
+namespace {
+
+template <class T>
+[[noreturn]] void no_such(const char* what, const char* many, std::string_view name,
+                          const std::vector<T>& all) {
+  std::vector<std::string> names;
+  for (const T& one : all) names.push_back(one.name);
+  std::string list;
+  for (const std::string& n : names) list += (list.empty() ? "" : ", ") + n;
+  fail<OptionError>({"registry: no ", what, " \"", name, "\"; the nearest name is \"",
+                     nearest_name(name, names.data(), names.size()), "\"; ", many, ": ", list});
+}
+
+Json with(Json options, const Json& changes) {
+  for (const auto& [k, v] : changes.items()) options.set(k, v);
+  return options;
+}
+
+}  // namespace
+
 void Registry::insert(ComponentInfo c) {
   if (contains(c.name)) fail<OptionError>({"registry: \"", c.name, "\" is registered already"});
   components_.push_back(std::move(c));
+}
+
+void Registry::add_family(FamilyInfo f) {
+  if (find_family(f.name))
+    fail<OptionError>({"registry: the family \"", f.name, "\" is registered already"});
+  families_.push_back(std::move(f));
+}
+
+void Registry::add_preset(std::string name, std::string_view of, const Json& options,
+                          std::string summary) {
+  ComponentInfo c = find(of);
+  c.name = std::move(name);
+  c.summary = std::move(summary);
+  for (const auto& [key, value] : options.items()) {
+    bool known = false;
+    for (FieldInfo& f : c.options)
+      if (f.name == key) {
+        f.value = value;
+        known = true;
+      }
+    if (!known)
+      fail<OptionError>(
+          {"registry: preset \"", c.name, "\": ", of, " has no option \"", key, "\""});
+  }
+  if (c.make_module)
+    c.make_module = [make = c.make_module, options](const Json& j) {
+      return make(with(options, j));
+    };
+  if (c.make_optimizer)
+    c.make_optimizer = [make = c.make_optimizer, options](const Tensors& p, const Json& j) {
+      return make(p, with(options, j));
+    };
+  if (c.call)
+    c.call = [call = c.call, options](const Json& j, const NamedTensors& in) {
+      return call(with(options, j), in);
+    };
+  c.examples.clear();
+  insert(std::move(c));
 }
 
 std::string_view Registry::real_name(std::string_view name) const {
@@ -24,32 +82,62 @@ bool Registry::contains(std::string_view given) const {
 
 const ComponentInfo& Registry::find(std::string_view given) const {
   const std::string_view name = real_name(given);
-  std::vector<std::string> names;
-  for (const ComponentInfo& c : components_) {
+  for (const ComponentInfo& c : components_)
     if (c.name == name) return c;
-    names.push_back(c.name);
-  }
-  const std::string near = nearest_name(name, names.data(), names.size());
-  std::string all;
-  for (const std::string& n : names) all += (all.empty() ? "" : ", ") + n;
-  fail<OptionError>({"registry: no component \"", name, "\"; the nearest name is \"", near,
-                     "\"; components: ", all});
+  no_such("component", "components", name, components_);
 }
 
-Json sample_options(const ComponentInfo& c) {
-  static const Json common = Json::parse(R"({
-    "embed_dim": 8, "num_heads": 2, "in_features": 8, "out_features": 6, "normalized_shape": [8], "num_features": 4, "num_groups": 2, "num_channels": 4,
-    "in_channels": 4, "out_channels": 4, "channels": 4, "kernel_size": 3, "padding": 1, "output_size": 2, "num_embeddings": 11, "embedding_dim": 8,
-    "vocab_size": 11, "num_layers": 1, "max_len": 12})");
+const FamilyInfo* Registry::find_family(std::string_view name) const {
+  for (const FamilyInfo& f : families_)
+    if (f.name == name) return &f;
+  return nullptr;
+}
+
+const FamilyInfo& Registry::family(std::string_view name) const {
+  if (const FamilyInfo* f = find_family(name)) return *f;
+  no_such("family", "families", name, families_);
+}
+
+void fill_options(Json& o, const ComponentInfo& c, const Json& values) {
+  auto open = [](const Json& d) {
+    return d.is_null() || (d.is_number() && d.as_double() == 0) || (d.is_array() && d.size() == 0);
+  };
+  auto fits = [](const FieldInfo& f,
+                 const Json& v) {  // a name may mean a number here, a word there
+    return !(f.type == "string" && !v.is_string()) &&
+           !(f.type.rfind("list", 0) == 0 && !v.is_array());
+  };
+  for (const FieldInfo& f : c.options) {
+    const Json* v = values.find(f.name);
+    if (v && open(f.value) && !o.find(f.name) && fits(f, *v)) o.set(f.name, *v);
+  }
+}
+
+Json sample_options(const ComponentInfo& c, int size) {
+  const FamilyInfo& family = registry().family(c);
   Json o = Json::object();
-  for (const FieldInfo& f : c.options)
-    if (const Json* v = common.find(f.name); v && !(f.type == "string" && !v->is_string()) &&
-                                             !(f.type.rfind("list", 0) == 0 && !v->is_array()))
-      o.set(f.name, *v);
-  if (c.sample.empty()) return o;
-  const Json own = Json::parse(c.sample);
-  for (const auto& [k, v] : own.items()) o.set(k, v);
-  return o;
+  if (family.options) fill_options(o, c, family.options(size));
+  return size == 0 && !c.sample.empty() ? with(o, Json::parse(c.sample)) : o;
+}
+
+Json all_options(const ComponentInfo& c, const Json& options) {
+  Json all = Json::object();
+  for (const FieldInfo& f : c.options) all.set(f.name, f.value);
+  return with(all, options);
+}
+
+Sample sample_inputs(const ComponentInfo& c, const Json& options, const SampleSpec& spec) {
+  if (c.inputs) return c.inputs(options, spec);
+  const FamilyInfo& family = registry().family(c);
+  if (!family.inputs)
+    fail<OptionError>({c.name, " is registered without an example of its inputs"});
+  return family.inputs(all_options(c, options), spec);
+}
+
+Traits traits_of(const ComponentInfo& c, const Json& options) {
+  Traits t = registry().family(c).traits;
+  if (c.traits) c.traits(options, t);
+  return t;
 }
 
 Registry& registry() {
@@ -71,6 +159,7 @@ Box<Module> make(std::string_view name, const Json& options) {
                        ", not a module"});
   return c.make_module(options);
 }
+
 Box<Optimizer> make_optimizer(std::string_view name, const Tensors& params, const Json& options) {
   const ComponentInfo& c = registry().find(name);
   if (!c.make_optimizer) fail<OptionError>({"make_optimizer: ", name, " is not an optimizer"});

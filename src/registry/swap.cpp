@@ -71,6 +71,40 @@ SwapReport::Instance carry_over(const std::string& path, Module& from, Module& t
   return r;
 }
 
+const FieldInfo* field(const ComponentInfo& c, const std::string& name) {
+  for (const FieldInfo& f : c.options)
+    if (f.name == name) return &f;
+  return nullptr;
+}
+
+// What a user set on the old one and does not find on the new one. Sizes (whole numbers without a
+// default) are left out: other names may carry them, and a wrong one is refused.
+std::vector<std::string> changed_options(const ComponentInfo& from, const Module& old,
+                                         const Module& fresh, const Json& named) {
+  std::vector<std::string> r;
+  const Json was = old.options_json(), is = fresh.options_json();
+  for (const FieldInfo& f : from.options) {
+    const Json *before = was.find(f.name), *now = is.find(f.name);
+    const bool size =
+        f.value.is_null() || f.value.is_array() || (f.value.is_int() && !f.value.as_int());
+    if (size || !before || *before == f.value || named.find(f.name) || (now && *now == *before))
+      continue;
+    r.push_back(f.name + " = " + before->dump() + ", now " + (now ? now->dump() : "none"));
+  }
+  return r;
+}
+
+// The options for the new one: `given`, but for the words of the family that it has no option for.
+Json own_options(const FamilyInfo& family, const ComponentInfo& to, const Json& given) {
+  Json r = Json::object();
+  for (const auto& [k, v] : given.items()) {
+    const bool word =
+        std::find(family.swap_words.begin(), family.swap_words.end(), k) != family.swap_words.end();
+    if (!word || field(to, k)) r.set(k, v);
+  }
+  return r;
+}
+
 void plan(Module& m, const std::string& path, const ComponentInfo& from, const ComponentInfo& to,
           const Json& options, Json around, std::vector<Planned>& out) {
   const Json own = m.options_json();
@@ -81,13 +115,14 @@ void plan(Module& m, const std::string& path, const ComponentInfo& from, const C
       plan(*child, here, from, to, options, around, out);
       continue;
     }
-    Planned p{
-        &m,
-        name,
-        here,
-        to.make_module(with(replacing_options(from, child->options_json(), around, to), options)),
-        {}};
+    const FamilyInfo& family = registry().family(to);
+    const Json given = replacing_options(from, child->options_json(), around, to);
+    Planned p{&m, name, here, to.make_module(with(given, own_options(family, to, options))), {}};
+    if (family.conflict)
+      if (const std::string why = family.conflict(*child, *p.module, options); !why.empty())
+        fail<OptionError>({"swap: ", to.name, " for ", from.name, " at ", here, ": ", why});
     p.report = carry_over(here, *child, *p.module);
+    p.report.changed = changed_options(from, *child, *p.module, options);
     out.push_back(std::move(p));
   }
 }
@@ -155,6 +190,7 @@ std::string SwapReport::str() const {
     if (!i.thawed.empty())
       s += fmt::format(", trainable though the old one was frozen: {}", fmt::join(i.thawed, " "));
     s += '\n';
+    for (const std::string& c : i.changed) s += fmt::format("  NOTE {}: {}\n", i.path, c);
   }
   return s;
 }

@@ -6,7 +6,17 @@ namespace dropin {
 
 namespace {
 struct RecentState : SequenceState {
-  Tensor recent;  // [B, K - 1, D]
+  using SequenceState::SequenceState;
+  detail::RecentTokens recent;
+  void parts(auto&& f) { f(recent.data); }
+
+ protected:
+  Box<SequenceState> pick(const std::vector<std::int64_t>& rows) const override {
+    return detail::picked(*this, rows);
+  }
+  void take_back(std::int64_t n, const std::vector<std::int64_t>& real) override {
+    recent.take_back(n, real);
+  }
 };
 }  // namespace
 
@@ -22,8 +32,9 @@ CausalConv1d::CausalConv1d(const CausalConv1dOptions& o) : Component(o) {
 
 Tensor CausalConv1d::forward(const Tensor& x, const SequenceArgs& args) {
   detail::check_sequence(who(), x, options_.embed_dim, args);
-  DROPIN_CHECK(!args.attn_mask.defined(), OptionError, who(),
-               ": attn_mask has no meaning for a convolution");
+  detail::refuse(who(), "attn_mask", args.attn_mask, "a convolution has no scores");
+  detail::refuse(who(), "global_attention_mask", args.global_attention_mask,
+                 detail::kNoGlobalTokens);
   if (x.size(1) == 0) return x.clone();
   const Tensor seen =
       args.key_padding_mask.defined() ? where(args.key_padding_mask.unsqueeze(2), 0.0, x) : x;
@@ -31,24 +42,25 @@ Tensor CausalConv1d::forward(const Tensor& x, const SequenceArgs& args) {
       .transpose(1, 2);
 }
 
-Box<SequenceState> CausalConv1d::init_state(std::int64_t batch, std::int64_t) {
-  DROPIN_CHECK(batch >= 0, OptionError, who(), ": init_state: batch is ", batch);
-  auto s = Box<RecentState>(new RecentState);
-  s->recent = zeros({batch, options_.kernel_size - 1, options_.embed_dim}, weight_->options());
+Box<SequenceState> CausalConv1d::init_state(std::int64_t batch, std::int64_t max_len,
+                                            const StateOptions& options) {
+  detail::check_state_sizes(who(), batch, max_len, options);
+  auto s = Box<RecentState>(new RecentState(batch));
+  s->recent = {batch, options_.kernel_size - 1, options_.embed_dim, options, weight_->options()};
   return s;
 }
 
-Tensor CausalConv1d::step(const Tensor& x_t, SequenceState& state) {
-  auto* s = dynamic_cast<RecentState*>(&state);
-  DROPIN_CHECK(s, StateError, who(), ": step() was given the state of another layer type");
-  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == options_.embed_dim, ShapeError, who(), ": x_t is ",
-               x_t.sizes(), ", expected [B, n, ", options_.embed_dim, "]");
-  DROPIN_CHECK(x_t.size(0) == s->recent.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0),
-               ", the state ", s->recent.size(0));
+Tensor CausalConv1d::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
+  auto& s = detail::own_state<RecentState>(who(), state);
+  const detail::StepTokens tokens =
+      detail::check_step(who(), x_t, s, args, {.width = options_.embed_dim});
   no_grad guard;
-  const Tensor all = concat({s->recent, x_t}, 1);
-  s->recent = all.narrow(1, x_t.size(1), options_.kernel_size - 1).clone();
-  return conv1d(all.transpose(1, 2).contiguous(), *weight_, *bias_).transpose(1, 2);
+  const Tensor x = tokens.packed(x_t, 1), seen = s.recent.before(x).transpose(1, 2).contiguous();
+  if (tokens.n == 0) return x.clone();
+  const Tensor y = tokens.unpacked(conv1d(seen, *weight_, *bias_).transpose(1, 2), 1);
+  s.recent.push(x, tokens);
+  s.saw(tokens.n, tokens.padding);
+  return y;
 }
 
 }  // namespace dropin

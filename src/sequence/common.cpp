@@ -63,49 +63,20 @@ void detail::check_sequence(std::string_view who, const Tensor& x, std::int64_t 
                ", expected [B, L, ", embed_dim, "] because embed_dim = ", embed_dim);
   DROPIN_CHECK(is_floating(x.dtype()), DTypeError, who, ": x is ", x.dtype(),
                ", expected a floating-point tensor");
-  for (const Tensor& m : {args.key_padding_mask, args.global_attention_mask}) {
-    if (!m.defined()) continue;
-    const char* what =
-        m.is_same(args.key_padding_mask) ? "key_padding_mask" : "global_attention_mask";
-    DROPIN_CHECK(m.dtype() == kBool, DTypeError, who, ": ", what, " is ", m.dtype(),
-                 ", expected bool");
-    DROPIN_CHECK(m.dim() == 2 && m.size(0) == x.size(0) && m.size(1) == x.size(1), ShapeError, who,
-                 ": ", what, " is ", m.sizes(), ", expected [", x.size(0), ", ", x.size(1), "]");
-  }
+  check_mask(who, "key_padding_mask", args.key_padding_mask, x);
+  check_mask(who, "global_attention_mask", args.global_attention_mask, x);
 }
 
-std::pair<Tensor, Tensor> KeyValueState::append(const Tensor& k, const Tensor& v) {
-  const std::int64_t n = k.size(2);
-  keys.narrow(2, length, n).copy_(k);
-  values.narrow(2, length, n).copy_(v);
-  length += n;
-  return {keys.narrow(2, 0, length), values.narrow(2, 0, length)};
+void detail::check_mask(std::string_view who, const char* name, const Tensor& m, const Tensor& x) {
+  if (!m.defined()) return;
+  DROPIN_CHECK(m.dtype() == kBool, DTypeError, who, ": ", name, " is ", m.dtype(),
+               ", expected bool");
+  DROPIN_CHECK(m.dim() == 2 && m.size(0) == x.size(0) && m.size(1) == x.size(1), ShapeError, who,
+               ": ", name, " is ", m.sizes(), ", expected [", x.size(0), ", ", x.size(1), "]");
 }
 
-Box<SequenceState> detail::key_value_state(std::string_view who, std::int64_t batch,
-                                           std::int64_t max_len, std::int64_t heads,
-                                           std::int64_t width, const TensorOptions& like) {
-  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who, ": init_state(", batch, ", ", max_len,
-               "): sizes must not be negative");
-  auto s = Box<KeyValueState>(new KeyValueState);
-  s->keys = zeros({batch, heads, max_len, width}, like);
-  s->values = zeros({batch, heads, max_len, width}, like);
-  return s;
-}
-
-KeyValueState& detail::check_step(std::string_view who, const Tensor& x_t, SequenceState& state,
-                                  bool causal, std::int64_t embed_dim) {
-  auto* s = dynamic_cast<KeyValueState*>(&state);
-  DROPIN_CHECK(causal, OptionError, who, ": step() needs causal = true");
-  DROPIN_CHECK(s, StateError, who, ": step() was given the state of another layer type");
-  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == embed_dim, ShapeError, who, ": x_t is ",
-               x_t.sizes(), ", expected [B, n, ", embed_dim, "]");
-  DROPIN_CHECK(x_t.size(0) == s->keys.size(0), ShapeError, who, ": x_t has batch ", x_t.size(0),
-               ", the state ", s->keys.size(0));
-  DROPIN_CHECK(s->length + x_t.size(1) <= s->keys.size(2), StateError, who,
-               ": the state is full: ", s->length, " tokens and ", x_t.size(1),
-               " more exceed its capacity of ", s->keys.size(2));
-  return *s;
+void detail::refuse(std::string_view who, const char* name, const Tensor& given, const char* why) {
+  DROPIN_CHECK(!given.defined(), OptionError, who, ": ", name, " is not supported: ", why);
 }
 
 void detail::translate_in_proj(StateDict& state, const std::string& prefix,

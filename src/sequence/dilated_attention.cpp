@@ -65,10 +65,15 @@ Tensor DilatedAttention::forward(const Tensor& x, const SequenceArgs& args) {
   detail::check_sequence(who(), x, o.embed_dim, args);
   const Tensor q = rope(split_heads(q_proj_(x), o.num_heads), o.rope, o.rope_base),
                k = rope(split_heads(k_proj_(x), o.num_heads), o.rope, o.rope_base);
+  detail::refuse(who(), "global_attention_mask", args.global_attention_mask,
+                 detail::kNoGlobalTokens);
+  const Tensor mask =
+      detail::check_attn_mask(who(), args.attn_mask, x.size(0), o.num_heads, x.size(1), x.size(1));
   std::vector<AttentionParams> patterns;
   for (std::size_t i = 0; i < o.segment_length.size(); ++i) {
     patterns.push_back(pattern(i));
     patterns.back().key_padding_mask = args.key_padding_mask;
+    patterns.back().attn_mask = mask;
   }
   return out_proj_(merge_heads(
       attention_mixture(q, k, split_heads(v_proj_(x), o.num_heads), patterns, o.mix_grad).o));
@@ -167,71 +172,65 @@ Tensor DilatedAttention::forward_distributed(const Tensor& x, Communicator& c) {
         scatter(full({b, h, l + 1}, -std::numeric_limits<double>::infinity(), a.lse.options()), 2,
                 detail::broadcast_to(to.squeeze(-1), {b, h, m}), a.lse)
             .narrow(2, 0, l);
+    spread.rest = scatter(zeros({b, h, l + 1}, a.rest.options()), 2,
+                          detail::broadcast_to(to.squeeze(-1), {b, h, m}), a.rest)
+                      .narrow(2, 0, l);
     parts.push_back(spread);
   }
   return out_proj_(merge_heads(merge_attention(parts, o.mix_grad).o));
 }
 
-namespace {
+// Keys and values from the oldest current segment on, and those of `keep` tokens before.
+struct DilatedAttention::State : KeyValueState {
+  using KeyValueState::KeyValueState;
+  std::vector<std::int64_t> segments;
+  std::int64_t keep = 0;
+  std::int64_t first_needed(std::int64_t t) const override {
+    std::int64_t first = t;
+    for (std::int64_t w : segments) first = std::min(first, t / w * w);
+    return first;
+  }
 
-// The keys and values [B, H, capacity, Dh] of tokens start .. length - 1.
-struct DilatedState : SequenceState {
-  Tensor keys, values;
-  std::int64_t start = 0, length = 0, max_len = 0;
+ protected:
+  Box<SequenceState> pick(const std::vector<std::int64_t>& r) const override {
+    return detail::picked(*this, r);
+  }
 };
 
-}  // namespace
-
-Box<SequenceState> DilatedAttention::init_state(std::int64_t batch, std::int64_t max_len) {
+Box<SequenceState> DilatedAttention::init_state(std::int64_t batch, std::int64_t max_len,
+                                                const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
-  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who(), ": init_state(", batch, ", ",
-               max_len, "): sizes must not be negative");
+  detail::check_state_sizes(who(), batch, max_len, options);
   const std::int64_t longest = *std::max_element(o.segment_length.begin(), o.segment_length.end()),
-                     capacity = longest < max_len / 2 ? 2 * longest : max_len;
-  auto s = Box<DilatedState>(new DilatedState);
-  s->keys =
-      zeros({batch, o.num_heads, capacity, o.embed_dim / o.num_heads}, parameters()[0].options());
-  s->values = zeros_like(s->keys);
-  s->max_len = max_len;
+                     capacity = longest < (max_len - options.keep) / 2 ? 2 * longest + options.keep
+                                                                       : max_len;
+  auto s = Box<State>(new State(batch, max_len, o.num_heads, capacity, o.embed_dim / o.num_heads,
+                                parameters()[0].options()));
+  s->segments = o.segment_length;
+  s->keep = options.keep;
   return s;
 }
 
-Tensor DilatedAttention::step(const Tensor& x_t, SequenceState& state) {
-  auto* s = dynamic_cast<DilatedState*>(&state);
+Tensor DilatedAttention::step_run(State& s, const detail::RowRun& run, const Tensor& q,
+                                  const Tensor& k, const Tensor& v) const {
   const auto& o = options_;
-  DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
-  DROPIN_CHECK(s, StateError, who(), ": step() was given the state of another layer type");
-  detail::check_sequence(who(), x_t, o.embed_dim, {});
-  DROPIN_CHECK(x_t.size(0) == s->keys.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0),
-               ", the state ", s->keys.size(0));
-  DROPIN_CHECK(s->length + x_t.size(1) <= s->max_len, StateError, who(),
-               ": the state is full: ", s->length, " tokens and ", x_t.size(1),
-               " more exceed its capacity of ", s->max_len);
-  no_grad guard;
-  const std::int64_t h = o.num_heads, n = x_t.size(1), b = x_t.size(0), dh = o.embed_dim / h;
-  const Tensor q = rope(split_heads(q_proj_(x_t), h), o.rope, o.rope_base, s->length),
-               k = rope(split_heads(k_proj_(x_t), h), o.rope, o.rope_base, s->length);
-  const Tensor v = split_heads(v_proj_(x_t), h);
-  Tensor y = empty({b, h, n, dh}, x_t.options());
-  for (std::int64_t done = 0; done < n; ++done) {
-    const std::int64_t t = s->length;
-    if (t - s->start == s->keys.size(2)) {  // the current segments' keys move to the front
-      std::int64_t keep = t;
-      for (std::int64_t w : o.segment_length) keep = std::min(keep, t / w * w);
-      for (Tensor* c : {&s->keys, &s->values})
-        c->narrow(2, 0, t - keep).copy_(c->narrow(2, keep - s->start, t - keep).clone());
-      s->start = keep;
-    }
-    s->keys.narrow(2, t - s->start, 1).copy_(k.narrow(2, done, 1));
-    s->values.narrow(2, t - s->start, 1).copy_(v.narrow(2, done, 1));
-    s->length = t + 1;
+  const std::int64_t h = o.num_heads, b = run.rows, dh = o.embed_dim / h;
+  Tensor y = empty(q.sizes(), q.options());
+  for (std::int64_t done = 0; done < run.fresh; ++done) {
+    const detail::StateRow& row = s.rows[static_cast<std::size_t>(run.begin)];
+    const std::int64_t t = row.length;
+    if (t - row.start == s.keys.size(2))
+      s.forget(run, s.first_needed(std::max<std::int64_t>(t - s.keep, 0)));
+    const std::int64_t start = row.start;
+    const auto [keys, values] = s.append(run, k.narrow(2, done, 1), v.narrow(2, done, 1));
     std::vector<AttentionWithLse> parts;
     for (std::size_t i = 0; i < o.segment_length.size(); ++i) {
       const std::int64_t w = o.segment_length[i], r = o.dilated_ratio[i], segment = t / w * w,
                          turn = (t - segment) % r;
-      AttentionWithLse a{zeros({b, h, 1, dh}, x_t.options()),
-                         full({b, h, 1}, -std::numeric_limits<double>::infinity(), x_t.options())};
+      AttentionWithLse a{zeros({b, h, 1, dh}, q.options()),
+                         full({b, h, 1}, -std::numeric_limits<double>::infinity(), q.options()),
+                         zeros({b, h, 1}, q.options())};
       // the heads in which this token takes part: neighbours ("grouped") or every r-th ("modulo")
       std::int64_t first = 0;
       while (first < h && offset(i, first) != turn) ++first;
@@ -241,17 +240,42 @@ Tensor DilatedAttention::step(const Tensor& x_t, SequenceState& state) {
         while (last + every < h && offset(i, last + every) == turn) last += every;
         auto heads = [&](const Tensor& x) { return x.slice(1, first, last + 1, every); };
         auto mine = [&](const Tensor& c) {
-          return heads(c).slice(2, segment + turn - s->start, t + 1 - s->start, r);
+          return heads(c).slice(2, segment + turn - start, t + 1 - start, r);
         };
         const AttentionWithLse some =
-            attention_with_lse(heads(q.narrow(2, done, 1)), mine(s->keys), mine(s->values));
+            attention_with_lse(heads(q.narrow(2, done, 1)), mine(keys), mine(values));
         heads(a.o).copy_(some.o);
         heads(a.lse).copy_(some.lse);
+        heads(a.rest).copy_(some.rest);
       }
       parts.push_back(a);
     }
     y.narrow(2, done, 1).copy_(merge_attention(parts).o);
   }
+  return y;
+}
+
+Tensor DilatedAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
+  const auto& o = options_;
+  auto& s = detail::own_state<State>(who(), state);
+  const detail::StepTokens tokens =
+      detail::check_step(who(), x_t, s, args,
+                         {.width = o.embed_dim, .causal = o.causal, .positions = o.rope != "none"});
+  s.check_heads(who(), o.num_heads, o.embed_dim / o.num_heads);
+  detail::check_room(who(), s.rows, tokens, s.max_len);
+  no_grad guard;
+  const Tensor q = tokens.packed(split_heads(q_proj_(x_t), o.num_heads), 2),
+               k = tokens.packed(split_heads(k_proj_(x_t), o.num_heads), 2),
+               v = tokens.packed(split_heads(v_proj_(x_t), o.num_heads), 2);
+  const Tensor y =
+      detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
+        const std::int64_t t = s.length_of(run);
+        auto turn = [&](const Tensor& x) {
+          return detail::rope_of(run, tokens, run.fresh_of(x, 2), o.rope, o.rope_base, t);
+        };
+        return step_run(s, run, turn(q), turn(k), run.fresh_of(v, 2));
+      });
+  s.saw(tokens.n, tokens.padding);
   return out_proj_(merge_heads(y));
 }
 

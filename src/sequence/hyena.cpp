@@ -223,11 +223,51 @@ struct Stream {
   Tensor k, D;                  // [D, max_len], [D]
   std::vector<Tensor> spectra;  // of the first 2^(p+1) taps, made when first needed
 };
+// The first n tokens x [R, n, D] of a run: their outputs, and in sums what they add to all later
+// ones.
+Tensor convolve_first(Stream& s, const detail::RowRun& run, const Tensor& x, std::int64_t max_len) {
+  const std::int64_t n = x.size(1);
+  run.of(s.inputs).narrow(1, 0, n).copy_(x);
+  const Tensor all = n == max_len ? x : pad(x, {0, 0, 0, max_len - n});
+  Tensor sums = run.of(s.sums);
+  sums.copy_(fft_conv(all.transpose(1, 2), s.k).transpose(1, 2));
+  const Tensor y = sums.narrow(1, 0, n);
+  return s.D.defined() ? y + x * s.D : y.clone();
+}
+
+// A row's start: the tokens that came at once at first, whose share `sums` holds in full.
 struct HyenaState : SequenceState {
+  using SequenceState::SequenceState;
   std::vector<Stream> streams;
-  Tensor recent;  // [B, K - 1, (N + 1) D]: the last inputs of the short convolution
-  std::int64_t length = 0, origin = 0,
-               max_len = 0;  // tokens seen; those of the first call, which `sums` holds in full
+  detail::RecentTokens recent;  // the last inputs [B, .., (N + 1) D] of the short convolution
+  std::vector<detail::StateRow> rows;
+  std::int64_t max_len = 0;
+  void parts(auto&& f) {
+    for (Stream& s : streams) f(s.inputs), f(s.sums);
+    f(recent.data), f(rows);
+  }
+
+ protected:
+  Box<SequenceState> pick(const std::vector<std::int64_t>& r) const override {
+    return detail::picked(*this, r);
+  }
+  // What is left becomes the tokens that came at once.
+  void take_back(std::int64_t n, const std::vector<std::int64_t>& real) override {
+    no_grad guard;
+    recent.take_back(n, real);
+    for (std::size_t b = 0; b < rows.size(); ++b) {
+      if (real[b] == 0) continue;
+      const std::int64_t left = rows[b].length - real[b];
+      const detail::RowRun run{static_cast<std::int64_t>(b), 1, left};
+      for (Stream& s : streams) {
+        if (left)
+          convolve_first(s, run, run.fresh_of(s.inputs, 1).clone(), max_len);
+        else
+          run.of(s.sums).zero_();
+      }
+      rows[b] = {left, left};
+    }
+  }
 };
 
 }  // namespace
@@ -332,8 +372,9 @@ Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
                ", expected [B, L, ", o.d_model,
                "] because d_model = ", o.d_model);  // the others' embed_dim
   detail::check_sequence(who(), x_, o.d_model, args);
-  DROPIN_CHECK(!args.attn_mask.defined(), OptionError, who(),
-               ": attn_mask has no meaning for a convolution");
+  detail::refuse(who(), "attn_mask", args.attn_mask, "a convolution has no scores");
+  detail::refuse(who(), "global_attention_mask", args.global_attention_mask,
+                 detail::kNoGlobalTokens);
   const std::int64_t length = x_.size(1);
   DROPIN_CHECK(length >= 1 && length <= o.l_max, ShapeError, who(), ": x is ", x_.sizes(),
                ", expected 1 <= L <= l_max = ", o.l_max);
@@ -364,17 +405,20 @@ Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
   return out_proj_(activate(v.transpose(1, 2)));
 }
 
-Box<SequenceState> HyenaOperator::init_state(std::int64_t batch, std::int64_t max_len) {
+Box<SequenceState> HyenaOperator::init_state(std::int64_t batch, std::int64_t max_len,
+                                             const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(batch >= 0 && max_len >= 1, OptionError, who(), ": init_state(", batch, ", ",
                max_len, "): expected batch >= 0 and max_len >= 1");
   DROPIN_CHECK(max_len <= o.l_max, OptionError, who(), ": init_state: max_len is ", max_len,
                ", expected at most l_max = ", o.l_max);
+  detail::check_state_sizes(who(), batch, max_len, options);
   no_grad guard;
-  auto s = Box<HyenaState>(new HyenaState);
+  auto s = Box<HyenaState>(new HyenaState(batch));
   const TensorOptions like = short_weight_->options();
   s->max_len = max_len;
-  s->recent = zeros({batch, o.short_filter_order - 1, (o.order + 1) * o.d_model}, like);
+  s->rows.resize(static_cast<std::size_t>(batch));
+  s->recent = {batch, o.short_filter_order - 1, (o.order + 1) * o.d_model, options, like};
   for (const detail::HyenaTaps& t :
        filter().taps(max_len, o.order - 1, o.filter_layout == "channel_major")) {
     Stream stream;
@@ -390,81 +434,72 @@ Box<SequenceState> HyenaOperator::init_state(std::int64_t batch, std::int64_t ma
 
 namespace {
 
-// The first n tokens x [B, n, D] of a stream: their outputs, and in sums what they add to all later
-// ones.
-Tensor convolve_first(Stream& s, const Tensor& x, std::int64_t max_len) {
-  const std::int64_t n = x.size(1);
-  const Tensor all = n == max_len ? x : pad(x, {0, 0, 0, max_len - n});
-  s.sums.copy_(fft_conv(all.transpose(1, 2), s.k).transpose(1, 2));
-  const Tensor y = s.sums.narrow(1, 0, n);
-  return s.D.defined() ? y + x * s.D : y.clone();
-}
-
-// The next token x [B, 1, D], number t; `origin` tokens came at once before. Tokens of the current
-// block are summed one by one.
-Tensor convolve_next(Stream& s, const Tensor& x, std::int64_t t, std::int64_t origin,
-                     std::int64_t max_len) {
-  s.inputs.narrow(1, t, 1).copy_(x);
+// The next token x [R, 1, D] of a run, number t; `origin` tokens came at once before. Tokens of the
+// current block are summed one by one.
+Tensor convolve_next(Stream& s, const detail::RowRun& run, const Tensor& x, std::int64_t t,
+                     std::int64_t origin, std::int64_t max_len) {
+  const Tensor inputs = run.of(s.inputs), sums = run.of(s.sums);
+  inputs.narrow(1, t, 1).copy_(x);
   const std::int64_t at = t - origin, begin = t - at % kBlock, count = t + 1 - begin;
-  Tensor y = s.sums.narrow(1, t, 1) +
-             sum(s.inputs.narrow(1, begin, count) * s.reversed.narrow(0, max_len - count, count),
-                 {1}, true);
+  Tensor y =
+      sums.narrow(1, t, 1) +
+      sum(inputs.narrow(1, begin, count) * s.reversed.narrow(0, max_len - count, count), {1}, true);
   if (s.D.defined()) y = y + x * s.D;
   const std::int64_t done = at + 1;
-  if (done % kBlock == 0 &&
-      t + 1 <
-          max_len) {  // a block of `size` is complete: what it adds to the `size` outputs after it
-    const std::int64_t size = done & -done, reach = std::min(size, max_len - (t + 1)),
-                       taps = std::min(2 * size, max_len);
-    const auto p = static_cast<std::size_t>(std::countr_zero(static_cast<std::uint64_t>(size)));
-    if (s.spectra.size() <= p) s.spectra.resize(p + 1);
-    const Tensor k = s.k.narrow(1, 0, taps),
-                 block = pad(s.inputs.narrow(1, t + 1 - size, size), {0, 0, 0, taps - size});
-    if (!s.spectra[p].defined()) s.spectra[p] = fft_conv_spectrum(k, taps);
-    const Tensor add =
-        fft_conv(block.transpose(1, 2), k, {}, {.spectrum = s.spectra[p]}).transpose(1, 2);
-    s.sums.narrow(1, t + 1, reach).add_(add.narrow(1, size, reach));
-  }
+  if (done % kBlock != 0 || t + 1 >= max_len) return y;
+  // a block of `size` is complete: what it adds to the `size` outputs after it
+  const std::int64_t size = done & -done, reach = std::min(size, max_len - (t + 1)),
+                     taps = std::min(2 * size, max_len);
+  const auto p = static_cast<std::size_t>(std::countr_zero(static_cast<std::uint64_t>(size)));
+  if (s.spectra.size() <= p) s.spectra.resize(p + 1);
+  const Tensor k = s.k.narrow(1, 0, taps),
+               block = pad(inputs.narrow(1, t + 1 - size, size), {0, 0, 0, taps - size});
+  if (!s.spectra[p].defined()) s.spectra[p] = fft_conv_spectrum(k, taps);
+  const Tensor add =
+      fft_conv(block.transpose(1, 2), k, {}, {.spectrum = s.spectra[p]}).transpose(1, 2);
+  sums.narrow(1, t + 1, reach).add_(add.narrow(1, size, reach));
   return y;
 }
 
 }  // namespace
 
-Tensor HyenaOperator::step(const Tensor& x_t, SequenceState& state) {
+Tensor HyenaOperator::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
   const auto& o = options_;
-  auto* s = dynamic_cast<HyenaState*>(&state);
-  DROPIN_CHECK(s, StateError, who(), ": step() was given the state of another layer type");
-  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == o.d_model, ShapeError, who(), ": x_t is ",
-               x_t.sizes(), ", expected [B, n, ", o.d_model, "]");
-  DROPIN_CHECK(x_t.size(0) == s->recent.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0),
-               ", the state ", s->recent.size(0));
-  DROPIN_CHECK(s->length + x_t.size(1) <= s->max_len, StateError, who(),
-               ": the state is full: ", s->length, " tokens and ", x_t.size(1),
-               " more exceed its capacity of ", s->max_len);
+  auto& s = detail::own_state<HyenaState>(who(), state);
+  const detail::StepTokens tokens = detail::check_step(who(), x_t, s, args, {.width = o.d_model});
+  detail::check_room(who(), s.rows, tokens, s.max_len);
   no_grad guard;
-  const std::int64_t n = x_t.size(1), d = o.d_model, before = o.short_filter_order - 1;
+  const std::int64_t n = tokens.n, d = o.d_model;
   if (n == 0) return x_t.clone();
-  const Tensor u = concat({s->recent, in_proj_(x_t)}, 1);
-  const Tensor z = causal_depthwise_conv(u, *short_weight_, *short_bias_).narrow(1, before, n);
-  s->recent = u.narrow(1, n, before).clone();
-  Tensors out;
-  for (std::int64_t t = 0; t < n;) {
-    const std::int64_t count = s->length == 0 ? n : 1;
-    const Tensor now = z.narrow(1, t, count);
-    auto block = [&](std::int64_t i) { return now.narrow(2, i * d, d); };
-    Tensor v = block(o.order);
-    for (std::int64_t i = 0; i < o.order - 1; ++i) {
-      v = v * block(o.order - 1 - i);
-      Stream& stream = s->streams[static_cast<std::size_t>(i)];
-      v = count > 1 ? convolve_first(stream, v, s->max_len)
-                    : convolve_next(stream, v, s->length, s->origin, s->max_len);
-    }
-    out.push_back(v * block(0));
-    if (count > 1) s->origin = count;
-    s->length += count;
-    t += count;
-  }
-  return out_proj_(activate(concat(out, 1)));
+  const Tensor u = tokens.packed(in_proj_(x_t), 1),
+               z = causal_depthwise_conv(s.recent.before(u), *short_weight_, *short_bias_)
+                       .narrow(1, o.short_filter_order - 1, n);
+  s.recent.push(u, tokens);
+  const Tensor y = detail::step_rows(
+      s.rows, tokens, {x_t.size(0), n, d}, 1, z.options(), [&](const detail::RowRun& run) {
+        Tensors out;
+        for (std::int64_t t = 0; t < run.fresh;) {
+          const detail::StateRow row = s.rows[static_cast<std::size_t>(run.begin)];
+          const std::int64_t count = row.length == 0 ? run.fresh : 1;
+          const Tensor now = run.of(z).narrow(1, t, count);
+          auto block = [&](std::int64_t i) { return now.narrow(2, i * d, d); };
+          Tensor v = block(o.order);
+          for (std::int64_t i = 0; i < o.order - 1; ++i) {
+            v = v * block(o.order - 1 - i);
+            Stream& stream = s.streams[static_cast<std::size_t>(i)];
+            v = count > 1 ? convolve_first(stream, run, v, s.max_len)
+                          : convolve_next(stream, run, v, row.length, row.start, s.max_len);
+          }
+          out.push_back(v * block(0));
+          for (std::int64_t b = run.begin; b < run.begin + run.rows; ++b)
+            s.rows[static_cast<std::size_t>(b)] = {row.length + count,
+                                                   count > 1 ? count : row.start};
+          t += count;
+        }
+        return concat(out, 1);
+      });
+  s.saw(n, tokens.padding);
+  return out_proj_(activate(y));
 }
 
 std::vector<ParameterHint> HyenaOperator::param_groups() const {

@@ -1,6 +1,7 @@
 #include "dropin/sequence/latent_attention.h"
 
 #include <cmath>
+#include <limits>
 
 #include "dropin/ops/latent.h"
 
@@ -9,7 +10,18 @@ namespace dropin {
 namespace {
 
 struct LatentState : SequenceState {
+  using SequenceState::SequenceState;
   Tensor sums;  ///< latent_state()
+  detail::Snapshots kept;
+  void parts(auto&& f) { f(sums), f(kept.before, 0); }
+
+ protected:
+  Box<SequenceState> pick(const std::vector<std::int64_t>& rows) const override {
+    return detail::picked(*this, rows);
+  }
+  void take_back(std::int64_t n, const std::vector<std::int64_t>&) override {
+    sums = kept.take_back(n)[0];
+  }
 };
 
 }  // namespace
@@ -48,35 +60,50 @@ Tensor LatentAttention::scores(const Child<Linear>& proj, const Tensor& x) const
 Tensor LatentAttention::forward(const Tensor& x, const SequenceArgs& args) {
   const auto& o = options_;
   detail::check_sequence(who(), x, o.embed_dim, args);
+  detail::refuse(who(), "attn_mask", args.attn_mask,
+                 "tokens meet through latents, there is no score of a pair");
+  detail::refuse(who(), "global_attention_mask", args.global_attention_mask,
+                 detail::kNoGlobalTokens);
   const Tensor p = dropout(softmax(scores(q_proj_, x), -1), o.dropout, is_training());
   return out_proj_(
       merge_heads(latent_attention(p, scores(k_proj_, x), split_heads(v_proj_(x), o.num_heads),
                                    o.causal, args.key_padding_mask, o.chunk_size)));
 }
 
-Box<SequenceState> LatentAttention::init_state(std::int64_t batch, std::int64_t max_len) {
+Box<SequenceState> LatentAttention::init_state(std::int64_t batch, std::int64_t max_len,
+                                               const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
-  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who(), ": init_state(", batch, ", ",
-               max_len, "): sizes must not be negative");
-  auto s = Box<LatentState>(new LatentState);
+  detail::check_state_sizes(who(), batch, max_len, options);
+  auto s = Box<LatentState>(new LatentState(batch));
   s->sums = latent_state(batch, o.num_heads, latents() / o.num_heads, o.embed_dim / o.num_heads,
                          parameters()[0].options());
+  s->kept.keep = options.keep;
   return s;
 }
 
-Tensor LatentAttention::step(const Tensor& x_t, SequenceState& state) {
-  auto* s = dynamic_cast<LatentState*>(&state);
+Tensor LatentAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
   const auto& o = options_;
-  DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
-  DROPIN_CHECK(s, StateError, who(), ": step() was given the state of another layer type");
-  detail::check_sequence(who(), x_t, o.embed_dim, {});
-  DROPIN_CHECK(x_t.size(0) == s->sums.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0),
-               ", the state ", s->sums.size(0));
+  auto& s = detail::own_state<LatentState>(who(), state);
+  const detail::StepTokens tokens =
+      detail::check_step(who(), x_t, s, args, {.width = o.embed_dim, .causal = o.causal});
   no_grad guard;
-  const Tensor p = softmax(scores(q_proj_, x_t), -1);
-  return out_proj_(merge_heads(latent_scan(
-      p, scores(k_proj_, x_t), split_heads(v_proj_(x_t), o.num_heads), s->sums, o.chunk_size)));
+  const bool padded = tokens.padding.defined();
+  const Tensor x = padded ? masked_fill(x_t, tokens.hidden.unsqueeze(-1), 0) : x_t;
+  const Tensor p = softmax(scores(q_proj_, x), -1);
+  Tensor k = scores(k_proj_, x), v = split_heads(v_proj_(x), o.num_heads);
+  if (padded)  // a latent never sees it
+    k = masked_fill(k, tokens.hidden.unsqueeze(1).unsqueeze(-1),
+                    -std::numeric_limits<double>::infinity());
+  const Tensor y = detail::step_remembered(
+      s.kept, tokens.n,
+      [&](std::int64_t first, std::int64_t n) {
+        return merge_heads(latent_scan(p.narrow(2, first, n), k.narrow(2, first, n),
+                                       v.narrow(2, first, n), s.sums, o.chunk_size));
+      },
+      [&] { return Tensors{s.sums.clone()}; });
+  s.saw(tokens.n, tokens.padding);
+  return out_proj_(y);
 }
 
 void LatentAttention::translate_state(StateDict& state, const std::string& prefix,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 namespace dropin {
 
@@ -51,17 +52,17 @@ LongformerAttention::LongformerAttention(const LongformerAttentionOptions& o) : 
   }
 }
 
-Tensor LongformerAttention::heads(const Child<Linear>& proj, const Tensor& x, bool rotate,
-                                  std::int64_t start) const {
+Tensor LongformerAttention::heads(const Child<Linear>& proj, const Tensor& x, bool rotate) const {
   const Tensor h = split_heads(proj(x), options_.num_heads);
-  return rotate ? rope(h, options_.rope, options_.rope_base, start) : h;
+  return rotate ? rope(h, options_.rope, options_.rope_base) : h;
 }
 
 Tensor LongformerAttention::forward(const Tensor& x_, const SequenceArgs& args) {
   detail::check_sequence(who(), x_, options_.embed_dim, args);
   const auto& o = options_;
   const std::int64_t b = x_.size(0), l = x_.size(1), d = o.embed_dim, h = o.num_heads;
-  const Tensor pad = args.key_padding_mask;
+  const Tensor mask = detail::check_attn_mask(who(), args.attn_mask, b, h, l, l),
+               pad = args.key_padding_mask;
   Tensor global = args.global_attention_mask;
   if (global.defined() && pad.defined()) global = logical_and(global, logical_not(pad));
   const bool any_global = global.defined() && any(global).item<bool>();
@@ -82,6 +83,7 @@ Tensor LongformerAttention::forward(const Tensor& x_, const SequenceArgs& args) 
   if (*std::max_element(o.dilation.values.begin(), o.dilation.values.end()) > 1)
     for (std::int64_t i = 0; i < h; ++i) local.step.push_back(dilation(i));
   local.key_padding_mask = pad;
+  local.attn_mask = mask;
   if (!any_global) {
     const Tensor y = merge_heads(attention(q, k, v, local));
     return out_proj_(pad.defined() ? masked_fill(y, pad.unsqueeze(-1), 0) : y);
@@ -115,14 +117,28 @@ Tensor LongformerAttention::forward(const Tensor& x_, const SequenceArgs& args) 
         heads, 2,
         detail::broadcast_to(places.reshape({b, 1, g, 1}), {b, heads.size(1), g, heads.size(3)}));
   };
-  const Tensor position = arange(0, static_cast<double>(l)).to(x.device()).to(kInt64);
+  const Tensor position = arange(l).to(x.device()).to(kInt64);
+  // attn_mask's rows or columns of the global tokens, and what must not be seen besides
+  const Tensor wide = mask.defined() && mask.dim() == 2 ? mask.reshape({1, 1, l, l}) : mask;
+  auto picked_mask = [&](std::int64_t dim, const Tensor& hidden) {
+    if (!wide.defined()) return hidden;
+    const Shape all{b, wide.size(1), l, l};
+    const std::int64_t rows = dim == 2 ? g : l, columns = dim == 2 ? l : g;
+    const Tensor at = dim == 2 ? places.reshape({b, 1, g, 1}) : places.reshape({b, 1, 1, g}),
+                 m = gather(detail::broadcast_to(wide, all), dim,
+                            detail::broadcast_to(at, {b, wide.size(1), rows, columns}));
+    if (!hidden.defined()) return m;
+    return m.dtype() == kBool ? logical_or(m, hidden)
+                              : where(hidden, -std::numeric_limits<double>::infinity(), m);
+  };
 
   // everyone sees the global tokens: one softmax over window and global keys, each key once
   local.key_padding_mask = pad.defined() ? logical_or(pad, global) : global;
   AttentionParams to_global;
   to_global.dropout_p = local.dropout_p;
   to_global.key_padding_mask = unused;
-  if (o.causal) to_global.attn_mask = places.reshape({b, 1, 1, g}) > position.reshape({1, 1, l, 1});
+  to_global.attn_mask = picked_mask(
+      3, o.causal ? places.reshape({b, 1, 1, g}) > position.reshape({1, 1, l, 1}) : Tensor());
   const Tensor near =
       merge_heads(merge_attention({attention_with_lse(q, k, v, local),
                                    attention_with_lse(q, pick(k), pick(v), to_global)})
@@ -132,8 +148,8 @@ Tensor LongformerAttention::forward(const Tensor& x_, const SequenceArgs& args) 
   AttentionParams from_global;
   from_global.dropout_p = local.dropout_p;
   from_global.key_padding_mask = pad;
-  if (o.causal)
-    from_global.attn_mask = position.reshape({1, 1, 1, l}) > places.reshape({b, 1, g, 1});
+  from_global.attn_mask = picked_mask(
+      2, o.causal ? position.reshape({1, 1, 1, l}) > places.reshape({b, 1, g, 1}) : Tensor());
   const Tensor queries =
       o.rope == "none"
           ? heads(q_global_, gather(x, 1, detail::broadcast_to(places.unsqueeze(-1), {b, g, d})),
@@ -153,123 +169,156 @@ Tensor LongformerAttention::forward(const Tensor& x_, const SequenceArgs& args) 
   return out_proj_(pad.defined() ? masked_fill(y, pad.unsqueeze(-1), 0) : y);
 }
 
-namespace {
+// Keys and values of the last tokens; of all, with those of global queries, where tokens may be
+// global.
+struct LongformerAttention::State : KeyValueState {
+  using KeyValueState::KeyValueState;
+  Tensor global_keys, global_values, global;  // undefined without global tokens
+  std::int64_t reach = 0, keep = 0;
+  std::int64_t first_needed(std::int64_t t) const override {
+    return global.defined() ? 0 : std::max<std::int64_t>(t - reach, 0);
+  }
+  void parts(auto&& f) {
+    KeyValueState::parts(f);
+    f(global_keys), f(global_values), f(global);
+  }
 
-// The last tokens' keys and values [B, H, capacity, Dh] in order; the oldest kept is token `start`.
-struct LongformerState : SequenceState {
-  Tensor keys, values, global_keys, global_values,
-      global;  // the last three only with global tokens
-  std::int64_t start = 0, length = 0, max_len = 0;
+ protected:
+  Box<SequenceState> pick(const std::vector<std::int64_t>& r) const override {
+    return detail::picked(*this, r);
+  }
 };
 
-}  // namespace
+struct LongformerAttention::Projected {
+  Tensor q, k, v, q_global, k_global, v_global;  // [B, H, n, Dh]
+  Tensor global;                                 // [B, n] bool
+};
 
 Box<SequenceState> LongformerAttention::init_state(std::int64_t batch, std::int64_t max_len,
-                                                   bool global_tokens) {
-  DROPIN_CHECK(options_.causal, OptionError, who(), ": step() needs causal = true");
-  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who(), ": init_state(", batch, ", ",
-               max_len, "): sizes must not be negative");
-  DROPIN_CHECK(!global_tokens || options_.global_attention, OptionError, who(),
+                                                   const StateOptions& options) {
+  const auto& o = options_;
+  DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
+  detail::check_state_sizes(who(), batch, max_len, options, true);
+  DROPIN_CHECK(!options.global_tokens || o.global_attention, OptionError, who(),
                ": global tokens need global_attention = true");
-  const std::int64_t dh = options_.embed_dim / options_.num_heads,
-                     furthest = *std::max_element(options_.dilation.values.begin(),
-                                                  options_.dilation.values.end());
-  // twice the reach, so that moving the kept half to the front costs one copy per token
+  const std::int64_t reach =
+      o.window * *std::max_element(o.dilation.values.begin(), o.dilation.values.end());
+  // twice what is kept, so that moving the kept half to the front costs one copy per token
   const std::int64_t capacity =
-      global_tokens ? max_len : std::min(max_len, 2 * (options_.window * furthest + 1));
-  auto s = Box<LongformerState>(new LongformerState);
+      options.global_tokens ? max_len : std::min(max_len, 2 * (reach + 1 + options.keep));
   const TensorOptions like = parameters()[0].options();
-  const Shape cache{batch, options_.num_heads, capacity, dh};
-  s->keys = zeros(cache, like);
-  s->values = zeros(cache, like);
-  s->max_len = max_len;
-  if (global_tokens) {
-    s->global_keys = zeros(cache, like);
-    s->global_values = zeros(cache, like);
+  auto s =
+      Box<State>(new State(batch, max_len, o.num_heads, capacity, o.embed_dim / o.num_heads, like));
+  s->reach = reach;
+  s->keep = options.keep;
+  if (options.global_tokens) {
+    s->global_keys = zeros_like(s->keys);
+    s->global_values = zeros_like(s->keys);
     s->global = zeros({batch, capacity}, TensorOptions{kBool, like.device});
   }
   return s;
 }
 
-Tensor LongformerAttention::step(const Tensor& x_t, SequenceState& state,
-                                 const Tensor& global_mask) {
-  auto* s = dynamic_cast<LongformerState*>(&state);
+Tensor LongformerAttention::step_run(State& s, const detail::RowRun& run,
+                                     const detail::StepTokens& tokens, const Projected& p) const {
   const auto& o = options_;
-  DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
-  DROPIN_CHECK(s, StateError, who(), ": step() was given the state of another layer type");
-  SequenceArgs args;
-  args.global_attention_mask = global_mask;
-  detail::check_sequence(who(), x_t, o.embed_dim, args);
-  DROPIN_CHECK(x_t.size(0) == s->keys.size(0), ShapeError, who(), ": x_t has batch ", x_t.size(0),
-               ", the state ", s->keys.size(0));
-  DROPIN_CHECK(s->length + x_t.size(1) <= s->max_len, StateError, who(),
-               ": the state is full: ", s->length, " tokens and ", x_t.size(1),
-               " more exceed its capacity of ", s->max_len);
-  const bool any_global = global_mask.defined() && any(global_mask).item<bool>();
-  DROPIN_CHECK(!any_global || s->global.defined(), StateError, who(),
-               ": global_mask names global tokens, but the state was made without: "
-               "init_state(batch, max_len, true)");
-  no_grad guard;
+  const std::int64_t capacity = s.keys.size(2), h = o.num_heads, t0 = s.length_of(run);
+  auto turned = [&](const Tensor& x) {
+    return detail::rope_of(run, tokens, run.fresh_of(x, 2), o.rope, o.rope_base, t0);
+  };
+  const Tensor q = turned(p.q), k = turned(p.k), v = run.fresh_of(p.v, 2);
+  const bool with_global = s.global.defined();
+  Tensor q_global, k_global, v_global, global;
+  if (with_global) {
+    q_global = turned(p.q_global);
+    k_global = turned(p.k_global);
+    v_global = run.fresh_of(p.v_global, 2);
+    if (p.global.defined()) global = run.fresh_of(p.global, 1);
+  }
   Tensors outputs;
-  const std::int64_t capacity = s->keys.size(2),
-                     reach = s->global.defined() ? capacity : (capacity + 1) / 2, h = o.num_heads;
-  for (std::int64_t done = 0; done < x_t.size(1);) {
-    std::int64_t kept = s->length - s->start;
-    if (kept == capacity) {  // the window's keys move to the front
-      const std::int64_t keep = std::min(kept, reach - 1);
-      for (Tensor* t : {&s->keys, &s->values})
-        t->narrow(2, 0, keep).copy_(t->narrow(2, kept - keep, keep).clone());
-      s->start += kept - keep;
-      kept = keep;
-    }
-    const std::int64_t n = std::min(x_t.size(1) - done, capacity - kept), t = s->length;
-    const Tensor x = x_t.narrow(1, done, n);
-    s->keys.narrow(2, kept, n).copy_(heads(k_proj_, x, true, t));
-    s->values.narrow(2, kept, n).copy_(heads(v_proj_, x, false));
-    if (s->global.defined()) {
-      if (global_mask.defined()) s->global.narrow(1, kept, n).copy_(global_mask.narrow(1, done, n));
-      s->global_keys.narrow(2, kept, n).copy_(heads(k_global_, x, true, t));
-      s->global_values.narrow(2, kept, n).copy_(heads(v_global_, x, false));
-    }
-    // query t + i sees key start + j in its head's window, or when that key is global
-    const std::int64_t m = kept + n;
+  for (std::int64_t done = 0; done < run.fresh;) {
+    const detail::StateRow& row = s.rows[static_cast<std::size_t>(run.begin)];
+    if (row.length - row.start == capacity)
+      s.forget(run, row.length - std::min(capacity, s.reach + s.keep));
+    const std::int64_t held = row.length - row.start,
+                       n = std::min(run.fresh - done, capacity - held), m = held + n;
+    const auto [keys, values] = s.append(run, k.narrow(2, done, n), v.narrow(2, done, n));
+    // a query sees the keys of its head's window, and those that are global
     Tensor hidden = empty({h, n, m}, kBool);
     for (std::int64_t head = 0; head < h; ++head)
       for (std::int64_t i = 0; i < n; ++i)
         for (std::int64_t j = 0; j < m; ++j) {
-          const std::int64_t back = kept + i - j;
+          const std::int64_t back = held + i - j;
           hidden.data<bool>()[(head * n + i) * m + j] =
               back < 0 || back > o.window * dilation(head) || back % dilation(head) != 0;
         }
-    AttentionParams p;
-    p.attn_mask = hidden.to(x.device()).unsqueeze(0);
-    const Tensor causal_only =
-        s->global.defined()
-            ? detail::broadcast_to(arange(0, static_cast<double>(m)).reshape({1, m}) >
-                                       (arange(0, static_cast<double>(n)).reshape({n, 1}) +
-                                        static_cast<double>(kept)),
-                                   {n, m})
-                  .to(x.device())
-            : Tensor();
-    if (s->global.defined()) {
-      const Tensor seen =
-          logical_and(s->global.narrow(1, 0, m).reshape({-1, 1, 1, m}), logical_not(causal_only));
-      p.attn_mask = logical_and(p.attn_mask, logical_not(seen));
+    AttentionParams near;
+    near.attn_mask = hidden.to(q.device()).unsqueeze(0);
+    const Tensor mine = q.narrow(2, done, n);
+    if (!with_global) {
+      outputs.push_back(attention(mine, keys, values, near));
+      done += n;
+      continue;
     }
-    Tensor y = attention(heads(q_proj_, x, true, t), s->keys.narrow(2, 0, m),
-                         s->values.narrow(2, 0, m), p);
-    if (any_global) {
-      AttentionParams all;
-      all.attn_mask = causal_only;
-      const Tensor far = attention(heads(q_global_, x, true, t), s->global_keys.narrow(2, 0, m),
-                                   s->global_values.narrow(2, 0, m), all);
-      y = where(global_mask.narrow(1, done, n).reshape({-1, 1, n, 1}), far, y);
-    }
-    outputs.push_back(out_proj_(merge_heads(y)));
-    s->length += n;
+    const Tensor all_keys = run.of(s.global_keys), all_values = run.of(s.global_values),
+                 flags = run.of(s.global);
+    all_keys.narrow(2, held, n).copy_(k_global.narrow(2, done, n));
+    all_values.narrow(2, held, n).copy_(v_global.narrow(2, done, n));
+    const Tensor now = global.defined() ? global.narrow(1, done, n) : Tensor();
+    if (now.defined())
+      flags.narrow(1, held, n).copy_(now);
+    else
+      flags.narrow(1, held, n).fill_(0);
+    AttentionParams all;
+    all.attn_mask =
+        detail::broadcast_to(arange(m).reshape({1, m}) > arange(n).reshape({n, 1}) + held, {n, m})
+            .to(q.device());
+    near.attn_mask = logical_and(
+        near.attn_mask,
+        logical_or(logical_not(flags.narrow(1, 0, m).reshape({-1, 1, 1, m})), all.attn_mask));
+    Tensor y = attention(mine, keys, values, near);
+    if (now.defined() && any(now).item<bool>())
+      y = where(now.reshape({-1, 1, n, 1}),
+                attention(q_global.narrow(2, done, n), all_keys.narrow(2, 0, m),
+                          all_values.narrow(2, 0, m), all),
+                y);
+    outputs.push_back(y);
     done += n;
   }
-  return outputs.empty() ? zeros_like(x_t) : outputs.size() == 1 ? outputs[0] : concat(outputs, 1);
+  return outputs.size() == 1 ? outputs[0] : concat(outputs, 2);
+}
+
+Tensor LongformerAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
+  const auto& o = options_;
+  auto& s = detail::own_state<State>(who(), state);
+  const detail::StepTokens tokens = detail::check_step(who(), x_t, s, args,
+                                                       {.width = o.embed_dim,
+                                                        .causal = o.causal,
+                                                        .positions = o.rope != "none",
+                                                        .global_tokens = true});
+  s.check_heads(who(), o.num_heads, o.embed_dim / o.num_heads);
+  detail::check_room(who(), s.rows, tokens, s.max_len);
+  const Tensor& global = args.global_attention_mask;
+  DROPIN_CHECK(s.global.defined() || !global.defined() || !any(global).item<bool>(), StateError,
+               who(),
+               ": global_attention_mask names global tokens, but the state was made without: "
+               "init_state(batch, max_len, {.global_tokens = true})");
+  no_grad guard;
+  auto packed = [&](const Child<Linear>& proj) {
+    return tokens.packed(heads(proj, x_t, false), 2);
+  };
+  Projected p{packed(q_proj_), packed(k_proj_), packed(v_proj_), {}, {}, {}, {}};
+  if (s.global.defined()) {
+    p.q_global = packed(q_global_);
+    p.k_global = packed(k_global_);
+    p.v_global = packed(v_global_);
+    if (global.defined()) p.global = tokens.packed(global, 1);
+  }
+  const Tensor y =
+      detail::step_rows(s.rows, tokens, p.q.sizes(), 2, p.q.options(),
+                        [&](const detail::RowRun& run) { return step_run(s, run, tokens, p); });
+  s.saw(tokens.n, tokens.padding);
+  return out_proj_(merge_heads(y));
 }
 
 void LongformerAttention::translate_state(StateDict& state, const std::string& prefix,

@@ -26,6 +26,8 @@ MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const
                                                       const Tensor& value,
                                                       const SequenceArgs& args) {
   const auto& o = options_;
+  detail::refuse(who(), "global_attention_mask", args.global_attention_mask,
+                 detail::kNoGlobalTokens);
   detail::check_attention_inputs(who(), query, key, value, o.embed_dim,
                                  o.kdim.value_or(o.embed_dim), o.vdim.value_or(o.embed_dim));
   const std::int64_t lq = query.size(1), lk = key.size(1);
@@ -53,33 +55,50 @@ MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const
   return r;
 }
 
-Box<SequenceState> MultiheadAttention::init_state(std::int64_t batch, std::int64_t max_len) {
+Box<SequenceState> MultiheadAttention::init_state(std::int64_t batch, std::int64_t max_len,
+                                                  const StateOptions& options) {
   DROPIN_CHECK(options_.causal, OptionError, who(), ": step() needs causal = true");
-  return detail::key_value_state(who(), batch, max_len, kv_heads(),
-                                 options_.embed_dim / options_.num_heads,
-                                 parameters()[0].options());
+  detail::check_state_sizes(who(), batch, max_len, options);
+  return Box<KeyValueState>(new KeyValueState(batch, max_len, kv_heads(), max_len,
+                                              options_.embed_dim / options_.num_heads,
+                                              parameters()[0].options()));
 }
 
-Tensor MultiheadAttention::step(const Tensor& x_t, SequenceState& state) {
-  KeyValueState& s = detail::check_step(who(), x_t, state, options_.causal, options_.embed_dim);
-  no_grad guard;
+Tensor MultiheadAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
   const auto& o = options_;
-  const std::int64_t t = s.length;
-  const Tensor q = rope(split_heads(q_proj_(x_t), o.num_heads), o.rope, o.rope_base, t);
-  const auto [keys, values] =
-      s.append(rope(split_heads(k_proj_(x_t), kv_heads()), o.rope, o.rope_base, t),
-               split_heads(v_proj_(x_t), kv_heads()));
-  AttentionParams p;
-  p.scale = o.scale;
-  p.causal = true;
-  p.alibi = o.alibi;
-  return out_proj_(merge_heads(attention(q, keys, values, p)));
+  auto& s = detail::own_state<KeyValueState>(who(), state);
+  const detail::StepTokens tokens = detail::check_step(
+      who(), x_t, s, args,
+      {.width = o.embed_dim, .causal = o.causal, .positions = o.rope != "none" || o.alibi});
+  s.check_heads(who(), kv_heads(), o.embed_dim / o.num_heads);
+  detail::check_room(who(), s.rows, tokens, s.max_len);
+  no_grad guard;
+  const Tensor q = tokens.packed(split_heads(q_proj_(x_t), o.num_heads), 2),
+               k = tokens.packed(split_heads(k_proj_(x_t), kv_heads()), 2),
+               v = tokens.packed(split_heads(v_proj_(x_t), kv_heads()), 2);
+  const Tensor y =
+      detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
+        const std::int64_t t = s.length_of(run);
+        auto turn = [&](const Tensor& x) {
+          return detail::rope_of(run, tokens, run.fresh_of(x, 2), o.rope, o.rope_base, t);
+        };
+        AttentionParams p;
+        p.scale = o.scale;
+        p.causal = true;
+        p.alibi = o.alibi;
+        if (o.alibi && s.append_positions(run, tokens)) {
+          p.alibi = false;
+          p.attn_mask = s.alibi(run, o.num_heads, q.options());
+        }
+        const auto [keys, values] = s.append(run, turn(k), run.fresh_of(v, 2));
+        return attention(turn(q), keys, values, p);
+      });
+  s.saw(tokens.n, tokens.padding);
+  return out_proj_(merge_heads(y));
 }
 
 NamedTensors MultiheadAttention::call(const NamedTensors& in) {
-  SequenceArgs args;
-  args.key_padding_mask = in.find("key_padding_mask");
-  args.attn_mask = in.find("attn_mask");
+  const SequenceArgs args = args_of(in);
   const Tensor x = in.contains("query") ? Tensor() : in.get("x", who());
   const Tensor query = x.defined() ? x : in.get("query", who()),
                key = x.defined() ? x : in.get("key", who()),

@@ -32,21 +32,28 @@ void register_sequence(Registry& r) {
   r.add<HyenaOperator>();
   r.add<CausalConv1d>();
   r.add<HyenaFilter>();
-  r.add_function<FftConvOptions>(
-      "fft_conv", "ImageMixer", "causal convolution as long as the sequence, with gates",
-      [](const FftConvOptions& o, const NamedTensors& in) -> NamedTensors {
-        return {{"y", fft_conv(in.get("u", "fft_conv"), in.get("k", "fft_conv"), in.find("D"),
+  r.add(FunctionInfo<FftConvOptions>{
+      .name = "fft_conv",
+      .family = "ImageMixer",
+      .summary = "causal convolution as long as the sequence, with gates",
+      .replaces = "Conv1d",
+      .paper = "Poli et al. 2023, arXiv 2302.10866",
+      .call = [](const FftConvOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"y", fft_conv(in["u"], in["k"], in.find("D"),
                                {.k_rev = in.find("k_rev"),
                                 .pre_gate = in.find("pre_gate"),
                                 .post_gate = in.find("post_gate"),
                                 .keep_spectra = o.keep_spectra})}};
       },
-      "Conv1d", "Poli et al. 2023, arXiv 2302.10866",
-      [](std::int64_t n) -> NamedTensors {
-        return {{"u", randn({1, 64, (n + 63) / 64})},
-                {"k", randn({64, (n + 63) / 64})},
-                {"D", randn({64})}};
-      });
+      .inputs = [](const FftConvOptions&, const SampleSpec& s) -> Sample {
+        static constexpr std::int64_t kLengths[] = {9, 16, 4096, 131072};
+        const std::int64_t length = s.length >= 0 ? s.length : s.of(kLengths),
+                           channels = s.size ? 64 : 4, batch = s.batch >= 0 ? s.batch : 1;
+        return {{{"u", s.normal({batch, channels, length})},
+                 {"k", s.normal({channels, length})},
+                 {"D", s.normal({channels})}},
+                {"k", "D"}};
+      }});
 }
 
 }  // namespace dropin

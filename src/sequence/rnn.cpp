@@ -50,58 +50,63 @@ Tensor RecurrentLayer::run(const Tensor& x, RecurrentState& s) const {
   return y;
 }
 
-Tensor RecurrentLayer::forward(const Tensor& x, const SequenceArgs& args) {
-  DROPIN_CHECK(x.dim() == 3 && x.size(2) == input_, ShapeError, type(), ": x is ", x.sizes(),
-               ", expected [B, L, ", input_, "]");
-  DROPIN_CHECK(!args.attn_mask.defined(), OptionError, type(),
-               ": attn_mask has no meaning for a recurrent layer");
-  const Tensor& pad = args.key_padding_mask;
-  if (pad.defined()) {
-    DROPIN_CHECK(pad.dtype() == kBool, DTypeError, type(), ": key_padding_mask is ", pad.dtype(),
-                 ", expected bool");
-    DROPIN_CHECK(pad.dim() == 2 && pad.size(0) == x.size(0) && pad.size(1) == x.size(1), ShapeError,
-                 type(), ": key_padding_mask is ", pad.sizes(), ", expected [", x.size(0), ", ",
-                 x.size(1), "]");
-  }
-  if (!pad.defined()) {
-    Box<SequenceState> s = init_state(x.size(0), x.size(1));
-    return run(x, static_cast<RecurrentState&>(*s));
-  }
-  // step over padding: keep the old state where the step is padded
-  Box<SequenceState> boxed = init_state(x.size(0), x.size(1));
-  auto& s = static_cast<RecurrentState&>(*boxed);
+Tensor RecurrentLayer::run_over(const Tensor& x, const Tensor& padding, RecurrentState& s) const {
   Tensors out;
   for (std::int64_t t = 0; t < x.size(1); ++t) {
     RecurrentState next;
     next.h = s.h;
     next.c = s.c;
-    const Tensor skip = pad.select(1, t).reshape({1, -1, 1});
-    const Tensor y = run(where(skip.reshape({-1, 1, 1}), 0.0, x.narrow(1, t, 1)), next);
+    const Tensor skip = padding.select(1, t).reshape({1, -1, 1}), row = skip.reshape({-1, 1, 1}),
+                 y = run(where(row, 0.0, x.narrow(1, t, 1)), next);
     s.h = where(skip, s.h, next.h);
     if (s.c.defined()) s.c = where(skip, s.c, next.c);
-    out.push_back(where(skip.reshape({-1, 1, 1}), 0.0, y));
+    out.push_back(where(row, 0.0, y));
   }
   return out.empty() ? zeros({x.size(0), 0, hidden_}, x.options()) : concat(out, 1);
 }
 
-Box<SequenceState> RecurrentLayer::init_state(std::int64_t batch, std::int64_t) {
-  DROPIN_CHECK(batch >= 0, OptionError, type(), ": init_state: batch is ", batch);
-  auto s = Box<RecurrentState>(new RecurrentState);
+Tensor RecurrentLayer::forward(const Tensor& x, const SequenceArgs& args) {
+  DROPIN_CHECK(x.dim() == 3 && x.size(2) == input_, ShapeError, type(), ": x is ", x.sizes(),
+               ", expected [B, L, ", input_, "]");
+  refuse(type(), "attn_mask", args.attn_mask, "a recurrent layer has no scores");
+  refuse(type(), "global_attention_mask", args.global_attention_mask, kNoGlobalTokens);
+  check_mask(type(), "key_padding_mask", args.key_padding_mask, x);
+  Box<SequenceState> state = init_state(x.size(0), x.size(1));
+  auto& s = static_cast<RecurrentState&>(*state);
+  return args.key_padding_mask.defined() ? run_over(x, args.key_padding_mask, s) : run(x, s);
+}
+
+Box<SequenceState> RecurrentLayer::init_state(std::int64_t batch, std::int64_t max_len,
+                                              const StateOptions& options) {
+  check_state_sizes(type(), batch, max_len, options);
+  auto s = Box<RecurrentState>(new RecurrentState(batch));
   const TensorOptions like = layers_[0].w_ih->options();
   s->h = zeros({static_cast<std::int64_t>(layers_.size()), batch, hidden_}, like);
   if (has_cell()) s->c = zeros_like(s->h);
+  s->kept.keep = options.keep;
   return s;
 }
 
-Tensor RecurrentLayer::step(const Tensor& x_t, SequenceState& state) {
-  auto* s = dynamic_cast<RecurrentState*>(&state);
-  DROPIN_CHECK(s, StateError, type(), ": step() was given the state of another layer type");
-  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == input_, ShapeError, type(), ": x_t is ",
-               x_t.sizes(), ", expected [B, n, ", input_, "]");
-  DROPIN_CHECK(x_t.size(0) == s->h.size(1), ShapeError, type(), ": x_t has batch ", x_t.size(0),
-               ", the state ", s->h.size(1));
+Tensor RecurrentLayer::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
+  auto& s = own_state<RecurrentState>(type(), state);
+  const StepTokens tokens = check_step(type(), x_t, s, args, {.width = input_});
+  const Shape want{static_cast<std::int64_t>(layers_.size()), x_t.size(0), hidden_};
+  DROPIN_CHECK(s.h.sizes() == want && s.c.defined() == has_cell(), StateError, type(),
+               ": the state is of another layer: its h is ", s.h.sizes(), ", expected ", want,
+               has_cell() ? " and c" : " and no c");
   no_grad guard;
-  return run(x_t, *s);
+  const Tensor y = step_remembered(
+      s.kept, tokens.n,
+      [&](std::int64_t first, std::int64_t n) {
+        const Tensor x = x_t.narrow(1, first, n);
+        return tokens.padding.defined() ? run_over(x, tokens.hidden.narrow(1, first, n), s)
+                                        : run(x, s);
+      },
+      [&] {
+        return Tensors{s.h, s.c};
+      });
+  s.saw(tokens.n, tokens.padding);
+  return y;
 }
 
 }  // namespace detail

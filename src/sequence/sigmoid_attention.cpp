@@ -58,16 +58,15 @@ double SigmoidAttention::bias_for(std::int64_t keys) const {
 }
 
 Tensor SigmoidAttention::project(const Child<Linear>& proj, const Child<LayerNorm>& norm,
-                                 const Tensor& x, std::int64_t start) const {
+                                 const Tensor& x) const {
   const Tensor h = split_heads(proj(x), options_.num_heads);
-  return rope(norm ? norm(h) : h, options_.rope, options_.rope_base, start);
+  return norm ? norm(h) : h;
 }
 
-Tensor SigmoidAttention::mix(Tensor q, Tensor k, const Tensor& v, AttentionParams p) {
+Tensor SigmoidAttention::mix(Tensor q, Tensor k, const Tensor& v, AttentionParams p) const {
   const auto& o = options_;
   const std::int64_t lq = q.size(2), lk = k.size(2);
   p.causal = o.causal;
-  p.alibi = o.alibi;
   p.causal_offset = lk - lq;
   if (o.window[0] >= 0) p.window_left = o.window[0];
   if (o.window[1] >= 0) p.window_right = o.window[1];
@@ -79,7 +78,11 @@ Tensor SigmoidAttention::mix(Tensor q, Tensor k, const Tensor& v, AttentionParam
     k = concat({k, ones({k.size(0), k.size(1), lk, 1}, k.options())}, -1);
     p.sigmoid_bias = 0;
   }
-  Tensor y = out_proj_(merge_heads(attention(q, k, v, p)));
+  return attention(q, k, v, p);
+}
+
+Tensor SigmoidAttention::finish(const Tensor& heads) {
+  Tensor y = out_proj_(merge_heads(heads));
   if (hybrid_norm_) y = hybrid_norm_(y);
   return layer_scale_->defined() ? y * *layer_scale_ : y;
 }
@@ -98,40 +101,67 @@ Tensor SigmoidAttention::attend(const Tensor& query, const Tensor& key, const Te
     warn_once(
         "SigmoidAttention: sigmoid_bias = 0 without alibi: the output grows with the number of "
         "keys, and more than 256 came; \"-log_n\" keeps it");
+  detail::refuse(who(), "global_attention_mask", args.global_attention_mask,
+                 detail::kNoGlobalTokens);
   AttentionParams p;
+  p.alibi = o.alibi;
   p.key_padding_mask = args.key_padding_mask;
   p.attn_mask = detail::check_attn_mask(who(), args.attn_mask, query.size(0), o.num_heads, lq, lk);
   DROPIN_CHECK(!p.attn_mask.defined() || p.attn_mask.dtype() == kBool, DTypeError, who(),
                ": attn_mask is ", p.attn_mask.dtype(), ", expected bool (true = forbidden)");
   p.dropout_p = is_training() ? o.dropout : 0;
-  return mix(project(q_proj_, q_norm_, query, o.causal ? lk - lq : 0),
-             project(k_proj_, k_norm_, key, 0), split_heads(v_proj_(value), o.num_heads), p);
+  const Tensor q = rope(project(q_proj_, q_norm_, query), o.rope, o.rope_base,
+                        o.causal ? lk - lq : 0),
+               k = rope(project(k_proj_, k_norm_, key), o.rope, o.rope_base);
+  return finish(mix(q, k, split_heads(v_proj_(value), o.num_heads), p));
 }
 
-Box<SequenceState> SigmoidAttention::init_state(std::int64_t batch, std::int64_t max_len) {
+Box<SequenceState> SigmoidAttention::init_state(std::int64_t batch, std::int64_t max_len,
+                                                const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
   DROPIN_CHECK(o.sigmoid_bias.name.empty() || o.max_seq_len > 0 || o.learned_bias, OptionError,
                who(),
                ": step() needs a bias that stays the same from call to call; give max_seq_len, a "
                "number as sigmoid_bias, or learned_bias");
-  return detail::key_value_state(who(), batch, max_len, o.num_heads, o.embed_dim / o.num_heads,
-                                 parameters()[0].options());
+  detail::check_state_sizes(who(), batch, max_len, options);
+  return Box<KeyValueState>(new KeyValueState(
+      batch, max_len, o.num_heads, max_len, o.embed_dim / o.num_heads, parameters()[0].options()));
 }
 
-Tensor SigmoidAttention::step(const Tensor& x_t, SequenceState& state) {
-  KeyValueState& s = detail::check_step(who(), x_t, state, options_.causal, options_.embed_dim);
+Tensor SigmoidAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
+  const auto& o = options_;
+  auto& s = detail::own_state<KeyValueState>(who(), state);
+  const detail::StepTokens tokens = detail::check_step(
+      who(), x_t, s, args,
+      {.width = o.embed_dim, .causal = o.causal, .positions = o.rope != "none" || o.alibi});
+  s.check_heads(who(), o.num_heads, o.embed_dim / o.num_heads);
+  detail::check_room(who(), s.rows, tokens, s.max_len);
   no_grad guard;
-  const std::int64_t t = s.length;
-  const auto [keys, values] =
-      s.append(project(k_proj_, k_norm_, x_t, t), split_heads(v_proj_(x_t), options_.num_heads));
-  return mix(project(q_proj_, q_norm_, x_t, t), keys, values, {});
+  const Tensor q = tokens.packed(project(q_proj_, q_norm_, x_t), 2),
+               k = tokens.packed(project(k_proj_, k_norm_, x_t), 2),
+               v = tokens.packed(split_heads(v_proj_(x_t), o.num_heads), 2);
+  const Tensor y =
+      detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
+        const std::int64_t t = s.length_of(run);
+        auto turn = [&](const Tensor& x) {
+          return detail::rope_of(run, tokens, run.fresh_of(x, 2), o.rope, o.rope_base, t);
+        };
+        AttentionParams p;
+        p.alibi = o.alibi;
+        if (o.alibi && s.append_positions(run, tokens)) {
+          p.alibi = false;
+          p.attn_mask = s.alibi(run, o.num_heads, q.options());
+        }
+        const auto [keys, values] = s.append(run, turn(k), run.fresh_of(v, 2));
+        return mix(turn(q), keys, values, p);
+      });
+  s.saw(tokens.n, tokens.padding);
+  return finish(y);
 }
 
 NamedTensors SigmoidAttention::call(const NamedTensors& in) {
-  SequenceArgs args;
-  args.key_padding_mask = in.find("key_padding_mask");
-  args.attn_mask = in.find("attn_mask");
+  const SequenceArgs args = args_of(in);
   if (!in.contains("query")) return {{"y", forward(in.get("x", who()), args)}};
   return {
       {"y", attend(in.get("query", who()), in.get("key", who()), in.get("value", who()), args)}};

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <ostream>
 
 #include "dropin/tensor/tensor.h"
 
@@ -57,9 +58,10 @@ struct Printer {
   std::size_t width = 0;
 
   std::string element(const Tensor& x) const {
+    if (!real && t.dtype() != kBool)
+      return fmt::format("{:>{}}", fmt::format("{}", x.item<std::int64_t>()), width);
     const double v = x.item();
     if (t.dtype() == kBool) return fmt::format("{:>{}}", v != 0 ? "True" : "False", width);
-    if (!real) return fmt::format("{:>{}}", fmt::format("{}", static_cast<std::int64_t>(v)), width);
     return f.one(v);
   }
   std::string row(const Tensor& x, int indent) const {
@@ -140,11 +142,13 @@ std::string Tensor::str() const {
     for (double v : shown)
       p.width = std::max(p.width, dtype() == kBool
                                       ? (v != 0 ? std::size_t{4} : std::size_t{5})
-                                      : fmt::format("{}", static_cast<std::int64_t>(v)).size());
+                                      : fmt::format("{}", Scalar(v).to_int64()).size());
   if (!device().is_cpu()) suffix += fmt::format(", device='{}'", device().str());
   if (!common) suffix += fmt::format(", dtype={}", name(dtype()));
   if (requires_grad()) suffix += is_leaf() ? ", requires_grad=True" : ", grad_fn=<...>";
   return "tensor(" + p.block(x, 7) + suffix + ")";
 }
+
+std::ostream& operator<<(std::ostream& out, const Tensor& t) { return out << t.str(); }
 
 }  // namespace dropin

@@ -9,7 +9,7 @@
 
 #include "dropin/dispatch/dispatch.h"
 #include "kernels/elementwise/kernel.h"
-#include "kernels/random/kernel.h"
+#include "tensor/write.h"
 
 namespace dropin {
 
@@ -64,14 +64,37 @@ abi::TensorOut Tensor::out() const {
   return r;
 }
 
+std::int64_t Scalar::to_int64() const {
+  if (!is_floating()) return whole_;
+  if (real_ != real_) return 0;
+  if (real_ >= 0x1p63) return std::numeric_limits<std::int64_t>::max();
+  return real_ <= -0x1p63 ? std::numeric_limits<std::int64_t>::min()
+                          : static_cast<std::int64_t>(real_);
+}
+
+std::vector<std::int64_t> Tensor::whole_values() const {
+  const Tensor x = detach().to(kInt64).to(kCPU).contiguous();
+  const std::int64_t* p = x.data<std::int64_t>();
+  return {p, p + x.numel()};
+}
 std::vector<double> Tensor::values() const {
   const Tensor x = detach().to(kFloat64).to(kCPU).contiguous();
   const double* p = x.data<double>();
   return {p, p + x.numel()};
 }
+namespace {
+void check_single(const Tensor& t) {
+  if (t.numel() != 1)
+    fail<ShapeError>({"item: the tensor is ", t.sizes(), ", expected exactly one element"});
+}
+}  // namespace
+std::int64_t Tensor::item_as_int64() const {
+  check_single(*this);
+  if (dtype() == kInt64 && device().is_cpu()) return *data<std::int64_t>();
+  return whole_values()[0];
+}
 double Tensor::item_as_double() const {
-  if (numel() != 1)
-    fail<ShapeError>({"item: the tensor is ", sizes(), ", expected exactly one element"});
+  check_single(*this);
   if (dtype() == kFloat32 && device().is_cpu()) return *data<float>();
   if (dtype() == kInt64 && device().is_cpu()) return static_cast<double>(*data<std::int64_t>());
   return values()[0];
@@ -122,18 +145,30 @@ Tensor broadcast_to(const Tensor& x, const Shape& sizes) {
   return alias(x, sizes, strides, x.storage_offset());
 }
 
+void fill(const Tensor& t, const Scalar& value) {
+  const double v = value.to_double();
+  if (!value.fits_double()) {  // the kernel takes a double; an integer goes by way of a tensor
+    const std::int64_t whole = value.to_int64();
+    const Tensor one = from_blob(const_cast<std::int64_t*>(&whole), {}, kInt64);
+    run<kernels::copy>(t.device(), broadcast_to(one.to(t.dtype()).to(t.device()), t.sizes()).in(),
+                       t.out());
+  } else if (v == 0 && !std::signbit(v) && t.device().is_cpu() && t.is_contiguous()) {
+    if (t.numel())
+      std::memset(t.data_ptr(), 0, static_cast<std::size_t>(t.numel() * item_size(t.dtype())));
+  } else {
+    run<kernels::fill>(t.device(), v, t.out());
+  }
+}
+
 }  // namespace detail
 
 Tensor empty(const Shape& sizes, const TensorOptions& o) {
   return make(make_ref<Storage>(checked_bytes(sizes, o.dtype), o.device), sizes,
               contiguous_strides(sizes), 0, o.dtype);
 }
-Tensor full(const Shape& sizes, double value, const TensorOptions& o) {
+Tensor full(const Shape& sizes, const Scalar& value, const TensorOptions& o) {
   Tensor t = empty(sizes, o);
-  if (value == 0 && !std::signbit(value) && o.device.is_cpu() && t.numel())
-    std::memset(t.data_ptr(), 0, t.impl()->storage->bytes());
-  else
-    run<kernels::fill>(o.device, value, t.out());
+  detail::fill(t, value);
   return t;
 }
 Tensor zeros(const Shape& sizes, const TensorOptions& o) { return full(sizes, 0, o); }
@@ -141,7 +176,7 @@ Tensor ones(const Shape& sizes, const TensorOptions& o) { return full(sizes, 1, 
 Tensor empty_like(const Tensor& x) { return empty(x.sizes(), x.options()); }
 Tensor zeros_like(const Tensor& x) { return zeros(x.sizes(), x.options()); }
 Tensor ones_like(const Tensor& x) { return ones(x.sizes(), x.options()); }
-Tensor scalar(double value, const TensorOptions& o) { return full({}, value, o); }
+Tensor scalar(const Scalar& value, const TensorOptions& o) { return full({}, value, o); }
 
 Tensor tensor(const std::vector<double>& values, const Shape& sizes, const TensorOptions& o) {
   if (sizes.numel() != static_cast<std::int64_t>(values.size()))
@@ -154,15 +189,53 @@ Tensor tensor(const std::vector<double>& values, const TensorOptions& o) {
   return tensor(values, {static_cast<std::int64_t>(values.size())}, o);
 }
 
-Tensor arange(double start, double end, double step, const TensorOptions& o) {
+Tensor detail::whole_tensor(const std::vector<std::int64_t>& values, const Shape& sizes,
+                            const TensorOptions& o) {
+  if (sizes.numel() != static_cast<std::int64_t>(values.size()))
+    fail<ShapeError>({"tensor: ", values.size(), " values for the shape ", sizes});
+  Tensor t = empty(sizes, kInt64);
+  std::copy(values.begin(), values.end(), t.data<std::int64_t>());
+  return t.to(o.dtype).to(o.device);
+}
+
+namespace {
+
+Tensor whole_range(std::int64_t start, std::int64_t end, std::int64_t step,
+                   const TensorOptions& o) {
+  // counted in unsigned numbers: the distance of two int64 may not be one
+  const auto u = [](std::int64_t v) { return static_cast<std::uint64_t>(v); };
+  const std::uint64_t distance = step > 0 ? u(end) - u(start) : u(start) - u(end);
+  const std::uint64_t stride = step > 0 ? u(step) : 0 - u(step);
+  const bool any = step > 0 ? start < end : start > end;
+  const std::uint64_t count = any ? (distance - 1) / stride + 1 : 0;
+  if (count > std::uint64_t{1'000'000'000'000})
+    fail<OutOfMemoryError>({"arange: ", static_cast<double>(count), " values"});
+  std::vector<std::int64_t> v(count);
+  for (std::uint64_t i = 0; i < count; ++i)
+    v[i] = static_cast<std::int64_t>(u(start) + i * u(step));
+  return detail::whole_tensor(v, {static_cast<std::int64_t>(count)}, o);
+}
+
+}  // namespace
+
+Tensor arange(const Scalar& start_, const Scalar& end_, const Scalar& step_,
+              const TensorOptions& o) {
+  const double start = start_.to_double(), end = end_.to_double(), step = step_.to_double();
   if (step == 0 || !std::isfinite(step) || !std::isfinite(start) || !std::isfinite(end))
     fail<OptionError>({"arange: from ", start, " to ", end, " by ", step});
+  if (!start_.is_floating() && !end_.is_floating() && !step_.is_floating())
+    return whole_range(start_.to_int64(), end_.to_int64(), step_.to_int64(), o);
   const double count = std::ceil((end - start) / step);
   if (count > 1e12) fail<OutOfMemoryError>({"arange: ", count, " values"});
   std::vector<double> v(static_cast<std::size_t>(std::max(count, 0.0)));
   for (std::size_t i = 0; i < v.size(); ++i) v[i] = start + static_cast<double>(i) * step;
   return tensor(v, o);
 }
+Tensor arange(const Scalar& start, const Scalar& end, const Scalar& step) {
+  const bool real = start.is_floating() || end.is_floating() || step.is_floating();
+  return arange(start, end, step, real ? kFloat32 : kInt64);
+}
+Tensor arange(const Scalar& end) { return arange(0, end); }
 Tensor linspace(double start, double end, std::int64_t steps, const TensorOptions& o) {
   if (steps < 0) fail<OptionError>({"linspace: steps is ", steps, ", expected at least 0"});
   std::vector<double> v(static_cast<std::size_t>(steps));
@@ -208,9 +281,8 @@ Generator& default_generator() {
 }
 void manual_seed(std::uint64_t seed) { default_generator().manual_seed(seed); }
 
-namespace {
-
-void random_into(const Tensor& y, kernels::Distribution d, double a, double b, Generator* g) {
+void detail::random_into(const Tensor& y, kernels::Distribution d, double a, double b,
+                         Generator* g) {
   if (!g) g = &default_generator();
   const bool wide = y.dtype() == kFloat64 || d == kernels::Distribution::Integer;
   const auto n = static_cast<std::uint64_t>(y.numel());
@@ -222,33 +294,21 @@ void random_into(const Tensor& y, kernels::Distribution d, double a, double b, G
   run<kernels::copy>(y.device(), t.in(), y.out());
 }
 
-}  // namespace
-
-Tensor& Tensor::uniform_(double a, double b, Generator* g) {
-  bump_version();
-  random_into(*this, kernels::Distribution::Uniform, a, b, g);
-  return *this;
-}
-Tensor& Tensor::normal_(double mean, double std, Generator* g) {
-  bump_version();
-  random_into(*this, kernels::Distribution::Normal, mean, std, g);
-  return *this;
-}
 Tensor rand(const Shape& sizes, const TensorOptions& o, Generator* g) {
   Tensor t = empty(sizes, o);
-  random_into(t, kernels::Distribution::Uniform, 0, 1, g);
+  detail::random_into(t, kernels::Distribution::Uniform, 0, 1, g);
   return t;
 }
 Tensor randn(const Shape& sizes, const TensorOptions& o, Generator* g) {
   Tensor t = empty(sizes, o);
-  random_into(t, kernels::Distribution::Normal, 0, 1, g);
+  detail::random_into(t, kernels::Distribution::Normal, 0, 1, g);
   return t;
 }
 Tensor randint(std::int64_t low, std::int64_t high, const Shape& sizes, const TensorOptions& o,
                Generator* g) {
   if (low >= high) fail<OptionError>({"randint: the range ", low, " to ", high, " is empty"});
   Tensor t = empty(sizes, {kInt64, o.device});
-  random_into(t, kernels::Distribution::Integer, static_cast<double>(low),
+  detail::random_into(t, kernels::Distribution::Integer, static_cast<double>(low),
               static_cast<double>(high), g);
   return t.to(o.dtype);
 }

@@ -29,10 +29,8 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const ComponentInfo& c = all[data[0] % all.size()];
   try {
     Json options = tamed(Json::parse(fuzz::text(data + 1, size - 1)));
-    if (c.family == "Dataset") return 0;  // its options name folders of this machine
-    if (const Json* bits = options.find("bits");
-        c.name == "fewbit_table" && bits && bits->is_int() && bits->as_int() > 4)
-      return 0;  // solved anew, for many seconds
+    if (traits_of(c, options).reads_files) return 0;  // its options name folders of this machine
+    if (c.slow && c.slow(options)) return 0;
     if (c.kind == ComponentKind::Module) {
       const Box<Module> m = make(c.name, options);
       fuzz::expect(make(c.name, m->options_json())->options_json() == m->options_json(),

@@ -2,6 +2,7 @@
 
 #include <atomic>
 
+#include "dropin/sequence/multihead_attention.h"
 #include "support.h"
 
 namespace dropin {

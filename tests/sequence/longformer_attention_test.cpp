@@ -1,5 +1,6 @@
 #include "dropin/sequence/longformer_attention.h"
 
+#include "dropin/sequence/multihead_attention.h"
 #include "support.h"
 
 namespace dropin {
@@ -159,14 +160,16 @@ TEST(LongformerAttention, StepsWithGlobalTokensEqualForward) {
     Tensor(w).copy_(random(w.sizes(), kFloat64, ++seed) * 0.5);
   const Tensor x = random({2, 20, 8}), global = mask_of(2, 20, {{0, 0}, {0, 7}, {1, 13}}),
                y = m(x, {.global_attention_mask = global});
-  Box<SequenceState> s = m.init_state(2, 20, true);
-  EXPECT_LT(
-      max_difference(m.step(x.narrow(1, 0, 9), *s, global.narrow(1, 0, 9)), y.narrow(1, 0, 9)),
-      1e-12);
+  Box<SequenceState> s = m.init_state(2, 20, {.global_tokens = true});
+  EXPECT_LT(max_difference(
+                m.step(x.narrow(1, 0, 9), *s, {.global_attention_mask = global.narrow(1, 0, 9)}),
+                y.narrow(1, 0, 9)),
+            1e-12);
   for (std::int64_t t = 9; t < 20; ++t)
-    EXPECT_LT(
-        max_difference(m.step(x.narrow(1, t, 1), *s, global.narrow(1, t, 1)), y.narrow(1, t, 1)),
-        1e-12)
+    EXPECT_LT(max_difference(
+                  m.step(x.narrow(1, t, 1), *s, {.global_attention_mask = global.narrow(1, t, 1)}),
+                  y.narrow(1, t, 1)),
+              1e-12)
         << t;
 }
 

@@ -69,19 +69,6 @@ TEST(Torch, ALayerComputesAndDifferentiatesAsTorchsOwn) {
   }
 }
 
-TEST(Torch, MultiheadAttentionTakesTorchsWeights) {
-  torch::manual_seed(2);
-  torch::nn::MultiheadAttention reference(torch::nn::MultiheadAttentionOptions(8, 2));
-  Layer layer = interop::from_layer(*reference);
-  const torch::Tensor x = torch::randn({2, 5, 8}), t = x.transpose(0, 1);
-  const torch::Tensor want = std::get<0>(reference->forward(t, t, t)).transpose(0, 1);
-  EXPECT_LT(worst(layer->forward(x), want), 1e-5);
-  torch::Tensor mask = torch::zeros({2, 5}, torch::kBool);
-  mask[0][4] = true;
-  const torch::Tensor masked = std::get<0>(reference->forward(t, t, t, mask)).transpose(0, 1);
-  EXPECT_LT(worst(layer->call({{"x", x}, {"key_padding_mask", mask}}).at("y"), masked), 1e-5);
-}
-
 TEST(Torch, TorchsOptimizerTrainsALayer) {
   torch::manual_seed(3);
   struct Net : torch::nn::Module {
@@ -237,6 +224,122 @@ TEST(Torch, DropinOptimizersTrainTorchParameters) {
     EXPECT_GT(a->weight._version(), version);
     EXPECT_LT(worst(a->weight, b->weight), std::string(name) == "AdamW8bit" ? 2e-2 : 1e-5) << name;
   }
+}
+
+// What a torch layer becomes computes what the torch layer did, or there is no counterpart.
+TEST(Torch, EveryCounterpartIsTheSameFunction) {
+  torch::manual_seed(3);
+  namespace nn = torch::nn;
+  auto same = [](auto layer, const torch::Tensor& x) {
+    layer->eval();
+    Layer ours = interop::from_layer(*layer);
+    ours->eval();
+    torch::NoGradGuard guard;
+    torch::Tensor want;
+    if constexpr (requires { std::get<0>(layer->forward(x)); })
+      want = std::get<0>(layer->forward(x));
+    else
+      want = layer->forward(x);
+    const torch::Tensor got = ours->forward(x);
+    ASSERT_EQ(got.sizes(), want.sizes()) << ours->type();
+    EXPECT_LT(worst(got, want), 1e-5) << ours->type();
+  };
+  const torch::Tensor rows = torch::linspace(-4, 4, 200).reshape({50, 4});
+  const torch::Tensor pictures = torch::randn({2, 4, 7, 6}), signals = torch::randn({2, 4, 9});
+  const torch::Tensor sequences = torch::randn({5, 3, 8});  // [L, B, E] and [B, L, E] alike
+  same(nn::Linear(4, 3), rows);
+  same(nn::GELU(), rows);
+  same(nn::GELU(nn::GELUOptions().approximate("tanh")), rows);
+  same(nn::SiLU(), rows);
+  same(nn::ReLU(), rows);
+  same(nn::Sigmoid(), rows);
+  same(nn::Tanh(), rows);
+  same(nn::LayerNorm(nn::LayerNormOptions({4})), rows);
+  same(nn::Conv2d(nn::Conv2dOptions(4, 6, {3, 5}).stride(2).padding({1, 2}).groups(2)), pictures);
+  same(nn::Conv1d(nn::Conv1dOptions(4, 6, 3).stride(2).padding(1).dilation(2)), signals);
+  same(nn::Embedding(11, 8), torch::randint(0, 11, {2, 5}));
+  same(nn::LSTM(nn::LSTMOptions(8, 6).num_layers(2)), sequences);
+  same(nn::LSTM(nn::LSTMOptions(8, 6).batch_first(true)), sequences);
+  same(nn::GRU(nn::GRUOptions(8, 6)), sequences);
+  nn::BatchNorm2d norm(nn::BatchNorm2dOptions(4).eps(1e-3));
+  for (int i = 0; i < 3; ++i) norm->forward(torch::randn({8, 4, 3, 3}) * 2 + 1);
+  same(norm, pictures);
+
+  EXPECT_FALSE(interop::component_of(*nn::LSTM(nn::LSTMOptions(8, 6).bidirectional(true))));
+  EXPECT_FALSE(interop::component_of(
+      *nn::Conv2d(nn::Conv2dOptions(4, 4, 3).padding(1).padding_mode(torch::kReflect))));
+  EXPECT_FALSE(interop::component_of(*nn::Embedding(nn::EmbeddingOptions(5, 3).max_norm(1.0))));
+}
+
+TEST(Torch, AttentionKeepsTorchsLayout) {
+  torch::manual_seed(4);
+  torch::nn::MultiheadAttention attention(torch::nn::MultiheadAttentionOptions(8, 2));
+  attention->eval();
+  const torch::Tensor x = torch::randn({5, 3, 8}).requires_grad_();  // [L, B, E]
+  Layer layer = interop::from_layer(*attention);
+  EXPECT_TRUE(layer->sequence_first());
+  layer->eval();
+  EXPECT_LT(worst(layer->forward(x), std::get<0>(attention->forward(x, x, x))), 1e-5);
+  const torch::Tensor pad = torch::zeros({3, 5}, torch::kBool);
+  pad[1][4] = true;
+  const torch::Tensor got = layer->call({{"x", x}, {"key_padding_mask", pad}}).at("y");
+  EXPECT_LT(worst(got, std::get<0>(attention->forward(x, x, x, pad))), 1e-5);
+  got.sum().backward();
+  EXPECT_EQ(x.grad().sizes(), x.sizes());
+  const auto copy = std::dynamic_pointer_cast<interop::LayerImpl>(layer->clone());
+  EXPECT_TRUE(copy->sequence_first());
+  // the component itself is batch first
+  Layer batch_first(std::make_shared<interop::LayerImpl>(interop::component_of(*attention)));
+  EXPECT_LT(worst(batch_first->forward(x.transpose(0, 1)), layer->forward(x).transpose(0, 1)),
+            1e-5);
+}
+
+TEST(Torch, WorksInInferenceMode) {
+  c10::InferenceMode guard;
+  Layer layer("Linear", R"({"in_features": 4, "out_features": 3})");
+  const torch::Tensor x = torch::ones({2, 4}), before = layer->forward(x);
+  layer->parameters()[0].mul_(2);  // inference tensors count no changes; they are seen all the same
+  EXPECT_GT(worst(layer->forward(x), before), 1e-3);
+  Layer packed("BitLinear", R"({"in_features": 4, "out_features": 3})");
+  packed->eval();
+  EXPECT_EQ(packed->forward(x).size(1), 3);
+}
+
+TEST(Torch, FrozenLayersStayFrozen) {
+  torch::nn::Linear reference(3, 2);
+  for (torch::Tensor& p : reference->parameters()) p.requires_grad_(false);
+  Layer layer = interop::from_layer(*reference);
+  for (const torch::Tensor& p : layer->parameters()) EXPECT_FALSE(p.requires_grad());
+}
+
+TEST(Torch, TorchsSchedulersSetTheRateOfEachGroup) {
+  torch::Tensor a = torch::ones({3}).requires_grad_(), b = torch::ones({3}).requires_grad_();
+  interop::TorchOptimizer optimizer("SGD", {a}, R"({"lr": 0.5})");
+  optimizer.add_group({b}, R"({"lr": 0.25})");
+  torch::optim::StepLR schedule(optimizer, 1, 0.1);
+  auto step = [&] {
+    optimizer.zero_grad();
+    (a.sum() + b.sum()).backward();
+    optimizer.step();
+  };
+  step();
+  EXPECT_NEAR(a[0].item<float>(), 0.5, 1e-6);
+  EXPECT_NEAR(b[0].item<float>(), 0.75, 1e-6);
+  schedule.step();
+  step();
+  EXPECT_NEAR(a[0].item<float>(), 0.45, 1e-6);
+  EXPECT_NEAR(b[0].item<float>(), 0.725, 1e-6);
+  EXPECT_NEAR(optimizer.optimizer().lr(), 0.05, 1e-9);
+  const torch::Tensor loss = optimizer.step([&] {
+    optimizer.zero_grad();
+    torch::Tensor l = a.sum();
+    l.backward();
+    return l;
+  });
+  EXPECT_NEAR(loss.item<float>(), 3 * 0.45, 1e-6);
+  EXPECT_NEAR(a[0].item<float>(), 0.4, 1e-6);
+  EXPECT_ERROR(optimizer.add_group({b}), OptionError, "");
+  EXPECT_EQ(optimizer.param_groups().size(), 2u);
 }
 
 TEST(Torch, TwoRuntimesOfThreadsDoNotHurtEachOther) {

@@ -8,7 +8,7 @@ namespace dropin {
 class Activation : public Unary<Activation> {
  public:
   static constexpr const char* kFamily = "Activation";
-  static constexpr const char* kCall = "x of any shape -> y of the same";
+  static FamilyInfo family();
 };
 
 }  // namespace dropin

@@ -57,7 +57,7 @@ template <class Self, class O>
 class FewBitTabled : public Component<Self, O, Activation> {
  public:
   static constexpr const char* kPaper = "Novikov et al. 2022, arXiv 2202.00441";
-  static bool surrogate_gradient(const O&) { return true; }
+  static void traits(const O&, Traits& t) { t.surrogate_gradient = true; }
   explicit FewBitTabled(const O& o) : Component<Self, O, Activation>(o) {
     spec_ = {.function = Self::kFunction, .bits = o.bits, .fold = o.fold};
     if constexpr (requires { o.alpha; }) spec_.a = o.alpha;
@@ -180,7 +180,7 @@ class FewBitStepwise : public Component<FewBitStepwise, FewBitStepwiseOptions, A
  public:
   static constexpr const char* kSummary = "an activation whose derivative is a given step function";
   static constexpr const char* kPaper = "Novikov et al. 2022, arXiv 2202.00441";
-  static bool surrogate_gradient(const FewBitStepwiseOptions&) { return true; }
+  static void traits(const FewBitStepwiseOptions&, Traits& t) { t.surrogate_gradient = true; }
   static std::vector<std::string> examples() {
     return {
         R"({"borders": [0.5, 1.5], "levels": [0.9, 0.4, 0.1], "function": "tanh", "fold": true})"};

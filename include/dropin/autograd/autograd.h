@@ -1,5 +1,7 @@
 // The tape: reverse-mode differentiation over eager operations.
 #pragma once
+#include <string>
+#include <string_view>
 #include <tuple>
 #include <type_traits>
 #include <utility>
@@ -191,6 +193,23 @@ Tensors plain_gradients(const Saved& s, const Tensors& inputs, const Tensor& gy,
   return all;
 }
 
+namespace detail {
+/// The gradients that a user's backward returned, checked against the Tensor arguments of its
+/// forward: AutogradError naming function and input for a wrong count, shape, dtype or device.
+Tensors checked_gradients(const char* function, Tensors gradients, const std::vector<Shape>& sizes,
+                          const std::vector<TensorOptions>& options);
+/// The name of a type as its source spells it, for messages.
+template <class T>
+const char* type_name() {
+  static const std::string name = [] {
+    const std::string_view whole = __PRETTY_FUNCTION__;  // "... [with T = a::Name]" or "[T = ...]"
+    std::string_view rest = whole.substr(whole.find("T = ") + 4);
+    return std::string(rest.substr(0, rest.find_first_of(";]")));
+  }();
+  return name.c_str();
+}
+}  // namespace detail
+
 /// What a user-defined Function keeps between forward and backward.
 struct FunctionContext {
   void save_for_backward(Tensors t) { to_save = std::move(t); }
@@ -202,8 +221,9 @@ struct FunctionContext {
 /// A user-defined operation: derive as `struct Exp : Function<Exp>` with
 ///   static Tensor forward(FunctionContext&, const Tensor& x, double k);      (or Tensors)
 ///   static Tensors backward(FunctionContext&, const Tensors& gys);           (one gradient per
-///   Tensor argument, in order)
-/// and call Exp::apply(x, 2.0). forward runs unrecorded.
+///   Tensor argument, in order; undefined: none)
+/// and call Exp::apply(x, 2.0). forward runs unrecorded. A gradient of another shape, dtype or device
+/// than its argument, or a wrong number of them, is an AutogradError.
 template <class Self>
 struct Function {
   template <class... A>
@@ -219,15 +239,23 @@ struct Function {
           if constexpr (std::is_same_v<std::decay_t<decltype(a)>, Tensor>) inputs.push_back(a);
         }(args),
         ...);
-    auto backward = [count = ctx.to_save.size()](const Saved& s, const Tensors& gys) {
+    std::vector<Shape> sizes;
+    std::vector<TensorOptions> options;
+    for (const Tensor& x : inputs) {
+      sizes.push_back(x.defined() ? x.sizes() : Shape{});
+      options.push_back(x.defined() ? x.options() : TensorOptions{});
+    }
+    const char* name = detail::type_name<Self>();
+    auto backward = [count = ctx.to_save.size(), name, sizes, options](const Saved& s,
+                                                                       const Tensors& gys) {
       FunctionContext c;
       for (std::size_t i = 0; i < count; ++i) c.unpacked.push_back(s[static_cast<int>(i)]);
-      return Self::backward(c, gys);
+      return detail::checked_gradients(name, Self::backward(c, gys), sizes, options);
     };
     if constexpr (std::is_same_v<decltype(result), Tensor>)
-      return record_many("Function", {result}, inputs, ctx.to_save, backward)[0];
+      return record_many(name, {result}, inputs, ctx.to_save, backward)[0];
     else
-      return record_many("Function", std::move(result), inputs, ctx.to_save, backward);
+      return record_many(name, std::move(result), inputs, ctx.to_save, backward);
   }
 };
 

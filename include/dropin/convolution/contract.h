@@ -8,7 +8,7 @@ namespace dropin {
 class ImageMixer : public Unary<ImageMixer> {
  public:
   static constexpr const char* kFamily = "ImageMixer";
-  static constexpr const char* kCall = "x [B, C, H, W] -> y [B, C', H', W']";
+  static FamilyInfo family();
 };
 
 }  // namespace dropin

@@ -173,7 +173,10 @@ class Conv1d : public Component<Conv1d, Conv1dOptions, ImageMixer> {
  public:
   static constexpr const char* kSummary = "one-dimensional convolution";
   static constexpr const char* kCall = "x [B, C, L] -> y [B, C', L']";
-  static std::vector<std::int64_t> sample_input() { return {4, 9}; }
+  static Sample sample(const Options& o, const SampleSpec& s) {
+    const PictureSize& p = picture_size(s.size);
+    return sample_signals(s, o.in_channels, p.side * p.side);
+  }
   explicit Conv1d(const Conv1dOptions& o);
   Tensor forward(const Tensor& x) override;
 

@@ -40,7 +40,7 @@ class MXConv2d : public Component<MXConv2d, MXConv2dOptions, ImageMixer> {
   static constexpr const char* kReplaces = "Conv2d";
   static constexpr const char* kPaper = "Rouhani et al. 2023, arXiv 2310.10537";
   static std::vector<std::string> examples();
-  static bool surrogate_gradient(const MXConv2dOptions&) { return true; }
+  static void traits(const MXConv2dOptions&, Traits& t) { t.surrogate_gradient = true; }
   explicit MXConv2d(const MXConv2dOptions& o);
   Tensor forward(const Tensor& x) override;
   /// As MXLinear::freeze.

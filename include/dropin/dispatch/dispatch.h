@@ -22,10 +22,14 @@ inline void check_device(const char* name, const Device& device, const abi::Tens
   if (t.data && (t.device != device.type || t.device_index != device.index)) [[unlikely]]
     wrong_device(name, device, t);
 }
-template <class A>
-void check_device(const char*, const Device&, const A&) {}
 inline void check_device(const char* name, const Device& device, const abi::TensorOut& t) {
   check_device(name, device, static_cast<const abi::TensorIn&>(t));
+}
+/// A struct that holds arrays lists them: `template <class F> void tensors(F&& f) const`.
+template <class A>
+void check_device(const char* name, const Device& device, const A& a) {
+  if constexpr (requires { a.tensors([](const abi::TensorIn&) {}); })
+    a.tensors([&](const abi::TensorIn& t) { check_device(name, device, t); });
 }
 abi::KernelContext kernel_context(const Device& device);
 template <class K>

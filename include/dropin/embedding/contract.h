@@ -8,7 +8,7 @@ namespace dropin {
 class TokenEmbedding : public Unary<TokenEmbedding> {
  public:
   static constexpr const char* kFamily = "TokenEmbedding";
-  static constexpr const char* kCall = "x [B, L] int64 ids -> y [B, L, D]";
+  static FamilyInfo family();
 };
 
 }  // namespace dropin

@@ -8,7 +8,7 @@ namespace dropin {
 class FeedForward : public Unary<FeedForward> {
  public:
   static constexpr const char* kFamily = "FeedForward";
-  static constexpr const char* kCall = "x [*, D] -> y [*, D]";
+  static FamilyInfo family();
 };
 
 }  // namespace dropin

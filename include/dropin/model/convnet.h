@@ -1,6 +1,7 @@
 // A small MobileNet-style ConvNet whose parts can be swapped by name.
 #pragma once
 #include "dropin/convolution/conv.h"
+#include "dropin/model/contract.h"
 #include "dropin/norm/norm.h"
 #include "dropin/projection/linear.h"
 
@@ -73,12 +74,11 @@ class InvertedResidual : public Component<InvertedResidual, InvertedResidualOpti
 
 /// Pictures [B, C, H, W] -> logits [B, num_classes]: a 3x3 stem, inverted residual blocks, global
 /// mean, linear.
-class ConvNet : public Component<ConvNet, ConvNetOptions, Module> {
+class ConvNet : public Component<ConvNet, ConvNetOptions, Model> {
  public:
-  static constexpr const char* kFamily = "Model";
   static constexpr const char* kSummary = "MobileNet-style image classifier of swappable parts";
   static constexpr const char* kSample = R"({"in_channels": 1, "width": 4, "num_blocks": 2})";
-  static std::vector<std::int64_t> sample_input() { return {1, 8, 8}; }
+  static void traits(const Options&, Traits& t) { t.mixes_batch = true; }
   explicit ConvNet(const ConvNetOptions& o) : Component(o) {
     DROPIN_CHECK(o.width > 0 && o.num_blocks > 0 && o.expand > 0 && o.kernel_size % 2 == 1,
                  OptionError, who(),
@@ -106,10 +106,6 @@ class ConvNet : public Component<ConvNet, ConvNetOptions, Module> {
     Tensor h = relu(norm_(stem_(x)));
     for (auto& b : blocks_) h = relu(b(h));
     return head_(mean(h, {2, 3}));
-  }
-  Tensor operator()(const Tensor& x) { return forward(x); }
-  NamedTensors call(const NamedTensors& in) override {
-    return {{"y", forward(in.get("x", type()))}};
   }
 
  private:

@@ -2,6 +2,7 @@
 #pragma once
 #include "dropin/activation/activation.h"
 #include "dropin/convolution/conv.h"
+#include "dropin/model/contract.h"
 #include "dropin/module/sequential.h"
 
 namespace dropin {
@@ -20,22 +21,17 @@ struct FastMaskIoUNetOptions {
 /// mask. x [N, 1, h, w]: soft masks, cropped, not thresholded -> [N, num_classes], at least 0.
 /// Parameters maskiou_net.<2 i>.weight and .bias. Errors: ShapeError when a side is too small for
 /// the layers (63 for five).
-class FastMaskIoUNet : public Component<FastMaskIoUNet, FastMaskIoUNetOptions, Module> {
+class FastMaskIoUNet : public Component<FastMaskIoUNet, FastMaskIoUNetOptions, Model> {
  public:
-  static constexpr const char* kFamily = "Model";
   static constexpr const char* kSummary = "predicts the IoU of masks";
   static constexpr const char* kSample = R"({"num_classes": 3, "channels": [3, 4]})";
-  static std::vector<std::int64_t> sample_input() { return {1, 8, 8}; }
+  static Sample sample(const Options&, const SampleSpec& s) { return sample_maps(s, 1, 8, 8); }
   static constexpr const char* kPaper = "Bolya et al. 2022, arXiv 1912.06218";
   explicit FastMaskIoUNet(const FastMaskIoUNetOptions& o);
-  Tensor forward(const Tensor& x);
-  Tensor operator()(const Tensor& x) { return forward(x); }
+  Tensor forward(const Tensor& x) override;
   /// The prediction for one class per mask, [N], computing nothing for the others; classes int64
   /// [N]. IndexError for a class outside [0, num_classes).
   Tensor forward(const Tensor& x, const Tensor& classes);
-  NamedTensors call(const NamedTensors& in) override {
-    return {{"y", forward(in.get("x", who()))}};
-  }
 
  private:
   void check(const Tensor& x) const;

@@ -1,6 +1,7 @@
 // MixNet: a mobile network of mixed depthwise convolutions.
 #pragma once
 #include "dropin/convolution/mix_conv.h"
+#include "dropin/model/contract.h"
 #include "dropin/module/sequential.h"
 #include "dropin/norm/norm.h"
 #include "dropin/projection/linear.h"
@@ -101,20 +102,18 @@ struct MixNetOptions {
 /// Pictures [B, in_channels, H, W] (224 x 224 in the paper) -> logits [B, num_classes]. Parameters
 /// conv_stem, bn1, blocks.<stage>.<index>, conv_head, bn2, classifier, as in the common PyTorch
 /// port.
-class MixNet : public Component<MixNet, MixNetOptions, Module> {
+class MixNet : public Component<MixNet, MixNetOptions, Model> {
  public:
-  static constexpr const char* kFamily = "Model";
   static constexpr const char* kSummary = "image classifier of mixed depthwise kernels";
   static constexpr const char* kSample =
       R"({"in_channels": 1, "num_classes": 3, "width_multiplier": 0.1, "dropout": 0})";
-  static std::vector<std::int64_t> sample_input() { return {1, 33, 34}; }
+  static Sample sample(const Options& o, const SampleSpec& s) {
+    return sample_maps(s, o.in_channels, 33, 34);
+  }
+  static void traits(const Options&, Traits& t) { t.kinks_everywhere = t.mixes_batch = true; }
   static constexpr const char* kPaper = "Tan & Le 2019, arXiv 1907.09595";
   explicit MixNet(const MixNetOptions& o);
-  Tensor forward(const Tensor& x);
-  Tensor operator()(const Tensor& x) { return forward(x); }
-  NamedTensors call(const NamedTensors& in) override {
-    return {{"y", forward(in.get("x", who()))}};
-  }
+  Tensor forward(const Tensor& x) override;
 
  private:
   double dropout_;

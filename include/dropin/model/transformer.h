@@ -2,6 +2,7 @@
 #pragma once
 #include "dropin/embedding/embedding.h"
 #include "dropin/feed_forward/feed_forward.h"
+#include "dropin/model/contract.h"
 #include "dropin/norm/norm.h"
 #include "dropin/sequence/multihead_attention.h"
 
@@ -71,19 +72,24 @@ struct TransformerState {
 /// Decoder-only language model: ids [B, L] int64 -> logits [B, L, vocab_size]. GPT-2's layout:
 /// learned positions, pre-norm blocks, tied output: x = embedding[ids] + positions; per block x +=
 /// mixer(norm1(x)), x += ffn(norm2(x)); logits = norm(x) W^T.
-class Transformer : public Component<Transformer, TransformerOptions, Module> {
+class Transformer : public Component<Transformer, TransformerOptions, Model> {
  public:
-  static constexpr const char* kFamily = "Model";
   static constexpr const char* kSummary = "decoder-only language model of swappable parts";
+  static Sample sample(const Options& o, const SampleSpec& s) {
+    const std::int64_t length = s.size ? 16 << (2 * (s.size - 1)) : o.max_len;
+    return sample_ids(s, o.vocab_size, std::min(o.max_len, length));
+  }
+  static void traits(const Options&, Traits& t) { t.integer_inputs = true; }
+  static Work work(const Workload& w) {  // every weight meets every id
+    return work_of_places(w, static_cast<double>(w.x.numel()));
+  }
   explicit Transformer(const TransformerOptions& o);
-  Tensor forward(const Tensor& ids, const SequenceArgs& args = {});
+  Tensor forward(const Tensor& ids) override { return forward(ids, {}); }
+  Tensor forward(const Tensor& ids, const SequenceArgs& args);
   Tensor operator()(const Tensor& ids, const SequenceArgs& args = {}) { return forward(ids, args); }
   /// Empty state for generation; step() then takes n >= 1 ids [B, n] and returns their logits.
   TransformerState init_state(std::int64_t batch);
   Tensor step(const Tensor& ids, TransformerState& state);
-  NamedTensors call(const NamedTensors& in) override {
-    return {{"y", forward(in.get("x", type()))}};
-  }
 
  private:
   Tensor embed(const Tensor& ids, std::int64_t start);

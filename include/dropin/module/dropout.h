@@ -12,6 +12,10 @@ struct DropoutOptions {
 class Dropout : public Component<Dropout, DropoutOptions, Layer> {
  public:
   static constexpr const char* kSummary = "random zeros while training";
+  static Sample sample(const DropoutOptions&, const SampleSpec& s) { return sample_values(s); }
+  static void traits(const DropoutOptions&, Traits& t) {
+    t.any_shape = t.random_in_training = true;
+  }
   explicit Dropout(const DropoutOptions& o = {}) : Component(o) {
     DROPIN_CHECK(o.p >= 0 && o.p <= 1, OptionError, who(), ": p is ", o.p, ", expected 0 to 1");
   }

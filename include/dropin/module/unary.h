@@ -1,6 +1,6 @@
 // What most families share: one tensor in, one out.
 #pragma once
-#include "dropin/module/module.h"
+#include "dropin/module/family.h"
 
 namespace dropin {
 
@@ -21,7 +21,7 @@ class Unary : public Module {
 class Layer : public Unary<Layer> {
  public:
   static constexpr const char* kFamily = "Layer";
-  static constexpr const char* kCall = "x -> y";
+  static FamilyInfo family();
 };
 
 }  // namespace dropin

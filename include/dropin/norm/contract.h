@@ -9,7 +9,7 @@ namespace dropin {
 class Norm : public Unary<Norm> {
  public:
   static constexpr const char* kFamily = "Norm";
-  static constexpr const char* kCall = "x -> y of the same shape";
+  static FamilyInfo family();
 };
 
 }  // namespace dropin

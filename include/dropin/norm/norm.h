@@ -1,5 +1,7 @@
 // Normalisation layers, PyTorch's names and buffers.
 #pragma once
+#include <limits>
+
 #include "dropin/norm/contract.h"
 
 namespace dropin {
@@ -27,6 +29,8 @@ inline Shape checked_shape(std::string_view who, const OneOrMany& sizes) {
     DROPIN_CHECK(n > 0, OptionError, who, ": normalized_shape ", shape, " must be positive");
   return shape;
 }
+/// x of rows that end in these sizes.
+Sample sample_normalized(const SampleSpec& s, const OneOrMany& normalized_shape);
 }  // namespace detail
 
 /// y = (x - mean) / sqrt(var + eps) * weight + bias, mean and variance (over n) of the last
@@ -34,7 +38,9 @@ inline Shape checked_shape(std::string_view who, const OneOrMany& sizes) {
 class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 over the last dimensions";
-  static std::vector<std::int64_t> sample_input() { return {9, 8}; }
+  static Sample sample(const Options& o, const SampleSpec& s) {
+    return detail::sample_normalized(s, o.normalized_shape);
+  }
   explicit LayerNorm(const LayerNormOptions& o)
       : Component(o), shape_(detail::checked_shape(who(), o.normalized_shape)) {
     weight_ = &parameter("weight", o.elementwise_affine ? ones(shape_) : Tensor());
@@ -51,23 +57,25 @@ class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
 
 struct RMSNormOptions {
   OneOrMany normalized_shape = std::vector<std::int64_t>{};  ///< required
-  double eps = 1e-6;
+  std::optional<double> eps = std::nullopt;
   bool elementwise_affine = true;
   static void fields(auto&& f) {
     using O = RMSNormOptions;
     f("normalized_shape", &O::normalized_shape,
       "sizes of the last dimensions, normalised together; required");
-    f("eps", &O::eps, "added to the mean square");
+    f("eps", &O::eps,
+      "added to the mean square; null: the epsilon of x's dtype, float32's for 16-bit ones");
     f("elementwise_affine", &O::elementwise_affine, "learns a weight");
   }
 };
 /// y = x / sqrt(mean(x^2) + eps) * weight, the mean over the last dimensions (Zhang & Sennrich
-/// 2019, equation 4). x [*, normalized_shape]. torch.nn.RMSNorm, but for the default eps, which is
-/// one number for all dtypes. Replaces LayerNorm.
+/// 2019, equation 4). x [*, normalized_shape]. torch.nn.RMSNorm. Replaces LayerNorm.
 class RMSNorm : public Component<RMSNorm, RMSNormOptions, Norm> {
  public:
   static constexpr const char* kSummary = "x over its root mean square";
-  static std::vector<std::int64_t> sample_input() { return {9, 8}; }
+  static Sample sample(const Options& o, const SampleSpec& s) {
+    return detail::sample_normalized(s, o.normalized_shape);
+  }
   static constexpr const char* kReplaces = "LayerNorm";
   static constexpr const char* kPaper = "Zhang & Sennrich 2019, arXiv 1910.07467";
   explicit RMSNorm(const RMSNormOptions& o)
@@ -79,13 +87,15 @@ class RMSNorm : public Component<RMSNorm, RMSNormOptions, Norm> {
     for (int d = 1; fits && d <= shape_.size(); ++d) fits = x.size(-d) == shape_[shape_.size() - d];
     DROPIN_CHECK(fits, ShapeError, who(), ": x is ", x.sizes(),
                  ", expected its last dimensions to be ", shape_);
-    if (shape_.size() == 1) return rms_norm(x, *weight_, options_.eps);
+    const double eps =
+        options_.eps.value_or(x.dtype() == kFloat64 ? std::numeric_limits<double>::epsilon()
+                                                    : std::numeric_limits<float>::epsilon());
+    if (shape_.size() == 1) return rms_norm(x, *weight_, eps);
     Shape rows;
     for (int d = 0; d < x.dim() - shape_.size(); ++d) rows.push_back(x.size(d));
     rows.push_back(shape_.numel());
     return rms_norm(x.reshape(rows),
-                    weight_->defined() ? weight_->reshape({shape_.numel()}) : Tensor(),
-                    options_.eps)
+                    weight_->defined() ? weight_->reshape({shape_.numel()}) : Tensor(), eps)
         .reshape(x.sizes());
   }
 
@@ -149,6 +159,7 @@ struct BatchNorm2dOptions {
 class BatchNorm2d : public Component<BatchNorm2d, BatchNorm2dOptions, Norm> {
  public:
   static constexpr const char* kSummary = "mean 0 and variance 1 per channel over the batch";
+  static void traits(const BatchNorm2dOptions&, Traits& t) { t.mixes_batch = true; }
   explicit BatchNorm2d(const BatchNorm2dOptions& o) : Component(o) {
     DROPIN_CHECK(o.num_features > 0, OptionError, who(), ": num_features is ", o.num_features,
                  ", expected a positive number");

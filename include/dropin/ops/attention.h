@@ -25,7 +25,7 @@ struct AttentionParams {
   std::optional<std::int64_t> window_right;  ///< and when j <= i + offset + window_right
   std::optional<double> sigmoid_bias;  ///< weights sigmoid(score + sigmoid_bias) instead of the
                                        ///< softmax (Ramapuram et al. 2024)
-  /// Strands (self-attention, Lq = Lk and H = Hk; not with attn_mask): positions are cut into
+  /// Strands (self-attention, Lq = Lk and H = Hk): positions are cut into
   /// segments of `segment` (0: one), and in head h the positions of a segment that are first[h]
   /// modulo step[h] see only each other; the others see nothing. first empty: every residue is a
   /// strand of its own, which with a window is dilation. The window then counts positions of the
@@ -35,7 +35,7 @@ struct AttentionParams {
 };
 
 /// softmax(q k^T scale + ...) v. q [B, H, Lq, Dh], k [B, Hk, Lk, Dh], v [B, Hk, Lk, Dv], Hk divides
-/// H -> [B, H, Lq, Dv]. (Vaswani et al. 2017; specs: MultiheadAttention.) Tiled: memory is linear
+/// H -> [B, H, Lq, Dv]. (Vaswani et al. 2017, section 3.2.) Tiled: memory is linear
 /// in L, backward recomputes the probabilities. Float64, dropout, and float masks that want a
 /// gradient take the plain definition.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p = {});
@@ -44,6 +44,8 @@ struct AttentionWithLse {
   Tensor o;    ///< [B, H, Lq, Dv]
   Tensor lse;  ///< [B, H, Lq]: log of the sum of exponentials of the scores seen, -inf where none
                ///< is; differentiable
+  Tensor rest = {};  ///< [B, H, Lq]: what rounding takes from lse (log n, where all n scores are
+                     ///< -1e9); a constant in backward; undefined: 0
 };
 /// The same with what is needed to merge attention over several sets of keys: o = sum_s exp(lse_s -
 /// lse) o_s. Not for the sigmoid.
@@ -75,6 +77,8 @@ Tensor alibi_slopes(std::int64_t heads, const TensorOptions& o = {});
 /// Rotary positions (Su et al. 2021) of x [B, H, L, Dh]: pair c turns by (start + t) base^(-2c/Dh).
 /// style "half": pairs (c, c + Dh/2); "interleaved": pairs (2c, 2c+1); "none": x as it is.
 Tensor rope(const Tensor& x, std::string_view style, double base = 10000, std::int64_t start = 0);
+/// The same at positions [B, L] int64.
+Tensor rope(const Tensor& x, std::string_view style, double base, const Tensor& positions);
 
 /// [B, L, H * Dh] -> [B, H, L, Dh], a view.
 Tensor split_heads(const Tensor& x, std::int64_t heads);
@@ -87,9 +91,9 @@ AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tenso
                                    const std::vector<AttentionParams>& patterns,
                                    bool exact_gradient = true);
 /// The definition, with the L x L scores in memory. `weights` receives the probabilities [B, H, Lq,
-/// Lk], `lse` the log-sum-exp, when not null.
+/// Lk], `lse` the log-sum-exp and `rest` what rounding takes from it, when not null.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p,
-                 Tensor* weights = nullptr, Tensor* lse = nullptr);
+                 Tensor* weights = nullptr, Tensor* lse = nullptr, Tensor* rest = nullptr);
 }  // namespace plain
 
 }  // namespace dropin

@@ -1,4 +1,4 @@
-// Convolution and pooling, NCHW (specs: PyTorch's semantics).
+// Convolution and pooling, NCHW (PyTorch's semantics).
 #pragma once
 #include <array>
 

@@ -5,32 +5,45 @@
 
 namespace dropin {
 
-Tensor add(const Tensor& a, const Tensor& b, double alpha = 1);
+/// The dtype of an operation on both (torch.result_type): a tensor with dimensions outweighs one of
+/// none, and that one a Scalar, unless the kind is higher (bool < integers < floats). int8 with
+/// uint8 gives int32 (torch: int16).
+DType result_type(const Tensor& a, const Tensor& b);
+DType result_type(const Tensor& a, const Scalar& b);
+/// torch.can_cast: not from a floating type to an integer, nor from a number to bool.
+bool can_cast(DType from, DType to);
+
+Tensor add(const Tensor& a, const Tensor& b, const Scalar& alpha = 1);
 Tensor sub(const Tensor& a, const Tensor& b);
 Tensor mul(const Tensor& a, const Tensor& b);
 Tensor div(const Tensor& a, const Tensor& b);  ///< true division: integers give float32
 Tensor floor_divide(const Tensor& a, const Tensor& b);
+Tensor floor_divide(const Tensor& a, const Scalar& b);
 Tensor remainder(const Tensor& a, const Tensor& b);  ///< Python's sign
+Tensor remainder(const Tensor& a, const Scalar& b);
 Tensor pow(const Tensor& a, const Tensor& b);
-Tensor pow(const Tensor& a, double exponent);
+/// Integers to an integer power stay integers; OptionError when that power is negative.
+Tensor pow(const Tensor& a, const Scalar& exponent);
+Tensor pow(const Scalar& base, const Tensor& exponent);
 Tensor maximum(const Tensor& a, const Tensor& b);  ///< NaN propagates; ties share the gradient
 Tensor minimum(const Tensor& a, const Tensor& b);
 Tensor atan2(const Tensor& y, const Tensor& x);
 /// x * m + a in one pass.
-Tensor affine(const Tensor& x, double m, double a);
+Tensor affine(const Tensor& x, const Scalar& m, const Scalar& a);
 
 inline Tensor operator+(const Tensor& a, const Tensor& b) { return add(a, b); }
 inline Tensor operator-(const Tensor& a, const Tensor& b) { return sub(a, b); }
 inline Tensor operator*(const Tensor& a, const Tensor& b) { return mul(a, b); }
 inline Tensor operator/(const Tensor& a, const Tensor& b) { return div(a, b); }
-inline Tensor operator+(const Tensor& a, double b) { return affine(a, 1, b); }
-inline Tensor operator-(const Tensor& a, double b) { return affine(a, 1, -b); }
-inline Tensor operator*(const Tensor& a, double b) { return affine(a, b, 0); }
-Tensor operator/(const Tensor& a, double b);
-inline Tensor operator+(double a, const Tensor& b) { return affine(b, 1, a); }
-inline Tensor operator-(double a, const Tensor& b) { return affine(b, -1, a); }
-inline Tensor operator*(double a, const Tensor& b) { return affine(b, a, 0); }
-Tensor operator/(double a, const Tensor& b);
+// With a number: its kind decides the dtype, see result_type.
+Tensor operator+(const Tensor& a, const Scalar& b);
+Tensor operator-(const Tensor& a, const Scalar& b);
+Tensor operator*(const Tensor& a, const Scalar& b);
+Tensor operator/(const Tensor& a, const Scalar& b);
+Tensor operator+(const Scalar& a, const Tensor& b);
+Tensor operator-(const Scalar& a, const Tensor& b);
+Tensor operator*(const Scalar& a, const Tensor& b);
+Tensor operator/(const Scalar& a, const Tensor& b);
 Tensor operator-(const Tensor& a);
 
 // Comparisons and logic: bool results, no gradient.
@@ -53,12 +66,18 @@ inline Tensor operator<(const Tensor& a, const Tensor& b) { return lt(a, b); }
 inline Tensor operator<=(const Tensor& a, const Tensor& b) { return le(a, b); }
 inline Tensor operator>(const Tensor& a, const Tensor& b) { return gt(a, b); }
 inline Tensor operator>=(const Tensor& a, const Tensor& b) { return ge(a, b); }
-Tensor operator==(const Tensor& a, double b);
-Tensor operator!=(const Tensor& a, double b);
-Tensor operator<(const Tensor& a, double b);
-Tensor operator<=(const Tensor& a, double b);
-Tensor operator>(const Tensor& a, double b);
-Tensor operator>=(const Tensor& a, double b);
+Tensor operator==(const Tensor& a, const Scalar& b);
+Tensor operator!=(const Tensor& a, const Scalar& b);
+Tensor operator<(const Tensor& a, const Scalar& b);
+Tensor operator<=(const Tensor& a, const Scalar& b);
+Tensor operator>(const Tensor& a, const Scalar& b);
+Tensor operator>=(const Tensor& a, const Scalar& b);
+inline Tensor operator==(const Scalar& a, const Tensor& b) { return b == a; }
+inline Tensor operator!=(const Scalar& a, const Tensor& b) { return b != a; }
+inline Tensor operator<(const Scalar& a, const Tensor& b) { return b > a; }
+inline Tensor operator<=(const Scalar& a, const Tensor& b) { return b >= a; }
+inline Tensor operator>(const Scalar& a, const Tensor& b) { return b < a; }
+inline Tensor operator>=(const Scalar& a, const Tensor& b) { return b <= a; }
 inline Tensor operator&(const Tensor& a, const Tensor& b) { return logical_and(a, b); }
 inline Tensor operator|(const Tensor& a, const Tensor& b) { return logical_or(a, b); }
 inline Tensor operator!(const Tensor& a) { return logical_not(a); }
@@ -104,12 +123,15 @@ Tensor hardswish(const Tensor& x);
 Tensor hardsigmoid(const Tensor& x);
 /// approximate: "none" (erf) or "tanh".
 Tensor gelu(const Tensor& x, std::string_view approximate = "none");
-Tensor clamp(const Tensor& x, double lo, double hi);  ///< gradient 1 inside [lo, hi], 0 outside
+/// Gradient 1 between the bounds, 0 outside and at them (torch 2.15). Floating bounds make integers float32.
+Tensor clamp(const Tensor& x, const Scalar& lo, const Scalar& hi);
 /// cond ? a : b, broadcast; cond is bool.
 Tensor where(const Tensor& cond, const Tensor& a, const Tensor& b);
-Tensor where(const Tensor& cond, const Tensor& a, double b);
-Tensor where(const Tensor& cond, double a, const Tensor& b);
-Tensor masked_fill(const Tensor& x, const Tensor& mask, double value);
+Tensor where(const Tensor& cond, const Tensor& a, const Scalar& b);
+Tensor where(const Tensor& cond, const Scalar& a, const Tensor& b);
+Tensor where(const Tensor& cond, const Scalar& a, const Scalar& b);
+/// value is converted to x's dtype; DTypeError for a floating value in an integer tensor.
+Tensor masked_fill(const Tensor& x, const Tensor& mask, const Scalar& value);
 /// Sums a gradient back to the sizes it was broadcast from.
 Tensor sum_to(const Tensor& g, const Shape& sizes);
 

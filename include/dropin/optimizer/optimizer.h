@@ -2,7 +2,7 @@
 #pragma once
 #include <functional>
 
-#include "dropin/module/module.h"
+#include "dropin/module/family.h"
 
 namespace dropin {
 
@@ -20,8 +20,7 @@ class Optimizer {
  public:
   using Family = Optimizer;
   static constexpr const char* kFamily = "Optimizer";
-  static constexpr const char* kCall =
-      "parameters and their gradients -> new parameters, by step()";
+  static FamilyInfo family();
   virtual ~Optimizer() = default;
   virtual std::string_view type() const = 0;
   /// One update from the parameters' grad(); those without a gradient stay as they are. All checks,

@@ -52,7 +52,7 @@ class BitLinear : public Component<BitLinear, BitLinearOptions, Projection> {
   static constexpr const char* kPaper =
       "Wang et al. 2023, arXiv 2310.11453; Ma et al. 2024, arXiv 2402.17764";
   static std::vector<std::string> examples();
-  static bool surrogate_gradient(const BitLinearOptions&) { return true; }
+  static void traits(const BitLinearOptions&, Traits& t) { t.surrogate_gradient = true; }
   explicit BitLinear(const BitLinearOptions& o);
   /// StateError when training after pack(release = true).
   Tensor forward(const Tensor& x) override;

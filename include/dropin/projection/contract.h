@@ -8,7 +8,20 @@ namespace dropin {
 class Projection : public Unary<Projection> {
  public:
   static constexpr const char* kFamily = "Projection";
-  static constexpr const char* kCall = "x [*, in] -> y [*, out]";
+  static FamilyInfo family();
+};
+
+/// a [.., M, K], b [.., K, N] or [K, N] -> y [.., M, N].
+class MatrixProduct : public Module {
+ public:
+  using Family = MatrixProduct;
+  static constexpr const char* kFamily = "MatrixProduct";
+  static FamilyInfo family();
+  virtual Tensor forward(const Tensor& a, const Tensor& b) = 0;
+  Tensor operator()(const Tensor& a, const Tensor& b) { return forward(a, b); }
+  NamedTensors call(const NamedTensors& in) override {
+    return {{"y", forward(in.get("a", type()), in.get("b", type()))}};
+  }
 };
 
 }  // namespace dropin

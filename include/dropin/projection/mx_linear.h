@@ -27,7 +27,7 @@ class MXLinear : public Component<MXLinear, MXLinearOptions, Projection> {
   static constexpr const char* kReplaces = "Linear";
   static constexpr const char* kPaper = "Rouhani et al. 2023, arXiv 2310.10537";
   static std::vector<std::string> examples();
-  static bool surrogate_gradient(const MXLinearOptions&) { return true; }
+  static void traits(const MXLinearOptions&, Traits& t) { t.surrogate_gradient = true; }
   explicit MXLinear(const MXLinearOptions& o);
   Tensor forward(const Tensor& x) override;
   /// Keeps the weight as codes and scales only; for inference. StateError when training afterwards;
@@ -64,18 +64,13 @@ struct MXMatmulOptions {
 };
 /// matmul with operands in MX formats, as in attention: y = Q(a, -1) Q(b, -2), a [.., M, K], b [..,
 /// K, N] (or [K, N]) -> [.., M, N].
-class MXMatmul : public Component<MXMatmul, MXMatmulOptions, Module> {
+class MXMatmul : public Component<MXMatmul, MXMatmulOptions, MatrixProduct> {
  public:
-  static constexpr const char* kFamily = "MatrixProduct";
   static constexpr const char* kSummary = "a matrix product with operands in microscaling formats";
   static constexpr const char* kPaper = "Rouhani et al. 2023, arXiv 2310.10537";
-  static bool surrogate_gradient(const MXMatmulOptions&) { return true; }
+  static void traits(const MXMatmulOptions&, Traits& t) { t.surrogate_gradient = true; }
   explicit MXMatmul(const MXMatmulOptions& o = {});
-  Tensor forward(const Tensor& a, const Tensor& b);
-  Tensor operator()(const Tensor& a, const Tensor& b) { return forward(a, b); }
-  NamedTensors call(const NamedTensors& in) override {
-    return {{"y", forward(in.get("a", who()), in.get("b", who()))}};
-  }
+  Tensor forward(const Tensor& a, const Tensor& b) override;
 
  private:
   MXProductParams params_;

@@ -1,7 +1,7 @@
 // CausalConv1d: the plainest sequence mixer, a convolution over the last few positions.
 #pragma once
 #include "dropin/module/init.h"
-#include "dropin/sequence/contract.h"
+#include "dropin/sequence/common.h"
 
 namespace dropin {
 
@@ -27,8 +27,10 @@ class CausalConv1d : public Component<CausalConv1d, CausalConv1dOptions, Sequenc
   explicit CausalConv1d(const CausalConv1dOptions& o);
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
   bool causal() const override { return true; }
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override;
-  Tensor step(const Tensor& x_t, SequenceState& state) override;
+  /// The state is the last K - 1 + options.keep tokens; max_len is not a limit.
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+                                const StateOptions& options = {}) override;
+  Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
  private:
   Tensor *weight_, *bias_;

@@ -1,19 +1,13 @@
 // What the members of the room share: checks, states of keys and values, initial values, PyTorch's
 // packed names.
 #pragma once
+#include <typeinfo>
+
 #include "dropin/module/state_names.h"
 #include "dropin/projection/linear.h"
 #include "dropin/sequence/contract.h"
 
 namespace dropin {
-
-/// Keys (rotated) and values of the tokens seen so far, [B, Hk, capacity, Dh].
-struct KeyValueState : SequenceState {
-  Tensor keys, values;
-  std::int64_t length = 0;
-  /// Appends k and v [B, Hk, n, Dh]; returns all keys and values so far.
-  std::pair<Tensor, Tensor> append(const Tensor& k, const Tensor& v);
-};
 
 namespace detail {
 /// Splits PyTorch's packed in_proj_weight / in_proj_bias under `prefix` into q_proj, k_proj,
@@ -34,15 +28,190 @@ Tensor check_attn_mask(std::string_view who, const Tensor& mask, std::int64_t ba
 /// default, biases 0.
 void init_attention(const Child<Linear>& q, const Child<Linear>& k, const Child<Linear>& v,
                     const Child<Linear>& out, bool packed);
-Box<SequenceState> key_value_state(std::string_view who, std::int64_t batch, std::int64_t max_len,
-                                   std::int64_t heads, std::int64_t width,
-                                   const TensorOptions& like);
-/// The checks of step() for layers that keep keys and values.
-KeyValueState& check_step(std::string_view who, const Tensor& x_t, SequenceState& state,
-                          bool causal, std::int64_t embed_dim);
 /// The checks all attention layers share: x is [B, L, D], masks have the right shape and dtype.
 void check_sequence(std::string_view who, const Tensor& x, std::int64_t embed_dim,
                     const SequenceArgs& args);
+/// [B, L] bool, when defined.
+void check_mask(std::string_view who, const char* name, const Tensor& mask, const Tensor& x);
+/// OptionError when an argument that the member cannot use was given: "who: name is not supported:
+/// why".
+void refuse(std::string_view who, const char* name, const Tensor& given, const char* why);
+inline constexpr const char* kNoGlobalTokens = "this member has no global tokens";
+inline constexpr const char* kNoPositions = "nothing here depends on positions";
+
+// --- what the states of step() share
+
+/// Where an entry of the batch stands.
+struct StateRow {
+  std::int64_t length = 0;  ///< real tokens seen
+  std::int64_t start = 0;   ///< what a member counts from: the oldest token still held, or the
+                            ///< tokens that came at once
+  bool operator==(const StateRow&) const = default;
+};
+
+/// The tokens of one step: how many of each entry are real, and where they stand.
+struct StepTokens {
+  std::int64_t n = 0;               ///< tokens, padding included
+  std::vector<std::int64_t> fresh;  ///< [B]: real ones
+  Tensor padding;                   ///< [B, n] bool on the CPU; undefined: all are real
+  Tensor hidden;                    ///< the same where the layer computes
+  Tensor order;                     ///< [B, n]: the real tokens first
+  Tensor place;                     ///< [B, n]: where a token lies in that order
+  Tensor positions;                 ///< [B, n] int64 in that order; undefined unless given
+  /// x with the real tokens first along `dim` (dim 0 is the batch), then zeros.
+  Tensor packed(const Tensor& x, std::int64_t dim) const;
+  /// Back to the order of the call; padding gets 0.
+  Tensor unpacked(const Tensor& y, std::int64_t dim) const;
+};
+
+/// What a member's step() can be told, and how wide its tokens are.
+struct StepLimits {
+  std::int64_t width;
+  bool causal = true;          ///< OptionError otherwise
+  bool positions = false;      ///< StepArgs::positions has a meaning
+  bool global_tokens = false;  ///< StepArgs::global_attention_mask has a meaning
+};
+/// The checks that every step() makes, before it changes anything.
+StepTokens check_step(std::string_view who, const Tensor& x_t, const SequenceState& state,
+                      const StepArgs& args, const StepLimits& limits);
+/// StateError when the real tokens do not fit into max_len.
+void check_room(std::string_view who, const std::vector<StateRow>& rows, const StepTokens& tokens,
+                std::int64_t max_len);
+/// init_state()'s checks.
+void check_state_sizes(std::string_view who, std::int64_t batch, std::int64_t max_len,
+                       const StateOptions& options, bool global_tokens = false);
+/// A member's own state behind the general one.
+template <class State>
+State& own_state(std::string_view who, SequenceState& state) {
+  DROPIN_CHECK(typeid(state) == typeid(State), StateError, who,
+               ": step() was given the state of another layer type");
+  return static_cast<State&>(state);
+}
+
+/// Neighbouring entries that stand alike and take equally many tokens: they are computed together.
+struct RowRun {
+  std::int64_t begin, rows, fresh;
+  Tensor of(const Tensor& x) const { return x.narrow(0, begin, rows); }
+  /// Their real tokens in x packed along `dim`.
+  Tensor fresh_of(const Tensor& x, std::int64_t dim) const { return of(x).narrow(dim, 0, fresh); }
+};
+std::vector<RowRun> runs_of(const std::vector<StateRow>& rows, const StepTokens& tokens);
+
+/// f(run), outputs of a run's real tokens along `dim`, over all runs; `sizes` is the whole result.
+/// f makes the rows' lengths grow.
+template <class F>
+Tensor step_rows(const std::vector<StateRow>& rows, const StepTokens& tokens, const Shape& sizes,
+                 std::int64_t dim, const TensorOptions& like, F&& f) {
+  Tensor y;
+  const std::vector<RowRun> runs = runs_of(rows, tokens);
+  if (runs.size() != 1 || tokens.padding.defined() || tokens.n == 0) y = zeros(sizes, like);
+  for (const RowRun& run : runs) {
+    if (run.fresh == 0) continue;
+    const Tensor part = f(run);
+    if (y.defined())
+      run.fresh_of(y, dim).copy_(part);
+    else
+      y = part;
+  }
+  return tokens.unpacked(y, dim);
+}
+
+/// Takes the entries `rows` of what a state holds: tensors (the batch is dimension `dim`), lists of
+/// tensors, and numbers per entry.
+class RowPicker {
+ public:
+  explicit RowPicker(const std::vector<std::int64_t>& rows) : rows_(rows) {}
+  void operator()(Tensor& t, std::int64_t dim = 0) const;
+  void operator()(std::vector<Tensors>& lists, std::int64_t dim) const;
+  void operator()(std::vector<StateRow>& rows) const;
+
+ private:
+  const std::vector<std::int64_t>& rows_;
+};
+/// SequenceState::pick() of a state whose parts(f) calls f for all it holds per entry.
+template <class State>
+Box<SequenceState> picked(const State& from, const std::vector<std::int64_t>& rows) {
+  auto s = Box<State>(new State(from));
+  s->parts(RowPicker(rows));
+  return s;
+}
+
+/// The states before the last `keep` tokens, for members whose state is a few tensors.
+struct Snapshots {
+  std::int64_t keep = 0;
+  std::vector<Tensors> before;  ///< oldest first
+  void push(Tensors state);
+  /// The state before the last n tokens; forgets it and what came after.
+  Tensors take_back(std::int64_t n);
+};
+/// f(first, count) over n tokens, one by one where their states are kept; `now` gives the state.
+template <class F, class Now>
+Tensor step_remembered(Snapshots& kept, std::int64_t n, F&& f, Now&& now) {
+  const std::int64_t head = n - std::min(n, kept.keep);
+  Tensors out;
+  if (head > 0 || n == 0) out.push_back(f(std::int64_t{0}, head));
+  for (std::int64_t t = head; t < n; ++t) {
+    kept.push(now());
+    out.push_back(f(t, std::int64_t{1}));
+  }
+  return out.size() == 1 ? out[0] : concat(out, 1);
+}
+
+/// The last tokens that a short convolution sees, [B, keep + window, C], and those that may be
+/// needed when `keep` tokens are taken back.
+struct RecentTokens {
+  Tensor data;
+  std::int64_t window = 0, keep = 0, kept = 0;
+  RecentTokens() = default;
+  RecentTokens(std::int64_t batch, std::int64_t window, std::int64_t channels,
+               const StateOptions& options, const TensorOptions& like);
+  /// The window and then x [B, n, C], whose real tokens come first.
+  Tensor before(const Tensor& x) const;
+  void push(const Tensor& x, const StepTokens& tokens);
+  void take_back(std::int64_t n, const std::vector<std::int64_t>& real);
+};
+}  // namespace detail
+
+/// Keys (rotated) and values of the real tokens seen so far, [B, Hk, capacity, Dh]: token t of
+/// entry b lies in column t - rows[b].start.
+struct KeyValueState : SequenceState {
+  Tensor keys, values;
+  Tensor positions;  ///< [B, capacity] int64; undefined while no step named any
+  std::vector<detail::StateRow> rows;
+  std::int64_t max_len = 0;
+
+  KeyValueState(std::int64_t batch, std::int64_t max_len, std::int64_t heads, std::int64_t capacity,
+                std::int64_t width, const TensorOptions& like);
+  /// StateError unless it was made for so many heads of such a width.
+  void check_heads(std::string_view who, std::int64_t heads, std::int64_t width) const;
+  /// Real tokens that a run's rows have seen.
+  std::int64_t length_of(const detail::RowRun& run) const {
+    return rows[static_cast<std::size_t>(run.begin)].length;
+  }
+  /// Appends k and v [R, Hk, n, Dh], the next of a run's tokens; returns all held for it.
+  std::pair<Tensor, Tensor> append(const detail::RowRun& run, const Tensor& k, const Tensor& v);
+  /// Notes the positions of a run's tokens before append(), when some are named; returns whether
+  /// distances must be counted by them.
+  bool append_positions(const detail::RowRun& run, const detail::StepTokens& tokens);
+  /// ALiBi's penalties [R, H, n, held] of the run's last n tokens, by positions.
+  Tensor alibi(const detail::RowRun& run, std::int64_t heads, const TensorOptions& like) const;
+  /// Forgets the run's tokens before `first`; the rest moves to the front.
+  void forget(const detail::RowRun& run, std::int64_t first);
+  /// The oldest token that token t needs.
+  virtual std::int64_t first_needed(std::int64_t) const { return 0; }
+  void parts(auto&& f) { f(keys), f(values), f(positions), f(rows); }
+
+ protected:
+  Box<SequenceState> pick(const std::vector<std::int64_t>& r) const override {
+    return detail::picked(*this, r);
+  }
+  void take_back(std::int64_t n, const std::vector<std::int64_t>& real) override;
+};
+
+namespace detail {
+/// x turned to the positions of a run's tokens, of which the first is number `start`.
+Tensor rope_of(const RowRun& run, const StepTokens& tokens, const Tensor& x,
+               const std::string& style, double base, std::int64_t start);
 }  // namespace detail
 
 }  // namespace dropin

@@ -39,9 +39,9 @@ struct DilatedAttentionOptions {
 /// Attention linear in the length: pattern i cuts the sequence into segments of w_i tokens, in
 /// which every r_i-th token attends to its like; the patterns are mixed by their softmax
 /// denominators, y = sum_i s_i y_i / sum_i s_i (Ding et al. 2023, LongNet, section 2.2). Replaces
-/// MultiheadAttention. x [B, L, D], key_padding_mask [B, L] bool. A token that no pattern covers in
-/// a head gets 0 there. Parameters q_proj, k_proj, v_proj, out_proj (.weight [D, D], .bias [D]),
-/// torchscale's names.
+/// MultiheadAttention. x [B, L, D], key_padding_mask [B, L] bool, attn_mask as MultiheadAttention.
+/// A token that no pattern covers in a head gets 0 there. Parameters q_proj, k_proj, v_proj,
+/// out_proj (.weight [D, D], .bias [D]), torchscale's names.
 class DilatedAttention
     : public Component<DilatedAttention, DilatedAttentionOptions, SequenceMixer> {
  public:
@@ -61,8 +61,8 @@ class DilatedAttention
     return 4 * b * static_cast<double>(o.embed_dim) * pairs;
   }
   static std::vector<std::string> examples();
-  static bool surrogate_gradient(const DilatedAttentionOptions& o) {
-    return !o.mix_grad && o.segment_length.size() > 1;
+  static void traits(const DilatedAttentionOptions& o, Traits& t) {
+    t.surrogate_gradient = !o.mix_grad && o.segment_length.size() > 1;
   }
   explicit DilatedAttention(const DilatedAttentionOptions& o);
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
@@ -72,9 +72,11 @@ class DilatedAttention
   /// not grow with the length.
   Tensor forward_distributed(const Tensor& x_local, Communicator& c);
   bool causal() const override { return options_.causal; }
-  /// Causal only. The state keeps the keys of the current segments: at most twice the longest.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override;
-  Tensor step(const Tensor& x_t, SequenceState& state) override;
+  /// Causal only. The state keeps the keys of the current segments: at most twice the longest, and
+  /// options.keep tokens more. Segments begin at each entry's first real token.
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+                                const StateOptions& options = {}) override;
+  Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
  protected:
   void translate_state(StateDict& state, const std::string& prefix,
@@ -83,6 +85,10 @@ class DilatedAttention
   }
 
  private:
+  struct State;
+  /// The outputs [R, H, n, Dh] of a run's new tokens from their queries, keys and values.
+  Tensor step_run(State& s, const detail::RowRun& run, const Tensor& q, const Tensor& k,
+                  const Tensor& v) const;
   /// s_ij: which tokens of a segment take part in pattern i in a head.
   std::int64_t offset(std::size_t pattern, std::int64_t head) const;
   AttentionParams pattern(std::size_t i) const;

@@ -5,7 +5,7 @@
 
 #include "dropin/convolution/contract.h"
 #include "dropin/projection/linear.h"
-#include "dropin/sequence/contract.h"
+#include "dropin/sequence/common.h"
 
 namespace dropin {
 
@@ -106,7 +106,9 @@ class HyenaFilter : public Component<HyenaFilter, HyenaFilterOptions, ImageMixer
   static constexpr const char* kCall = "x [B, C, L] -> y [B, C, L]";
   static constexpr const char* kSummary = "long convolution with a generated filter";
   static constexpr const char* kSample = R"({"d_model": 4, "l_max": 16, "filter_order": 6})";
-  static std::vector<std::int64_t> sample_input() { return {4, 9}; }
+  static Sample sample(const Options& o, const SampleSpec& s) {
+    return sample_signals(s, o.d_model, o.l_max);
+  }
   static constexpr const char* kReplaces = "Conv1d";
   static constexpr const char* kPaper = "Poli et al. 2023, arXiv 2302.10866";
   static std::vector<std::string> examples();
@@ -221,9 +223,13 @@ class HyenaOperator : public Component<HyenaOperator, HyenaOperatorOptions, Sequ
   /// "Flash Inference", Oncescu et al. 2024): inputs of each finished block of 2^p tokens are
   /// carried to the next 2^p outputs by one transform, O(log^2 L) per token on average and O(L)
   /// memory; the first call may bring any number of tokens at the cost of one transform of max_len.
-  /// OptionError when max_len > l_max.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override;
-  Tensor step(const Tensor& x_t, SequenceState& state) override;
+  /// OptionError when max_len > l_max. options.keep = n keeps n more inputs of the short
+  /// convolution
+  /// ((N + 1) D numbers each); rollback() itself costs a transform of max_len per long convolution
+  /// and entry.
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+                                const StateOptions& options = {}) override;
+  Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
   /// filter_fn's groups (HyenaFilter::param_groups), and the projections with the optimizer's own
   /// options.
   std::vector<ParameterHint> param_groups() const;

@@ -52,8 +52,11 @@ class LatentAttention : public Component<LatentAttention, LatentAttentionOptions
   Tensor forward(const Tensor& x, SequenceState& state) { return step(x, state); }
   bool causal() const override { return options_.causal; }
   /// Causal only; max_len is not a limit: the state is (2 N + N D / H) numbers per batch entry.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len = 0) override;
-  Tensor step(const Tensor& x_t, SequenceState& state) override;
+  /// options.keep = n keeps n more such states, and the last n tokens of each step are taken one by
+  /// one.
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len = 0,
+                                const StateOptions& options = {}) override;
+  Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
  protected:
   void translate_state(StateDict& state, const std::string& prefix,

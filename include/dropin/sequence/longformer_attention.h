@@ -37,9 +37,10 @@ struct LongformerAttentionOptions {
 /// global tokens see all, by projections of their own (Beltagy et al. 2020, section 3): y_i = sum_j
 /// softmax_j(q_i k_j / sqrt(Dh)) v_j over j = i - dilation window, ..., i + dilation window and the
 /// global j. Replaces MultiheadAttention. x [B, L, D]; key_padding_mask and global_attention_mask
-/// [B, L] bool, padding wins. A padded token gives out_proj.bias. Parameters q_proj, k_proj,
-/// v_proj, out_proj, q_proj_global, k_proj_global, v_proj_global (.weight [D, D], .bias [D]);
-/// Hugging Face's and allenai's names are accepted when loading.
+/// [B, L] bool, padding wins; attn_mask as MultiheadAttention, over window and global keys. A
+/// padded token gives out_proj.bias. Parameters q_proj, k_proj, v_proj, out_proj, q_proj_global,
+/// k_proj_global, v_proj_global (.weight [D, D], .bias [D]); Hugging Face's and allenai's names are
+/// accepted when loading.
 class LongformerAttention
     : public Component<LongformerAttention, LongformerAttentionOptions, SequenceMixer> {
  public:
@@ -61,16 +62,16 @@ class LongformerAttention
   /// ShapeError, DTypeError on x or a mask that does not fit; OptionError on a global token without
   /// global_attention.
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
-  bool causal() const override { return options_.causal; }
-  /// Causal only. The state is a ring of the last W max(dilation) + 1 tokens.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override {
-    return init_state(batch, max_len, false);
+  /// By its options, or by a window to the left without global tokens.
+  bool causal() const override {
+    return options_.causal || (right() == 0 && !options_.global_attention);
   }
-  /// global_tokens: later steps may name global tokens; the state then keeps all max_len tokens.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len, bool global_tokens);
-  Tensor step(const Tensor& x_t, SequenceState& state) override { return step(x_t, state, {}); }
-  /// global_mask [B, n] bool: which of the new tokens are global; undefined: none.
-  Tensor step(const Tensor& x_t, SequenceState& state, const Tensor& global_mask);
+  /// Causal only. The state holds the last W max(dilation) + 1 + options.keep tokens, in twice as
+  /// much memory. options.global_tokens: later steps may name global tokens
+  /// (StepArgs::global_attention_mask); the state then keeps all max_len tokens.
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+                                const StateOptions& options = {}) override;
+  Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
  protected:
   void translate_state(StateDict& state, const std::string& prefix,
@@ -87,8 +88,13 @@ class LongformerAttention
                ? options_.dilation.values[0]
                : options_.dilation.values[static_cast<std::size_t>(head)];
   }
-  Tensor heads(const Child<Linear>& proj, const Tensor& x, bool rotate,
-               std::int64_t start = 0) const;
+  Tensor heads(const Child<Linear>& proj, const Tensor& x, bool rotate) const;
+  struct State;
+  /// The heads of a step's tokens, packed.
+  struct Projected;
+  /// The outputs [R, H, n, Dh] of a run's new tokens.
+  Tensor step_run(State& s, const detail::RowRun& run, const detail::StepTokens& tokens,
+                  const Projected& p) const;
   Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_, q_global_, k_global_, v_global_;
 };
 

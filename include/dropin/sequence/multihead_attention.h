@@ -63,8 +63,10 @@ class MultiheadAttention
     return attend(x, x, x, args).y;
   }
   bool causal() const override { return options_.causal; }
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override;
-  Tensor step(const Tensor& x_t, SequenceState& state) override;
+  /// Causal only. The state holds all max_len tokens; options.keep costs nothing.
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+                                const StateOptions& options = {}) override;
+  Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
   NamedTensors call(const NamedTensors& in) override;
 
  protected:

@@ -1,7 +1,7 @@
 // LSTM and GRU, PyTorch's parameters (weight_ih_l0, ...), batch first.
 #pragma once
 #include "dropin/module/init.h"
-#include "dropin/sequence/contract.h"
+#include "dropin/sequence/common.h"
 
 namespace dropin {
 
@@ -24,7 +24,19 @@ struct RNNOptions {
 
 /// Hidden (and cell) states, [layers, B, hidden].
 struct RecurrentState : SequenceState {
+  using SequenceState::SequenceState;
   Tensor h, c;
+  detail::Snapshots kept;
+  void parts(auto&& f) { f(h, 1), f(c, 1), f(kept.before, 1); }
+
+ protected:
+  Box<SequenceState> pick(const std::vector<std::int64_t>& rows) const override {
+    return detail::picked(*this, rows);
+  }
+  void take_back(std::int64_t n, const std::vector<std::int64_t>&) override {
+    const Tensors then = kept.take_back(n);
+    h = then[0], c = then[1];
+  }
 };
 
 namespace detail {
@@ -33,8 +45,11 @@ class RecurrentLayer : public SequenceMixer {
  public:
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
   bool causal() const override { return true; }
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override;
-  Tensor step(const Tensor& x_t, SequenceState& state) override;
+  /// The state is h (and c), max_len is not a limit. options.keep = n keeps n more of them, and the
+  /// last n tokens of each step are taken one by one.
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+                                const StateOptions& options = {}) override;
+  Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
  protected:
   void build(const RNNOptions& o, std::int64_t gates);
@@ -45,6 +60,8 @@ class RecurrentLayer : public SequenceMixer {
 
  private:
   Tensor run(const Tensor& x, RecurrentState& s) const;
+  /// The same, stepping over padding [B, n]: the state stays as it is, and the output is 0.
+  Tensor run_over(const Tensor& x, const Tensor& padding, RecurrentState& s) const;
   struct Weights {
     Tensor *w_ih, *w_hh, *b_ih, *b_hh;
   };

@@ -74,11 +74,13 @@ class SigmoidAttention
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override {
     return attend(x, x, x, args);
   }
-  bool causal() const override { return options_.causal; }
+  /// By its options, or by a window to the left.
+  bool causal() const override { return options_.causal || options_.window[1] == 0; }
   /// Causal only; OptionError when the bias depends on the length of the call ("-log_n" without
-  /// max_seq_len).
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len) override;
-  Tensor step(const Tensor& x_t, SequenceState& state) override;
+  /// max_seq_len). The state holds all max_len tokens; options.keep costs nothing.
+  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+                                const StateOptions& options = {}) override;
+  Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
   NamedTensors call(const NamedTensors& in) override;
 
  protected:
@@ -86,12 +88,12 @@ class SigmoidAttention
                        std::vector<std::string>& renamed) const override;
 
  private:
-  /// The heads of a projection of x, normalised and rotated as the options say; row 0 stands at
-  /// position `start`.
-  Tensor project(const Child<Linear>& proj, const Child<LayerNorm>& norm, const Tensor& x,
-                 std::int64_t start) const;
-  /// From heads [B, H, L, Dh] to the output [B, Lq, D].
-  Tensor mix(Tensor q, Tensor k, const Tensor& v, AttentionParams p);
+  /// The heads of a projection of x, normalised as the options say.
+  Tensor project(const Child<Linear>& proj, const Child<LayerNorm>& norm, const Tensor& x) const;
+  /// From heads [B, H, L, Dh] to heads [B, H, Lq, Dh].
+  Tensor mix(Tensor q, Tensor k, const Tensor& v, AttentionParams p) const;
+  /// From heads [B, H, L, Dh] to the output [B, L, D].
+  Tensor finish(const Tensor& heads);
   double bias_for(std::int64_t keys) const;
   Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_;
   Child<LayerNorm> q_norm_, k_norm_, hybrid_norm_;

@@ -2,8 +2,11 @@
 // PyTorch's.
 #pragma once
 #include <cstdint>
+#include <concepts>
 #include <initializer_list>
+#include <iosfwd>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 #include "dropin/core/device.h"
@@ -12,6 +15,7 @@
 #include "dropin/core/ref.h"
 #include "dropin/core/shape.h"
 #include "dropin/tensor/generator.h"
+#include "dropin/tensor/scalar.h"
 #include "dropin/tensor/storage.h"
 
 namespace dropin {
@@ -35,13 +39,26 @@ struct TapeEntry {
   virtual ~TapeEntry() = default;
 };
 
+/// How a view came about, which says whether a recorded in-place write through it is allowed.
+enum class ViewOrigin : std::uint8_t {
+  None,        ///< not a view
+  Recorded,    ///< has a base
+  Unrecorded,  ///< made inside no_grad
+  OffTape,     ///< made inside no_grad, of a tensor that requires grad
+  Several      ///< one of those that one call returned
+};
+
 struct TensorImpl : RefCounted {
   Ref<Storage> storage;
   std::int64_t offset = 0;  ///< in elements
   Shape sizes, strides;     ///< strides in elements
   DType dtype = DType::Float32;
+  ViewOrigin origin = ViewOrigin::None;
+  std::uint32_t history = 0;  ///< counts what recorded in-place writes did to the tape entry
+  std::uint32_t seen = 0;     ///< of a view: the base's history when its own was made
   std::int64_t numel = 1;
   TapeEntry* tape = nullptr;
+  Ref<TensorImpl> base;  ///< of a recorded view: the tensor that owns the history, never a view
   ~TensorImpl() override { delete tape; }
 };
 
@@ -53,6 +70,15 @@ class Tensor {
  public:
   Tensor() = default;
   explicit Tensor(Ref<TensorImpl> impl) : impl_(std::move(impl)) {}
+  Tensor(const Tensor&) = default;
+  Tensor(Tensor&&) noexcept = default;
+  ~Tensor() = default;
+  /// A named handle is bound to the other tensor; a temporary, such as x[0], is written to:
+  /// `x[0] = y` is x[0].copy_(y), `x[0] = 1.5` is x[0].fill_(1.5).
+  Tensor& operator=(const Tensor&) & = default;
+  Tensor& operator=(Tensor&&) & noexcept = default;
+  Tensor& operator=(const Tensor& src) && { return copy_(src); }
+  Tensor& operator=(const Scalar& value) && { return fill_(value); }
 
   // --- what it is
   bool defined() const { return static_cast<bool>(impl_); }
@@ -81,15 +107,22 @@ class Tensor {
       wrong_type(dtype_of<T>::value);
     return static_cast<T*>(data_ptr());
   }
-  /// The only element as T; ShapeError if there is not exactly one.
+  /// The only element as T, integers exactly; ShapeError if there is not exactly one.
   template <class T = double>
   T item() const {
+    if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
+      if (!is_floating(dtype())) return static_cast<T>(item_as_int64());
     return static_cast<T>(item_as_double());
   }
-  /// All elements, in order, converted.
+  /// All elements, in order, converted; integers exactly.
   template <class T = double>
   std::vector<T> to_vector() const {
-    std::vector<double> v = values();
+    if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
+      if (!is_floating(dtype())) {
+        const std::vector<std::int64_t> v = whole_values();
+        return std::vector<T>(v.begin(), v.end());
+      }
+    const std::vector<double> v = values();
     return std::vector<T>(v.begin(), v.end());
   }
   abi::TensorIn in() const;
@@ -149,26 +182,58 @@ class Tensor {
   Tensor to(const Device& device) const;
   Tensor to(DType dtype, const Device& device) const { return to(dtype).to(device); }
 
-  // --- in place (advance the version; AutogradError on a leaf that requires grad, outside no_grad)
+  // --- in place: advance the version of the memory, which all views of it share. While recording,
+  // a write is differentiated: the tensor, the one it is a view of, and that one's other views take
+  // part in its history. AutogradError on a leaf that requires grad and on views of one, outside
+  // no_grad, and on views made inside no_grad or by split. DTypeError where the result has a kind
+  // that the tensor can not hold (a float in an integer tensor; copy_ and fill_ convert). Error on
+  // expanded tensors, whose elements share memory (fill_ may).
   Tensor& copy_(const Tensor& src);
-  Tensor& fill_(double value);
+  Tensor& fill_(const Scalar& value);
   Tensor& zero_() { return fill_(0); }
-  Tensor& add_(const Tensor& other, double alpha = 1);
-  Tensor& add_(double v);
-  Tensor& sub_(const Tensor& other) { return add_(other, -1); }
+  Tensor& add_(const Tensor& other, const Scalar& alpha = 1);
+  Tensor& add_(const Scalar& v);
+  Tensor& sub_(const Tensor& other, const Scalar& alpha = 1);
+  Tensor& sub_(const Scalar& v);
   Tensor& mul_(const Tensor& other);
-  Tensor& mul_(double v);
+  Tensor& mul_(const Scalar& v);
   Tensor& div_(const Tensor& other);
-  Tensor& clamp_(double lo, double hi);
-  Tensor& masked_fill_(const Tensor& mask, double value);
+  Tensor& div_(const Scalar& v);
+  Tensor& clamp_(const Scalar& lo, const Scalar& hi);
+  Tensor& masked_fill_(const Tensor& mask, const Scalar& value);
   Tensor& uniform_(double a = 0, double b = 1, Generator* g = nullptr);
   Tensor& normal_(double mean = 0, double std = 1, Generator* g = nullptr);
+  Tensor& operator+=(const Tensor& other) { return add_(other); }
+  Tensor& operator-=(const Tensor& other) { return sub_(other); }
+  Tensor& operator*=(const Tensor& other) { return mul_(other); }
+  Tensor& operator/=(const Tensor& other) { return div_(other); }
+  Tensor& operator+=(const Scalar& v) { return add_(v); }
+  Tensor& operator-=(const Scalar& v) { return sub_(v); }
+  Tensor& operator*=(const Scalar& v) { return mul_(v); }
+  Tensor& operator/=(const Scalar& v) { return div_(v); }
 
   // --- the commonest functions as methods; all are free functions too (ops/)
   Tensor sum() const;
   Tensor sum(const Shape& dims, bool keepdim = false) const;
+  template <std::signed_integral I>
+  Tensor sum(I dim, bool keepdim = false) const {
+    return sum(Shape{dim}, keepdim);
+  }
   Tensor mean() const;
   Tensor mean(const Shape& dims, bool keepdim = false) const;
+  template <std::signed_integral I>
+  Tensor mean(I dim, bool keepdim = false) const {
+    return mean(Shape{dim}, keepdim);
+  }
+  Tensor prod(const Shape& dims = {}, bool keepdim = false) const;
+  Tensor amax(const Shape& dims = {}, bool keepdim = false) const;
+  Tensor amin(const Shape& dims = {}, bool keepdim = false) const;
+  Tensor var(const Shape& dims = {}, double correction = 1, bool keepdim = false) const;
+  Tensor std(const Shape& dims = {}, double correction = 1, bool keepdim = false) const;
+  Tensor norm(const Shape& dims = {}, bool keepdim = false) const;
+  Tensor argmax(std::int64_t dim, bool keepdim = false) const;
+  Tensor argmin(std::int64_t dim, bool keepdim = false) const;
+  Tensor clamp(const Scalar& lo, const Scalar& hi) const;
   Tensor exp() const;
   Tensor log() const;
   Tensor sqrt() const;
@@ -177,10 +242,10 @@ class Tensor {
   Tensor relu() const;
   Tensor sigmoid() const;
   Tensor tanh() const;
-  Tensor pow(double exponent) const;
+  Tensor pow(const Scalar& exponent) const;
   Tensor softmax(std::int64_t dim = -1) const;
   Tensor matmul(const Tensor& other) const;
-  Tensor masked_fill(const Tensor& mask, double value) const;
+  Tensor masked_fill(const Tensor& mask, const Scalar& value) const;
 
   /// "tensor([[1., 2.],\n        [3., 4.]])", as torch prints.
   std::string str() const;
@@ -194,26 +259,70 @@ class Tensor {
   [[noreturn]] static void undefined();
   [[noreturn]] void wrong_type(DType asked) const;
   double item_as_double() const;
+  std::int64_t item_as_int64() const;
   std::vector<double> values() const;
+  std::vector<std::int64_t> whole_values() const;
   Ref<TensorImpl> impl_;
 };
+
+/// str()
+std::ostream& operator<<(std::ostream& out, const Tensor& t);
 
 // --- factories
 Tensor empty(const Shape& sizes, const TensorOptions& o = {});
 Tensor zeros(const Shape& sizes, const TensorOptions& o = {});
 Tensor ones(const Shape& sizes, const TensorOptions& o = {});
-Tensor full(const Shape& sizes, double value, const TensorOptions& o = {});
+/// value converted to the dtype of `o`, integers exactly.
+Tensor full(const Shape& sizes, const Scalar& value, const TensorOptions& o = {});
 Tensor empty_like(const Tensor& x);  ///< contiguous
 Tensor zeros_like(const Tensor& x);
 Tensor ones_like(const Tensor& x);
 /// 0-dimensional.
-Tensor scalar(double value, const TensorOptions& o = {});
-Tensor arange(double start, double end, double step = 1, const TensorOptions& o = DType::Int64);
+Tensor scalar(const Scalar& value, const TensorOptions& o = {});
+/// start, start + step, ... before end. Without a dtype: int64 when all three are integers, else
+/// float32.
+Tensor arange(const Scalar& start, const Scalar& end, const Scalar& step = 1);
+Tensor arange(const Scalar& start, const Scalar& end, const Scalar& step, const TensorOptions& o);
+/// 0, 1, ... before end.
+Tensor arange(const Scalar& end);
 Tensor linspace(double start, double end, std::int64_t steps, const TensorOptions& o = {});
 Tensor eye(std::int64_t n, std::int64_t m = -1, const TensorOptions& o = {});
 /// A copy of the values, in row-major order; ShapeError unless there are as many as the sizes say.
 Tensor tensor(const std::vector<double>& values, const Shape& sizes, const TensorOptions& o = {});
 Tensor tensor(const std::vector<double>& values, const TensorOptions& o = {});
+namespace detail {
+Tensor whole_tensor(const std::vector<std::int64_t>& values, const Shape& sizes,
+                    const TensorOptions& o);
+/// torch's dtype of C++ numbers: float32 for floating ones, int64 for integers; bool and 8-bit
+/// integers stay.
+template <class T>
+constexpr DType default_dtype() {
+  if constexpr (std::is_floating_point_v<T>)
+    return DType::Float32;
+  else if constexpr (std::is_same_v<T, bool>)
+    return DType::Bool;
+  else if constexpr (sizeof(T) == 1)
+    return std::is_signed_v<T> ? DType::Int8 : DType::UInt8;
+  else
+    return DType::Int64;
+}
+}  // namespace detail
+/// A copy of numbers of any C++ type, integers exactly: float32 for floating numbers, int64 for
+/// integers (bool and 8-bit integers stay), or the dtype given.
+template <class T>
+  requires std::is_arithmetic_v<T>
+Tensor tensor(const std::vector<T>& values, const Shape& sizes,
+              const TensorOptions& o = detail::default_dtype<T>()) {
+  if constexpr (std::is_integral_v<T>)
+    return detail::whole_tensor({values.begin(), values.end()}, sizes, o);
+  else
+    return tensor(std::vector<double>(values.begin(), values.end()), sizes, o);
+}
+template <class T>
+  requires std::is_arithmetic_v<T>
+Tensor tensor(const std::vector<T>& values, const TensorOptions& o = detail::default_dtype<T>()) {
+  return tensor(values, Shape{static_cast<std::int64_t>(values.size())}, o);
+}
 /// A tensor over the caller's memory. Strides in elements (empty: contiguous). The deleter runs
 /// with the last reference.
 Tensor from_blob(void* data, const Shape& sizes, const TensorOptions& o = {},
@@ -229,10 +338,22 @@ Tensor randperm(std::int64_t n, Generator* g = nullptr);
 int wrap_dim(std::int64_t dim, std::int64_t ndim, const char* who);
 
 namespace detail {
-/// A view of x's storage with these sizes and strides, off the tape.
+/// A view of x's storage with these sizes and strides, off the tape: a write to it is not seen by
+/// x's history.
 Tensor alias(const Tensor& x, const Shape& sizes, const Shape& strides, std::int64_t offset);
 /// x expanded to these sizes with stride 0, off the tape; the caller has checked that it fits.
 Tensor broadcast_to(const Tensor& x, const Shape& sizes);
+/// Makes y, a recorded alias of x, a view of it: later in-place writes to either reach the other's
+/// history.
+void link_view(const Tensor& y, const Tensor& x);
+/// Marks views that one call made together: a recorded in-place write to one is refused (torch).
+void several_views(const std::vector<Tensor>& views);
+/// Before an in-place write. True when it must be recorded; AutogradError where it is not allowed.
+/// `source`: whether what is written requires a gradient.
+bool check_in_place(const Tensor& self, bool source, const char* who);
+/// After a recorded in-place write: self, and what it is a view of, gets the history of `value`;
+/// keeps: whether value was computed from self (else self's old history gets zeros).
+void rebase_history(const Tensor& self, const Tensor& value, bool keeps, const char* who);
 }  // namespace detail
 
 }  // namespace dropin

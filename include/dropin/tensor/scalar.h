@@ -1,0 +1,45 @@
+// Scalar: a number that remembers whether it was floating, an integer or a bool.
+#pragma once
+#include <cstdint>
+#include <type_traits>
+
+#include "dropin/core/dtype.h"
+
+namespace dropin {
+
+/// A C++ number as an operand beside tensors. Its kind, never its value, takes part in type
+/// promotion: 2.0 makes an integer tensor float32, 2 leaves it as it is. Integers are kept exactly.
+class Scalar {
+ public:
+  template <class T>
+    requires std::is_arithmetic_v<T>
+  Scalar(T v) {
+    if constexpr (std::is_floating_point_v<T>) {
+      real_ = static_cast<double>(v);
+      dtype_ = DType::Float32;
+    } else {
+      whole_ = static_cast<std::int64_t>(v);
+      dtype_ = std::is_same_v<T, bool> ? DType::Bool : DType::Int64;
+    }
+  }
+  /// What a tensor of this number alone has: float32, int64 or bool.
+  DType dtype() const { return dtype_; }
+  bool is_floating() const { return dtype_ == DType::Float32; }
+  double to_double() const { return is_floating() ? real_ : static_cast<double>(whole_); }
+  /// The integer; a floating number is truncated, saturates, and is 0 for NaN.
+  std::int64_t to_int64() const;
+  /// False for an integer that no double holds.
+  bool fits_double() const {
+    constexpr std::int64_t most = std::int64_t{1} << 53;
+    return is_floating() || (whole_ <= most && whole_ >= -most);
+  }
+
+ private:
+  union {
+    double real_;
+    std::int64_t whole_;
+  };
+  DType dtype_;
+};
+
+}  // namespace dropin

@@ -1,0 +1,17 @@
+#include "dropin/module/unary.h"
+
+namespace dropin {
+
+FamilyInfo Layer::family() {
+  FamilyInfo f;
+  f.name = kFamily;
+  f.call = "x -> y";
+  f.options = picture_options;
+  f.inputs = [](const Json& o, const SampleSpec& s) {
+    return sample_pictures(s, option_or(o, {"in_channels"}, picture_size(s.size).channels));
+  };
+  f.bad_inputs = bad_shape({2, 5});
+  return f;
+}
+
+}  // namespace dropin

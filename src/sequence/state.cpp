@@ -1,0 +1,328 @@
+// What step() keeps: the state in general, and what the members' own states share.
+#include <algorithm>
+#include <numeric>
+
+#include "dropin/sequence/common.h"
+
+namespace dropin {
+
+Box<SequenceState> SequenceState::pick(const std::vector<std::int64_t>&) const {
+  fail<StateError>({"SequenceState: this kind of state cannot be copied or reordered"});
+}
+void SequenceState::take_back(std::int64_t, const std::vector<std::int64_t>&) {
+  fail<StateError>({"SequenceState: this kind of state cannot take tokens back"});
+}
+
+Box<SequenceState> SequenceState::select(const std::vector<std::int64_t>& indices) const {
+  for (std::int64_t i : indices)
+    DROPIN_CHECK(i >= 0 && i < batch_, IndexError, "SequenceState: select: index ", i,
+                 ", expected 0 to ", batch_ - 1, " because the state has batch ", batch_);
+  Box<SequenceState> s = pick(indices);
+  s->batch_ = static_cast<std::int64_t>(indices.size());
+  s->length_ = length_;
+  s->padded_ = padded_;
+  for (Padded& p : s->padded_) {
+    std::vector<bool> rows;
+    for (std::int64_t i : indices) rows.push_back(p.rows[static_cast<std::size_t>(i)]);
+    p.rows = std::move(rows);
+  }
+  return s;
+}
+Box<SequenceState> SequenceState::select(const Tensor& indices) const {
+  DROPIN_CHECK(indices.dtype() == kInt64, DTypeError, "SequenceState: select: indices are ",
+               indices.dtype(), ", expected int64");
+  DROPIN_CHECK(indices.dim() == 1, ShapeError, "SequenceState: select: indices are ",
+               indices.sizes(), ", expected [n]");
+  const Tensor i = indices.to(Device{}).contiguous();
+  const std::int64_t* first = i.data<std::int64_t>();
+  return select(std::vector<std::int64_t>(first, first + i.numel()));
+}
+Box<SequenceState> SequenceState::clone() const {
+  std::vector<std::int64_t> all(static_cast<std::size_t>(batch_));
+  std::iota(all.begin(), all.end(), 0);
+  return select(all);
+}
+
+void SequenceState::rollback(std::int64_t n) {
+  DROPIN_CHECK(n >= 0 && n <= length_, StateError, "SequenceState: rollback(", n,
+               "): the state has seen ", length_, " tokens");
+  if (n == 0) return;
+  const auto from = std::find_if(padded_.begin(), padded_.end(),
+                                 [&](const Padded& p) { return p.at >= length_ - n; });
+  std::vector<std::int64_t> real(static_cast<std::size_t>(batch_), n);
+  for (auto p = from; p != padded_.end(); ++p)
+    for (std::size_t b = 0; b < real.size(); ++b) real[b] -= p->rows[b];
+  take_back(n, real);
+  padded_.erase(from, padded_.end());
+  length_ -= n;
+}
+
+void SequenceState::saw(std::int64_t n, const Tensor& padding) {
+  for (std::int64_t i = 0; padding.defined() && i < n; ++i) {
+    Padded p{length_ + i, {}};
+    for (std::int64_t b = 0; b < batch_; ++b) p.rows.push_back(padding.data<bool>()[b * n + i]);
+    if (std::find(p.rows.begin(), p.rows.end(), true) != p.rows.end())
+      padded_.push_back(std::move(p));
+  }
+  length_ += n;
+}
+
+namespace {
+std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
+
+// x [B, W, ...] -> [B, width, ...]: row b from column first[b] on, along `dim`.
+Tensor shifted(const Tensor& x, std::int64_t dim, const std::vector<std::int64_t>& first,
+               std::int64_t width) {
+  const auto batch = static_cast<std::int64_t>(first.size());
+  const bool alike =
+      std::all_of(first.begin(), first.end(), [&](std::int64_t f) { return f == first[0]; });
+  if (alike) return x.narrow(dim, batch ? first[0] : 0, width).clone();
+  Tensor y = empty(
+      [&] {
+        Shape s = x.sizes();
+        s[static_cast<int>(dim)] = width;
+        return s;
+      }(),
+      x.options());
+  for (std::int64_t b = 0; b < batch; ++b)
+    y.narrow(0, b, 1).copy_(x.narrow(0, b, 1).narrow(dim, first[at(b)], width));
+  return y;
+}
+
+// `index` [B, n] along dimension `dim` of something shaped as x.
+Tensor along(const Tensor& index, const Tensor& x, std::int64_t dim) {
+  Shape s = x.sizes();
+  for (int i = 1; i < x.dim(); ++i)
+    if (i != dim) s[i] = 1;
+  return index.reshape(s);
+}
+}  // namespace
+
+Tensor detail::StepTokens::packed(const Tensor& x, std::int64_t dim) const {
+  if (!padding.defined()) return x;
+  const Tensor clean = masked_fill(x, along(hidden, x, dim), 0);
+  return gather(clean, dim, broadcast_to(along(order, x, dim), x.sizes()));
+}
+Tensor detail::StepTokens::unpacked(const Tensor& y, std::int64_t dim) const {
+  if (!padding.defined()) return y;
+  return masked_fill(gather(y, dim, broadcast_to(along(place, y, dim), y.sizes())),
+                     along(hidden, y, dim), 0);
+}
+
+detail::StepTokens detail::check_step(std::string_view who, const Tensor& x_t,
+                                      const SequenceState& state, const StepArgs& args,
+                                      const StepLimits& limits) {
+  DROPIN_CHECK(limits.causal, OptionError, who, ": step() needs causal = true");
+  DROPIN_CHECK(x_t.dim() == 3 && x_t.size(2) == limits.width, ShapeError, who, ": x_t is ",
+               x_t.sizes(), ", expected [B, n, ", limits.width, "]");
+  DROPIN_CHECK(is_floating(x_t.dtype()), DTypeError, who, ": x_t is ", x_t.dtype(),
+               ", expected a floating-point tensor");
+  DROPIN_CHECK(x_t.size(0) == state.batch(), ShapeError, who, ": x_t has batch ", x_t.size(0),
+               ", the state ", state.batch());
+  check_mask(who, "key_padding_mask", args.key_padding_mask, x_t);
+  check_mask(who, "global_attention_mask", args.global_attention_mask, x_t);
+  if (!limits.global_tokens)
+    refuse(who, "global_attention_mask", args.global_attention_mask, kNoGlobalTokens);
+  if (!limits.positions) refuse(who, "positions", args.positions, kNoPositions);
+  const std::int64_t batch = x_t.size(0), n = x_t.size(1);
+  if (args.positions.defined()) {
+    DROPIN_CHECK(args.positions.dtype() == kInt64, DTypeError, who, ": positions are ",
+                 args.positions.dtype(), ", expected int64");
+    DROPIN_CHECK(args.positions.sizes() == (Shape{batch, n}), ShapeError, who, ": positions are ",
+                 args.positions.sizes(), ", expected [", batch, ", ", n, "]");
+  }
+  StepTokens t;
+  t.n = n;
+  t.fresh.assign(at(batch), n);
+  t.positions = args.positions;
+  if (!args.key_padding_mask.defined()) return t;
+  const Tensor padding = args.key_padding_mask.to(Device{}).contiguous();
+  const bool* hidden = padding.data<bool>();
+  if (std::find(hidden, hidden + batch * n, true) == hidden + batch * n) return t;
+  t.padding = padding.clone();
+  t.hidden = args.key_padding_mask;
+  t.order = zeros({batch, n}, kInt64);
+  t.place = zeros({batch, n}, kInt64);
+  std::int64_t *order = t.order.data<std::int64_t>(), *place = t.place.data<std::int64_t>();
+  for (std::int64_t b = 0; b < batch; ++b, hidden += n, order += n, place += n) {
+    std::int64_t real = 0, last = n;
+    for (std::int64_t i = 0; i < n; ++i) {
+      place[i] = hidden[i] ? --last : real++;
+      order[place[i]] = i;
+    }
+    t.fresh[at(b)] = real;
+  }
+  t.order = t.order.to(x_t.device());
+  t.place = t.place.to(x_t.device());
+  if (t.positions.defined()) t.positions = t.packed(t.positions, 1);
+  return t;
+}
+
+void detail::check_room(std::string_view who, const std::vector<StateRow>& rows,
+                        const StepTokens& tokens, std::int64_t max_len) {
+  for (std::size_t b = 0; b < rows.size(); ++b)
+    DROPIN_CHECK(rows[b].length + tokens.fresh[b] <= max_len, StateError, who,
+                 ": the state is full: ", rows[b].length, " tokens and ", tokens.fresh[b],
+                 " more exceed its capacity of ", max_len);
+}
+
+void detail::check_state_sizes(std::string_view who, std::int64_t batch, std::int64_t max_len,
+                               const StateOptions& options, bool global_tokens) {
+  DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who, ": init_state(", batch, ", ", max_len,
+               "): sizes must not be negative");
+  DROPIN_CHECK(options.keep >= 0, OptionError, who, ": init_state: keep is ", options.keep,
+               ", expected 0 or a number of tokens");
+  DROPIN_CHECK(global_tokens || !options.global_tokens, OptionError, who,
+               ": init_state: global_tokens is not supported: ", kNoGlobalTokens);
+}
+
+std::vector<detail::RowRun> detail::runs_of(const std::vector<StateRow>& rows,
+                                            const StepTokens& tokens) {
+  std::vector<RowRun> runs;
+  for (std::size_t b = 0; b < rows.size(); ++b)
+    if (b > 0 && rows[b] == rows[b - 1] && tokens.fresh[b] == tokens.fresh[b - 1])
+      ++runs.back().rows;
+    else
+      runs.push_back({static_cast<std::int64_t>(b), 1, tokens.fresh[b]});
+  return runs;
+}
+
+void detail::RowPicker::operator()(Tensor& t, std::int64_t dim) const {
+  if (!t.defined()) return;
+  no_grad guard;
+  std::vector<std::int64_t> rows = rows_;
+  const auto n = static_cast<std::int64_t>(rows.size());
+  t = index_select(t, dim, from_blob(rows.data(), {n}, kInt64).to(t.device()).clone());
+}
+void detail::RowPicker::operator()(std::vector<Tensors>& lists, std::int64_t dim) const {
+  for (Tensors& list : lists)
+    for (Tensor& t : list) (*this)(t, dim);
+}
+void detail::RowPicker::operator()(std::vector<StateRow>& rows) const {
+  std::vector<StateRow> r;
+  for (std::int64_t b : rows_) r.push_back(rows[at(b)]);
+  rows = std::move(r);
+}
+
+namespace {
+void check_kept(std::int64_t n, std::int64_t kept) {
+  DROPIN_CHECK(n <= kept, StateError, "SequenceState: rollback(", n, "): the state keeps ", kept,
+               " of its last tokens; init_state(batch, max_len, {.keep = n}) keeps more");
+}
+}  // namespace
+
+void detail::Snapshots::push(Tensors state) {
+  before.push_back(std::move(state));
+  if (static_cast<std::int64_t>(before.size()) > keep) before.erase(before.begin());
+}
+Tensors detail::Snapshots::take_back(std::int64_t n) {
+  check_kept(n, static_cast<std::int64_t>(before.size()));
+  const std::size_t left = before.size() - at(n);
+  Tensors state = before[left];
+  before.resize(left);
+  return state;
+}
+
+detail::RecentTokens::RecentTokens(std::int64_t batch, std::int64_t window_in,
+                                   std::int64_t channels, const StateOptions& options,
+                                   const TensorOptions& like)
+    : data(zeros({batch, options.keep + window_in, channels}, like)),
+      window(window_in),
+      keep(options.keep) {}
+Tensor detail::RecentTokens::before(const Tensor& x) const {
+  return concat({data.narrow(1, keep, window), x}, 1);
+}
+void detail::RecentTokens::push(const Tensor& x, const StepTokens& tokens) {
+  data = shifted(concat({data, x}, 1), 1, tokens.fresh, keep + window);
+  kept = std::min(keep, kept + tokens.n);
+}
+void detail::RecentTokens::take_back(std::int64_t n, const std::vector<std::int64_t>& real) {
+  check_kept(n, kept);
+  // older tokens move up, and what stands before them is never looked at
+  std::vector<std::int64_t> first;
+  for (std::int64_t r : real) first.push_back(n - r);
+  const Tensor none = zeros({data.size(0), n, data.size(2)}, data.options());
+  data = shifted(concat({none, data}, 1), 1, first, keep + window);
+  kept -= n;
+}
+
+KeyValueState::KeyValueState(std::int64_t batch, std::int64_t max_len_in, std::int64_t heads,
+                             std::int64_t capacity, std::int64_t width, const TensorOptions& like)
+    : SequenceState(batch), max_len(max_len_in) {
+  keys = zeros({batch, heads, capacity, width}, like);
+  values = zeros_like(keys);
+  rows.resize(at(batch));
+}
+
+void KeyValueState::check_heads(std::string_view who, std::int64_t heads,
+                                std::int64_t width) const {
+  DROPIN_CHECK(keys.size(1) == heads && keys.size(3) == width, StateError, who,
+               ": the state is for ", keys.size(1), " heads of width ", keys.size(3),
+               ", this layer has ", heads, " of ", width);
+}
+
+std::pair<Tensor, Tensor> KeyValueState::append(const detail::RowRun& run, const Tensor& k,
+                                                const Tensor& v) {
+  const detail::StateRow row = rows[at(run.begin)];
+  const std::int64_t held = row.length - row.start, n = k.size(2);
+  const Tensor own_keys = run.of(keys), own_values = run.of(values);
+  own_keys.narrow(2, held, n).copy_(k);
+  own_values.narrow(2, held, n).copy_(v);
+  for (std::int64_t b = run.begin; b < run.begin + run.rows; ++b) rows[at(b)].length += n;
+  return {own_keys.narrow(2, 0, held + n), own_values.narrow(2, 0, held + n)};
+}
+
+bool KeyValueState::append_positions(const detail::RowRun& run, const detail::StepTokens& tokens) {
+  if (!tokens.positions.defined() && !positions.defined()) return false;
+  auto counted = [&](std::int64_t from, std::int64_t to) {
+    return arange(static_cast<double>(from), static_cast<double>(to)).to(kInt64).to(keys.device());
+  };
+  if (!positions.defined()) {
+    const Shape all{keys.size(0), keys.size(2)};
+    positions = detail::broadcast_to(counted(0, keys.size(2)), all).clone();
+  }
+  const std::int64_t t = rows[at(run.begin)].length;
+  run.of(positions)
+      .narrow(1, t, run.fresh)
+      .copy_(tokens.positions.defined()
+                 ? run.fresh_of(tokens.positions, 1)
+                 : detail::broadcast_to(counted(t, t + run.fresh), {run.rows, run.fresh}));
+  return true;
+}
+
+Tensor KeyValueState::alibi(const detail::RowRun& run, std::int64_t heads,
+                            const TensorOptions& like) const {
+  const std::int64_t t = rows[at(run.begin)].length, held = t + run.fresh;
+  const Tensor p = run.of(positions).to(kFloat64),
+               distance = abs(p.narrow(1, t, run.fresh).reshape({run.rows, 1, run.fresh, 1}) -
+                              p.narrow(1, 0, held).reshape({run.rows, 1, 1, held}));
+  return (-alibi_slopes(heads, {kFloat64, like.device}).reshape({1, heads, 1, 1}) * distance)
+      .to(like.dtype == kFloat64 ? kFloat64 : kFloat32);
+}
+
+void KeyValueState::forget(const detail::RowRun& run, std::int64_t first) {
+  const detail::StateRow row = rows[at(run.begin)];
+  const std::int64_t gone = first - row.start, left = row.length - first;
+  for (const Tensor& all : {run.of(keys), run.of(values)})
+    all.narrow(2, 0, left).copy_(all.narrow(2, gone, left).clone());
+  for (std::int64_t b = run.begin; b < run.begin + run.rows; ++b) rows[at(b)].start = first;
+}
+
+void KeyValueState::take_back(std::int64_t n, const std::vector<std::int64_t>& real) {
+  for (std::size_t b = 0; b < rows.size(); ++b) {
+    const std::int64_t t = rows[b].length - real[b];
+    DROPIN_CHECK(first_needed(t) >= rows[b].start, StateError, "SequenceState: rollback(", n,
+                 "): token ", t, " needs tokens from ", first_needed(t),
+                 " on, and the state keeps those from ", rows[b].start,
+                 " on; init_state(batch, max_len, {.keep = n}) keeps more");
+  }
+  for (std::size_t b = 0; b < rows.size(); ++b) rows[b].length -= real[b];
+}
+
+Tensor detail::rope_of(const RowRun& run, const StepTokens& tokens, const Tensor& x,
+                       const std::string& style, double base, std::int64_t start) {
+  return tokens.positions.defined() ? rope(x, style, base, run.fresh_of(tokens.positions, 1))
+                                    : rope(x, style, base, start);
+}
+
+}  // namespace dropin

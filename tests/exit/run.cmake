@@ -1,0 +1,12 @@
+# Runs PROGRAM MODE: exit status 0, and "LINE: fine" said.
+if(WITHOUT)
+  set(ENV{DROPIN_DISABLE} ${WITHOUT})
+endif()
+set(command ${PROGRAM} ${MODE})
+if(VALGRIND)
+  set(command ${VALGRIND} -q --error-exitcode=9 --leak-check=no ${command})
+endif()
+execute_process(COMMAND ${command} RESULT_VARIABLE code OUTPUT_VARIABLE out ERROR_VARIABLE out)
+if(NOT code EQUAL 0 OR NOT out MATCHES "${LINE}: fine")
+  message(FATAL_ERROR "${MODE}: answered ${code}\n${out}")
+endif()

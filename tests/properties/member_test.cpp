@@ -1,0 +1,357 @@
+// What every registered module owes its family. A new member gets all of it from its registration
+// line.
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <thread>
+
+#include "cpu/onednn.h"
+#include "dropin/autograd/gradcheck.h"
+#include "dropin/core/parallel.h"
+#include "dropin/serialize/safetensors.h"
+#include "properties/members.h"
+
+namespace dropin::testing {
+namespace {
+
+class EveryMember : public ::testing::TestWithParam<Member> {};
+INSTANTIATE_TEST_SUITE_P(Registry, EveryMember, ::testing::ValuesIn(modules()), label);
+
+TEST_P(EveryMember, GradientsAgreeWithDifferences) {
+  const Traits traits = GetParam().traits();
+  if (traits.surrogate_gradient)
+    GTEST_SKIP() << "its gradient is not the derivative by design; the goldens check it";
+  if (traits.kinks_everywhere)
+    GTEST_SKIP() << "of so many rectifiers some always pass 0 within the step; its parts are "
+                    "checked one by one";
+  for (const bool training : {true, false}) {
+    Box<Module> m = made(GetParam());
+    m->train(training);
+    if (traits.random_in_training && training) continue;
+    {
+      no_grad guard;  // away from the zeros that initial values and rectifiers share
+      std::uint64_t seed = 50;
+      for (auto& [n, p] : m->named_parameters()) p.add_(random(p.sizes(), kFloat64, ++seed), 0.1);
+    }
+    const Inputs inputs = inputs_for(GetParam(), 2, kFloat64, 5, traits.fixed_length ? -1 : 5);
+    Tensors in;
+    std::vector<std::string> names;
+    for (const auto& [name, t] : inputs.all) {
+      in.push_back(is_floating(t.dtype()) ? t.clone().requires_grad_() : t);
+      names.push_back(name);
+    }
+    const std::size_t count = in.size();
+    auto named = m->named_parameters();
+    for (auto& [n, p] : named) names.push_back(n);
+    auto with = [&](const Tensors& v) {
+      NamedTensors r;
+      for (std::size_t i = 0; i < count; ++i) r.set(names[i], v[i]);
+      return r;
+    };
+    for (auto& [n, p] : named) in.push_back(p);
+    bool any = false;
+    for (const Tensor& t : in) any = any || t.requires_grad();
+    if (!any) continue;
+    const StateDict buffers = [&] {
+      StateDict s;
+      for (auto& [n, t] : m->named_buffers()) s.set(n, t.clone());
+      return s;
+    }();
+    auto f = [&](const Tensors& v) -> Tensors {
+      for (std::size_t i = 0; i < named.size(); ++i)
+        named[i].second.set_data(v[count + i].detach());  // numeric: values only
+      for (auto& [n, t] : m->named_buffers()) {
+        no_grad guard;
+        t.copy_(buffers.find(n));
+      }
+      return {run(*m, with(v))};
+    };
+    GradcheckOptions o;
+    o.full_jacobian_below = 24;
+    // analytic gradients come from the module's own parameters
+    const Tensor y = run(*m, with(in));
+    const Tensor w = random(y.sizes(), kFloat64, 9);
+    Tensors wanted;
+    for (const Tensor& t : in)
+      if (t.requires_grad()) wanted.push_back(t);
+    const Tensors g = grad({sum(y * w)}, wanted, {}, false, false, true);
+    std::size_t k = 0;
+    for (std::size_t i = 0; i < in.size(); ++i) {
+      if (!in[i].requires_grad()) continue;
+      const Tensor analytic = g[k].defined() ? g[k] : zeros_like(in[i]);
+      ++k;
+      const Tensor base = in[i].detach().clone(), u = random(base.sizes(), kFloat64, 30 + i);
+      auto value = [&](double step) {
+        no_grad guard;
+        Tensors v;
+        for (const Tensor& t : in) v.push_back(t.detach());
+        v[i] = base + u * step;
+        return sum(f(v)[0] * w).item();
+      };
+      const double h = 1e-6, numeric = (value(h) - value(-h)) / (2 * h),
+                   got = sum(analytic * u).item();
+      EXPECT_NEAR(got, numeric, 1e-5 * std::max(1.0, std::abs(numeric)))
+          << names[i] << (training ? " (train)" : " (eval)");
+      value(0);
+    }
+  }
+}
+
+TEST_P(EveryMember, BatchEntriesAreIndependent) {
+  Box<Module> m = made(GetParam());
+  m->eval();
+  const Inputs in = inputs_for(GetParam(), 3);
+  const Tensor y = run(*m, in.all);
+  for (std::int64_t b = 0; b < 3; ++b) {
+    const NamedTensors one = in.each([b](const Tensor& t) { return t.narrow(0, b, 1); });
+    EXPECT_LT(max_difference(run(*m, one), y.narrow(0, b, 1)), 1e-9) << "sample " << b;
+  }
+}
+
+TEST_P(EveryMember, NonContiguousInputsGiveTheSame) {
+  Box<Module> m = made(GetParam());
+  m->eval();
+  const Inputs in = inputs_for(GetParam(), 2);
+  const Tensor x = in.x(), strided = x.transpose(0, -1).contiguous().transpose(0, -1);
+  ASSERT_FALSE(strided.is_contiguous());
+  EXPECT_LT(max_difference(run(*m, in.with(strided)), run(*m, in.all)), 1e-12);
+  const Tensor wide = concat({x, x}, -1).slice(-1, 0, x.size(-1));
+  EXPECT_LT(max_difference(run(*m, in.with(wide)), run(*m, in.all)), 1e-12);
+}
+
+TEST_P(EveryMember, EmptyBatchesGiveEmptyResults) {
+  Box<Module> m = made(GetParam());
+  m->eval();
+  const Tensor y = run(*m, inputs_for(GetParam(), 0).all);
+  EXPECT_EQ(y.size(0), 0);
+  EXPECT_EQ(y.dim(), run(*m, inputs_for(GetParam(), 1).all).dim());
+}
+
+TEST_P(EveryMember, Float32AgreesWithFloat64) {
+  Box<Module> wide = made(GetParam()), narrow = made(GetParam());
+  narrow->to(kFloat32);
+  wide->eval();
+  narrow->eval();
+  const Inputs in = inputs_for(GetParam(), 2);
+  NamedTensors low;
+  for (const auto& [name, t] : in.all) low.set(name, is_floating(t.dtype()) ? t.to(kFloat32) : t);
+  const Tensor y = run(*wide, in.all), z = run(*narrow, low);
+  EXPECT_EQ(z.dtype(), kFloat32);
+  EXPECT_LT(max_difference(y, z.to(kFloat64)), 2e-4);
+}
+
+TEST_P(EveryMember, SavesAndLoads) {
+  Box<Module> a = made(GetParam(), kFloat32, 1), b = made(GetParam(), kFloat32, 2);
+  const std::string path = ::testing::TempDir() + "dropin_" + GetParam().label + ".safetensors";
+  std::vector<std::pair<std::string, Tensor>> state;
+  for (const auto& [n, t] : a->state_dict()) state.emplace_back(n, t);
+  save_safetensors(path, state);
+  StateDict loaded;
+  for (auto& [n, t] : load_safetensors(path).tensors) loaded.set(n, t);
+  b->load_state_dict(loaded);
+  a->eval();
+  b->eval();
+  const NamedTensors in = inputs_for(GetParam(), 2, kFloat32).all;
+  EXPECT_EQ(max_difference(run(*a, in), run(*b, in)), 0);
+  std::filesystem::remove(path);
+}
+
+TEST_P(EveryMember, CloneAndOptionsRoundTrip) {
+  Box<Module> a = made(GetParam());
+  a->eval();
+  Box<Module> b = a->clone();
+  const NamedTensors in = inputs_for(GetParam(), 2).all;
+  EXPECT_EQ(max_difference(run(*a, in), run(*b, in)), 0);
+  EXPECT_EQ(a->type(), GetParam().info->made_as);
+  EXPECT_TRUE(make(a->type(), a->options_json())->options_json() == a->options_json());
+}
+
+TEST_P(EveryMember, NonFiniteInputsDoNotHang) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  m->eval();
+  const Inputs in = inputs_for(GetParam(), 2, kFloat32);
+  if (!in.floating()) GTEST_SKIP() << "ids are integers";
+  const Tensor x = in.x().clone();
+  x.view({-1}).narrow(0, 0, 1).fill_(std::nan(""));
+  x.view({-1}).narrow(0, 1, 1).fill_(INFINITY);
+  run(*m, in.with(x));
+  EXPECT_LT(max_difference(run(*m, in.with(x)).narrow(0, 1, 1), run(*m, in.all).narrow(0, 1, 1)),
+            1e-6)
+      << "the other sample is untouched";
+}
+
+TEST_P(EveryMember, TwoThreadsMayRunOneModuleInEval) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  m->eval();
+  const Inputs in = inputs_for(GetParam(), 2, kFloat32);
+  const Tensor x = in.x();
+  no_grad guard;
+  const Tensor want = run(*m, in.with(x));
+  Tensor got[2];
+  std::thread t[2];
+  for (int i = 0; i < 2; ++i)
+    t[i] = std::thread([&, i] {
+      no_grad inner;
+      for (int k = 0; k < 5; ++k) got[i] = run(*m, in.with(x));
+    });
+  for (auto& th : t) th.join();
+  for (const Tensor& y : got) EXPECT_EQ(max_difference(y, want), 0);
+}
+
+TEST_P(EveryMember, RefusesUnknownOptionsAndWrongTypes) {
+  Json o = GetParam().options;
+  o.set("no_such_option", 1);
+  EXPECT_ERROR(make(GetParam().info->name, o), OptionError, "unknown option \"no_such_option\"");
+  for (const FieldInfo& f : GetParam().info->options) {
+    Json wrong = GetParam().options;
+    wrong.set(f.name, Json::object());
+    if (f.type == "any") continue;
+    EXPECT_ERROR(make(GetParam().info->name, wrong), OptionError, "option " + f.name);
+  }
+}
+
+TEST_P(EveryMember, RefusesInputsThatDoNotFit) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  EXPECT_ERROR(m->call({}), StateError, "no tensor \"");
+  const FamilyInfo& family = registry().family(*GetParam().info);
+  if (!family.bad_inputs) {
+    EXPECT_TRUE(GetParam().traits().any_shape) << family.name << " has no bad inputs to try";
+    return;
+  }
+  if (GetParam().traits().any_shape) return;
+  for (const BadInput& bad : family.bad_inputs(m->options_json())) {
+    NamedTensors in;
+    std::string text;
+    for (const auto& [name, t] : bad.inputs) {
+      in.set(name, t.to(device()));
+      text += name + " " + t.sizes().str() + " ";
+    }
+    SCOPED_TRACE(text);
+    EXPECT_ERROR(m->call(in), Error, bad.says);
+  }
+}
+
+// --- what a caller may do to a member
+
+TEST_P(EveryMember, RefusesIntegersWhereFloatsBelong) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  const Inputs in = inputs_for(GetParam(), 2, kFloat32);
+  if (!in.floating()) GTEST_SKIP() << "ids are integers";
+  if (GetParam().traits().promotes_integers)
+    GTEST_SKIP() << "functions of numbers promote integers, as torch's do";
+  try {
+    run(*m, in.with(zeros(in.x().sizes(), {kInt64, device()})));
+    ADD_FAILURE() << "accepted int64";
+  } catch (const Error& e) {
+    EXPECT_NE(std::string(e.what()).find("int64"), std::string::npos) << e.what();
+  }
+}
+
+TEST_P(EveryMember, MisalignedAndExpandedInputsGiveTheSame) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  m->eval();
+  const Inputs in = inputs_for(GetParam(), 2, kFloat32);
+  const Tensor x = in.x(), want = run(*m, in.all);
+  if (is_floating(x.dtype()) && x.device().is_cpu()) {
+    std::vector<float> memory(static_cast<std::size_t>(x.numel()) + 1);
+    std::copy_n(x.contiguous().data<float>(), x.numel(), memory.data() + 1);
+    EXPECT_LT(
+        max_difference(run(*m, in.with(from_blob(memory.data() + 1, x.sizes(), kFloat32))), want),
+        1e-6)
+        << "4 bytes off";
+  }
+  auto expanded = [](const Tensor& t) {
+    Shape many = t.sizes();
+    many[0] = 3;
+    return t.narrow(0, 0, 1).expand(many);
+  };
+  const NamedTensors wide = in.each(expanded);
+  const NamedTensors copied = in.each([&](const Tensor& t) { return expanded(t).contiguous(); });
+  EXPECT_LT(max_difference(run(*m, wide), run(*m, copied)), 1e-6) << "expanded";
+}
+
+TEST_P(EveryMember, AChangeOfSavedInputIsSeenOrHarmless) {
+  Box<Module> m = made(GetParam());
+  m->eval();
+  const Inputs in = inputs_for(GetParam(), 2);
+  const Tensor first = in.x();
+  if (!in.floating()) GTEST_SKIP() << "ids have no gradient";
+  auto gradient = [&](bool change) {
+    Tensor leaf = first.clone().requires_grad_();
+    Tensor x = leaf * 1.0;
+    const Tensor y = run(*m, in.with(x));
+    if (change) {
+      no_grad guard;
+      x.add_(1.0);
+    }
+    return grad({sum(y)}, {leaf}, {}, false, false, true)[0];
+  };
+  const Tensor want = gradient(false);
+  try {
+    const Tensor got = gradient(true);
+    if (want.defined()) {
+      EXPECT_LT(max_difference(got, want), 1e-12) << "a gradient from changed values";
+    }
+  } catch (const AutogradError& e) {
+    EXPECT_NE(std::string(e.what()).find("changed in place"), std::string::npos) << e.what();
+  }
+}
+
+TEST_P(EveryMember, OneThreadAndTwoGiveTheSameBits) {
+  const int before = get_num_threads();
+  Tensor results[2][2];
+  for (int threads : {1, 2}) {
+    set_num_threads(threads);
+    Box<Module> m = made(GetParam(), kFloat32);
+    m->eval();
+    const Inputs in = inputs_for(GetParam(), 3, kFloat32);
+    Tensor x = in.x().clone();
+    if (is_floating(x.dtype())) x.requires_grad_();
+    const Tensor y = run(*m, in.with(x));
+    results[threads - 1][0] = y.detach();
+    if (is_floating(x.dtype()) && y.requires_grad())
+      results[threads - 1][1] = grad({sum(y * y)}, {x}, {}, false, false, true)[0];
+  }
+  set_num_threads(before);
+  EXPECT_EQ(max_difference(results[0][0], results[1][0]), 0);
+  if (results[0][1].defined()) {
+    EXPECT_EQ(max_difference(results[0][1], results[1][1]), 0) << "gradients";
+  }
+}
+
+TEST_P(EveryMember, WorksWithoutOneDnn) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  m->eval();
+  const Inputs in = inputs_for(GetParam(), 2, kFloat32);
+  const Tensor x = in.x(), want = run(*m, in.all);
+  const bool before = cpu::onednn_enabled();
+  cpu::set_onednn_enabled(false);
+  const Tensor got = run(*m, in.with(x));
+  cpu::set_onednn_enabled(before);
+  EXPECT_LT(max_difference(got, want), 1e-4);
+}
+
+TEST_P(EveryMember, WorksInAForkedChild) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  m->eval();
+  const Inputs in = inputs_for(GetParam(), 2, kFloat32);
+  const Tensor x = in.x();
+  if (!x.device().is_cpu()) GTEST_SKIP() << "CUDA is refused after fork, in words";
+  no_grad guard;
+  const Tensor want = run(*m, in.with(x));  // the pool has its threads
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    alarm(20);
+    _exit(max_difference(run(*m, in.with(x)), want) == 0 ? 0 : 1);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << "status " << status;
+  EXPECT_EQ(max_difference(run(*m, in.with(x)), want), 0) << "the parent";
+}
+
+}  // namespace
+}  // namespace dropin::testing
