@@ -245,8 +245,7 @@ Tensor LongformerAttention::step(const Tensor& x_t, SequenceState& state,
     p.attn_mask = hidden.to(x.device()).unsqueeze(0);
     const Tensor causal_only =
         s->global.defined()
-            ? detail::broadcast_to(arange(m).reshape({1, m}) >
-                                       (arange(n).reshape({n, 1}) + kept),
+            ? detail::broadcast_to(arange(m).reshape({1, m}) > (arange(n).reshape({n, 1}) + kept),
                                    {n, m})
                   .to(x.device())
             : Tensor();
