@@ -124,13 +124,13 @@ Tensor binary_cross_entropy(const Tensor& p, const Tensor& target, std::string_v
   // as torch: logarithms are bounded from below, and the slope's denominator
   const double inf = std::numeric_limits<double>::infinity();
   auto floored = [inf](const Tensor& logarithm) { return clamp(logarithm, -100, inf); };
-  const Tensor loss = record(
-      who, (t - 1.0) * floored(log1p(-v)) - t * floored(log(v)), {p, target}, {p, target},
-      [inf](const Saved& s, const Tensor& g) -> Tensors {
-        const Tensor q = s[0];
-        return {s.needs(0) ? g * (q - s[1]) / clamp((1.0 - q) * q, 1e-12, inf) : Tensor(),
-                s.needs(1) ? g * (log1p(-q) - log(q)) : Tensor()};
-      });
+  const Tensor loss =
+      record(who, (t - 1.0) * floored(log1p(-v)) - t * floored(log(v)), {p, target}, {p, target},
+             [inf](const Saved& s, const Tensor& g) -> Tensors {
+               const Tensor q = s[0];
+               return {s.needs(0) ? g * (q - s[1]) / clamp((1.0 - q) * q, 1e-12, inf) : Tensor(),
+                       s.needs(1) ? g * (log1p(-q) - log(q)) : Tensor()};
+             });
   return reduced(who, loss, reduction);
 }
 Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target,
