@@ -84,7 +84,7 @@ struct AttentionProblem {
     if (step == 1 && first == 0 && count == queries && count == keys) return p;
     auto thin = [&](abi::TensorIn& t, int dim) {
       if (!t.data) return;
-      const std::int64_t size = t.dtype == DType::Bool ? 1 : 4;
+      const std::int64_t size = t.dtype == DType::Boolean ? 1 : 4;
       t.data = static_cast<const char*>(t.data) + first * t.strides[dim] * size;
       t.strides[dim] *= step;
     };

@@ -173,7 +173,7 @@ auto visit_any(DType t, F&& f) -> Status {
       return f(std::int32_t{});
     case DType::Int64:
       return f(std::int64_t{});
-    case DType::Bool:
+    case DType::Boolean:
       return f(bool{});
     default:
       return visit_float(t, f);

@@ -26,7 +26,7 @@ constexpr bool tests(Binary op) { return op >= Binary::Eq; }
 
 Status unary_cpu(const KernelContext&, Unary op, const TensorIn& x, const TensorOut& y) {
   REQUIRE(same_sizes(x, y), "sizes differ");
-  REQUIRE(y.dtype == (tests(op) ? DType::Bool : x.dtype), "y has the wrong dtype");
+  REQUIRE(y.dtype == (tests(op) ? DType::Boolean : x.dtype), "y has the wrong dtype");
   const Row row = unary_row(op, row_dtype(x.dtype));
   if (!row) return abi::unsupported("not defined for this dtype");
   map(row, {}, y, {&x});
@@ -36,7 +36,7 @@ Status unary_cpu(const KernelContext&, Unary op, const TensorIn& x, const Tensor
 Status binary_cpu(const KernelContext&, Binary op, const TensorIn& a, const TensorIn& b,
                   const TensorOut& y) {
   REQUIRE(same_sizes(a, y) && same_sizes(b, y), "sizes differ");
-  REQUIRE(a.dtype == b.dtype && y.dtype == (tests(op) ? DType::Bool : a.dtype), "dtypes differ");
+  REQUIRE(a.dtype == b.dtype && y.dtype == (tests(op) ? DType::Boolean : a.dtype), "dtypes differ");
   const Row row = binary_row(op, row_dtype(a.dtype));
   if (!row) return abi::unsupported("not defined for this dtype");
   std::atomic<bool> bad{false};
@@ -76,7 +76,8 @@ Status axpy_cpu(const KernelContext&, double alpha, const TensorIn& x, const Ten
 Status where_cpu(const KernelContext&, const TensorIn& cond, const TensorIn& a, const TensorIn& b,
                  const TensorOut& y) {
   REQUIRE(same_sizes(cond, y) && same_sizes(a, y) && same_sizes(b, y), "sizes differ");
-  REQUIRE(cond.dtype == DType::Bool && a.dtype == y.dtype && b.dtype == y.dtype, "dtypes differ");
+  REQUIRE(cond.dtype == DType::Boolean && a.dtype == y.dtype && b.dtype == y.dtype,
+          "dtypes differ");
   // bfloat16 and float16 go through float and come back unchanged.
   map(where_row(row_dtype(y.dtype)), {}, y, {&cond, &a, &b});
   return abi::ok();

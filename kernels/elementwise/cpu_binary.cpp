@@ -190,7 +190,7 @@ Row binary_row_simd(Binary op, DType t) {
       return int_row<std::int32_t>(op);
     case DType::Int64:
       return int_row<std::int64_t>(op);
-    case DType::Bool:
+    case DType::Boolean:
       return bool_row(op);
     default:
       return nullptr;

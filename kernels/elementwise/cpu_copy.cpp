@@ -58,7 +58,7 @@ Row for_numbers(DType t, F&& f) {  // bfloat16 and float16 reach a row as float
       return f(std::int32_t{});
     case DType::Int64:
       return f(std::int64_t{});
-    case DType::Bool:
+    case DType::Boolean:
       return f(bool{});
     default:
       return f(float{});

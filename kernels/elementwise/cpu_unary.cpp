@@ -130,7 +130,7 @@ Row unary_row_simd(Unary op, DType t) {
       return int_row<std::int32_t>(op);
     case DType::Int64:
       return int_row<std::int64_t>(op);
-    case DType::Bool:
+    case DType::Boolean:
       return bool_row(op);
     default:
       return nullptr;

@@ -269,7 +269,7 @@ struct TestOf {
 Status unary_cuda(const KernelContext& c, Unary op, const TensorIn& x, const TensorOut& y) {
   DROPIN_REQUIRE(same_sizes(x, y), "sizes differ");
   const bool tests = op >= Unary::LogicalNot;
-  DROPIN_REQUIRE(y.dtype == (tests ? DType::Bool : x.dtype), "y has the wrong dtype");
+  DROPIN_REQUIRE(y.dtype == (tests ? DType::Boolean : x.dtype), "y has the wrong dtype");
   if (!floating(x.dtype) && (op == Unary::IsNan || op == Unary::IsInf || op == Unary::IsFinite))
     return abi::unsupported("not defined for this dtype");
   const TensorIn* const in[1] = {&x};
@@ -476,7 +476,7 @@ Status divisible(const KernelContext& c, const TensorIn& b, const TensorOut& y) 
   DROPIN_SCRATCH(bool, ignored, c, y.numel());
   DROPIN_TRY(checked(cudaMemsetAsync(found.get(), 0, sizeof(int), stream_of(c)), c));
   TensorOut flags;
-  flags.data = ignored.get(), flags.dtype = DType::Bool, flags.ndim = b.ndim;
+  flags.data = ignored.get(), flags.dtype = DType::Boolean, flags.ndim = b.ndim;
   int64_t step = 1;
   for (int i = b.ndim - 1; i >= 0; --i)
     flags.sizes[i] = b.sizes[i], flags.strides[i] = step, step *= b.sizes[i];
@@ -491,7 +491,7 @@ Status binary_cuda(const KernelContext& c, Binary op, const TensorIn& a, const T
                    const TensorOut& y) {
   DROPIN_REQUIRE(same_sizes(a, y) && same_sizes(b, y), "sizes differ");
   const bool tests = op >= Binary::Eq;
-  DROPIN_REQUIRE(a.dtype == b.dtype && y.dtype == (tests ? DType::Bool : a.dtype), "dtypes differ");
+  DROPIN_REQUIRE(a.dtype == b.dtype && y.dtype == (tests ? DType::Boolean : a.dtype), "dtypes differ");
   const TensorIn* const in[2] = {&a, &b};
   return visit_any(a.dtype, [&](auto zero) -> Status {
     using T = decltype(zero);
@@ -728,7 +728,7 @@ Status by_width(DType t, F&& f) {
 Status where_cuda(const KernelContext& c, const TensorIn& cond, const TensorIn& a,
                   const TensorIn& b, const TensorOut& y) {
   DROPIN_REQUIRE(same_sizes(cond, y) && same_sizes(a, y) && same_sizes(b, y), "sizes differ");
-  DROPIN_REQUIRE(cond.dtype == DType::Bool && a.dtype == y.dtype && b.dtype == y.dtype,
+  DROPIN_REQUIRE(cond.dtype == DType::Boolean && a.dtype == y.dtype && b.dtype == y.dtype,
                  "dtypes differ");
   const auto it = Strided<4>::make({&y, &cond, &a, &b});
   return by_width(y.dtype, [&](auto zero) {
@@ -912,7 +912,7 @@ Status copy_cuda(const KernelContext& c, const TensorIn& x, const TensorOut& y) 
     return map<float, f16, 1>(c, y, in, ConvertOf<float, f16>{});
   if (pair(DType::Float16, DType::Float32))
     return map<f16, float, 1>(c, y, in, ConvertOf<f16, float>{});
-  if (pair(DType::Bool, DType::Float32))
+  if (pair(DType::Boolean, DType::Float32))
     return map<bool, float, 1>(c, y, in, ConvertOf<bool, float>{});
   return launch(c, &convert_kernel, dim3(blocks_for(c, it.total, kThreads)), dim3(kThreads), 0, it,
                 x.data, x.dtype, const_cast<void*>(y.data), y.dtype);

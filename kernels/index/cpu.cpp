@@ -366,7 +366,7 @@ Status nonzero_cpu(const abi::KernelContext&, const TensorIn& x, const TensorOut
                    int64_t* count) {
   if (!x.contiguous() || !out.contiguous() || out.dtype != DType::Int64 || out.numel() < x.numel())
     return abi::failed("nonzero: out does not fit");
-  if (x.dtype == DType::Bool)
+  if (x.dtype == DType::Boolean)
     *count = positions(x.as<std::uint8_t>(), x.numel(), out.as<int64_t>());
   else
     visit_dtype(x.dtype, [&](auto v) {

@@ -456,7 +456,7 @@ Status random_fill_cpu(const abi::KernelContext&, Distribution d, double a, doub
 
 Status dropout_cpu(const abi::KernelContext&, const TensorIn& x, double p, std::uint64_t seed,
                    std::uint64_t offset, const TensorOut& y, const TensorOut& mask) {
-  if (x.dtype != y.dtype || mask.dtype != DType::Bool || x.numel() != y.numel() ||
+  if (x.dtype != y.dtype || mask.dtype != DType::Boolean || x.numel() != y.numel() ||
       x.numel() != mask.numel())
     return abi::failed("dropout: arrays do not fit");
   if (!x.contiguous() || !y.contiguous() || !mask.contiguous())

@@ -264,7 +264,7 @@ __global__ void dropout_kernel(const T* x, T* y, bool* mask, int64_t n, std::uin
 }
 Status dropout_cuda(const KernelContext& c, const TensorIn& x, double p, std::uint64_t seed,
                     std::uint64_t offset, const TensorOut& y, const TensorOut& mask) {
-  if (x.dtype != y.dtype || mask.dtype != DType::Bool || x.numel() != y.numel() ||
+  if (x.dtype != y.dtype || mask.dtype != DType::Boolean || x.numel() != y.numel() ||
       x.numel() != mask.numel())
     return abi::failed("dropout: arrays do not fit");
   if (!x.contiguous() || !y.contiguous() || !mask.contiguous())

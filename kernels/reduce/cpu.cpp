@@ -391,7 +391,7 @@ Status reduce_cpu(const KernelContext&, Reduce op, const TensorIn& x, std::uint3
     default:
       return abi::unsupported("not defined for integers");
   }
-  if ((x.dtype == DType::Bool) != (op == Reduce::Any || op == Reduce::All))
+  if ((x.dtype == DType::Boolean) != (op == Reduce::Any || op == Reduce::All))
     return abi::unsupported("any and all need bool, the others numbers");
   if (y.dtype != to) return abi::failed("y has the wrong dtype");
   const Places place(x, mask, y);

@@ -77,7 +77,7 @@ Status arg_reduce_cpu(const KernelContext& context, bool maximum, const TensorIn
   if (x.sizes[dim] == 0) return abi::failed("empty dimension");
   if (is_half(x.dtype))
     return arg_reduce_cpu(context, maximum, Packed(x, DType::Float32).tensor, dim, y);
-  if (x.dtype == DType::Bool)
+  if (x.dtype == DType::Boolean)
     return arg_reduce_cpu(context, maximum, Packed(x, DType::UInt8).tensor, dim, y);
   if (!x.contiguous()) return arg_reduce_cpu(context, maximum, Packed(x, x.dtype).tensor, dim, y);
   if (!y.contiguous()) {

@@ -286,7 +286,7 @@ Status reduce_cuda(const KernelContext& c, Reduce op, const TensorIn& x, std::ui
     using T = decltype(zero);
     if constexpr (std::is_same_v<T, bool>) {
       if (!truth) return abi::unsupported("any and all need bool, the others numbers");
-      DROPIN_REQUIRE(y.dtype == DType::Bool, "y has the wrong dtype");
+      DROPIN_REQUIRE(y.dtype == DType::Boolean, "y has the wrong dtype");
       // nothing: any is false, all is true
       if (x.numel() == 0 && y.numel() > 0)
         return checked(cudaMemsetAsync(y.as<void>(), op == Reduce::All,

@@ -86,7 +86,7 @@ Tensor& Tensor::requires_grad_(bool on) {
         {"requires_grad_: only floating-point tensors have gradients, this one is ", dtype()});
   if (on) {  // from here on a leaf of its own, whatever it is a view of
     get().base = {};
-    get().origin = ViewOrigin::None;
+    get().origin = ViewOrigin::Own;
   }
   if (on || m) make_meta(*this).requires_grad = on;
   return *this;

@@ -141,7 +141,7 @@ void link_view(const Tensor& y, const Tensor& x) {
                                                                         : ViewOrigin::Unrecorded;
     return;
   }
-  to.origin = from.origin == ViewOrigin::None ? ViewOrigin::Recorded : from.origin;
+  to.origin = from.origin == ViewOrigin::Own ? ViewOrigin::Recorded : from.origin;
   if (from.origin == ViewOrigin::Unrecorded || from.origin == ViewOrigin::OffTape) return;
   to.base = from.base ? from.base : Ref<TensorImpl>(&from);
   to.seen = to.base->history;

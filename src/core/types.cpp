@@ -32,8 +32,8 @@ DType promote(DType a, DType b) {
     if (a == DType::Float64 || b == DType::Float64) return DType::Float64;
     return DType::Float32;  // a 16-bit type with another one, or with float32
   }
-  if (a == DType::Bool) return b;
-  if (b == DType::Bool) return a;
+  if (a == DType::Boolean) return b;
+  if (b == DType::Boolean) return a;
   if (item_size(a) == item_size(b))
     return DType::Int32;  // int8 with uint8 needs a wider signed type (torch: int16)
   return item_size(a) > item_size(b) ? a : b;

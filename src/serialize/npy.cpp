@@ -22,7 +22,7 @@ struct TypeName {
 constexpr TypeName kTypes[] = {{DType::Float32, 'f', 4}, {DType::Float64, 'f', 8},
                                {DType::Float16, 'f', 2}, {DType::Int8, 'i', 1},
                                {DType::UInt8, 'u', 1},   {DType::Int32, 'i', 4},
-                               {DType::Int64, 'i', 8},   {DType::Bool, 'b', 1}};
+                               {DType::Int64, 'i', 8},   {DType::Boolean, 'b', 1}};
 
 struct Header {
   DType dtype = DType::Float32;
@@ -189,7 +189,7 @@ Tensor parse_npy(const void* data, std::size_t bytes, const std::string& file) {
     fail<FileError>(
         {file, ": ", have, " bytes of data, shape ", h.shape, " of ", h.dtype, " needs ", need});
   const unsigned char* content = p + start + length;
-  if (h.dtype == DType::Bool)
+  if (h.dtype == DType::Boolean)
     for (std::int64_t i = 0; i < need; ++i)
       if (content[i] > 1)
         fail<FileError>({file, ": a bool byte is ", static_cast<int>(content[i])});

@@ -23,7 +23,7 @@ struct TypeName {
 constexpr TypeName kTypes[] = {
     {DType::Float32, "F32"}, {DType::Float64, "F64"}, {DType::BFloat16, "BF16"},
     {DType::Float16, "F16"}, {DType::Int8, "I8"},     {DType::UInt8, "U8"},
-    {DType::Int32, "I32"},   {DType::Int64, "I64"},   {DType::Bool, "BOOL"}};
+    {DType::Int32, "I32"},   {DType::Int64, "I64"},   {DType::Boolean, "BOOL"}};
 
 /// The format's other dtypes, which no Tensor has.
 struct ForeignType {
@@ -221,7 +221,7 @@ SafetensorsFile read_all(Source& in) {
     }
     Tensor t = empty(e.shape, e.dtype);
     in.read(8 + header + e.begin, t.data_ptr(), e.end - e.begin);
-    if (e.dtype == DType::Bool) {
+    if (e.dtype == DType::Boolean) {
       const auto* byte = static_cast<const unsigned char*>(
           t.data_ptr());  // as bool, another value would be undefined
       for (std::int64_t i = 0; i < t.numel(); ++i)

@@ -15,7 +15,7 @@ enum class DType : std::uint8_t {
   UInt8,
   Int32,
   Int64,
-  Bool
+  Boolean
 };
 
 /// Kinds of device. Values are part of the plugin ABI.

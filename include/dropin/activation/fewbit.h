@@ -144,7 +144,7 @@ DROPIN_FEWBIT(Tanhshrink, FewBitEvenOptions, "tanhshrink");
     static constexpr const char* kSummary = #NAME " with one bit per element for backward"; \
     static constexpr const char* kReplaces = #NAME;                                         \
     explicit FewBit##NAME(const OPTIONS& o = {}) : FewBitExact(o) {}                        \
-    static FewBitFunctionSpec spec(const OPTIONS& o) { __VA_ARGS__ }                        \
+    static FewBitFunctionSpec spec([[maybe_unused]] const OPTIONS& o) { __VA_ARGS__ }       \
   }
 DROPIN_FEWBIT_EXACT(ReLU, NoOptions, return {.function = "relu"};);
 DROPIN_FEWBIT_EXACT(ReLU6, NoOptions, return {.function = "relu6"};);

@@ -118,7 +118,7 @@ void attach(const Ref<Node>& node, Tensor* ys, std::size_t ny, const Tensor* inp
 template <class F>
 class LambdaNode final : public Node {
  public:
-  LambdaNode(const char* name, int outputs, F f) : Node(name, outputs), f_(std::move(f)) {}
+  LambdaNode(const char* label, int count, F f) : Node(label, count), f_(std::move(f)) {}
   Tensors apply(const Tensors& gys) override {
     Saved s(*this);
     if constexpr (std::is_invocable_v<F&, const Saved&, const Tensor&>)

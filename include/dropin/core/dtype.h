@@ -11,7 +11,7 @@ namespace dropin {
 inline constexpr DType kFloat32 = DType::Float32, kFloat64 = DType::Float64,
                        kBFloat16 = DType::BFloat16, kFloat16 = DType::Float16, kInt8 = DType::Int8,
                        kUInt8 = DType::UInt8, kInt32 = DType::Int32, kInt64 = DType::Int64,
-                       kBool = DType::Bool;
+                       kBool = DType::Boolean;
 
 /// Bytes of one element.
 constexpr std::int64_t item_size(DType t) {
@@ -30,7 +30,7 @@ constexpr std::int64_t item_size(DType t) {
   }
 }
 constexpr bool is_floating(DType t) { return t <= DType::Float16; }
-constexpr bool is_integral(DType t) { return t > DType::Float16 && t != DType::Bool; }
+constexpr bool is_integral(DType t) { return t > DType::Float16 && t != DType::Boolean; }
 /// PyTorch's name: "float32", "int64", "bool", ...
 const char* name(DType t);
 /// The dtype of that name; DTypeError listing the names if there is none.
@@ -87,7 +87,7 @@ struct float16 {
     return static_cast<std::uint16_t>(sign | (u >> 13));
   }
   static float decode(std::uint16_t h) {
-    const std::uint32_t sign = static_cast<std::uint32_t>(h & 0x8000u) << 16;
+    const std::uint32_t sign = (h & 0x8000u) << 16;
     const std::uint32_t e = (h >> 10) & 31, m = h & 1023u;
     std::uint32_t u;
     if (e == 31)
@@ -140,7 +140,7 @@ struct dtype_of<std::int64_t> {
 };
 template <>
 struct dtype_of<bool> {
-  static constexpr DType value = DType::Bool;
+  static constexpr DType value = DType::Boolean;
 };
 
 /// Calls f(T{}) with the C++ type of `t`.
@@ -161,7 +161,7 @@ decltype(auto) visit_dtype(DType t, F&& f) {
       return f(std::int32_t{});
     case DType::Int64:
       return f(std::int64_t{});
-    case DType::Bool:
+    case DType::Boolean:
       return f(bool{});
     default:
       return f(float{});

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "dropin/abi/abi.h"
+#include "dropin/core/compatible.h"
 
 namespace dropin {
 

@@ -64,7 +64,7 @@ inline torch::ScalarType dtype_to_torch(DType t) {
       return torch::kInt32;
     case DType::Int64:
       return torch::kInt64;
-    case DType::Bool:
+    case DType::Boolean:
       return torch::kBool;
   }
   fail<DTypeError>({"torch has no ", t});

@@ -77,7 +77,7 @@ class Transformer : public Component<Transformer, TransformerOptions, Model> {
   static constexpr const char* kSummary = "decoder-only language model of swappable parts";
   static Sample sample(const Options& o, const SampleSpec& s) {
     const std::int64_t length = s.size ? 16 << (2 * (s.size - 1)) : o.max_len;
-    return sample_ids(s, o.vocab_size, std::min(o.max_len, length));
+    return sample_ids(s, o.vocab_size, (std::min)(o.max_len, length));
   }
   static void traits(const Options&, Traits& t) { t.integer_inputs = true; }
   static Work work(const Workload& w) {  // every weight meets every id

@@ -178,7 +178,7 @@ class Module {
   };
   void copy_state_from(const Module& other, CopiedTensors& copied);
   using Slots = std::vector<Box<detail::ParameterSlot>>;
-  void collect(Slots Module::*slots, const std::string& prefix,
+  void collect(Slots Module::*list, const std::string& prefix,
                std::unordered_set<const TensorImpl*>* seen,
                std::vector<std::pair<std::string, Tensor>>& out) const;
   void translate_all(StateDict& state, const std::string& prefix,

@@ -25,8 +25,8 @@ struct ValuesIndices {
   Tensor values, indices;
 };
 /// Greatest value along dim and the index of its first occurrence; the gradient goes there.
-ValuesIndices max(const Tensor& x, std::int64_t dim, bool keepdim = false);
-ValuesIndices min(const Tensor& x, std::int64_t dim, bool keepdim = false);
+ValuesIndices(max)(const Tensor& x, std::int64_t dim, bool keepdim = false);
+ValuesIndices(min)(const Tensor& x, std::int64_t dim, bool keepdim = false);
 Tensor argmax(const Tensor& x, std::int64_t dim, bool keepdim = false);
 Tensor argmin(const Tensor& x, std::int64_t dim, bool keepdim = false);
 Tensor cumsum(const Tensor& x, std::int64_t dim);

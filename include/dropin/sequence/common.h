@@ -147,7 +147,7 @@ struct Snapshots {
 /// f(first, count) over n tokens, one by one where their states are kept; `now` gives the state.
 template <class F, class Now>
 Tensor step_remembered(Snapshots& kept, std::int64_t n, F&& f, Now&& now) {
-  const std::int64_t head = n - std::min(n, kept.keep);
+  const std::int64_t head = n - (std::min)(n, kept.keep);
   Tensors out;
   if (head > 0 || n == 0) out.push_back(f(std::int64_t{0}, head));
   for (std::int64_t t = head; t < n; ++t) {

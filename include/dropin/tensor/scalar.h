@@ -18,7 +18,7 @@ class Scalar {
       dtype_ = DType::Float32;
     } else {
       whole_ = static_cast<std::int64_t>(v);
-      dtype_ = std::is_same_v<T, bool> ? DType::Bool : DType::Int64;
+      dtype_ = std::is_same_v<T, bool> ? DType::Boolean : DType::Int64;
     }
   }
   /// What a tensor of this number alone has: float32, int64 or bool.

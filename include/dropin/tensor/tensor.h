@@ -41,7 +41,7 @@ struct TapeEntry {
 
 /// How a view came about, which says whether a recorded in-place write through it is allowed.
 enum class ViewOrigin : std::uint8_t {
-  None,        ///< not a view
+  Own,         ///< not a view
   Recorded,    ///< has a base
   Unrecorded,  ///< made inside no_grad
   OffTape,     ///< made inside no_grad, of a tensor that requires grad
@@ -53,7 +53,7 @@ struct TensorImpl : RefCounted {
   std::int64_t offset = 0;  ///< in elements
   Shape sizes, strides;     ///< strides in elements
   DType dtype = DType::Float32;
-  ViewOrigin origin = ViewOrigin::None;
+  ViewOrigin origin = ViewOrigin::Own;
   std::uint32_t history = 0;  ///< counts what recorded in-place writes did to the tape entry
   std::uint32_t seen = 0;     ///< of a view: the base's history when its own was made
   std::int64_t numel = 1;
@@ -300,7 +300,7 @@ constexpr DType default_dtype() {
   if constexpr (std::is_floating_point_v<T>)
     return DType::Float32;
   else if constexpr (std::is_same_v<T, bool>)
-    return DType::Bool;
+    return DType::Boolean;
   else if constexpr (sizeof(T) == 1)
     return std::is_signed_v<T> ? DType::Int8 : DType::UInt8;
   else
