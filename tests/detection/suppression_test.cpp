@@ -290,5 +290,18 @@ TEST(Suppression, RefusesWhatDoesNotFit) {
                "conf_threshold is nan");
 }
 
+// torchvision 0.29 keeps 2, 2, ... in float64; in float32 it drops the second box where the
+// threshold's float32 is above its float64 (.1 .2 .3 .4 .6 .8). Ours is the float64 rule for both.
+TEST(Nms, AnIouOfExactlyTheThresholdStays) {
+  for (const double t : {.1, .2, .25, .3, .4, .5, .6, .7, .75, .8, .9})
+    for (const DType dtype : {kFloat32, kFloat64}) {
+      const Tensor boxes = tensor({0.0, 0.0, 10.0, 10.0, 0.0, 0.0, 10.0, 10 * t}, {2, 4}, dtype);
+      const Tensor scores = tensor({1.0, 0.5}, {2}, dtype);
+      if (dtype == kFloat32 && boxes.to(kFloat64)[1][3].item() != 10 * t) continue;  // not exact
+      EXPECT_EQ(nms(boxes, scores, {.iou_threshold = t}).numel(), 2) << t << " " << name(dtype);
+      EXPECT_EQ(nms(boxes, scores, {.iou_threshold = t - 1e-6}).numel(), 1) << t;
+    }
+}
+
 }  // namespace
 }  // namespace dropin

@@ -19,7 +19,9 @@ struct NmsOptions {
 };
 /// Greedy suppression: walks down the scores [N]; a box not yet suppressed stays and suppresses
 /// every later one with IoU > iou_threshold. Indices int64 [M] by descending score
-/// (torchvision.ops.nms). Errors: a NaN among the scores.
+/// (torchvision.ops.nms). IoU and threshold meet in float64: a box whose IoU is exactly the
+/// threshold stays, where torchvision drops it at thresholds that float32 rounds up. Errors: a NaN
+/// among the scores.
 Tensor nms(const Tensor& boxes, const Tensor& scores, const NmsOptions& o = {});
 /// Greedy within each value of idxs (int64 [N]); indices over all by descending score
 /// (torchvision.ops.batched_nms, without its loss of digits in shifted boxes).
