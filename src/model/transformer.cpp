@@ -22,14 +22,15 @@ Transformer::Transformer(const TransformerOptions& o) : Component(o) {
   tokens_.as()->weight().mul_(0.02);  // GPT-2: N(0, 0.02)
 }
 
-Tensor Transformer::embed(const Tensor& ids, std::int64_t start) {
+void Transformer::check_ids(const Tensor& ids) const {
   DROPIN_CHECK(ids.dim() == 2 && ids.dtype() == kInt64, ShapeError, who(), ": ids are ",
                ids.sizes(), " ", ids.dtype(), ", expected [B, L] int64");
-  Tensor h = tokens_(ids);
-  if (!positions_->defined()) return h;
-  DROPIN_CHECK(start + ids.size(1) <= options_.max_len, ShapeError, who(), ": ",
-               start + ids.size(1), " tokens, expected at most max_len = ", options_.max_len);
-  return h + positions_->narrow(0, start, ids.size(1));
+}
+
+// places [L] or [B, L] int64: which learned position each token has; below max_len.
+Tensor Transformer::embed(const Tensor& ids, const Tensor& places) {
+  const Tensor h = tokens_(ids);
+  return positions_->defined() ? h + embedding(*positions_, places) : h;
 }
 
 Tensor Transformer::logits(const Tensor& h) {
@@ -41,24 +42,106 @@ Tensor Transformer::logits(const Tensor& h) {
 }
 
 Tensor Transformer::forward(const Tensor& ids, const SequenceArgs& args) {
-  Tensor h = dropout(embed(ids, 0), options_.dropout, is_training());
+  check_ids(ids);
+  const std::int64_t length = ids.size(1);
+  DROPIN_CHECK(!positions_->defined() || length <= options_.max_len, ShapeError, who(), ": ",
+               length, " tokens, expected at most max_len = ", options_.max_len);
+  Tensor h = tokens_(ids);
+  if (positions_->defined()) h = h + positions_->narrow(0, 0, length);
+  h = dropout(h, options_.dropout, is_training());
   for (auto& b : blocks_) h = b->forward(h, args);
   return logits(h);
 }
 
-TransformerState Transformer::init_state(std::int64_t batch) {
+// --- step
+
+namespace {
+// Real tokens seen per entry; what was seen last is remembered by the base.
+class SeenTokens : public SequenceState {
+ public:
+  explicit SeenTokens(std::int64_t batch)
+      : SequenceState(batch), real(static_cast<std::size_t>(batch), 0) {}
+  std::vector<std::int64_t> real;
+
+ protected:
+  Box<SequenceState> pick(const std::vector<std::int64_t>& rows) const override {
+    auto s = Box<SeenTokens>(new SeenTokens(*this));
+    s->real.clear();
+    for (const std::int64_t row : rows) s->real.push_back(real[static_cast<std::size_t>(row)]);
+    return s;
+  }
+  void take_back(std::int64_t, const std::vector<std::int64_t>& gone) override {
+    for (std::size_t b = 0; b < real.size(); ++b) real[b] -= gone[b];
+  }
+};
+
+// Where each token of a step stands: the number of real tokens before it. Counts them into `seen`.
+Tensor places_of(const Tensor& ids, const Tensor& padding, std::vector<std::int64_t>& seen) {
+  Tensor places = zeros(ids.sizes(), kInt64);
+  auto* at = places.data<std::int64_t>();
+  const std::int64_t n = ids.size(1);
+  for (std::int64_t b = 0; b < ids.size(0); ++b) {
+    std::int64_t& count = seen[static_cast<std::size_t>(b)];
+    for (std::int64_t i = 0; i < n; ++i) {
+      const bool real = !padding.defined() || !padding.data<bool>()[b * n + i];
+      at[b * n + i] = real ? count++ : 0;
+    }
+  }
+  return places;
+}
+}  // namespace
+
+TransformerState TransformerState::clone() const {
   TransformerState s;
-  for (auto& b : blocks_) s.layers.push_back(b->mixer().init_state(batch, options_.max_len));
+  for (const auto& l : layers_) s.layers_.push_back(l->clone());
+  s.seen_ = seen_->clone();
   return s;
 }
 
-Tensor Transformer::step(const Tensor& ids, TransformerState& state) {
-  DROPIN_CHECK(state.layers.size() == blocks_.size(), StateError, who(), ": the state is for ",
-               state.layers.size(), " layers, the model has ", blocks_.size());
+TransformerState TransformerState::select(const std::vector<std::int64_t>& indices) const {
+  TransformerState s;
+  s.seen_ = seen_->select(indices);
+  for (const auto& l : layers_) s.layers_.push_back(l->select(indices));
+  return s;
+}
+
+void TransformerState::rollback(std::int64_t n) {
+  TransformerState s = clone();
+  for (auto& l : s.layers_) l->rollback(n);
+  s.seen_->rollback(n);
+  *this = std::move(s);
+}
+
+TransformerState Transformer::init_state(std::int64_t batch, const StateOptions& options) {
+  TransformerState s;
+  for (auto& b : blocks_)
+    s.layers_.push_back(b->mixer().init_state(batch, options_.max_len, options));
+  s.seen_ = Box<SequenceState>(new SeenTokens(batch));
+  return s;
+}
+
+Tensor Transformer::step(const Tensor& ids, TransformerState& state, const StepArgs& args) {
+  check_ids(ids);
+  DROPIN_CHECK(state.layers_.size() == blocks_.size(), StateError, who(), ": the state is for ",
+               state.layers_.size(), " layers, the model has ", blocks_.size());
+  DROPIN_CHECK(ids.size(0) == state.batch(), ShapeError, who(), ": ids have batch ", ids.size(0),
+               ", the state ", state.batch());
+  const Tensor& mask = args.key_padding_mask;
+  DROPIN_CHECK(!mask.defined() || (mask.dtype() == kBool && mask.sizes() == ids.sizes()),
+               ShapeError, who(), ": key_padding_mask is ", mask.defined() ? mask.sizes() : Shape{},
+               ", expected bool ", ids.sizes());
   no_grad guard;
-  Tensor h = embed(ids, state.length);
-  for (std::size_t i = 0; i < blocks_.size(); ++i) h = blocks_[i]->step(h, *state.layers[i]);
-  state.length += ids.size(1);
+  auto& seen = static_cast<SeenTokens&>(*state.seen_);
+  const Tensor padding = mask.defined() ? mask.to(kCPU).contiguous() : Tensor();
+  std::vector<std::int64_t> real = seen.real;
+  const Tensor places = places_of(ids, padding, real);
+  for (const std::int64_t count : real)
+    DROPIN_CHECK(!positions_->defined() || count <= options_.max_len, ShapeError, who(), ": ",
+                 count, " tokens, expected at most max_len = ", options_.max_len);
+  Tensor h = embed(ids, places.to(ids.device()));
+  for (std::size_t i = 0; i < blocks_.size(); ++i) h = blocks_[i]->step(h, *state.layers_[i], args);
+  seen.real = std::move(real);
+  seen.saw(ids.size(1), padding);
   return logits(h);
 }
 

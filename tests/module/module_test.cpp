@@ -150,6 +150,43 @@ TEST(Transformer, StepEqualsForward) {
   }
 }
 
+// Prompts of different lengths in one batch, beams and tokens taken back: each entry is as if
+// alone.
+TEST(Transformer, StatesAreSelectedTakenBackAndPadded) {
+  for (const char* rope : {"none", "half"}) {
+    Transformer m({.vocab_size = 9,
+                   .embed_dim = 8,
+                   .num_layers = 2,
+                   .num_heads = 2,
+                   .max_len = 12,
+                   .rope = rope});
+    m.eval();
+    no_grad guard;
+    const Tensor ids = randint(0, 9, {2, 6});
+    const Tensor pad = tensor({1, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0}, {2, 6}, kBool);
+    TransformerState s = m.init_state(2, {.keep = 2});
+    const Tensor y = m.step(ids, s, {.key_padding_mask = pad});
+    EXPECT_LT(
+        max_difference(y.narrow(0, 0, 1).narrow(1, 2, 4), m(ids.narrow(0, 0, 1).narrow(1, 2, 4))),
+        1e-5);
+    EXPECT_LT(max_difference(y.narrow(0, 1, 1), m(ids.narrow(0, 1, 1))), 1e-5);
+    TransformerState beams = s.select({0, 0, 1});
+    const Tensor next = randint(0, 9, {3, 2});
+    const Tensor z = m.step(next, beams);
+    const Tensor whole = concat({ids.narrow(0, 0, 1).narrow(1, 2, 4), next.narrow(0, 1, 1)}, 1);
+    EXPECT_LT(max_difference(z.narrow(0, 1, 1), m(whole).narrow(1, 4, 2)), 1e-5) << rope;
+    beams.rollback(2);
+    EXPECT_EQ(beams.length(), 6);
+    EXPECT_LT(max_difference(m.step(next, beams), z), 1e-6);
+    TransformerState copy = s.clone();
+    m.step(ids.narrow(1, 0, 1), copy);
+    EXPECT_EQ(s.length(), 6);
+    EXPECT_ERROR(m.step(zeros({3, 1}, kInt64), s), ShapeError, "ids have batch 3, the state 2");
+    EXPECT_ERROR(s.rollback(7), StateError, "");
+    EXPECT_EQ(s.length(), 6) << "a refusal changes nothing";
+  }
+}
+
 TEST(BatchNorm, RunningStatisticsFollowTheFormula) {
   BatchNorm2d m({.num_features = 1});
   const Tensor x = tensor({1, 2, 3, 6}, {1, 1, 2, 2});

@@ -51,8 +51,8 @@ class TransformerBlock : public Component<TransformerBlock, TransformerOptions, 
     const Tensor h = x + dropout(mixer_->forward(norm1_(x), args), options_.dropout, is_training());
     return h + dropout(ff_(norm2_(h)), options_.dropout, is_training());
   }
-  Tensor step(const Tensor& x, SequenceState& state) {
-    const Tensor h = x + mixer_->step(norm1_(x), state);
+  Tensor step(const Tensor& x, SequenceState& state, const StepArgs& args = {}) {
+    const Tensor h = x + mixer_->step(norm1_(x), state, args);
     return h + ff_(norm2_(h));
   }
   SequenceMixer& mixer() const { return *mixer_; }
@@ -63,10 +63,23 @@ class TransformerBlock : public Component<TransformerBlock, TransformerOptions, 
   Child<MLP> ff_;
 };
 
-/// What a Transformer keeps while generating.
-struct TransformerState {
-  std::vector<Box<SequenceState>> layers;
-  std::int64_t length = 0;
+/// What a Transformer keeps while generating: the states of its mixers, and how many real tokens
+/// each entry has seen.
+class TransformerState {
+ public:
+  TransformerState() = default;
+  /// As SequenceState's, over all layers.
+  std::int64_t length() const { return seen_->length(); }
+  std::int64_t batch() const { return seen_->batch(); }
+  TransformerState clone() const;
+  TransformerState select(const std::vector<std::int64_t>& indices) const;
+  /// Nothing has changed when a layer cannot take n tokens back.
+  void rollback(std::int64_t n);
+
+ private:
+  friend class Transformer;
+  std::vector<Box<SequenceState>> layers_;
+  Box<SequenceState> seen_;
 };
 
 /// Decoder-only language model: ids [B, L] int64 -> logits [B, L, vocab_size]. GPT-2's layout:
@@ -87,12 +100,15 @@ class Transformer : public Component<Transformer, TransformerOptions, Model> {
   Tensor forward(const Tensor& ids) override { return forward(ids, {}); }
   Tensor forward(const Tensor& ids, const SequenceArgs& args);
   Tensor operator()(const Tensor& ids, const SequenceArgs& args = {}) { return forward(ids, args); }
-  /// Empty state for generation; step() then takes n >= 1 ids [B, n] and returns their logits.
-  TransformerState init_state(std::int64_t batch);
-  Tensor step(const Tensor& ids, TransformerState& state);
+  /// Empty state for generation; step() then takes n >= 1 ids [B, n] and returns their logits [B,
+  /// n, vocab_size]. args: padding [B, n], so that prompts of different lengths, padded on the
+  /// left, give what each alone gives; positions for rotary ones.
+  TransformerState init_state(std::int64_t batch, const StateOptions& options = {});
+  Tensor step(const Tensor& ids, TransformerState& state, const StepArgs& args = {});
 
  private:
-  Tensor embed(const Tensor& ids, std::int64_t start);
+  void check_ids(const Tensor& ids) const;
+  Tensor embed(const Tensor& ids, const Tensor& places);
   Tensor logits(const Tensor& h);
   Child<Embedding> tokens_;
   Tensor* positions_;
