@@ -120,7 +120,6 @@ void VisionTransformer::translate_state(StateDict& state, const std::string& pre
                            {"patch_embed.proj.", "patch_embed."},
                            {"blocks.", "encoder.layers."},
                            {"norm.", "encoder.norm."},
-                           {"fc_norm.", "encoder.norm."},
                            // torchvision
                            {"conv_proj.", "patch_embed."},
                            {"encoder.pos_embedding", "positions"},
