@@ -52,6 +52,10 @@ void TransformerEncoderLayer::translate_state(StateDict& state, const std::strin
                            {"attention.attention.query.", "mixer.q_proj."},
                            {"attention.attention.key.", "mixer.k_proj."},
                            {"attention.attention.value.", "mixer.v_proj."},
+                           {"attention.q_proj.", "mixer.q_proj."},  // transformers 5, in memory
+                           {"attention.k_proj.", "mixer.k_proj."},
+                           {"attention.v_proj.", "mixer.v_proj."},
+                           {"attention.o_proj.", "mixer.out_proj."},
                            {"layernorm_before.", "norm1."},
                            {"layernorm_after.", "norm2."},
                            // timm
@@ -106,8 +110,9 @@ TransformerEncoder::TransformerEncoder(const TransformerEncoderOptions& o) : Com
       OptionError, who(), ": pooling is \"", o.pooling, "\", expected none, first, mean or tanh");
   const LayerNormOptions norm{.normalized_shape = {o.embed_dim}, .eps = o.layer_norm_eps};
   if (o.vocab_size > 0)
-    tokens_ =
-        child<Embedding>("tokens", {.num_embeddings = o.vocab_size, .embedding_dim = o.embed_dim});
+    tokens_ = child<Embedding>("tokens", {.num_embeddings = o.vocab_size,
+                                          .embedding_dim = o.embed_dim,
+                                          .padding_idx = o.padding_idx});
   positions_ =
       &parameter("positions", o.max_len ? init::normal({o.max_len, o.embed_dim}, 0.02) : Tensor());
   if (o.type_vocab_size > 0)

@@ -112,6 +112,7 @@ void VisionTransformer::translate_state(StateDict& state, const std::string& pre
                            {"embeddings.position_embeddings", "positions"},
                            {"embeddings.patch_embeddings.projection.", "patch_embed."},
                            {"encoder.layer.", "encoder.layers."},
+                           {"layers.", "encoder.layers."},
                            {"layernorm.", "encoder.norm."},
                            {"classifier.", "head."},
                            // timm

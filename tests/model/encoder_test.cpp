@@ -130,8 +130,8 @@ TEST(TransformerEncoder, TokenTypesAreAddedAndTheirShapeChecked) {
                "token_type_ids is [1, 2], expected [1, 3]");
   TransformerEncoderOptions plain = small();
   plain.type_vocab_size = 0;
-  EXPECT_ERROR(TransformerEncoder(plain)(ids, {.token_type_ids = ones_}), OptionError,
-               "type_vocab_size = 0");
+  TransformerEncoder without_types(plain);
+  EXPECT_ERROR(without_types(ids, {.token_type_ids = ones_}), OptionError, "type_vocab_size = 0");
   EXPECT_ERROR(m(zeros({1, 13}, kInt64)), ShapeError, "13 tokens, expected at most max_len = 12");
 }
 
@@ -173,6 +173,20 @@ TEST(VisionTransformer, LoadsHuggingFacesTimmsAndTorchvisionsNames) {
       {"ff.fc1.", "intermediate.dense."},
       {"ff.fc2.", "output.dense."},
       {"head.", "classifier."}};
+  const std::vector<std::pair<std::string, std::string>> transformers_5 = {
+      // state_dict()
+      {"class_token", "vit.embeddings.cls_token"},
+      {"positions", "vit.embeddings.position_embeddings"},
+      {"patch_embed.", "vit.embeddings.patch_embeddings.projection."},
+      {"encoder.norm.", "vit.layernorm."},
+      {"encoder.layer0.", "vit.layers.0."},
+      {"encoder.layer1.", "vit.layers.1."},
+      {"mixer.out_proj.", "attention.o_proj."},
+      {"mixer.", "attention."},
+      {"norm1.", "layernorm_before."},
+      {"norm2.", "layernorm_after."},
+      {"ff.fc", "mlp.fc"},
+      {"head.", "classifier."}};
   const std::vector<std::pair<std::string, std::string>> timm = {
       {"class_token", "cls_token"},
       {"positions", "pos_embed"},
@@ -197,8 +211,10 @@ TEST(VisionTransformer, LoadsHuggingFacesTimmsAndTorchvisionsNames) {
       {"head.", "heads.head."}};
   VisionTransformer a(tiny());
   const Tensor x = random({2, 3, 8, 8}, kFloat32);
-  for (const auto& [rules, packed] :
-       {std::pair{hugging_face, ""}, {timm, "qkv."}, {torchvision, "in_proj_"}}) {
+  for (const auto& [rules, packed] : {std::pair{hugging_face, ""},
+                                      {transformers_5, ""},
+                                      {timm, "qkv."},
+                                      {torchvision, "in_proj_"}}) {
     StateDict s = renamed(a, rules);
     for (const auto& [ours, theirs] : rules)  // stored [1, N, D]
       if (ours == "positions") s.set(theirs, s.find(theirs).unsqueeze(0));

@@ -22,6 +22,7 @@ struct TransformerEncoderOptions {
   double layer_norm_eps = 1e-5;
   double dropout = 0;
   std::string pooling = "none";
+  std::optional<std::int64_t> padding_idx = std::nullopt;
   static void fields(auto&& f) {
     using O = TransformerEncoderOptions;
     f("vocab_size", &O::vocab_size, "number of token ids; 0: x is [B, L, D] already");
@@ -40,6 +41,8 @@ struct TransformerEncoderOptions {
     f("dropout", &O::dropout, "on embeddings, attention, feed-forward and residuals, in training");
     f("pooling", &O::pooling,
       "none: [B, L, D]; first, mean (over real tokens) or tanh (BERT's pooler): [B, D]");
+    f("padding_idx", &O::padding_idx,
+      "a token id whose embedding starts at 0 and is not learned (BERT: 0); null: none");
   }
 };
 
