@@ -212,8 +212,8 @@ const ComponentInfo* standard_of(const ComponentInfo& c) {
       registry().find(c.replaces).kind == c.kind)
     return &registry().find(c.replaces);
   if (c.kind == ComponentKind::Function) return nullptr;
-  for (const ComponentInfo& other : registry().all())
-    if (other.family == c.family && other.kind == c.kind)
+  for (const ComponentInfo& other : registry().all())  // the first that replaces nothing
+    if (other.family == c.family && other.kind == c.kind && other.replaces.empty())
       return other.name == c.name ? nullptr : &other;
   return nullptr;
 }

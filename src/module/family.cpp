@@ -72,6 +72,8 @@ Json picture_options(int size) {
                   {"channels", c},
                   {"num_features", c},
                   {"num_channels", c},
+                  {"d_model", c},
+                  {"l_max", picture_size(size).side * picture_size(size).side},
                   {"kernel_size", 3},
                   {"padding", 1},
                   {"output_size", size ? 7 : 2}});

@@ -172,8 +172,8 @@ Tensor logsumexp(const Tensor& x_, const Shape& dims, bool keepdim) {
     for (int i = 0; i < v.dim(); ++i)
       if (mask >> i & 1) d.push_back(i);
     const Tensor total = d.empty() ? w : sum(w, d, true);
-    // their own sum, not 1: rounding takes log n from a large lse
-    return {g * (w / masked_fill(total, total == 0, 1))};
+    // their own sum, not 1: rounding takes log n from a large lse; beside +inf the others weigh 0
+    return {g * (w / masked_fill(total, logical_or(total == 0, lse == inf), 1))};
   });
   return finish(y, x.sizes(), mask, keepdim);
 }

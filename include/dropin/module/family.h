@@ -81,8 +81,6 @@ struct Sweep {
 struct FamilyInfo {
   std::string name;  ///< "SequenceMixer"
   std::string call;  ///< what goes in and what comes out
-  std::vector<std::string> standards =
-      {};                ///< what its members are held against; the first one leads
   int sizes = 3;         ///< of benchmarks: tiny, for the caches, for memory
   bool growing = false;  ///< sizes grow fourfold, so a long call foretells longer ones
   int peer_sizes = 3;    ///< sizes that a peer program is asked for; 0: none
