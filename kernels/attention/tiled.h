@@ -53,13 +53,13 @@ __device__ inline Place place_of(const Job& p, int64_t rows, int64_t heads) {
   r.step = p.step[r.h];
   const int64_t first = p.first ? p.first[r.h] : -1,
                 length = p.segment > 0 && p.segment < rows ? p.segment : rows;
-  const int64_t each = ((length + r.step - 1) / r.step + kRows - 1) / kRows,
+  const int64_t each = ceil_div(ceil_div(length, r.step), kRows),
                 kinds = first >= 0 ? 1 : r.step;  // tiles of a strand, strands of a segment
   const int64_t tile = u % each, kind = u / each % kinds, segment = u / (each * kinds);
   const int64_t start = segment * length, left = rows - start < length ? rows - start : length,
                 lead = first >= 0 ? first : kind;
   r.base = start + lead;
-  r.count = start < rows && lead < left && lead < r.step ? (left - lead + r.step - 1) / r.step : 0;
+  r.count = start < rows && lead < left && lead < r.step ? ceil_div(left - lead, r.step) : 0;
   r.w0 = tile * kRows;
   r.any = r.w0 < r.count;
   return r;
@@ -169,7 +169,7 @@ __device__ __forceinline__ void key_range(const Job& p, int64_t w0, int64_t n, i
 }
 
 __device__ __forceinline__ int64_t tiles_between(int64_t from, int64_t to, int each) {
-  return from < to ? (to - from + each - 1) / each : 0;
+  return from < to ? ceil_div(to - from, each) : 0;
 }
 
 template <class T, int kD>

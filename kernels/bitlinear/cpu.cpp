@@ -39,7 +39,7 @@ struct BitSlice {
   BitSlice(std::int64_t g, std::int64_t groups, std::int64_t k, bool ternary)
       : first(k / groups * g), last(first + k / groups), planes(ternary ? 4 : 8) {
     byte = first / planes;
-    blocks = ((last + planes - 1) / planes - byte + 31) / 32;
+    blocks = ceil_div(ceil_div(last, planes) - byte, 32);
   }
   std::int64_t codes() const { return blocks * 32 * planes; }
 };
@@ -56,7 +56,7 @@ namespace {
 template <class T>
 void range_of(const T* h, std::int64_t n, T* lowest, T* highest, bool* finite) {
   const Tag<T> d;
-  auto lo = hn::Set(d, std::numeric_limits<T>::infinity()), hi = hn::Neg(lo),
+  auto lo = hn::Set(d, kInf<T>), hi = hn::Neg(lo),
        zero = hn::Zero(d);  // 0 * x is NaN unless x is finite
   const auto inf = lo;
   each<T>(0, n, [&](auto at) HWY_ATTR {
@@ -136,7 +136,7 @@ void quantize_rows(const BitActivations& a, const T* h, std::int64_t m, std::int
         }
     });
     for (std::int64_t s = 0; s < g; ++s) {
-      T lowest = std::numeric_limits<T>::infinity(), highest = a.shift ? -lowest : 0;
+      T lowest = kInf<T>, highest = a.shift ? -lowest : 0;
       bool finite = true;
       for (std::int64_t r = 0; r < m; ++r) {
         lowest = std::min(lowest, lo[r * g + s]);
@@ -290,7 +290,7 @@ void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std
 
 void unpack_rows(bool ternary, const std::uint8_t* packed, const float* scale, std::int64_t n,
                  std::int64_t k, std::int64_t groups, float* w) {
-  const std::int64_t planes = ternary ? 4 : 8, bytes = (k + planes - 1) / planes, rows = n / groups;
+  const std::int64_t planes = ternary ? 4 : 8, bytes = ceil_div(k, planes), rows = n / groups;
   std::vector<float> tables(static_cast<std::size_t>(groups) * 256 *
                             planes);  // per group, the values of every byte
   for (std::int64_t g = 0; g < groups; ++g)
@@ -498,7 +498,7 @@ void product(const BitActivations& a, const BitProduct& p) {
       else
         y = p.bias ? v + p.bias[o] : v;
     };
-    const std::int64_t panels = (p.n + kPanelRows - 1) / kPanelRows, span = s.blocks * 32;
+    const std::int64_t panels = ceil_div(p.n, kPanelRows), span = s.blocks * 32;
     const std::int64_t grain = std::max<std::int64_t>(
         1, kGrain * 2 / std::max<std::int64_t>(1, kPanelRows * tokens * width / 32));
     parallel_for(panels, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -601,7 +601,9 @@ using abi::TensorOut;
 bool is(const TensorIn& t, DType dtype, std::int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
-std::int64_t row_bytes(std::int64_t k, bool ternary) { return ternary ? (k + 3) / 4 : (k + 7) / 8; }
+std::int64_t row_bytes(std::int64_t k, bool ternary) {
+  return ternary ? ceil_div(k, 4) : ceil_div(k, 8);
+}
 bool fit(const BitActivations& a, const TensorIn& h, const TensorIn& q, const TensorIn& t,
          const TensorIn& e) {
   if (h.ndim != 2 || a.groups < 1 || h.sizes[1] % a.groups) return false;
@@ -656,9 +658,9 @@ Status unpack_cpu(const KernelContext&, bool ternary, const TensorIn& packed, co
    w.as<float>());
   return abi::ok();
 }
-Status linear_cpu(const KernelContext&, bool ternary, const BitActivations& a, const TensorIn& q,
-                  const TensorIn& t, const TensorIn& e, const TensorIn& packed,
-                  const TensorIn& scale, const TensorIn& bias, const TensorOut& y) {
+Status linear_cpu(const KernelContext&, bool ternary, const BitActivations& a, const BitCodes& h,
+                  const BitWeight& weight, const TensorIn& bias, const TensorOut& y) {
+  const TensorIn &q = h.q, &t = h.t, &e = h.e, &packed = weight.packed, &scale = weight.scale;
   if (q.ndim != 2 || y.ndim != 2 || q.sizes[0] != y.sizes[0] || a.groups < 1 ||
       q.sizes[1] % a.groups)
     return abi::failed("q must be [M, K] and y [M, N]");

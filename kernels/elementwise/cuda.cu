@@ -895,7 +895,7 @@ Status copy_cuda(const KernelContext& c, const TensorIn& x, const TensorOut& y) 
       if (it.stride[0][last] == 1 && it.stride[1][last] > 1 && it.size[last] >= 8)
         for (int d = last - 1; d >= 0; --d)
           if (it.stride[1][d] == 1 && it.size[d] >= 8) {
-            const int64_t across = (it.size[last] + 31) / 32, down = (it.size[d] + 31) / 32;
+            const int64_t across = ceil_div(it.size[last], 32), down = ceil_div(it.size[d], 32);
             return launch(c, &transpose_kernel<T>,
                           dim3(blocks_for(
                               c, across * down * (it.total / (it.size[last] * it.size[d])), 1, 32)),

@@ -267,8 +267,7 @@ void code_and_pack(const FewBitForward& a, const float* x, std::int64_t n, const
                    std::int64_t count, std::uint8_t* packed) {
   constexpr int kLevels = 1 << kBits, kVectors = 4;
   alignas(64) float b[kLevels];
-  for (int k = 0; k < kLevels; ++k)
-    b[k] = k < count ? borders[k] : std::numeric_limits<float>::infinity();
+  for (int k = 0; k < kLevels; ++k) b[k] = k < count ? borders[k] : kInf<float>;
   const bool nan_below = count < kLevels - 1;  // the last code is not kLevels - 1
   const __m256 scale = _mm256_set1_ps(static_cast<float>(a.scale)),
                keep = _mm256_castsi256_ps(
@@ -360,7 +359,7 @@ void forward(const FewBitForward& a, const T* x, const T* borders, std::int64_t 
   with_bits(a.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::value;
     parallel_for(
-        (n + kFewBitChunk - 1) / kFewBitChunk, kGrain / 4 / kFewBitChunk,
+        ceil_div(n, kFewBitChunk), kGrain / 4 / kFewBitChunk,
         [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
           alignas(64) std::uint8_t codes[kFewBitChunk + 64];
           for (std::int64_t c = begin; c < end; ++c) {
@@ -426,7 +425,7 @@ void backward(int bits_, const std::uint8_t* packed, const T* table, std::int64_
   with_bits(bits_, [&](auto bits) {
     constexpr int kBits = decltype(bits)::value;
     parallel_for(
-        (n + kFewBitChunk - 1) / kFewBitChunk, kGrain / kFewBitChunk,
+        ceil_div(n, kFewBitChunk), kGrain / kFewBitChunk,
         [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
           const Tag<T> d;
           const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
@@ -512,7 +511,7 @@ using abi::TensorOut;
 bool is(const TensorIn& t, DType dtype, std::int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
-std::int64_t packed_bytes(std::int64_t n, int bits) { return (n + 7) / 8 * bits; }
+std::int64_t packed_bytes(std::int64_t n, int bits) { return ceil_div(n, 8) * bits; }
 
 Status forward_cpu(const KernelContext&, const FewBitForward& a, const TensorIn& x,
                    const TensorIn& borders, const TensorOut& y, const TensorOut& packed) {

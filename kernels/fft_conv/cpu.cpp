@@ -21,6 +21,7 @@
 #include "kernels/fft_conv/butterflies-inl.h"
 #include "kernels/fft_conv/kernel.h"
 #include "kernels/fft_conv/plan.h"
+#include "kernels/hd.h"
 
 #ifndef DROPIN_FFT_CONV_SHARED_
 #define DROPIN_FFT_CONV_SHARED_
@@ -472,7 +473,7 @@ void leave(const ConvPlan& p, const float* x, const Place& at, float* re, float*
 
 struct Blocks {
   std::int64_t channels, count;
-  explicit Blocks(std::int64_t c) : channels(c), count((c + lanes() - 1) / lanes()) {}
+  explicit Blocks(std::int64_t c) : channels(c), count(ceil_div(c, lanes())) {}
   std::int64_t first(std::int64_t i) const { return i * lanes(); }
   std::int64_t size(std::int64_t i) const { return std::min(lanes(), channels - first(i)); }
 };
@@ -580,7 +581,7 @@ void Spectrum(const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t l
   const std::int64_t group =
       std::clamp<std::int64_t>(16 / lanes(), 1, std::max<std::int64_t>(blocks.count, 1));
   parallel_for(
-      (blocks.count + group - 1) / group, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      ceil_div(blocks.count, group), 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
         cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() * group : 0) +
                                    kTileRows * kColumns * lanes());
         float *tile = memory.data(), *x = tile + kTileRows * kColumns * lanes();
@@ -599,7 +600,7 @@ void Forward(const ForwardArgs& a) {
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
   const std::int64_t floats = block_floats(plan.get()),
                      grain = std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(length, 1));
-  const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group;
+  const std::int64_t group = group_of(in.u, blocks), groups = ceil_div(blocks.count, group);
   const std::int64_t buffer = plan ? plan->storage * 2 * lanes() : 0,
                      own_floats = in.spectrum.data ? 0 : std::max(floats, buffer);
   // batch entries of one group of blocks come one after the other: its spectrum stays in cache
@@ -681,7 +682,7 @@ void Backward(const BackwardArgs& a) {
   const std::int64_t floats = block_floats(plan.get()),
                      buffer = plan ? plan->storage * 2 * lanes() : 0;
   const bool filters = out.k.data || out.k_rev.data || out.D.data, second = filters && !a.kept.data;
-  const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group,
+  const std::int64_t group = group_of(in.u, blocks), groups = ceil_div(blocks.count, group),
                      own_floats = in.spectrum.data ? 0 : floats;
   parallel_for(groups, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const F d;

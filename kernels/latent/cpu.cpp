@@ -11,6 +11,7 @@
 
 #include "cpu/scratch.h"
 #include "dropin/core/parallel.h"
+#include "kernels/hd.h"
 #include "kernels/latent/kernel.h"
 #include "kernels/simd-inl.h"
 #include "kernels/tile-inl.h"
@@ -24,8 +25,8 @@ struct LatentProblem {
   bool causal;
   abi::TensorIn p, k, v, go, kept;
   abi::TensorOut o, state, keep, gp, gk, gv;
-  std::int64_t padded() const { return (latents + 15) / 16 * 16; }
-  std::int64_t chunks() const { return (tokens + kLatentChunk - 1) / kLatentChunk; }
+  std::int64_t padded() const { return ceil_div(latents, 16) * 16; }
+  std::int64_t chunks() const { return ceil_div(tokens, kLatentChunk); }
 };
 
 }  // namespace dropin::kernels
@@ -35,7 +36,6 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-constexpr float kNone = -HUGE_VALF;
 constexpr std::int64_t kC = kLatentChunk;
 
 const float* at(const abi::TensorIn& t, std::int64_t b, std::int64_t h, std::int64_t i) {
@@ -55,7 +55,7 @@ void load_state(const float* from, std::int64_t n, std::int64_t np, std::int64_t
   std::copy_n(from, n, s.m);
   std::copy_n(from + n, n, s.z);
   std::copy_n(from + 2 * n, n * d, s.s);
-  std::fill(s.m + n, s.m + np, kNone);
+  std::fill(s.m + n, s.m + np, -kInf<float>);
   std::fill(s.z + n, s.z + np, 0.0f);
   std::fill(s.s + n * d, s.s + np * d, 0.0f);
 }
@@ -76,7 +76,7 @@ void load_scores(const float* k, std::int64_t stride, std::int64_t c, std::int64
                  std::int64_t np, float* e) {
   for (std::int64_t t = 0; t < c; ++t) {
     std::copy_n(k + t * stride, n, e + t * np);
-    std::fill(e + t * np + n, e + (t + 1) * np, kNone);
+    std::fill(e + t * np + n, e + (t + 1) * np, -kInf<float>);
   }
 }
 
@@ -100,7 +100,7 @@ std::int64_t shared_unit(const State& s, const float* e, std::int64_t c, std::in
       if (!std::isfinite(row[j])) return 1;
   }
   if (!hn::AllTrue(d, fine)) return 1;
-  const auto none = hn::Set(d, kNone), far = hn::Set(d, 60.0f);
+  const auto none = hn::Set(d, -kInf<float>), far = hn::Set(d, 60.0f);
   for (; c > 1; c = (c + 1) / 2) {
     bool fits = true;
     for (std::int64_t l = 0; l < np && fits; l += lanes) {
@@ -124,7 +124,7 @@ void enter_chunk(const State& s, const Tiles& x, const float* p, std::int64_t st
                  std::int64_t c, std::int64_t n, std::int64_t np, std::int64_t d, float* decay) {
   const hn::ScalableTag<float> tag;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
-  const auto none = hn::Set(tag, kNone), zero = hn::Zero(tag), one = hn::Set(tag, 1.0f);
+  const auto none = hn::Set(tag, -kInf<float>), zero = hn::Zero(tag), one = hn::Set(tag, 1.0f);
   for (std::int64_t l = 0; l < np; l += lanes) {
     const auto old = hn::LoadU(tag, s.m + l);
     auto top = old, bad = hn::Zero(tag);
@@ -164,7 +164,7 @@ void enter_chunk(const State& s, const Tiles& x, const float* p, std::int64_t st
 // a [c, kC] = the lower triangle of x y^T.
 void lower_product(const float* x, std::int64_t ldx, const float* yt, std::int64_t depth,
                    std::int64_t c, float* a) {
-  product(c, (c + 15) / 16 * 16, depth, x, ldx, 1, yt, kC, a, kC, false);
+  product(c, ceil_div(c, 16) * 16, depth, x, ldx, 1, yt, kC, a, kC, false);
   for (std::int64_t t = 0; t < c; ++t) std::fill(a + t * kC + t + 1, a + (t + 1) * kC, 0.0f);
 }
 
@@ -186,7 +186,7 @@ void invert(const float* z, std::int64_t np, float* inverse) {
 void exponentials(float* e, std::int64_t c, std::int64_t np, const float* m) {
   const hn::ScalableTag<float> tag;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
-  const auto none = hn::Set(tag, kNone);
+  const auto none = hn::Set(tag, -kInf<float>);
   for (std::int64_t t = 0; t < c; ++t)
     for (std::int64_t l = 0; l < np; l += lanes) {
       const auto k = hn::LoadU(tag, e + t * np + l);
@@ -222,7 +222,7 @@ void forward_all(const LatentProblem& x) {
             bad = hn::IfThenElse(hn::IsNaN(k), k, bad);
           }
           m = hn::IfThenElse(hn::IsNaN(hn::Add(bad, old)), hn::Add(bad, old), m);
-          hn::StoreU(hn::IfThenZeroElse(hn::Eq(old, hn::Set(tag, kNone)),
+          hn::StoreU(hn::IfThenZeroElse(hn::Eq(old, hn::Set(tag, -kInf<float>)),
                                         exp_nonpositive(tag, hn::Sub(old, m))),
                      tag, top + l);
           hn::StoreU(m, tag, s.m + l);
@@ -437,37 +437,33 @@ namespace {
 HWY_EXPORT(Forward);
 HWY_EXPORT(Backward);
 
-abi::Status unpack(LatentProblem& x, const abi::TensorIn& p, const abi::TensorIn& k,
-                   const abi::TensorIn& v, bool causal, std::int64_t chunk) {
+abi::Status unpack(LatentProblem& x, const LatentInputs& in) {
+  const abi::TensorIn &p = in.p, &k = in.k, &v = in.v;
   for (const abi::TensorIn* t : {&p, &k, &v})
     if (t->dtype != DType::Float32 || t->ndim != 4 || (t->strides[3] != 1 && t->sizes[3] > 1))
       return abi::unsupported("float32 [B, H, T, N] with a contiguous last dimension");
   x.batch = p.sizes[0], x.heads = p.sizes[1], x.tokens = p.sizes[2], x.latents = p.sizes[3],
   x.width = v.sizes[3];
-  x.causal = causal;
-  x.chunk = std::clamp<std::int64_t>(chunk, 1, kLatentChunk);
+  x.causal = in.causal;
+  x.chunk = std::clamp<std::int64_t>(in.chunk, 1, kLatentChunk);
   x.p = p, x.k = k, x.v = v;
   return abi::ok();
 }
 
-abi::Status forward(const abi::KernelContext&, const abi::TensorIn& p, const abi::TensorIn& k,
-                    const abi::TensorIn& v, bool causal, std::int64_t chunk,
-                    const abi::TensorOut& o, const abi::TensorOut& state,
-                    const abi::TensorOut& kept) {
+abi::Status forward(const abi::KernelContext&, const LatentInputs& in, const abi::TensorOut& o,
+                    const abi::TensorOut& state, const abi::TensorOut& kept) {
   LatentProblem x;
-  if (abi::Status s = unpack(x, p, k, v, causal, chunk); s.code) return s;
+  if (abi::Status s = unpack(x, in); s.code) return s;
   x.o = o, x.state = state, x.keep = kept;
   HWY_DYNAMIC_DISPATCH(Forward)(x);
   return abi::ok();
 }
 
-abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const abi::TensorIn& p,
-                     const abi::TensorIn& k, const abi::TensorIn& v, bool causal,
-                     std::int64_t chunk, const abi::TensorIn& kept, const abi::TensorOut& gp,
-                     const abi::TensorOut& gk, const abi::TensorOut& gv) {
+abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const LatentInputs& in,
+                     const abi::TensorIn& kept, const LatentGradients& out) {
   LatentProblem x;
-  if (abi::Status s = unpack(x, p, k, v, causal, chunk); s.code) return s;
-  x.go = go, x.kept = kept, x.gp = gp, x.gk = gk, x.gv = gv;
+  if (abi::Status s = unpack(x, in); s.code) return s;
+  x.go = go, x.kept = kept, x.gp = out.p, x.gk = out.k, x.gv = out.v;
   HWY_DYNAMIC_DISPATCH(Backward)(x);
   return abi::ok();
 }

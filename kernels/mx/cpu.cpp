@@ -33,7 +33,8 @@ inline void mx_pack(const std::uint8_t* codes, std::int64_t n, int width, std::u
   if (whole == n) return;
   std::uint64_t w = 0;
   for (std::int64_t i = whole; i < n; ++i) w |= std::uint64_t{codes[i]} << (i - whole) * width;
-  std::memcpy(out + whole / 8 * width, &w, static_cast<std::size_t>(((n - whole) * width + 7) / 8));
+  std::memcpy(out + whole / 8 * width, &w,
+              static_cast<std::size_t>(ceil_div((n - whole) * width, 8)));
 }
 inline void mx_unpack(const std::uint8_t* in, std::int64_t n, int width, std::uint8_t* codes) {
   const std::int64_t whole = n / 8 * 8;
@@ -41,7 +42,7 @@ inline void mx_unpack(const std::uint8_t* in, std::int64_t n, int width, std::ui
   std::uint64_t w = 0;
   if (whole < n)
     std::memcpy(&w, in + whole / 8 * width,
-                static_cast<std::size_t>(((n - whole) * width + 7) / 8));
+                static_cast<std::size_t>(ceil_div((n - whole) * width, 8)));
   for (std::int64_t i = whole; i < n; ++i)
     codes[i] = static_cast<std::uint8_t>(w >> (i - whole) * width & ((1u << width) - 1));
 }
@@ -152,8 +153,8 @@ HWY_INLINE int scale_byte(std::int32_t top, const MxArgs& a, const MxTraits& t, 
 template <bool kInt8, MxRounding kRounding, bool kFake>
 void last_axis(const MxArgs& a, const MxArrays& p) {
   const MxTraits& t = mx_traits(a.format);
-  const std::int64_t per_row = (a.n + a.block - 1) / a.block,
-                     row_bytes = a.packed ? (a.n * t.width + 7) / 8 : a.n;
+  const std::int64_t per_row = ceil_div(a.n, a.block),
+                     row_bytes = a.packed ? ceil_div(a.n * t.width, 8) : a.n;
   const bool by_row = a.packed && t.width < 8 && a.block * t.width % 8 != 0,
              pack = a.packed && t.width < 8;
   auto one = [&](const Coder<kInt8, kRounding>& coder, std::int64_t row, std::int64_t b,
@@ -235,8 +236,7 @@ void inner_axis(const MxArgs& a, const MxArrays& p) {
   const F f;
   const I i;
   constexpr std::int64_t kWidth = 512;
-  const std::int64_t per_row = (a.n + a.block - 1) / a.block,
-                     strips = (a.inner + kWidth - 1) / kWidth;
+  const std::int64_t per_row = ceil_div(a.n, a.block), strips = ceil_div(a.inner, kWidth);
   parallel_for(
       a.outer * per_row * strips,
       std::max<std::int64_t>(1, kGrain / (std::min(kWidth, a.inner) *
@@ -361,7 +361,7 @@ void decode(const MxArgs& a, const std::uint8_t* codes, const std::uint8_t* scal
   float table[256];
   for (int c = 0; c < 256; ++c)
     table[c] = static_cast<float>(mx_decode(static_cast<std::uint8_t>(c), a.format));
-  const std::int64_t blocks = (a.n + a.block - 1) / a.block, row_bytes = (a.n * t.width + 7) / 8;
+  const std::int64_t blocks = ceil_div(a.n, a.block), row_bytes = ceil_div(a.n * t.width, 8);
   if (a.inner == 1) {
     parallel_for(a.outer, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(a.n, 1)),
                  [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -391,7 +391,7 @@ void decode(const MxArgs& a, const std::uint8_t* codes, const std::uint8_t* scal
 
 void nvfp4(const float* x, std::int64_t rows, std::int64_t n, std::uint8_t* codes,
            std::uint8_t* scales, float* tensor_scale) {
-  const std::int64_t per_row = (n + 15) / 16;
+  const std::int64_t per_row = ceil_div(n, 16);
   std::vector<float> tops(
       static_cast<std::size_t>(rows * per_row));  // of each block; NaN when it holds NaN or Inf
   parallel_for(rows * per_row, kGrain / 16, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -464,7 +464,8 @@ bool is(const TensorIn& t, DType dtype, std::int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
 std::int64_t code_bytes(const MxArgs& a) {
-  return a.packed ? a.outer * ((a.n * mx_traits(a.format).width + 7) / 8) : a.outer * a.n * a.inner;
+  return a.packed ? a.outer * ceil_div(a.n * mx_traits(a.format).width, 8)
+                  : a.outer * a.n * a.inner;
 }
 bool sane(const MxArgs& a) {
   return a.block >= 1 && a.outer >= 0 && a.n >= 0 && a.inner >= 0 && (!a.packed || a.inner == 1);
@@ -473,7 +474,7 @@ bool sane(const MxArgs& a) {
 // float64: the definition
 void encode_double(const MxArgs& a, const double* x, const float* u, std::uint8_t* codes,
                    std::uint8_t* scales, double* y) {
-  const std::int64_t blocks = (a.n + a.block - 1) / a.block;
+  const std::int64_t blocks = ceil_div(a.n, a.block);
   const int width = mx_traits(a.format).width;
   parallel_for(a.outer, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::uint8_t> row(a.packed ? static_cast<std::size_t>(a.n) : 0);
@@ -489,7 +490,7 @@ void encode_double(const MxArgs& a, const double* x, const float* u, std::uint8_
               scales ? scales + (o * blocks + b) * a.inner + c : nullptr, y ? y + at : nullptr);
         }
       if (!codes || !a.packed) continue;
-      std::uint8_t* out = codes + o * ((a.n * width + 7) / 8);
+      std::uint8_t* out = codes + o * ceil_div(a.n * width, 8);
       if (width == 8)
         std::copy(row.begin(), row.end(), out);
       else
@@ -504,7 +505,7 @@ Status quantize_cpu(const KernelContext&, const MxArgs& a, const TensorIn& x, co
   if (x.dtype != DType::Float32 && x.dtype != DType::Float64)
     return abi::unsupported("needs float32 or float64");
   if (!sane(a) || !is(x, x.dtype, n) || !is(codes, DType::UInt8, code_bytes(a)) ||
-      !is(scales, DType::UInt8, a.outer * ((a.n + a.block - 1) / a.block) * a.inner))
+      !is(scales, DType::UInt8, a.outer * ceil_div(a.n, a.block) * a.inner))
     return abi::failed("x, codes and scales must be contiguous and of fitting sizes");
   if (a.rounding == MxRounding::Stochastic && !is(u, DType::Float32, n))
     return abi::failed("stochastic rounding needs a random number per element");
@@ -541,7 +542,7 @@ Status dequantize_cpu(const KernelContext&, const MxArgs& a, const TensorIn& cod
   const std::int64_t n = a.outer * a.n * a.inner;
   const int width = mx_traits(a.format).width;
   if (!sane(a) || !is(codes, DType::UInt8, code_bytes(a)) ||
-      !is(scales, DType::UInt8, a.outer * ((a.n + a.block - 1) / a.block) * a.inner) ||
+      !is(scales, DType::UInt8, a.outer * ceil_div(a.n, a.block) * a.inner) ||
       !is(y, DType::Float32, n))
     return abi::failed("codes, scales and y must be contiguous and of fitting sizes");
   if (n == 0) return abi::ok();
@@ -560,7 +561,7 @@ Status nvfp4_quantize_cpu(const KernelContext&, const TensorIn& x, const TensorO
                           const TensorOut& scales, const TensorOut& tensor_scale) {
   const std::int64_t n = x.ndim ? x.sizes[x.ndim - 1] : 1, rows = n ? x.numel() / n : 0;
   if (!is(x, DType::Float32, rows * n) || !is(codes, DType::UInt8, rows * n) ||
-      !is(scales, DType::UInt8, rows * ((n + 15) / 16)) || !is(tensor_scale, DType::Float32, 1))
+      !is(scales, DType::UInt8, rows * ceil_div(n, 16)) || !is(tensor_scale, DType::Float32, 1))
     return abi::failed(
         "x must be contiguous float32, codes and scales uint8 of fitting sizes, tensor_scale "
         "float32 [1]");
@@ -573,7 +574,7 @@ Status nvfp4_quantize_cpu(const KernelContext&, const TensorIn& x, const TensorO
 Status nvfp4_dequantize_cpu(const KernelContext&, const TensorIn& codes, const TensorIn& scales,
                             const TensorIn& tensor_scale, const TensorOut& y) {
   const std::int64_t n = codes.ndim ? codes.sizes[codes.ndim - 1] : 1,
-                     rows = n ? codes.numel() / n : 0, per_row = (n + 15) / 16;
+                     rows = n ? codes.numel() / n : 0, per_row = ceil_div(n, 16);
   if (!is(codes, DType::UInt8, rows * n) || !is(scales, DType::UInt8, rows * per_row) ||
       !is(tensor_scale, DType::Float32, 1) || !is(y, DType::Float32, rows * n))
     return abi::failed(

@@ -271,7 +271,7 @@ void encode_block(const float* HWY_RESTRICT v, std::int64_t n, float absmax,
 
 void quantize_all(const float* x, std::int64_t n, bool is_signed, std::int64_t block,
                   std::uint8_t* codes, float* absmax) {
-  const std::int64_t blocks = (n + block - 1) / block;
+  const std::int64_t blocks = ceil_div(n, block);
   parallel_for(blocks, std::max<std::int64_t>(1, kGrain / block),
                [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
                  const F d;
@@ -295,7 +295,7 @@ void quantize_all(const float* x, std::int64_t n, bool is_signed, std::int64_t b
 
 void dequantize_all(const std::uint8_t* codes, const float* absmax, std::int64_t n, bool is_signed,
                     std::int64_t block, float* y) {
-  const std::int64_t blocks = (n + block - 1) / block;
+  const std::int64_t blocks = ceil_div(n, block);
   const float* map = dynamic_map(is_signed).value;
   parallel_for(blocks, std::max<std::int64_t>(1, kGrain / block),
                [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -484,7 +484,7 @@ void step_rule(const Step8& a, const Arrays8& t) {
     });
     return;
   }
-  const std::int64_t blocks = (t.n + a.block - 1) / a.block;
+  const std::int64_t blocks = ceil_div(t.n, a.block);
   parallel_for(
       blocks, std::max<std::int64_t>(1, kGrain / a.block),
       [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -541,14 +541,13 @@ using abi::TensorOut;
 bool is(const TensorIn& t, DType dtype, std::int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
-std::int64_t blocks(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
 
 Status quantize_cpu(const KernelContext&, const TensorIn& x, bool is_signed, std::int64_t block,
                     const TensorOut& codes, const TensorOut& absmax) {
   const std::int64_t n = x.numel();
   if (block < 1) return abi::failed("block must be positive");
   if (!is(x, DType::Float32, n) || !is(codes, DType::UInt8, n) ||
-      !is(absmax, DType::Float32, blocks(n, block)))
+      !is(absmax, DType::Float32, ceil_div(n, block)))
     return abi::failed(
         "x must be contiguous float32, codes uint8 of its size, absmax float32 of a value per "
         "block");
@@ -561,7 +560,7 @@ Status dequantize_cpu(const KernelContext&, const TensorIn& codes, const TensorI
                       bool is_signed, std::int64_t block, const TensorOut& y) {
   const std::int64_t n = codes.numel();
   if (block < 1) return abi::failed("block must be positive");
-  if (!is(codes, DType::UInt8, n) || !is(absmax, DType::Float32, blocks(n, block)) ||
+  if (!is(codes, DType::UInt8, n) || !is(absmax, DType::Float32, ceil_div(n, block)) ||
       !is(y, DType::Float32, n))
     return abi::failed(
         "codes must be contiguous uint8, y float32 of its size, absmax float32 of a value per "
@@ -572,8 +571,9 @@ Status dequantize_cpu(const KernelContext&, const TensorIn& codes, const TensorI
 }
 
 Status step_cpu(const KernelContext&, const Step8& a, const TensorOut& p, const TensorIn& g,
-                const TensorOut& s1, const TensorOut& absmax1, const TensorOut& s2,
-                const TensorOut& absmax2) {
+                const State8& state1, const State8& state2) {
+  const TensorOut &s1 = state1.values, &absmax1 = state1.absmax, &s2 = state2.values,
+                  &absmax2 = state2.absmax;
   const std::int64_t n = p.numel();
   const bool bytes = absmax1.data != nullptr, two = a.rule == Rule8::Adam;
   const DType state = bytes ? DType::UInt8 : DType::Float32;
@@ -582,8 +582,8 @@ Status step_cpu(const KernelContext&, const Step8& a, const TensorOut& p, const 
   if (!is(p, DType::Float32, n) || !is(g, DType::Float32, n))
     return abi::failed("p and g must be contiguous float32 and of one size");
   if (!is(s1, state, n) || (two && !is(s2, state, n)) ||
-      (bytes && !is(absmax1, DType::Float32, blocks(n, a.block))) ||
-      (bytes && two && !is(absmax2, DType::Float32, blocks(n, a.block))))
+      (bytes && !is(absmax1, DType::Float32, ceil_div(n, a.block))) ||
+      (bytes && two && !is(absmax2, DType::Float32, ceil_div(n, a.block))))
     return abi::failed(
         "states must be contiguous, of p's size, uint8 with an absmax per block, or float32");
   HWY_DYNAMIC_DISPATCH(step_all)

@@ -186,7 +186,8 @@ Tensor pow(const Tensor& a, const Scalar& exponent) {
   if (e == 1) return affine(x, 1, 0);
   if (e == 0.5) return sqrt(x);
   if (e == -1) return reciprocal(x);
-  Tensor y = e == -0.5 ? rsqrt(x.detach()) : apply(Binary::Pow, x, scalar(e, x.options()), "pow", t);
+  Tensor y =
+      e == -0.5 ? rsqrt(x.detach()) : apply(Binary::Pow, x, scalar(e, x.options()), "pow", t);
   return record("pow", y, {x}, {x}, [e](const Saved& s, const Tensor& g) -> Tensors {
     return {e == 0 ? zeros_like(g) : g * (pow(s[0], e - 1) * e)};
   });
@@ -199,17 +200,16 @@ namespace {
 
 Tensor extremum(Binary op, const Tensor& a_, const Tensor& b_, const char* who) {
   auto [a, b] = promoted(a_, b_);
-  return record(who, apply(op, a, b, who, a.dtype()), {a, b}, {a, b},
-                [op, sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
-                  // the loser takes none; at a tie both take half, beside a NaN all (torch's rule)
-                  const Tensor below = s[0] < s[1], above = s[0] > s[1];
-                  const bool greatest = op == Binary::Maximum;
-                  const Tensor share = where(s[0] == s[1], g * 0.5, g);
-                  return {s.needs(0) ? sum_to(where(greatest ? below : above, 0.0, share), sa)
-                                     : Tensor(),
-                          s.needs(1) ? sum_to(where(greatest ? above : below, 0.0, share), sb)
-                                     : Tensor()};
-                });
+  return record(
+      who, apply(op, a, b, who, a.dtype()), {a, b}, {a, b},
+      [op, sa = a.sizes(), sb = b.sizes()](const Saved& s, const Tensor& g) -> Tensors {
+        // the loser takes none; at a tie both take half, beside a NaN all (torch's rule)
+        const Tensor below = s[0]<s[1], above = s[0]> s[1];
+        const bool greatest = op == Binary::Maximum;
+        const Tensor share = where(s[0] == s[1], g * 0.5, g);
+        return {s.needs(0) ? sum_to(where(greatest ? below : above, 0.0, share), sa) : Tensor(),
+                s.needs(1) ? sum_to(where(greatest ? above : below, 0.0, share), sb) : Tensor()};
+      });
 }
 
 }  // namespace
@@ -227,7 +227,8 @@ Tensor atan2(const Tensor& y_, const Tensor& x_) {
   return record("atan2", apply(Binary::Atan2, y, x, "atan2", y.dtype()), {y, x}, {y, x},
                 [sy = y.sizes(), sx = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
                   const Tensor squares = square(s[0]) + square(s[1]);
-                  const Tensor scaled = where(squares == 0, 0.0, g / squares);  // none at the origin
+                  const Tensor scaled =
+                      where(squares == 0, 0.0, g / squares);  // none at the origin
                   return {s.needs(0) ? sum_to(scaled * s[1], sy) : Tensor(),
                           s.needs(1) ? sum_to(-(scaled * s[0]), sx) : Tensor()};
                 });
@@ -595,8 +596,8 @@ Tensor where(const Tensor& cond, const Scalar& a, const Tensor& b) {
   return where(cond, beside(b, a), b);
 }
 Tensor where(const Tensor& cond, const Scalar& a, const Scalar& b) {
-  const DType t = a.is_floating() || a.dtype() == b.dtype() || b.dtype() == kBool ? a.dtype()
-                                                                                  : b.dtype();
+  const DType t =
+      a.is_floating() || a.dtype() == b.dtype() || b.dtype() == kBool ? a.dtype() : b.dtype();
   return where(cond, scalar(a, {t, cond.device()}), scalar(b, {t, cond.device()}));
 }
 Tensor masked_fill(const Tensor& x, const Tensor& mask, const Scalar& value) {

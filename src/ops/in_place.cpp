@@ -17,8 +17,8 @@ void need_own_memory(const Tensor& self, const char* who) {
 }
 void need_cast(const Tensor& self, DType result, const char* who) {
   if (!can_cast(result, self.dtype()))
-    fail<DTypeError>({who, ": the result is ", result, ", which a tensor of ", self.dtype(),
-                      " can not hold"});
+    fail<DTypeError>(
+        {who, ": the result is ", result, ", which a tensor of ", self.dtype(), " can not hold"});
 }
 void need_sizes(const Tensor& self, const Tensor& other, const char* who) {
   if (!(broadcast_shapes(self.sizes(), other.sizes(), who) == self.sizes()))
@@ -144,8 +144,7 @@ Tensor& Tensor::mul_(const Scalar& v) {
   return scaled(*this, v, v.to_double(), 0, "mul_", [&](const Tensor& x) { return x * v; });
 }
 Tensor& Tensor::div_(const Tensor& other) {
-  const bool recorded =
-      checked(*this, other, quotient_type(result_type(*this, other)), "div_");
+  const bool recorded = checked(*this, other, quotient_type(result_type(*this, other)), "div_");
   return computed(*this, recorded, other.requires_grad(), "div_",
                   [&](const Tensor& x) { return x / other; });
 }

@@ -78,8 +78,9 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& w
                w = weight_.defined() ? weight_.detach().to(x.dtype()).contiguous() : Tensor();
   const std::int64_t n = x.size(0);
   Tensor loss = empty({n}, x.options()), lse = empty({n}, x.options());
-  run<kernels::cross_entropy_forward>(x.device(), x.in(), t.in(), w.in(), ignore_index, smoothing,
-                                      loss.out(), lse.out());
+  run<kernels::cross_entropy_forward>(
+      x.device(), kernels::CrossEntropyInputs{x.in(), t.in(), w.in(), ignore_index, smoothing},
+      loss.out(), lse.out());
   loss = record(who, loss, {x}, {x, t, w, lse},
                 [ignore_index, smoothing](const Saved& s, const Tensor& g) -> Tensors {
                   const Tensor x = s[0], t = s[1], w = s[2];
@@ -88,9 +89,10 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& w
                       return plain_cross_entropy(in[0], t, w, ignore_index, smoothing);
                     });
                   Tensor gx = empty_like(x);
-                  run<kernels::cross_entropy_backward>(x.device(), g.contiguous().in(), x.in(),
-                                                       t.in(), w.in(), ignore_index, smoothing,
-                                                       s[3].in(), gx.out());
+                  run<kernels::cross_entropy_backward>(
+                      x.device(), g.contiguous().in(),
+                      kernels::CrossEntropyInputs{x.in(), t.in(), w.in(), ignore_index, smoothing},
+                      s[3].in(), gx.out());
                   return {gx};
                 });
   if (reduction != "mean") return reduced(who, loss, reduction);
@@ -124,13 +126,13 @@ Tensor binary_cross_entropy(const Tensor& p, const Tensor& target, std::string_v
   // as torch: logarithms are bounded from below, and the slope's denominator
   const double inf = std::numeric_limits<double>::infinity();
   auto floored = [inf](const Tensor& logarithm) { return clamp(logarithm, -100, inf); };
-  const Tensor loss = record(
-      who, (t - 1.0) * floored(log1p(-v)) - t * floored(log(v)), {p, target}, {p, target},
-      [inf](const Saved& s, const Tensor& g) -> Tensors {
-        const Tensor q = s[0];
-        return {s.needs(0) ? g * (q - s[1]) / clamp((1.0 - q) * q, 1e-12, inf) : Tensor(),
-                s.needs(1) ? g * (log1p(-q) - log(q)) : Tensor()};
-      });
+  const Tensor loss =
+      record(who, (t - 1.0) * floored(log1p(-v)) - t * floored(log(v)), {p, target}, {p, target},
+             [inf](const Saved& s, const Tensor& g) -> Tensors {
+               const Tensor q = s[0];
+               return {s.needs(0) ? g * (q - s[1]) / clamp((1.0 - q) * q, 1e-12, inf) : Tensor(),
+                       s.needs(1) ? g * (log1p(-q) - log(q)) : Tensor()};
+             });
   return reduced(who, loss, reduction);
 }
 Tensor binary_cross_entropy_with_logits(const Tensor& x, const Tensor& target,

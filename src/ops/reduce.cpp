@@ -373,8 +373,7 @@ Tensor cummax(const Tensor& x, std::int64_t dim) {
     Shape one(s[0].sizes());
     for (std::int64_t& n : one) n = 1;
     one[d] = s[0].size(d);
-    const Tensor position =
-        arange(s[0].size(d)).to(g.device()).reshape(one);
+    const Tensor position = arange(s[0].size(d)).to(g.device()).reshape(one);
     const Tensor source =
         scan(kernels::Scan::CumMax,
              where(hit, position.expand(hit.sizes()), zeros(hit.sizes(), position.options())), d);

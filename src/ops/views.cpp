@@ -54,7 +54,8 @@ Tensor Tensor::slice(std::int64_t dim_, std::int64_t start, std::int64_t end,
   s[d] = (end - start + step - 1) / step;
   const std::int64_t offset = storage_offset() + start * st[d];
   st[d] *= step;
-  return viewed("slice", alias(*this, s, st, offset), *this,
+  return viewed(
+      "slice", alias(*this, s, st, offset), *this,
       [d, start, end, step, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
         return {pasted(g, sizes, [=](const Tensor& t) { return t.slice(d, start, end, step); })};
       });
@@ -110,7 +111,8 @@ Tensor Tensor::permute(const Shape& dims) const {
     st[i] = strides()[d];
     inverse[d] = i;
   }
-  return viewed("permute", alias(*this, s, st, storage_offset()), *this,
+  return viewed(
+      "permute", alias(*this, s, st, storage_offset()), *this,
       [inverse](const Saved&, const Tensor& g) -> Tensors { return {g.permute(inverse)}; });
 }
 
@@ -125,7 +127,8 @@ Tensor Tensor::expand(const Shape& want) const {
       fail<ShapeError>({"expand: ", sizes(), " cannot become ", want});
   }
   if (s == sizes()) return *this;
-  return viewed("expand", detail::broadcast_to(detach(), s), *this,
+  return viewed(
+      "expand", detail::broadcast_to(detach(), s), *this,
       [sizes = sizes()](const Saved&, const Tensor& g) -> Tensors { return {sum_to(g, sizes)}; });
 }
 
@@ -205,7 +208,8 @@ Tensor Tensor::view(const Shape& want) const {
   if (!view_strides(*this, s, st))
     fail<ShapeError>({"view: ", sizes(), " with strides ", strides(), " cannot be seen as ", s,
                       " without a copy; use reshape"});
-  return viewed("view", alias(*this, s, st, storage_offset()), *this,
+  return viewed(
+      "view", alias(*this, s, st, storage_offset()), *this,
       [sizes = sizes()](const Saved&, const Tensor& g) -> Tensors { return {g.reshape(sizes)}; });
 }
 
@@ -274,7 +278,8 @@ Tensor Tensor::diagonal(std::int64_t offset, std::int64_t d0, std::int64_t d1) c
   st.erase(std::min(a, b));
   s.push_back(n);
   st.push_back(step);
-  return viewed("diagonal", alias(*this, s, st, at), *this,
+  return viewed(
+      "diagonal", alias(*this, s, st, at), *this,
       [=, sizes = sizes()](const Saved&, const Tensor& g) -> Tensors {
         return {pasted(g, sizes, [=](const Tensor& t) { return t.diagonal(offset, a, b); })};
       });
