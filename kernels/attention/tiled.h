@@ -426,7 +426,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
       float rest = 0, own = minus;
       if (sum[r] > 0 || sum[r] != sum[r]) own = two_sum(top[r], logf(sum[r]), rest);
       if (p.accumulate) {
-        const float hi = own > before[r] ? own : before[r];
+        const float hi = own > before[r] || own != own ? own : before[r];
         // the shares by their own sum, which makes them add up to 1
         const float a = before[r] == minus ? 0.0f : exp_of<T>(before[r] - hi + before_rest[r]),
                     b = own == minus ? 0.0f : exp_of<T>(own - hi + rest);

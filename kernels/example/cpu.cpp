@@ -55,7 +55,7 @@ abi::Status scaled_sum_cpu(const abi::KernelContext&, const ExampleInputs& in,
                            const abi::TensorOut& y) {
   if (!fits(in.x, y) || !fits(in.z, y) || !fits(y, y))
     return abi::unsupported("example_scaled_sum: x, z and y must be contiguous float32 and alike");
-  const auto run = HWY_DYNAMIC_POINTER(scaled_sum);  // chosen once, not per stretch
+  const auto run = &HWY_DYNAMIC_DISPATCH(scaled_sum);  // chosen once, not per stretch
   parallel_for(y.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
     run(in.x.as<float>() + begin, in.z.as<float>() + begin, static_cast<float>(in.a),
         static_cast<float>(in.b), y.as<float>() + begin, end - begin);

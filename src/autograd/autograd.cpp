@@ -181,7 +181,7 @@ void move_history(const Tensor& to, const Tensor& from) {
   const TapeMeta* made = meta(from);
   TapeMeta* m = static_cast<TapeMeta*>(to.impl()->tape);  // as it stands, not renewed
   if (!m && !(made && made->node)) return;
-  if (!m) to.impl()->tape = m = new TapeMeta;
+  if (!m) return std::swap(to.impl()->tape, from.impl()->tape);
   m->node = made ? made->node : Ref<Node>();
   m->output = made ? made->output : 0;
 }
@@ -228,6 +228,15 @@ void attach(const Ref<Node>& node, Tensor* ys, std::size_t ny, const Tensor* inp
 }  // namespace detail
 
 // --- user-defined functions
+
+std::string detail::type_of_signature(std::string_view signature) {
+  std::string_view rest = signature.substr(signature.find("T = ") + 4);
+  rest = rest.substr(0, rest.find_first_of(";]"));
+  if (rest.find('<') == std::string_view::npos)
+    if (const auto colons = rest.rfind("::"); colons != std::string_view::npos)
+      rest = rest.substr(colons + 2);
+  return std::string(rest);
+}
 
 Tensors detail::checked_gradients(const char* function, Tensors gradients,
                                   const std::vector<Shape>& sizes,

@@ -89,10 +89,9 @@ Tensor as_part(const Tensor& x, const Layout& base, const Layout& view) {
     laid_out = zeros_as(base, x.options());
     write(x, laid_out);
   }
-  return record("as_strided", part_of(laid_out, base, view), {x}, {},
-                [base, view](const Saved&, const Tensor& g) -> Tensors {
-                  return {paste(g, base, view)};
-                });
+  return record(
+      "as_strided", part_of(laid_out, base, view), {x}, {},
+      [base, view](const Saved&, const Tensor& g) -> Tensors { return {paste(g, base, view)}; });
 }
 
 /// x with 0 where the view is.
@@ -122,17 +121,17 @@ void renew_history(TensorImpl& view) {
   if (view.origin == ViewOrigin::Several) {
     --view.seen;
     fail<AutogradError>(
-        {"tensor: one of several views that one call returned (split, chunk), used after the tensor "
+        {"tensor: one of several views that one call returned (split, chunk), used after the "
+         "tensor "
          "it shows, or another view of it, was changed in place"});
   }
   enable_grad on;
-  const Tensor base(view.base), part = alias(Tensor(Ref<TensorImpl>(&view)), view.sizes,
-                                             view.strides, view.offset);
-  set_history(view, record("as_strided", part, {base}, {},
-                           [b = Layout(*view.base), v = Layout(view)](
-                               const Saved&, const Tensor& g) -> Tensors {
-                             return {paste(g, b, v)};
-                           }));
+  const Tensor base(view.base),
+      part = alias(Tensor(Ref<TensorImpl>(&view)), view.sizes, view.strides, view.offset);
+  set_history(view,
+              record("as_strided", part, {base}, {},
+                     [b = Layout(*view.base), v = Layout(view)](
+                         const Saved&, const Tensor& g) -> Tensors { return {paste(g, b, v)}; }));
 }
 
 void link_view(const Tensor& y, const Tensor& x) {
@@ -167,9 +166,10 @@ bool check_in_place(const Tensor& self, bool source, const char* who) {
                          ": a view that was made inside no_grad cannot be changed in place outside "
                          "it; make the view, or the change, on the same side"});
   if (t.origin == ViewOrigin::Several)
-    fail<AutogradError>({who,
-                         ": one of several views that one call returned (split, chunk) cannot be "
-                         "changed in place; use narrow, or the function that returns a new tensor"});
+    fail<AutogradError>(
+        {who,
+         ": one of several views that one call returned (split, chunk) cannot be "
+         "changed in place; use narrow, or the function that returns a new tensor"});
   if (!linked(t)) return true;
   const Tensor base(t.base);
   if (base.is_leaf() && base.requires_grad())
@@ -183,28 +183,29 @@ bool check_in_place(const Tensor& self, bool source, const char* who) {
   return true;
 }
 
-void rebase_history(const Tensor& self, const Tensor& value, bool keeps, const char* who) {
-  TensorImpl& t = *self.impl();
+Tensor next_history(const Tensor& self, const Tensor& value, bool keeps, const char* who) {
+  const TensorImpl& t = *self.impl();
   if (linked(t)) {
     const Tensor base(t.base);
-    set_history(*t.base, record(who, base.detach(), {base, value}, {},
-                                [b = Layout(*t.base), v = Layout(t)](const Saved& s,
-                                                                     const Tensor& g) -> Tensors {
-                                  return {s.needs(0) ? without_part(g, b, v) : Tensor(),
-                                          s.needs(1) ? as_part(g, b, v) : Tensor()};
-                                }));
-    ++t.base->history;
-    return;
+    return record(who, base.detach(), {base, value}, {},
+                  [b = Layout(*t.base), v = Layout(t)](const Saved& s, const Tensor& g) -> Tensors {
+                    return {s.needs(0) ? without_part(g, b, v) : Tensor(),
+                            s.needs(1) ? as_part(g, b, v) : Tensor()};
+                  });
   }
-  const Tensor alone = self.detach();
-  set_history(t, keeps ? record(who, alone, {value}, {},
-                                [](const Saved&, const Tensor& g) -> Tensors { return {g}; })
-                       : record(who, alone, {self, value}, {},
-                                [](const Saved& s, const Tensor& g) -> Tensors {
-                                  return {s.needs(0) ? zeros_like(g) : Tensor(),
-                                          s.needs(1) ? g : Tensor()};
-                                }));
-  ++t.history;
+  if (keeps)
+    return record(who, self.detach(), {value}, {},
+                  [](const Saved&, const Tensor& g) -> Tensors { return {g}; });
+  return record(who, self.detach(), {self, value}, {},
+                [](const Saved& s, const Tensor& g) -> Tensors {
+                  return {s.needs(0) ? zeros_like(g) : Tensor(), s.needs(1) ? g : Tensor()};
+                });
+}
+
+void take_history(const Tensor& self, const Tensor& next) {
+  TensorImpl& owner = linked(*self.impl()) ? *self.impl()->base : *self.impl();
+  set_history(owner, next);
+  ++owner.history;
 }
 
 }  // namespace detail

@@ -159,7 +159,8 @@ Tensor TransformerEncoder::pool(const Tensor& h, const Tensor& padding) {
   if (how == "mean") {
     if (!padding.defined()) return mean(h, {1});
     const Tensor real = logical_not(padding).to(h.dtype()).unsqueeze(2);
-    return sum(where(padding.unsqueeze(2), 0.0, h), {1}) / clamp(sum(real, {1}), 1);
+    return sum(where(padding.unsqueeze(2), 0.0, h), {1}) /
+           clamp(sum(real, {1}), 1, static_cast<double>(h.size(1)));
   }
   const Tensor first = h.select(1, 0);
   return how == "tanh" ? tanh(pooler_(first)) : first;

@@ -62,7 +62,21 @@ void NamedTensors::compact() {
   reindex();
 }
 
+void NamedTensors::note(std::string_view name) const {
+  if (std::find(asked_.begin(), asked_.end(), name) == asked_.end()) asked_.emplace_back(name);
+}
+
+std::vector<std::string> NamedTensors::unread() const {
+  std::vector<std::string> r;
+  if (everything_read_) return r;
+  for (std::size_t i = 0; i < items_.size(); ++i)
+    if (!is_taken(i) && std::find(asked_.begin(), asked_.end(), items_[i].first) == asked_.end())
+      r.push_back(items_[i].first);
+  return r;
+}
+
 Tensor NamedTensors::find(std::string_view name) const {
+  if (watched_) note(name);
   const std::size_t at = position(name);
   return at == kNone ? Tensor() : items_[at].second;
 }

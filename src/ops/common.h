@@ -19,6 +19,10 @@ inline void need_floating(const char* who, const Tensor& x) {
   if (!is_floating(x.dtype()))
     fail<DTypeError>({who, ": expected a floating-point tensor, got ", x.dtype()});
 }
+/// The dtype of an operation on a tensor and two numbers.
+inline DType result_type(const Tensor& x, const Scalar& a, const Scalar& b) {
+  return promote(dropin::result_type(x, a), dropin::result_type(x, b));
+}
 inline void need_int64(const char* who, const char* what, const Tensor& x) {
   if (x.dtype() != kInt64)
     fail<DTypeError>({who, ": ", what, " is ", x.dtype(), ", expected int64"});

@@ -258,8 +258,7 @@ void no_bool_difference(const Tensor& a, const Scalar& b) {
 }  // namespace
 
 Tensor affine(const Tensor& x, const Scalar& m, const Scalar& a) {
-  const DType t = m.is_floating() ? result_type(x, m) : result_type(x, a);
-  return scaled(x, t == kBool ? result_type(x, m) : t, m, a);
+  return scaled(x, ops_detail::result_type(x, m, a), m, a);
 }
 
 Tensor operator+(const Tensor& a, const Scalar& b) { return scaled(a, result_type(a, b), 1, b); }
@@ -567,7 +566,7 @@ Tensor hardswish(
 // --- selection
 
 Tensor clamp(const Tensor& x_, const Scalar& lo, const Scalar& hi) {
-  const Tensor x = x_.to(lo.is_floating() ? result_type(x_, lo) : result_type(x_, hi));
+  const Tensor x = x_.to(ops_detail::result_type(x_, lo, hi));
   return clamped(x, lo.to_double(), hi.to_double());
 }
 

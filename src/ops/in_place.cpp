@@ -1,4 +1,5 @@
 // In-place operations: checked before any work, differentiated where they must be.
+#include "autograd/tape.h"
 #include "dropin/ops/elementwise.h"
 #include "ops/common.h"
 #include "tensor/write.h"
@@ -39,8 +40,20 @@ Tensor& computed(Tensor& self, bool recorded, bool saves, const char* who, F f) 
     return self;
   }
   const Tensor value = f(saves ? self.clone() : self).to(self.dtype());
+  const Tensor next = detail::next_history(self, value, true, who);
   put(self, value);
-  detail::rebase_history(self, value, true, who);
+  detail::take_history(self, next);
+  return self;
+}
+
+/// self with all its elements replaced by what f writes, whatever they were.
+template <class F>
+Tensor& filled(Tensor& self, const char* who, F f) {
+  const bool recorded = detail::check_in_place(self, false, who);
+  const Tensor next = recorded ? detail::next_history(self, self.detach(), false, who) : Tensor();
+  f(self);
+  self.bump_version();
+  if (recorded) detail::take_history(self, next);
   return self;
 }
 
@@ -79,8 +92,9 @@ Tensor& Tensor::copy_(const Tensor& src) {
   need_own_memory(*this, "copy_");
   if (detail::check_in_place(*this, src.requires_grad(), "copy_")) {
     const Tensor value = src.to(device()).to(dtype()).expand(sizes());
+    const Tensor next = detail::next_history(*this, value, false, "copy_");
     put(*this, value.impl()->storage == impl_->storage ? value.detach().clone() : value);
-    detail::rebase_history(*this, value, false, "copy_");
+    detail::take_history(*this, next);
     return *this;
   }
   Tensor s = src.detach().to(device());
@@ -90,27 +104,19 @@ Tensor& Tensor::copy_(const Tensor& src) {
 }
 
 Tensor& Tensor::fill_(const Scalar& value) {
-  const bool recorded = detail::check_in_place(*this, false, "fill_");
-  detail::fill(*this, value);
-  bump_version();
-  if (recorded) detail::rebase_history(*this, detach(), false, "fill_");
-  return *this;
+  return filled(*this, "fill_", [&](const Tensor& x) { detail::fill(x, value); });
 }
 Tensor& Tensor::uniform_(double a, double b, Generator* g) {
   need_own_memory(*this, "uniform_");
-  const bool recorded = detail::check_in_place(*this, false, "uniform_");
-  detail::random_into(*this, kernels::Distribution::Uniform, a, b, g);
-  bump_version();
-  if (recorded) detail::rebase_history(*this, detach(), false, "uniform_");
-  return *this;
+  return filled(*this, "uniform_", [&](const Tensor& x) {
+    detail::random_into(x, kernels::Distribution::Uniform, a, b, g);
+  });
 }
 Tensor& Tensor::normal_(double mean, double std, Generator* g) {
   need_own_memory(*this, "normal_");
-  const bool recorded = detail::check_in_place(*this, false, "normal_");
-  detail::random_into(*this, kernels::Distribution::Normal, mean, std, g);
-  bump_version();
-  if (recorded) detail::rebase_history(*this, detach(), false, "normal_");
-  return *this;
+  return filled(*this, "normal_", [&](const Tensor& x) {
+    detail::random_into(x, kernels::Distribution::Normal, mean, std, g);
+  });
 }
 
 Tensor& Tensor::add_(const Tensor& other, const Scalar& alpha) {
@@ -132,7 +138,8 @@ Tensor& Tensor::add_(const Scalar& v) {
   return scaled(*this, v, 1, v.to_double(), "add_", [&](const Tensor& x) { return x + v; });
 }
 Tensor& Tensor::sub_(const Scalar& v) {
-  if (dtype() == kBool) fail<DTypeError>({"sub_: not for bool; use logical_xor"});
+  if (dtype() == kBool || v.dtype() == kBool)
+    fail<DTypeError>({"sub_: not for bool; use logical_xor"});
   return scaled(*this, v, 1, -v.to_double(), "sub_", [&](const Tensor& x) { return x - v; });
 }
 Tensor& Tensor::mul_(const Tensor& other) {
@@ -153,8 +160,7 @@ Tensor& Tensor::div_(const Scalar& v) {
   return computed(*this, recorded, false, "div_", [&](const Tensor& x) { return x / v; });
 }
 Tensor& Tensor::clamp_(const Scalar& lo, const Scalar& hi) {
-  const DType bounds = lo.is_floating() ? result_type(*this, lo) : result_type(*this, hi);
-  const bool recorded = checked(*this, bounds, "clamp_");
+  const bool recorded = checked(*this, ops_detail::result_type(*this, lo, hi), "clamp_");
   return computed(*this, recorded, true, "clamp_",
                   [&](const Tensor& x) { return dropin::clamp(x, lo, hi); });
 }

@@ -1,5 +1,6 @@
 #include "dropin/ops/shape.h"
 
+#include "autograd/tape.h"
 #include "dropin/ops/reduce.h"
 #include "kernels/index/kernel.h"
 #include "ops/common.h"

@@ -1,6 +1,7 @@
 // Views and copies, recorded.
 #include <algorithm>
 
+#include "autograd/tape.h"
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
 #include "kernels/memory/kernel.h"

@@ -88,6 +88,19 @@ std::string position(std::int64_t flat, const Shape& sizes) {
   return p.str();
 }
 
+// What to say of an expected tensor that there is none for: the nearest that there is.
+std::string no_such(std::string_view name, const std::vector<std::string>& there) {
+  if (there.empty()) return "there is no such tensor, nor any other";
+  return fmt::format("there is no such tensor; the nearest is \"{}\" of {}",
+                     nearest_name(name, there.data(), there.size()), fmt::join(there, ", "));
+}
+template <class Items>
+std::vector<std::string> names_of(const Items& items) {
+  std::vector<std::string> r;
+  for (const auto& [n, t] : items) r.push_back(n);
+  return r;
+}
+
 TensorCheck compare(std::string name, const Tensor& got_, const Tensor& want, const Case& c) {
   TensorCheck r;
   r.name = std::move(name);
@@ -220,7 +233,7 @@ void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTens
   Tensors ys, gs;
   for (const auto& [n, g] : c.grad_outputs) {
     const Tensor y = outputs.find(n);
-    if (!y.defined()) fail<StateError>({"grad_output.", n, ": there is no such result"});
+    if (!y.defined()) fail<StateError>({"grad_output.", n, ": ", no_such(n, names_of(outputs))});
     if (!y.requires_grad()) continue;
     ys.push_back(y);
     gs.push_back(g.to(device));
@@ -232,16 +245,52 @@ void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTens
   for (const auto& [n, want] : c.grad_inputs) {
     const Tensor x = inputs.find(n);
     r.checks.push_back(compare("grad_input." + n, x.defined() ? gradient(x) : Tensor(), want, c));
+    if (!x.defined()) r.checks.back().detail = no_such(n, names_of(inputs));
   }
   for (const auto& [n, want] : wanted) {
     Tensor p;
     for (const auto& [name, t] : parameters)
       if (name == n) p = t;
     r.checks.push_back(compare("grad_param." + n, p.defined() ? gradient(p) : Tensor(), want, c));
+    if (!p.defined()) r.checks.back().detail = no_such(n, names_of(parameters));
   }
 }
 
+// A tensor of a kind that this kind of case has no use for would go unchecked.
+void refuse_leftovers(const Case& c) {
+  struct Group {
+    const char* prefix;
+    const NamedTensors& tensors;
+    const char* kinds;
+  };
+  const Group groups[] = {{"param.", c.parameters, "module optimizer"},
+                          {"buffer.", c.buffers, "module"},
+                          {"input.", c.inputs, "module function"},
+                          {"grad_output.", c.grad_outputs, "module function"},
+                          {"grad_input.", c.grad_inputs, "module function"},
+                          {"grad_param.", c.grad_parameters, "module"},
+                          {"grad.", c.step_gradients, "optimizer"}};
+  for (const Group& g : groups)
+    if (g.tensors.size() && std::string_view(g.kinds).find(c.kind) == std::string_view::npos)
+      fail<StateError>({g.prefix, g.tensors.begin()->first, ": a case of kind ", c.kind,
+                        " has no use for it; expected kind ", g.kinds});
+  if (c.grad_outputs.size() == 0 && c.grad_inputs.size() + c.grad_parameters.size() > 0)
+    fail<StateError>({"gradients are expected, but there is no grad_output to compute them from"});
+}
+
+// StateError on an input that the component never asked for, with the nearest name it did ask for.
+void refuse_unread(const Case& c, const NamedTensors& inputs) {
+  const std::vector<std::string> unread = inputs.unread();
+  if (unread.empty()) return;
+  const std::vector<std::string>& asked = inputs.asked();
+  fail<StateError>({"input.", unread[0], ": ", c.name,
+                    " takes no such input; the nearest name is \"",
+                    nearest_name(unread[0], asked.data(), asked.size()),
+                    "\"; it asked for: ", fmt::format("{}", fmt::join(asked, ", "))});
+}
+
 void run_case(const Case& c, const Device& device, CaseResult& r) {
+  refuse_leftovers(c);
   if (c.kind == "optimizer") return run_optimizer(c, device, r);
   const ComponentInfo& info = registry().find(c.name);
   NamedTensors inputs;
@@ -259,15 +308,20 @@ void run_case(const Case& c, const Device& device, CaseResult& r) {
     if (!m->load_state_dict(state).renamed.empty()) wanted = own_gradients(*m, c);
     m->to(device);
     m->train(c.training);
+    inputs.watch();
     outputs = m->call(inputs);
   } else {
     if (!info.call) fail<OptionError>({c.name, " is not a function"});
+    inputs.watch();
     outputs = info.call(c.config, inputs);
   }
+  refuse_unread(c, inputs);
   if (outputs.size() == 1 && (c.outputs.contains("y") || c.grad_outputs.contains("y")))
     outputs.set("y", outputs.begin()->second);  // a single result is also output.y
-  for (const auto& [n, want] : c.outputs)
+  for (const auto& [n, want] : c.outputs) {
     r.checks.push_back(compare("output." + n, outputs.find(n), want, c));
+    if (!outputs.contains(n)) r.checks.back().detail = no_such(n, names_of(outputs));
+  }
   check_gradients(c, outputs, inputs, wanted,
                   m ? m->named_parameters() : std::vector<std::pair<std::string, Tensor>>{}, device,
                   r);

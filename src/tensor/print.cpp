@@ -140,9 +140,9 @@ std::string Tensor::str() const {
     p.f = choose(shown);
   else
     for (double v : shown)
-      p.width = std::max(p.width, dtype() == kBool
-                                      ? (v != 0 ? std::size_t{4} : std::size_t{5})
-                                      : fmt::format("{}", Scalar(v).to_int64()).size());
+      p.width =
+          std::max(p.width, dtype() == kBool ? (v != 0 ? std::size_t{4} : std::size_t{5})
+                                             : fmt::format("{}", Scalar(v).to_int64()).size());
   if (!device().is_cpu()) suffix += fmt::format(", device='{}'", device().str());
   if (!common) suffix += fmt::format(", dtype={}", name(dtype()));
   if (requires_grad()) suffix += is_leaf() ? ", requires_grad=True" : ", grad_fn=<...>";

@@ -309,7 +309,7 @@ Tensor randint(std::int64_t low, std::int64_t high, const Shape& sizes, const Te
   if (low >= high) fail<OptionError>({"randint: the range ", low, " to ", high, " is empty"});
   Tensor t = empty(sizes, {kInt64, o.device});
   detail::random_into(t, kernels::Distribution::Integer, static_cast<double>(low),
-              static_cast<double>(high), g);
+                      static_cast<double>(high), g);
   return t.to(o.dtype);
 }
 Tensor randperm(std::int64_t n, Generator* g) {

@@ -1,4 +1,6 @@
 // The tape: accumulation, modes, misuse, user functions, checkpointing, anomalies.
+#include <functional>
+
 #include "dropin/autograd/gradcheck.h"
 #include "support.h"
 
@@ -129,6 +131,42 @@ TEST(Autograd, UserDefinedFunction) {
   EXPECT_EQ(
       gradcheck([](const Tensors& v) -> Tensors { return {CubeTimes::apply(v[0], 2.0)}; }, {x}),
       "");
+}
+
+struct Two : Function<Two> {
+  static inline std::function<Tensors(const Tensor&)> answer;
+  static Tensor forward(FunctionContext&, const Tensor& x, double, const Tensor& y) {
+    return x + y;
+  }
+  static Tensors backward(FunctionContext&, const Tensors& gys) { return answer(gys[0]); }
+};
+
+TEST(Autograd, UserDefinedGradientsAreChecked) {
+  Tensor x = random({2, 3}).requires_grad_(), y = random({1}).requires_grad_();
+  const auto backward = [&](std::function<Tensors(const Tensor&)> answer) {
+    Two::answer = std::move(answer);
+    sum(Two::apply(x, 1.5, y)).backward();
+  };
+  EXPECT_ERROR(backward([](const Tensor& g) -> Tensors { return {g}; }), AutogradError,
+               "Two: its backward returned 1 gradients, expected one for each of its 2");
+  EXPECT_ERROR(backward([](const Tensor& g) -> Tensors {
+                 return {g, g};
+               }),
+               AutogradError,
+               "Two: its backward returned a gradient that is [2, 3] for input 1, expected [1]");
+  EXPECT_ERROR(backward([](const Tensor& g) -> Tensors {
+                 return {g.sum(), g.sum(0).narrow(0, 0, 1)};
+               }),
+               AutogradError, "is [] for input 0, expected [2, 3]");
+  EXPECT_ERROR(backward([](const Tensor& g) -> Tensors {
+                 return {g.to(kFloat32), {}};
+               }),
+               AutogradError, "is float32 for input 0, expected float64");
+  EXPECT_FALSE(x.grad().defined());
+  EXPECT_FALSE(y.grad().defined());
+  backward([](const Tensor& g) -> Tensors { return {g * 2, {}}; });
+  expect_values(x.grad(), {2, 2, 2, 2, 2, 2});
+  EXPECT_FALSE(y.grad().defined());
 }
 
 TEST(Autograd, GradcheckFindsAWrongGradient) {

@@ -23,42 +23,51 @@ using Views = std::map<std::string, std::function<Tensor(const Tensor&)>>;
 using Operations = std::map<std::string, std::function<void(Tensor, const Tensor&)>>;
 
 const Views& bases() {
-  static const Views m = {
-      {"computed", [](const Tensor& w) { return w * 2; }},
-      {"leaf", [](const Tensor& w) { return w; }},
-      {"plain", [](const Tensor&) { return ones({2, 3}) * 3; }},
-      {"detached", [](const Tensor& w) { return (w * 2).detach(); }},
-      {"transposed", [](const Tensor& w) { return (w.reshape({3, 2}) * 2).mT().detach(); }}};
+  static const Views m = {{"computed", [](const Tensor& w) { return w * 2; }},
+                          {"leaf", [](const Tensor& w) { return w; }},
+                          {"plain",
+                           [](const Tensor&) {
+                             return ones({2, 3}) * 3;
+                           }},
+                          {"detached", [](const Tensor& w) { return (w * 2).detach(); }},
+                          {"transposed", [](const Tensor& w) {
+                             return (w.reshape({3, 2}) * 2).mT().detach();
+                           }}};
   return m;
 }
 const Views& views() {
-  static const Views m = {
-      {"itself", [](const Tensor& y) { return y; }},
-      {"select", [](const Tensor& y) { return y[0]; }},
-      {"select last", [](const Tensor& y) { return y.select(1, -1); }},
-      {"select twice", [](const Tensor& y) { return y[1][2]; }},
-      {"slice", [](const Tensor& y) { return y.narrow(1, 1, 2); }},
-      {"slice step", [](const Tensor& y) { return y.slice(1, 0, kEnd, 2); }},
-      {"transpose", [](const Tensor& y) { return y.transpose(0, 1); }},
-      {"permute", [](const Tensor& y) { return y.permute({1, 0}); }},
-      {"unsqueeze", [](const Tensor& y) { return y.unsqueeze(1); }},
-      {"squeeze", [](const Tensor& y) { return y.narrow(0, 1, 1).squeeze(0); }},
-      {"view",
-       [](const Tensor& y) {
-         return y.is_contiguous() ? y.view({3, 2}) : y.view({2, 3, 1});
-       }},
-      {"flatten", [](const Tensor& y) { return y.narrow(0, 0, 1).flatten(); }},
-      {"diagonal", [](const Tensor& y) { return y.diagonal(1); }},
-      {"expand", [](const Tensor& y) { return y.unsqueeze(0).expand({2, 2, 3}); }},
-      {"split", [](const Tensor& y) { return split(y, 1)[1]; }},
-      {"chunk", [](const Tensor& y) { return chunk(y, 3, 1)[0]; }},
-      {"view of a split", [](const Tensor& y) { return split(y, 1)[1][0]; }},
-      {"made in no_grad",
-       [](const Tensor& y) {
-         no_grad guard;
-         return y[0];
-       }},
-      {"detach", [](const Tensor& y) { return y[0].detach(); }}};
+  static const Views m = {{"itself", [](const Tensor& y) { return y; }},
+                          {"select", [](const Tensor& y) { return y[0]; }},
+                          {"select last", [](const Tensor& y) { return y.select(1, -1); }},
+                          {"select twice", [](const Tensor& y) { return y[1][2]; }},
+                          {"slice", [](const Tensor& y) { return y.narrow(1, 1, 2); }},
+                          {"slice step", [](const Tensor& y) { return y.slice(1, 0, kEnd, 2); }},
+                          {"transpose", [](const Tensor& y) { return y.transpose(0, 1); }},
+                          {"permute",
+                           [](const Tensor& y) {
+                             return y.permute({1, 0});
+                           }},
+                          {"unsqueeze", [](const Tensor& y) { return y.unsqueeze(1); }},
+                          {"squeeze", [](const Tensor& y) { return y.narrow(0, 1, 1).squeeze(0); }},
+                          {"view",
+                           [](const Tensor& y) {
+                             return y.is_contiguous() ? y.view({3, 2}) : y.view({2, 3, 1});
+                           }},
+                          {"flatten", [](const Tensor& y) { return y.narrow(0, 0, 1).flatten(); }},
+                          {"diagonal", [](const Tensor& y) { return y.diagonal(1); }},
+                          {"expand",
+                           [](const Tensor& y) {
+                             return y.unsqueeze(0).expand({2, 2, 3});
+                           }},
+                          {"split", [](const Tensor& y) { return split(y, 1)[1]; }},
+                          {"chunk", [](const Tensor& y) { return chunk(y, 3, 1)[0]; }},
+                          {"view of a split", [](const Tensor& y) { return split(y, 1)[1][0]; }},
+                          {"made in no_grad",
+                           [](const Tensor& y) {
+                             no_grad guard;
+                             return y[0];
+                           }},
+                          {"detach", [](const Tensor& y) { return y[0].detach(); }}};
   return m;
 }
 const Operations& operations() {

@@ -37,14 +37,50 @@ Tensor cosine(const Tensor& a, const Tensor& b) {  // torch bounds each norm fro
 const Functions& elementwise() {
   const double inf = INFINITY;
   static const Functions m = {
-#define UNARY(NAME) {#NAME, [](In x) { return NAME(x[0]); }}
-      UNARY(neg), UNARY(abs), UNARY(sign), UNARY(square), UNARY(exp), UNARY(exp2), UNARY(expm1),
-      UNARY(log), UNARY(log2), UNARY(log1p), UNARY(sqrt), UNARY(rsqrt), UNARY(reciprocal),
-      UNARY(sin), UNARY(cos), UNARY(tan), UNARY(asin), UNARY(acos), UNARY(atan), UNARY(sinh),
-      UNARY(cosh), UNARY(tanh), UNARY(erf), UNARY(floor), UNARY(ceil), UNARY(round), UNARY(trunc),
-      UNARY(sigmoid), UNARY(logsigmoid), UNARY(softplus), UNARY(relu), UNARY(relu6),
-      UNARY(leaky_relu), UNARY(elu), UNARY(selu), UNARY(silu), UNARY(softsign), UNARY(hardswish),
-      UNARY(hardsigmoid), UNARY(gelu),
+#define UNARY(NAME)                        \
+  {                                        \
+#NAME, [](In x) { return NAME(x[0]); } \
+  }
+      UNARY(neg),
+      UNARY(abs),
+      UNARY(sign),
+      UNARY(square),
+      UNARY(exp),
+      UNARY(exp2),
+      UNARY(expm1),
+      UNARY(log),
+      UNARY(log2),
+      UNARY(log1p),
+      UNARY(sqrt),
+      UNARY(rsqrt),
+      UNARY(reciprocal),
+      UNARY(sin),
+      UNARY(cos),
+      UNARY(tan),
+      UNARY(asin),
+      UNARY(acos),
+      UNARY(atan),
+      UNARY(sinh),
+      UNARY(cosh),
+      UNARY(tanh),
+      UNARY(erf),
+      UNARY(floor),
+      UNARY(ceil),
+      UNARY(round),
+      UNARY(trunc),
+      UNARY(sigmoid),
+      UNARY(logsigmoid),
+      UNARY(softplus),
+      UNARY(relu),
+      UNARY(relu6),
+      UNARY(leaky_relu),
+      UNARY(elu),
+      UNARY(selu),
+      UNARY(silu),
+      UNARY(softsign),
+      UNARY(hardswish),
+      UNARY(hardsigmoid),
+      UNARY(gelu),
 #undef UNARY
       {"softplus(2, 5)", [](In x) { return softplus(x[0], 2, 5); }},
       {"leaky_relu(-1)", [](In x) { return leaky_relu(x[0], -1); }},
@@ -116,17 +152,13 @@ const Functions& over_a_row() {
       {"sort", [](In x) { return counted(sort(x[0]).values); }},
       {"layer_norm", [](In x) { return counted(layer_norm(x[0], x[0].sizes())); }},
       {"rms_norm", [](In x) { return counted(rms_norm(x[0])); }},
-      {"cross_entropy",
-       [](In x) { return cross_entropy(x[0].unsqueeze(0), tensor({0}, kInt64)); }},
+      {"cross_entropy", [](In x) { return cross_entropy(x[0].unsqueeze(0), tensor({0}, kInt64)); }},
       {"nll_loss", [](In x) { return nll_loss(x[0].unsqueeze(0), tensor({0}, kInt64)); }},
       {"distance", [](In x) { return norm(x[0] - x[0].detach()); }},
       {"cosine_similarity", [](In x) { return cosine(x[0], flip(x[0].detach(), {0})); }},
       {"cosine_similarity of two", [](In x) { return cosine(x[0], x[1]); }},
       {"distance of two", [](In x) { return norm(x[0] - x[1]); }},
-      {"normalize",
-       [](In x) {
-         return counted(x[0] / clamp(norm(x[0]), 1e-12, INFINITY));
-       }},
+      {"normalize", [](In x) { return counted(x[0] / clamp(norm(x[0]), 1e-12, INFINITY)); }},
   };
   return m;
 }
@@ -154,12 +186,13 @@ void expect_same(const char* what, const Tensor& got, const std::vector<double>&
       at += text(c.inputs[0]);
     const bool wide = c.dtype == kFloat64;
     const bool limit = have_limits.count(c.name) && !std::isfinite(want[i]) && std::isfinite(v[i]);
-    const bool same =
-        limit                 ? true
-        : std::isnan(want[i]) ? std::isnan(v[i]) || (have_limits.count(c.name) && std::isinf(v[i]))
-        : std::isinf(want[i]) ? v[i] == want[i]
-                              : std::abs(v[i] - want[i]) <=
-                                    (wide ? 1e-7 : 1e-5) * std::abs(want[i]) + (wide ? 1e-12 : 5e-7);
+    const bool same = limit ? true
+                      : std::isnan(want[i])
+                          ? std::isnan(v[i]) || (have_limits.count(c.name) && std::isinf(v[i]))
+                      : std::isinf(want[i])
+                          ? v[i] == want[i]
+                          : std::abs(v[i] - want[i]) <=
+                                (wide ? 1e-7 : 1e-5) * std::abs(want[i]) + (wide ? 1e-12 : 5e-7);
     EXPECT_TRUE(same) << at << ": got " << v[i] << ", torch " << want[i];
   }
 }

@@ -71,5 +71,62 @@ TEST(Conform, GradientsByAnotherFrameworksNames) {
                    .passed);
 }
 
+// A case proves that everything it holds was used: each name misspelt in turn.
+TEST(Conform, NamesThatNobodyUsesAreErrors) {
+  TemporaryFolder folder;
+  MultiheadAttention m({.embed_dim = 8, .num_heads = 2});
+  m.eval();
+  const Tensor x = random({1, 3, 8}, kFloat32).requires_grad_(), g = random({1, 3, 8}, kFloat32, 8);
+  const Tensor pad = tensor({0, 0, 1}, {1, 3}, kBool);
+  const Tensor y = m(x, {.key_padding_mask = pad});
+  y.backward(g);
+  Named all{{"input.x", x.detach()},
+            {"input.key_padding_mask", pad},
+            {"output.y", y.detach()},
+            {"grad_output.y", g},
+            {"grad_input.x", x.grad()}};
+  for (const auto& [n, p] : m.named_parameters()) {
+    all.emplace_back("param." + n, p.detach());
+    all.emplace_back("grad_param." + n, p.grad());
+  }
+  const std::string config = R"({"embed_dim": 8, "num_heads": 2})";
+  ASSERT_TRUE(run(folder, "module", "MultiheadAttention", config, all).passed);
+  int tried = 0;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    Named bad = all;
+    std::string& name = bad[i].first;
+    name += "s";
+    const CaseResult r = run(folder, "module", "MultiheadAttention", config, bad);
+    EXPECT_FALSE(r.passed) << name << " went unseen";
+    std::string words = r.error;
+    for (const TensorCheck& c : r.checks) words += c.detail;
+    EXPECT_NE(words.find(all[i].first.substr(all[i].first.find('.') + 1)), std::string::npos)
+        << name << ": " << words;
+    ++tried;
+  }
+  EXPECT_EQ(tried, 21);
+  Named mask = all;
+  mask[1].first = "input.key_padding_maks";
+  const CaseResult r = run(folder, "module", "MultiheadAttention", config, mask);
+  EXPECT_NE(r.error.find("input.key_padding_maks: MultiheadAttention takes no such input; the "
+                         "nearest name is \"key_padding_mask\""),
+            std::string::npos)
+      << r.error;
+}
+
+TEST(Conform, TensorsOfAnotherKindOfCaseAreErrors) {
+  TemporaryFolder folder;
+  const Tensor x = random({3, 40}, kFloat32);
+  const Named fine{{"input.x", x}, {"output.y", x}};
+  ASSERT_TRUE(run(folder, "function", "fp32", "{}", fine).passed);
+  for (const char* extra : {"param.w", "buffer.w", "grad.1.0", "grad_input.x", "grad_param.w"}) {
+    Named bad = fine;
+    bad.emplace_back(extra, x);
+    const CaseResult r = run(folder, "function", "fp32", "{}", bad);
+    EXPECT_FALSE(r.passed) << extra;
+    EXPECT_FALSE(r.error.empty()) << extra;
+  }
+}
+
 }  // namespace
 }  // namespace dropin

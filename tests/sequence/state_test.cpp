@@ -302,6 +302,51 @@ TEST_P(States, PositionsAreUsed) {
   EXPECT_GT(max_difference(run(gap, real)[0], want[0]), 1e-6) << "a gap changes distances";
 }
 
+// Global tokens in rows of different length: each row as alone, also chosen and taken back.
+TEST(StatesOfLongformer, GlobalTokensBelongToTheirRow) {
+  no_grad guard;
+  manual_seed(3);
+  LongformerAttention m(
+      {.embed_dim = 8, .num_heads = 2, .window = 2, .causal = true, .rope = "half"});
+  m.to(kFloat64);
+  m.to(device());
+  std::uint64_t seed = 10;
+  for (auto& [name, p] : m.named_parameters()) p.add_(random(p.sizes(), kFloat64, ++seed), 0.3);
+  const Tensor x = tokens(3, 14), wrong = tokens(3, 3, 8);
+  Tensor pad = zeros({3, 14}, kBool), global = zeros({3, 14}, kBool);
+  const std::int64_t left[] = {0, 4, 9};
+  for (std::int64_t b = 0; b < 3; ++b) {
+    pad[b].narrow(0, 0, left[b]).fill_(1);
+    global[b].narrow(0, 3, 1).fill_(1);  // padding wins
+    global[b].narrow(0, 10, 2).fill_(1);
+  }
+  pad = pad.to(device());
+  global = global.to(device());
+  auto args = [&](std::int64_t from, std::int64_t n) {
+    return StepArgs{.key_padding_mask = pad.narrow(1, from, n),
+                    .global_attention_mask = global.narrow(1, from, n)};
+  };
+  Box<SequenceState> s = m.init_state(3, 20, {.global_tokens = true});
+  Tensors out{m.step(x.narrow(1, 0, 6), *s, args(0, 6))};
+  m.step(wrong, *s, {.global_attention_mask = ones({3, 3}, {kBool, device()})});
+  s->rollback(3);
+  out.push_back(m.step(x.narrow(1, 6, 8), *s, args(6, 8)));
+  const Tensor y = concat(out, 1), more = tokens(2, 4, 9);
+  const Tensor after = m.step(more, *s->select({2, 1}));
+  for (std::int64_t b = 0; b < 3; ++b) {
+    Box<SequenceState> alone = m.init_state(1, 20, {.global_tokens = true});
+    auto row = [&](const Tensor& t) { return t.narrow(0, b, 1).narrow(1, left[b], 14 - left[b]); };
+    EXPECT_LT(
+        max_difference(m.step(row(x), *alone, {.global_attention_mask = row(global)}), row(y)),
+        kTolerance)
+        << "row " << b;
+    if (b == 0) continue;
+    EXPECT_LT(max_difference(m.step(more.narrow(0, 2 - b, 1), *alone), after.narrow(0, 2 - b, 1)),
+              kTolerance)
+        << "row " << b << " chosen";
+  }
+}
+
 // --- arguments of forward()
 
 std::vector<const ComponentInfo*> members() {
@@ -362,7 +407,7 @@ TEST_P(Arguments, AreUsedOrRefusedInWords) {
 }
 
 // attn_mask of the windowed members against the same attention written with one mask more.
-TEST(Arguments, LongformerWithAMaskEqualsAttentionWithBoth) {
+TEST(ArgumentsOfLongformer, AMaskEqualsAttentionWithBoth) {
   no_grad guard;
   for (const bool causal : {false, true})
     for (const bool global : {false, true})

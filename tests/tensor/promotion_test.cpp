@@ -21,8 +21,8 @@ using Operand = std::variant<Tensor, Scalar>;
 const std::vector<std::pair<std::string, std::function<Operand()>>>& operands() {
   static const auto all = [] {
     std::vector<std::pair<std::string, std::function<Operand()>>> r;
-    for (const char* dtype : {"bool", "uint8", "int8", "int32", "int64", "float16", "bfloat16",
-                              "float32", "float64"}) {
+    for (const char* dtype :
+         {"bool", "uint8", "int8", "int32", "int64", "float16", "bfloat16", "float32", "float64"}) {
       const DType t = dtype_from_name(dtype);
       r.emplace_back(std::string(dtype) + "[2]", [t] { return Operand(ones({2}, t)); });
       r.emplace_back(std::string(dtype) + "[]", [t] { return Operand(ones({}, t)); });
@@ -53,10 +53,8 @@ Answer both(F f, const Operand& a, const Operand& b) {
       },
       a, b);
 }
-#define CALL(EXPR) \
-  [](auto&& a, auto&& b) -> decltype(EXPR) { return EXPR; }
-#define BOTH(EXPR) \
-  [](const Operand& l, const Operand& r) { return both(CALL(EXPR), l, r); }
+#define CALL(EXPR) [](auto&& a, auto&& b) -> decltype(EXPR) { return EXPR; }
+#define BOTH(EXPR) [](const Operand& l, const Operand& r) { return both(CALL(EXPR), l, r); }
 
 using Two = std::map<std::string, std::function<Answer(const Operand&, const Operand&)>>;
 const Two& two() {
@@ -91,12 +89,32 @@ const Two& two() {
 
 using One = std::map<std::string, std::function<Tensor(const Tensor&)>>;
 const One& one() {
-#define UNARY(NAME) {#NAME, [](const Tensor& x) { return NAME(x); }}
+#define UNARY(NAME)                                \
+  {                                                \
+#NAME, [](const Tensor& x) { return NAME(x); } \
+  }
   static const One m = {
-      UNARY(neg), UNARY(abs), UNARY(sign), UNARY(square), UNARY(exp), UNARY(log1p), UNARY(sqrt),
-      UNARY(sin), UNARY(tanh), UNARY(erf), UNARY(sigmoid), UNARY(floor), UNARY(relu),
-      UNARY(reciprocal), UNARY(isnan), UNARY(sum), UNARY(mean), UNARY(prod), UNARY(amax),
-      UNARY(any), UNARY(var),
+      UNARY(neg),
+      UNARY(abs),
+      UNARY(sign),
+      UNARY(square),
+      UNARY(exp),
+      UNARY(log1p),
+      UNARY(sqrt),
+      UNARY(sin),
+      UNARY(tanh),
+      UNARY(erf),
+      UNARY(sigmoid),
+      UNARY(floor),
+      UNARY(relu),
+      UNARY(reciprocal),
+      UNARY(isnan),
+      UNARY(sum),
+      UNARY(mean),
+      UNARY(prod),
+      UNARY(amax),
+      UNARY(any),
+      UNARY(var),
       {"logsumexp", [](const Tensor& x) { return logsumexp(x, {0}); }},
       {"cumsum", [](const Tensor& x) { return cumsum(x, 0); }},
       {"cumprod", [](const Tensor& x) { return cumprod(x, 0); }},

@@ -198,14 +198,12 @@ namespace detail {
 /// forward: AutogradError naming function and input for a wrong count, shape, dtype or device.
 Tensors checked_gradients(const char* function, Tensors gradients, const std::vector<Shape>& sizes,
                           const std::vector<TensorOptions>& options);
+/// "Name" of "... [with T = a::Name]" (GCC) or "... [T = a::Name]" (Clang).
+std::string type_of_signature(std::string_view signature);
 /// The name of a type as its source spells it, for messages.
 template <class T>
 const char* type_name() {
-  static const std::string name = [] {
-    const std::string_view whole = __PRETTY_FUNCTION__;  // "... [with T = a::Name]" or "[T = ...]"
-    std::string_view rest = whole.substr(whole.find("T = ") + 4);
-    return std::string(rest.substr(0, rest.find_first_of(";]")));
-  }();
+  static const std::string name = type_of_signature(__PRETTY_FUNCTION__);
   return name.c_str();
 }
 }  // namespace detail
@@ -222,8 +220,8 @@ struct FunctionContext {
 ///   static Tensor forward(FunctionContext&, const Tensor& x, double k);      (or Tensors)
 ///   static Tensors backward(FunctionContext&, const Tensors& gys);           (one gradient per
 ///   Tensor argument, in order; undefined: none)
-/// and call Exp::apply(x, 2.0). forward runs unrecorded. A gradient of another shape, dtype or device
-/// than its argument, or a wrong number of them, is an AutogradError.
+/// and call Exp::apply(x, 2.0). forward runs unrecorded. A gradient of another shape, dtype or
+/// device than its argument, or a wrong number of them, is an AutogradError.
 template <class Self>
 struct Function {
   template <class... A>

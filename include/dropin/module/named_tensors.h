@@ -59,7 +59,10 @@ class NamedTensors {
   }
   /// The tensor of that name, undefined if there is none.
   Tensor find(std::string_view name) const;
-  bool contains(std::string_view name) const { return position(name) != kNone; }
+  bool contains(std::string_view name) const {
+    if (watched_) note(name);
+    return position(name) != kNone;
+  }
   /// The tensor of that name; StateError naming `who` and what there is, if there is none.
   Tensor get(std::string_view name, std::string_view who) const;
   void set(std::string name, Tensor t);
@@ -68,8 +71,20 @@ class NamedTensors {
   /// Takes the entry out; an undefined tensor if there is none.
   Tensor take(std::string_view name);
   std::size_t size() const { return items_.size() - taken_count_; }
-  Iterator begin() const { return {this, 0}; }
+  Iterator begin() const {
+    if (watched_) everything_read_ = true;
+    return {this, 0};
+  }
   Iterator end() const { return {this, items_.size()}; }
+
+  /// From here on remembers the names that are asked for, for unread(). Not while several threads
+  /// read.
+  void watch() { watched_ = true; }
+  /// After watch(): entries that nobody asked for by name, in order; none once somebody walked over
+  /// all.
+  std::vector<std::string> unread() const;
+  /// After watch(): the names that were asked for, each once.
+  const std::vector<std::string>& asked() const { return asked_; }
 
  private:
   static constexpr std::size_t kNone = static_cast<std::size_t>(-1);
@@ -79,12 +94,16 @@ class NamedTensors {
   void reindex(std::size_t room = 0);
   void compact();
   void enter(std::size_t at, std::size_t hash);
+  void note(std::string_view name) const;
 
   std::vector<Item> items_;
   std::vector<bool> taken_;  ///< empty until something is taken
   std::size_t taken_count_ = 0;
   /// A hash table of positions + 1, 0 where free; empty while the list is short.
   std::vector<std::uint32_t> table_;
+  bool watched_ = false;
+  mutable bool everything_read_ = false;
+  mutable std::vector<std::string> asked_;
 };
 using StateDict = NamedTensors;
 

@@ -178,7 +178,7 @@ class BatchNorm2d : public Component<BatchNorm2d, BatchNorm2dOptions, Norm> {
     if (is_training() && options_.track_running_stats) {
       DROPIN_CHECK(x.numel() != x.size(1), ShapeError, who(),
                    ": expected more than 1 value per channel when training, got x of ", x.sizes());
-      batches_->add_(1.0);
+      batches_->add_(1);
       if (!options_.momentum) momentum = 1 / batches_->item();
     }
     return batch_norm(x, is_training() || !batch ? *mean_ : Tensor(),

@@ -123,14 +123,15 @@ Tensor hardswish(const Tensor& x);
 Tensor hardsigmoid(const Tensor& x);
 /// approximate: "none" (erf) or "tanh".
 Tensor gelu(const Tensor& x, std::string_view approximate = "none");
-/// Gradient 1 between the bounds, 0 outside and at them (torch 2.15). Floating bounds make integers float32.
+/// Gradient 1 between the bounds, 0 outside and at them (torch 2.15). Floating bounds make integers
+/// float32.
 Tensor clamp(const Tensor& x, const Scalar& lo, const Scalar& hi);
 /// cond ? a : b, broadcast; cond is bool.
 Tensor where(const Tensor& cond, const Tensor& a, const Tensor& b);
 Tensor where(const Tensor& cond, const Tensor& a, const Scalar& b);
 Tensor where(const Tensor& cond, const Scalar& a, const Tensor& b);
 Tensor where(const Tensor& cond, const Scalar& a, const Scalar& b);
-/// value is converted to x's dtype; DTypeError for a floating value in an integer tensor.
+/// x with the value, converted to its dtype, where mask is true.
 Tensor masked_fill(const Tensor& x, const Tensor& mask, const Scalar& value);
 /// Sums a gradient back to the sizes it was broadcast from.
 Tensor sum_to(const Tensor& g, const Shape& sizes);

@@ -12,8 +12,7 @@ namespace dropin {
 class Scalar {
  public:
   template <class T>
-    requires std::is_arithmetic_v<T>
-  Scalar(T v) {
+  requires std::is_arithmetic_v<T> Scalar(T v) {
     if constexpr (std::is_floating_point_v<T>) {
       real_ = static_cast<double>(v);
       dtype_ = DType::Float32;

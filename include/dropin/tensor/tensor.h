@@ -1,8 +1,8 @@
 // Tensor: a strided view of typed storage that may carry a tape node. Names and semantics are
 // PyTorch's.
 #pragma once
-#include <cstdint>
 #include <concepts>
+#include <cstdint>
 #include <initializer_list>
 #include <iosfwd>
 #include <string>
@@ -310,17 +310,17 @@ constexpr DType default_dtype() {
 /// A copy of numbers of any C++ type, integers exactly: float32 for floating numbers, int64 for
 /// integers (bool and 8-bit integers stay), or the dtype given.
 template <class T>
-  requires std::is_arithmetic_v<T>
-Tensor tensor(const std::vector<T>& values, const Shape& sizes,
-              const TensorOptions& o = detail::default_dtype<T>()) {
+requires std::is_arithmetic_v<T> Tensor
+tensor(const std::vector<T>& values, const Shape& sizes,
+       const TensorOptions& o = detail::default_dtype<T>()) {
   if constexpr (std::is_integral_v<T>)
     return detail::whole_tensor({values.begin(), values.end()}, sizes, o);
   else
     return tensor(std::vector<double>(values.begin(), values.end()), sizes, o);
 }
 template <class T>
-  requires std::is_arithmetic_v<T>
-Tensor tensor(const std::vector<T>& values, const TensorOptions& o = detail::default_dtype<T>()) {
+requires std::is_arithmetic_v<T> Tensor
+tensor(const std::vector<T>& values, const TensorOptions& o = detail::default_dtype<T>()) {
   return tensor(values, Shape{static_cast<std::int64_t>(values.size())}, o);
 }
 /// A tensor over the caller's memory. Strides in elements (empty: contiguous). The deleter runs
@@ -343,17 +343,6 @@ namespace detail {
 Tensor alias(const Tensor& x, const Shape& sizes, const Shape& strides, std::int64_t offset);
 /// x expanded to these sizes with stride 0, off the tape; the caller has checked that it fits.
 Tensor broadcast_to(const Tensor& x, const Shape& sizes);
-/// Makes y, a recorded alias of x, a view of it: later in-place writes to either reach the other's
-/// history.
-void link_view(const Tensor& y, const Tensor& x);
-/// Marks views that one call made together: a recorded in-place write to one is refused (torch).
-void several_views(const std::vector<Tensor>& views);
-/// Before an in-place write. True when it must be recorded; AutogradError where it is not allowed.
-/// `source`: whether what is written requires a gradient.
-bool check_in_place(const Tensor& self, bool source, const char* who);
-/// After a recorded in-place write: self, and what it is a view of, gets the history of `value`;
-/// keeps: whether value was computed from self (else self's old history gets zeros).
-void rebase_history(const Tensor& self, const Tensor& value, bool keeps, const char* who);
 }  // namespace detail
 
 }  // namespace dropin
