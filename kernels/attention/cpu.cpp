@@ -34,6 +34,47 @@ struct Running {
   Running from(std::int64_t row) const { return {top + row, sum + row, acc + row * width, width}; }
 };
 
+// row = exp(row - m) over a band; returns the sum. -inf gives 0, also when m is -inf; `plain` rows
+// have none.
+float exponentials(float* row, Band in, float m, bool plain) {
+  const hn::ScalableTag<float> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto top = hn::Set(d, m), none = hn::Set(d, -kInf<float>);
+  auto sum = hn::Zero(d);
+  if (plain) {
+    for (std::int64_t j = in.lo; j < in.hi; j += lanes) {
+      const auto e = exp_weight(d, hn::Sub(hn::LoadU(d, row + j), top));
+      hn::StoreU(e, d, row + j);
+      sum = hn::Add(sum, e);
+    }
+    return hn::GetLane(hn::SumOfLanes(d, sum));
+  }
+  for (std::int64_t j = in.lo; j < in.hi; j += lanes) {
+    const auto x = hn::LoadU(d, row + j);
+    const auto e = hn::IfThenZeroElse(hn::Eq(x, none), exp_nonpositive(d, hn::Sub(x, top)));
+    hn::StoreU(e, d, row + j);
+    sum = hn::Add(sum, e);
+  }
+  return hn::GetLane(hn::SumOfLanes(d, sum));
+}
+// The largest; a NaN among them may be missed here, and comes out of the exponentials.
+float largest(const float* row, Band in) {
+  const hn::ScalableTag<float> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  auto m = hn::Set(d, -kInf<float>);
+  for (std::int64_t j = in.lo; j < in.hi; j += lanes) m = hn::Max(m, hn::LoadU(d, row + j));
+  return hn::GetLane(hn::MaxOfLanes(d, m));
+}
+void sigmoids(float* row, Band in) {
+  const hn::ScalableTag<float> d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  for (std::int64_t j = in.lo; j < in.hi; j += lanes)
+    hn::StoreU(weight_of(d, hn::LoadU(d, row + j)), d, row + j);
+}
+void scale_row(float* row, std::int64_t n, float by) {
+  for (std::int64_t j = 0; j < n; ++j) row[j] *= by;
+}
+
 // The weights of row i of a tile from its scores, in place; what was there before is rescaled.
 void absorb_row(const AttentionProblem& p, Band in, std::int64_t i, float* row, bool plain,
                 const Running& r) {

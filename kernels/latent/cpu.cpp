@@ -336,93 +336,133 @@ void Forward(const LatentProblem& x) {
 
 // A reverse scan over the chunks, with r = sum over later tokens of q_t g_t^T and rs = sum of q_t
 // dp_t, in the unit of the chunk at hand.
+struct BackwardWork {
+  State s;
+  float *r, *unit, *decay;
+  Tiles tiles;
+  float *g, *dp, *dk, *packed;
+  float* starts;  // the states before each part of a chunk
+  double* rs;     // what is left of dk's two halves may be a small part of them
+};
+
+// Forward again over tokens [t0, t1) of a chunk, from the state in w.s: the chunk's parts are
+// [begin[i], begin[i + 1]), the states before them go to w.starts. Returns how many there are.
+std::int64_t find_parts(const LatentProblem& x, std::int64_t b, std::int64_t h, std::int64_t t0,
+                        std::int64_t t1, const BackwardWork& w, std::int64_t* begin) {
+  const std::int64_t n = x.latents, np = x.padded(), d = x.width, one = np * (d + 2);
+  std::int64_t parts = 0;
+  for (std::int64_t t = t0; t < t1;) {
+    std::int64_t c = std::min(x.chunk, t1 - t);
+    load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, w.tiles.e);
+    c = shared_unit(w.s, w.tiles.e, c, np, at(x.v, b, h, t), x.v.strides[2], d);
+    std::copy_n(w.s.m, one, w.starts + parts * one);
+    begin[parts++] = t;
+    t += c;
+    if (t >= t1) break;
+    enter_chunk(w.s, w.tiles, at(x.p, b, h, t - c), x.p.strides[2], c, n, np, d, w.decay);
+    product(np, d, c, w.tiles.e, 1, np, at(x.v, b, h, t - c), x.v.strides[2], w.s.s, d, true);
+  }
+  begin[parts] = t1;
+  return parts;
+}
+
+// r and rs in a part's unit m, which is smaller: 1 / z shrinks.
+void to_unit(std::int64_t n, std::int64_t d, const float* m, const BackwardWork& w) {
+  for (std::int64_t l = 0; l < n; ++l) {
+    const float by = m[l] == w.unit[l] ? 1 : std::exp(m[l] - w.unit[l]);
+    w.rs[l] *= by;
+    for (std::int64_t j = 0; j < d; ++j) w.r[l * d + j] *= by;
+  }
+}
+
+// Gradients of tokens [t, t + c), whose state, scores and weights are in w; r and rs take them in.
+void part_gradients(const LatentProblem& x, std::int64_t b, std::int64_t h, std::int64_t t,
+                    std::int64_t c, const BackwardWork& w) {
+  const std::int64_t n = x.latents, np = x.padded(), d = x.width;
+  const Tiles& tiles = w.tiles;
+  float *g = w.g, *dp = w.dp, *dk = w.dk;
+  const float *go = at(x.go, b, h, t), *v = at(x.v, b, h, t);
+  const std::int64_t ldg = x.go.strides[2], ldv = x.v.strides[2];
+  // g = tril(go v^T), a = tril(q e^T)
+  pack_transposed(v, c, d, ldv, w.packed, kC);
+  lower_product(go, ldg, w.packed, d, c, g);
+  pack_transposed(tiles.e, c, np, np, tiles.et, kC);
+  lower_product(tiles.q, np, tiles.et, np, c, tiles.a);
+  // dp = (g e + go S^T) / z
+  product(c, np, c, g, kC, 1, tiles.e, np, dp, np, false);
+  pack_transposed(w.s.s, np, d, d, w.packed, np);
+  product(c, np, d, go, ldg, 1, w.packed, np, dp, np, true);
+  for (std::int64_t i = 0; i < c * np; ++i) dp[i] *= tiles.iz[i];
+  // dv = a^T go + e r
+  float* gv = at(x.gv, b, h, t);
+  product(c, d, np, tiles.e, np, 1, w.r, d, gv, x.gv.strides[2], false);
+  product(c, d, c, tiles.a, 1, kC, go, ldg, gv, x.gv.strides[2], true);
+  // dk = e (g^T q + v r^T - rs), rs running from the end
+  product(c, np, c, g, 1, kC, tiles.q, np, dk, np, false);
+  pack_transposed(w.r, np, d, d, w.packed, np);
+  product(c, np, d, v, ldv, 1, w.packed, np, dk, np, true);
+  for (std::int64_t i = c - 1; i >= 0; --i) {
+    float *gk = at(x.gk, b, h, t + i), *gp = at(x.gp, b, h, t + i);
+    for (std::int64_t l = 0; l < n; ++l) {
+      w.rs[l] += static_cast<double>(tiles.q[i * np + l]) * dp[i * np + l];
+      gk[l] = tiles.e[i * np + l] * static_cast<float>(dk[i * np + l] - w.rs[l]);
+      gp[l] = dp[i * np + l];
+    }
+  }
+  product(np, d, c, tiles.q, 1, np, go, ldg, w.r, d, true);
+}
+
+void backward_head(const LatentProblem& x, std::int64_t bh, const BackwardWork& w) {
+  const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d),
+                     one = np * (d + 2), b = bh / x.heads, h = bh % x.heads;
+  std::fill_n(w.r, np * d, 0.0f);
+  std::fill_n(w.rs, np, 0.0);
+  bool later = false;  // r and rs have a unit
+  for (std::int64_t chunk = x.chunks() - 1; chunk >= 0; --chunk) {
+    std::int64_t begin[kC + 1];
+    load_state(x.kept.as<float>() + (bh * x.chunks() + chunk) * size, n, np, d, w.s);
+    const std::int64_t parts =
+        find_parts(x, b, h, chunk * kC, std::min(x.tokens, (chunk + 1) * kC), w, begin);
+    for (std::int64_t part = parts - 1; part >= 0; --part) {
+      const std::int64_t t = begin[part], c = begin[part + 1] - t;
+      std::copy_n(w.starts + part * one, one, w.s.m);
+      load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, w.tiles.e);
+      enter_chunk(w.s, w.tiles, at(x.p, b, h, t), x.p.strides[2], c, n, np, d, w.decay);
+      if (later) to_unit(n, d, w.s.m, w);
+      std::copy_n(w.s.m, np, w.unit);
+      later = true;
+      part_gradients(x, b, h, t, c, w);
+    }
+  }
+}
+
 void Backward(const LatentProblem& x) {
   if (!x.causal) return backward_all(x);
-  const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
+  const std::int64_t np = x.padded(), d = x.width;
   parallel_for(x.batch * x.heads, 1, [&](std::int64_t first, std::int64_t last) {
     const std::int64_t one = np * (d + 2);  // a state in padded form
     cpu::Scratch<float> work(one + 2 * np * d + 2 * np + kC * np * 6 + 2 * kC * kC + kC * d);
-    cpu::Scratch<float> starts(kC * one);  // the states before each part of a chunk
-    cpu::Scratch<double> rs(np);  // what is left of dk's two halves may be a small part of them
-    float* w = work.data();
+    cpu::Scratch<float> starts(kC * one);
+    cpu::Scratch<double> rs(np);
+    float* next = work.data();
     auto take = [&](std::int64_t count) {
-      float* p = w;
-      w += count;
+      float* p = next;
+      next += count;
       return p;
     };
-    const State s{take(np), take(np), take(np * d)};
-    float *r = take(np * d), *unit = take(np), *decay = take(np);
-    const Tiles tiles{take(kC * np), take(kC * np), take(kC * np), take(kC * np), take(kC * kC)};
-    float *g = take(kC * kC), *dp = take(kC * np), *dk = take(kC * np),
-          *packed = take(np * d + kC * d);
-    for (std::int64_t bh = first; bh < last; ++bh) {
-      const std::int64_t b = bh / x.heads, h = bh % x.heads;
-      std::fill_n(r, np * d, 0.0f);
-      std::fill_n(rs.data(), np, 0.0);
-      bool later = false;  // r and rs have a unit
-      for (std::int64_t chunk = x.chunks() - 1; chunk >= 0; --chunk) {
-        const std::int64_t t0 = chunk * kC, t1 = std::min(x.tokens, t0 + kC);
-        // forward again over the chunk, to find its parts and the state before each
-        std::int64_t begin[kC + 1], parts = 0;
-        load_state(x.kept.as<float>() + (bh * x.chunks() + chunk) * size, n, np, d, s);
-        for (std::int64_t t = t0; t < t1;) {
-          std::int64_t c = std::min(x.chunk, t1 - t);
-          load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
-          c = shared_unit(s, tiles.e, c, np, at(x.v, b, h, t), x.v.strides[2], d);
-          std::copy_n(s.m, one, starts.data() + parts * one);
-          begin[parts++] = t;
-          t += c;
-          if (t >= t1) break;
-          enter_chunk(s, tiles, at(x.p, b, h, t - c), x.p.strides[2], c, n, np, d, decay);
-          product(np, d, c, tiles.e, 1, np, at(x.v, b, h, t - c), x.v.strides[2], s.s, d, true);
-        }
-        begin[parts] = t1;
-        for (std::int64_t part = parts - 1; part >= 0; --part) {
-          const std::int64_t t = begin[part], c = begin[part + 1] - t;
-          std::copy_n(starts.data() + part * one, one, s.m);
-          load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
-          enter_chunk(s, tiles, at(x.p, b, h, t), x.p.strides[2], c, n, np, d, decay);
-          if (later)
-            for (std::int64_t l = 0; l < n;
-                 ++l) {  // to this part's unit, which is smaller: 1 / z shrinks
-              const float by = s.m[l] == unit[l] ? 1 : std::exp(s.m[l] - unit[l]);
-              rs[l] *= by;
-              for (std::int64_t j = 0; j < d; ++j) r[l * d + j] *= by;
-            }
-          std::copy_n(s.m, np, unit);
-          later = true;
-          const float *go = at(x.go, b, h, t), *v = at(x.v, b, h, t);
-          const std::int64_t ldg = x.go.strides[2], ldv = x.v.strides[2];
-          // g = tril(go v^T), a = tril(q e^T)
-          pack_transposed(v, c, d, ldv, packed, kC);
-          lower_product(go, ldg, packed, d, c, g);
-          pack_transposed(tiles.e, c, np, np, tiles.et, kC);
-          lower_product(tiles.q, np, tiles.et, np, c, tiles.a);
-          // dp = (g e + go S^T) / z
-          product(c, np, c, g, kC, 1, tiles.e, np, dp, np, false);
-          pack_transposed(s.s, np, d, d, packed, np);
-          product(c, np, d, go, ldg, 1, packed, np, dp, np, true);
-          for (std::int64_t i = 0; i < c * np; ++i) dp[i] *= tiles.iz[i];
-          // dv = a^T go + e r
-          float* gv = at(x.gv, b, h, t);
-          product(c, d, np, tiles.e, np, 1, r, d, gv, x.gv.strides[2], false);
-          product(c, d, c, tiles.a, 1, kC, go, ldg, gv, x.gv.strides[2], true);
-          // dk = e (g^T q + v r^T - rs), rs running from the end
-          product(c, np, c, g, 1, kC, tiles.q, np, dk, np, false);
-          pack_transposed(r, np, d, d, packed, np);
-          product(c, np, d, v, ldv, 1, packed, np, dk, np, true);
-          for (std::int64_t i = c - 1; i >= 0; --i) {
-            float *gk = at(x.gk, b, h, t + i), *gp = at(x.gp, b, h, t + i);
-            for (std::int64_t l = 0; l < n; ++l) {
-              rs[l] += static_cast<double>(tiles.q[i * np + l]) * dp[i * np + l];
-              gk[l] = tiles.e[i * np + l] * static_cast<float>(dk[i * np + l] - rs[l]);
-              gp[l] = dp[i * np + l];
-            }
-          }
-          product(np, d, c, tiles.q, 1, np, go, ldg, r, d, true);
-        }
-      }
-    }
+    const BackwardWork w{
+        {take(np), take(np), take(np * d)},
+        take(np * d),
+        take(np),
+        take(np),
+        {take(kC * np), take(kC * np), take(kC * np), take(kC * np), take(kC * kC)},
+        take(kC * kC),
+        take(kC * np),
+        take(kC * np),
+        take(np * d + kC * d),
+        starts.data(),
+        rs.data()};
+    for (std::int64_t bh = first; bh < last; ++bh) backward_head(x, bh, w);
   });
 }
 

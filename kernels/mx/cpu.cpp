@@ -150,6 +150,50 @@ HWY_INLINE int scale_byte(std::int32_t top, const MxArgs& a, const MxTraits& t, 
   return *coded = byte;
 }
 
+/// A block along the last axis: b of row `row`. Its codes, one a byte, go to `codes`.
+template <bool kInt8, MxRounding kRounding, bool kFake>
+HWY_INLINE void code_block(const Coder<kInt8, kRounding>& coder, const MxArgs& a, const MxTraits& t,
+                           const MxArrays& p, std::int64_t row, std::int64_t b,
+                           std::uint8_t* codes) {
+  const F f;
+  const I i;
+  const std::int64_t from = row * a.n + b * a.block, size = std::min(a.block, a.n - b * a.block);
+  const float *x = p.x + from, *u = p.u ? p.u + from : nullptr;
+  float* y = kFake ? p.y + from : nullptr;
+  std::uint8_t* scale = kFake ? nullptr : p.scales + row * ceil_div(a.n, a.block) + b;
+  VI most = hn::Zero(i);
+  each<float>(0, size, [&](auto at) HWY_ATTR { most = hn::Max(most, abs_bits(at.load(f, x))); });
+  bool fast;
+  int coded;
+  const int byte = scale_byte(hn::GetLane(hn::MaxOfLanes(i, most)), a, t, &fast, &coded);
+  if (HWY_UNLIKELY(!fast))
+    return mx_block<float>(a, x, u, size, 1, kFake ? nullptr : codes, scale, y);
+  if constexpr (!kFake) *scale = static_cast<std::uint8_t>(byte);
+  const VI low = hn::Set(i, coder.low_of(coded, t));
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f));
+  auto random = [&](auto at) HWY_ATTR {
+    return kRounding == MxRounding::Stochastic ? at.load(f, u) : hn::Zero(f);
+  };
+  std::int64_t k = 0;
+  for (; k + lanes <= size; k += lanes) {
+    const Whole<float> at{k};
+    if constexpr (kFake)
+      at.store(f, coder.fake(at.load(f, x), low, random(at)), y);
+    else
+      store_codes(coder.code(at.load(f, x), low, random(at)), codes + k);
+  }
+  if (k < size) {
+    const Part<float> at{k, size - k};
+    if constexpr (kFake) {
+      at.store(f, coder.fake(at.load(f, x), low, random(at)), y);
+    } else {
+      HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
+      hn::Store(coder.code(at.load(f, x), low, random(at)), i, c);
+      for (std::int64_t j = 0; j < size - k; ++j) codes[k + j] = static_cast<std::uint8_t>(c[j]);
+    }
+  }
+}
+
 template <bool kInt8, MxRounding kRounding, bool kFake>
 void last_axis(const MxArgs& a, const MxArrays& p) {
   const MxTraits& t = mx_traits(a.format);
@@ -157,46 +201,6 @@ void last_axis(const MxArgs& a, const MxArrays& p) {
                      row_bytes = a.packed ? ceil_div(a.n * t.width, 8) : a.n;
   const bool by_row = a.packed && t.width < 8 && a.block * t.width % 8 != 0,
              pack = a.packed && t.width < 8;
-  auto one = [&](const Coder<kInt8, kRounding>& coder, std::int64_t row, std::int64_t b,
-                 std::uint8_t* codes) HWY_ATTR {
-    const F f;
-    const I i;
-    const std::int64_t from = row * a.n + b * a.block, size = std::min(a.block, a.n - b * a.block);
-    const float *x = p.x + from, *u = p.u ? p.u + from : nullptr;
-    float* y = kFake ? p.y + from : nullptr;
-    std::uint8_t* scale = kFake ? nullptr : p.scales + row * per_row + b;
-    VI most = hn::Zero(i);
-    each<float>(0, size, [&](auto at) HWY_ATTR { most = hn::Max(most, abs_bits(at.load(f, x))); });
-    bool fast;
-    int coded;
-    const int byte = scale_byte(hn::GetLane(hn::MaxOfLanes(i, most)), a, t, &fast, &coded);
-    if (HWY_UNLIKELY(!fast))
-      return mx_block<float>(a, x, u, size, 1, kFake ? nullptr : codes, scale, y);
-    if constexpr (!kFake) *scale = static_cast<std::uint8_t>(byte);
-    const VI low = hn::Set(i, coder.low_of(coded, t));
-    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f));
-    auto random = [&](auto at) HWY_ATTR {
-      return kRounding == MxRounding::Stochastic ? at.load(f, u) : hn::Zero(f);
-    };
-    std::int64_t k = 0;
-    for (; k + lanes <= size; k += lanes) {
-      const Whole<float> at{k};
-      if constexpr (kFake)
-        at.store(f, coder.fake(at.load(f, x), low, random(at)), y);
-      else
-        store_codes(coder.code(at.load(f, x), low, random(at)), codes + k);
-    }
-    if (k < size) {
-      const Part<float> at{k, size - k};
-      if constexpr (kFake) {
-        at.store(f, coder.fake(at.load(f, x), low, random(at)), y);
-      } else {
-        HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
-        hn::Store(coder.code(at.load(f, x), low, random(at)), i, c);
-        for (std::int64_t j = 0; j < size - k; ++j) codes[k + j] = static_cast<std::uint8_t>(c[j]);
-      }
-    }
-  };
   if (kFake || !by_row) {
     parallel_for(a.outer * per_row, std::max<std::int64_t>(1, kGrain / a.block),
                  [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -205,9 +209,11 @@ void last_axis(const MxArgs& a, const MxArrays& p) {
                    std::int64_t row = begin / per_row, b = begin % per_row;
                    for (std::int64_t k = begin; k < end; ++k) {
                      if (kFake || !pack) {
-                       one(coder, row, b, kFake ? nullptr : p.codes + row * a.n + b * a.block);
+                       code_block<kInt8, kRounding, kFake>(
+                           coder, a, t, p, row, b,
+                           kFake ? nullptr : p.codes + row * a.n + b * a.block);
                      } else {
-                       one(coder, row, b, codes.data());
+                       code_block<kInt8, kRounding, kFake>(coder, a, t, p, row, b, codes.data());
                        mx_pack(codes.data(), std::min(a.block, a.n - b * a.block), t.width,
                                p.codes + row * row_bytes + b * a.block * t.width / 8);
                      }
@@ -222,10 +228,70 @@ void last_axis(const MxArgs& a, const MxArrays& p) {
                  cpu::Scratch<std::uint8_t> codes(a.n + 8);
                  for (std::int64_t row = begin; row < end; ++row) {
                    for (std::int64_t b = 0; b < per_row; ++b)
-                     one(coder, row, b, codes.data() + b * a.block);
+                     code_block<kInt8, kRounding, kFake>(coder, a, t, p, row, b,
+                                                         codes.data() + b * a.block);
                    mx_pack(codes.data(), a.n, t.width, p.codes + row * row_bytes);
                  }
                });
+}
+
+constexpr std::int64_t kWidth = 512;  // columns of a strip
+
+/// Block b of the columns of one strip, in slice o of the outer dimension.
+template <bool kInt8, MxRounding kRounding, bool kFake>
+HWY_INLINE void code_strip(const Coder<kInt8, kRounding>& coder, const MxArgs& a, const MxTraits& t,
+                           const MxArrays& p, std::int64_t o, std::int64_t b, std::int64_t strip) {
+  const F f;
+  const I i;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f)),
+                     per_row = ceil_div(a.n, a.block);
+  HWY_ALIGN std::int32_t low[kWidth + 16];
+  std::uint8_t bytes[kWidth];
+  const std::int64_t rows = std::min(a.block, a.n - b * a.block),
+                     columns = std::min(kWidth, a.inner - strip * kWidth);
+  const std::int64_t first = (o * a.n + b * a.block) * a.inner + strip * kWidth,
+                     scales = (o * per_row + b) * a.inner + strip * kWidth;
+  std::memset(low, 0, sizeof low);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* x = p.x + first + r * a.inner;
+    each<float>(0, columns, [&](auto at) HWY_ATTR {
+      hn::StoreU(hn::Max(hn::LoadU(i, low + at.i), abs_bits(at.load(f, x))), i, low + at.i);
+    });
+  }
+  bool fast = true;
+  for (std::int64_t c = 0; c < columns; ++c) {
+    bool ok;
+    int coded;
+    bytes[c] = static_cast<std::uint8_t>(scale_byte(low[c], a, t, &ok, &coded));
+    low[c] = coder.low_of(coded, t);
+    fast = fast && ok;
+  }
+  if (HWY_UNLIKELY(!fast)) {  // some column goes by the definition; then all of these do
+    for (std::int64_t c = 0; c < columns; ++c)
+      mx_block<float>(a, p.x + first + c, p.u ? p.u + first + c : nullptr, rows, a.inner,
+                      kFake ? nullptr : p.codes + first + c,
+                      kFake ? nullptr : p.scales + scales + c, kFake ? p.y + first + c : nullptr);
+    return;
+  }
+  if constexpr (!kFake) std::memcpy(p.scales + scales, bytes, static_cast<std::size_t>(columns));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t from = first + r * a.inner;
+    each<float>(0, columns, [&](auto at) HWY_ATTR {
+      const VI lows = hn::LoadU(i, low + at.i);
+      const VF x = at.load(f, p.x + from),
+               u = kRounding == MxRounding::Stochastic ? at.load(f, p.u + from) : hn::Zero(f);
+      if constexpr (kFake) {
+        at.store(f, coder.fake(x, lows, u), p.y + from);
+      } else if (at.i + lanes <= columns) {
+        store_codes(coder.code(x, lows, u), p.codes + from + at.i);
+      } else {
+        HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
+        hn::Store(coder.code(x, lows, u), i, c);
+        for (std::int64_t j = 0; j < columns - at.i; ++j)
+          p.codes[from + at.i + j] = static_cast<std::uint8_t>(c[j]);
+      }
+    });
+  }
 }
 
 /// Blocks down the columns of [n, inner]: a strip of columns at a time, row after row, so that
@@ -233,9 +299,6 @@ void last_axis(const MxArgs& a, const MxArrays& p) {
 template <bool kInt8, MxRounding kRounding, bool kFake>
 void inner_axis(const MxArgs& a, const MxArrays& p) {
   const MxTraits& t = mx_traits(a.format);
-  const F f;
-  const I i;
-  constexpr std::int64_t kWidth = 512;
   const std::int64_t per_row = ceil_div(a.n, a.block), strips = ceil_div(a.inner, kWidth);
   parallel_for(
       a.outer * per_row * strips,
@@ -243,61 +306,9 @@ void inner_axis(const MxArgs& a, const MxArrays& p) {
                                           std::min(a.block, std::max<std::int64_t>(a.n, 1)))),
       [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
         const Coder<kInt8, kRounding> coder(t);
-        HWY_ALIGN std::int32_t low[kWidth + 16];
-        std::uint8_t bytes[kWidth];
-        const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f));
-        for (std::int64_t task = begin; task < end; ++task) {
-          const std::int64_t strip = task % strips, b = task / strips % per_row,
-                             o = task / strips / per_row;
-          const std::int64_t rows = std::min(a.block, a.n - b * a.block),
-                             columns = std::min(kWidth, a.inner - strip * kWidth);
-          const std::int64_t first = (o * a.n + b * a.block) * a.inner + strip * kWidth,
-                             scales = (o * per_row + b) * a.inner + strip * kWidth;
-          std::memset(low, 0, sizeof low);
-          for (std::int64_t r = 0; r < rows; ++r) {
-            const float* x = p.x + first + r * a.inner;
-            each<float>(0, columns, [&](auto at) HWY_ATTR {
-              hn::StoreU(hn::Max(hn::LoadU(i, low + at.i), abs_bits(at.load(f, x))), i, low + at.i);
-            });
-          }
-          bool fast = true;
-          for (std::int64_t c = 0; c < columns; ++c) {
-            bool ok;
-            int coded;
-            bytes[c] = static_cast<std::uint8_t>(scale_byte(low[c], a, t, &ok, &coded));
-            low[c] = coder.low_of(coded, t);
-            fast = fast && ok;
-          }
-          if (HWY_UNLIKELY(!fast)) {  // some column goes by the definition; then all of these do
-            for (std::int64_t c = 0; c < columns; ++c)
-              mx_block<float>(a, p.x + first + c, p.u ? p.u + first + c : nullptr, rows, a.inner,
-                              kFake ? nullptr : p.codes + first + c,
-                              kFake ? nullptr : p.scales + scales + c,
-                              kFake ? p.y + first + c : nullptr);
-            continue;
-          }
-          if constexpr (!kFake)
-            std::memcpy(p.scales + scales, bytes, static_cast<std::size_t>(columns));
-          for (std::int64_t r = 0; r < rows; ++r) {
-            const std::int64_t from = first + r * a.inner;
-            each<float>(0, columns, [&](auto at) HWY_ATTR {
-              const VI lows = hn::LoadU(i, low + at.i);
-              const VF x = at.load(f, p.x + from), u = kRounding == MxRounding::Stochastic
-                                                           ? at.load(f, p.u + from)
-                                                           : hn::Zero(f);
-              if constexpr (kFake) {
-                at.store(f, coder.fake(x, lows, u), p.y + from);
-              } else if (at.i + lanes <= columns) {
-                store_codes(coder.code(x, lows, u), p.codes + from + at.i);
-              } else {
-                HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
-                hn::Store(coder.code(x, lows, u), i, c);
-                for (std::int64_t j = 0; j < columns - at.i; ++j)
-                  p.codes[from + at.i + j] = static_cast<std::uint8_t>(c[j]);
-              }
-            });
-          }
-        }
+        for (std::int64_t task = begin; task < end; ++task)
+          code_strip<kInt8, kRounding, kFake>(coder, a, t, p, task / strips / per_row,
+                                              task / strips % per_row, task % strips);
       });
 }
 

@@ -102,13 +102,13 @@ std::vector<StructCase> struct_cases() {
                                        }),
       struct_case<BitCodes>("bit_linear h",
                             [=](const BitCodes& s) {
-                              run<bit_linear>(kCPU, false, BitActivations{}, s, BitWeight{}, in,
-                                              out);
+                              run<kernels::bit_linear>(kCPU, false, BitActivations{}, s,
+                                                       BitWeight{}, in, out);
                             }),
       struct_case<BitWeight>("bit_linear weight",
                              [=](const BitWeight& s) {
-                               run<bit_linear>(kCPU, false, BitActivations{}, BitCodes{}, s, in,
-                                               out);
+                               run<kernels::bit_linear>(kCPU, false, BitActivations{}, BitCodes{},
+                                                        s, in, out);
                              }),
       struct_case<LatentInputs>(
           "latent_forward",
