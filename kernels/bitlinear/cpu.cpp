@@ -478,151 +478,117 @@ void unpack_planes(const std::uint8_t* row, const BitSlice& s, std::uint8_t* out
   }
 }
 
-/// The share of y that slice g of K makes: `tokens` rows of activations (with shift one more, of
-/// ones, for the sums of the weights), arranged as the codes come out of a packed row, `width`
-/// apart; own: each token's sum.
-template <bool kTernary>
-struct SliceProduct {
-  const BitActivations& a;
-  const BitProduct& p;
-  BitSlice s;
-  std::int64_t g, tokens, width, rows_per_scale;
-  const std::int8_t* arranged;
-  const std::int32_t* own;
-
-  static HWY_INLINE std::int32_t value(std::int32_t codes, std::int32_t q) {
-    return kTernary ? codes - q : 2 * codes - q;
-  }
-  /// Output o of token t from its finished sum.
-  HWY_INLINE void finish(std::int64_t o, std::int64_t t, std::int32_t sum,
-                         std::int32_t of_ones) const {
-    const std::int64_t at = a.per_tensor ? g : t * a.groups + g;
-    float v = p.t[at] / static_cast<float>(a.qmax) * static_cast<float>(value(sum, own[t]));
-    if (a.shift) v += p.e[at] * static_cast<float>(of_ones);
-    v *= p.scale[o / rows_per_scale];
-    float& y = p.y[t * p.n + o];
-    if (g > 0)
-      y += v;
-    else
-      y = p.bias ? v + p.bias[o] : v;
-  }
-  /// Row o's bytes; blocks that would end beyond the array are copied to `last`.
-  const std::uint8_t* bytes(std::int64_t o, std::uint8_t* last) const {
-    const std::int64_t from = o * p.row_bytes + s.byte, span = s.blocks * 32,
-                       all = p.n * p.row_bytes;
-    if (from + span <= all) return p.packed + from;
-    std::memset(last, 0, static_cast<std::size_t>(span));
-    std::memcpy(last, p.packed + from, static_cast<std::size_t>(all - from));
-    return last;
-  }
-  void few_tokens(std::int64_t o, std::uint8_t* last) const;
-  void panel(std::int64_t first, std::uint8_t* codes, std::uint8_t* last) const;
-};
-
-/// Output o of all tokens, at most kDirectTokens: straight from the packed bytes.
-template <bool kTernary>
-void SliceProduct<kTernary>::few_tokens(std::int64_t o, std::uint8_t* last) const {
-  std::int32_t sums[kDirectTokens + 4] = {};
-  const std::uint8_t* row = bytes(o, last);
-  for (std::int64_t t = 0; t < tokens; t += 4) {
-    const std::int8_t* x = arranged + t * width;
-    switch (std::min<std::int64_t>(tokens - t, 4)) {
-      case 1:
-        dot_packed<kTernary, 1>(row, s.blocks, x, width, sums + t);
-        break;
-      case 2:
-        dot_packed<kTernary, 2>(row, s.blocks, x, width, sums + t);
-        break;
-      case 3:
-        dot_packed<kTernary, 3>(row, s.blocks, x, width, sums + t);
-        break;
-      default:
-        dot_packed<kTernary, 4>(row, s.blocks, x, width, sums + t);
-        break;
-    }
-  }
-  const std::int32_t of_ones = a.shift ? value(sums[p.m], own[p.m]) : 0;
-  for (std::int64_t t = 0; t < p.m; ++t) finish(o, t, sums[t], of_ones);
-}
-
-/// Outputs first ... first + kPanelRows - 1 of all tokens: the codes are unpacked once.
-template <bool kTernary>
-void SliceProduct<kTernary>::panel(std::int64_t first, std::uint8_t* codes,
-                                   std::uint8_t* last) const {
-  const std::int64_t rows = std::min(kPanelRows, p.n - first), length = s.codes();
-  for (std::int64_t r = 0; r < rows; ++r)
-    unpack_planes<kTernary>(bytes(first + r, last), s, codes + r * length);
-  std::int32_t of_ones[kPanelRows] = {};
-  if (a.shift)
-    for (std::int64_t r = 0; r < rows; ++r) {
-      std::int32_t sum;
-      dot_tile<1, 1>(codes + r * length, length, arranged + p.m * width, width, &sum);
-      of_ones[r] = value(sum, own[p.m]);
-    }
-  for (std::int64_t t = 0; t < p.m; t += 2) {
-    const std::int8_t* x = arranged + t * width;
-    const bool pair = t + 1 < p.m;
-    std::int64_t r = 0;
-    for (; r + 4 <= rows; r += 4) {
-      std::int32_t sums[8];
-      const std::uint8_t* u = codes + r * length;
-      if (pair)
-        dot_tile<4, 2>(u, length, x, width, sums);
-      else
-        dot_tile<4, 1>(u, length, x, width, sums);
-      for (int i = 0; i < 4; ++i)
-        for (int j = 0; j <= pair; ++j)
-          finish(first + r + i, t + j, sums[i * (1 + pair) + j], of_ones[r + i]);
-    }
-    for (; r < rows; ++r)
-      for (int j = 0; j <= pair; ++j) {
-        std::int32_t sum;
-        dot_tile<1, 1>(codes + r * length, length, x + j * width, width, &sum);
-        finish(first + r, t + j, sum, of_ones[r]);
-      }
-  }
-}
-
 template <bool kTernary>
 void product(const BitActivations& a, const BitProduct& p) {
-  const std::int64_t tokens = p.m + (a.shift ? 1 : 0);
+  const std::int64_t tokens =
+      p.m + (a.shift ? 1 : 0);  // one more, of ones, for the sums of the weights
   std::int64_t width = 0;
   for (std::int64_t g = 0; g < a.groups; ++g)
     width = std::max(width, BitSlice(g, a.groups, p.k, kTernary).codes());
   cpu::Scratch<std::int8_t> arranged(tokens * width + 64);
-  cpu::Scratch<std::int32_t> own(tokens + 16);
+  cpu::Scratch<std::int32_t> own(tokens + 16);  // each token's sum
   cpu::Scratch<std::int8_t> ones(a.shift ? p.k + 1 : 1);
   if (a.shift) std::memset(ones.data(), 1, static_cast<std::size_t>(p.k));
+  const std::int64_t rows_per_group = p.n / p.row_groups, all_bytes = p.n * p.row_bytes;
+  auto value = [](std::int32_t codes, std::int32_t q) {
+    return kTernary ? codes - q : 2 * codes - q;
+  };
   for (std::int64_t g = 0; g < a.groups; ++g) {
-    const SliceProduct<kTernary> slice{a,
-                                       p,
-                                       BitSlice(g, a.groups, p.k, kTernary),
-                                       g,
-                                       tokens,
-                                       width,
-                                       p.n / p.row_groups,
-                                       arranged.data(),
-                                       own.data()};
+    const BitSlice s(g, a.groups, p.k, kTernary);
     parallel_for(tokens, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(width, 1)),
                  [&](std::int64_t begin, std::int64_t end) {
                    for (std::int64_t t = begin; t < end; ++t)
-                     own[t] = arrange(slice.s, t < p.m ? p.q + t * p.k : ones.data(),
+                     own[t] = arrange(s, t < p.m ? p.q + t * p.k : ones.data(),
                                       arranged.data() + t * width);
                  });
+    // one finished sum: the slice's share of y
+    auto finish = [&](std::int64_t o, std::int64_t t, std::int32_t sum, std::int32_t of_ones) {
+      const std::int64_t at = a.per_tensor ? g : t * a.groups + g;
+      float v = p.t[at] / static_cast<float>(a.qmax) * static_cast<float>(value(sum, own[t]));
+      if (a.shift) v += p.e[at] * static_cast<float>(of_ones);
+      v *= p.scale[o / rows_per_group];
+      float& y = p.y[t * p.n + o];
+      if (g > 0)
+        y += v;
+      else
+        y = p.bias ? v + p.bias[o] : v;
+    };
+    const std::int64_t panels = ceil_div(p.n, kPanelRows), span = s.blocks * 32;
     const std::int64_t grain = std::max<std::int64_t>(
         1, kGrain * 2 / std::max<std::int64_t>(1, kPanelRows * tokens * width / 32));
-    parallel_for(
-        ceil_div(p.n, kPanelRows), grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-          cpu::Scratch<std::uint8_t> last(slice.s.blocks * 32);
-          if (tokens <= kDirectTokens) {
-            for (std::int64_t o = begin * kPanelRows; o < std::min(p.n, end * kPanelRows); ++o)
-              slice.few_tokens(o, last.data());
-            return;
+    parallel_for(panels, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      cpu::Scratch<std::uint8_t> last(span);
+      // a row's bytes; blocks that would end beyond the array are copied
+      auto bytes = [&](std::int64_t o) {
+        const std::int64_t from = o * p.row_bytes + s.byte;
+        if (from + span <= all_bytes) return p.packed + from;
+        std::memset(last.data(), 0, static_cast<std::size_t>(span));
+        std::memcpy(last.data(), p.packed + from, static_cast<std::size_t>(all_bytes - from));
+        return static_cast<const std::uint8_t*>(last.data());
+      };
+      if (tokens <= kDirectTokens) {
+        for (std::int64_t o = begin * kPanelRows; o < std::min(p.n, end * kPanelRows); ++o) {
+          std::int32_t sums[kDirectTokens + 4] = {};
+          const std::uint8_t* row = bytes(o);
+          for (std::int64_t t = 0; t < tokens; t += 4) {
+            const std::int8_t* x = arranged.data() + t * width;
+            switch (std::min<std::int64_t>(tokens - t, 4)) {
+              case 1:
+                dot_packed<kTernary, 1>(row, s.blocks, x, width, sums + t);
+                break;
+              case 2:
+                dot_packed<kTernary, 2>(row, s.blocks, x, width, sums + t);
+                break;
+              case 3:
+                dot_packed<kTernary, 3>(row, s.blocks, x, width, sums + t);
+                break;
+              default:
+                dot_packed<kTernary, 4>(row, s.blocks, x, width, sums + t);
+                break;
+            }
           }
-          cpu::Scratch<std::uint8_t> codes(kPanelRows * slice.s.codes());
-          for (std::int64_t panel = begin; panel < end; ++panel)
-            slice.panel(panel * kPanelRows, codes.data(), last.data());
-        });
+          const std::int32_t of_ones = a.shift ? value(sums[p.m], own[p.m]) : 0;
+          for (std::int64_t t = 0; t < p.m; ++t) finish(o, t, sums[t], of_ones);
+        }
+        return;
+      }
+      cpu::Scratch<std::uint8_t> codes(kPanelRows * s.codes());
+      for (std::int64_t panel = begin; panel < end; ++panel) {
+        const std::int64_t first = panel * kPanelRows, rows = std::min(kPanelRows, p.n - first);
+        for (std::int64_t r = 0; r < rows; ++r)
+          unpack_planes<kTernary>(bytes(first + r), s, codes.data() + r * s.codes());
+        std::int32_t of_ones[kPanelRows] = {};
+        if (a.shift)
+          for (std::int64_t r = 0; r < rows; ++r) {
+            std::int32_t sum;
+            dot_tile<1, 1>(codes.data() + r * s.codes(), s.codes(), arranged.data() + p.m * width,
+                           width, &sum);
+            of_ones[r] = value(sum, own[p.m]);
+          }
+        for (std::int64_t t = 0; t < p.m; t += 2) {
+          const std::int8_t* x = arranged.data() + t * width;
+          const bool pair = t + 1 < p.m;
+          std::int64_t r = 0;
+          for (; r + 4 <= rows; r += 4) {
+            std::int32_t sums[8];
+            const std::uint8_t* u = codes.data() + r * s.codes();
+            if (pair)
+              dot_tile<4, 2>(u, s.codes(), x, width, sums);
+            else
+              dot_tile<4, 1>(u, s.codes(), x, width, sums);
+            for (int i = 0; i < 4; ++i)
+              for (int j = 0; j <= pair; ++j)
+                finish(first + r + i, t + j, sums[i * (1 + pair) + j], of_ones[r + i]);
+          }
+          for (; r < rows; ++r)
+            for (int j = 0; j <= pair; ++j) {
+              std::int32_t sum;
+              dot_tile<1, 1>(codes.data() + r * s.codes(), s.codes(), x + j * width, width, &sum);
+              finish(first + r, t + j, sum, of_ones[r]);
+            }
+        }
+      }
+    });
   }
 }
 void product_any(bool ternary, const BitActivations& a, const BitProduct& p) {
