@@ -166,35 +166,40 @@ int main(int argc, char** argv) {
   row("softmax gradient [4096, 1024]", 3 * mb,
       [&] { run<kernels::softmax_backward>(kCPU, g, x, false, y); });
   row("cross_entropy [4096, 1024]", mb, [&] {
-    run<kernels::cross_entropy_forward>(kCPU, x, target, abi::TensorIn{}, std::int64_t{-100}, 0.0,
-                                        rows, rows2);
+    run<kernels::cross_entropy_forward>(kCPU, kernels::CrossEntropyInputs{x, target}, rows, rows2);
   });
   row("cross_entropy gradient [4096, 1024]", 2 * mb, [&] {
-    run<kernels::cross_entropy_backward>(kCPU, rows3, x, target, abi::TensorIn{},
-                                         std::int64_t{-100}, 0.0, rows2, y);
+    run<kernels::cross_entropy_backward>(kCPU, rows3, kernels::CrossEntropyInputs{x, target}, rows2,
+                                         y);
   });
   row("layer_norm [4096, 1024]", 2 * mb, [&] {
-    run<kernels::layer_norm_forward>(kCPU, x, std::int64_t{1024}, w, bias, 1e-5, y, rows, rows2);
+    run<kernels::layer_norm_forward>(kCPU, kernels::NormInputs{x, 1024, w, bias}, y, rows, rows2);
   });
   row("layer_norm gradient [4096, 1024]", 3 * mb, [&] {
-    run<kernels::layer_norm_backward>(kCPU, g, x, std::int64_t{1024}, w, rows, rows2, y, gw, gb);
+    run<kernels::layer_norm_backward>(kCPU, g, kernels::NormInputs{x, 1024, w}, rows, rows2,
+                                      kernels::NormGradients{y, gw, gb});
   });
-  row("rms_norm [4096, 1024]", 2 * mb,
-      [&] { run<kernels::rms_norm_forward>(kCPU, x, std::int64_t{1024}, w, 1e-5, y, rows2); });
+  row("rms_norm [4096, 1024]", 2 * mb, [&] {
+    run<kernels::rms_norm_forward>(kCPU, kernels::NormInputs{x, 1024, w}, y, rows2);
+  });
   row("batch_norm stats [32, 64, 2048]", mb,
       [&] { run<kernels::batch_norm_stats>(kCPU, planes, 1e-5, per_channel, var, rstd); });
   row("batch_norm [32, 64, 2048]", 2 * mb, [&] {
-    run<kernels::batch_norm_forward>(kCPU, planes, per_channel, rstd, var, gb64, planes_y);
+    run<kernels::batch_norm_forward>(
+        kCPU, kernels::BatchNormInputs{planes, per_channel, rstd, var, gb64}, planes_y);
   });
   row("batch_norm gradient [32, 64, 2048]", 5 * mb, [&] {
-    run<kernels::batch_norm_backward>(kCPU, planes_g, planes, per_channel, rstd, var, true,
-                                      planes_y, gw64, gb64);
+    run<kernels::batch_norm_backward>(
+        kCPU, planes_g, kernels::BatchNormInputs{planes, per_channel, rstd, var, {}, true},
+        kernels::NormGradients{planes_y, gw64, gb64});
   });
-  row("sgd with momentum", 5 * mb,
-      [&] { run<kernels::sgd_step>(kCPU, c, a, m, 1e-6, 0.9, 0.0, 0.0, false, false, false); });
+  row("sgd with momentum", 5 * mb, [&] {
+    run<kernels::sgd_step>(kCPU, kernels::SgdStep{.lr = 1e-6, .momentum = 0.9}, c, a, m);
+  });
   row("adam", 7 * mb, [&] {
-    run<kernels::adam_step>(kCPU, c, a, m, v, abi::TensorOut{}, 1e-6, 0.9, 0.999, 1e-8, 0.01, true,
-                            false, std::int64_t{10});
+    run<kernels::adam_step>(
+        kCPU, kernels::AdamStep{.lr = 1e-6, .weight_decay = 0.01, .decoupled = true, .step = 10}, c,
+        a, m, v, abi::TensorOut{});
   });
   row("triad again", 3 * mb, triad);
   benchmark::Initialize(&argc, argv);

@@ -7,6 +7,7 @@
 #define DROPIN_KERNELS_ROW_INL_H_
 #endif
 
+#include "kernels/hd.h"
 #include "kernels/simd-inl.h"
 
 HWY_BEFORE_NAMESPACE();
@@ -91,14 +92,14 @@ template <class T>
 HWY_INLINE T max_row(const T* x, std::int64_t n) {
   const Tag<T> d;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  const auto low = hn::Set(d, -std::numeric_limits<T>::infinity());
+  const auto low = hn::Set(d, -kInf<T>);
   auto a = low, b = low;
   std::int64_t i = 0;
   for (; i + 2 * lanes <= n; i += 2 * lanes) {
     a = hn::Max(hn::LoadU(d, x + i), a);
     b = hn::Max(hn::LoadU(d, x + i + lanes), b);
   }
-  T m = -std::numeric_limits<T>::infinity();
+  T m = -kInf<T>;
   if (i) m = max_lanes(d, hn::Max(a, b));
   for (; i < n; ++i) m = x[i] > m ? x[i] : m;
   return m;

@@ -7,6 +7,7 @@
 
 #include "dropin/abi/abi.h"
 #include "dropin/core/dtype.h"
+#include "kernels/hd.h"
 
 namespace dropin::kernels {
 

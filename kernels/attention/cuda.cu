@@ -24,16 +24,15 @@ attention::Mask mask(const TensorIn& t) {
   return {t.data, t.strides[0], t.strides[1], t.strides[2], t.strides[3]};
 }
 
-Status describe(const TensorIn& q, const TensorIn& k, const TensorIn& v, const AttentionSpec& spec,
-                const TensorIn& slopes, const TensorIn& key_mask, const TensorIn& forbidden,
-                const TensorIn& added, Job& p) {
+Status describe(const AttentionInputs& in, const AttentionSpec& spec, Job& p) {
+  const TensorIn &q = in.q, &k = in.k, &v = in.v;
   DROPIN_REQUIRE(
       q.ndim == 4 && k.ndim == 4 && v.ndim == 4 && q.dtype == k.dtype && q.dtype == v.dtype,
       "q, k and v must have 4 dimensions and one type");
   if (q.sizes[3] > 128 || v.sizes[3] > 128) return abi::unsupported("heads wider than 128");
   p.q = array(q), p.k = array(k), p.v = array(v);
-  p.slopes = slopes.as<float>(), p.key_mask = key_mask.as<bool>();
-  p.forbidden = mask(forbidden), p.added = mask(added);
+  p.slopes = in.slopes.as<float>(), p.key_mask = in.key_mask.as<bool>();
+  p.forbidden = mask(in.forbidden), p.added = mask(in.added);
   p.B = q.sizes[0], p.H = q.sizes[1], p.Lq = q.sizes[2], p.D = q.sizes[3], p.Hk = k.sizes[1],
   p.Lk = k.sizes[2], p.Dv = v.sizes[3];
   p.segment = spec.segment, p.offset = spec.offset, p.alibi_offset = spec.alibi_offset;
@@ -54,11 +53,10 @@ Status describe(const TensorIn& q, const TensorIn& k, const TensorIn& v, const A
 unsigned tiles_of(const AttentionSpec& spec, int64_t heads, int64_t rows) {
   if (!spec.step) return blocks_exactly(rows, attention::kRows);
   const int64_t length = spec.segment > 0 && spec.segment < rows ? spec.segment : rows,
-                segments = length ? (rows + length - 1) / length : 0;
+                segments = length ? ceil_div(rows, length) : 0;
   int64_t most = 0;
   for (int64_t h = 0; h < heads; ++h) {
-    const int64_t each =
-        ((length + spec.step[h] - 1) / spec.step[h] + attention::kRows - 1) / attention::kRows;
+    const int64_t each = ceil_div(ceil_div(length, spec.step[h]), attention::kRows);
     const int64_t n = each * (spec.first && spec.first[h] >= 0 ? 1 : spec.step[h]) * segments;
     most = n > most ? n : most;
   }
@@ -84,19 +82,17 @@ struct Strands {
   }
 };
 
-Status forward(const KernelContext& c, const TensorIn& q, const TensorIn& k, const TensorIn& v,
-               const AttentionSpec& spec, const TensorIn& slopes, const TensorIn& key_mask,
-               const TensorIn& forbidden, const TensorIn& added, const TensorOut& o,
-               const TensorOut& lse, const TensorOut& rest) {
+Status forward(const KernelContext& c, const AttentionInputs& in, const AttentionSpec& spec,
+               const TensorOut& o, const TensorOut& lse, const TensorOut& rest) {
   Job p{};
-  DROPIN_TRY(describe(q, k, v, spec, slopes, key_mask, forbidden, added, p));
-  DROPIN_REQUIRE(o.dtype == q.dtype, "o must have q's type");
+  DROPIN_TRY(describe(in, spec, p));
+  DROPIN_REQUIRE(o.dtype == in.q.dtype, "o must have q's type");
   p.o = array(o), p.lse = lse.as<float>(), p.rest = rest.as<float>();
   if (p.B * p.H * p.Lq == 0) return abi::ok();
   Strands strands(c, spec, p.H);
   DROPIN_TRY(strands.take(c, spec, p.H, p));
   const unsigned tiles = tiles_of(spec, p.H, p.Lq);
-  switch (q.dtype) {
+  switch (in.q.dtype) {
     case DType::Float32:
       return attention::forward_f32(c, p, tiles);
     case DType::BFloat16:
@@ -108,25 +104,25 @@ Status forward(const KernelContext& c, const TensorIn& q, const TensorIn& k, con
   }
 }
 
-Status backward(const KernelContext& c, const TensorIn& go, const TensorIn& glse, const TensorIn& q,
-                const TensorIn& k, const TensorIn& v, const TensorIn& o, const TensorIn& lse,
-                const TensorIn& rest, const AttentionSpec& spec, const TensorIn& slopes,
-                const TensorIn& key_mask, const TensorIn& forbidden, const TensorIn& added,
-                const TensorOut& gq, const TensorOut& gk, const TensorOut& gv) {
+Status backward(const KernelContext& c, const TensorIn& go, const TensorIn& glse,
+                const AttentionInputs& in, const AttentionSpec& spec,
+                const AttentionResults& results, const AttentionGradients& out) {
   Job p{};
-  DROPIN_TRY(describe(q, k, v, spec, slopes, key_mask, forbidden, added, p));
-  DROPIN_REQUIRE(go.dtype == q.dtype && gq.dtype == q.dtype && gk.dtype == q.dtype &&
-                     gv.dtype == q.dtype && o.dtype == q.dtype,
-                 "gradients must have q's type");
-  p.go = array(go), p.o = array(o), p.gq = array(gq), p.gk = array(gk), p.gv = array(gv),
-  p.lse = const_cast<float*>(lse.as<float>()), p.rest = const_cast<float*>(rest.as<float>()),
-  p.glse = glse.as<float>();
+  DROPIN_TRY(describe(in, spec, p));
+  for (const TensorIn* t :
+       {&go, &results.o, static_cast<const TensorIn*>(&out.q), static_cast<const TensorIn*>(&out.k),
+        static_cast<const TensorIn*>(&out.v)})
+    DROPIN_REQUIRE(t->dtype == in.q.dtype, "gradients must have q's type");
+  p.go = array(go), p.o = array(results.o);
+  p.gq = array(out.q), p.gk = array(out.k), p.gv = array(out.v);
+  p.lse = const_cast<float*>(results.lse.as<float>()),
+  p.rest = const_cast<float*>(results.rest.as<float>()), p.glse = glse.as<float>();
   DROPIN_SCRATCH(float, delta, c, p.B* p.H* p.Lq);
   p.delta = delta.get();
   Strands strands(c, spec, p.H);
   DROPIN_TRY(strands.take(c, spec, p.H, p));
   const unsigned query_tiles = tiles_of(spec, p.H, p.Lq), key_tiles = tiles_of(spec, p.Hk, p.Lk);
-  switch (q.dtype) {
+  switch (in.q.dtype) {
     case DType::Float32:
       return attention::backward_f32(c, p, query_tiles, key_tiles);
     case DType::BFloat16:

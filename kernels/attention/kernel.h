@@ -32,23 +32,41 @@ struct AttentionSpec {
                             ///< sigmoid adds), adds to gq, gk, gv
 };
 
-/// slopes [H] f32 or null; key_mask [B, Lk] bool (true = ignored) or null; forbidden [B, H, Lq, Lk]
-/// bool (any strides) or null; added [B, H, Lq, Lk] f32 (any strides) or null. o [B, H, Lq, Dv];
-/// lse and rest [B, H, Lq] contiguous: lse + rest is the log of the sum of exponentials (rest: what
-/// rounding takes from it, which is all of log n where n keys share a score of 1e9), lse is -inf
-/// for a query that sees no key (softmax only; both null for sigmoid). Masked keys are skipped,
-/// never multiplied by 0: NaN and Inf in them do not leak.
-DROPIN_KERNEL(attention_forward, const abi::TensorIn& q, const abi::TensorIn& k,
-              const abi::TensorIn& v, const AttentionSpec& spec, const abi::TensorIn& slopes,
-              const abi::TensorIn& key_mask, const abi::TensorIn& forbidden,
-              const abi::TensorIn& added, const abi::TensorOut& o, const abi::TensorOut& lse,
-              const abi::TensorOut& rest);
-/// glse [B, H, Lq] is the gradient of lse, or null. gq, gk, gv are written (not added to).
+/// q, k, v as above; slopes [H] f32 or null; key_mask [B, Lk] bool (true = ignored) or null;
+/// forbidden [B, H, Lq, Lk] bool (any strides) or null; added [B, H, Lq, Lk] f32 (any strides) or
+/// null. Masked keys are skipped, never multiplied by 0: NaN and Inf in them do not leak.
+struct AttentionInputs {
+  abi::TensorIn q, k, v, slopes, key_mask, forbidden, added;
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorIn* t : {&q, &k, &v, &slopes, &key_mask, &forbidden, &added}) f(*t);
+  }
+};
+/// What forward left for backward.
+struct AttentionResults {
+  abi::TensorIn o, lse, rest;
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorIn* t : {&o, &lse, &rest}) f(*t);
+  }
+};
+struct AttentionGradients {
+  abi::TensorOut q, k, v;
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorOut* t : {&q, &k, &v}) f(*t);
+  }
+};
+
+/// o [B, H, Lq, Dv]; lse and rest [B, H, Lq] contiguous: lse + rest is the log of the sum of
+/// exponentials (rest: what rounding takes from it, which is all of log n where n keys share a
+/// score of 1e9), lse is -inf for a query that sees no key (softmax only; both null for sigmoid).
+DROPIN_KERNEL(attention_forward, const AttentionInputs& in, const AttentionSpec& spec,
+              const abi::TensorOut& o, const abi::TensorOut& lse, const abi::TensorOut& rest);
+/// glse [B, H, Lq] is the gradient of lse, or null. Gradients are written, or added to
+/// (spec.accumulate).
 DROPIN_KERNEL(attention_backward, const abi::TensorIn& go, const abi::TensorIn& glse,
-              const abi::TensorIn& q, const abi::TensorIn& k, const abi::TensorIn& v,
-              const abi::TensorIn& o, const abi::TensorIn& lse, const abi::TensorIn& rest,
-              const AttentionSpec& spec, const abi::TensorIn& slopes, const abi::TensorIn& key_mask,
-              const abi::TensorIn& forbidden, const abi::TensorIn& added, const abi::TensorOut& gq,
-              const abi::TensorOut& gk, const abi::TensorOut& gv);
+              const AttentionInputs& in, const AttentionSpec& spec, const AttentionResults& results,
+              const AttentionGradients& out);
 
 }  // namespace dropin::kernels

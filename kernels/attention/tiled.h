@@ -53,13 +53,13 @@ __device__ inline Place place_of(const Job& p, int64_t rows, int64_t heads) {
   r.step = p.step[r.h];
   const int64_t first = p.first ? p.first[r.h] : -1,
                 length = p.segment > 0 && p.segment < rows ? p.segment : rows;
-  const int64_t each = ((length + r.step - 1) / r.step + kRows - 1) / kRows,
+  const int64_t each = ceil_div(ceil_div(length, r.step), kRows),
                 kinds = first >= 0 ? 1 : r.step;  // tiles of a strand, strands of a segment
   const int64_t tile = u % each, kind = u / each % kinds, segment = u / (each * kinds);
   const int64_t start = segment * length, left = rows - start < length ? rows - start : length,
                 lead = first >= 0 ? first : kind;
   r.base = start + lead;
-  r.count = start < rows && lead < left && lead < r.step ? (left - lead + r.step - 1) / r.step : 0;
+  r.count = start < rows && lead < left && lead < r.step ? ceil_div(left - lead, r.step) : 0;
   r.w0 = tile * kRows;
   r.any = r.w0 < r.count;
   return r;
@@ -135,7 +135,7 @@ __device__ __forceinline__ bool score(const Job& p, int64_t b, int64_t h, int64_
   if (p.added.data) {
     const float extra = static_cast<const float*>(
         p.added.data)[b * p.added.b + h * p.added.h + i * p.added.i + j * p.added.j];
-    if (extra == bits_float(static_cast<int>(0xff800000))) return false;
+    if (extra == -kInf<float>) return false;
     s += extra;
   }
   return true;
@@ -169,7 +169,7 @@ __device__ __forceinline__ void key_range(const Job& p, int64_t w0, int64_t n, i
 }
 
 __device__ __forceinline__ int64_t tiles_between(int64_t from, int64_t to, int each) {
-  return from < to ? (to - from + each - 1) / each : 0;
+  return from < to ? ceil_div(to - from, each) : 0;
 }
 
 template <class T, int kD>
@@ -273,140 +273,118 @@ __device__ __forceinline__ float two_sum(float a, float b, float& rest) {
   return sum;
 }
 
+/// Where a thread's values of a product of 16 x 8 tiles lie: rows row0 + g and row0 + g + 8 of the
+/// block, columns 2 t and 2 t + 1 of each tile.
+struct Lane {
+  int g, t, row0;
+  __device__ __forceinline__ Lane()
+      : g(threadIdx.x % 32 / 4), t(threadIdx.x % 32 % 4), row0(threadIdx.x / 32 * 16) {}
+};
+
+/// The greater, or what of them is not a number.
+__device__ __forceinline__ float larger(float a, float b) {
+  return a != a ? a : b != b ? b : a > b ? a : b;
+}
+
+/// Products c of the rows of s with keys k0 ... become scores, -inf where a key is not seen; best:
+/// each row's greatest.
+template <int kN>
+__device__ __forceinline__ void finish_scores(const Job& p, const Lane& lane, const Place& s,
+                                              const Place& keys, int64_t k0, float (&c)[kN / 8][4],
+                                              float (&best)[2]) {
+  const float minus = -kInf<float>;
+  const int apart0 = static_cast<int>(k0 - s.w0 - p.offset),
+            columns = static_cast<int>(keys.count - k0 < kN ? keys.count - k0 : kN);
+  const bool whole = columns == kN && plain_tile(p, apart0, kRows, kN);
+  DROPIN_UNROLL
+  for (int n = 0; n < kN / 8; ++n) DROPIN_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    const int row = lane.row0 + lane.g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * lane.t + e % 2;
+    float v = c[n][e] * p.scale + p.bias;
+    if (!whole &&
+        !(column < columns && s.w0 + row < s.count &&
+          score(p, s.b, s.h, s.base + (s.w0 + row) * s.step, keys.base + (k0 + column) * keys.step,
+                apart0 + column - row, c[n][e], v)))
+      v = minus;
+    c[n][e] = v;
+    best[e / 2] = v > best[e / 2] || v != v ? v : best[e / 2];
+  }
+}
+
+/// The online softmax: rows' tops take in the greatest scores of a tile, and what was summed so far
+/// is rescaled. shift: what is subtracted from the tile's scores.
 template <class T, int kD>
-__global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
-  constexpr int kN = kForwardKeys<T>, kLd = kD + 16 / static_cast<int>(sizeof(T)),
-                kStage = 2 * kN * kLd;
-  DROPIN_DYNAMIC_SHARED(T, smem);
-  T *qs = smem, *tiles = qs + kRows * kLd;  // keys and values, a buffer after the other
-  float* probabilities = reinterpret_cast<float*>(tiles + kStage);
-  int* bad = reinterpret_cast<int*>(
-      kStages<T> == 1 ? reinterpret_cast<T*>(probabilities + kRows * kN) : tiles + 2 * kStage);
-  const float minus = bits_float(static_cast<int>(0xff800000));
-  const Place s = place_of(p, p.Lq, p.H);
-  if (!s.any) return;
-  Place keys = s;
-  if (!p.step) keys.count = p.Lk;
-  const int64_t hk = s.h / (p.H / p.Hk);
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4,
-            row0 = warp * 16;
-  const bool* hidden = p.key_mask ? p.key_mask + s.b * p.Lk : nullptr;
-  load_tile<T, kD>(qs, kRows, p.q, s.b, s.h, s, s.w0, p.D, nullptr, vectors_ok<T>(p.q));
-  int64_t from, to;
-  key_range(p, s.w0, kRows, keys.count, from, to);
-  from = from / kN * kN;
-  auto fetch = [&](int64_t u, int buffer) {
-    const int64_t k0 = from + u * kN;
-    T* tile = tiles + buffer * kStage;
-    load_tile<T, kD>(tile, kN, p.k, s.b, hk, keys, k0, p.D, hidden, vectors_ok<T>(p.k));
-    load_tile<T, kD>(tile + kN * kLd, kN, p.v, s.b, hk, keys, k0, p.Dv, hidden, vectors_ok<T>(p.v));
-  };
-  float acc[kD / 8][4], top[2], sum[2];
-  // What is not finite in V leaks through probabilities of 0. Where a sum is not finite the block
-  // begins again with care: it takes such values out and adds them where they are seen.
-  for (bool careful = false;; careful = true) {
+__device__ __forceinline__ void raise_tops(float (&best)[2], float (&top)[2], float (&sum)[2],
+                                           float (&acc)[kD / 8][4], float (&shift)[2]) {
+  const float minus = -kInf<float>;
+  DROPIN_UNROLL
+  for (int r = 0; r < 2; ++r) {
+    best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 1));
+    best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 2));
+    const float fresh = larger(top[r], best[r]);
+    const float factor = fresh == minus ? 1.0f : exp_of<T>(top[r] - fresh);
+    top[r] = fresh;
+    shift[r] = fresh == minus ? 0.0f : fresh;
+    sum[r] *= factor;
     DROPIN_UNROLL
-    for (int n = 0; n < kD / 8; ++n)
-      for (int e = 0; e < 4; ++e) acc[n][e] = 0;
-    top[0] = top[1] = minus, sum[0] = sum[1] = 0;
-    walk_tiles(
-        tiles_between(from, to, kN), kStages<T> == 2 && !careful, fetch,
-        [&](int64_t u, int buffer) {
-          const int64_t k0 = from + u * kN;
-          T *ks = tiles + buffer * kStage, *vs = ks + kN * kLd;
-          if (careful) {
-            if (threadIdx.x == 0) *bad = 0;
-            __syncthreads();
-            clean_tile<T, kD>(vs, kN, bad);
-            __syncthreads();
-          }
-          float c[kN / 8][4];
-          product_rows<T, kD, kN>(c, qs, row0, ks);
-          const int apart0 = static_cast<int>(k0 - s.w0 - p.offset),
-                    columns = static_cast<int>(keys.count - k0 < kN ? keys.count - k0 : kN);
-          const bool whole = columns == kN && plain_tile(p, apart0, kRows, kN);
-          float best[2] = {minus, minus};
-          DROPIN_UNROLL
-          for (int n = 0; n < kN / 8; ++n) DROPIN_UNROLL
-          for (int e = 0; e < 4; ++e) {
-            const int row = row0 + g + (e >= 2 ? 8 : 0), column = n * 8 + 2 * t + e % 2;
-            float v = c[n][e] * p.scale + p.bias;
-            if (!whole &&
-                !(column < columns && s.w0 + row < s.count &&
-                  score(p, s.b, s.h, s.base + (s.w0 + row) * s.step,
-                        keys.base + (k0 + column) * keys.step, apart0 + column - row, c[n][e], v)))
-              v = minus;
-            c[n][e] = v;
-            best[e / 2] = v > best[e / 2] || v != v ? v : best[e / 2];
-          }
-          float shift[2] = {0, 0};
-          if (!p.sigmoid) {
-            DROPIN_UNROLL
-            for (int r = 0; r < 2; ++r) {
-              auto larger = [](float a, float b) {
-                return a != a ? a : b != b ? b : a > b ? a : b;
-              };
-              best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 1));
-              best[r] = larger(best[r], __shfl_xor_sync(kFull, best[r], 2));
-              const float fresh = larger(top[r], best[r]);
-              const float factor = fresh == minus ? 1.0f : exp_of<T>(top[r] - fresh);
-              top[r] = fresh;
-              shift[r] = fresh == minus ? 0.0f : fresh;
-              sum[r] *= factor;
-              DROPIN_UNROLL
-              for (int n = 0; n < kD / 8; ++n) acc[n][2 * r] *= factor, acc[n][2 * r + 1] *= factor;
-            }
-          }
-          DROPIN_UNROLL
-          for (int n = 0; n < kN / 8; ++n) DROPIN_UNROLL
-          for (int e = 0; e < 4; ++e) {
-            const float v = c[n][e] == minus ? 0.0f
-                            : p.sigmoid      ? sigmoid_of<T>(c[n][e])
-                                             : exp_of<T>(c[n][e] - shift[e / 2]);
-            c[n][e] = v;
-            sum[e / 2] += v;
-          }
-          product_columns<T, kD, kN>(acc, c, vs);
-          if (careful && *bad) {
-            float* mine = probabilities + row0 * kN;
-            for (int n = 0; n < kN / 8; ++n)
-              for (int e = 0; e < 4; ++e)
-                mine[(g + (e >= 2 ? 8 : 0)) * kN + n * 8 + 2 * t + e % 2] = c[n][e];
-            __syncwarp();
-            for (int64_t j = 0; j < kN && k0 + j < keys.count; ++j) {
-              const int64_t at = keys.base + (k0 + j) * keys.step;
-              if (hidden && hidden[at]) continue;
-              const T* v = static_cast<const T*>(p.v.data) + s.b * p.v.b + hk * p.v.h + at * p.v.l;
-              DROPIN_UNROLL
-              for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
-              for (int e = 0; e < 2; ++e) {
-                const int d = n * 8 + 2 * t + e;
-                if (d >= p.Dv || is_finite(v[d])) continue;
-                DROPIN_UNROLL
-                for (int r = 0; r < 2; ++r)
-                  if (const float w = mine[(g + 8 * r) * kN + j]; w > 0 || w != w)
-                    acc[n][2 * r + e] += w * wide<T>(v[d]);
-              }
-            }
-            __syncwarp();
-          }
-        });
-    if (careful) break;
-    bool fine = true;
+    for (int n = 0; n < kD / 8; ++n) acc[n][2 * r] *= factor, acc[n][2 * r + 1] *= factor;
+  }
+}
+
+/// Adds the values that clean_tile took out, by the probabilities c: only where these are not 0.
+template <class T, int kD, int kN>
+__device__ __forceinline__ void add_not_finite(const Job& p, const Lane& lane, const Place& keys,
+                                               int64_t hk, int64_t k0, const bool* hidden,
+                                               const float (&c)[kN / 8][4], float* probabilities,
+                                               float (&acc)[kD / 8][4]) {
+  float* mine = probabilities + lane.row0 * kN;
+  for (int n = 0; n < kN / 8; ++n)
+    for (int e = 0; e < 4; ++e)
+      mine[(lane.g + (e >= 2 ? 8 : 0)) * kN + n * 8 + 2 * lane.t + e % 2] = c[n][e];
+  __syncwarp();
+  for (int64_t j = 0; j < kN && k0 + j < keys.count; ++j) {
+    const int64_t at = keys.base + (k0 + j) * keys.step;
+    if (hidden && hidden[at]) continue;
+    const T* v = static_cast<const T*>(p.v.data) + keys.b * p.v.b + hk * p.v.h + at * p.v.l;
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
-    for (int e = 0; e < 4; ++e) fine = fine && fabsf(acc[n][e]) <= 3.402823466e38f;
-    if (threadIdx.x == 0) *bad = 0;
-    __syncthreads();
-    if (!fine) *bad = 1;
-    __syncthreads();
-    if (!*bad) break;
-    __syncthreads();
+    for (int e = 0; e < 2; ++e) {
+      const int d = n * 8 + 2 * lane.t + e;
+      if (d >= p.Dv || is_finite(v[d])) continue;
+      DROPIN_UNROLL
+      for (int r = 0; r < 2; ++r)
+        if (const float w = mine[(lane.g + 8 * r) * kN + j]; w > 0 || w != w)
+          acc[n][2 * r + e] += w * wide<T>(v[d]);
+    }
   }
+  __syncwarp();
+}
+
+/// Is a sum of the block not finite? The same answer for all its threads.
+template <int kD>
+__device__ __forceinline__ bool any_not_finite(const float (&acc)[kD / 8][4], int* bad) {
+  bool fine = true;
+  DROPIN_UNROLL
+  for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
+  for (int e = 0; e < 4; ++e) fine = fine && fabsf(acc[n][e]) <= 3.402823466e38f;
+  if (threadIdx.x == 0) *bad = 0;
+  __syncthreads();
+  if (!fine) *bad = 1;
+  __syncthreads();
+  return *bad;
+}
+
+/// Writes o, lse and rest of a block's rows, or merges them into what is there.
+template <class T, int kD>
+__device__ __forceinline__ void write_rows(const Job& p, const Lane& lane, const Place& s,
+                                           const float (&top)[2], float (&sum)[2],
+                                           const float (&acc)[kD / 8][4]) {
+  const float minus = -kInf<float>;
   // read by all lanes of a row before one of them writes: the shuffles stand between
   float before[2] = {minus, minus}, before_rest[2] = {0, 0};
   for (int r = 0; r < 2; ++r)
-    if (const int64_t w = s.w0 + row0 + g + 8 * r; p.accumulate && !p.sigmoid && w < s.count) {
+    if (const int64_t w = s.w0 + lane.row0 + lane.g + 8 * r;
+        p.accumulate && !p.sigmoid && w < s.count) {
       const int64_t at = (s.b * p.H + s.h) * p.Lq + s.base + w * s.step;
       before[r] = p.lse[at], before_rest[r] = p.rest[at];
     }
@@ -414,7 +392,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
   for (int r = 0; r < 2; ++r) {
     sum[r] += __shfl_xor_sync(kFull, sum[r], 1);
     sum[r] += __shfl_xor_sync(kFull, sum[r], 2);
-    const int64_t w = s.w0 + row0 + g + 8 * r;
+    const int64_t w = s.w0 + lane.row0 + lane.g + 8 * r;
     if (w >= s.count) continue;
     const int64_t i = s.base + w * s.step;
     float mine = p.sigmoid                        ? 1.0f
@@ -434,18 +412,87 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
         mine *= hi == minus ? 0.0f : b / (a + b);
         own = hi == minus ? minus : two_sum(hi, logf(a + b), rest);
       }
-      if (t == 0) p.lse[at] = own, p.rest[at] = rest;
+      if (lane.t == 0) p.lse[at] = own, p.rest[at] = rest;
     }
     T* out = static_cast<T*>(p.o.data) + s.b * p.o.b + s.h * p.o.h + i * p.o.l;
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
     for (int e = 0; e < 2; ++e) {
-      const int d = n * 8 + 2 * t + e;
+      const int d = n * 8 + 2 * lane.t + e;
       if (d < p.Dv)
         out[d] =
             narrow<T>(acc[n][2 * r + e] * mine + (p.accumulate ? wide<T>(out[d]) * old : 0.0f));
     }
   }
+}
+
+template <class T, int kD>
+__global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
+  constexpr int kN = kForwardKeys<T>, kLd = kD + 16 / static_cast<int>(sizeof(T)),
+                kStage = 2 * kN * kLd;
+  DROPIN_DYNAMIC_SHARED(T, smem);
+  T *qs = smem, *tiles = qs + kRows * kLd;  // keys and values, a buffer after the other
+  float* probabilities = reinterpret_cast<float*>(tiles + kStage);
+  int* bad = reinterpret_cast<int*>(
+      kStages<T> == 1 ? reinterpret_cast<T*>(probabilities + kRows * kN) : tiles + 2 * kStage);
+  const float minus = -kInf<float>;
+  const Place s = place_of(p, p.Lq, p.H);
+  if (!s.any) return;
+  Place keys = s;
+  if (!p.step) keys.count = p.Lk;
+  const int64_t hk = s.h / (p.H / p.Hk);
+  const Lane lane;
+  const bool* hidden = p.key_mask ? p.key_mask + s.b * p.Lk : nullptr;
+  load_tile<T, kD>(qs, kRows, p.q, s.b, s.h, s, s.w0, p.D, nullptr, vectors_ok<T>(p.q));
+  int64_t from, to;
+  key_range(p, s.w0, kRows, keys.count, from, to);
+  from = from / kN * kN;
+  auto fetch = [&](int64_t u, int buffer) {
+    const int64_t k0 = from + u * kN;
+    T* tile = tiles + buffer * kStage;
+    load_tile<T, kD>(tile, kN, p.k, s.b, hk, keys, k0, p.D, hidden, vectors_ok<T>(p.k));
+    load_tile<T, kD>(tile + kN * kLd, kN, p.v, s.b, hk, keys, k0, p.Dv, hidden, vectors_ok<T>(p.v));
+  };
+  float acc[kD / 8][4], top[2], sum[2];
+  // What is not finite in V leaks through probabilities of 0. Where a sum is not finite the block
+  // begins again with care: it takes such values out and adds them where they are seen.
+  for (bool careful = false;; careful = true) {
+    DROPIN_UNROLL
+    for (int n = 0; n < kD / 8; ++n)
+      for (int e = 0; e < 4; ++e) acc[n][e] = 0;
+    top[0] = top[1] = minus, sum[0] = sum[1] = 0;
+    walk_tiles(tiles_between(from, to, kN), kStages<T> == 2 && !careful, fetch,
+               [&](int64_t u, int buffer) {
+                 const int64_t k0 = from + u * kN;
+                 T *ks = tiles + buffer * kStage, *vs = ks + kN * kLd;
+                 if (careful) {
+                   if (threadIdx.x == 0) *bad = 0;
+                   __syncthreads();
+                   clean_tile<T, kD>(vs, kN, bad);
+                   __syncthreads();
+                 }
+                 float c[kN / 8][4];
+                 product_rows<T, kD, kN>(c, qs, lane.row0, ks);
+                 float best[2] = {minus, minus}, shift[2] = {0, 0};
+                 finish_scores<kN>(p, lane, s, keys, k0, c, best);
+                 if (!p.sigmoid) raise_tops<T, kD>(best, top, sum, acc, shift);
+                 DROPIN_UNROLL
+                 for (int n = 0; n < kN / 8; ++n) DROPIN_UNROLL
+                 for (int e = 0; e < 4; ++e) {
+                   const float v = c[n][e] == minus ? 0.0f
+                                   : p.sigmoid      ? sigmoid_of<T>(c[n][e])
+                                                    : exp_of<T>(c[n][e] - shift[e / 2]);
+                   c[n][e] = v;
+                   sum[e / 2] += v;
+                 }
+                 product_columns<T, kD, kN>(acc, c, vs);
+                 if (careful && *bad)
+                   add_not_finite<T, kD, kN>(p, lane, keys, hk, k0, hidden, c, probabilities, acc);
+               });
+    if (careful || !any_not_finite<kD>(acc, bad)) break;
+    __syncthreads();
+  }
+  write_rows<T, kD>(p, lane, s, top, sum, acc);
 }
 
 /// delta [B, H, Lq]: sum of go o, less glse. A warp per row.
@@ -474,7 +521,7 @@ __device__ __forceinline__ void slope(const Job& p, bool seen, float s, float dp
   if (p.sigmoid) {
     prob = sigmoid_of<T>(s);
     ds = prob * (1.0f - prob) * dp;
-  } else if (lse != bits_float(static_cast<int>(0xff800000))) {
+  } else if (lse != -kInf<float>) {
     prob = exp_of<T>(s - lse - rest);
     ds = prob == 0.0f ? 0.0f : prob * (dp - delta);
   }

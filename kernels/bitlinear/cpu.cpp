@@ -39,7 +39,7 @@ struct BitSlice {
   BitSlice(std::int64_t g, std::int64_t groups, std::int64_t k, bool ternary)
       : first(k / groups * g), last(first + k / groups), planes(ternary ? 4 : 8) {
     byte = first / planes;
-    blocks = ((last + planes - 1) / planes - byte + 31) / 32;
+    blocks = ceil_div(ceil_div(last, planes) - byte, 32);
   }
   std::int64_t codes() const { return blocks * 32 * planes; }
 };
@@ -56,7 +56,7 @@ namespace {
 template <class T>
 void range_of(const T* h, std::int64_t n, T* lowest, T* highest, bool* finite) {
   const Tag<T> d;
-  auto lo = hn::Set(d, std::numeric_limits<T>::infinity()), hi = hn::Neg(lo),
+  auto lo = hn::Set(d, kInf<T>), hi = hn::Neg(lo),
        zero = hn::Zero(d);  // 0 * x is NaN unless x is finite
   const auto inf = lo;
   each<T>(0, n, [&](auto at) HWY_ATTR {
@@ -136,7 +136,7 @@ void quantize_rows(const BitActivations& a, const T* h, std::int64_t m, std::int
         }
     });
     for (std::int64_t s = 0; s < g; ++s) {
-      T lowest = std::numeric_limits<T>::infinity(), highest = a.shift ? -lowest : 0;
+      T lowest = kInf<T>, highest = a.shift ? -lowest : 0;
       bool finite = true;
       for (std::int64_t r = 0; r < m; ++r) {
         lowest = std::min(lowest, lo[r * g + s]);
@@ -217,10 +217,9 @@ void dequantize_any(const BitActivations& a, DType type, const std::int8_t* q, c
 
 // --- weights
 
-void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std::int64_t groups,
-               std::uint8_t* packed, float* scale) {
+/// Per row of w [n, k]: the sum, which only 1 bit needs, and that of the magnitudes.
+void row_sums(bool ternary, const float* w, std::int64_t n, std::int64_t k, double* sums) {
   const Tag<float> d;
-  std::vector<double> sums(static_cast<std::size_t>(2 * n));  // per row: sum w, sum |w|
   const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1));
   parallel_for(n, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     for (std::int64_t r = begin; r < end; ++r) {
@@ -238,8 +237,53 @@ void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std
       sums[2 * r] = total;
     }
   });
+}
+
+/// The codes of a row: whether a value exceeds the threshold, or the ternary value + 1. `codes` has
+/// 64 bytes more than the row.
+void codes_of_row(bool ternary, const float* p, std::int64_t k, float threshold,
+                  std::uint8_t* codes) {
+  const Tag<float> d;
+  const hn::Rebind<std::int32_t, Tag<float>> di;
+  const hn::Rebind<std::uint8_t, Tag<float>> du8;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto limit = hn::Set(d, threshold), minus = hn::Neg(limit);
+  auto code = [&](auto v) HWY_ATTR {  // comparisons give -1
+    const auto above = hn::VecFromMask(di, hn::RebindMask(di, hn::Gt(v, limit)));
+    if (!ternary) return hn::Neg(above);
+    return hn::Sub(
+        hn::Add(hn::Set(di, 1), hn::VecFromMask(di, hn::RebindMask(di, hn::Lt(v, minus)))), above);
+  };
+  std::int64_t i = 0;
+  for (; i + lanes <= k; i += lanes)
+    hn::StoreU(hn::DemoteTo(du8, code(hn::LoadU(d, p + i))), du8, codes + i);
+  if (i < k)
+    hn::StoreU(hn::DemoteTo(du8, code(load_first(d, p + i, static_cast<std::size_t>(k - i)))), du8,
+               codes + i);
+  std::memset(codes + k, ternary ? 1 : 0, 8);
+}
+
+/// `bytes` bytes of 8 or 4 codes each; the multiplication moves code j to the top byte's bits.
+void pack_codes(bool ternary, const std::uint8_t* codes, std::int64_t bytes, std::uint8_t* out) {
+  for (std::int64_t b = 0; b < bytes; ++b) {
+    if (ternary) {
+      std::uint32_t c;
+      std::memcpy(&c, codes + 4 * b, 4);
+      out[b] = static_cast<std::uint8_t>(c * 0x01041040u >> 24);
+    } else {
+      std::uint64_t c;
+      std::memcpy(&c, codes + 8 * b, 8);
+      out[b] = static_cast<std::uint8_t>(c * 0x0102040810204080u >> 56);
+    }
+  }
+}
+
+void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std::int64_t groups,
+               std::uint8_t* packed, float* scale) {
+  std::vector<double> sums(static_cast<std::size_t>(2 * n));
+  row_sums(ternary, w, n, k, sums.data());
   std::vector<float> threshold(static_cast<std::size_t>(groups));
-  const std::int64_t rows = n / groups, bytes = (k + (ternary ? 3 : 7)) / (ternary ? 4 : 8);
+  const std::int64_t rows = n / groups, bytes = ceil_div(k, ternary ? 4 : 8);
   for (std::int64_t g = 0; g < groups; ++g) {
     double plain = 0, size = 0;
     for (std::int64_t r = g * rows; r < (g + 1) * rows; ++r)
@@ -249,48 +293,19 @@ void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std
     if (ternary) scale[g] = std::max(scale[g], 1e-5f);
     threshold[g] = ternary ? 0.5f * scale[g] : static_cast<float>(plain / count);
   }
-  parallel_for(n, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1));
+  parallel_for(n, grain, [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(k + 64));
-    const hn::Rebind<std::int32_t, Tag<float>> di;
-    const hn::Rebind<std::uint8_t, Tag<float>> du8;
     for (std::int64_t r = begin; r < end; ++r) {
-      const float* p = w + r * k;
-      const auto limit = hn::Set(d, threshold[r / rows]), minus = hn::Neg(limit);
-      auto code = [&](auto v) HWY_ATTR {  // comparisons give -1
-        const auto above = hn::VecFromMask(di, hn::RebindMask(di, hn::Gt(v, limit)));
-        if (!ternary) return hn::Neg(above);
-        return hn::Sub(
-            hn::Add(hn::Set(di, 1), hn::VecFromMask(di, hn::RebindMask(di, hn::Lt(v, minus)))),
-            above);
-      };
-      std::int64_t i = 0;
-      for (; i + lanes <= k; i += lanes)
-        hn::StoreU(hn::DemoteTo(du8, code(hn::LoadU(d, p + i))), du8, codes.data() + i);
-      if (i < k)
-        hn::StoreU(hn::DemoteTo(du8, code(load_first(d, p + i, static_cast<std::size_t>(k - i)))),
-                   du8, codes.data() + i);
-      std::memset(codes.data() + k, ternary ? 1 : 0, 8);
-      std::uint8_t* out = packed + r * bytes;
-      for (std::int64_t b = 0; b < bytes;
-           ++b) {  // the multiplication moves code j to the top byte's bits
-        if (ternary) {
-          std::uint32_t c;
-          std::memcpy(&c, codes.data() + 4 * b, 4);
-          out[b] = static_cast<std::uint8_t>(c * 0x01041040u >> 24);
-        } else {
-          std::uint64_t c;
-          std::memcpy(&c, codes.data() + 8 * b, 8);
-          out[b] = static_cast<std::uint8_t>(c * 0x0102040810204080u >> 56);
-        }
-      }
+      codes_of_row(ternary, w + r * k, k, threshold[r / rows], codes.data());
+      pack_codes(ternary, codes.data(), bytes, packed + r * bytes);
     }
   });
 }
 
 void unpack_rows(bool ternary, const std::uint8_t* packed, const float* scale, std::int64_t n,
                  std::int64_t k, std::int64_t groups, float* w) {
-  const std::int64_t planes = ternary ? 4 : 8, bytes = (k + planes - 1) / planes, rows = n / groups;
+  const std::int64_t planes = ternary ? 4 : 8, bytes = ceil_div(k, planes), rows = n / groups;
   std::vector<float> tables(static_cast<std::size_t>(groups) * 256 *
                             planes);  // per group, the values of every byte
   for (std::int64_t g = 0; g < groups; ++g)
@@ -498,7 +513,7 @@ void product(const BitActivations& a, const BitProduct& p) {
       else
         y = p.bias ? v + p.bias[o] : v;
     };
-    const std::int64_t panels = (p.n + kPanelRows - 1) / kPanelRows, span = s.blocks * 32;
+    const std::int64_t panels = ceil_div(p.n, kPanelRows), span = s.blocks * 32;
     const std::int64_t grain = std::max<std::int64_t>(
         1, kGrain * 2 / std::max<std::int64_t>(1, kPanelRows * tokens * width / 32));
     parallel_for(panels, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -601,7 +616,9 @@ using abi::TensorOut;
 bool is(const TensorIn& t, DType dtype, std::int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
-std::int64_t row_bytes(std::int64_t k, bool ternary) { return ternary ? (k + 3) / 4 : (k + 7) / 8; }
+std::int64_t row_bytes(std::int64_t k, bool ternary) {
+  return ternary ? ceil_div(k, 4) : ceil_div(k, 8);
+}
 bool fit(const BitActivations& a, const TensorIn& h, const TensorIn& q, const TensorIn& t,
          const TensorIn& e) {
   if (h.ndim != 2 || a.groups < 1 || h.sizes[1] % a.groups) return false;
@@ -656,9 +673,9 @@ Status unpack_cpu(const KernelContext&, bool ternary, const TensorIn& packed, co
    w.as<float>());
   return abi::ok();
 }
-Status linear_cpu(const KernelContext&, bool ternary, const BitActivations& a, const TensorIn& q,
-                  const TensorIn& t, const TensorIn& e, const TensorIn& packed,
-                  const TensorIn& scale, const TensorIn& bias, const TensorOut& y) {
+Status linear_cpu(const KernelContext&, bool ternary, const BitActivations& a, const BitCodes& h,
+                  const BitWeight& weight, const TensorIn& bias, const TensorOut& y) {
+  const TensorIn &q = h.q, &t = h.t, &e = h.e, &packed = weight.packed, &scale = weight.scale;
   if (q.ndim != 2 || y.ndim != 2 || q.sizes[0] != y.sizes[0] || a.groups < 1 ||
       q.sizes[1] % a.groups)
     return abi::failed("q must be [M, K] and y [M, N]");

@@ -155,7 +155,7 @@ __global__ void group_kernel(bool ternary, const double* sums, int64_t N, int64_
 }
 __global__ void pack_kernel(bool ternary, const float* w, int64_t N, int64_t K, int64_t groups,
                             const float* threshold, std::uint8_t* packed) {
-  const int64_t each = ternary ? 4 : 8, bytes = (K + each - 1) / each, rows = N / groups;
+  const int64_t each = ternary ? 4 : 8, bytes = ceil_div(K, each), rows = N / groups;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < N * bytes;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int64_t r = i / bytes, k0 = i % bytes * each;
@@ -175,7 +175,7 @@ __global__ void pack_kernel(bool ternary, const float* w, int64_t N, int64_t K, 
 }
 __global__ void unpack_kernel(bool ternary, const std::uint8_t* packed, int64_t N, int64_t K,
                               int64_t groups, const float* scale, float* w) {
-  const int64_t each = ternary ? 4 : 8, bytes = (K + each - 1) / each, rows = N / groups;
+  const int64_t each = ternary ? 4 : 8, bytes = ceil_div(K, each), rows = N / groups;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < N * K;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int64_t r = i / K, k = i % K;
@@ -246,7 +246,7 @@ __global__ void product_kernel(BitActivations a, Product p) {
   const int64_t warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / 32), slice = p.K / a.groups;
   constexpr int kPer = kTernary ? 16 : 32;  // codes in four bytes
   for (int64_t u = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
-       u < p.N * ((p.M + kTokens - 1) / kTokens); u += warps) {
+       u < p.N * ceil_div(p.M, kTokens); u += warps) {
     const int64_t n = u % p.N, m0 = u / p.N * kTokens;
     float total[kTokens] = {};
     for (int64_t s = 0; s < a.groups; ++s) {
@@ -310,9 +310,9 @@ __global__ void product_any_kernel(bool ternary, BitActivations a, Product p) {
     if (lane == 0) p.y[m * p.N + n] = total * p.scale[n / p.rows] + (p.bias ? p.bias[n] : 0.0f);
   }
 }
-Status linear(const KernelContext& c, bool ternary, const BitActivations& a, const TensorIn& q,
-              const TensorIn& t, const TensorIn& e, const TensorIn& packed, const TensorIn& scale,
-              const TensorIn& bias, const TensorOut& y) {
+Status linear(const KernelContext& c, bool ternary, const BitActivations& a, const BitCodes& h,
+              const BitWeight& weight, const TensorIn& bias, const TensorOut& y) {
+  const TensorIn &q = h.q, &packed = weight.packed, &scale = weight.scale;
   DROPIN_REQUIRE(q.ndim == 2 && y.ndim == 2 && q.sizes[0] == y.sizes[0] && a.groups >= 1 &&
                      q.sizes[1] % a.groups == 0 && q.contiguous() && y.contiguous() &&
                      packed.contiguous(),
@@ -325,8 +325,8 @@ Status linear(const KernelContext& c, bool ternary, const BitActivations& a, con
                   (K + (ternary ? 3 : 7)) / (ternary ? 4 : 8),
                   N / scale.numel(),
                   q.as<std::int8_t>(),
-                  t.as<float>(),
-                  e.as<float>(),
+                  h.t.as<float>(),
+                  h.e.as<float>(),
                   scale.as<float>(),
                   bias.as<float>(),
                   packed.as<std::uint8_t>(),
@@ -334,8 +334,7 @@ Status linear(const KernelContext& c, bool ternary, const BitActivations& a, con
   const int64_t step = ternary ? 16 : 32;
   if (K % step == 0 && K / a.groups % step == 0 && aligned(q.data, 4) && aligned(packed.data, 4))
     return launch(c, ternary ? &product_kernel<true> : &product_kernel<false>,
-                  dim3(blocks_for(c, N * ((M + kTokens - 1) / kTokens), 4, 32)), dim3(128), 0, a,
-                  p);
+                  dim3(blocks_for(c, N * ceil_div(M, kTokens), 4, 32)), dim3(128), 0, a, p);
   return launch(c, &product_any_kernel, dim3(blocks_for(c, N * M, 4, 32)), dim3(128), 0, ternary, a,
                 p);
 }

@@ -30,10 +30,26 @@ DROPIN_KERNEL(bit_pack_weight, bool ternary, const abi::TensorIn& w, const abi::
 /// w = value * scale, f32.
 DROPIN_KERNEL(bit_unpack_weight, bool ternary, const abi::TensorIn& packed,
               const abi::TensorIn& scale, const abi::TensorOut& w);
-/// y [M, N] f32 = (dequantized activations) (unpacked weights)^T + bias, by integer sums. bias f32
-/// [N] or data null.
-DROPIN_KERNEL(bit_linear, bool ternary, const BitActivations& a, const abi::TensorIn& q,
-              const abi::TensorIn& t, const abi::TensorIn& e, const abi::TensorIn& packed,
-              const abi::TensorIn& scale, const abi::TensorIn& bias, const abi::TensorOut& y);
+/// Quantized activations, as bit_quantize_activations leaves them; e has data null without shift.
+struct BitCodes {
+  abi::TensorIn q, t, e;
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorIn* a : {&q, &t, &e}) f(*a);
+  }
+};
+/// A packed weight, as bit_pack_weight leaves it.
+struct BitWeight {
+  abi::TensorIn packed, scale;
+  template <class F>
+  void tensors(F&& f) const {
+    f(packed);
+    f(scale);
+  }
+};
+/// y [M, N] f32 = (dequantized h) (unpacked weight)^T + bias, by integer sums. bias f32 [N] or data
+/// null.
+DROPIN_KERNEL(bit_linear, bool ternary, const BitActivations& a, const BitCodes& h,
+              const BitWeight& weight, const abi::TensorIn& bias, const abi::TensorOut& y);
 
 }  // namespace dropin::kernels

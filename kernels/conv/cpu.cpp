@@ -10,6 +10,7 @@
 #include "kernels/conv/depthwise.h"
 #include "kernels/conv/kernel.h"
 #include "kernels/conv/plane.h"
+#include "kernels/hd.h"
 #include "src/cpu/gemm.h"
 #include "src/cpu/onednn.h"
 #include "src/cpu/scratch.h"
@@ -24,8 +25,6 @@ using std::int64_t;
 
 constexpr int64_t kImageBytes = 1 << 20;  // images handled together: what stays in L2
 constexpr double kMinFlops = 4e6;         // per range of parallel_for
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// The sizes of one call, whichever pass.
 struct Sizes {
@@ -463,8 +462,7 @@ bool onednn_backward_weight(const Sizes& s, const float* gy, const float* x, flo
   return true;
 }
 
-// ---- The kernels
-// ---------------------------------------------------------------------------------------------------------------------------------------
+// --- the kernels
 
 bool depthwise(const Sizes& s) { return s.cg() == 1 && s.og() == 1; }
 
@@ -481,7 +479,7 @@ Status forward_cpu(const abi::KernelContext&, const TensorIn& x, const TensorIn&
     plain_forward(s, x.as<double>(), w.as<double>(), bias.as<double>(), y.as<double>());
   else if (depthwise(s)) {
     const DepthwiseRun run{w, bias, {}, {}, g};
-    return depthwise_forward(x, &run, 1, y);
+    return depthwise_forward(x, {&run, 1}, y);
   } else if (s.C == 0 || !use_onednn(s) ||
              !onednn_images(s, ConvPass::Forward, x.as<float>(), w.as<float>(), bias.as<float>(),
                             y.as<float>()))
@@ -498,7 +496,7 @@ Status backward_input_cpu(const abi::KernelContext&, const TensorIn& gy, const T
     plain_backward_input(s, gy.as<double>(), w.as<double>(), gx.as<double>());
   else if (depthwise(s)) {
     const DepthwiseRun run{w, {}, {}, {}, g};
-    return depthwise_backward(gy, {}, &run, 1, gx);
+    return depthwise_backward(gy, {}, {&run, 1}, gx);
   } else if (s.O == 0 || !use_onednn(s) ||
              !onednn_images(s, ConvPass::BackwardInput, gy.as<float>(), w.as<float>(), nullptr,
                             gx.as<float>()))
@@ -528,7 +526,7 @@ Status backward_weight_cpu(const abi::KernelContext&, const TensorIn& gy, const 
     own_backward_weight<double>(s, gy, x, gw, gb);
   else if (depthwise(s)) {
     const DepthwiseRun run{{}, {}, gw, gb, g};
-    return depthwise_backward(gy, x, &run, 1, {});
+    return depthwise_backward(gy, x, {&run, 1}, {});
   } else if (s.B == 0 || s.C == 0 || s.O == 0 || s.cg() == 1 || !use_onednn(s) ||
              !onednn_backward_weight(s, gy.as<float>(), x.as<float>(), gw.as<float>(),
                                      gb.as<float>()))
@@ -536,17 +534,15 @@ Status backward_weight_cpu(const abi::KernelContext&, const TensorIn& gy, const 
   return abi::ok();
 }
 
-}  // namespace
-
-namespace {
-Status mixed_forward_cpu(const abi::KernelContext&, const TensorIn& x, const DepthwiseRun* runs,
-                         std::int64_t count, const TensorOut& y) {
-  return depthwise_forward(x, runs, count, y);
+Status mixed_forward_cpu(const abi::KernelContext&, const TensorIn& x, const DepthwiseRuns& runs,
+                         const TensorOut& y) {
+  return depthwise_forward(x, runs, y);
 }
 Status mixed_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const TensorIn& x,
-                          const DepthwiseRun* runs, std::int64_t count, const TensorOut& gx) {
-  return depthwise_backward(gy, x, runs, count, gx);
+                          const DepthwiseRuns& runs, const TensorOut& gx) {
+  return depthwise_backward(gy, x, runs, gx);
 }
+
 }  // namespace
 
 void provide_conv_cpu(abi::KernelTable& t) {

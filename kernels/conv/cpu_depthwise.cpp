@@ -7,6 +7,7 @@
 #include "kernels/conv/depthwise.h"
 #include "kernels/conv/plane.h"
 #include "kernels/conv/rows.h"
+#include "kernels/hd.h"
 #include "src/cpu/scratch.h"
 
 namespace dropin::kernels {
@@ -48,8 +49,7 @@ struct Call {
   std::vector<Run> runs;
 };
 
-Status prepare(const TensorIn& x, const TensorIn& y, const DepthwiseRun* runs, int64_t count,
-               Call& c) {
+Status prepare(const TensorIn& x, const TensorIn& y, const DepthwiseRuns& runs, Call& c) {
   if (x.ndim != 4 || y.ndim != 4) return abi::failed("depthwise: expected four dimensions");
   if (x.dtype != DType::Float32 || y.dtype != DType::Float32)
     return abi::unsupported("depthwise: no kernel for these types; there is float32");
@@ -60,11 +60,10 @@ Status prepare(const TensorIn& x, const TensorIn& y, const DepthwiseRun* runs, i
     return abi::failed("depthwise: arrays do not fit");
   c.images = x.sizes[0];
   int64_t at = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    const DepthwiseRun& r = runs[i];
+  for (const DepthwiseRun& r : runs) {
     const TensorIn& w = r.w.data ? r.w : static_cast<const TensorIn&>(r.gw);
     if (w.ndim != 4 || w.sizes[1] != 1) return abi::failed("depthwise: weights do not fit");
-    Run u{{}, &r, at, w.sizes[0], (w.sizes[0] + kPlanes - 1) / kPlanes, 0};
+    Run u{{}, &r, at, w.sizes[0], ceil_div(w.sizes[0], kPlanes), 0};
     for (const TensorIn* t : {&r.w, static_cast<const TensorIn*>(&r.gw)})
       if (t->data && (t->dtype != DType::Float32 || !t->contiguous() || t->numel() != w.numel()))
         return abi::failed("depthwise: weights do not fit");
@@ -169,13 +168,13 @@ Grid grid_of(const Call& c, int64_t rows, int64_t most_slices) {
     dilation = std::max(dilation, r.plane.dilation[0]), channels = std::max(channels, r.channels),
     kernel = std::max(kernel, r.plane.kernel[0]);
   Grid g;
-  g.block = cpu::row_block((rows + dilation - 1) / dilation, kernel) * dilation;
-  g.blocks = (rows + g.block - 1) / g.block;
+  g.block = cpu::row_block(ceil_div(rows, dilation), kernel) * dilation;
+  g.blocks = ceil_div(rows, g.block);
   g.items = g.blocks * c.images;
   const double slices = c.cost * static_cast<double>(c.images) / kSliceFlops;
   const int64_t wanted = std::clamp<int64_t>(static_cast<int64_t>(slices), 1, kMostSlices);
   g.slices = std::min({wanted, g.items, std::max<int64_t>(1, most_slices)});
-  g.groups = std::clamp<int64_t>((std::min<int64_t>(wanted, 16) + g.slices - 1) / g.slices, 1,
+  g.groups = std::clamp<int64_t>(ceil_div(std::min<int64_t>(wanted, 16), g.slices), 1,
                                  std::max<int64_t>(1, channels / kLeastChannels));
   return g;
 }
@@ -288,10 +287,9 @@ void last_backward(const Call& c, const TensorIn& gy, const TensorIn& x, const T
 
 }  // namespace
 
-Status depthwise_forward(const TensorIn& x, const DepthwiseRun* runs, int64_t count,
-                         const TensorOut& y) {
+Status depthwise_forward(const TensorIn& x, const DepthwiseRuns& runs, const TensorOut& y) {
   Call c;
-  if (Status s = prepare(x, y, runs, count, c); s.code) return s;
+  if (Status s = prepare(x, y, runs, c); s.code) return s;
   if (y.numel() == 0) return abi::ok();
   if (c.last) return last_forward(c, x, y), abi::ok();
   const int64_t x_plane = x.sizes[2] * x.sizes[3], y_plane = y.sizes[2] * y.sizes[3],
@@ -307,11 +305,11 @@ Status depthwise_forward(const TensorIn& x, const DepthwiseRun* runs, int64_t co
   return abi::ok();
 }
 
-Status depthwise_backward(const TensorIn& gy, const TensorIn& x, const DepthwiseRun* runs,
-                          int64_t count, const TensorOut& gx) {
+Status depthwise_backward(const TensorIn& gy, const TensorIn& x, const DepthwiseRuns& runs,
+                          const TensorOut& gx) {
   const TensorIn& like = gx.data ? static_cast<const TensorIn&>(gx) : x;
   Call c;
-  if (Status s = prepare(like, gy, runs, count, c); s.code) return s;
+  if (Status s = prepare(like, gy, runs, c); s.code) return s;
   bool weights = false;
   for (const Run& r : c.runs) {
     weights = weights || r.run->gw.data || r.run->gb.data;

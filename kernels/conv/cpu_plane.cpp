@@ -22,6 +22,7 @@
 #include <hwy/highway.h>
 
 #include "kernels/conv/each-inl.h"
+#include "kernels/hd.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dropin::cpu {
@@ -30,8 +31,6 @@ namespace {
 constexpr int64_t kBandBytes =
     48 << 10;  // of copied rows worked on at a time: what stays close to the core
 constexpr int64_t kAhead = 16384;  // elements asked for in advance, at most
-
-int64_t ceil_div(int64_t a, int64_t b) { return a > 0 ? (a + b - 1) / b : -(-a / b); }
 
 // ---- Copied rows
 
@@ -153,11 +152,11 @@ HWY_NOINLINE void sweep(const Correlation<float>& c) {
   const V bias = c.bias ? hn::Set(d, *c.bias) : hn::Zero(d);
   // A share of what comes next per block, in cache lines of 16 elements.
   const int64_t blocks = std::max<int64_t>(1, (c.P / R) * c.positions),
-                share = c.ahead ? (c.ahead_size / blocks + 15) / 16 * 16 : 0;
+                share = c.ahead ? ceil_div(c.ahead_size / blocks, 16) * 16 : 0;
   const float *ahead = c.ahead, *ahead_end = c.ahead + c.ahead_size;
   for (int64_t f = 0; f < std::min(c.dil, c.P);
        ++f) {  // outputs f, f + dil, ... share their rows of x
-    const int64_t count = (c.P - f + c.dil - 1) / c.dil;
+    const int64_t count = ceil_div(c.P - f, c.dil);
     for (int64_t t = 0; t < count; t += R) {
       const int64_t t0 = std::max<int64_t>(0, std::min(t, count - R)),
                     rows = std::min<int64_t>(
@@ -235,7 +234,7 @@ constexpr int64_t kBlock = 8;
 
 template <int S>
 bool pick(const Correlation<float>& c) {
-  const int64_t count = (c.P + c.dil - 1) / c.dil;
+  const int64_t count = ceil_div(c.P, c.dil);
   // Pictures are often 7 2^k high: seven rows at a time when eight would go over more of them
   // twice.
   const bool seven = ceil_div(count, 7) * 7 < ceil_div(count, 8) * 8;
@@ -404,7 +403,7 @@ template <class T>
 Columns columns(int64_t count) {
   const int64_t L = lanes_of<T>();
   if (count < L) return {count > 0 ? 1 : 0, L, 0, count};
-  return {(count + L - 1) / L, L, count - L, L};
+  return {ceil_div(count, L), L, count - L, L};
 }
 
 /// Taps' offsets in a band's row.
@@ -504,9 +503,9 @@ class InputGradient {
     const int64_t row = c_.size[1], sh = c_.stride[0], sw = c_.stride[1],
                   across = std::min(sw, c_.size[1]);
     const bool mixed = sw > 1;  // column parts are put together from scratch
-    const int64_t part = mixed ? (c_.size[1] + sw - 1) / sw + L_ : 0;
+    const int64_t part = mixed ? ceil_div(c_.size[1], sw) + L_ : 0;
     Scratch<int64_t> at(c_.kernel[1]);
-    Scratch<float> parts(mixed ? part * across * ((c_.size[0] + sh - 1) / sh) + L_ : 0);
+    Scratch<float> parts(mixed ? part * across * ceil_div(c_.size[0], sh) + L_ : 0);
     for (int64_t a = 0; a < std::min(sh, c_.size[0]); ++a) {
       const Phase r = phase(c_, 0, a);
       for (int64_t b = 0; b < across; ++b) {
@@ -597,7 +596,7 @@ void Backward(const PlaneConv& c, int64_t channels, int64_t images, const float*
   Scratch<float> grad(input.band_size()), band(gw ? b.rows * b.row + L : 0), sums((taps + 1) * L);
   Scratch<int64_t> at(c.kernel[1]);
   tap_offsets(b, c.kernel[1], c.dilation[1], at.data());
-  const int64_t P = c.out_size[0], Q = c.out_size[1], positions = (Q + L - 1) / L,
+  const int64_t P = c.out_size[0], Q = c.out_size[1], positions = ceil_div(Q, L),
                 x_plane = c.size[0] * c.size[1], y_plane = P * Q;
   const int64_t ahead = std::min(x_plane, kAhead);
   zero_band(input.band(), grad.data());
@@ -626,7 +625,7 @@ template <class T>
 void weight_gradient(const PlaneConv& c, int64_t images, const T* gy, int64_t gy_image, const T* x,
                      int64_t x_image, T* gw) {
   const int64_t L = lanes_of<T>(), taps = c.kernel[0] * c.kernel[1], P = c.out_size[0],
-                Q = c.out_size[1], positions = (Q + L - 1) / L;
+                Q = c.out_size[1], positions = ceil_div(Q, L);
   Band b = window_band<T>(c, -c.pad_begin[1]);
   b.row0 = -c.pad_begin[0], b.rows = (P - 1) * c.stride[0] + (c.kernel[0] - 1) * c.dilation[0] + 1;
   const Band g{0, P, 0, 1, Q, Q + L};

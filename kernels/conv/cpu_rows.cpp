@@ -81,8 +81,7 @@ HWY_NOINLINE void sweep(const Windows& x, const Weights& w, const Outputs<float>
   for (int64_t f = p0; f < std::min(p0 + dil, p1);
        ++f) {  // outputs f, f + dil, ... share their rows of x
     for (int64_t p = f; p < p1; p += R * dil) {
-      const int64_t rows = std::min<int64_t>(R, (p1 - p + dil - 1) / dil),
-                    first = x.first[0] + p * S;
+      const int64_t rows = std::min<int64_t>(R, ceil_div(p1 - p, dil)), first = x.first[0] + p * S;
       const float* line[kLines];
       for (int h = 0; h < kLines; ++h) line[h] = x.line(first + h * dil);
       for (int64_t from = 0; from < x.channels; from += chunk) {
@@ -263,7 +262,7 @@ void gather_rows(const Windows& x, const Outputs<const float>& gy, float* sums, 
                  int64_t p0, int64_t p1) {
   const int64_t dil = x.dil[0];
   for (int64_t f = p0; f < std::min(p0 + dil, p1); ++f) {
-    const int64_t count = (p1 - f + dil - 1) / dil;
+    const int64_t count = ceil_div(p1 - f, dil);
     int64_t whole = 0;
     if constexpr (kVectors && !kPart && K > 1) {
       constexpr int kOther = K <= 3 ? 4 : 8;
@@ -347,8 +346,8 @@ void InputGradient(const PlaneConv& c, int64_t channels, const float* gy, const 
   const int64_t sh = c.stride[0], sw = c.stride[1];
   for (int64_t a = 0; a < std::min(sh, c.size[0]); ++a) {
     const Phase r = phase(c, 0, a);
-    const int64_t t0 = std::max<int64_t>(0, h0 - a + sh - 1) / sh,
-                  t1 = std::max<int64_t>(0, h1 - a + sh - 1) / sh;
+    const int64_t t0 = ceil_div(std::max<int64_t>(0, h0 - a), sh),
+                  t1 = ceil_div(std::max<int64_t>(0, h1 - a), sh);
     for (int64_t b = 0; b < std::min(sw, c.size[1]); ++b) {
       const Phase q = phase(c, 1, b);
       float* to = gx + a * sx.row + b * sx.column;

@@ -358,15 +358,16 @@ __global__ void depthwise_weight_kernel(Depthwise s, const float* gy, const floa
   }
 }
 
-// Runs [from, to) of the list as a problem of their own channels; pointers of x and y are moved by
-// the caller.
-Status describe(const TensorIn& x, const TensorIn& y, const DepthwiseRun* runs, int64_t from,
-                int64_t to, Depthwise& s) {
+// Runs from, from + 1, ... (at most kMaxRuns) of the list as a problem of their own channels;
+// pointers of x and y are moved by the caller.
+Status describe(const TensorIn& x, const TensorIn& y, const DepthwiseRuns& runs, int64_t from,
+                Depthwise& s) {
+  const int64_t to = runs.count < from + kMaxRuns ? runs.count : from + kMaxRuns;
   s = {};
   s.B = x.sizes[0], s.H = x.sizes[2], s.W = x.sizes[3], s.P = y.sizes[2], s.Q = y.sizes[3];
   for (int i = 0; i < 4; ++i) s.xs[i] = x.strides[i], s.ys[i] = y.strides[i];
   for (int64_t k = from; k < to; ++k) {
-    const DepthwiseRun& d = runs[k];
+    const DepthwiseRun& d = runs.first[k];
     if (!d.w.contiguous() || d.w.dtype != DType::Float32)
       return abi::failed("depthwise: weights must be contiguous float32");
     s.run[s.runs++] = {d.w.as<float>(),
@@ -385,15 +386,15 @@ Status describe(const TensorIn& x, const TensorIn& y, const DepthwiseRun* runs, 
   return abi::ok();
 }
 
-Status depthwise_forward(const KernelContext& c, const TensorIn& x, const DepthwiseRun* runs,
-                         int64_t count, const TensorOut& y) {
+Status depthwise_forward(const KernelContext& c, const TensorIn& x, const DepthwiseRuns& runs,
+                         const TensorOut& y) {
   DROPIN_REQUIRE(
       x.ndim == 4 && y.ndim == 4 && x.dtype == DType::Float32 && y.dtype == DType::Float32,
       "depthwise: x and y must be [B, C, H, W] float32");
   int64_t channel = 0;
-  for (int64_t from = 0; from < count; from += kMaxRuns) {
+  for (int64_t from = 0; from < runs.count; from += kMaxRuns) {
     Depthwise s;
-    DROPIN_TRY(describe(x, y, runs, from, count < from + kMaxRuns ? count : from + kMaxRuns, s));
+    DROPIN_TRY(describe(x, y, runs, from, s));
     DROPIN_TRY(launch(c, &depthwise_forward_kernel,
                       dim3(blocks_for(c, s.B * s.C * s.P * s.Q, 256, 64)), dim3(256), 0, s,
                       x.as<float>() + channel * x.strides[1],
@@ -403,11 +404,11 @@ Status depthwise_forward(const KernelContext& c, const TensorIn& x, const Depthw
   return abi::ok();
 }
 Status depthwise_backward(const KernelContext& c, const TensorIn& gy, const TensorIn& x,
-                          const DepthwiseRun* runs, int64_t count, const TensorOut& gx) {
+                          const DepthwiseRuns& runs, const TensorOut& gx) {
   int64_t channel = 0;
-  for (int64_t from = 0; from < count; from += kMaxRuns) {
+  for (int64_t from = 0; from < runs.count; from += kMaxRuns) {
     Depthwise s;
-    DROPIN_TRY(describe(x, gy, runs, from, count < from + kMaxRuns ? count : from + kMaxRuns, s));
+    DROPIN_TRY(describe(x, gy, runs, from, s));
     const float* g = gy.as<float>() + channel * gy.strides[1];
     if (gx.data) {
       Depthwise t = s;

@@ -4,10 +4,9 @@
 
 namespace dropin::kernels {
 
-abi::Status depthwise_forward(const abi::TensorIn& x, const DepthwiseRun* runs, std::int64_t count,
+abi::Status depthwise_forward(const abi::TensorIn& x, const DepthwiseRuns& runs,
                               const abi::TensorOut& y);
 abi::Status depthwise_backward(const abi::TensorIn& gy, const abi::TensorIn& x,
-                               const DepthwiseRun* runs, std::int64_t count,
-                               const abi::TensorOut& gx);
+                               const DepthwiseRuns& runs, const abi::TensorOut& gx);
 
 }  // namespace dropin::kernels

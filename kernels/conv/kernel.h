@@ -29,12 +29,26 @@ struct DepthwiseRun {
   abi::TensorOut gw, gb;
   ConvGeometry g;  ///< groups is not read
 };
+/// The runs of one convolution, where the caller keeps them; their channels add up to those of x.
+struct DepthwiseRuns {
+  const DepthwiseRun* first = nullptr;
+  std::int64_t count = 0;
+  const DepthwiseRun* begin() const { return first; }
+  const DepthwiseRun* end() const { return first + count; }
+  template <class F>
+  void tensors(F&& f) const {
+    for (const DepthwiseRun& r : *this) {
+      for (const abi::TensorIn* t : {&r.w, &r.bias}) f(*t);
+      for (const abi::TensorOut* t : {&r.gw, &r.gb}) f(*t);
+    }
+  }
+};
 /// x [B, C, H, W], y [B, C, H', W'], f32, both contiguous or both channels-last (strides of [B, H,
-/// W, C]); the runs' channels add up to C.
-DROPIN_KERNEL(mixed_depthwise_forward, const abi::TensorIn& x, const DepthwiseRun* runs,
-              std::int64_t count, const abi::TensorOut& y);
+/// W, C]).
+DROPIN_KERNEL(mixed_depthwise_forward, const abi::TensorIn& x, const DepthwiseRuns& runs,
+              const abi::TensorOut& y);
 /// gx, and each run's gw and gb; any may have data null. x is read for gw only.
 DROPIN_KERNEL(mixed_depthwise_backward, const abi::TensorIn& gy, const abi::TensorIn& x,
-              const DepthwiseRun* runs, std::int64_t count, const abi::TensorOut& gx);
+              const DepthwiseRuns& runs, const abi::TensorOut& gx);
 
 }  // namespace dropin::kernels

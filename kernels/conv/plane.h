@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <numeric>
 
+#include "kernels/hd.h"
+
 namespace dropin::cpu {
 
 /// Rows, then columns.
@@ -22,7 +24,7 @@ struct Phase {
 inline Phase phase(const PlaneConv& c, int axis, std::int64_t first) {
   const std::int64_t s = c.stride[axis], d = c.dilation[axis], k = c.kernel[axis],
                      pad = c.pad_begin[axis], g = std::gcd(s, d);
-  Phase f{first, (c.size[axis] - first + s - 1) / s, 0, s / g, 0, d / g, 0};
+  Phase f{first, ceil_div(c.size[axis] - first, s), 0, s / g, 0, d / g, 0};
   std::int64_t i0 = 0;
   while (i0 < std::min(k, s) && (first + pad - i0 * d) % s != 0) ++i0;
   if (i0 >= std::min(k, s)) return f;

@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/conv/plane.h"
+#include "kernels/hd.h"
 
 namespace dropin::cpu {
 
@@ -15,7 +16,7 @@ struct RowStrides {
 /// Rows worked on at once, before dilation: pictures are often 7 2^k high, and small kernels like
 /// multiples of four.
 inline std::int64_t row_block(std::int64_t rows, std::int64_t kernel) {
-  return (rows + 7) / 8 * 8 < (rows + 6) / 7 * 7 + (kernel <= 3) ? 8 : 7;
+  return ceil_div(rows, 8) * 8 < ceil_div(rows, 7) * 7 + (kernel <= 3) ? 8 : 7;
 }
 /// Floats from one tap's sums of a weight gradient to the next.
 inline std::int64_t sums_pitch(std::int64_t channels) { return (channels + 31) / 16 * 16; }

@@ -17,6 +17,7 @@
 #endif
 
 #include "dropin/abi/abi.h"
+#include "kernels/hd.h"
 
 #ifdef __CUDACC__
 #define DROPIN_DYNAMIC_SHARED(T, name)                          \
@@ -260,12 +261,11 @@ Status launch(const KernelContext& c, void (*kernel)(P...), dim3 grid, dim3 bloc
 /// Blocks for n items at `each` a block, no more than fill the device a few times over; kernels
 /// stride over the rest.
 inline unsigned blocks_for(const KernelContext& c, int64_t n, int64_t each, int waves = 16) {
-  const int64_t want = (n + each - 1) / each,
-                most = static_cast<int64_t>(multiprocessors(c)) * waves;
+  const int64_t want = ceil_div(n, each), most = static_cast<int64_t>(multiprocessors(c)) * waves;
   return static_cast<unsigned>(want < most ? want : most);
 }
 inline unsigned blocks_exactly(int64_t n, int64_t each) {
-  return static_cast<unsigned>((n + each - 1) / each);
+  return static_cast<unsigned>(ceil_div(n, each));
 }
 inline bool aligned(const void* p, std::size_t to) {
   return reinterpret_cast<std::uintptr_t>(p) % to == 0;

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "dropin/core/parallel.h"
+#include "kernels/hd.h"
 #include "kernels/simd.h"
 #include "src/cpu/gemm.h"
 #include "src/cpu/scratch.h"
@@ -217,8 +218,9 @@ constexpr int64_t kBlockChannels = 32;       // of a task of the backward pass
 constexpr int64_t kMostParts = 16;           // copies of gradients that are added at the end
 constexpr double kMinFlops = 4e6;
 
-Status check(const TensorIn& x, const TensorIn& offset, const TensorIn& mask, const TensorIn& w,
-             const TensorIn& y, const ConvGeometry& g, Sizes& s) {
+Status check(const DeformConvInputs& in, const TensorIn& y, Sizes& s) {
+  const TensorIn &x = in.x, &offset = in.offset, &mask = in.mask, &w = in.weight;
+  const ConvGeometry& g = in.geometry;
   for (const TensorIn* t : {&x, &offset, &mask, &w, &y}) {
     if (t == &mask && !t->data) continue;
     if (t->ndim != 4 || !t->contiguous())
@@ -277,11 +279,23 @@ int64_t tile_size(const Sizes& s, int64_t depth) {
                              std::max<int64_t>(16, s.out_area()));
 }
 
-Status forward(const abi::KernelContext&, const TensorIn& x, const TensorIn& offset,
-               const TensorIn& mask, const TensorIn& w, const TensorIn& bias, const ConvGeometry& g,
-               const TensorOut& y) {
+/// At most `most` outputs of image b from `pos` on.
+Tile tile_at(const DeformConvInputs& in, const Sizes& s, int64_t b, int64_t pos, int64_t most,
+             const float* pixels, int64_t stride, const float* zeros) {
+  const int64_t out = s.out_area();
+  return {in.offset.as<float>() + b * in.offset.sizes[1] * out,
+          in.mask.data ? in.mask.as<float>() + b * in.mask.sizes[1] * out : nullptr,
+          pos,
+          std::min(most, out - pos),
+          pixels,
+          stride,
+          zeros};
+}
+
+Status forward(const abi::KernelContext&, const DeformConvInputs& in, const TensorOut& y) {
   Sizes s;
-  if (Status st = check(x, offset, mask, w, y, g, s); st.code) return st;
+  if (Status st = check(in, y, s); st.code) return st;
+  const TensorIn& bias = in.bias;
   if (bias.data && (bias.dtype != DType::Float32 || bias.numel() != s.O || !bias.contiguous()))
     return abi::failed("deform_conv2d: the bias does not fit");
   if (y.numel() == 0) return abi::ok();
@@ -290,20 +304,20 @@ Status forward(const abi::KernelContext&, const TensorIn& x, const TensorIn& off
   // Weights as [O, K, C / groups], as the columns have them; images as [H W, C].
   const cpu::Scratch<float> weights(s.O * depth), pixels(s.B * area * s.C), zeros(s.C);
   for (int64_t o = 0; o < s.O; ++o)
-    transpose(w.as<float>() + o * depth, s.cg(), K, K, weights.data() + o * depth, s.cg());
+    transpose(in.weight.as<float>() + o * depth, s.cg(), K, K, weights.data() + o * depth, s.cg());
   std::fill_n(zeros.data(), s.C, 0.0f);
-  const int64_t strips = std::min<int64_t>(8, (area + 255) / 256);
+  const int64_t strips = std::min<int64_t>(8, ceil_div(area, 256));
   parallel_for(s.B * strips, std::max<int64_t>(1, 262144 * strips / (s.C * area + 1)),
                [&](int64_t u, int64_t end) {
                  for (; u < end; ++u) {
                    const int64_t b = u / strips, from = u % strips * area / strips,
                                  to = (u % strips + 1) * area / strips;
-                   transpose(x.as<float>() + b * s.C * area + from, s.C, to - from, area,
+                   transpose(in.x.as<float>() + b * s.C * area + from, s.C, to - from, area,
                              pixels.data() + (b * area + from) * s.C, s.C);
                  }
                });
   const std::vector<Block> parts = blocks(s, s.C);
-  const int64_t tile = tile_size(s, all), tiles = (out + tile - 1) / tile;
+  const int64_t tile = tile_size(s, all), tiles = ceil_div(out, tile);
   const double flops =
       2.0 * static_cast<double>(s.O) * static_cast<double>(depth) * static_cast<double>(tile);
   parallel_for(
@@ -312,13 +326,8 @@ Status forward(const abi::KernelContext&, const TensorIn& x, const TensorIn& off
         const cpu::Scratch<float> columns(tile * all);
         for (; u < end; ++u) {
           const int64_t b = u / tiles, pos = u % tiles * tile;
-          const Tile t{offset.as<float>() + b * offset.sizes[1] * out,
-                       mask.data ? mask.as<float>() + b * mask.sizes[1] * out : nullptr,
-                       pos,
-                       std::min(tile, out - pos),
-                       pixels.data() + b * area * s.C,
-                       s.C,
-                       zeros.data()};
+          const Tile t =
+              tile_at(in, s, b, pos, tile, pixels.data() + b * area * s.C, s.C, zeros.data());
           for (const Block& p : parts) HWY_DYNAMIC_DISPATCH(Columns)
           (s, t, p, columns.data() + p.group * depth + p.first - p.group * s.cg(), all, s.cg());
           for (int64_t k = 0; k < s.groups; ++k) {
@@ -336,115 +345,145 @@ Status forward(const abi::KernelContext&, const TensorIn& x, const TensorIn& off
   return abi::ok();
 }
 
-Status backward(const abi::KernelContext&, const TensorIn& gy, const TensorIn& x,
-                const TensorIn& offset, const TensorIn& mask, const TensorIn& w,
-                const ConvGeometry& g, const TensorOut& gx, const TensorOut& goffset,
-                const TensorOut& gmask, const TensorOut& gw) {
-  Sizes s;
-  if (Status st = check(x, offset, mask, w, gy, g, s); st.code) return st;
-  auto fits = [](const TensorOut& t, const TensorIn& like) {
-    return !t.data || (t.dtype == DType::Float32 && t.contiguous() && t.numel() == like.numel());
-  };
-  if (!fits(gx, x) || !fits(goffset, offset) || !fits(gmask, mask.data ? mask : offset) ||
-      !fits(gw, w))
-    return abi::failed("deform_conv2d: a gradient does not fit");
-  if (gy.numel() == 0 || x.numel() == 0) {
-    for (const TensorOut* t : {&gx, &goffset, &gmask, &gw})
-      if (t->data) std::fill_n(t->as<float>(), t->numel(), 0.0f);
-    return abi::ok();
-  }
-  const int64_t K = s.taps(), area = s.area(), out = s.out_area(), depth = s.cg() * K;
-  const std::vector<Block> parts = blocks(s, kBlockChannels);
-  const auto count = static_cast<int64_t>(parts.size());
-  // Shares of the batch, each with a gw of its own; blocks of one offset group, each with gradients
-  // of offset and mask of its own.
-  const int64_t shares = std::clamp<int64_t>(kMostParts / count, 1, s.B),
-                share = (s.B + shares - 1) / shares, weights = s.O * depth;
-  const int64_t images =
-      goffset.data || gmask.data ? 3 * K * out : 0;  // two offsets and a mask per tap
-  const cpu::Scratch<float> gws(gw.data ? shares * weights : 0), moves(count * s.B * images);
-  parallel_for(count * shares, 1, [&](int64_t u, int64_t end) {
-    for (; u < end; ++u) {
-      const int64_t i = u / shares, k = u % shares, N = parts[static_cast<std::size_t>(i)].channels,
-                    row = K * N;
-      const Block block = parts[static_cast<std::size_t>(i)];
-      const Block own{0, N, block.offset_group, block.group};  // within the block's own pixels
-      const int64_t tile = tile_size(s, 2 * row);
-      const cpu::Scratch<float> pixels(area * N), gpixels(gx.data ? area * N : 0),
-          columns(tile * row), gcolumns(tile * row), part(s.og() * row), zeros(N),
-          gpart(gw.data ? s.og() * row : 0);
-      std::fill_n(zeros.data(), N, 0.0f);
-      for (int64_t o = 0; o < s.og(); ++o)  // w's part as [O / groups, K, N]
-        transpose(w.as<float>() + (block.group * s.og() + o) * depth +
-                      (block.first - block.group * s.cg()) * K,
-                  N, K, K, part.data() + o * row, N);
-      float beta = 0;
-      for (int64_t b = k * share; b < std::min(s.B, (k + 1) * share); ++b) {
-        transpose(x.as<float>() + (b * s.C + block.first) * area, N, area, area, pixels.data(), N);
-        if (gx.data) std::fill_n(gpixels.data(), area * N, 0.0f);
-        const float* grad = gy.as<float>() + (b * s.O + block.group * s.og()) * out;
-        float* moved = images ? moves.data() + (i * s.B + b) * images : nullptr;
-        for (int64_t pos = 0; pos < out; pos += tile) {
-          const Tile t{offset.as<float>() + b * offset.sizes[1] * out,
-                       mask.data ? mask.as<float>() + b * mask.sizes[1] * out : nullptr,
-                       pos,
-                       std::min(tile, out - pos),
-                       pixels.data(),
-                       N,
-                       zeros.data()};
-          if (gw.data) {
-            HWY_DYNAMIC_DISPATCH(Columns)(s, t, own, columns.data(), row, N);
-            cpu::gemm(s.og(), row, t.count, cpu::Matrix<const float>{grad + pos, out, 1},
-                      cpu::Matrix<const float>{columns.data(), row, 1}, beta,
-                      cpu::Matrix<float>{gpart.data(), row, 1});
-            beta = 1;
-          }
-          if (!gx.data && !moved) continue;
-          cpu::gemm(t.count, row, s.og(), cpu::Matrix<const float>{grad + pos, 1, out},
-                    cpu::Matrix<const float>{part.data(), row, 1}, 0.0f,
-                    cpu::Matrix<float>{gcolumns.data(), row, 1});
-          HWY_DYNAMIC_DISPATCH(Scatter)
-          (s, t, own, gcolumns.data(), gx.data ? gpixels.data() : nullptr, moved,
-           moved ? moved + 2 * K * out : nullptr);
-        }
-        if (gx.data)
-          transpose(gpixels.data(), area, N, N, gx.as<float>() + (b * s.C + block.first) * area,
-                    area);
+/// The backward pass: what its tasks, a block of channels over a share of the batch each, have in
+/// common. Every share has gradients of the weights of its own; every block has gradients of offset
+/// and mask of its own, as several of them may read one offset group.
+struct Backward {
+  const Sizes& s;
+  const TensorIn& gy;
+  const DeformConvInputs& in;
+  const DeformConvGradients& out;
+  std::vector<Block> parts;
+  int64_t shares, share;  ///< of the batch, and images in one
+  int64_t images;         ///< two offsets and a mask per tap and output, or 0
+  cpu::Scratch<float> weights, moves;
+
+  Backward(const Sizes& sizes, const TensorIn& g, const DeformConvInputs& inputs,
+           const DeformConvGradients& gradients)
+      : s(sizes),
+        gy(g),
+        in(inputs),
+        out(gradients),
+        parts(blocks(s, kBlockChannels)),
+        shares(std::clamp<int64_t>(kMostParts / count(), 1, s.B)),
+        share(ceil_div(s.B, shares)),
+        images(out.offset.data || out.mask.data ? 3 * s.taps() * s.out_area() : 0),
+        weights(out.weight.data ? shares * weight_count() : 0),
+        moves(count() * s.B * images) {}
+  int64_t count() const { return static_cast<int64_t>(parts.size()); }
+  int64_t depth() const { return s.cg() * s.taps(); }
+  int64_t weight_count() const { return s.O * depth(); }
+
+  void block_over_share(int64_t i, int64_t k);
+  void add_weights() const;
+  void add_moves() const;
+};
+
+/// Block i over the images of share k.
+void Backward::block_over_share(int64_t i, int64_t k) {
+  const Block block = parts[static_cast<std::size_t>(i)];
+  const int64_t K = s.taps(), area = s.area(), all = s.out_area(), N = block.channels, row = K * N;
+  const Block own{0, N, block.offset_group, block.group};  // within the block's own pixels
+  const int64_t tile = tile_size(s, 2 * row), first_tap = (block.first - block.group * s.cg()) * K;
+  const cpu::Scratch<float> pixels(area * N), gpixels(out.x.data ? area * N : 0),
+      columns(tile * row), gcolumns(tile * row), part(s.og() * row), zeros(N),
+      gpart(out.weight.data ? s.og() * row : 0);
+  std::fill_n(zeros.data(), N, 0.0f);
+  for (int64_t o = 0; o < s.og(); ++o)  // the weights' part as [O / groups, K, N]
+    transpose(in.weight.as<float>() + (block.group * s.og() + o) * depth() + first_tap, N, K, K,
+              part.data() + o * row, N);
+  float beta = 0;
+  for (int64_t b = k * share; b < std::min(s.B, (k + 1) * share); ++b) {
+    transpose(in.x.as<float>() + (b * s.C + block.first) * area, N, area, area, pixels.data(), N);
+    if (out.x.data) std::fill_n(gpixels.data(), area * N, 0.0f);
+    const float* grad = gy.as<float>() + (b * s.O + block.group * s.og()) * all;
+    float* moved = images ? moves.data() + (i * s.B + b) * images : nullptr;
+    for (int64_t pos = 0; pos < all; pos += tile) {
+      const Tile t = tile_at(in, s, b, pos, tile, pixels.data(), N, zeros.data());
+      if (out.weight.data) {
+        HWY_DYNAMIC_DISPATCH(Columns)(s, t, own, columns.data(), row, N);
+        cpu::gemm(s.og(), row, t.count, cpu::Matrix<const float>{grad + pos, all, 1},
+                  cpu::Matrix<const float>{columns.data(), row, 1}, beta,
+                  cpu::Matrix<float>{gpart.data(), row, 1});
+        beta = 1;
       }
-      for (int64_t o = 0; gw.data && o < s.og(); ++o) {
-        float* to = gws.data() + k * weights + (block.group * s.og() + o) * depth +
-                    (block.first - block.group * s.cg()) * K;
-        if (beta == 0)
-          std::fill_n(to, row, 0.0f);  // a share without images
-        else
-          transpose(gpart.data() + o * row, K, N, N, to, K);
+      if (!out.x.data && !moved) continue;
+      cpu::gemm(t.count, row, s.og(), cpu::Matrix<const float>{grad + pos, 1, all},
+                cpu::Matrix<const float>{part.data(), row, 1}, 0.0f,
+                cpu::Matrix<float>{gcolumns.data(), row, 1});
+      HWY_DYNAMIC_DISPATCH(Scatter)
+      (s, t, own, gcolumns.data(), out.x.data ? gpixels.data() : nullptr, moved,
+       moved ? moved + 2 * K * all : nullptr);
+    }
+    if (out.x.data)
+      transpose(gpixels.data(), area, N, N, out.x.as<float>() + (b * s.C + block.first) * area,
+                area);
+  }
+  for (int64_t o = 0; out.weight.data && o < s.og(); ++o) {
+    float* to =
+        weights.data() + k * weight_count() + (block.group * s.og() + o) * depth() + first_tap;
+    if (beta == 0)
+      std::fill_n(to, row, 0.0f);  // a share without images
+    else
+      transpose(gpart.data() + o * row, K, N, N, to, K);
+  }
+}
+
+/// The shares' gradients of the weights, in order.
+void Backward::add_weights() const {
+  const int64_t n = weight_count();
+  float* sum = out.weight.as<float>();
+  parallel_for(n, 1 << 15, [&](int64_t from, int64_t to) {
+    std::copy(weights.data() + from, weights.data() + to, sum + from);
+    for (int64_t k = 1; k < shares; ++k)
+      for (int64_t i = from; i < to; ++i) sum[i] += weights[k * n + i];
+  });
+}
+
+/// The blocks' gradients of offset and mask, in order.
+void Backward::add_moves() const {
+  const int64_t taps = s.taps() * s.out_area();
+  parallel_for(s.B * s.G, 1, [&](int64_t u, int64_t end) {
+    for (; u < end; ++u) {
+      const int64_t b = u / s.G, group = u % s.G;
+      float *offsets = out.offset.data ? out.offset.as<float>() + u * 2 * taps : nullptr,
+            *masks = out.mask.data ? out.mask.as<float>() + u * taps : nullptr;
+      bool first = true;
+      for (int64_t i = 0; i < count(); ++i) {
+        if (parts[static_cast<std::size_t>(i)].offset_group != group) continue;
+        const float* from = moves.data() + (i * s.B + b) * images;
+        for (int64_t n = 0; offsets && n < 2 * taps; ++n)
+          offsets[n] = first ? from[n] : offsets[n] + from[n];
+        for (int64_t n = 0; masks && n < taps; ++n)
+          masks[n] = first ? from[2 * taps + n] : masks[n] + from[2 * taps + n];
+        first = false;
       }
     }
   });
-  if (gw.data)
-    parallel_for(weights, 1 << 15, [&](int64_t from, int64_t to) {
-      std::copy(gws.data() + from, gws.data() + to, gw.as<float>() + from);
-      for (int64_t k = 1; k < shares; ++k)
-        for (int64_t i = from; i < to; ++i) gw.as<float>()[i] += gws[k * weights + i];
+}
+
+Status backward(const abi::KernelContext&, const TensorIn& gy, const DeformConvInputs& in,
+                const DeformConvGradients& out) {
+  Sizes s;
+  if (Status st = check(in, gy, s); st.code) return st;
+  auto fits = [](const TensorOut& t, const TensorIn& like) {
+    return !t.data || (t.dtype == DType::Float32 && t.contiguous() && t.numel() == like.numel());
+  };
+  if (!fits(out.x, in.x) || !fits(out.offset, in.offset) ||
+      !fits(out.mask, in.mask.data ? in.mask : in.offset) || !fits(out.weight, in.weight))
+    return abi::failed("deform_conv2d: a gradient does not fit");
+  if (gy.numel() == 0 || in.x.numel() == 0) {
+    out.tensors([](const TensorOut& t) {
+      if (t.data) std::fill_n(t.as<float>(), t.numel(), 0.0f);
     });
-  if (images)
-    parallel_for(s.B * s.G, 1, [&](int64_t u, int64_t end) {
-      for (; u < end; ++u) {
-        const int64_t b = u / s.G, group = u % s.G;
-        float *offsets = goffset.data ? goffset.as<float>() + u * 2 * K * out : nullptr,
-              *masks = gmask.data ? gmask.as<float>() + u * K * out : nullptr;
-        bool first = true;
-        for (int64_t i = 0; i < count; ++i) {
-          if (parts[static_cast<std::size_t>(i)].offset_group != group) continue;
-          const float* from = moves.data() + (i * s.B + b) * images;
-          for (int64_t n = 0; offsets && n < 2 * K * out; ++n)
-            offsets[n] = first ? from[n] : offsets[n] + from[n];
-          for (int64_t n = 0; masks && n < K * out; ++n)
-            masks[n] = first ? from[2 * K * out + n] : masks[n] + from[2 * K * out + n];
-          first = false;
-        }
-      }
-    });
+    return abi::ok();
+  }
+  Backward pass(s, gy, in, out);
+  parallel_for(pass.count() * pass.shares, 1, [&](int64_t u, int64_t end) {
+    for (; u < end; ++u) pass.block_over_share(u / pass.shares, u % pass.shares);
+  });
+  if (out.weight.data) pass.add_weights();
+  if (pass.images) pass.add_moves();
   return abi::ok();
 }
 

@@ -102,8 +102,9 @@ __global__ void bias_kernel(float* y, const float* bias, int64_t n, int64_t O, i
   GRID_LOOP(i, n) y[i] += bias[i / L % O];
 }
 
-Status describe(const TensorIn& x, const TensorIn& offset, const TensorIn& mask, const TensorIn& w,
-                const TensorIn& y, const ConvGeometry& g, Job& j) {
+Status describe(const DeformConvInputs& in, const TensorIn& y, Job& j) {
+  const TensorIn &x = in.x, &offset = in.offset, &mask = in.mask, &w = in.weight;
+  const ConvGeometry& g = in.geometry;
   DROPIN_REQUIRE(x.ndim == 4 && offset.ndim == 4 && w.ndim == 4 && y.ndim == 4 &&
                      x.dtype == DType::Float32 && x.contiguous() && offset.contiguous() &&
                      w.contiguous() && y.contiguous(),
@@ -137,64 +138,61 @@ TensorOut matrix(const float* data, int64_t t, int64_t rows, int64_t cols, int64
 }
 
 // The groups are the batch of each product.
-Status forward(const KernelContext& c, const TensorIn& x, const TensorIn& offset,
-               const TensorIn& mask, const TensorIn& w, const TensorIn& bias, const ConvGeometry& g,
-               const TensorOut& y) {
+Status forward(const KernelContext& c, const DeformConvInputs& in, const TensorOut& y) {
   Job j;
-  DROPIN_TRY(describe(x, offset, mask, w, y, g, j));
+  DROPIN_TRY(describe(in, y, j));
   const int64_t L = j.P * j.Q, depth = j.C / j.groups * j.K, Og = j.O / j.groups;
   if (y.numel() == 0) return abi::ok();
   DROPIN_SCRATCH(float, cols, c, j.C* j.K* L);
   for (int64_t b = 0; b < j.B; ++b) {
     DROPIN_TRY(launch(c, &columns_kernel, dim3(blocks_for(c, j.C * j.K * L, 256)), dim3(256), 0, j,
                       b, cols.get()));
-    DROPIN_TRY(product_f(c, matrix(w.as<float>(), j.groups, Og, depth, Og * depth, depth, 1),
+    DROPIN_TRY(product_f(c,
+                         matrix(in.weight.as<float>(), j.groups, Og, depth, Og * depth, depth, 1),
                          matrix(cols.get(), j.groups, depth, L, depth * L, L, 1), 0,
                          matrix(y.as<float>() + b * j.O * L, j.groups, Og, L, Og * L, L, 1)));
   }
-  if (bias.data)
+  if (in.bias.data)
     return launch(c, &bias_kernel, dim3(blocks_for(c, y.numel(), 256)), dim3(256), 0, y.as<float>(),
-                  bias.as<float>(), y.numel(), j.O, L);
+                  in.bias.as<float>(), y.numel(), j.O, L);
   return abi::ok();
 }
-Status backward(const KernelContext& c, const TensorIn& gy, const TensorIn& x,
-                const TensorIn& offset, const TensorIn& mask, const TensorIn& w,
-                const ConvGeometry& g, const TensorOut& gx, const TensorOut& goffset,
-                const TensorOut& gmask, const TensorOut& gw) {
+Status zero(const KernelContext& c, const TensorOut& t) {
+  if (!t.data || t.numel() == 0) return abi::ok();
+  const auto bytes = static_cast<std::size_t>(t.numel()) * sizeof(float);
+  return checked(cudaMemsetAsync(t.as<void>(), 0, bytes, stream_of(c)), c);
+}
+Status backward(const KernelContext& c, const TensorIn& gy, const DeformConvInputs& in,
+                const DeformConvGradients& out) {
   Job j;
-  DROPIN_TRY(describe(x, offset, mask, w, gy, g, j));
+  DROPIN_TRY(describe(in, gy, j));
   const int64_t L = j.P * j.Q, depth = j.C / j.groups * j.K, Og = j.O / j.groups,
                 all = j.C * j.K * L;
-  if (gx.data && gx.numel())
-    DROPIN_TRY(
-        checked(cudaMemsetAsync(gx.as<void>(), 0,
-                                static_cast<std::size_t>(gx.numel()) * sizeof(float), stream_of(c)),
-                c));
-  if (gw.data && gw.numel() && (j.B == 0 || L == 0))
-    DROPIN_TRY(
-        checked(cudaMemsetAsync(gw.as<void>(), 0,
-                                static_cast<std::size_t>(gw.numel()) * sizeof(float), stream_of(c)),
-                c));
+  DROPIN_TRY(zero(c, out.x));
+  if (j.B == 0 || L == 0) DROPIN_TRY(zero(c, out.weight));
   if (all == 0) return abi::ok();
   DROPIN_SCRATCH(float, cols, c, all);
   const dim3 grid(blocks_for(c, all, 256)), block(256);
   for (int64_t b = 0; b < j.B; ++b) {
     const float* g_b = gy.as<float>() + b * j.O * L;
-    if (gw.data) {
+    if (out.weight.data) {
       DROPIN_TRY(launch(c, &columns_kernel, grid, block, 0, j, b, cols.get()));
-      DROPIN_TRY(product_f(c, matrix(g_b, j.groups, Og, L, Og * L, L, 1),
-                           matrix(cols.get(), j.groups, L, depth, depth * L, 1, L), b > 0 ? 1 : 0,
-                           matrix(gw.as<float>(), j.groups, Og, depth, Og * depth, depth, 1)));
+      DROPIN_TRY(
+          product_f(c, matrix(g_b, j.groups, Og, L, Og * L, L, 1),
+                    matrix(cols.get(), j.groups, L, depth, depth * L, 1, L), b > 0 ? 1 : 0,
+                    matrix(out.weight.as<float>(), j.groups, Og, depth, Og * depth, depth, 1)));
     }
-    if (!gx.data && !goffset.data && !gmask.data) continue;
-    DROPIN_TRY(product_f(c, matrix(w.as<float>(), j.groups, depth, Og, Og * depth, 1, depth),
+    if (!out.x.data && !out.offset.data && !out.mask.data) continue;
+    DROPIN_TRY(product_f(c,
+                         matrix(in.weight.as<float>(), j.groups, depth, Og, Og * depth, 1, depth),
                          matrix(g_b, j.groups, Og, L, Og * L, L, 1), 0,
                          matrix(cols.get(), j.groups, depth, L, depth * L, L, 1)));
-    if (gx.data)
-      DROPIN_TRY(launch(c, &input_grad_kernel, grid, block, 0, j, b, cols.get(), gx.as<float>()));
-    if (goffset.data || gmask.data)
+    if (out.x.data)
+      DROPIN_TRY(
+          launch(c, &input_grad_kernel, grid, block, 0, j, b, cols.get(), out.x.as<float>()));
+    if (out.offset.data || out.mask.data)
       DROPIN_TRY(launch(c, &offset_grad_kernel, dim3(blocks_for(c, j.G * j.K * L, 256)), block, 0,
-                        j, b, cols.get(), goffset.as<float>(), gmask.as<float>()));
+                        j, b, cols.get(), out.offset.as<float>(), out.mask.as<float>()));
   }
   return abi::ok();
 }

@@ -114,7 +114,7 @@ template <class T>
 void transposed_copy(const Loop& l, int d, const T* x, T* y) {
   const int last = l.ndim - 1;
   const std::int64_t m = l.size[d], n = l.size[last], xs = l.stride[1][last], ys = l.stride[0][d];
-  const std::int64_t bands = (m + kTile - 1) / kTile;
+  const std::int64_t bands = ceil_div(m, kTile);
   Loop outer = l;  // the loop with d and last held at 0
   outer.size[d] = outer.size[last] = 1;
   const std::int64_t others = l.total / (m * n),

@@ -491,7 +491,8 @@ Status binary_cuda(const KernelContext& c, Binary op, const TensorIn& a, const T
                    const TensorOut& y) {
   DROPIN_REQUIRE(same_sizes(a, y) && same_sizes(b, y), "sizes differ");
   const bool tests = op >= Binary::Eq;
-  DROPIN_REQUIRE(a.dtype == b.dtype && y.dtype == (tests ? DType::Boolean : a.dtype), "dtypes differ");
+  DROPIN_REQUIRE(a.dtype == b.dtype && y.dtype == (tests ? DType::Boolean : a.dtype),
+                 "dtypes differ");
   const TensorIn* const in[2] = {&a, &b};
   return visit_any(a.dtype, [&](auto zero) -> Status {
     using T = decltype(zero);
@@ -895,7 +896,7 @@ Status copy_cuda(const KernelContext& c, const TensorIn& x, const TensorOut& y) 
       if (it.stride[0][last] == 1 && it.stride[1][last] > 1 && it.size[last] >= 8)
         for (int d = last - 1; d >= 0; --d)
           if (it.stride[1][d] == 1 && it.size[d] >= 8) {
-            const int64_t across = (it.size[last] + 31) / 32, down = (it.size[d] + 31) / 32;
+            const int64_t across = ceil_div(it.size[last], 32), down = ceil_div(it.size[d], 32);
             return launch(c, &transpose_kernel<T>,
                           dim3(blocks_for(
                               c, across * down * (it.total / (it.size[last] * it.size[d])), 1, 32)),

@@ -149,94 +149,121 @@ ValueRow<T> value_row_of(FewBitFunction f) {
   return nullptr;
 }
 
+/// A whole vector of codes, in integers of T's width, as bytes.
+template <class T, class I = hwy::MakeSigned<T>>
+HWY_INLINE void write_codes(hn::Vec<hn::Rebind<I, Tag<T>>> v, std::uint8_t* codes) {
+  const hn::Rebind<I, Tag<T>> di;
+  if constexpr (sizeof(T) == 4) {
+    const hn::Rebind<std::uint8_t, Tag<std::int32_t>> du8;
+    hn::StoreU(hn::DemoteTo(du8, v), du8, codes);
+  } else {
+    HWY_ALIGN I lane[hn::MaxLanes(di)];
+    hn::Store(v, di, lane);
+    for (std::size_t k = 0; k < hn::Lanes(di); ++k) codes[k] = static_cast<std::uint8_t>(lane[k]);
+  }
+}
+/// The vector at x + i, zeros beyond n.
+template <class T>
+HWY_INLINE VecOf<Tag<T>> load_within(const T* x, std::int64_t i, std::int64_t n) {
+  const Tag<T> d;
+  return i + static_cast<std::int64_t>(hn::Lanes(d)) <= n
+             ? hn::LoadU(d, x + i)
+             : load_first(d, x + i, static_cast<std::size_t>(n - i));
+}
+
+/// Codes by more borders than a few comparisons: tables of the user's.
+template <class T>
+void codes_by_search(const FewBitForward& a, const T* x, std::int64_t n, const T* borders,
+                     std::int64_t count, std::uint8_t* codes) {
+  for (std::int64_t i = 0; i < n; ++i) {
+    const T scaled = x[i] * static_cast<T>(a.scale),
+            v = a.split == FewBitSplit::Folded ? std::abs(scaled) : scaled;
+    codes[i] = static_cast<std::uint8_t>(
+        v != v ? count : std::lower_bound(borders, borders + count, v) - borders);
+  }
+}
+
+/// Codes by comparing with each border.
+template <class T>
+void codes_by_borders(const FewBitForward& a, const T* x, std::int64_t n, const T* borders,
+                      std::int64_t count, std::uint8_t* codes) {
+  const Tag<T> d;
+  using I = hwy::MakeSigned<T>;
+  const hn::Rebind<I, Tag<T>> di;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const bool fold = a.split == FewBitSplit::Folded;
+  const auto scale = hn::Set(d, static_cast<T>(a.scale));
+  const auto all = hn::Set(di, static_cast<I>(count));
+  std::int64_t i = 0;
+  constexpr int kVectors = 4;  // share the loads of the borders
+  for (; i + kVectors * lanes <= n; i += kVectors * lanes) {
+    VecOf<Tag<T>> v[kVectors];
+    hn::Vec<decltype(di)> code[kVectors];
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) {
+      v[j] = hn::LoadU(d, x + i + j * lanes);
+      if (a.scale != 1) v[j] = hn::Mul(v[j], scale);
+      if (fold) v[j] = hn::Abs(v[j]);
+      code[j] = all;
+    }
+    for (std::int64_t k = 0; k < count; ++k) {
+      const auto border = hn::Set(d, borders[k]);
+#pragma GCC unroll 4
+      for (int j = 0; j < kVectors; ++j)
+        code[j] = hn::Add(code[j], hn::VecFromMask(di, hn::RebindMask(di, hn::Le(v[j], border))));
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < kVectors; ++j) write_codes<T>(code[j], codes + i + j * lanes);
+  }
+  for (; i < n; i += lanes) {
+    auto v = hn::Mul(load_within(x, i, n), scale);
+    if (fold) v = hn::Abs(v);
+    auto code = all;
+    for (std::int64_t k = 0; k < count; ++k)
+      code =
+          hn::Add(code, hn::VecFromMask(di, hn::RebindMask(di, hn::Le(v, hn::Set(d, borders[k])))));
+    write_codes<T>(code, codes + i);
+  }
+}
+
+/// The one bit of exact functions (the splits by lo and hi).
+template <class T>
+void codes_by_split(const FewBitForward& a, const T* x, std::int64_t n, std::uint8_t* codes) {
+  const Tag<T> d;
+  using I = hwy::MakeSigned<T>;
+  const hn::Rebind<I, Tag<T>> di;
+  const auto lo = hn::Set(d, static_cast<T>(a.lo)), hi = hn::Set(d, static_cast<T>(a.hi));
+  for (std::int64_t i = 0; i < n; i += static_cast<std::int64_t>(hn::Lanes(d))) {
+    const auto v = load_within(x, i, n);
+    auto write = [&](auto outside) HWY_ATTR {  // 1 unless outside
+      write_codes<T>(hn::Add(hn::VecFromMask(di, hn::RebindMask(di, outside)), hn::Set(di, I{1})),
+                     codes + i);
+    };
+    switch (a.split) {
+      case FewBitSplit::AtLeast:
+        write(hn::Lt(v, lo));
+        break;
+      case FewBitSplit::Between:
+        write(hn::Or(hn::Le(v, lo), hn::Ge(v, hi)));
+        break;
+      case FewBitSplit::Outside:
+        write(hn::Le(hn::Abs(v), lo));
+        break;
+      default:
+        write(hn::Le(v, lo));
+        break;
+    }
+  }
+}
+
 /// Codes of n <= kFewBitChunk values; writes whole vectors.
 template <class T>
 void code_row(const FewBitForward& a, const T* x, std::int64_t n, const T* borders,
               std::int64_t count, std::uint8_t* codes) {
-  const Tag<T> d;
-  using I = hwy::MakeSigned<T>;
-  const hn::Rebind<I, Tag<T>> di;
-  const hn::Rebind<std::uint8_t, Tag<std::int32_t>> du8;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  auto write = [&](std::int64_t i, hn::Vec<decltype(di)> v) HWY_ATTR {
-    if constexpr (sizeof(T) == 4) {
-      hn::StoreU(hn::DemoteTo(du8, v), du8, codes + i);
-    } else {
-      HWY_ALIGN I lane[hn::MaxLanes(di)];
-      hn::Store(v, di, lane);
-      for (std::int64_t k = 0; k < lanes; ++k) codes[i + k] = static_cast<std::uint8_t>(lane[k]);
-    }
-  };
-  auto load = [&](std::int64_t i) HWY_ATTR {
-    return i + lanes <= n ? hn::LoadU(d, x + i)
-                          : load_first(d, x + i, static_cast<std::size_t>(n - i));
-  };
-  auto mask_bit = [&](auto outside) HWY_ATTR {
-    return hn::Add(hn::VecFromMask(di, hn::RebindMask(di, outside)), hn::Set(di, I{1}));
-  };  // 1 unless outside
-  const auto lo = hn::Set(d, static_cast<T>(a.lo)), hi = hn::Set(d, static_cast<T>(a.hi)),
-             scale = hn::Set(d, static_cast<T>(a.scale));
-  if (a.split == FewBitSplit::Borders || a.split == FewBitSplit::Folded) {
-    const bool fold = a.split == FewBitSplit::Folded;
-    if (count > 31) {  // tables of the user's
-      for (std::int64_t i = 0; i < n; ++i) {
-        const T v =
-            fold ? std::abs(x[i] * static_cast<T>(a.scale)) : x[i] * static_cast<T>(a.scale);
-        codes[i] = static_cast<std::uint8_t>(
-            v != v ? count : std::lower_bound(borders, borders + count, v) - borders);
-      }
-      return;
-    }
-    const auto all = hn::Set(di, static_cast<I>(count));
-    std::int64_t i = 0;
-    constexpr int kVectors = 4;  // share the loads of the borders
-    for (; i + kVectors * lanes <= n; i += kVectors * lanes) {
-      VecOf<Tag<T>> v[kVectors];
-      hn::Vec<decltype(di)> code[kVectors];
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) {
-        v[j] = hn::LoadU(d, x + i + j * lanes);
-        if (a.scale != 1) v[j] = hn::Mul(v[j], scale);
-        if (fold) v[j] = hn::Abs(v[j]);
-        code[j] = all;
-      }
-      for (std::int64_t k = 0; k < count; ++k) {
-        const auto border = hn::Set(d, borders[k]);
-#pragma GCC unroll 4
-        for (int j = 0; j < kVectors; ++j)
-          code[j] = hn::Add(code[j], hn::VecFromMask(di, hn::RebindMask(di, hn::Le(v[j], border))));
-      }
-#pragma GCC unroll 4
-      for (int j = 0; j < kVectors; ++j) write(i + j * lanes, code[j]);
-    }
-    for (; i < n; i += lanes) {
-      auto v = hn::Mul(load(i), scale);
-      if (fold) v = hn::Abs(v);
-      auto code = all;
-      for (std::int64_t k = 0; k < count; ++k)
-        code = hn::Add(code,
-                       hn::VecFromMask(di, hn::RebindMask(di, hn::Le(v, hn::Set(d, borders[k])))));
-      write(i, code);
-    }
-    return;
-  }
-  for (std::int64_t i = 0; i < n; i += lanes) {
-    const auto v = load(i);
-    switch (a.split) {
-      case FewBitSplit::AtLeast:
-        write(i, mask_bit(hn::Lt(v, lo)));
-        break;
-      case FewBitSplit::Between:
-        write(i, mask_bit(hn::Or(hn::Le(v, lo), hn::Ge(v, hi))));
-        break;
-      case FewBitSplit::Outside:
-        write(i, mask_bit(hn::Le(hn::Abs(v), lo)));
-        break;
-      default:
-        write(i, mask_bit(hn::Le(v, lo)));
-        break;
-    }
-  }
+  if (a.split != FewBitSplit::Borders && a.split != FewBitSplit::Folded)
+    return codes_by_split(a, x, n, codes);
+  return count > 31 ? codes_by_search(a, x, n, borders, count, codes)
+                    : codes_by_borders(a, x, n, borders, count, codes);
 }
 
 /// Codes of up to 4 bits by halving: the border to compare with next is looked up in a register. n
@@ -267,8 +294,7 @@ void code_and_pack(const FewBitForward& a, const float* x, std::int64_t n, const
                    std::int64_t count, std::uint8_t* packed) {
   constexpr int kLevels = 1 << kBits, kVectors = 4;
   alignas(64) float b[kLevels];
-  for (int k = 0; k < kLevels; ++k)
-    b[k] = k < count ? borders[k] : std::numeric_limits<float>::infinity();
+  for (int k = 0; k < kLevels; ++k) b[k] = k < count ? borders[k] : kInf<float>;
   const bool nan_below = count < kLevels - 1;  // the last code is not kLevels - 1
   const __m256 scale = _mm256_set1_ps(static_cast<float>(a.scale)),
                keep = _mm256_castsi256_ps(
@@ -360,7 +386,7 @@ void forward(const FewBitForward& a, const T* x, const T* borders, std::int64_t 
   with_bits(a.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::value;
     parallel_for(
-        (n + kFewBitChunk - 1) / kFewBitChunk, kGrain / 4 / kFewBitChunk,
+        ceil_div(n, kFewBitChunk), kGrain / 4 / kFewBitChunk,
         [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
           alignas(64) std::uint8_t codes[kFewBitChunk + 64];
           for (std::int64_t c = begin; c < end; ++c) {
@@ -426,7 +452,7 @@ void backward(int bits_, const std::uint8_t* packed, const T* table, std::int64_
   with_bits(bits_, [&](auto bits) {
     constexpr int kBits = decltype(bits)::value;
     parallel_for(
-        (n + kFewBitChunk - 1) / kFewBitChunk, kGrain / kFewBitChunk,
+        ceil_div(n, kFewBitChunk), kGrain / kFewBitChunk,
         [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
           const Tag<T> d;
           const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
@@ -512,7 +538,7 @@ using abi::TensorOut;
 bool is(const TensorIn& t, DType dtype, std::int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
-std::int64_t packed_bytes(std::int64_t n, int bits) { return (n + 7) / 8 * bits; }
+std::int64_t packed_bytes(std::int64_t n, int bits) { return ceil_div(n, 8) * bits; }
 
 Status forward_cpu(const KernelContext&, const FewBitForward& a, const TensorIn& x,
                    const TensorIn& borders, const TensorOut& y, const TensorOut& packed) {

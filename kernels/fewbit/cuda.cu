@@ -162,7 +162,7 @@ __global__ void unpack_kernel(const std::uint8_t* packed, int bits, std::uint8_t
   }
 }
 
-dim3 grid_of(const KernelContext& c, int64_t n) { return dim3(blocks_for(c, (n + 7) / 8, 128)); }
+dim3 grid_of(const KernelContext& c, int64_t n) { return dim3(blocks_for(c, ceil_div(n, 8), 128)); }
 
 Status forward(const KernelContext& c, const FewBitForward& f, const TensorIn& x,
                const TensorIn& borders, const TensorOut& y, const TensorOut& packed) {

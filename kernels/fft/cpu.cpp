@@ -12,6 +12,7 @@
 #include "dropin/core/parallel.h"
 #include "kernels/fft/kernel.h"
 #include "kernels/fft/roots.h"
+#include "kernels/hd.h"
 
 namespace dropin::kernels {
 namespace {
@@ -211,11 +212,11 @@ std::shared_ptr<const Plan<T>> plan_for(std::int64_t n) {
 }
 
 template <class T>
-void run(const T* x, Fft kind, std::int64_t outer, std::int64_t n, std::int64_t inner, bool inverse,
-         T scale, T* y) {
+void run(const FftSpec& spec, const T* x, T* y) {
+  const auto [kind, outer, n, inner, inverse, _] = spec;
+  const T scale = static_cast<T>(spec.scale);
   const auto plan = plan_for<T>(n);
-  const std::int64_t half = n / 2 + 1, total = outer * inner,
-                     bundles = (total + kBundle - 1) / kBundle;
+  const std::int64_t half = n / 2 + 1, total = outer * inner, bundles = ceil_div(total, kBundle);
   const std::int64_t grain = std::max<std::int64_t>(1, 65536 / (n * kBundle));
   parallel_for(bundles, grain, [&](std::int64_t first, std::int64_t last) {
     cpu::Scratch<T> work(4 * n * kBundle);
@@ -265,15 +266,14 @@ void run(const T* x, Fft kind, std::int64_t outer, std::int64_t n, std::int64_t 
   });
 }
 
-abi::Status fft_any(const abi::KernelContext&, const abi::TensorIn& x, Fft kind, std::int64_t outer,
-                    std::int64_t n, std::int64_t inner, bool inverse, double scale,
+abi::Status fft_any(const abi::KernelContext&, const FftSpec& spec, const abi::TensorIn& x,
                     const abi::TensorOut& y) {
   if (x.dtype != y.dtype || !x.contiguous() || !y.contiguous())
     return abi::unsupported("contiguous arrays of one type");
   if (x.dtype == DType::Float32)
-    run(x.as<float>(), kind, outer, n, inner, inverse, static_cast<float>(scale), y.as<float>());
+    run(spec, x.as<float>(), y.as<float>());
   else if (x.dtype == DType::Float64)
-    run(x.as<double>(), kind, outer, n, inner, inverse, scale, y.as<double>());
+    run(spec, x.as<double>(), y.as<double>());
   else
     return abi::unsupported("float32 or float64");
   return abi::ok();

@@ -124,8 +124,9 @@ Status transform(const KernelContext& c, const Job<T>& job) {
     DROPIN_SCRATCH(Complex<T>, packed, c, total * job.n);
     DROPIN_TRY(launch(c, &pack_kernel<T>, grid, block, 0, job, packed.get()));
     const Status s = cufft_complex(c, sizeof(T) == 8, packed.get(), job.n, total, job.inverse);
-    if (s.code == 0) return launch(c, &unpack_kernel<T>, grid, block, 0, job, packed.get());
-    if (s.code != 1) return s;
+    if (s.code == abi::kDone)
+      return launch(c, &unpack_kernel<T>, grid, block, 0, job, packed.get());
+    if (s.code != abi::kUnsupported) return s;
   }
   DROPIN_SCRATCH(Complex<T>, roots, c, job.n);
   DROPIN_TRY(launch(c, &roots_kernel<T>, dim3(blocks_for(c, job.n, 256)), block, 0, roots.get(),
@@ -133,14 +134,13 @@ Status transform(const KernelContext& c, const Job<T>& job) {
   return launch(c, &direct_kernel<T>, grid, block, 0, job, roots.get());
 }
 
-Status fft_cuda(const KernelContext& c, const TensorIn& x, Fft kind, int64_t outer, int64_t n,
-                int64_t inner, bool inverse, double scale, const TensorOut& y) {
-  DROPIN_REQUIRE(x.dtype == y.dtype && n >= 1 && x.contiguous() && y.contiguous(),
+Status fft_cuda(const KernelContext& c, const FftSpec& s, const TensorIn& x, const TensorOut& y) {
+  DROPIN_REQUIRE(x.dtype == y.dtype && s.n >= 1 && x.contiguous() && y.contiguous(),
                  "arrays must be contiguous and of one type, n positive");
   return visit_real(x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return transform<T>(
-        c, {x.as<T>(), y.as<T>(), kind, outer, n, inner, inverse, static_cast<T>(scale)});
+    return transform<T>(c, {x.as<T>(), y.as<T>(), s.kind, s.outer, s.n, s.inner, s.inverse,
+                            static_cast<T>(s.scale)});
   });
 }
 

@@ -4,8 +4,8 @@
 
 namespace dropin::kernels::cuda {
 
-/// In place: `count` complex transforms of n that lie one after the other, f32 or f64. Code 1:
-/// cuFFT is not there; nothing was done.
+/// In place: `count` complex transforms of n that lie one after the other, f32 or f64.
+/// kUnsupported: cuFFT is not there; nothing was done.
 Status cufft_complex(const KernelContext& c, bool wide, void* data, int64_t n, int64_t count,
                      bool inverse);
 

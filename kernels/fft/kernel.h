@@ -11,8 +11,14 @@ enum class Fft : std::int32_t {
   HalfToReal,  ///< x [outer, n/2 + 1, inner, 2] -> y [outer, n, inner]; what x says of the
                ///< frequencies above n/2 is the conjugate
 };
-/// y = scale sum_t x[t] exp(-+ 2 pi i k t / n), plus in the exponent when inverse. Any n >= 1.
-DROPIN_KERNEL(fft, const abi::TensorIn& x, Fft kind, std::int64_t outer, std::int64_t n,
-              std::int64_t inner, bool inverse, double scale, const abi::TensorOut& y);
+/// Which transform, of what sizes: n, at least 1, is the length of the signal.
+struct FftSpec {
+  Fft kind = Fft::Complex;
+  std::int64_t outer = 1, n = 1, inner = 1;
+  bool inverse = false;
+  double scale = 1;
+};
+/// y = scale sum_t x[t] exp(-+ 2 pi i k t / n), plus in the exponent when inverse.
+DROPIN_KERNEL(fft, const FftSpec& spec, const abi::TensorIn& x, const abi::TensorOut& y);
 
 }  // namespace dropin::kernels

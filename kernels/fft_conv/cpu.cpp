@@ -21,6 +21,7 @@
 #include "kernels/fft_conv/butterflies-inl.h"
 #include "kernels/fft_conv/kernel.h"
 #include "kernels/fft_conv/plan.h"
+#include "kernels/hd.h"
 
 #ifndef DROPIN_FFT_CONV_SHARED_
 #define DROPIN_FFT_CONV_SHARED_
@@ -472,7 +473,7 @@ void leave(const ConvPlan& p, const float* x, const Place& at, float* re, float*
 
 struct Blocks {
   std::int64_t channels, count;
-  explicit Blocks(std::int64_t c) : channels(c), count((c + lanes() - 1) / lanes()) {}
+  explicit Blocks(std::int64_t c) : channels(c), count(ceil_div(c, lanes())) {}
   std::int64_t first(std::int64_t i) const { return i * lanes(); }
   std::int64_t size(std::int64_t i) const { return std::min(lanes(), channels - first(i)); }
 };
@@ -580,7 +581,7 @@ void Spectrum(const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t l
   const std::int64_t group =
       std::clamp<std::int64_t>(16 / lanes(), 1, std::max<std::int64_t>(blocks.count, 1));
   parallel_for(
-      (blocks.count + group - 1) / group, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      ceil_div(blocks.count, group), 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
         cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() * group : 0) +
                                    kTileRows * kColumns * lanes());
         float *tile = memory.data(), *x = tile + kTileRows * kColumns * lanes();
@@ -590,213 +591,296 @@ void Spectrum(const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t l
       });
 }
 
+// What both directions know of a call.
+struct Call {
+  const FftConvInputs& in;
+  Blocks blocks;
+  std::shared_ptr<const ConvPlan> plan;  // null: direct sums
+  std::int64_t batch, length, taps, taps_rev;
+  std::int64_t floats,
+      buffer;                  // of a block's spectrum, of one signal on its way through the passes
+  std::int64_t group, groups;  // blocks that are taken together, and how often
+
+  explicit Call(const FftConvInputs& inputs)
+      : in(inputs),
+        blocks(in.u.sizes[1]),
+        plan(in.u.sizes[2] > kDirectLength ? conv_plan(in.u.sizes[2]) : nullptr),
+        batch(in.u.sizes[0]),
+        length(in.u.sizes[2]),
+        taps(in.k.sizes[1]),
+        taps_rev(in.k_rev.data ? in.k_rev.sizes[1] : 0),
+        floats(block_floats(plan.get())),
+        buffer(plan ? plan->storage * 2 * lanes() : 0),
+        group(group_of(in.u, blocks)),
+        groups(ceil_div(blocks.count, group)) {}
+  float scale() const { return 1 / static_cast<float>(plan->n); }
+  Place place(std::int64_t i) const { return whole(blocks.first(i), blocks.size(i)); }
+  // The spectrum of block i's filter; `own` holds those of this group, from block `first` on, where
+  // the caller gave none.
+  const float* filter(std::int64_t i, std::int64_t first, const float* own) const {
+    return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats;
+  }
+  // Block i of entry b in `kept`, or null.
+  template <class T>
+  auto kept(const T& t, std::int64_t b, std::int64_t i) const {
+    return t.data ? t.template as<float>() + (b * blocks.count + i) * floats : nullptr;
+  }
+};
+constexpr std::int64_t kTileSamples = kTileRows * kColumns;
+
+// --- forward
+
+// A thread's working memory: tiles, the signals of a group, its filters.
+struct ForwardWork {
+  float *tile, *tile2, *tile3, *x, *own;
+};
+// The rows of one batch entry.
+struct ForwardRows {
+  Rows u, pre, post, y, conv;
+  ForwardRows(const ForwardArgs& a, std::int64_t b)
+      : u(a.in.u, b), pre(a.in.pre, b), post(a.in.post, b), y(a.y, b), conv(a.conv, b) {}
+  // The sums in the tile become y.
+  void finish(const Place& p, const ForwardWork& w) const {
+    if (conv) put(w.tile, p, conv);
+    if (post) {
+      fetch(post, p, w.tile2);
+      multiply(p, w.tile2, w.tile);
+    }
+    put(w.tile, p, y);
+  }
+};
+
+// Block i of a short sequence.
+void forward_direct(const Call& c, const ForwardRows& r, std::int64_t i, const float* filter,
+                    const ForwardWork& w) {
+  const F d;
+  HWY_ALIGN float skip[hn::MaxLanes(F())];
+  const Place p = c.place(i);
+  fetch_gated(r.u, r.pre, p, w.tile2, w.tile3);
+  fetch_skip(c.in.D, p.c0, p.channels, 1, skip);
+  const V s = hn::Load(d, skip);
+  each(p, [&](std::int64_t k)
+              HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, w.tile2 + k), s), d, w.tile + k); });
+  causal_sum(filter, c.taps, w.tile2, c.length, w.tile);
+  if (c.taps_rev)
+    lookahead_sum(filter + kDirectLength * lanes(), c.taps_rev, w.tile2, c.length, c.length,
+                  w.tile);
+  r.finish(p, w);
+}
+
+// Blocks [first, last) of entry b by transforms. once: the filter goes down with the signal.
+void forward_transformed(const Call& c, const ForwardArgs& a, const ForwardRows& r, std::int64_t b,
+                         std::int64_t first, std::int64_t last, bool once, const ForwardWork& w) {
+  const ConvPlan& plan = *c.plan;
+  const std::int64_t own_floats = std::max(c.floats, c.buffer);
+  HWY_ALIGN float skip[hn::MaxLanes(F())];
+  tiles(plan, c.blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+    fetch_gated(r.u, r.pre, p, w.tile, w.tile2);
+    enter(plan, w.tile, p, w.x + h * c.buffer);
+    if (!once) return;
+    fetch(Rows(c.in.k, 0), p, w.tile);
+    enter(plan, w.tile, p, w.own + h * own_floats);
+  });
+  for (std::int64_t i = first; i < last; ++i) {
+    float* x = w.x + (i - first) * c.buffer;
+    fetch_skip(c.in.D, c.blocks.first(i), c.blocks.size(i), c.scale(), skip);
+    if (once)
+      rows(plan, 1, x, w.own + (i - first) * own_floats, 0, ConvolveBoth{skip, c.scale()});
+    else
+      rows(plan, 1, x, nullptr, 0, Convolve{c.filter(i, first, w.own), skip, c.kept(a.kept, b, i)});
+  }
+  tiles(plan, c.blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+    leave(plan, w.x + h * c.buffer, p, w.tile, nullptr);
+    r.finish(p, w);
+  });
+}
+
 void Forward(const ForwardArgs& a) {
-  const FftConvInputs& in = a.in;
-  const std::int64_t batch = in.u.sizes[0], length = in.u.sizes[2],
-                     tile_floats = kTileRows * kColumns * lanes();
-  const std::int64_t taps = in.k.sizes[1], taps_rev = in.k_rev.data ? in.k_rev.sizes[1] : 0;
-  const Blocks blocks(in.u.sizes[1]);
-  const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
-  const std::int64_t floats = block_floats(plan.get()),
-                     grain = std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(length, 1));
-  const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group;
-  const std::int64_t buffer = plan ? plan->storage * 2 * lanes() : 0,
-                     own_floats = in.spectrum.data ? 0 : std::max(floats, buffer);
+  const Call c(a.in);
+  const std::int64_t tile = kTileSamples * lanes(),
+                     grain = std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(c.length, 1)),
+                     own_floats = a.in.spectrum.data ? 0 : std::max(c.floats, c.buffer);
+  const bool once = c.plan && c.batch == 1 && !a.in.spectrum.data && !c.taps_rev;
   // batch entries of one group of blocks come one after the other: its spectrum stays in cache
-  parallel_for(groups * batch, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    const F d;
-    HWY_ALIGN float skip[hn::MaxLanes(F())];
-    cpu::Scratch<float> memory(3 * tile_floats + group * (buffer + own_floats));
-    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats,
-          *x = tile3 + tile_floats, *own = x + group * buffer;
+  parallel_for(c.groups * c.batch, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    cpu::Scratch<float> memory(3 * tile + c.group * (c.buffer + own_floats));
+    float* at_tile = memory.data();
+    const ForwardWork w{at_tile, at_tile + tile, at_tile + 2 * tile, at_tile + 3 * tile,
+                        at_tile + 3 * tile + c.group * c.buffer};
     for (std::int64_t at = begin; at < end; ++at) {
-      const std::int64_t b = at % batch, first = at / batch * group,
-                         last = std::min(blocks.count, first + group);
-      const Rows u(in.u, b), pre(in.pre, b), post(in.post, b), y(a.y, b), conv(a.conv, b);
-      const bool once =
-          plan && batch == 1 && !in.spectrum.data && !taps_rev;  // both signals go down together
-      if (!in.spectrum.data && !once && (b == 0 || at == begin))
-        block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
-      auto kept_of = [&](const auto& t, std::int64_t entry, std::int64_t i) {
-        return t.data ? t.template as<float>() + (entry * blocks.count + i) * floats : nullptr;
-      };
-      auto filter_of = [&](std::int64_t i) {
-        return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats;
-      };
-      // the sums in tile become y
-      auto finish = [&](const Place& p) HWY_ATTR {
-        if (conv) put(tile, p, conv);
-        if (post) {
-          fetch(post, p, tile2);
-          multiply(p, tile2, tile);
-        }
-        put(tile, p, y);
-      };
-      for (std::int64_t i = first; i < last && !plan; ++i) {
-        const Place p = whole(blocks.first(i), blocks.size(i));
-        const float* filter = filter_of(i);
-        fetch_gated(u, pre, p, tile2, tile3);
-        fetch_skip(in.D, p.c0, p.channels, 1, skip);
-        const V s = hn::Load(d, skip);
-        each(p, [&](std::int64_t k)
-                    HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile2 + k), s), d, tile + k); });
-        causal_sum(filter, taps, tile2, length, tile);
-        if (taps_rev)
-          lookahead_sum(filter + kDirectLength * lanes(), taps_rev, tile2, length, length, tile);
-        finish(p);
-      }
-      if (!plan) continue;
-      tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
-        fetch_gated(u, pre, p, tile, tile2);
-        enter(*plan, tile, p, x + h * buffer);
-        if (!once) return;
-        fetch(Rows(in.k, 0), p, tile);
-        enter(*plan, tile, p, own + h * own_floats);
-      });
-      for (std::int64_t i = first; i < last; ++i) {
-        fetch_skip(in.D, blocks.first(i), blocks.size(i), 1 / static_cast<float>(plan->n), skip);
-        if (once)
-          rows(*plan, 1, x + (i - first) * buffer, own + (i - first) * own_floats, 0,
-               ConvolveBoth{skip, 1 / static_cast<float>(plan->n)});
-        else
-          rows(*plan, 1, x + (i - first) * buffer, nullptr, 0,
-               Convolve{filter_of(i), skip, kept_of(a.kept, b, i)});
-      }
-      tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
-        leave(*plan, x + h * buffer, p, tile, nullptr);
-        finish(p);
-      });
+      const std::int64_t b = at % c.batch, first = at / c.batch * c.group,
+                         last = std::min(c.blocks.count, first + c.group);
+      const ForwardRows r(a, b);
+      if (!a.in.spectrum.data && !once && (b == 0 || at == begin))
+        block_spectra(c.plan.get(), a.in.k, a.in.k_rev, c.blocks, first, last, w.tile, w.x, w.own);
+      if (c.plan)
+        forward_transformed(c, a, r, b, first, last, once, w);
+      else
+        for (std::int64_t i = first; i < last; ++i)
+          forward_direct(c, r, i, c.filter(i, first, w.own), w);
     }
   });
 }
 
+// --- backward
+
+// As ForwardWork; x2 holds u's signals where their spectra were not kept, sums the gradients of the
+// group's filters as spectra (direct: as they are), null where not wanted.
+struct BackwardWork {
+  float *tile, *tile2, *tile3, *tile4, *x, *x2, *sums, *own;
+};
+struct BackwardRows {
+  Rows u, pre, post, g, conv, gu, gpre, gpost;
+  BackwardRows(const BackwardArgs& a, std::int64_t b)
+      : u(a.in.u, b),
+        pre(a.in.pre, b),
+        post(a.in.post, b),
+        g(a.g, b),
+        conv(a.conv, b),
+        gu(a.out.u, b),
+        gpre(a.out.pre, b),
+        gpost(a.out.post, b) {}
+  // tile <- post g, and post's gradient on the way.
+  void incoming(const Place& p, const BackwardWork& w) const {
+    fetch(g, p, w.tile);
+    if (gpost) {
+      fetch(conv, p, w.tile2);
+      multiply(p, w.tile, w.tile2);
+      put(w.tile2, p, gpost);
+    }
+    if (!post) return;
+    fetch(post, p, w.tile2);
+    multiply(p, w.tile2, w.tile);
+  }
+  // tile3, the gradient of pre u -> gradients of u and pre.
+  void finish(const Place& p, const BackwardWork& w) const {
+    if (gpre) {
+      fetch(u, p, w.tile2);
+      multiply(p, w.tile3, w.tile2);
+      put(w.tile2, p, gpre);
+    }
+    if (!gu) return;
+    if (pre) {
+      fetch(pre, p, w.tile2);
+      multiply(p, w.tile2, w.tile3);
+    }
+    put(w.tile3, p, gu);
+  }
+};
+
+// Block i of a short sequence; sum (or null) collects the filters' gradients.
+void backward_direct(const Call& c, const BackwardRows& r, std::int64_t i, const float* filter,
+                     float* sum, const BackwardWork& w) {
+  const F d;
+  HWY_ALIGN float skip[hn::MaxLanes(F())];
+  const Place p = c.place(i);
+  const std::int64_t n = lanes(), length = c.length;
+  r.incoming(p, w);
+  fetch_skip(c.in.D, p.c0, p.channels, 1, skip);
+  const V s = hn::Load(d, skip);
+  each(p, [&](std::int64_t k)
+              HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, w.tile + k), s), d, w.tile3 + k); });
+  lookahead_sum(filter, c.taps, w.tile, length, length, w.tile3);
+  if (c.taps_rev) causal_sum(filter + kDirectLength * n, c.taps_rev, w.tile, length, w.tile3);
+  if (sum) {
+    fetch_gated(r.u, r.pre, p, w.tile2, w.tile4);
+    lookahead_sum(w.tile2, length, w.tile, length, c.taps, sum);  // sum_t u[t] g[t + s]
+    if (c.taps_rev)
+      lookahead_sum(w.tile, length, w.tile2, length, c.taps_rev, sum + kDirectLength * n);
+  }
+  r.finish(p, w);
+}
+
+// Blocks [first, last) of entry b by transforms.
+void backward_transformed(const Call& c, const BackwardArgs& a, const BackwardRows& r,
+                          std::int64_t b, std::int64_t first, std::int64_t last,
+                          const BackwardWork& w) {
+  const ConvPlan& plan = *c.plan;
+  HWY_ALIGN float skip[hn::MaxLanes(F())];
+  tiles(plan, c.blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+    r.incoming(p, w);
+    enter(plan, w.tile, p, w.x + h * c.buffer);
+    if (!w.x2) return;
+    fetch_gated(r.u, r.pre, p, w.tile, w.tile2);
+    enter(plan, w.tile, p, w.x2 + h * c.buffer);
+  });
+  for (std::int64_t i = first; i < last; ++i) {
+    const std::int64_t h = i - first;
+    fetch_skip(c.in.D, c.blocks.first(i), c.blocks.size(i), c.scale(), skip);
+    rows(plan, 1, w.x + h * c.buffer, w.x2 ? w.x2 + h * c.buffer : nullptr, 0,
+         Correlate{c.filter(i, first, w.own), skip, c.kept(a.kept, b, i),
+                   w.sums ? w.sums + h * c.floats : nullptr});
+  }
+  if (!r.gu && !r.gpre) return;
+  tiles(plan, c.blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+    leave(plan, w.x + h * c.buffer, p, w.tile3, nullptr);
+    r.finish(p, w);
+  });
+}
+
+// What the sums over the batch say of k, k_rev and D, for blocks [first, last).
+void filter_gradients(const Call& c, const FftConvGradients& out, std::int64_t first,
+                      std::int64_t last, const BackwardWork& w) {
+  const Rows gk(out.k, 0), gk_rev(out.k_rev, 0);
+  auto lag_0 = [&](const Place& p, const float* from) HWY_ATTR {
+    for (std::int64_t l = 0; l < p.channels; ++l) {
+      if (out.D.data) out.D.as<float>()[p.c0 + l] = from[l];
+      if (gk_rev) gk_rev.data[(p.c0 + l) * gk_rev.channel] = from[l];
+    }
+  };
+  for (std::int64_t i = first; i < last && !c.plan; ++i) {
+    const Place p = c.place(i);
+    const float* sum = w.sums + (i - first) * c.floats;
+    if (gk) put(sum, p, gk);
+    if (gk_rev) put(sum + kDirectLength * lanes(), p, gk_rev);
+    lag_0(p, sum);
+  }
+  if (!c.plan) return;
+  const ConvPlan& plan = *c.plan;
+  for (std::int64_t h = 0; h < last - first; ++h)
+    rows(plan, 1, w.x + h * c.buffer, nullptr, 0, Return{w.sums + h * c.floats, c.scale()});
+  tiles(plan, c.blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+    leave(plan, w.x + h * c.buffer, p, w.tile, gk_rev ? w.tile2 : nullptr);
+    if (gk) put(w.tile, p, gk);
+    if (gk_rev) put_reversed(w.tile2, p, plan.n, gk_rev);
+    if (p.t0 == 0) lag_0(p, w.tile);
+  });
+}
+
 void Backward(const BackwardArgs& a) {
-  const FftConvInputs& in = a.in;
+  const Call c(a.in);
   const FftConvGradients& out = a.out;
-  const std::int64_t batch = in.u.sizes[0], length = in.u.sizes[2],
-                     tile_floats = kTileRows * kColumns * lanes();
-  const std::int64_t taps = in.k.sizes[1], taps_rev = in.k_rev.data ? in.k_rev.sizes[1] : 0;
-  const Blocks blocks(in.u.sizes[1]);
-  const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
-  const std::int64_t floats = block_floats(plan.get()),
-                     buffer = plan ? plan->storage * 2 * lanes() : 0;
+  const std::int64_t tile = kTileSamples * lanes();
   const bool filters = out.k.data || out.k_rev.data || out.D.data, second = filters && !a.kept.data;
-  const std::int64_t group = group_of(in.u, blocks), groups = (blocks.count + group - 1) / group,
-                     own_floats = in.spectrum.data ? 0 : floats;
-  parallel_for(groups, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    const F d;
-    HWY_ALIGN float skip[hn::MaxLanes(F())];
-    cpu::Scratch<float> memory(4 * tile_floats + group * ((second ? 2 : 1) * buffer +
-                                                          (filters ? floats : 0) + own_floats));
-    float *tile = memory.data(), *tile2 = tile + tile_floats, *tile3 = tile2 + tile_floats,
-          *tile4 = tile3 + tile_floats, *x = tile4 + tile_floats, *x2 = x + group * buffer;
-    float *sums = x2 + (second ? group * buffer : 0), *own = sums + (filters ? group * floats : 0);
+  const std::int64_t signals = c.group * c.buffer, spectra = c.group * c.floats;
+  parallel_for(c.groups, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    cpu::Scratch<float> memory(4 * tile + (second ? 2 : 1) * signals + (filters ? spectra : 0) +
+                               (a.in.spectrum.data ? 0 : spectra));
+    float *t = memory.data(), *x = t + 4 * tile, *x2 = x + signals,
+          *sums = second ? x2 + signals : x2;
+    const BackwardWork w{t,
+                         t + tile,
+                         t + 2 * tile,
+                         t + 3 * tile,
+                         x,
+                         second ? x2 : nullptr,
+                         filters ? sums : nullptr,
+                         filters ? sums + spectra : sums};
     for (std::int64_t at = begin; at < end; ++at) {
-      const std::int64_t first = at * group, last = std::min(blocks.count, first + group);
-      if (!in.spectrum.data)
-        block_spectra(plan.get(), in.k, in.k_rev, blocks, first, last, tile, x, own);
-      auto kept_of = [&](const auto& t, std::int64_t entry, std::int64_t i) {
-        return t.data ? t.template as<float>() + (entry * blocks.count + i) * floats : nullptr;
-      };
-      auto filter_of = [&](std::int64_t i) {
-        return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats;
-      };
-      if (filters) std::fill_n(sums, (last - first) * floats, 0.0f);
-      for (std::int64_t b = 0; b < batch; ++b) {
-        const Rows u(in.u, b), pre(in.pre, b), post(in.post, b), g(a.g, b), conv(a.conv, b);
-        const Rows gu(out.u, b), gpre(out.pre, b), gpost(out.post, b);
-        // tile <- post g, and post's gradient on the way
-        auto incoming = [&](const Place& p) HWY_ATTR {
-          fetch(g, p, tile);
-          if (gpost) {
-            fetch(conv, p, tile2);
-            multiply(p, tile, tile2);
-            put(tile2, p, gpost);
-          }
-          if (!post) return;
-          fetch(post, p, tile2);
-          multiply(p, tile2, tile);
-        };
-        // tile3, the gradient of pre u -> gradients of u and pre
-        auto finish = [&](const Place& p) HWY_ATTR {
-          if (gpre) {
-            fetch(u, p, tile2);
-            multiply(p, tile3, tile2);
-            put(tile2, p, gpre);
-          }
-          if (!gu) return;
-          if (pre) {
-            fetch(pre, p, tile2);
-            multiply(p, tile2, tile3);
-          }
-          put(tile3, p, gu);
-        };
-        for (std::int64_t i = first; i < last && !plan; ++i) {
-          const Place p = whole(blocks.first(i), blocks.size(i));
-          const std::int64_t n = lanes();
-          const float* filter = filter_of(i);
-          float* sum = sums + (i - first) * floats;
-          incoming(p);
-          fetch_skip(in.D, p.c0, p.channels, 1, skip);
-          const V s = hn::Load(d, skip);
-          each(p, [&](std::int64_t k)
-                      HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, tile + k), s), d, tile3 + k); });
-          lookahead_sum(filter, taps, tile, length, length, tile3);
-          if (taps_rev) causal_sum(filter + kDirectLength * n, taps_rev, tile, length, tile3);
-          if (filters) {
-            fetch_gated(u, pre, p, tile2, tile4);
-            lookahead_sum(tile2, length, tile, length, taps, sum);  // sum_t u[t] g[t + s]
-            if (taps_rev)
-              lookahead_sum(tile, length, tile2, length, taps_rev, sum + kDirectLength * n);
-          }
-          finish(p);
-        }
-        if (!plan) continue;
-        tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
-          incoming(p);
-          enter(*plan, tile, p, x + h * buffer);
-          if (!second) return;
-          fetch_gated(u, pre, p, tile, tile2);
-          enter(*plan, tile, p, x2 + h * buffer);
-        });
-        for (std::int64_t i = first; i < last; ++i) {
-          const std::int64_t h = i - first;
-          fetch_skip(in.D, blocks.first(i), blocks.size(i), 1 / static_cast<float>(plan->n), skip);
-          rows(*plan, 1, x + h * buffer, second ? x2 + h * buffer : nullptr, 0,
-               Correlate{filter_of(i), skip, kept_of(a.kept, b, i),
-                         filters ? sums + h * floats : nullptr});
-        }
-        if (!gu && !gpre) continue;
-        tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
-          leave(*plan, x + h * buffer, p, tile3, nullptr);
-          finish(p);
-        });
+      const std::int64_t first = at * c.group, last = std::min(c.blocks.count, first + c.group);
+      if (!a.in.spectrum.data)
+        block_spectra(c.plan.get(), a.in.k, a.in.k_rev, c.blocks, first, last, w.tile, w.x, w.own);
+      if (filters) std::fill_n(w.sums, (last - first) * c.floats, 0.0f);
+      for (std::int64_t b = 0; b < c.batch; ++b) {
+        const BackwardRows r(a, b);
+        if (c.plan)
+          backward_transformed(c, a, r, b, first, last, w);
+        else
+          for (std::int64_t i = first; i < last; ++i)
+            backward_direct(c, r, i, c.filter(i, first, w.own),
+                            filters ? w.sums + (i - first) * c.floats : nullptr, w);
       }
-      if (!filters) continue;
-      const Rows gk(out.k, 0), gk_rev(out.k_rev, 0);
-      auto lag_0 = [&](const Place& p, const float* from) HWY_ATTR {
-        for (std::int64_t l = 0; l < p.channels; ++l) {
-          if (out.D.data) out.D.as<float>()[p.c0 + l] = from[l];
-          if (gk_rev) gk_rev.data[(p.c0 + l) * gk_rev.channel] = from[l];
-        }
-      };
-      for (std::int64_t i = first; i < last && !plan; ++i) {
-        const Place p = whole(blocks.first(i), blocks.size(i));
-        const float* sum = sums + (i - first) * floats;
-        if (gk) put(sum, p, gk);
-        if (gk_rev) put(sum + kDirectLength * lanes(), p, gk_rev);
-        lag_0(p, sum);
-      }
-      if (!plan) continue;
-      for (std::int64_t h = 0; h < last - first; ++h)
-        rows(*plan, 1, x + h * buffer, nullptr, 0,
-             Return{sums + h * floats, 1 / static_cast<float>(plan->n)});
-      tiles(*plan, blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
-        leave(*plan, x + h * buffer, p, tile, gk_rev ? tile2 : nullptr);
-        if (gk) put(tile, p, gk);
-        if (gk_rev) put_reversed(tile2, p, plan->n, gk_rev);
-        if (p.t0 == 0) lag_0(p, tile);
-      });
+      if (filters) filter_gradients(c, out, first, last, w);
     }
   });
 }

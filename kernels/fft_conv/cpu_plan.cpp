@@ -4,6 +4,7 @@
 
 #include "kernels/fft/roots.h"
 #include "kernels/fft_conv/plan.h"
+#include "kernels/hd.h"
 
 namespace dropin::kernels {
 namespace {
@@ -38,7 +39,7 @@ std::vector<std::int64_t> cut(std::int64_t n) {
 std::int64_t best_length(std::int64_t length) {
   std::int64_t best = 0;
   double least = 0;
-  for (std::int64_t n = (length + 3) / 4 * 4; best == 0 || n <= length + length / 2; n += 4) {
+  for (std::int64_t n = ceil_div(length, 4) * 4; best == 0 || n <= length + length / 2; n += 4) {
     const std::vector<std::int64_t> r = cut(n);
     if (r.empty()) continue;
     double cost = 0.7;

@@ -239,7 +239,7 @@ Status backward(const KernelContext& c, const TensorIn& g, const FftConvInputs& 
   const bool filters = out.k.data || out.k_rev.data;
   int64_t splits = static_cast<int64_t>(multiprocessors(c)) * 2 / (j.C > 0 ? j.C : 1);
   splits = splits < 1 ? 1 : splits > j.B ? (j.B > 0 ? j.B : 1) : splits;
-  const int64_t each = (j.B + splits - 1) / splits;
+  const int64_t each = ceil_div(j.B, splits);
   DROPIN_SCRATCH(Value, part, c, filters ? splits * j.C << j.bits : 0);
   DROPIN_SCRATCH(Value, own, c, filters && !j.kept ? splits * j.C << j.bits : 0);
   DROPIN_SCRATCH(float, part_D, c, out.D.data ? splits* j.C : 0);

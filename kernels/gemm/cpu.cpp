@@ -9,6 +9,7 @@
 #include "dropin/core/dtype.h"
 #include "dropin/core/parallel.h"
 #include "kernels/gemm/kernel.h"
+#include "kernels/hd.h"
 #include "src/cpu/gemm.h"
 #include "src/cpu/onednn.h"
 #include "src/cpu/scratch.h"
@@ -21,8 +22,6 @@ constexpr double kMinFlops =
     4e6;  // per range of parallel_for: some 40 us, well above the cost of waking a thread
 constexpr double kMinBytes = 1 << 18;  // the same for kernels bound by memory
 constexpr int64_t kSkinnyRows = 32;    // up to here reading b in place beats packing it
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 /// Whether a matrix can be handed to a BLAS: rows (or, transposed, columns) contiguous and not
 /// overlapping.

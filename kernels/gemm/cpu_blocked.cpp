@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <utility>
 
+#include "kernels/hd.h"
 #include "src/cpu/gemm.h"
 #include "src/cpu/scratch.h"
 
@@ -108,7 +109,7 @@ void blocked(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const T> a, 
              T beta, Matrix<T> c) {
   const hn::ScalableTag<T> d;
   const std::int64_t nr = 2 * static_cast<std::int64_t>(hn::Lanes(d));
-  const std::int64_t nc = std::min<std::int64_t>((N + nr - 1) / nr * nr, 16 * nr * 8),
+  const std::int64_t nc = std::min<std::int64_t>(ceil_div(N, nr) * nr, 16 * nr * 8),
                      kc = std::min(K, kKC);
   Scratch<T> a_pack(kMC * kc), b_pack(nc * kc);
   for (std::int64_t j0 = 0; j0 < N; j0 += nc) {

@@ -84,7 +84,7 @@ Status product(const KernelContext& c, DType dtype, int64_t count, Product<T> p)
   if (!tiny && p.cc == 1 && p.K > 0) {
     const Status s = lt_matmul(c, dtype, count, p.M, p.N, p.K, {p.a, p.ar, p.ac, p.at},
                                {p.b, p.br, p.bc, p.bt}, p.beta, p.bias, {p.c, p.cr, p.cc, p.ct});
-    if (s.code != 1) return s;
+    if (s.code != abi::kUnsupported) return s;
   }
   if (tiny) {
     const int64_t total = count * p.M * p.N;

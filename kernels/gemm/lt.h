@@ -11,7 +11,8 @@ struct Operand {
   int64_t row, col, batch;
 };
 /// c[t] = a[t] b[t] + beta c[t] (+ bias [N] to every row, unless null) for `count` products of [M,
-/// K] and [K, N]; c has col = 1. Code 1: not for cuBLASLt, or it is not there; nothing was done.
+/// K] and [K, N]; c has col = 1. kUnsupported: not for cuBLASLt, or it is not there; nothing was
+/// done.
 Status lt_matmul(const KernelContext& c, DType dtype, int64_t count, int64_t M, int64_t N,
                  int64_t K, const Operand& a, const Operand& b, double beta, const void* bias,
                  const Operand& out);

@@ -174,7 +174,7 @@ Status gather_cpu(const abi::KernelContext&, const TensorIn& x, int dim, const T
     return abi::failed("gather: sizes do not fit");
   if (index.dtype != DType::Int64 || x.dtype != y.dtype)
     return abi::unsupported("gather: types do not fit");
-  if (!indices_in_range(index, dim, length(x, dim))) return abi::failed(kRange);
+  if (!indices_in_range(index, dim, length(x, dim))) return abi::out_of_range(kRange);
   const Blocks blocks(index, dim);
   const int64_t sx = stride(x, dim);
   visit_size(x.dtype, [&](auto word) {
@@ -205,7 +205,7 @@ Status scatter_cpu(const abi::KernelContext&, const TensorIn& index, const Tenso
     return abi::failed("scatter: sizes do not fit");
   if (index.dtype != DType::Int64 || src.dtype != y.dtype)
     return abi::unsupported("scatter: types do not fit");
-  if (!indices_in_range(index, dim, length(y, dim))) return abi::failed(kRange);
+  if (!indices_in_range(index, dim, length(y, dim))) return abi::out_of_range(kRange);
   if (add)
     visit_dtype(y.dtype, [&](auto v) {
       using T = decltype(v);
@@ -267,7 +267,7 @@ Status index_select_cpu(const abi::KernelContext&, const TensorIn& x, int dim,
   if (!selects(x, y, dim, index)) return abi::failed("index_select: sizes do not fit");
   if (index.dtype != DType::Int64 || x.dtype != y.dtype)
     return abi::unsupported("index_select: types do not fit");
-  if (!indices_in_range(index, 0, length(x, dim))) return abi::failed(kRange);
+  if (!indices_in_range(index, 0, length(x, dim))) return abi::out_of_range(kRange);
   const TensorIn outer = outer_of(x, dim), outer_y = outer_of(y, dim), inner = inner_of(x, dim),
                  inner_y = inner_of(y, dim);
   const Lines outs(outer, -1), ins(inner, -1);
@@ -338,7 +338,7 @@ Status index_add_cpu(const abi::KernelContext&, const TensorIn& index, const Ten
   if (!selects(y, src, dim, index)) return abi::failed("index_add: sizes do not fit");
   if (index.dtype != DType::Int64 || src.dtype != y.dtype)
     return abi::unsupported("index_add: types do not fit");
-  if (!indices_in_range(index, 0, length(y, dim))) return abi::failed(kRange);
+  if (!indices_in_range(index, 0, length(y, dim))) return abi::out_of_range(kRange);
   visit_dtype(y.dtype, [&](auto v) { add_rows<decltype(v)>(index, src, dim, y); });
   return abi::ok();
 }

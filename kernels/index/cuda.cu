@@ -27,7 +27,7 @@ Status check_range(const KernelContext& c, const TensorIn& index, int64_t n) {
                     index.as<int64_t>(), n, bad.get()));
   int any = 0;
   DROPIN_TRY(fetch(c, &any, bad.get(), sizeof any));
-  return any ? abi::failed("index out of range") : abi::ok();
+  return any ? abi::out_of_range("index out of range") : abi::ok();
 }
 
 template <class F>
@@ -275,7 +275,7 @@ __global__ void list_kernel(DType t, const void* x, int64_t n, const int64_t* st
 Status nonzero_cuda(const KernelContext& c, const TensorIn& x, const TensorOut& out,
                     int64_t* count) {
   DROPIN_REQUIRE(x.contiguous() && out.dtype == DType::Int64, "x must be contiguous, out int64");
-  const int64_t n = x.numel(), blocks = (n + kChunk - 1) / kChunk;
+  const int64_t n = x.numel(), blocks = ceil_div(n, kChunk);
   *count = 0;
   if (n == 0) return abi::ok();
   DROPIN_SCRATCH(int64_t, counts, c, blocks + 1);

@@ -11,6 +11,7 @@
 
 #include "cpu/scratch.h"
 #include "dropin/core/parallel.h"
+#include "kernels/hd.h"
 #include "kernels/latent/kernel.h"
 #include "kernels/simd-inl.h"
 #include "kernels/tile-inl.h"
@@ -24,8 +25,8 @@ struct LatentProblem {
   bool causal;
   abi::TensorIn p, k, v, go, kept;
   abi::TensorOut o, state, keep, gp, gk, gv;
-  std::int64_t padded() const { return (latents + 15) / 16 * 16; }
-  std::int64_t chunks() const { return (tokens + kLatentChunk - 1) / kLatentChunk; }
+  std::int64_t padded() const { return ceil_div(latents, 16) * 16; }
+  std::int64_t chunks() const { return ceil_div(tokens, kLatentChunk); }
 };
 
 }  // namespace dropin::kernels
@@ -35,7 +36,6 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-constexpr float kNone = -HUGE_VALF;
 constexpr std::int64_t kC = kLatentChunk;
 
 const float* at(const abi::TensorIn& t, std::int64_t b, std::int64_t h, std::int64_t i) {
@@ -55,7 +55,7 @@ void load_state(const float* from, std::int64_t n, std::int64_t np, std::int64_t
   std::copy_n(from, n, s.m);
   std::copy_n(from + n, n, s.z);
   std::copy_n(from + 2 * n, n * d, s.s);
-  std::fill(s.m + n, s.m + np, kNone);
+  std::fill(s.m + n, s.m + np, -kInf<float>);
   std::fill(s.z + n, s.z + np, 0.0f);
   std::fill(s.s + n * d, s.s + np * d, 0.0f);
 }
@@ -76,7 +76,7 @@ void load_scores(const float* k, std::int64_t stride, std::int64_t c, std::int64
                  std::int64_t np, float* e) {
   for (std::int64_t t = 0; t < c; ++t) {
     std::copy_n(k + t * stride, n, e + t * np);
-    std::fill(e + t * np + n, e + (t + 1) * np, kNone);
+    std::fill(e + t * np + n, e + (t + 1) * np, -kInf<float>);
   }
 }
 
@@ -100,7 +100,7 @@ std::int64_t shared_unit(const State& s, const float* e, std::int64_t c, std::in
       if (!std::isfinite(row[j])) return 1;
   }
   if (!hn::AllTrue(d, fine)) return 1;
-  const auto none = hn::Set(d, kNone), far = hn::Set(d, 60.0f);
+  const auto none = hn::Set(d, -kInf<float>), far = hn::Set(d, 60.0f);
   for (; c > 1; c = (c + 1) / 2) {
     bool fits = true;
     for (std::int64_t l = 0; l < np && fits; l += lanes) {
@@ -124,7 +124,7 @@ void enter_chunk(const State& s, const Tiles& x, const float* p, std::int64_t st
                  std::int64_t c, std::int64_t n, std::int64_t np, std::int64_t d, float* decay) {
   const hn::ScalableTag<float> tag;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
-  const auto none = hn::Set(tag, kNone), zero = hn::Zero(tag), one = hn::Set(tag, 1.0f);
+  const auto none = hn::Set(tag, -kInf<float>), zero = hn::Zero(tag), one = hn::Set(tag, 1.0f);
   for (std::int64_t l = 0; l < np; l += lanes) {
     const auto old = hn::LoadU(tag, s.m + l);
     auto top = old, bad = hn::Zero(tag);
@@ -164,7 +164,7 @@ void enter_chunk(const State& s, const Tiles& x, const float* p, std::int64_t st
 // a [c, kC] = the lower triangle of x y^T.
 void lower_product(const float* x, std::int64_t ldx, const float* yt, std::int64_t depth,
                    std::int64_t c, float* a) {
-  product(c, (c + 15) / 16 * 16, depth, x, ldx, 1, yt, kC, a, kC, false);
+  product(c, ceil_div(c, 16) * 16, depth, x, ldx, 1, yt, kC, a, kC, false);
   for (std::int64_t t = 0; t < c; ++t) std::fill(a + t * kC + t + 1, a + (t + 1) * kC, 0.0f);
 }
 
@@ -186,7 +186,7 @@ void invert(const float* z, std::int64_t np, float* inverse) {
 void exponentials(float* e, std::int64_t c, std::int64_t np, const float* m) {
   const hn::ScalableTag<float> tag;
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
-  const auto none = hn::Set(tag, kNone);
+  const auto none = hn::Set(tag, -kInf<float>);
   for (std::int64_t t = 0; t < c; ++t)
     for (std::int64_t l = 0; l < np; l += lanes) {
       const auto k = hn::LoadU(tag, e + t * np + l);
@@ -222,7 +222,7 @@ void forward_all(const LatentProblem& x) {
             bad = hn::IfThenElse(hn::IsNaN(k), k, bad);
           }
           m = hn::IfThenElse(hn::IsNaN(hn::Add(bad, old)), hn::Add(bad, old), m);
-          hn::StoreU(hn::IfThenZeroElse(hn::Eq(old, hn::Set(tag, kNone)),
+          hn::StoreU(hn::IfThenZeroElse(hn::Eq(old, hn::Set(tag, -kInf<float>)),
                                         exp_nonpositive(tag, hn::Sub(old, m))),
                      tag, top + l);
           hn::StoreU(m, tag, s.m + l);
@@ -336,93 +336,133 @@ void Forward(const LatentProblem& x) {
 
 // A reverse scan over the chunks, with r = sum over later tokens of q_t g_t^T and rs = sum of q_t
 // dp_t, in the unit of the chunk at hand.
+struct BackwardWork {
+  State s;
+  float *r, *unit, *decay;
+  Tiles tiles;
+  float *g, *dp, *dk, *packed;
+  float* starts;  // the states before each part of a chunk
+  double* rs;     // what is left of dk's two halves may be a small part of them
+};
+
+// Forward again over tokens [t0, t1) of a chunk, from the state in w.s: the chunk's parts are
+// [begin[i], begin[i + 1]), the states before them go to w.starts. Returns how many there are.
+std::int64_t find_parts(const LatentProblem& x, std::int64_t b, std::int64_t h, std::int64_t t0,
+                        std::int64_t t1, const BackwardWork& w, std::int64_t* begin) {
+  const std::int64_t n = x.latents, np = x.padded(), d = x.width, one = np * (d + 2);
+  std::int64_t parts = 0;
+  for (std::int64_t t = t0; t < t1;) {
+    std::int64_t c = std::min(x.chunk, t1 - t);
+    load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, w.tiles.e);
+    c = shared_unit(w.s, w.tiles.e, c, np, at(x.v, b, h, t), x.v.strides[2], d);
+    std::copy_n(w.s.m, one, w.starts + parts * one);
+    begin[parts++] = t;
+    t += c;
+    if (t >= t1) break;
+    enter_chunk(w.s, w.tiles, at(x.p, b, h, t - c), x.p.strides[2], c, n, np, d, w.decay);
+    product(np, d, c, w.tiles.e, 1, np, at(x.v, b, h, t - c), x.v.strides[2], w.s.s, d, true);
+  }
+  begin[parts] = t1;
+  return parts;
+}
+
+// r and rs in a part's unit m, which is smaller: 1 / z shrinks.
+void to_unit(std::int64_t n, std::int64_t d, const float* m, const BackwardWork& w) {
+  for (std::int64_t l = 0; l < n; ++l) {
+    const float by = m[l] == w.unit[l] ? 1 : std::exp(m[l] - w.unit[l]);
+    w.rs[l] *= by;
+    for (std::int64_t j = 0; j < d; ++j) w.r[l * d + j] *= by;
+  }
+}
+
+// Gradients of tokens [t, t + c), whose state, scores and weights are in w; r and rs take them in.
+void part_gradients(const LatentProblem& x, std::int64_t b, std::int64_t h, std::int64_t t,
+                    std::int64_t c, const BackwardWork& w) {
+  const std::int64_t n = x.latents, np = x.padded(), d = x.width;
+  const Tiles& tiles = w.tiles;
+  float *g = w.g, *dp = w.dp, *dk = w.dk;
+  const float *go = at(x.go, b, h, t), *v = at(x.v, b, h, t);
+  const std::int64_t ldg = x.go.strides[2], ldv = x.v.strides[2];
+  // g = tril(go v^T), a = tril(q e^T)
+  pack_transposed(v, c, d, ldv, w.packed, kC);
+  lower_product(go, ldg, w.packed, d, c, g);
+  pack_transposed(tiles.e, c, np, np, tiles.et, kC);
+  lower_product(tiles.q, np, tiles.et, np, c, tiles.a);
+  // dp = (g e + go S^T) / z
+  product(c, np, c, g, kC, 1, tiles.e, np, dp, np, false);
+  pack_transposed(w.s.s, np, d, d, w.packed, np);
+  product(c, np, d, go, ldg, 1, w.packed, np, dp, np, true);
+  for (std::int64_t i = 0; i < c * np; ++i) dp[i] *= tiles.iz[i];
+  // dv = a^T go + e r
+  float* gv = at(x.gv, b, h, t);
+  product(c, d, np, tiles.e, np, 1, w.r, d, gv, x.gv.strides[2], false);
+  product(c, d, c, tiles.a, 1, kC, go, ldg, gv, x.gv.strides[2], true);
+  // dk = e (g^T q + v r^T - rs), rs running from the end
+  product(c, np, c, g, 1, kC, tiles.q, np, dk, np, false);
+  pack_transposed(w.r, np, d, d, w.packed, np);
+  product(c, np, d, v, ldv, 1, w.packed, np, dk, np, true);
+  for (std::int64_t i = c - 1; i >= 0; --i) {
+    float *gk = at(x.gk, b, h, t + i), *gp = at(x.gp, b, h, t + i);
+    for (std::int64_t l = 0; l < n; ++l) {
+      w.rs[l] += static_cast<double>(tiles.q[i * np + l]) * dp[i * np + l];
+      gk[l] = tiles.e[i * np + l] * static_cast<float>(dk[i * np + l] - w.rs[l]);
+      gp[l] = dp[i * np + l];
+    }
+  }
+  product(np, d, c, tiles.q, 1, np, go, ldg, w.r, d, true);
+}
+
+void backward_head(const LatentProblem& x, std::int64_t bh, const BackwardWork& w) {
+  const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d),
+                     one = np * (d + 2), b = bh / x.heads, h = bh % x.heads;
+  std::fill_n(w.r, np * d, 0.0f);
+  std::fill_n(w.rs, np, 0.0);
+  bool later = false;  // r and rs have a unit
+  for (std::int64_t chunk = x.chunks() - 1; chunk >= 0; --chunk) {
+    std::int64_t begin[kC + 1];
+    load_state(x.kept.as<float>() + (bh * x.chunks() + chunk) * size, n, np, d, w.s);
+    const std::int64_t parts =
+        find_parts(x, b, h, chunk * kC, std::min(x.tokens, (chunk + 1) * kC), w, begin);
+    for (std::int64_t part = parts - 1; part >= 0; --part) {
+      const std::int64_t t = begin[part], c = begin[part + 1] - t;
+      std::copy_n(w.starts + part * one, one, w.s.m);
+      load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, w.tiles.e);
+      enter_chunk(w.s, w.tiles, at(x.p, b, h, t), x.p.strides[2], c, n, np, d, w.decay);
+      if (later) to_unit(n, d, w.s.m, w);
+      std::copy_n(w.s.m, np, w.unit);
+      later = true;
+      part_gradients(x, b, h, t, c, w);
+    }
+  }
+}
+
 void Backward(const LatentProblem& x) {
   if (!x.causal) return backward_all(x);
-  const std::int64_t n = x.latents, np = x.padded(), d = x.width, size = latent_state_size(n, d);
+  const std::int64_t np = x.padded(), d = x.width;
   parallel_for(x.batch * x.heads, 1, [&](std::int64_t first, std::int64_t last) {
     const std::int64_t one = np * (d + 2);  // a state in padded form
     cpu::Scratch<float> work(one + 2 * np * d + 2 * np + kC * np * 6 + 2 * kC * kC + kC * d);
-    cpu::Scratch<float> starts(kC * one);  // the states before each part of a chunk
-    cpu::Scratch<double> rs(np);  // what is left of dk's two halves may be a small part of them
-    float* w = work.data();
+    cpu::Scratch<float> starts(kC * one);
+    cpu::Scratch<double> rs(np);
+    float* next = work.data();
     auto take = [&](std::int64_t count) {
-      float* p = w;
-      w += count;
+      float* p = next;
+      next += count;
       return p;
     };
-    const State s{take(np), take(np), take(np * d)};
-    float *r = take(np * d), *unit = take(np), *decay = take(np);
-    const Tiles tiles{take(kC * np), take(kC * np), take(kC * np), take(kC * np), take(kC * kC)};
-    float *g = take(kC * kC), *dp = take(kC * np), *dk = take(kC * np),
-          *packed = take(np * d + kC * d);
-    for (std::int64_t bh = first; bh < last; ++bh) {
-      const std::int64_t b = bh / x.heads, h = bh % x.heads;
-      std::fill_n(r, np * d, 0.0f);
-      std::fill_n(rs.data(), np, 0.0);
-      bool later = false;  // r and rs have a unit
-      for (std::int64_t chunk = x.chunks() - 1; chunk >= 0; --chunk) {
-        const std::int64_t t0 = chunk * kC, t1 = std::min(x.tokens, t0 + kC);
-        // forward again over the chunk, to find its parts and the state before each
-        std::int64_t begin[kC + 1], parts = 0;
-        load_state(x.kept.as<float>() + (bh * x.chunks() + chunk) * size, n, np, d, s);
-        for (std::int64_t t = t0; t < t1;) {
-          std::int64_t c = std::min(x.chunk, t1 - t);
-          load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
-          c = shared_unit(s, tiles.e, c, np, at(x.v, b, h, t), x.v.strides[2], d);
-          std::copy_n(s.m, one, starts.data() + parts * one);
-          begin[parts++] = t;
-          t += c;
-          if (t >= t1) break;
-          enter_chunk(s, tiles, at(x.p, b, h, t - c), x.p.strides[2], c, n, np, d, decay);
-          product(np, d, c, tiles.e, 1, np, at(x.v, b, h, t - c), x.v.strides[2], s.s, d, true);
-        }
-        begin[parts] = t1;
-        for (std::int64_t part = parts - 1; part >= 0; --part) {
-          const std::int64_t t = begin[part], c = begin[part + 1] - t;
-          std::copy_n(starts.data() + part * one, one, s.m);
-          load_scores(at(x.k, b, h, t), x.k.strides[2], c, n, np, tiles.e);
-          enter_chunk(s, tiles, at(x.p, b, h, t), x.p.strides[2], c, n, np, d, decay);
-          if (later)
-            for (std::int64_t l = 0; l < n;
-                 ++l) {  // to this part's unit, which is smaller: 1 / z shrinks
-              const float by = s.m[l] == unit[l] ? 1 : std::exp(s.m[l] - unit[l]);
-              rs[l] *= by;
-              for (std::int64_t j = 0; j < d; ++j) r[l * d + j] *= by;
-            }
-          std::copy_n(s.m, np, unit);
-          later = true;
-          const float *go = at(x.go, b, h, t), *v = at(x.v, b, h, t);
-          const std::int64_t ldg = x.go.strides[2], ldv = x.v.strides[2];
-          // g = tril(go v^T), a = tril(q e^T)
-          pack_transposed(v, c, d, ldv, packed, kC);
-          lower_product(go, ldg, packed, d, c, g);
-          pack_transposed(tiles.e, c, np, np, tiles.et, kC);
-          lower_product(tiles.q, np, tiles.et, np, c, tiles.a);
-          // dp = (g e + go S^T) / z
-          product(c, np, c, g, kC, 1, tiles.e, np, dp, np, false);
-          pack_transposed(s.s, np, d, d, packed, np);
-          product(c, np, d, go, ldg, 1, packed, np, dp, np, true);
-          for (std::int64_t i = 0; i < c * np; ++i) dp[i] *= tiles.iz[i];
-          // dv = a^T go + e r
-          float* gv = at(x.gv, b, h, t);
-          product(c, d, np, tiles.e, np, 1, r, d, gv, x.gv.strides[2], false);
-          product(c, d, c, tiles.a, 1, kC, go, ldg, gv, x.gv.strides[2], true);
-          // dk = e (g^T q + v r^T - rs), rs running from the end
-          product(c, np, c, g, 1, kC, tiles.q, np, dk, np, false);
-          pack_transposed(r, np, d, d, packed, np);
-          product(c, np, d, v, ldv, 1, packed, np, dk, np, true);
-          for (std::int64_t i = c - 1; i >= 0; --i) {
-            float *gk = at(x.gk, b, h, t + i), *gp = at(x.gp, b, h, t + i);
-            for (std::int64_t l = 0; l < n; ++l) {
-              rs[l] += static_cast<double>(tiles.q[i * np + l]) * dp[i * np + l];
-              gk[l] = tiles.e[i * np + l] * static_cast<float>(dk[i * np + l] - rs[l]);
-              gp[l] = dp[i * np + l];
-            }
-          }
-          product(np, d, c, tiles.q, 1, np, go, ldg, r, d, true);
-        }
-      }
-    }
+    const BackwardWork w{
+        {take(np), take(np), take(np * d)},
+        take(np * d),
+        take(np),
+        take(np),
+        {take(kC * np), take(kC * np), take(kC * np), take(kC * np), take(kC * kC)},
+        take(kC * kC),
+        take(kC * np),
+        take(kC * np),
+        take(np * d + kC * d),
+        starts.data(),
+        rs.data()};
+    for (std::int64_t bh = first; bh < last; ++bh) backward_head(x, bh, w);
   });
 }
 
@@ -437,37 +477,33 @@ namespace {
 HWY_EXPORT(Forward);
 HWY_EXPORT(Backward);
 
-abi::Status unpack(LatentProblem& x, const abi::TensorIn& p, const abi::TensorIn& k,
-                   const abi::TensorIn& v, bool causal, std::int64_t chunk) {
+abi::Status unpack(LatentProblem& x, const LatentInputs& in) {
+  const abi::TensorIn &p = in.p, &k = in.k, &v = in.v;
   for (const abi::TensorIn* t : {&p, &k, &v})
     if (t->dtype != DType::Float32 || t->ndim != 4 || (t->strides[3] != 1 && t->sizes[3] > 1))
       return abi::unsupported("float32 [B, H, T, N] with a contiguous last dimension");
   x.batch = p.sizes[0], x.heads = p.sizes[1], x.tokens = p.sizes[2], x.latents = p.sizes[3],
   x.width = v.sizes[3];
-  x.causal = causal;
-  x.chunk = std::clamp<std::int64_t>(chunk, 1, kLatentChunk);
+  x.causal = in.causal;
+  x.chunk = std::clamp<std::int64_t>(in.chunk, 1, kLatentChunk);
   x.p = p, x.k = k, x.v = v;
   return abi::ok();
 }
 
-abi::Status forward(const abi::KernelContext&, const abi::TensorIn& p, const abi::TensorIn& k,
-                    const abi::TensorIn& v, bool causal, std::int64_t chunk,
-                    const abi::TensorOut& o, const abi::TensorOut& state,
-                    const abi::TensorOut& kept) {
+abi::Status forward(const abi::KernelContext&, const LatentInputs& in, const abi::TensorOut& o,
+                    const abi::TensorOut& state, const abi::TensorOut& kept) {
   LatentProblem x;
-  if (abi::Status s = unpack(x, p, k, v, causal, chunk); s.code) return s;
+  if (abi::Status s = unpack(x, in); s.code) return s;
   x.o = o, x.state = state, x.keep = kept;
   HWY_DYNAMIC_DISPATCH(Forward)(x);
   return abi::ok();
 }
 
-abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const abi::TensorIn& p,
-                     const abi::TensorIn& k, const abi::TensorIn& v, bool causal,
-                     std::int64_t chunk, const abi::TensorIn& kept, const abi::TensorOut& gp,
-                     const abi::TensorOut& gk, const abi::TensorOut& gv) {
+abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const LatentInputs& in,
+                     const abi::TensorIn& kept, const LatentGradients& out) {
   LatentProblem x;
-  if (abi::Status s = unpack(x, p, k, v, causal, chunk); s.code) return s;
-  x.go = go, x.kept = kept, x.gp = gp, x.gk = gk, x.gv = gv;
+  if (abi::Status s = unpack(x, in); s.code) return s;
+  x.go = go, x.kept = kept, x.gp = out.p, x.gk = out.k, x.gv = out.v;
   HWY_DYNAMIC_DISPATCH(Backward)(x);
   return abi::ok();
 }

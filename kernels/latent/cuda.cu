@@ -46,10 +46,9 @@ HeadsOut heads(const TensorOut& t) {
   return {t.as<float>(), t.strides[0], t.strides[1], t.strides[2]};
 }
 
-__device__ inline float minus_infinity() { return bits_float(static_cast<int>(0xff800000)); }
 /// exp(a - b) where b = -inf stands for nothing seen.
 __device__ __forceinline__ float weight(float a, float b) {
-  return b == minus_infinity() ? 0.0f : expf(a - b);
+  return b == -kInf<float> ? 0.0f : expf(a - b);
 }
 /// exp(lse_a - lse_b) of two states, lse = m + log z kept as its parts: log z would be lost beside
 /// a large m. 0 when a saw nothing.
@@ -73,7 +72,7 @@ __global__ void local_state_kernel(Job j, float* local) {
   const int n = static_cast<int>(j.T - t0 < kC ? j.T - t0 : kC);
   float* out = local + (blockIdx.y * j.chunks + c) * j.size;
   for (int l = threadIdx.x; l < j.N; l += kThreads) {
-    float m = minus_infinity(), z = 0;
+    float m = -kInf<float>, z = 0;
     for (int s = 0; s < n; ++s) {
       const float v = j.k.row(b, h, t0 + s)[l];
       m = v > m || v != v ? v : m;
@@ -98,7 +97,7 @@ __global__ void running_state_kernel(Job j, const float* local, float* before, f
   for (int u = threadIdx.x; u < j.N * j.D; u += blockDim.x) {
     const int l = u / j.D;
     float m = s[l], z = s[j.N + l], sum = s[2 * j.N + u];
-    if (!(z > 0 || z != z)) m = minus_infinity();
+    if (!(z > 0 || z != z)) m = -kInf<float>;
     for (int64_t c = 0; c < j.chunks; ++c) {
       const float* x = mine + c * j.size;
       if (at) {
@@ -114,7 +113,7 @@ __global__ void running_state_kernel(Job j, const float* local, float* before, f
   __syncthreads();
   for (int l = threadIdx.x; l < j.N; l += blockDim.x) {
     float m = s[l], z = s[j.N + l];
-    if (!(z > 0 || z != z)) m = minus_infinity();
+    if (!(z > 0 || z != z)) m = -kInf<float>;
     for (int64_t c = 0; c < j.chunks; ++c) {
       const float* x = mine + c * j.size;
       const float top = x[l] > m || x[l] != x[l] ? x[l] : m;
@@ -129,7 +128,7 @@ __device__ inline void chunk_sums(const Job& j, int64_t b, int64_t h, int64_t t0
                                   const float* state, Sums& to) {
   for (int l = threadIdx.x; l < j.N; l += kThreads) {
     float m = state[l], z = state[j.N + l];
-    if (!(z > 0 || z != z)) m = minus_infinity(), z = 0;
+    if (!(z > 0 || z != z)) m = -kInf<float>, z = 0;
     for (int t = 0; t < n; ++t) {
       if (j.causal) {
         const float v = j.k.row(b, h, t0 + t)[l], top = v > m || v != v ? v : m;
@@ -281,7 +280,8 @@ __global__ void key_value_grad_kernel(Job j, const float* before, int64_t per_he
   }
 }
 
-Status describe(const TensorIn& p, const TensorIn& k, const TensorIn& v, bool causal, Job& j) {
+Status describe(const LatentInputs& in, Job& j) {
+  const TensorIn &p = in.p, &k = in.k, &v = in.v;
   if (p.sizes[3] > kMostLatents) return abi::unsupported("more than 64 latents");
   DROPIN_REQUIRE(p.ndim == 4 && k.ndim == 4 && v.ndim == 4 && p.dtype == DType::Float32 &&
                      k.dtype == DType::Float32 && v.dtype == DType::Float32 &&
@@ -290,15 +290,15 @@ Status describe(const TensorIn& p, const TensorIn& k, const TensorIn& v, bool ca
   j.p = heads(p), j.k = heads(k), j.v = heads(v);
   j.B = p.sizes[0], j.H = p.sizes[1], j.T = p.sizes[2], j.N = static_cast<int>(p.sizes[3]),
   j.D = static_cast<int>(v.sizes[3]);
-  j.chunks = (j.T + kC - 1) / kC, j.size = latent_state_size(j.N, j.D), j.causal = causal;
+  j.chunks = ceil_div(j.T, kC), j.size = latent_state_size(j.N, j.D), j.causal = in.causal;
   return abi::ok();
 }
 
-Status forward(const KernelContext& c, const TensorIn& p, const TensorIn& k, const TensorIn& v,
-               bool causal, int64_t, const TensorOut& o, const TensorOut& state,
-               const TensorOut& kept) {
+Status forward(const KernelContext& c, const LatentInputs& in, const TensorOut& o,
+               const TensorOut& state, const TensorOut& kept) {
+  const bool causal = in.causal;
   Job j{};
-  DROPIN_TRY(describe(p, k, v, causal, j));
+  DROPIN_TRY(describe(in, j));
   j.o = heads(o);
   const int64_t all = j.B * j.H;
   if (all == 0 || j.T == 0) return abi::ok();
@@ -313,13 +313,12 @@ Status forward(const KernelContext& c, const TensorIn& p, const TensorIn& k, con
                 causal ? j.chunks * j.size : j.size);
 }
 
-Status backward(const KernelContext& c, const TensorIn& go, const TensorIn& p, const TensorIn& k,
-                const TensorIn& v, bool causal, int64_t, const TensorIn& kept, const TensorOut& gp,
-                const TensorOut& gk, const TensorOut& gv) {
+Status backward(const KernelContext& c, const TensorIn& go, const LatentInputs& in,
+                const TensorIn& kept, const LatentGradients& out) {
   Job j{};
-  DROPIN_TRY(describe(p, k, v, causal, j));
-  j.go = heads(go), j.gp = heads(gp), j.gk = heads(gk), j.gv = heads(gv);
-  const int64_t all = j.B * j.H, per_head = causal ? j.chunks * j.size : j.size;
+  DROPIN_TRY(describe(in, j));
+  j.go = heads(go), j.gp = heads(out.p), j.gk = heads(out.k), j.gv = heads(out.v);
+  const int64_t all = j.B * j.H, per_head = in.causal ? j.chunks * j.size : j.size;
   if (all == 0 || j.T == 0) return abi::ok();
   const dim3 grid(static_cast<unsigned>(j.chunks), static_cast<unsigned>(all));
   DROPIN_SCRATCH(float, local, c, all* j.chunks* j.size);

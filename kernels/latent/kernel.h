@@ -17,19 +17,32 @@ inline std::int64_t latent_state_size(std::int64_t latents, std::int64_t width) 
 /// Tokens between two kept states.
 inline constexpr std::int64_t kLatentChunk = 64;
 
+struct LatentInputs {
+  abi::TensorIn p, k, v;
+  bool causal = false;
+  std::int64_t chunk = kLatentChunk;  ///< tokens taken at once, at most kLatentChunk; without
+                                      ///< effect on results beyond rounding
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorIn* t : {&p, &k, &v}) f(*t);
+  }
+};
+struct LatentGradients {
+  abi::TensorOut p, k, v;  ///< written
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorOut* t : {&p, &k, &v}) f(*t);
+  }
+};
 /// o [B, H, T, D]. state [B, H, latent_state_size] contiguous: before the first token on entry (m =
 /// -inf and zeros for none), after the last on exit. kept [B, H, ceil(T / kLatentChunk),
 /// latent_state_size] contiguous or null: the state before each chunk of a causal scan, for
-/// backward. chunk: tokens taken at once, at most kLatentChunk; without effect on results beyond
-/// rounding.
-DROPIN_KERNEL(latent_forward, const abi::TensorIn& p, const abi::TensorIn& k,
-              const abi::TensorIn& v, bool causal, std::int64_t chunk, const abi::TensorOut& o,
+/// backward.
+DROPIN_KERNEL(latent_forward, const LatentInputs& in, const abi::TensorOut& o,
               const abi::TensorOut& state, const abi::TensorOut& kept);
 /// kept: as forward left it when causal, otherwise the state after the last token [B, H,
-/// latent_state_size]. gp, gk, gv are written.
-DROPIN_KERNEL(latent_backward, const abi::TensorIn& go, const abi::TensorIn& p,
-              const abi::TensorIn& k, const abi::TensorIn& v, bool causal, std::int64_t chunk,
-              const abi::TensorIn& kept, const abi::TensorOut& gp, const abi::TensorOut& gk,
-              const abi::TensorOut& gv);
+/// latent_state_size].
+DROPIN_KERNEL(latent_backward, const abi::TensorIn& go, const LatentInputs& in,
+              const abi::TensorIn& kept, const LatentGradients& out);
 
 }  // namespace dropin::kernels

@@ -33,7 +33,8 @@ inline void mx_pack(const std::uint8_t* codes, std::int64_t n, int width, std::u
   if (whole == n) return;
   std::uint64_t w = 0;
   for (std::int64_t i = whole; i < n; ++i) w |= std::uint64_t{codes[i]} << (i - whole) * width;
-  std::memcpy(out + whole / 8 * width, &w, static_cast<std::size_t>(((n - whole) * width + 7) / 8));
+  std::memcpy(out + whole / 8 * width, &w,
+              static_cast<std::size_t>(ceil_div((n - whole) * width, 8)));
 }
 inline void mx_unpack(const std::uint8_t* in, std::int64_t n, int width, std::uint8_t* codes) {
   const std::int64_t whole = n / 8 * 8;
@@ -41,7 +42,7 @@ inline void mx_unpack(const std::uint8_t* in, std::int64_t n, int width, std::ui
   std::uint64_t w = 0;
   if (whole < n)
     std::memcpy(&w, in + whole / 8 * width,
-                static_cast<std::size_t>(((n - whole) * width + 7) / 8));
+                static_cast<std::size_t>(ceil_div((n - whole) * width, 8)));
   for (std::int64_t i = whole; i < n; ++i)
     codes[i] = static_cast<std::uint8_t>(w >> (i - whole) * width & ((1u << width) - 1));
 }
@@ -149,53 +150,57 @@ HWY_INLINE int scale_byte(std::int32_t top, const MxArgs& a, const MxTraits& t, 
   return *coded = byte;
 }
 
+/// A block along the last axis: b of row `row`. Its codes, one a byte, go to `codes`.
+template <bool kInt8, MxRounding kRounding, bool kFake>
+HWY_INLINE void code_block(const Coder<kInt8, kRounding>& coder, const MxArgs& a, const MxTraits& t,
+                           const MxArrays& p, std::int64_t row, std::int64_t b,
+                           std::uint8_t* codes) {
+  const F f;
+  const I i;
+  const std::int64_t from = row * a.n + b * a.block, size = std::min(a.block, a.n - b * a.block);
+  const float *x = p.x + from, *u = p.u ? p.u + from : nullptr;
+  float* y = kFake ? p.y + from : nullptr;
+  std::uint8_t* scale = kFake ? nullptr : p.scales + row * ceil_div(a.n, a.block) + b;
+  VI most = hn::Zero(i);
+  each<float>(0, size, [&](auto at) HWY_ATTR { most = hn::Max(most, abs_bits(at.load(f, x))); });
+  bool fast;
+  int coded;
+  const int byte = scale_byte(hn::GetLane(hn::MaxOfLanes(i, most)), a, t, &fast, &coded);
+  if (HWY_UNLIKELY(!fast))
+    return mx_block<float>(a, x, u, size, 1, kFake ? nullptr : codes, scale, y);
+  if constexpr (!kFake) *scale = static_cast<std::uint8_t>(byte);
+  const VI low = hn::Set(i, coder.low_of(coded, t));
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f));
+  auto random = [&](auto at) HWY_ATTR {
+    return kRounding == MxRounding::Stochastic ? at.load(f, u) : hn::Zero(f);
+  };
+  std::int64_t k = 0;
+  for (; k + lanes <= size; k += lanes) {
+    const Whole<float> at{k};
+    if constexpr (kFake)
+      at.store(f, coder.fake(at.load(f, x), low, random(at)), y);
+    else
+      store_codes(coder.code(at.load(f, x), low, random(at)), codes + k);
+  }
+  if (k < size) {
+    const Part<float> at{k, size - k};
+    if constexpr (kFake) {
+      at.store(f, coder.fake(at.load(f, x), low, random(at)), y);
+    } else {
+      HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
+      hn::Store(coder.code(at.load(f, x), low, random(at)), i, c);
+      for (std::int64_t j = 0; j < size - k; ++j) codes[k + j] = static_cast<std::uint8_t>(c[j]);
+    }
+  }
+}
+
 template <bool kInt8, MxRounding kRounding, bool kFake>
 void last_axis(const MxArgs& a, const MxArrays& p) {
   const MxTraits& t = mx_traits(a.format);
-  const std::int64_t per_row = (a.n + a.block - 1) / a.block,
-                     row_bytes = a.packed ? (a.n * t.width + 7) / 8 : a.n;
+  const std::int64_t per_row = ceil_div(a.n, a.block),
+                     row_bytes = a.packed ? ceil_div(a.n * t.width, 8) : a.n;
   const bool by_row = a.packed && t.width < 8 && a.block * t.width % 8 != 0,
              pack = a.packed && t.width < 8;
-  auto one = [&](const Coder<kInt8, kRounding>& coder, std::int64_t row, std::int64_t b,
-                 std::uint8_t* codes) HWY_ATTR {
-    const F f;
-    const I i;
-    const std::int64_t from = row * a.n + b * a.block, size = std::min(a.block, a.n - b * a.block);
-    const float *x = p.x + from, *u = p.u ? p.u + from : nullptr;
-    float* y = kFake ? p.y + from : nullptr;
-    std::uint8_t* scale = kFake ? nullptr : p.scales + row * per_row + b;
-    VI most = hn::Zero(i);
-    each<float>(0, size, [&](auto at) HWY_ATTR { most = hn::Max(most, abs_bits(at.load(f, x))); });
-    bool fast;
-    int coded;
-    const int byte = scale_byte(hn::GetLane(hn::MaxOfLanes(i, most)), a, t, &fast, &coded);
-    if (HWY_UNLIKELY(!fast))
-      return mx_block<float>(a, x, u, size, 1, kFake ? nullptr : codes, scale, y);
-    if constexpr (!kFake) *scale = static_cast<std::uint8_t>(byte);
-    const VI low = hn::Set(i, coder.low_of(coded, t));
-    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f));
-    auto random = [&](auto at) HWY_ATTR {
-      return kRounding == MxRounding::Stochastic ? at.load(f, u) : hn::Zero(f);
-    };
-    std::int64_t k = 0;
-    for (; k + lanes <= size; k += lanes) {
-      const Whole<float> at{k};
-      if constexpr (kFake)
-        at.store(f, coder.fake(at.load(f, x), low, random(at)), y);
-      else
-        store_codes(coder.code(at.load(f, x), low, random(at)), codes + k);
-    }
-    if (k < size) {
-      const Part<float> at{k, size - k};
-      if constexpr (kFake) {
-        at.store(f, coder.fake(at.load(f, x), low, random(at)), y);
-      } else {
-        HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
-        hn::Store(coder.code(at.load(f, x), low, random(at)), i, c);
-        for (std::int64_t j = 0; j < size - k; ++j) codes[k + j] = static_cast<std::uint8_t>(c[j]);
-      }
-    }
-  };
   if (kFake || !by_row) {
     parallel_for(a.outer * per_row, std::max<std::int64_t>(1, kGrain / a.block),
                  [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -204,9 +209,11 @@ void last_axis(const MxArgs& a, const MxArrays& p) {
                    std::int64_t row = begin / per_row, b = begin % per_row;
                    for (std::int64_t k = begin; k < end; ++k) {
                      if (kFake || !pack) {
-                       one(coder, row, b, kFake ? nullptr : p.codes + row * a.n + b * a.block);
+                       code_block<kInt8, kRounding, kFake>(
+                           coder, a, t, p, row, b,
+                           kFake ? nullptr : p.codes + row * a.n + b * a.block);
                      } else {
-                       one(coder, row, b, codes.data());
+                       code_block<kInt8, kRounding, kFake>(coder, a, t, p, row, b, codes.data());
                        mx_pack(codes.data(), std::min(a.block, a.n - b * a.block), t.width,
                                p.codes + row * row_bytes + b * a.block * t.width / 8);
                      }
@@ -221,10 +228,70 @@ void last_axis(const MxArgs& a, const MxArrays& p) {
                  cpu::Scratch<std::uint8_t> codes(a.n + 8);
                  for (std::int64_t row = begin; row < end; ++row) {
                    for (std::int64_t b = 0; b < per_row; ++b)
-                     one(coder, row, b, codes.data() + b * a.block);
+                     code_block<kInt8, kRounding, kFake>(coder, a, t, p, row, b,
+                                                         codes.data() + b * a.block);
                    mx_pack(codes.data(), a.n, t.width, p.codes + row * row_bytes);
                  }
                });
+}
+
+constexpr std::int64_t kWidth = 512;  // columns of a strip
+
+/// Block b of the columns of one strip, in slice o of the outer dimension.
+template <bool kInt8, MxRounding kRounding, bool kFake>
+HWY_INLINE void code_strip(const Coder<kInt8, kRounding>& coder, const MxArgs& a, const MxTraits& t,
+                           const MxArrays& p, std::int64_t o, std::int64_t b, std::int64_t strip) {
+  const F f;
+  const I i;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f)),
+                     per_row = ceil_div(a.n, a.block);
+  HWY_ALIGN std::int32_t low[kWidth + 16];
+  std::uint8_t bytes[kWidth];
+  const std::int64_t rows = std::min(a.block, a.n - b * a.block),
+                     columns = std::min(kWidth, a.inner - strip * kWidth);
+  const std::int64_t first = (o * a.n + b * a.block) * a.inner + strip * kWidth,
+                     scales = (o * per_row + b) * a.inner + strip * kWidth;
+  std::memset(low, 0, sizeof low);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const float* x = p.x + first + r * a.inner;
+    each<float>(0, columns, [&](auto at) HWY_ATTR {
+      hn::StoreU(hn::Max(hn::LoadU(i, low + at.i), abs_bits(at.load(f, x))), i, low + at.i);
+    });
+  }
+  bool fast = true;
+  for (std::int64_t c = 0; c < columns; ++c) {
+    bool ok;
+    int coded;
+    bytes[c] = static_cast<std::uint8_t>(scale_byte(low[c], a, t, &ok, &coded));
+    low[c] = coder.low_of(coded, t);
+    fast = fast && ok;
+  }
+  if (HWY_UNLIKELY(!fast)) {  // some column goes by the definition; then all of these do
+    for (std::int64_t c = 0; c < columns; ++c)
+      mx_block<float>(a, p.x + first + c, p.u ? p.u + first + c : nullptr, rows, a.inner,
+                      kFake ? nullptr : p.codes + first + c,
+                      kFake ? nullptr : p.scales + scales + c, kFake ? p.y + first + c : nullptr);
+    return;
+  }
+  if constexpr (!kFake) std::memcpy(p.scales + scales, bytes, static_cast<std::size_t>(columns));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t from = first + r * a.inner;
+    each<float>(0, columns, [&](auto at) HWY_ATTR {
+      const VI lows = hn::LoadU(i, low + at.i);
+      const VF x = at.load(f, p.x + from),
+               u = kRounding == MxRounding::Stochastic ? at.load(f, p.u + from) : hn::Zero(f);
+      if constexpr (kFake) {
+        at.store(f, coder.fake(x, lows, u), p.y + from);
+      } else if (at.i + lanes <= columns) {
+        store_codes(coder.code(x, lows, u), p.codes + from + at.i);
+      } else {
+        HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
+        hn::Store(coder.code(x, lows, u), i, c);
+        for (std::int64_t j = 0; j < columns - at.i; ++j)
+          p.codes[from + at.i + j] = static_cast<std::uint8_t>(c[j]);
+      }
+    });
+  }
 }
 
 /// Blocks down the columns of [n, inner]: a strip of columns at a time, row after row, so that
@@ -232,72 +299,16 @@ void last_axis(const MxArgs& a, const MxArrays& p) {
 template <bool kInt8, MxRounding kRounding, bool kFake>
 void inner_axis(const MxArgs& a, const MxArrays& p) {
   const MxTraits& t = mx_traits(a.format);
-  const F f;
-  const I i;
-  constexpr std::int64_t kWidth = 512;
-  const std::int64_t per_row = (a.n + a.block - 1) / a.block,
-                     strips = (a.inner + kWidth - 1) / kWidth;
+  const std::int64_t per_row = ceil_div(a.n, a.block), strips = ceil_div(a.inner, kWidth);
   parallel_for(
       a.outer * per_row * strips,
       std::max<std::int64_t>(1, kGrain / (std::min(kWidth, a.inner) *
                                           std::min(a.block, std::max<std::int64_t>(a.n, 1)))),
       [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
         const Coder<kInt8, kRounding> coder(t);
-        HWY_ALIGN std::int32_t low[kWidth + 16];
-        std::uint8_t bytes[kWidth];
-        const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f));
-        for (std::int64_t task = begin; task < end; ++task) {
-          const std::int64_t strip = task % strips, b = task / strips % per_row,
-                             o = task / strips / per_row;
-          const std::int64_t rows = std::min(a.block, a.n - b * a.block),
-                             columns = std::min(kWidth, a.inner - strip * kWidth);
-          const std::int64_t first = (o * a.n + b * a.block) * a.inner + strip * kWidth,
-                             scales = (o * per_row + b) * a.inner + strip * kWidth;
-          std::memset(low, 0, sizeof low);
-          for (std::int64_t r = 0; r < rows; ++r) {
-            const float* x = p.x + first + r * a.inner;
-            each<float>(0, columns, [&](auto at) HWY_ATTR {
-              hn::StoreU(hn::Max(hn::LoadU(i, low + at.i), abs_bits(at.load(f, x))), i, low + at.i);
-            });
-          }
-          bool fast = true;
-          for (std::int64_t c = 0; c < columns; ++c) {
-            bool ok;
-            int coded;
-            bytes[c] = static_cast<std::uint8_t>(scale_byte(low[c], a, t, &ok, &coded));
-            low[c] = coder.low_of(coded, t);
-            fast = fast && ok;
-          }
-          if (HWY_UNLIKELY(!fast)) {  // some column goes by the definition; then all of these do
-            for (std::int64_t c = 0; c < columns; ++c)
-              mx_block<float>(a, p.x + first + c, p.u ? p.u + first + c : nullptr, rows, a.inner,
-                              kFake ? nullptr : p.codes + first + c,
-                              kFake ? nullptr : p.scales + scales + c,
-                              kFake ? p.y + first + c : nullptr);
-            continue;
-          }
-          if constexpr (!kFake)
-            std::memcpy(p.scales + scales, bytes, static_cast<std::size_t>(columns));
-          for (std::int64_t r = 0; r < rows; ++r) {
-            const std::int64_t from = first + r * a.inner;
-            each<float>(0, columns, [&](auto at) HWY_ATTR {
-              const VI lows = hn::LoadU(i, low + at.i);
-              const VF x = at.load(f, p.x + from), u = kRounding == MxRounding::Stochastic
-                                                           ? at.load(f, p.u + from)
-                                                           : hn::Zero(f);
-              if constexpr (kFake) {
-                at.store(f, coder.fake(x, lows, u), p.y + from);
-              } else if (at.i + lanes <= columns) {
-                store_codes(coder.code(x, lows, u), p.codes + from + at.i);
-              } else {
-                HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
-                hn::Store(coder.code(x, lows, u), i, c);
-                for (std::int64_t j = 0; j < columns - at.i; ++j)
-                  p.codes[from + at.i + j] = static_cast<std::uint8_t>(c[j]);
-              }
-            });
-          }
-        }
+        for (std::int64_t task = begin; task < end; ++task)
+          code_strip<kInt8, kRounding, kFake>(coder, a, t, p, task / strips / per_row,
+                                              task / strips % per_row, task % strips);
       });
 }
 
@@ -361,7 +372,7 @@ void decode(const MxArgs& a, const std::uint8_t* codes, const std::uint8_t* scal
   float table[256];
   for (int c = 0; c < 256; ++c)
     table[c] = static_cast<float>(mx_decode(static_cast<std::uint8_t>(c), a.format));
-  const std::int64_t blocks = (a.n + a.block - 1) / a.block, row_bytes = (a.n * t.width + 7) / 8;
+  const std::int64_t blocks = ceil_div(a.n, a.block), row_bytes = ceil_div(a.n * t.width, 8);
   if (a.inner == 1) {
     parallel_for(a.outer, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(a.n, 1)),
                  [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -391,7 +402,7 @@ void decode(const MxArgs& a, const std::uint8_t* codes, const std::uint8_t* scal
 
 void nvfp4(const float* x, std::int64_t rows, std::int64_t n, std::uint8_t* codes,
            std::uint8_t* scales, float* tensor_scale) {
-  const std::int64_t per_row = (n + 15) / 16;
+  const std::int64_t per_row = ceil_div(n, 16);
   std::vector<float> tops(
       static_cast<std::size_t>(rows * per_row));  // of each block; NaN when it holds NaN or Inf
   parallel_for(rows * per_row, kGrain / 16, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -464,7 +475,8 @@ bool is(const TensorIn& t, DType dtype, std::int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
 std::int64_t code_bytes(const MxArgs& a) {
-  return a.packed ? a.outer * ((a.n * mx_traits(a.format).width + 7) / 8) : a.outer * a.n * a.inner;
+  return a.packed ? a.outer * ceil_div(a.n * mx_traits(a.format).width, 8)
+                  : a.outer * a.n * a.inner;
 }
 bool sane(const MxArgs& a) {
   return a.block >= 1 && a.outer >= 0 && a.n >= 0 && a.inner >= 0 && (!a.packed || a.inner == 1);
@@ -473,7 +485,7 @@ bool sane(const MxArgs& a) {
 // float64: the definition
 void encode_double(const MxArgs& a, const double* x, const float* u, std::uint8_t* codes,
                    std::uint8_t* scales, double* y) {
-  const std::int64_t blocks = (a.n + a.block - 1) / a.block;
+  const std::int64_t blocks = ceil_div(a.n, a.block);
   const int width = mx_traits(a.format).width;
   parallel_for(a.outer, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<std::uint8_t> row(a.packed ? static_cast<std::size_t>(a.n) : 0);
@@ -489,7 +501,7 @@ void encode_double(const MxArgs& a, const double* x, const float* u, std::uint8_
               scales ? scales + (o * blocks + b) * a.inner + c : nullptr, y ? y + at : nullptr);
         }
       if (!codes || !a.packed) continue;
-      std::uint8_t* out = codes + o * ((a.n * width + 7) / 8);
+      std::uint8_t* out = codes + o * ceil_div(a.n * width, 8);
       if (width == 8)
         std::copy(row.begin(), row.end(), out);
       else
@@ -504,7 +516,7 @@ Status quantize_cpu(const KernelContext&, const MxArgs& a, const TensorIn& x, co
   if (x.dtype != DType::Float32 && x.dtype != DType::Float64)
     return abi::unsupported("needs float32 or float64");
   if (!sane(a) || !is(x, x.dtype, n) || !is(codes, DType::UInt8, code_bytes(a)) ||
-      !is(scales, DType::UInt8, a.outer * ((a.n + a.block - 1) / a.block) * a.inner))
+      !is(scales, DType::UInt8, a.outer * ceil_div(a.n, a.block) * a.inner))
     return abi::failed("x, codes and scales must be contiguous and of fitting sizes");
   if (a.rounding == MxRounding::Stochastic && !is(u, DType::Float32, n))
     return abi::failed("stochastic rounding needs a random number per element");
@@ -541,7 +553,7 @@ Status dequantize_cpu(const KernelContext&, const MxArgs& a, const TensorIn& cod
   const std::int64_t n = a.outer * a.n * a.inner;
   const int width = mx_traits(a.format).width;
   if (!sane(a) || !is(codes, DType::UInt8, code_bytes(a)) ||
-      !is(scales, DType::UInt8, a.outer * ((a.n + a.block - 1) / a.block) * a.inner) ||
+      !is(scales, DType::UInt8, a.outer * ceil_div(a.n, a.block) * a.inner) ||
       !is(y, DType::Float32, n))
     return abi::failed("codes, scales and y must be contiguous and of fitting sizes");
   if (n == 0) return abi::ok();
@@ -560,7 +572,7 @@ Status nvfp4_quantize_cpu(const KernelContext&, const TensorIn& x, const TensorO
                           const TensorOut& scales, const TensorOut& tensor_scale) {
   const std::int64_t n = x.ndim ? x.sizes[x.ndim - 1] : 1, rows = n ? x.numel() / n : 0;
   if (!is(x, DType::Float32, rows * n) || !is(codes, DType::UInt8, rows * n) ||
-      !is(scales, DType::UInt8, rows * ((n + 15) / 16)) || !is(tensor_scale, DType::Float32, 1))
+      !is(scales, DType::UInt8, rows * ceil_div(n, 16)) || !is(tensor_scale, DType::Float32, 1))
     return abi::failed(
         "x must be contiguous float32, codes and scales uint8 of fitting sizes, tensor_scale "
         "float32 [1]");
@@ -573,7 +585,7 @@ Status nvfp4_quantize_cpu(const KernelContext&, const TensorIn& x, const TensorO
 Status nvfp4_dequantize_cpu(const KernelContext&, const TensorIn& codes, const TensorIn& scales,
                             const TensorIn& tensor_scale, const TensorOut& y) {
   const std::int64_t n = codes.ndim ? codes.sizes[codes.ndim - 1] : 1,
-                     rows = n ? codes.numel() / n : 0, per_row = (n + 15) / 16;
+                     rows = n ? codes.numel() / n : 0, per_row = ceil_div(n, 16);
   if (!is(codes, DType::UInt8, rows * n) || !is(scales, DType::UInt8, rows * per_row) ||
       !is(tensor_scale, DType::Float32, 1) || !is(y, DType::Float32, rows * n))
     return abi::failed(

@@ -17,12 +17,12 @@ bool is(const TensorIn& t, DType dtype, int64_t n) {
 bool sane(const MxArgs& a) {
   return a.outer >= 0 && a.n >= 0 && a.inner >= 0 && a.block >= 1 && (!a.packed || a.inner == 1);
 }
-int64_t blocks_along(const MxArgs& a) { return (a.n + a.block - 1) / a.block; }
+int64_t blocks_along(const MxArgs& a) { return ceil_div(a.n, a.block); }
 
 template <class T>
 __global__ void blocks_kernel(MxArgs a, const T* x, const float* u, std::uint8_t* codes,
                               std::uint8_t* scales, T* y) {
-  const int64_t blocks = (a.n + a.block - 1) / a.block, total = a.outer * blocks * a.inner;
+  const int64_t blocks = ceil_div(a.n, a.block), total = a.outer * blocks * a.inner;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int64_t c = i % a.inner, b = i / a.inner % blocks, o = i / (a.inner * blocks),
@@ -98,7 +98,7 @@ __global__ void flat_blocks_kernel(MxArgs a, const float* x, const float* u, std
                                    std::uint8_t* scales, float* y) {
   const Coder coder(a);
   const int64_t quads = a.outer * a.n / 4, stride = static_cast<int64_t>(gridDim.x) * blockDim.x,
-                whole = (quads + 31) / 32 * 32;  // a warp goes on as one
+                whole = ceil_div(quads, 32) * 32;  // a warp goes on as one
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < whole;
        i += stride) {
     const bool inside = i < quads;
@@ -150,7 +150,7 @@ bool flat(const MxArgs& a, const void* x, const void* u, const void* codes, cons
 __global__ void warp_blocks_kernel(MxArgs a, const float* x, const float* u, std::uint8_t* codes,
                                    std::uint8_t* scales, float* y) {
   const Coder coder(a);
-  const int64_t blocks = (a.n + 31) / 32,
+  const int64_t blocks = ceil_div(a.n, 32),
                 warps = static_cast<int64_t>(gridDim.x) * (blockDim.x / 32);
   const int lane = threadIdx.x % 32;
   for (int64_t b = static_cast<int64_t>(blockIdx.x) * (blockDim.x / 32) + threadIdx.x / 32;
@@ -173,7 +173,7 @@ __global__ void warp_blocks_kernel(MxArgs a, const float* x, const float* u, std
 __global__ void float_blocks_kernel(MxArgs a, const float* x, const float* u, std::uint8_t* codes,
                                     std::uint8_t* scales, float* y) {
   const Coder coder(a);
-  const int64_t blocks = (a.n + a.block - 1) / a.block, total = a.outer * blocks * a.inner;
+  const int64_t blocks = ceil_div(a.n, a.block), total = a.outer * blocks * a.inner;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < total;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int64_t c = i % a.inner, b = i / a.inner % blocks, o = i / (a.inner * blocks),
@@ -201,7 +201,7 @@ __global__ void float_blocks_kernel(MxArgs a, const float* x, const float* u, st
 // Codes of a row as a bit stream: a thread per byte.
 __global__ void pack_kernel(const std::uint8_t* codes, int64_t outer, int64_t n, int width,
                             std::uint8_t* packed) {
-  const int64_t bytes = (n * width + 7) / 8;
+  const int64_t bytes = ceil_div(n * width, 8);
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < outer * bytes;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int64_t o = i / bytes, bit = i % bytes * 8;
@@ -226,8 +226,7 @@ __global__ void decode_kernel(MxArgs a, int width, const std::uint8_t* codes,
   for (int i = threadIdx.x; i < 1 << width; i += blockDim.x)
     table[i] = static_cast<float>(mx_decode(static_cast<std::uint8_t>(i), a.format));
   __syncthreads();
-  const int64_t blocks = (a.n + a.block - 1) / a.block,
-                bytes = a.packed ? (a.n * width + 7) / 8 : 0;
+  const int64_t blocks = ceil_div(a.n, a.block), bytes = a.packed ? ceil_div(a.n * width, 8) : 0;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
        i < a.outer * a.n * a.inner; i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int64_t c = i % a.inner, k = i / a.inner % a.n, o = i / (a.inner * a.n);
@@ -301,7 +300,7 @@ Status quantize(const KernelContext& c, const MxArgs& a, const TensorIn& x, cons
                 const TensorOut& codes, const TensorOut& scales) {
   const int64_t n = a.outer * a.n * a.inner;
   const int width = mx_traits(a.format).width;
-  const int64_t code_bytes = a.packed ? a.outer * ((a.n * width + 7) / 8) : n;
+  const int64_t code_bytes = a.packed ? a.outer * ceil_div(a.n * width, 8) : n;
   DROPIN_REQUIRE(sane(a) && is(x, x.dtype, n) && is(codes, DType::UInt8, code_bytes) &&
                      is(scales, DType::UInt8, a.outer * blocks_along(a) * a.inner),
                  "x, codes and scales must be contiguous and of fitting sizes");
@@ -339,7 +338,7 @@ Status dequantize(const KernelContext& c, const MxArgs& a, const TensorIn& codes
   const int64_t n = a.outer * a.n * a.inner;
   const int width = mx_traits(a.format).width;
   DROPIN_REQUIRE(
-      sane(a) && is(codes, DType::UInt8, a.packed ? a.outer * ((a.n * width + 7) / 8) : n) &&
+      sane(a) && is(codes, DType::UInt8, a.packed ? a.outer * ceil_div(a.n * width, 8) : n) &&
           is(scales, DType::UInt8, a.outer * blocks_along(a) * a.inner) && is(y, DType::Float32, n),
       "codes, scales and y must be contiguous and of fitting sizes");
   if (n == 0) return abi::ok();
@@ -354,7 +353,7 @@ Status dequantize(const KernelContext& c, const MxArgs& a, const TensorIn& codes
 // --- NVFP4
 
 __global__ void tops_kernel(const float* x, int64_t rows, int64_t n, float* tops, unsigned* most) {
-  const int64_t per_row = (n + 15) / 16;
+  const int64_t per_row = ceil_div(n, 16);
   unsigned best = 0;
   for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < rows * per_row;
        k += static_cast<int64_t>(gridDim.x) * blockDim.x) {
@@ -377,7 +376,7 @@ __global__ void tensor_scale_kernel(const unsigned* most, float* scale) {
 }
 __global__ void nvfp4_kernel(const float* x, int64_t rows, int64_t n, const float* tops,
                              const float* tensor_scale, std::uint8_t* codes, std::uint8_t* scales) {
-  const int64_t per_row = (n + 15) / 16;
+  const int64_t per_row = ceil_div(n, 16);
   const float scale = *tensor_scale;
   for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < rows * per_row;
        k += static_cast<int64_t>(gridDim.x) * blockDim.x) {
@@ -395,7 +394,7 @@ __global__ void nvfp4_kernel(const float* x, int64_t rows, int64_t n, const floa
 }
 __global__ void nvfp4_decode_kernel(const std::uint8_t* codes, const std::uint8_t* scales,
                                     const float* tensor_scale, int64_t rows, int64_t n, float* y) {
-  const int64_t per_row = (n + 15) / 16;
+  const int64_t per_row = ceil_div(n, 16);
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * n;
        i += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const float s =
@@ -407,7 +406,7 @@ __global__ void nvfp4_decode_kernel(const std::uint8_t* codes, const std::uint8_
 Status nvfp4_encode(const KernelContext& c, const TensorIn& x, const TensorOut& codes,
                     const TensorOut& scales, const TensorOut& tensor_scale) {
   const int64_t n = x.ndim ? x.sizes[x.ndim - 1] : 1, rows = n ? x.numel() / n : 0,
-                blocks = rows * ((n + 15) / 16);
+                blocks = rows * ceil_div(n, 16);
   DROPIN_REQUIRE(is(x, DType::Float32, rows * n) && is(codes, DType::UInt8, rows * n) &&
                      is(scales, DType::UInt8, blocks) && is(tensor_scale, DType::Float32, 1),
                  "x must be contiguous float32, codes and scales uint8 of fitting sizes, "
@@ -427,7 +426,7 @@ Status nvfp4_decode(const KernelContext& c, const TensorIn& codes, const TensorI
                     const TensorIn& tensor_scale, const TensorOut& y) {
   const int64_t n = codes.ndim ? codes.sizes[codes.ndim - 1] : 1, rows = n ? codes.numel() / n : 0;
   DROPIN_REQUIRE(is(codes, DType::UInt8, rows * n) &&
-                     is(scales, DType::UInt8, rows * ((n + 15) / 16)) &&
+                     is(scales, DType::UInt8, rows * ceil_div(n, 16)) &&
                      is(tensor_scale, DType::Float32, 1) && is(y, DType::Float32, rows * n),
                  "codes and scales must be contiguous uint8 of fitting sizes, tensor_scale float32 "
                  "[1], y float32");

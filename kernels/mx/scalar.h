@@ -103,7 +103,7 @@ DROPIN_HD inline double mx_decode(std::uint8_t code, MxFormat format) {
                : std::ldexp(m, f.emin() - f.mantissa);
   if (format == MxFormat::E4M3 && magnitude == 0x7f) v = std::numeric_limits<double>::quiet_NaN();
   if (format == MxFormat::E5M2 && e == 31)
-    v = m ? std::numeric_limits<double>::quiet_NaN() : std::numeric_limits<double>::infinity();
+    v = m ? std::numeric_limits<double>::quiet_NaN() : kInf<double>;
   return code >> (f.width - 1) & 1 ? -v : v;
 }
 

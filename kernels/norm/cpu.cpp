@@ -21,17 +21,18 @@
 namespace dropin::kernels {
 /// Rows of n values; null where there is none. mean is null for RMS normalisation.
 struct RowNorm {
-  std::int64_t rows, n;
-  const void *g, *x, *w, *b;
-  void *mean, *rstd;
-  double eps;
-  void *y, *gx, *gw, *gb;
+  std::int64_t rows = 0, n = 0;
+  const void *g = nullptr, *x = nullptr, *w = nullptr, *b = nullptr;
+  void *mean = nullptr, *rstd = nullptr;
+  double eps = 0;
+  void *y = nullptr, *gx = nullptr, *gw = nullptr, *gb = nullptr;
 };
 struct BatchNorm {
-  std::int64_t batch, channels, positions;
-  const void *g, *x, *mean, *rstd, *w, *b;
-  bool training;
-  void *y, *gx, *gw, *gb;
+  std::int64_t batch = 0, channels = 0, positions = 0;
+  const void *g = nullptr, *x = nullptr, *mean = nullptr, *rstd = nullptr, *w = nullptr,
+             *b = nullptr;
+  bool training = false;
+  void *y = nullptr, *gx = nullptr, *gw = nullptr, *gb = nullptr;
 };
 constexpr std::int64_t kFlushRows =
     128;  // rows whose contributions are added in the tensor's dtype before double takes over
@@ -274,18 +275,15 @@ void batch_forward(const BatchNorm& a) {
   });
 }
 
-/// With sums over batch and positions G = sum g and H = sum g (x - mean): gb = G, gw = H rstd, and
-/// gx = w rstd (g - G / N - (x - mean) rstd^2 H / N) in training, w rstd g otherwise.
+/// H = sum g (x - mean) and G = sum g of every channel, over batch and positions: sums [2, C], H
+/// first.
 template <class T>
-void batch_backward(const BatchNorm& a) {
+void batch_sums(const BatchNorm& a, double* sums) {
   const Tag<T> d;
   const std::int64_t channels = a.channels, s = a.positions;
-  const T *mean = in<T>(a.mean), *rstd = in<T>(a.rstd), *w = in<T>(a.w);
-  const bool flat = s == 1;
-  const double count = static_cast<double>(a.batch * s);
-  std::vector<double> sums(static_cast<std::size_t>(2 * channels));  // H, then G
-  if (flat) {
-    accumulate_rows<T>(a.batch, channels, sums.data(), [&](std::int64_t r, T* h, T* total) {
+  const T* mean = in<T>(a.mean);
+  if (s == 1) {
+    accumulate_rows<T>(a.batch, channels, sums, [&](std::int64_t r, T* h, T* total) {
       const T *x = in<T>(a.x) + r * channels, *g = in<T>(a.g) + r * channels;
       each<T>(0, channels, [&](auto at) HWY_ATTR {
         const auto gi = at.load(d, g);
@@ -293,45 +291,41 @@ void batch_backward(const BatchNorm& a) {
         at.store(d, hn::Add(gi, at.load(d, total)), total);
       });
     });
-  } else {
-    parallel_for(channels, rows_per_thread(a.batch * s),
-                 [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-                   for (std::int64_t c = begin; c < end; ++c) {
-                     const auto m = hn::Set(d, mean[c]);
-                     double h = 0, total = 0;
-                     for (std::int64_t i = 0; i < a.batch; ++i) {
-                       const T *x = in<T>(a.x) + (i * channels + c) * s,
-                               *g = in<T>(a.g) + (i * channels + c) * s;
-                       for (std::int64_t from = 0; from < s; from += kSumBlock) {
-                         auto u = hn::Zero(d), v = hn::Zero(d);
-                         each<T>(from, std::min(s, from + kSumBlock), [&](auto at) HWY_ATTR {
-                           const auto gi = at.load(d, g);
-                           u = hn::MulAdd(gi, hn::Sub(at.load(d, x), m), u);
-                           v = hn::Add(v, gi);
-                         });
-                         h += static_cast<double>(sum_lanes(d, u));
-                         total += static_cast<double>(sum_lanes(d, v));
-                       }
-                     }
-                     sums[c] = h;
-                     sums[channels + c] = total;
-                   }
-                 });
+    return;
   }
-  for (std::int64_t c = 0; c < channels; ++c) {
-    if (a.gw) out<T>(a.gw)[c] = static_cast<T>(sums[c] * static_cast<double>(rstd[c]));
-    if (a.gb) out<T>(a.gb)[c] = static_cast<T>(sums[channels + c]);
-  }
-  if (!a.gx) return;
-  std::vector<T> scale(static_cast<std::size_t>(channels)),
-      first(static_cast<std::size_t>(channels)), second(static_cast<std::size_t>(channels));
-  for (std::int64_t c = 0; c < channels; ++c) {
-    const double r = static_cast<double>(rstd[c]);
-    scale[c] = w ? rstd[c] * w[c] : rstd[c];
-    first[c] = a.training ? static_cast<T>(sums[channels + c] / count) : T(0);
-    second[c] = a.training ? static_cast<T>(r * r * sums[c] / count) : T(0);
-  }
-  const std::int64_t rows = flat ? a.batch : a.batch * channels, n = flat ? channels : s;
+  auto channel = [&](std::int64_t c) HWY_ATTR {
+    const auto m = hn::Set(d, mean[c]);
+    double h = 0, total = 0;
+    for (std::int64_t i = 0; i < a.batch; ++i) {
+      const T *x = in<T>(a.x) + (i * channels + c) * s, *g = in<T>(a.g) + (i * channels + c) * s;
+      for (std::int64_t from = 0; from < s; from += kSumBlock) {
+        auto u = hn::Zero(d), v = hn::Zero(d);
+        each<T>(from, std::min(s, from + kSumBlock), [&](auto at) HWY_ATTR {
+          const auto gi = at.load(d, g);
+          u = hn::MulAdd(gi, hn::Sub(at.load(d, x), m), u);
+          v = hn::Add(v, gi);
+        });
+        h += static_cast<double>(sum_lanes(d, u));
+        total += static_cast<double>(sum_lanes(d, v));
+      }
+    }
+    sums[c] = h;
+    sums[channels + c] = total;
+  };
+  parallel_for(channels, rows_per_thread(a.batch * s),
+               [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+                 for (std::int64_t c = begin; c < end; ++c) channel(c);
+               });
+}
+
+/// gx = scale (g - first - (x - mean) second), the three per channel.
+template <class T>
+void batch_grad(const BatchNorm& a, const T* scale, const T* first, const T* second) {
+  const Tag<T> d;
+  const T* mean = in<T>(a.mean);
+  const bool flat = a.positions == 1;
+  const std::int64_t channels = a.channels, rows = flat ? a.batch : a.batch * channels,
+                     n = flat ? channels : a.positions;
   parallel_for(rows, rows_per_thread(n), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     for (std::int64_t r = begin; r < end; ++r) {
       const T *x = in<T>(a.x) + r * n, *g = in<T>(a.g) + r * n;
@@ -339,9 +333,9 @@ void batch_backward(const BatchNorm& a) {
       if (flat) {
         each<T>(0, n, [&](auto at) HWY_ATTR {
           const auto e = hn::Sub(at.load(d, x), at.load(d, mean));
-          const auto v = hn::NegMulAdd(e, at.load(d, second.data()),
-                                       hn::Sub(at.load(d, g), at.load(d, first.data())));
-          at.store(d, hn::Mul(v, at.load(d, scale.data())), gx);
+          const auto v =
+              hn::NegMulAdd(e, at.load(d, second), hn::Sub(at.load(d, g), at.load(d, first)));
+          at.store(d, hn::Mul(v, at.load(d, scale)), gx);
         });
       } else {
         const std::int64_t c = r % channels;
@@ -356,6 +350,31 @@ void batch_backward(const BatchNorm& a) {
       }
     }
   });
+}
+
+/// With the sums G and H: gb = G, gw = H rstd, and gx = w rstd (g - G / N - (x - mean) rstd^2 H /
+/// N) in training, w rstd g otherwise.
+template <class T>
+void batch_backward(const BatchNorm& a) {
+  const std::int64_t channels = a.channels;
+  const T *rstd = in<T>(a.rstd), *w = in<T>(a.w);
+  const double count = static_cast<double>(a.batch * a.positions);
+  std::vector<double> sums(static_cast<std::size_t>(2 * channels));
+  batch_sums<T>(a, sums.data());
+  for (std::int64_t c = 0; c < channels; ++c) {
+    if (a.gw) out<T>(a.gw)[c] = static_cast<T>(sums[c] * static_cast<double>(rstd[c]));
+    if (a.gb) out<T>(a.gb)[c] = static_cast<T>(sums[channels + c]);
+  }
+  if (!a.gx) return;
+  std::vector<T> scale(static_cast<std::size_t>(channels)),
+      first(static_cast<std::size_t>(channels)), second(static_cast<std::size_t>(channels));
+  for (std::int64_t c = 0; c < channels; ++c) {
+    const double r = static_cast<double>(rstd[c]);
+    scale[c] = w ? rstd[c] * w[c] : rstd[c];
+    first[c] = a.training ? static_cast<T>(sums[channels + c] / count) : T(0);
+    second[c] = a.training ? static_cast<T>(r * r * sums[c] / count) : T(0);
+  }
+  batch_grad<T>(a, scale.data(), first.data(), second.data());
 }
 
 void row_forward(DType t, const RowNorm& a) {
@@ -415,90 +434,58 @@ void zero(const TensorOut& y) {
   if (y.data) std::fill_n(y.as<char>(), y.numel() * item_size(y.dtype), 0);
 }
 
-Status layer_forward(const KernelContext&, const TensorIn& x, std::int64_t n, const TensorIn& w,
-                     const TensorIn& b, double eps, const TensorOut& y, const TensorOut& mean,
-                     const TensorOut& rstd) {
-  const std::int64_t rows = n > 0 ? x.numel() / n : 0;
-  if (Status s = check(
-          x, n,
-          vectors_of(x, n, w, b) && vectors_of(x, rows, mean, rstd) && vector_of(y, x, x.numel()));
-      s.code)
-    return s;
-  if (rows == 0) return abi::ok();
-  HWY_DYNAMIC_DISPATCH(row_forward)
-  (x.dtype, {.rows = rows,
-             .n = n,
-             .x = x.data,
-             .w = w.data,
-             .b = b.data,
-             .mean = mean.as<void>(),
-             .rstd = rstd.as<void>(),
-             .eps = eps,
-             .y = y.as<void>()});
-  return abi::ok();
+std::int64_t rows_of(const NormInputs& in) { return in.n > 0 ? in.x.numel() / in.n : 0; }
+RowNorm rows(const NormInputs& in) {
+  return {.rows = rows_of(in),
+          .n = in.n,
+          .x = in.x.data,
+          .w = in.weight.data,
+          .b = in.bias.data,
+          .eps = in.eps};
 }
 
-Status rms_forward(const KernelContext&, const TensorIn& x, std::int64_t n, const TensorIn& w,
-                   double eps, const TensorOut& y, const TensorOut& rstd) {
-  const std::int64_t rows = n > 0 ? x.numel() / n : 0;
-  if (Status s =
-          check(x, n, vector_of(w, x, n) && vector_of(rstd, x, rows) && vector_of(y, x, x.numel()));
-      s.code)
-    return s;
-  if (rows == 0) return abi::ok();
-  HWY_DYNAMIC_DISPATCH(row_forward)
-  (x.dtype, {.rows = rows,
-             .n = n,
-             .x = x.data,
-             .w = w.data,
-             .rstd = rstd.as<void>(),
-             .eps = eps,
-             .y = y.as<void>()});
+/// Layer norm where mean is an array, RMS norm where its data is null.
+Status norm_forward(const NormInputs& in, const TensorOut& y, const TensorOut& mean,
+                    const TensorOut& rstd) {
+  const bool fits = vectors_of(in.x, in.n, in.weight, in.bias) &&
+                    vectors_of(in.x, rows_of(in), mean, rstd) && vector_of(y, in.x, in.x.numel());
+  if (Status s = check(in.x, in.n, fits); s.code) return s;
+  RowNorm a = rows(in);
+  if (a.rows == 0) return abi::ok();
+  a.mean = mean.as<void>(), a.rstd = rstd.as<void>(), a.y = y.as<void>();
+  HWY_DYNAMIC_DISPATCH(row_forward)(in.x.dtype, a);
   return abi::ok();
 }
-
-Status layer_backward(const KernelContext&, const TensorIn& g, const TensorIn& x, std::int64_t n,
-                      const TensorIn& w, const TensorIn& mean, const TensorIn& rstd,
-                      const TensorOut& gx, const TensorOut& gw, const TensorOut& gb) {
-  const std::int64_t rows = n > 0 ? x.numel() / n : 0;
-  const bool fits = vectors_of(x, n, w, gw, gb) && vectors_of(x, rows, mean, rstd) &&
-                    vectors_of(x, x.numel(), g, gx);
-  if (Status s = check(x, n, fits); s.code) return s;
-  if (rows == 0) return zero(gw), zero(gb), abi::ok();
-  HWY_DYNAMIC_DISPATCH(row_backward)
-  (x.dtype, {.rows = rows,
-             .n = n,
-             .g = g.data,
-             .x = x.data,
-             .w = w.data,
-             .mean = const_cast<void*>(mean.data),
-             .rstd = const_cast<void*>(rstd.data),
-             .gx = gx.as<void>(),
-             .gw = gw.as<void>(),
-             .gb = gb.as<void>()});
+Status norm_backward(const TensorIn& g, const NormInputs& in, const TensorIn& mean,
+                     const TensorIn& rstd, const NormGradients& out) {
+  const bool fits = vectors_of(in.x, in.n, in.weight, out.weight, out.bias) &&
+                    vectors_of(in.x, rows_of(in), mean, rstd) &&
+                    vectors_of(in.x, in.x.numel(), g, out.x);
+  if (Status s = check(in.x, in.n, fits); s.code) return s;
+  RowNorm a = rows(in);
+  if (a.rows == 0) return zero(out.weight), zero(out.bias), abi::ok();
+  a.g = g.data, a.mean = const_cast<void*>(mean.data), a.rstd = const_cast<void*>(rstd.data);
+  a.gx = out.x.as<void>(), a.gw = out.weight.as<void>(), a.gb = out.bias.as<void>();
+  HWY_DYNAMIC_DISPATCH(row_backward)(in.x.dtype, a);
   return abi::ok();
 }
+NormInputs without_bias(NormInputs in) { return in.bias = {}, in; }
 
-Status rms_backward(const KernelContext&, const TensorIn& g, const TensorIn& x, std::int64_t n,
-                    const TensorIn& w, const TensorIn& rstd, const TensorOut& gx,
-                    const TensorOut& gw) {
-  const std::int64_t rows = n > 0 ? x.numel() / n : 0;
-  if (Status s = check(
-          x, n,
-          vectors_of(x, n, w, gw) && vector_of(rstd, x, rows) && vectors_of(x, x.numel(), g, gx));
-      s.code)
-    return s;
-  if (rows == 0) return zero(gw), abi::ok();
-  HWY_DYNAMIC_DISPATCH(row_backward)
-  (x.dtype, {.rows = rows,
-             .n = n,
-             .g = g.data,
-             .x = x.data,
-             .w = w.data,
-             .rstd = const_cast<void*>(rstd.data),
-             .gx = gx.as<void>(),
-             .gw = gw.as<void>()});
-  return abi::ok();
+Status layer_forward(const KernelContext&, const NormInputs& in, const TensorOut& y,
+                     const TensorOut& mean, const TensorOut& rstd) {
+  return norm_forward(in, y, mean, rstd);
+}
+Status layer_backward(const KernelContext&, const TensorIn& g, const NormInputs& in,
+                      const TensorIn& mean, const TensorIn& rstd, const NormGradients& out) {
+  return norm_backward(g, in, mean, rstd, out);
+}
+Status rms_forward(const KernelContext&, const NormInputs& in, const TensorOut& y,
+                   const TensorOut& rstd) {
+  return norm_forward(without_bias(in), y, {}, rstd);
+}
+Status rms_backward(const KernelContext&, const TensorIn& g, const NormInputs& in,
+                    const TensorIn& rstd, const NormGradients& out) {
+  return norm_backward(g, without_bias(in), {}, rstd, {out.x, out.weight, {}});
 }
 
 /// x as [batch, channels, positions]; the sizes behind the second are one.
@@ -538,51 +525,41 @@ Status batch_stats(const KernelContext&, const TensorIn& x, double eps, const Te
   return abi::ok();
 }
 
-Status batch_forward_cpu(const KernelContext&, const TensorIn& x, const TensorIn& mean,
-                         const TensorIn& rstd, const TensorIn& w, const TensorIn& b,
-                         const TensorOut& y) {
-  if (Status s = check_planes(
-          x, vectors_of(x, x.sizes[1], mean, rstd, w, b) && vector_of(y, x, x.numel()));
-      s.code)
-    return s;
-  if (x.numel() == 0) return abi::ok();
-  const TensorIn p = as_planes(x);
-  HWY_DYNAMIC_DISPATCH(channel_forward)
-  (x.dtype, {.batch = p.sizes[0],
-             .channels = p.sizes[1],
-             .positions = p.sizes[2],
-             .x = x.data,
-             .mean = mean.data,
-             .rstd = rstd.data,
-             .w = w.data,
-             .b = b.data,
-             .y = y.as<void>()});
+BatchNorm planes(const BatchNormInputs& in) {
+  const TensorIn p = as_planes(in.x);
+  return {.batch = p.sizes[0],
+          .channels = p.sizes[1],
+          .positions = p.sizes[2],
+          .x = in.x.data,
+          .mean = in.mean.data,
+          .rstd = in.rstd.data,
+          .w = in.weight.data,
+          .b = in.bias.data,
+          .training = in.training};
+}
+
+Status batch_forward_cpu(const KernelContext&, const BatchNormInputs& in, const TensorOut& y) {
+  const bool fits = vectors_of(in.x, in.x.sizes[1], in.mean, in.rstd, in.weight, in.bias) &&
+                    vector_of(y, in.x, in.x.numel());
+  if (Status s = check_planes(in.x, fits); s.code) return s;
+  if (in.x.numel() == 0) return abi::ok();
+  BatchNorm a = planes(in);
+  a.y = y.as<void>();
+  HWY_DYNAMIC_DISPATCH(channel_forward)(in.x.dtype, a);
   return abi::ok();
 }
 
-Status batch_backward_cpu(const KernelContext&, const TensorIn& g, const TensorIn& x,
-                          const TensorIn& mean, const TensorIn& rstd, const TensorIn& w,
-                          bool training, const TensorOut& gx, const TensorOut& gw,
-                          const TensorOut& gb) {
-  if (Status s = check_planes(
-          x, vectors_of(x, x.sizes[1], mean, rstd, w, gw, gb) && vectors_of(x, x.numel(), g, gx));
-      s.code)
-    return s;
-  if (x.numel() == 0) return zero(gw), zero(gb), abi::ok();
-  const TensorIn p = as_planes(x);
-  HWY_DYNAMIC_DISPATCH(channel_backward)
-  (x.dtype, {.batch = p.sizes[0],
-             .channels = p.sizes[1],
-             .positions = p.sizes[2],
-             .g = g.data,
-             .x = x.data,
-             .mean = mean.data,
-             .rstd = rstd.data,
-             .w = w.data,
-             .training = training,
-             .gx = gx.as<void>(),
-             .gw = gw.as<void>(),
-             .gb = gb.as<void>()});
+Status batch_backward_cpu(const KernelContext&, const TensorIn& g, const BatchNormInputs& in,
+                          const NormGradients& out) {
+  const bool fits =
+      vectors_of(in.x, in.x.sizes[1], in.mean, in.rstd, in.weight, out.weight, out.bias) &&
+      vectors_of(in.x, in.x.numel(), g, out.x);
+  if (Status s = check_planes(in.x, fits); s.code) return s;
+  if (in.x.numel() == 0) return zero(out.weight), zero(out.bias), abi::ok();
+  BatchNorm a = planes(in);
+  a.g = g.data;
+  a.gx = out.x.as<void>(), a.gw = out.weight.as<void>(), a.gb = out.bias.as<void>();
+  HWY_DYNAMIC_DISPATCH(channel_backward)(in.x.dtype, a);
   return abi::ok();
 }
 

@@ -95,43 +95,45 @@ template <class T>
 Status parameter_grads(const KernelContext& c, const T* g, const T* x, const T* mean, const T* rstd,
                        T* gw, T* gb, int64_t rows, int64_t n) {
   if ((!gw && !gb) || n == 0) return abi::ok();
-  const int64_t across = (n + 31) / 32,
+  const int64_t across = ceil_div(n, 32),
                 room = static_cast<int64_t>(multiprocessors(c)) * 8 / across;
-  int64_t splits = (rows + 63) / 64;
+  int64_t splits = ceil_div(rows, 64);
   if (splits > room) splits = room;
   if (splits < 1) splits = 1;
   if (splits > 65535) splits = 65535;
   DROPIN_SCRATCH(T, part, c, splits * 2 * n);
   DROPIN_TRY(launch(c, &parameter_grad_kernel<T>,
                     dim3(static_cast<unsigned>(across), static_cast<unsigned>(splits)), dim3(32, 8),
-                    0, g, x, mean, rstd, part.get(), rows, n, (rows + splits - 1) / splits));
+                    0, g, x, mean, rstd, part.get(), rows, n, ceil_div(rows, splits)));
   return launch(c, &add_parts_kernel<T>, dim3(blocks_for(c, n, 128)), dim3(128), 0, part.get(), gw,
                 gb, n, splits);
 }
 
-Status layer_forward(const KernelContext& c, const TensorIn& x, int64_t n, const TensorIn& w,
-                     const TensorIn& b, double eps, const TensorOut& y, const TensorOut& mean,
-                     const TensorOut& rstd) {
-  const int64_t rows = n ? x.numel() / n : 0;
-  const dim3 block = group_of(n);
-  return visit_real(x.dtype, [&](auto zero) {
+int64_t rows_of(const NormInputs& in) { return in.n ? in.x.numel() / in.n : 0; }
+
+Status layer_forward(const KernelContext& c, const NormInputs& in, const TensorOut& y,
+                     const TensorOut& mean, const TensorOut& rstd) {
+  const int64_t rows = rows_of(in);
+  const dim3 block = group_of(in.n);
+  return visit_real(in.x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return launch(c, &layer_norm_kernel<T>, dim3(grid_of(c, rows, block)), block, 0, x.as<T>(),
-                  w.as<T>(), b.as<T>(), eps, y.as<T>(), mean.as<T>(), rstd.as<T>(), rows, n);
+    return launch(c, &layer_norm_kernel<T>, dim3(grid_of(c, rows, block)), block, 0, in.x.as<T>(),
+                  in.weight.as<T>(), in.bias.as<T>(), in.eps, y.as<T>(), mean.as<T>(), rstd.as<T>(),
+                  rows, in.n);
   });
 }
-Status norm_backward(const KernelContext& c, const TensorIn& g, const TensorIn& x, int64_t n,
-                     const TensorIn& w, const TensorIn& mean, const TensorIn& rstd,
-                     const TensorOut& gx, const TensorOut& gw, const TensorOut& gb) {
-  const int64_t rows = n ? x.numel() / n : 0;
-  const dim3 block = group_of(n);
-  return visit_real(x.dtype, [&](auto zero) -> Status {
+Status norm_backward(const KernelContext& c, const TensorIn& g, const NormInputs& in,
+                     const TensorIn& mean, const TensorIn& rstd, const NormGradients& out) {
+  const int64_t rows = rows_of(in);
+  const dim3 block = group_of(in.n);
+  return visit_real(in.x.dtype, [&](auto zero) -> Status {
     using T = decltype(zero);
-    if (gx.data)
+    const T *x = in.x.as<T>(), *w = in.weight.as<T>();
+    if (out.x.data)
       DROPIN_TRY(launch(c, &norm_grad_kernel<T>, dim3(grid_of(c, rows, block)), block, 0, g.as<T>(),
-                        x.as<T>(), w.as<T>(), mean.as<T>(), rstd.as<T>(), gx.as<T>(), rows, n));
-    return parameter_grads<T>(c, g.as<T>(), x.as<T>(), mean.as<T>(), rstd.as<T>(), gw.as<T>(),
-                              gb.as<T>(), rows, n);
+                        x, w, mean.as<T>(), rstd.as<T>(), out.x.as<T>(), rows, in.n));
+    return parameter_grads<T>(c, g.as<T>(), x, mean.as<T>(), rstd.as<T>(), out.weight.as<T>(),
+                              out.bias.as<T>(), rows, in.n);
   });
 }
 
@@ -149,20 +151,19 @@ __global__ void rms_norm_kernel(const T* x, const T* w, double eps, T* y, T* rst
     if (threadIdx.x == 0) rstd[r] = s;
   }
 }
-Status rms_forward(const KernelContext& c, const TensorIn& x, int64_t n, const TensorIn& w,
-                   double eps, const TensorOut& y, const TensorOut& rstd) {
-  const int64_t rows = n ? x.numel() / n : 0;
-  const dim3 block = group_of(n);
-  return visit_real(x.dtype, [&](auto zero) {
+Status rms_forward(const KernelContext& c, const NormInputs& in, const TensorOut& y,
+                   const TensorOut& rstd) {
+  const int64_t rows = rows_of(in);
+  const dim3 block = group_of(in.n);
+  return visit_real(in.x.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return launch(c, &rms_norm_kernel<T>, dim3(grid_of(c, rows, block)), block, 0, x.as<T>(),
-                  w.as<T>(), eps, y.as<T>(), rstd.as<T>(), rows, n);
+    return launch(c, &rms_norm_kernel<T>, dim3(grid_of(c, rows, block)), block, 0, in.x.as<T>(),
+                  in.weight.as<T>(), in.eps, y.as<T>(), rstd.as<T>(), rows, in.n);
   });
 }
-Status rms_backward(const KernelContext& c, const TensorIn& g, const TensorIn& x, int64_t n,
-                    const TensorIn& w, const TensorIn& rstd, const TensorOut& gx,
-                    const TensorOut& gw) {
-  return norm_backward(c, g, x, n, w, TensorIn{}, rstd, gx, gw, TensorOut{});
+Status rms_backward(const KernelContext& c, const TensorIn& g, const NormInputs& in,
+                    const TensorIn& rstd, const NormGradients& out) {
+  return norm_backward(c, g, in, TensorIn{}, rstd, {out.x, out.weight, {}});
 }
 
 // --- batch norm: x [B, C, S]
@@ -241,33 +242,33 @@ Status batch_stats(const KernelContext& c, const TensorIn& x, double eps, const 
                   x.sizes[1], x.sizes[2], eps, mean.as<T>(), var.as<T>(), rstd.as<T>());
   });
 }
-Status batch_forward(const KernelContext& c, const TensorIn& x, const TensorIn& mean,
-                     const TensorIn& rstd, const TensorIn& w, const TensorIn& b,
-                     const TensorOut& y) {
+Status batch_forward(const KernelContext& c, const BatchNormInputs& in, const TensorOut& y) {
+  const TensorIn& x = in.x;
   DROPIN_REQUIRE(x.ndim == 3 && x.contiguous(), "x must be [B, C, S], contiguous");
   return visit_real(x.dtype, [&](auto zero) {
     using T = decltype(zero);
     return launch(c, &batch_forward_kernel<T>, dim3(blocks_for(c, x.numel(), 256)), dim3(256), 0,
-                  x.as<T>(), mean.as<T>(), rstd.as<T>(), w.as<T>(), b.as<T>(), y.as<T>(), x.numel(),
-                  x.sizes[1], x.sizes[2]);
+                  x.as<T>(), in.mean.as<T>(), in.rstd.as<T>(), in.weight.as<T>(), in.bias.as<T>(),
+                  y.as<T>(), x.numel(), x.sizes[1], x.sizes[2]);
   });
 }
-Status batch_backward(const KernelContext& c, const TensorIn& g, const TensorIn& x,
-                      const TensorIn& mean, const TensorIn& rstd, const TensorIn& w, bool training,
-                      const TensorOut& gx, const TensorOut& gw, const TensorOut& gb) {
+Status batch_backward(const KernelContext& c, const TensorIn& g, const BatchNormInputs& in,
+                      const NormGradients& out) {
+  const TensorIn& x = in.x;
   DROPIN_REQUIRE(x.ndim == 3 && x.contiguous() && g.contiguous(),
                  "x must be [B, C, S], contiguous");
   const int64_t B = x.sizes[0], C = x.sizes[1], S = x.sizes[2];
   DROPIN_SCRATCH(double, sums, c, 2 * C);
   return visit_real(x.dtype, [&](auto zero) -> Status {
     using T = decltype(zero);
+    const T *mean = in.mean.as<T>(), *rstd = in.rstd.as<T>();
     DROPIN_TRY(launch(c, &batch_sums_kernel<T>, dim3(static_cast<unsigned>(C)),
-                      dim3(B * S <= 256 ? 64 : 512), 0, g.as<T>(), x.as<T>(), mean.as<T>(),
-                      rstd.as<T>(), B, C, S, sums.get(), gw.as<T>(), gb.as<T>()));
-    if (!gx.data) return abi::ok();
+                      dim3(B * S <= 256 ? 64 : 512), 0, g.as<T>(), x.as<T>(), mean, rstd, B, C, S,
+                      sums.get(), out.weight.as<T>(), out.bias.as<T>()));
+    if (!out.x.data) return abi::ok();
     return launch(c, &batch_grad_kernel<T>, dim3(blocks_for(c, x.numel(), 256)), dim3(256), 0,
-                  g.as<T>(), x.as<T>(), mean.as<T>(), rstd.as<T>(), w.as<T>(), sums.get(), training,
-                  gx.as<T>(), x.numel(), C, S, 1.0 / static_cast<double>(B * S));
+                  g.as<T>(), x.as<T>(), mean, rstd, in.weight.as<T>(), sums.get(), in.training,
+                  out.x.as<T>(), x.numel(), C, S, 1.0 / static_cast<double>(B * S));
   });
 }
 

@@ -5,33 +5,52 @@
 
 namespace dropin::kernels {
 
-/// x seen as [rows, n], n = numel(weight) or the product of the normalised dims (passed). y = (x -
-/// mean) rstd w + b; mean, rstd [rows]; two-pass variance.
-DROPIN_KERNEL(layer_norm_forward, const abi::TensorIn& x, std::int64_t n, const abi::TensorIn& w,
-              const abi::TensorIn& b, double eps, const abi::TensorOut& y,
+/// x seen as [rows, n], n the product of the normalised dims; weight and bias [n].
+struct NormInputs {
+  abi::TensorIn x;
+  std::int64_t n = 0;
+  abi::TensorIn weight, bias;  ///< RMS normalisation reads no bias
+  double eps = 1e-5;
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorIn* t : {&x, &weight, &bias}) f(*t);
+  }
+};
+/// x [B, C, S] seen as B samples, C channels, S positions; mean, rstd [C] given or made by
+/// batch_norm_stats, weight and bias [C].
+struct BatchNormInputs {
+  abi::TensorIn x, mean, rstd, weight, bias;
+  bool training = false;  ///< backward: mean and rstd depend on x (torch.nn.functional.batch_norm);
+                          ///< otherwise they are constants
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorIn* t : {&x, &mean, &rstd, &weight, &bias}) f(*t);
+  }
+};
+/// Written; data null where not wanted.
+struct NormGradients {
+  abi::TensorOut x, weight, bias;
+  template <class F>
+  void tensors(F&& f) const {
+    for (const abi::TensorOut* t : {&x, &weight, &bias}) f(*t);
+  }
+};
+
+/// y = (x - mean) rstd weight + bias; mean, rstd [rows]; two-pass variance.
+DROPIN_KERNEL(layer_norm_forward, const NormInputs& in, const abi::TensorOut& y,
               const abi::TensorOut& mean, const abi::TensorOut& rstd);
-/// gx (may be null), gw, gb (may be null) in one call.
-DROPIN_KERNEL(layer_norm_backward, const abi::TensorIn& g, const abi::TensorIn& x, std::int64_t n,
-              const abi::TensorIn& w, const abi::TensorIn& mean, const abi::TensorIn& rstd,
-              const abi::TensorOut& gx, const abi::TensorOut& gw, const abi::TensorOut& gb);
-/// y = x rstd w, rstd = 1 / sqrt(mean(x^2) + eps).
-DROPIN_KERNEL(rms_norm_forward, const abi::TensorIn& x, std::int64_t n, const abi::TensorIn& w,
-              double eps, const abi::TensorOut& y, const abi::TensorOut& rstd);
-DROPIN_KERNEL(rms_norm_backward, const abi::TensorIn& g, const abi::TensorIn& x, std::int64_t n,
-              const abi::TensorIn& w, const abi::TensorIn& rstd, const abi::TensorOut& gx,
-              const abi::TensorOut& gw);
-/// x [B, C, S] seen as B samples, C channels, S positions. Statistics per channel over B and S.
-/// mean, rstd [C] given or made by batch_norm_stats.
+DROPIN_KERNEL(layer_norm_backward, const abi::TensorIn& g, const NormInputs& in,
+              const abi::TensorIn& mean, const abi::TensorIn& rstd, const NormGradients& out);
+/// y = x rstd weight, rstd = 1 / sqrt(mean(x^2) + eps).
+DROPIN_KERNEL(rms_norm_forward, const NormInputs& in, const abi::TensorOut& y,
+              const abi::TensorOut& rstd);
+DROPIN_KERNEL(rms_norm_backward, const abi::TensorIn& g, const NormInputs& in,
+              const abi::TensorIn& rstd, const NormGradients& out);
+/// Statistics of x [B, C, S] per channel over B and S.
 DROPIN_KERNEL(batch_norm_stats, const abi::TensorIn& x, double eps, const abi::TensorOut& mean,
               const abi::TensorOut& var /* biased */, const abi::TensorOut& rstd);
-DROPIN_KERNEL(batch_norm_forward, const abi::TensorIn& x, const abi::TensorIn& mean,
-              const abi::TensorIn& rstd, const abi::TensorIn& w, const abi::TensorIn& b,
-              const abi::TensorOut& y);
-/// training: the statistics depend on x (torch.nn.functional.batch_norm); otherwise they are
-/// constants.
-DROPIN_KERNEL(batch_norm_backward, const abi::TensorIn& g, const abi::TensorIn& x,
-              const abi::TensorIn& mean, const abi::TensorIn& rstd, const abi::TensorIn& w,
-              bool training, const abi::TensorOut& gx, const abi::TensorOut& gw,
-              const abi::TensorOut& gb);
+DROPIN_KERNEL(batch_norm_forward, const BatchNormInputs& in, const abi::TensorOut& y);
+DROPIN_KERNEL(batch_norm_backward, const abi::TensorIn& g, const BatchNormInputs& in,
+              const NormGradients& out);
 
 }  // namespace dropin::kernels

@@ -12,14 +12,9 @@
 #ifndef DROPIN_OPTIM_ARGS_
 #define DROPIN_OPTIM_ARGS_
 namespace dropin::kernels {
-struct SgdStep {
-  double lr, momentum, dampening, weight_decay;
-  bool nesterov, first, maximize;
-};
-struct AdamStep {
-  double lr, beta1, beta2, eps, weight_decay;
-  bool decoupled, maximize;
-  double correction1, root_correction2;  // 1 - beta1^t, sqrt(1 - beta2^t)
+/// 1 - beta1^t, sqrt(1 - beta2^t)
+struct AdamCorrections {
+  double first, root_second;
 };
 }  // namespace dropin::kernels
 #endif
@@ -55,15 +50,17 @@ void sgd_all(const SgdStep& a, T* p, const T* g, T* buf, std::int64_t n) {
 }
 
 template <class T>
-void adam_all(const AdamStep& a, T* p, const T* g, T* m, T* v, T* vmax, std::int64_t n) {
+void adam_all(const AdamStep& a, const AdamCorrections& correction, T* p, const T* g, T* m, T* v,
+              T* vmax, std::int64_t n) {
   const Tag<T> d;
   parallel_for(n, kGrain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
     const auto keep1 = constant(d, a.beta1), take1 = constant(d, 1 - a.beta1),
                keep2 = constant(d, a.beta2), take2 = constant(d, 1 - a.beta2);
     const auto eps = constant(d, a.eps), sign = constant(d, a.maximize ? -1 : 1),
                decay = constant(d, a.decoupled ? 1 - a.lr * a.weight_decay : a.weight_decay);
-    const auto rate = constant(d, -a.lr / a.correction1),
-               root = constant(d, sizeof(T) == 8 ? a.root_correction2 : 1 / a.root_correction2);
+    const auto rate = constant(d, -a.lr / correction.first),
+               root = constant(
+                   d, sizeof(T) == 8 ? correction.root_second : 1 / correction.root_second);
     each<T>(begin, end, [&](auto at) HWY_ATTR {
       auto x = at.load(d, p), grad = hn::Mul(at.load(d, g), sign);
       if (a.weight_decay != 0) {
@@ -99,14 +96,14 @@ void sgd(DType t, const SgdStep& a, void* p, const void* g, void* buf, std::int6
     sgd_all(a, static_cast<double*>(p), static_cast<const double*>(g), static_cast<double*>(buf),
             n);
 }
-void adam(DType t, const AdamStep& a, void* p, const void* g, void* m, void* v, void* vmax,
-          std::int64_t n) {
+void adam(DType t, const AdamStep& a, const AdamCorrections& correction, void* p, const void* g,
+          void* m, void* v, void* vmax, std::int64_t n) {
   if (t == DType::Float32)
-    adam_all(a, static_cast<float*>(p), static_cast<const float*>(g), static_cast<float*>(m),
-             static_cast<float*>(v), static_cast<float*>(vmax), n);
+    adam_all(a, correction, static_cast<float*>(p), static_cast<const float*>(g),
+             static_cast<float*>(m), static_cast<float*>(v), static_cast<float*>(vmax), n);
   else
-    adam_all(a, static_cast<double*>(p), static_cast<const double*>(g), static_cast<double*>(m),
-             static_cast<double*>(v), static_cast<double*>(vmax), n);
+    adam_all(a, correction, static_cast<double*>(p), static_cast<const double*>(g),
+             static_cast<double*>(m), static_cast<double*>(v), static_cast<double*>(vmax), n);
 }
 
 }  // namespace
@@ -131,40 +128,30 @@ bool fits(const TensorIn& p, std::initializer_list<const TensorIn*> others) {
   return ok;
 }
 
-Status sgd_cpu(const KernelContext&, const TensorOut& p, const TensorIn& g, const TensorOut& buf,
-               double lr, double momentum, double dampening, double weight_decay, bool nesterov,
-               bool first, bool maximize) {
+Status sgd_cpu(const KernelContext&, const SgdStep& a, const TensorOut& p, const TensorIn& g,
+               const TensorOut& buf) {
   if (p.dtype != DType::Float32 && p.dtype != DType::Float64)
     return abi::unsupported("needs float32 or float64");
   if (p.numel() == 0) return abi::ok();
   if (!fits(p, {&g, &buf}) || !g.data)
-    return abi::failed("p, g and buf must be contiguous and alike");
+    return abi::failed("p, g and momentum_buffer must be contiguous and alike");
   HWY_DYNAMIC_DISPATCH(sgd)
-  (p.dtype, {lr, momentum, dampening, weight_decay, nesterov, first, maximize}, p.as<void>(),
-   g.data, buf.as<void>(), p.numel());
+  (p.dtype, a, p.as<void>(), g.data, buf.as<void>(), p.numel());
   return abi::ok();
 }
 
-Status adam_cpu(const KernelContext&, const TensorOut& p, const TensorIn& g, const TensorOut& m,
-                const TensorOut& v, const TensorOut& vmax, double lr, double beta1, double beta2,
-                double eps, double weight_decay, bool decoupled, bool maximize, std::int64_t step) {
+Status adam_cpu(const KernelContext&, const AdamStep& a, const TensorOut& p, const TensorIn& g,
+                const TensorOut& m, const TensorOut& v, const TensorOut& vmax) {
   if (p.dtype != DType::Float32 && p.dtype != DType::Float64)
     return abi::unsupported("needs float32 or float64");
   if (p.numel() == 0) return abi::ok();
   if (!fits(p, {&g, &m, &v, &vmax}) || !g.data || !m.data || !v.data)
-    return abi::failed("p, g, m and v must be contiguous and alike");
-  const double t = static_cast<double>(step);
-  const AdamStep a{lr,
-                   beta1,
-                   beta2,
-                   eps,
-                   weight_decay,
-                   decoupled,
-                   maximize,
-                   1 - std::pow(beta1, t),
-                   std::sqrt(1 - std::pow(beta2, t))};
+    return abi::failed("p, g, exp_avg and exp_avg_sq must be contiguous and alike");
+  const double t = static_cast<double>(a.step);
+  const AdamCorrections correction{1 - std::pow(a.beta1, t), std::sqrt(1 - std::pow(a.beta2, t))};
   HWY_DYNAMIC_DISPATCH(adam)
-  (p.dtype, a, p.as<void>(), g.data, m.as<void>(), v.as<void>(), vmax.as<void>(), p.numel());
+  (p.dtype, a, correction, p.as<void>(), g.data, m.as<void>(), v.as<void>(), vmax.as<void>(),
+   p.numel());
   return abi::ok();
 }
 

@@ -24,7 +24,7 @@ struct Sgd {
 };
 
 template <class T>
-struct AdamStep {
+struct Adam {
   T *p, *m, *v, *vmax;
   const T* g;
   T b1, b2, take1, take2, eps, decay, shrink, step, root;
@@ -63,48 +63,46 @@ Status each(const KernelContext& c, F f, int64_t n) {
   return launch(c, &each_kernel<F>, dim3(blocks_for(c, n, 1024)), dim3(256), 0, f, n);
 }
 
-Status sgd_cuda(const KernelContext& c, const TensorOut& p, const TensorIn& g, const TensorOut& buf,
-                double lr, double momentum, double dampening, double decay, bool nesterov,
-                bool first, bool maximize) {
+Status sgd_cuda(const KernelContext& c, const SgdStep& a, const TensorOut& p, const TensorIn& g,
+                const TensorOut& buf) {
   DROPIN_REQUIRE(p.contiguous() && g.contiguous() && g.dtype == p.dtype && g.numel() == p.numel() &&
                      (!buf.data || (buf.contiguous() && buf.dtype == p.dtype)),
                  "arrays do not fit");
   return visit_real(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    return each(
-        c,
-        Sgd<T>{p.as<T>(), buf.as<T>(), g.as<T>(), static_cast<T>(lr), static_cast<T>(momentum),
-               static_cast<T>(1 - dampening), static_cast<T>(decay), nesterov, first, maximize},
-        p.numel());
+    return each(c,
+                Sgd<T>{p.as<T>(), buf.as<T>(), g.as<T>(), static_cast<T>(a.lr),
+                       static_cast<T>(a.momentum), static_cast<T>(1 - a.dampening),
+                       static_cast<T>(a.weight_decay), a.nesterov, a.first, a.maximize},
+                p.numel());
   });
 }
 
-Status adam_cuda(const KernelContext& c, const TensorOut& p, const TensorIn& g, const TensorOut& m,
-                 const TensorOut& v, const TensorOut& vmax, double lr, double beta1, double beta2,
-                 double eps, double decay, bool decoupled, bool maximize, int64_t step) {
+Status adam_cuda(const KernelContext& c, const AdamStep& a, const TensorOut& p, const TensorIn& g,
+                 const TensorOut& m, const TensorOut& v, const TensorOut& vmax) {
   DROPIN_REQUIRE(p.contiguous() && g.contiguous() && m.contiguous() && v.contiguous() &&
                      g.dtype == p.dtype && g.numel() == p.numel(),
                  "arrays do not fit");
-  const double bc1 = 1 - pow(beta1, static_cast<double>(step)),
-               bc2 = 1 - pow(beta2, static_cast<double>(step));
+  const double bc1 = 1 - pow(a.beta1, static_cast<double>(a.step)),
+               bc2 = 1 - pow(a.beta2, static_cast<double>(a.step));
   return visit_real(p.dtype, [&](auto zero) {
     using T = decltype(zero);
-    const AdamStep<T> update{p.as<T>(),
-                             m.as<T>(),
-                             v.as<T>(),
-                             vmax.as<T>(),
-                             g.as<T>(),
-                             static_cast<T>(beta1),
-                             static_cast<T>(beta2),
-                             static_cast<T>(1 - beta1),
-                             static_cast<T>(1 - beta2),
-                             static_cast<T>(eps),
-                             static_cast<T>(decay),
-                             static_cast<T>(1 - lr * decay),
-                             static_cast<T>(lr / bc1),
-                             static_cast<T>(sqrt(bc2)),
-                             decoupled,
-                             maximize};
+    const Adam<T> update{p.as<T>(),
+                         m.as<T>(),
+                         v.as<T>(),
+                         vmax.as<T>(),
+                         g.as<T>(),
+                         static_cast<T>(a.beta1),
+                         static_cast<T>(a.beta2),
+                         static_cast<T>(1 - a.beta1),
+                         static_cast<T>(1 - a.beta2),
+                         static_cast<T>(a.eps),
+                         static_cast<T>(a.weight_decay),
+                         static_cast<T>(1 - a.lr * a.weight_decay),
+                         static_cast<T>(a.lr / bc1),
+                         static_cast<T>(sqrt(bc2)),
+                         a.decoupled,
+                         a.maximize};
     return each(c, update, p.numel());
   });
 }

@@ -271,7 +271,7 @@ void encode_block(const float* HWY_RESTRICT v, std::int64_t n, float absmax,
 
 void quantize_all(const float* x, std::int64_t n, bool is_signed, std::int64_t block,
                   std::uint8_t* codes, float* absmax) {
-  const std::int64_t blocks = (n + block - 1) / block;
+  const std::int64_t blocks = ceil_div(n, block);
   parallel_for(blocks, std::max<std::int64_t>(1, kGrain / block),
                [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
                  const F d;
@@ -295,7 +295,7 @@ void quantize_all(const float* x, std::int64_t n, bool is_signed, std::int64_t b
 
 void dequantize_all(const std::uint8_t* codes, const float* absmax, std::int64_t n, bool is_signed,
                     std::int64_t block, float* y) {
-  const std::int64_t blocks = (n + block - 1) / block;
+  const std::int64_t blocks = ceil_div(n, block);
   const float* map = dynamic_map(is_signed).value;
   parallel_for(blocks, std::max<std::int64_t>(1, kGrain / block),
                [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -373,6 +373,55 @@ struct Update {
   }
 };
 
+/// Adam on the whole vectors of a block of bytes: the moments of all of them, then what these do to
+/// p. m1, m2: their greatest magnitudes. Returns false, with p unchanged, where one is not finite.
+template <Rule8 kRule>
+HWY_INLINE bool adam_vectors(const Update<kRule>& update, const Arrays8& t, V gs, std::int64_t from,
+                             std::int64_t size, const Decoder<true>& decode1,
+                             const Decoder<false>& decode2, const std::uint8_t* c1,
+                             const std::uint8_t* c2, float* n1, float* n2, V& m1, V& m2) {
+  const F d;
+  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d)), whole = size / lanes * lanes;
+  const bool more = hn::MaxLanes(F()) >= 8 && size <= 4096 && from + size + kAhead <= t.n;
+  if (more)
+    for (std::int64_t k = 0; k < size; k += 64)
+      hwy::Prefetch(c1 + kAhead + k), hwy::Prefetch(c2 + kAhead + k);
+  std::int64_t i = 0;
+  auto vectors = [&](auto count) HWY_ATTR {
+    constexpr int kVectors = count;
+    for (; i + kVectors * lanes <= size; i += kVectors * lanes) {
+      V g[kVectors], s1[kVectors], s2[kVectors];
+      if (more)
+        for (std::int64_t k = 0; k < kVectors * lanes; k += 16)
+          hwy::Prefetch(t.p + from + i + kAhead + k), hwy::Prefetch(t.g + from + i + kAhead + k);
+      decode1.template decode<kVectors>(c1 + i, s1);
+      decode2.template decode<kVectors>(c2 + i, s2);
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) {
+        g[k] = hn::Mul(hn::LoadU(d, t.g + from + i + k * lanes), gs);
+        update.moments(g[k], s1[k], s2[k]);
+      }
+#pragma GCC unroll 4
+      for (int k = 0; k < kVectors; ++k) {
+        m1 = larger(m1, hn::Abs(s1[k]));  // not finite once a gradient is not
+        m2 = larger(m2, s2[k]);
+        hn::StoreU(s1[k], d, n1 + i + k * lanes);
+        hn::StoreU(s2[k], d, n2 + i + k * lanes);
+      }
+    }
+  };
+  vectors(std::integral_constant<int, 2>());
+  vectors(std::integral_constant<int, 1>());
+  const V most = hn::Set(d, kMost);
+  if (HWY_UNLIKELY(!hn::AllTrue(d, hn::And(hn::Le(m1, most), hn::Le(m2, most))))) return false;
+#pragma GCC unroll 2
+  for (i = 0; i < whole; i += lanes)
+    hn::StoreU(
+        update.moved(hn::LoadU(d, t.p + from + i), hn::LoadU(d, n1 + i), hn::LoadU(d, n2 + i)), d,
+        t.p + from + i);
+  return true;
+}
+
 /// One block. With bytes: codes before, new states to n1, n2 and their absmax; else the states in
 /// place.
 template <Rule8 kRule, bool kBytes>
@@ -406,46 +455,14 @@ HWY_INLINE void step_block(const Update<kRule>& update, const Arrays8& t, float 
   const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
   std::int64_t i = 0;
   if constexpr (kTwo && kBytes) {
+    const bool finite =
+        adam_vectors<kRule>(update, t, gs, from, size, decode1, decode2, c1, c2, n1, n2, m1, m2);
     const std::int64_t whole = size / lanes * lanes;
-    const bool more = hn::MaxLanes(F()) >= 8 && size <= 4096 && from + size + kAhead <= t.n;
-    if (more)
-      for (std::int64_t k = 0; k < size; k += 64)
-        hwy::Prefetch(c1 + kAhead + k), hwy::Prefetch(c2 + kAhead + k);
-    auto vectors = [&](auto count) HWY_ATTR {
-      constexpr int kVectors = count;
-      for (; i + kVectors * lanes <= size; i += kVectors * lanes) {
-        V g[kVectors], s1[kVectors], s2[kVectors];
-        if (more)
-          for (std::int64_t k = 0; k < kVectors * lanes; k += 16)
-            hwy::Prefetch(t.p + from + i + kAhead + k), hwy::Prefetch(t.g + from + i + kAhead + k);
-        decode1.template decode<kVectors>(c1 + i, s1);
-        decode2.template decode<kVectors>(c2 + i, s2);
-#pragma GCC unroll 4
-        for (int k = 0; k < kVectors; ++k) {
-          g[k] = hn::Mul(hn::LoadU(d, t.g + from + i + k * lanes), gs);
-          update.moments(g[k], s1[k], s2[k]);
-        }
-#pragma GCC unroll 4
-        for (int k = 0; k < kVectors; ++k) {
-          m1 = larger(m1, hn::Abs(s1[k]));  // not finite once a gradient is not
-          m2 = larger(m2, s2[k]);
-          hn::StoreU(s1[k], d, n1 + i + k * lanes);
-          hn::StoreU(s2[k], d, n2 + i + k * lanes);
-        }
-      }
-    };
-    vectors(std::integral_constant<int, 2>());
-    vectors(std::integral_constant<int, 1>());
-    if (HWY_LIKELY(hn::AllTrue(d, hn::And(hn::Le(m1, most), hn::Le(m2, most))))) {
-#pragma GCC unroll 2
-      for (i = 0; i < whole; i += lanes)
-        hn::StoreU(
-            update.moved(hn::LoadU(d, t.p + from + i), hn::LoadU(d, n1 + i), hn::LoadU(d, n2 + i)),
-            d, t.p + from + i);
-    } else {  // again, element by element with care
+    if (!finite) {  // again, element by element with care
       m1 = m2 = zero;
-      for (i = 0; i < whole; i += lanes) place(Whole<float>{i}, decode1(c1 + i), decode2(c2 + i));
+      for (; i < whole; i += lanes) place(Whole<float>{i}, decode1(c1 + i), decode2(c2 + i));
     }
+    i = whole;
   }
   for (; i + lanes <= size; i += lanes) {
     const Whole<float> at{i};
@@ -484,7 +501,7 @@ void step_rule(const Step8& a, const Arrays8& t) {
     });
     return;
   }
-  const std::int64_t blocks = (t.n + a.block - 1) / a.block;
+  const std::int64_t blocks = ceil_div(t.n, a.block);
   parallel_for(
       blocks, std::max<std::int64_t>(1, kGrain / a.block),
       [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
@@ -541,14 +558,13 @@ using abi::TensorOut;
 bool is(const TensorIn& t, DType dtype, std::int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
-std::int64_t blocks(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
 
 Status quantize_cpu(const KernelContext&, const TensorIn& x, bool is_signed, std::int64_t block,
                     const TensorOut& codes, const TensorOut& absmax) {
   const std::int64_t n = x.numel();
   if (block < 1) return abi::failed("block must be positive");
   if (!is(x, DType::Float32, n) || !is(codes, DType::UInt8, n) ||
-      !is(absmax, DType::Float32, blocks(n, block)))
+      !is(absmax, DType::Float32, ceil_div(n, block)))
     return abi::failed(
         "x must be contiguous float32, codes uint8 of its size, absmax float32 of a value per "
         "block");
@@ -561,7 +577,7 @@ Status dequantize_cpu(const KernelContext&, const TensorIn& codes, const TensorI
                       bool is_signed, std::int64_t block, const TensorOut& y) {
   const std::int64_t n = codes.numel();
   if (block < 1) return abi::failed("block must be positive");
-  if (!is(codes, DType::UInt8, n) || !is(absmax, DType::Float32, blocks(n, block)) ||
+  if (!is(codes, DType::UInt8, n) || !is(absmax, DType::Float32, ceil_div(n, block)) ||
       !is(y, DType::Float32, n))
     return abi::failed(
         "codes must be contiguous uint8, y float32 of its size, absmax float32 of a value per "
@@ -572,8 +588,9 @@ Status dequantize_cpu(const KernelContext&, const TensorIn& codes, const TensorI
 }
 
 Status step_cpu(const KernelContext&, const Step8& a, const TensorOut& p, const TensorIn& g,
-                const TensorOut& s1, const TensorOut& absmax1, const TensorOut& s2,
-                const TensorOut& absmax2) {
+                const State8& state1, const State8& state2) {
+  const TensorOut &s1 = state1.values, &absmax1 = state1.absmax, &s2 = state2.values,
+                  &absmax2 = state2.absmax;
   const std::int64_t n = p.numel();
   const bool bytes = absmax1.data != nullptr, two = a.rule == Rule8::Adam;
   const DType state = bytes ? DType::UInt8 : DType::Float32;
@@ -582,8 +599,8 @@ Status step_cpu(const KernelContext&, const Step8& a, const TensorOut& p, const 
   if (!is(p, DType::Float32, n) || !is(g, DType::Float32, n))
     return abi::failed("p and g must be contiguous float32 and of one size");
   if (!is(s1, state, n) || (two && !is(s2, state, n)) ||
-      (bytes && !is(absmax1, DType::Float32, blocks(n, a.block))) ||
-      (bytes && two && !is(absmax2, DType::Float32, blocks(n, a.block))))
+      (bytes && !is(absmax1, DType::Float32, ceil_div(n, a.block))) ||
+      (bytes && two && !is(absmax2, DType::Float32, ceil_div(n, a.block))))
     return abi::failed(
         "states must be contiguous, of p's size, uint8 with an absmax per block, or float32");
   HWY_DYNAMIC_DISPATCH(step_all)

@@ -204,7 +204,6 @@ __global__ void __launch_bounds__(kThreads)
 bool is(const TensorIn& t, DType dtype, int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
-int64_t blocks_of(int64_t n, int64_t block) { return (n + block - 1) / block; }
 
 Status quantize(const KernelContext& c, const TensorIn& x, bool is_signed, int64_t block,
                 const TensorOut& codes, const TensorOut& absmax) {
@@ -212,9 +211,9 @@ Status quantize(const KernelContext& c, const TensorIn& x, bool is_signed, int64
   DROPIN_REQUIRE(block >= 1, "block must be positive");
   DROPIN_REQUIRE(
       is(x, DType::Float32, n) && is(codes, DType::UInt8, n) &&
-          is(absmax, DType::Float32, blocks_of(n, block)),
+          is(absmax, DType::Float32, ceil_div(n, block)),
       "x must be contiguous float32, codes uint8 of its size, absmax float32 of a value per block");
-  return launch(c, &quantize_kernel, dim3(blocks_for(c, blocks_of(n, block), 1)),
+  return launch(c, &quantize_kernel, dim3(blocks_for(c, ceil_div(n, block), 1)),
                 dim3(block <= 64 ? 32 : 128), 0, map_of(is_signed), x.as<float>(), n, is_signed,
                 block, codes.as<std::uint8_t>(), absmax.as<float>());
 }
@@ -223,15 +222,16 @@ Status dequantize(const KernelContext& c, const TensorIn& codes, const TensorIn&
   const int64_t n = codes.numel();
   DROPIN_REQUIRE(block >= 1, "block must be positive");
   DROPIN_REQUIRE(
-      is(codes, DType::UInt8, n) && is(absmax, DType::Float32, blocks_of(n, block)) &&
+      is(codes, DType::UInt8, n) && is(absmax, DType::Float32, ceil_div(n, block)) &&
           is(y, DType::Float32, n),
       "codes must be contiguous uint8, y float32 of its size, absmax float32 of a value per block");
   return launch(c, &dequantize_kernel, dim3(blocks_for(c, n, 256)), dim3(256), 0, map_of(is_signed),
                 codes.as<std::uint8_t>(), absmax.as<float>(), n, block, y.as<float>());
 }
 Status step(const KernelContext& c, const Step8& a, const TensorOut& p, const TensorIn& g,
-            const TensorOut& s1, const TensorOut& absmax1, const TensorOut& s2,
-            const TensorOut& absmax2) {
+            const State8& state1, const State8& state2) {
+  const TensorOut &s1 = state1.values, &absmax1 = state1.absmax, &s2 = state2.values,
+                  &absmax2 = state2.absmax;
   const int64_t n = p.numel();
   const bool bytes = absmax1.data != nullptr, two = a.rule == Rule8::Adam;
   const DType state = bytes ? DType::UInt8 : DType::Float32;
@@ -241,8 +241,8 @@ Status step(const KernelContext& c, const Step8& a, const TensorOut& p, const Te
                  "p and g must be contiguous float32 and of one size");
   DROPIN_REQUIRE(
       is(s1, state, n) && (!two || is(s2, state, n)) &&
-          (!bytes || is(absmax1, DType::Float32, blocks_of(n, a.block))) &&
-          (!bytes || !two || is(absmax2, DType::Float32, blocks_of(n, a.block))),
+          (!bytes || is(absmax1, DType::Float32, ceil_div(n, a.block))) &&
+          (!bytes || !two || is(absmax2, DType::Float32, ceil_div(n, a.block))),
       "states must be contiguous, of p's size, uint8 with an absmax per block, or float32");
   const double t = static_cast<double>(a.step);
   const bool adam = a.rule == Rule8::Adam;
@@ -268,8 +268,8 @@ Status step(const KernelContext& c, const Step8& a, const TensorOut& p, const Te
                       a.block};
   if (!bytes)
     return launch(c, &step_float_kernel, dim3(blocks_for(c, n, 256)), dim3(256), 0, u, arrays);
-  return launch(c, &step_bytes_kernel, dim3(blocks_for(c, blocks_of(n, a.block), 1)),
-                dim3(kThreads), 0, u, arrays, map_of(true), map_of(false));
+  return launch(c, &step_bytes_kernel, dim3(blocks_for(c, ceil_div(n, a.block), 1)), dim3(kThreads),
+                0, u, arrays, map_of(true), map_of(false));
 }
 
 }  // namespace

@@ -22,11 +22,19 @@ struct Step8 {
   double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0, gradient_scale = 1;
   std::int64_t step = 1, block = 256;  ///< step counts from 1
 };
-/// One pass: p (F32), g (F32) and the states; s2 is for Adam only (else data null). States U8 with
-/// absmax (signed map, s2 unsigned), or F32 with absmax null. An element whose gradient is not
-/// finite keeps its parameter, and its states become 0.
+/// Values U8 with an absmax per block, or F32 with absmax null.
+struct State8 {
+  abi::TensorOut values, absmax;
+  template <class F>
+  void tensors(F&& f) const {
+    f(values);
+    f(absmax);
+  }
+};
+/// One pass: p (F32), g (F32) and the states; state1 has the signed map, state2 the unsigned and is
+/// for Adam only (else data null). An element whose gradient is not finite keeps its parameter, and
+/// its states become 0.
 DROPIN_KERNEL(optimizer8_step, const Step8& a, const abi::TensorOut& p, const abi::TensorIn& g,
-              const abi::TensorOut& s1, const abi::TensorOut& absmax1, const abi::TensorOut& s2,
-              const abi::TensorOut& absmax2);
+              const State8& state1, const State8& state2);
 
 }  // namespace dropin::kernels

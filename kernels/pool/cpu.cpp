@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "dropin/core/parallel.h"
+#include "kernels/hd.h"
 #include "kernels/pool/kernel.h"
 #include "src/cpu/scratch.h"
 
@@ -16,8 +17,6 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 using std::int64_t;
-
-int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 struct Sizes {
   int64_t planes, H, W, P, Q;
@@ -111,7 +110,7 @@ void max_forward(const Sizes& s, const PoolGeometry& g, const T* x, T* y, int64_
                       left = w0 < 0 ? w0 + ceil_div(-w0, g.dilation[1]) * g.dilation[1] : w0;
         const bool any = top < std::min(s.H, h0 + g.kernel[0] * g.dilation[0]) &&
                          left < std::min(s.W, w0 + g.kernel[1] * g.dilation[1]);
-        out[q] = any ? in[top * s.W + left] : -std::numeric_limits<T>::infinity();
+        out[q] = any ? in[top * s.W + left] : -kInf<T>;
         at[q] = any ? static_cast<I>(top * s.W + left) : I(-1);
       }
       for (int64_t i = 0; i < g.kernel[0]; ++i) {
@@ -299,7 +298,7 @@ Status max_backward_cpu(const abi::KernelContext&, const TensorIn& gy, const Ten
   const int64_t n = s.planes * s.P * s.Q, area = s.H * s.W;
   for (int64_t i = 0; i < n; ++i)
     if (index.as<int64_t>()[i] < -1 || index.as<int64_t>()[i] >= area)
-      return abi::failed("index out of range");
+      return abi::out_of_range("index out of range");
   if (gy.dtype == DType::Float64)
     max_backward(s, gy.as<double>(), index.as<int64_t>(), gx.as<double>());
   else

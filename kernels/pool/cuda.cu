@@ -85,7 +85,7 @@ __global__ void avg_grad_kernel(Sizes s, PoolGeometry g, const T* gy, T* gx) {
     const int64_t b = i % s.W, a = i / s.W % s.H, u = i / (s.W * s.H);
     auto first = [](int64_t at, int64_t kernel, int64_t stride, int64_t padding) {
       const int64_t v = at + padding - kernel + 1;
-      return v <= 0 ? 0 : (v + stride - 1) / stride;
+      return v <= 0 ? 0 : ceil_div(v, stride);
     };
     T sum = 0;
     for (int64_t p = first(a, g.kernel[0], g.stride[0], g.padding[0]);
@@ -105,7 +105,7 @@ __device__ inline int64_t adaptive_begin(int64_t p, int64_t in, int64_t out) {
   return p * in / out;
 }
 __device__ inline int64_t adaptive_end(int64_t p, int64_t in, int64_t out) {
-  return ((p + 1) * in + out - 1) / out;
+  return ceil_div((p + 1) * in, out);
 }
 template <class T>
 __global__ void adaptive_kernel(Sizes s, const T* x, T* y) {

@@ -14,6 +14,7 @@
 
 #include "dropin/core/dtype.h"
 #include "dropin/core/parallel.h"
+#include "kernels/hd.h"
 #include "kernels/random/kernel.h"
 #include "kernels/random/philox.h"
 #include "kernels/simd-inl.h"
@@ -144,7 +145,7 @@ void make_uniform(const U32* words, T a, T b, T* y) {
   const Tag<T> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto low = hn::Set(d, a), span = hn::Set(d, b - a),
-             top = hn::Set(d, a < b ? std::nextafter(b, a) : std::numeric_limits<T>::infinity());
+             top = hn::Set(d, a < b ? std::nextafter(b, a) : kInf<T>);
   for (int64_t i = 0; i < kElements<T>; i += lanes)
     hn::StoreU(hn::Min(hn::Add(low, hn::Mul(span, unit<T>(words, i))), top), d, y + i);
 }
@@ -261,7 +262,7 @@ void make_normal(const U32* words, T mean, T std, T* y) {
 template <class T, int kPer, class Make>
 void fill(const RandomFill& a, T* y, const Make& make) {
   constexpr int64_t kSize = kRandomWords / kPer;
-  parallel_for((a.n + kSize - 1) / kSize, kRandomGrain, [&](int64_t u, int64_t end) HWY_ATTR {
+  parallel_for(ceil_div(a.n, kSize), kRandomGrain, [&](int64_t u, int64_t end) HWY_ATTR {
     alignas(64) U32 words[kRandomWords];
     for (; u < end; ++u) {
       make_words(a.seed, a.offset + static_cast<std::uint64_t>(u) * kRandomBlocks, words);
@@ -403,16 +404,15 @@ void dropout_all(const abi::TensorIn& x, double p, std::uint64_t seed, std::uint
   const int64_t n = x.numel();
   const U32 limit = threshold(static_cast<float>(1 - p));
   const R scale = static_cast<R>(p < 1 ? 1 / (1 - p) : 0);
-  parallel_for((n + kRandomWords - 1) / kRandomWords, kRandomGrain,
-               [&](int64_t u, int64_t end) HWY_ATTR {
-                 alignas(64) U32 words[kRandomWords];
-                 for (; u < end; ++u) {
-                   make_words(seed, offset + static_cast<std::uint64_t>(u) * kRandomBlocks, words);
-                   const int64_t at = u * kRandomWords;
-                   drop(words, limit, x.as<T>() + at, scale, std::min(kRandomWords, n - at),
-                        y.as<T>() + at, mask.as<std::uint8_t>() + at);
-                 }
-               });
+  parallel_for(ceil_div(n, kRandomWords), kRandomGrain, [&](int64_t u, int64_t end) HWY_ATTR {
+    alignas(64) U32 words[kRandomWords];
+    for (; u < end; ++u) {
+      make_words(seed, offset + static_cast<std::uint64_t>(u) * kRandomBlocks, words);
+      const int64_t at = u * kRandomWords;
+      drop(words, limit, x.as<T>() + at, scale, std::min(kRandomWords, n - at), y.as<T>() + at,
+           mask.as<std::uint8_t>() + at);
+    }
+  });
 }
 void dropout_any(const abi::TensorIn& x, double p, std::uint64_t seed, std::uint64_t offset,
                  const abi::TensorOut& y, const abi::TensorOut& mask) {

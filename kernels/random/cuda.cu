@@ -157,7 +157,7 @@ __global__ void fill_kernel(Fill f, T* y, ComputeOf<T> top, T top16, bool cut) {
   constexpr bool real = std::is_floating_point_v<ComputeOf<T>>;
   const bool integers = f.d == Distribution::Integer;
   const int each = integers || std::is_same_v<T, double> ? 2 : 4;
-  const int64_t blocks = (f.n + each - 1) / each;
+  const int64_t blocks = ceil_div(f.n, each);
   for (int64_t k = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; k < blocks;
        k += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const philox::Block w = philox::block(f.seed, f.offset + static_cast<std::uint64_t>(k));

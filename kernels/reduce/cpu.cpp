@@ -144,7 +144,7 @@ void fold_rows(const Plan& p, const FoldFns& f, const char* x, std::int64_t item
   Dims outer = p.reduced;
   const std::int64_t n = outer.size[--outer.n];
   const std::int64_t outputs = p.kept.total(), lines = outer.total();
-  const std::int64_t per_line = std::max<std::int64_t>(1, (n + kRowBlock - 1) / kRowBlock),
+  const std::int64_t per_line = std::max<std::int64_t>(1, ceil_div(n, kRowBlock)),
                      blocks = lines * per_line;
   auto block = [&](std::int64_t at, std::int64_t b, double s) {
     const std::int64_t from = b % per_line * kRowBlock;
@@ -192,8 +192,8 @@ void fold_columns(const Plan& p, const FoldFns& f, const char* x, std::int64_t i
   const std::int64_t width = kept.size[--kept.n];
   std::int64_t rows = 1, stride = 0;
   if (outer.n) --outer.n, rows = outer.size[outer.n], stride = outer.stride[outer.n];
-  const std::int64_t tiles = (width + kColumns - 1) / kColumns, tasks = kept.total() * tiles;
-  const std::int64_t per_plane = (rows + kRows - 1) / kRows, blocks = outer.total() * per_plane;
+  const std::int64_t tiles = ceil_div(width, kColumns), tasks = kept.total() * tiles;
+  const std::int64_t per_plane = ceil_div(rows, kRows), blocks = outer.total() * per_plane;
   auto fold = [&](std::int64_t task, std::int64_t from, std::int64_t to, Partial* acc) {
     const std::int64_t k = task / tiles, column = task % tiles * kColumns,
                        columns = std::min(kColumns, width - column);

@@ -5,6 +5,7 @@
 #define HWY_TARGET_INCLUDE "kernels/reduce/cpu_blocks.cpp"
 #include "hwy/foreach_target.h"
 //
+#include "kernels/hd.h"
 #include "kernels/reduce/blocks.h"
 #include "kernels/simd-inl.h"
 
@@ -50,8 +51,7 @@ struct DeviationFold : AddMerge {
   }
 };
 struct ExpFold : AddMerge {
-  static constexpr double kPad =
-      -std::numeric_limits<double>::infinity();  // an element that adds nothing
+  static constexpr double kPad = -kInf<double>;  // an element that adds nothing
   template <class D, class V>
   static HWY_INLINE V step(D d, V acc, V x, V s) {
     return hn::Add(acc, exp_nonpositive(d, hn::Sub(x, s)));
@@ -74,7 +74,7 @@ HWY_INLINE V prefer_nan(V x, V y) {
   return hn::IfThenElse(hn::IsNaN(x), x, y);
 }
 struct MaxFold {
-  static constexpr double kInit = -std::numeric_limits<double>::infinity();
+  static constexpr double kInit = -kInf<double>;
   template <class V>
   static HWY_INLINE V merge(V a, V b) {
     return prefer_nan(a, prefer_nan(b, hn::Max(a, b)));
@@ -86,7 +86,7 @@ struct MaxFold {
   }
 };
 struct MinFold {
-  static constexpr double kInit = std::numeric_limits<double>::infinity();
+  static constexpr double kInit = kInf<double>;
   template <class V>
   static HWY_INLINE V merge(V a, V b) {
     return prefer_nan(a, prefer_nan(b, hn::Min(a, b)));

@@ -34,7 +34,7 @@ Planes planes(const TensorIn& x, int dim) {
 /// columns.
 template <class F>
 void for_tiles(const Planes& p, F&& f) {
-  const std::int64_t tiles = (p.inner + kTile - 1) / kTile;
+  const std::int64_t tiles = ceil_div(p.inner, kTile);
   const std::int64_t cost = p.n * std::min(kTile, p.inner);
   parallel_for(p.outer * tiles, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, cost)),
                [&](std::int64_t begin, std::int64_t end) {

@@ -160,7 +160,7 @@ __global__ void columns_kernel(Plan p, Folding<Wide<T>> f, const T* x, R* y,
                                State<Wide<T>>* partial, bool mean) {
   using C = Wide<T>;
   __shared__ State<C> room[8][33];
-  const int64_t across = (p.kept.total + 31) / 32;
+  const int64_t across = ceil_div(p.kept.total, 32);
   for (int64_t u = blockIdx.x; u < across * p.splits; u += gridDim.x) {
     const int64_t k = u / p.splits * 32 + threadIdx.x, s = u % p.splits;
     const bool inside = k < p.kept.total;
@@ -213,13 +213,13 @@ Plan plan_of(const KernelContext& c, const TensorIn& x, std::uint32_t mask, cons
   const int64_t k = p.kept.total, r = p.reduced.total;
   columns = p.reduced.stride[0][p.reduced.ndim - 1] != 1 &&
             p.kept.stride[1][p.kept.ndim - 1] == 1 && k >= 32 && r > 1;
-  const int64_t units = columns ? (k + 31) / 32 : k,
+  const int64_t units = columns ? ceil_div(k, 32) : k,
                 room = static_cast<int64_t>(multiprocessors(c)) * 4, least = columns ? 256 : 4096;
   if (units < room && r > 2 * least) {
     p.splits = room / (units > 0 ? units : 1);
     if (p.splits > r / least) p.splits = r / least;
   }
-  p.chunk = (r + p.splits - 1) / p.splits;
+  p.chunk = ceil_div(r, p.splits);
   return p;
 }
 
@@ -234,7 +234,7 @@ Status reduce_to(const KernelContext& c, Fold fold, bool mean, const TensorIn& x
   DROPIN_SCRATCH(State<C>, partial, c, p.splits > 1 ? p.kept.total * p.splits : 0);
   if (columns) {
     DROPIN_TRY(launch(c, &columns_kernel<T, R>,
-                      dim3(blocks_for(c, (p.kept.total + 31) / 32 * p.splits, 1)), dim3(32, 8), 0,
+                      dim3(blocks_for(c, ceil_div(p.kept.total, 32) * p.splits, 1)), dim3(32, 8), 0,
                       p, f, x.as<T>(), y.as<R>(), partial.get(), mean));
   } else {
     const bool warp = p.chunk <= 1024;

@@ -271,33 +271,34 @@ Status backward_cpu(const KernelContext& context, const TensorIn& g, const Tenso
 }
 
 /// Fills `a`, and says what does not fit.
-Status check(const TensorIn& x, const TensorIn& target, const TensorIn& weight,
-             std::int64_t ignore_index, double smoothing, CrossEntropy& a) {
+Status check(const CrossEntropyInputs& in, CrossEntropy& a) {
+  const TensorIn &x = in.logits, &target = in.target, &weight = in.weight;
   if (x.dtype != DType::Float32 && x.dtype != DType::Float64)
     return abi::unsupported("needs float32 or float64");
   if (x.ndim != 2 || !x.contiguous() || target.ndim != 1 || target.sizes[0] != x.sizes[0] ||
       !target.contiguous() || target.dtype != DType::Int64)
-    return abi::failed("x must be [n, c] and target [n] int64, both contiguous");
+    return abi::failed("logits must be [n, c] and target [n] int64, both contiguous");
   if (weight.data &&
       (weight.dtype != x.dtype || weight.numel() != x.sizes[1] || !weight.contiguous()))
-    return abi::failed("weight must be [c], of x's dtype");
-  a = {x.sizes[0], x.sizes[1], ignore_index, target.as<std::int64_t>(), weight.data, smoothing};
+    return abi::failed("weight must be [c], of the logits' dtype");
+  a = {x.sizes[0],  x.sizes[1],        in.ignore_index, target.as<std::int64_t>(),
+       weight.data, in.label_smoothing};
   for (std::int64_t r = 0; r < a.rows; ++r)
-    if (a.target[r] != ignore_index && (a.target[r] < 0 || a.target[r] >= a.classes))
-      return abi::failed("target out of range");
+    if (a.target[r] != in.ignore_index && (a.target[r] < 0 || a.target[r] >= a.classes))
+      return abi::out_of_range("target out of range");
   return abi::ok();
 }
 bool per_row(const TensorIn& v, const TensorIn& x) {
   return v.dtype == x.dtype && v.numel() == x.sizes[0] && v.contiguous();
 }
 
-Status entropy_cpu(const KernelContext&, const TensorIn& x, const TensorIn& target,
-                   const TensorIn& weight, std::int64_t ignore_index, double smoothing,
-                   const TensorOut& loss, const TensorOut& lse) {
+Status entropy_cpu(const KernelContext&, const CrossEntropyInputs& in, const TensorOut& loss,
+                   const TensorOut& lse) {
+  const TensorIn& x = in.logits;
   CrossEntropy a;
-  if (Status s = check(x, target, weight, ignore_index, smoothing, a); s.code) return s;
+  if (Status s = check(in, a); s.code) return s;
   if (!per_row(loss, x) || !per_row(lse, x))
-    return abi::failed("loss and lse must be [n], of x's dtype");
+    return abi::failed("loss and lse must be [n], of the logits' dtype");
   if (x.dtype == DType::Float32)
     HWY_DYNAMIC_DISPATCH(entropy_f32)(a, x.data, loss.as<void>(), lse.as<void>());
   else
@@ -305,13 +306,13 @@ Status entropy_cpu(const KernelContext&, const TensorIn& x, const TensorIn& targ
   return abi::ok();
 }
 
-Status entropy_grad_cpu(const KernelContext&, const TensorIn& g, const TensorIn& x,
-                        const TensorIn& target, const TensorIn& weight, std::int64_t ignore_index,
-                        double smoothing, const TensorIn& lse, const TensorOut& gx) {
+Status entropy_grad_cpu(const KernelContext&, const TensorIn& g, const CrossEntropyInputs& in,
+                        const TensorIn& lse, const TensorOut& gx) {
+  const TensorIn& x = in.logits;
   CrossEntropy a;
-  if (Status s = check(x, target, weight, ignore_index, smoothing, a); s.code) return s;
+  if (Status s = check(in, a); s.code) return s;
   if (!per_row(g, x) || !per_row(lse, x) || !alike(x, gx))
-    return abi::failed("g and lse must be [n], gx like x");
+    return abi::failed("g and lse must be [n], gx like the logits");
   if (x.dtype == DType::Float32)
     HWY_DYNAMIC_DISPATCH(entropy_grad_f32)(a, g.data, x.data, lse.data, gx.as<void>());
   else

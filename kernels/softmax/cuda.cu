@@ -156,47 +156,47 @@ __global__ void entropy_grad_kernel(const T* g, const T* x, const int64_t* targe
   }
 }
 
-Status check(const KernelContext& c, const TensorIn& x, const TensorIn& target,
-             const TensorIn& weight, int64_t ignore) {
+Status check(const KernelContext& c, const CrossEntropyInputs& in) {
+  const TensorIn &x = in.logits, &target = in.target, &weight = in.weight;
   DROPIN_REQUIRE(x.ndim == 2 && x.contiguous() && target.ndim == 1 &&
                      target.sizes[0] == x.sizes[0] && target.contiguous() &&
                      target.dtype == DType::Int64,
-                 "x must be [n, c] and target [n] int64, both contiguous");
+                 "logits must be [n, c] and target [n] int64, both contiguous");
   DROPIN_REQUIRE(!weight.data || (weight.dtype == x.dtype && weight.numel() == x.sizes[1] &&
                                   weight.contiguous()),
-                 "weight must be [c], of x's dtype");
+                 "weight must be [c], of the logits' dtype");
   if (x.sizes[0] == 0) return abi::ok();
   DROPIN_SCRATCH(int, bad, c, 1);
   DROPIN_TRY(checked(cudaMemsetAsync(bad.get(), 0, sizeof(int), stream_of(c)), c));
   DROPIN_TRY(launch(c, &check_targets_kernel, dim3(blocks_for(c, x.sizes[0], 256)), dim3(256), 0,
-                    target.as<int64_t>(), x.sizes[0], x.sizes[1], ignore, bad.get()));
+                    target.as<int64_t>(), x.sizes[0], x.sizes[1], in.ignore_index, bad.get()));
   int any = 0;
   DROPIN_TRY(fetch(c, &any, bad.get(), sizeof any));
-  return any ? abi::failed("target out of range") : abi::ok();
+  return any ? abi::out_of_range("target out of range") : abi::ok();
 }
 
-Status entropy(const KernelContext& c, const TensorIn& x, const TensorIn& target,
-               const TensorIn& weight, int64_t ignore, double smoothing, const TensorOut& loss,
+Status entropy(const KernelContext& c, const CrossEntropyInputs& in, const TensorOut& loss,
                const TensorOut& lse) {
-  DROPIN_TRY(check(c, x, target, weight, ignore));
+  const TensorIn& x = in.logits;
+  DROPIN_TRY(check(c, in));
   const dim3 block = group_of(x.sizes[1]);
   return visit_real(x.dtype, [&](auto zero) {
     using T = decltype(zero);
     return launch(c, &entropy_kernel<T>, dim3(grid_of(c, x.sizes[0], block)), block, 0, x.as<T>(),
-                  target.as<int64_t>(), weight.as<T>(), ignore, smoothing, loss.as<T>(),
-                  lse.as<T>(), x.sizes[0], x.sizes[1]);
+                  in.target.as<int64_t>(), in.weight.as<T>(), in.ignore_index, in.label_smoothing,
+                  loss.as<T>(), lse.as<T>(), x.sizes[0], x.sizes[1]);
   });
 }
 // forward has checked the targets
-Status entropy_grad(const KernelContext& c, const TensorIn& g, const TensorIn& x,
-                    const TensorIn& target, const TensorIn& weight, int64_t ignore,
-                    double smoothing, const TensorIn& lse, const TensorOut& gx) {
+Status entropy_grad(const KernelContext& c, const TensorIn& g, const CrossEntropyInputs& in,
+                    const TensorIn& lse, const TensorOut& gx) {
+  const TensorIn& x = in.logits;
   const dim3 block = group_of(x.sizes[1]);
   return visit_real(x.dtype, [&](auto zero) {
     using T = decltype(zero);
     return launch(c, &entropy_grad_kernel<T>, dim3(grid_of(c, x.sizes[0], block)), block, 0,
-                  g.as<T>(), x.as<T>(), target.as<int64_t>(), weight.as<T>(), ignore, smoothing,
-                  lse.as<T>(), gx.as<T>(), x.sizes[0], x.sizes[1]);
+                  g.as<T>(), x.as<T>(), in.target.as<int64_t>(), in.weight.as<T>(), in.ignore_index,
+                  in.label_smoothing, lse.as<T>(), gx.as<T>(), x.sizes[0], x.sizes[1]);
   });
 }
 

@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "dropin/core/parallel.h"
+#include "kernels/hd.h"
 #include "kernels/simd.h"
 #include "src/cpu/scratch.h"
 
@@ -42,7 +43,7 @@ Box clean(const T* p) {
   const Box b{static_cast<double>(p[0]), static_cast<double>(p[1]), static_cast<double>(p[2]),
               static_cast<double>(p[3])};
   const double w = b.x2 - b.x1, h = b.y2 - b.y1;
-  return w > 0 && h > 0 && w < HUGE_VAL && h < HUGE_VAL ? b : Box{0, 0, 0, 0};
+  return w > 0 && h > 0 && w < kInf<double> && h < kInf<double> ? b : Box{0, 0, 0, 0};
 }
 
 constexpr int64_t kSlack = 64;  // elements that whole vectors may read beyond a list
@@ -217,8 +218,8 @@ bool gather(const List& l) {
   for (int64_t i = 0; i < l.n; ++i) {
     const float* p = l.boxes + 4 * l.order[i];
     const float w = p[2] - p[0], h = p[3] - p[1];
-    const bool good =
-        w > 0 && h > 0 && w < HUGE_VALF && h < HUGE_VALF;  // others become boxes without area at 0
+    const bool good = w > 0 && h > 0 && w < kInf<float> &&
+                      h < kInf<float>;  // others become boxes without area at 0
     const float area = good ? w * h : 0;
     least = std::min(least, good ? area : 1), most = std::max(most, area);
     c.x1[i] = good ? p[0] : 0, c.y1[i] = good ? p[1] : 0, c.x2[i] = good ? p[2] : 0,
@@ -240,7 +241,7 @@ void plain_list(const T* boxes, const int64_t* order, int64_t n, double threshol
   const cpu::Scratch<Box> exact(n);
   for (int64_t i = 0; i < n; ++i) exact[i] = suppression::clean(boxes + 4 * order[i]);
   if (greedy) return plain(exact.data(), threshold, true, 0, n, kept);
-  parallel_for((n + 63) / 64, 4, [&](int64_t b, int64_t e) {
+  parallel_for(ceil_div(n, 64), 4, [&](int64_t b, int64_t e) {
     plain(exact.data(), threshold, false, b * 64, std::min(n, e * 64), kept);
   });
 }
@@ -261,7 +262,7 @@ void fast_list(const float* boxes, const int64_t* order, int64_t n, double thres
   if (!gather(l)) return plain_list(boxes, order, n, threshold, greedy, kept);
   if (greedy) return HWY_DYNAMIC_DISPATCH(Greedy)(l);
   // Every box is decided by itself; a long list alone still keeps all threads busy.
-  parallel_for((n + 63) / 64, 8, [&](int64_t b, int64_t e) {
+  parallel_for(ceil_div(n, 64), 8, [&](int64_t b, int64_t e) {
     HWY_DYNAMIC_DISPATCH(Fast)(l, b * 64, std::min(n, e * 64));
   });
 }

@@ -47,7 +47,7 @@ __global__ void __launch_bounds__(64)
     overlap_kernel(const T* boxes, const int64_t* order, int64_t n, double threshold,
                    std::uint64_t* bits) {
   __shared__ Box others[64];
-  const int64_t words = (n + 63) / 64;
+  const int64_t words = ceil_div(n, 64);
   for (int64_t u = blockIdx.x; u < words * words; u += gridDim.x) {
     const int64_t row = u / words, column = u % words;
     if (column < row) continue;
@@ -66,7 +66,7 @@ __global__ void __launch_bounds__(64)
 __global__ void walk_kernel(const std::uint64_t* bits, int64_t n, std::uint64_t* gone,
                             std::uint8_t* kept) {
   __shared__ std::uint64_t stayed;
-  const int64_t words = (n + 63) / 64;
+  const int64_t words = ceil_div(n, 64);
   for (int64_t w = threadIdx.x; w < words; w += blockDim.x) gone[w] = 0;
   __syncthreads();
   for (int64_t g = 0; g < words; ++g) {
@@ -115,7 +115,7 @@ Status suppress(const KernelContext& c, const TensorIn& boxes, const TensorIn& o
   int64_t longest = 0;
   for (int64_t l = 0; l < lists; ++l)
     longest = s.p[l + 1] - s.p[l] > longest ? s.p[l + 1] - s.p[l] : longest;
-  const int64_t most = (longest + 63) / 64;
+  const int64_t most = ceil_div(longest, 64);
   DROPIN_SCRATCH(std::uint64_t, bits, c, kGreedy ? longest * most : 0);
   DROPIN_SCRATCH(std::uint64_t, gone, c, kGreedy ? most : 0);
   return visit_real(boxes.dtype, [&](auto zero) -> Status {
@@ -126,7 +126,7 @@ Status suppress(const KernelContext& c, const TensorIn& boxes, const TensorIn& o
       std::uint8_t* k = kept.as<std::uint8_t>() + s.p[l];
       if (n == 0) continue;
       if constexpr (kGreedy) {
-        const int64_t words = (n + 63) / 64;
+        const int64_t words = ceil_div(n, 64);
         DROPIN_TRY(launch(c, &overlap_kernel<T>, dim3(blocks_for(c, words * words, 1, 64)),
                           dim3(64), 0, boxes.as<T>(), o, n, threshold, bits.get()));
         DROPIN_TRY(launch(c, &walk_kernel, dim3(1), dim3(words <= 64 ? 64 : 512), 0, bits.get(), n,

@@ -49,15 +49,15 @@ void kernel_missing(const char* name, const Device& device) {
 
 void kernel_failed(const char* name, const abi::Status& status) {
   const std::string_view why = status.message;
-  if (why == "index out of range" || why == "target out of range")
-    fail<IndexError>({name, ": ", why});
   switch (status.code) {
-    case 1:
+    case abi::kUnsupported:
       fail<DTypeError>({name, ": ", why});
-    case 3:
+    case abi::kOutOfMemory:
       fail<OutOfMemoryError>({name, ": ", why});
-    case 4:
+    case abi::kDeviceFailed:
       fail<DeviceError>({name, ": ", why});
+    case abi::kOutOfRange:
+      fail<IndexError>({name, ": ", why});
     default:
       fail<Error>({name, ": ", why});
   }

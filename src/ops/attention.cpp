@@ -244,6 +244,9 @@ struct Pattern {
       (m.dtype() == kBool ? forbidden : added) = m;
     }
   }
+  kernels::AttentionInputs inputs(const Tensor& q, const Tensor& k, const Tensor& v) const {
+    return {q.in(), k.in(), v.in(), slopes.in(), pad.in(), forbidden.in(), added.in()};
+  }
   /// The kernel's view of it, valid as long as this object.
   kernels::AttentionSpec bound(bool accumulate) const {
     kernels::AttentionSpec s = spec;
@@ -268,9 +271,8 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
              softmax = !params[0].sigmoid_bias;
   auto forward = [merged](const Pattern& p, const Tensor& q, const Tensor& k, const Tensor& v,
                           const Tensor& o, const Tensor& lse, const Tensor& rest) {
-    run<kernels::attention_forward>(q.device(), q.in(), k.in(), v.in(), p.bound(merged),
-                                    p.slopes.in(), p.pad.in(), p.forbidden.in(), p.added.in(),
-                                    o.out(), lse.out(), rest.out());
+    run<kernels::attention_forward>(q.device(), p.inputs(q, k, v), p.bound(merged), o.out(),
+                                    lse.out(), rest.out());
   };
   Tensor o = heads_last({q.size(0), q.size(1), q.size(2), v.size(3)}, q.device(), t),
          lse =
@@ -309,10 +311,10 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
         for (const Pattern& p : *patterns) {
           kernels::AttentionSpec spec = p.bound(merged);
           spec.own_mean = patterns->size() > 1 && !exact_gradient;
-          run<kernels::attention_backward>(q.device(), go.in(), glse.in(), q.in(), k.in(), v.in(),
-                                           s[3].in(), s[4].in(), s[5].in(), spec, p.slopes.in(),
-                                           p.pad.in(), p.forbidden.in(), p.added.in(), gq.out(),
-                                           gk.out(), gv.out());
+          run<kernels::attention_backward>(
+              q.device(), go.in(), glse.in(), p.inputs(q, k, v), spec,
+              kernels::AttentionResults{s[3].in(), s[4].in(), s[5].in()},
+              kernels::AttentionGradients{gq.out(), gk.out(), gv.out()});
         }
         return {gq, gk, gv};
       });

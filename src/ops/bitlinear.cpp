@@ -137,12 +137,12 @@ Tensor bit_linear(const Tensor& h_, const Tensor& weight, const Tensor& bias,
   const std::int64_t m = h.size(0), scales = p.per_tensor ? 1 : m;
   Tensor q = empty({m, k}, {kInt8, h.device()}), t = empty({scales, p.act_groups}, h.options()),
          e = p.shift ? empty({scales, p.act_groups}, h.options()) : Tensor();
-  auto in = [](const Tensor& x) { return x.defined() ? x.in() : abi::TensorIn{}; };
   run<kernels::bit_quantize_activations>(h.device(), a, h.in(), q.out(), t.out(),
                                          e.defined() ? e.out() : abi::TensorOut{});
   Tensor y = empty({m, n}, h.options());
-  run<kernels::bit_linear>(h.device(), p.ternary, a, q.in(), t.in(), in(e), w.packed.in(),
-                           w.scale.in(), b.defined() ? b.detach().in() : abi::TensorIn{}, y.out());
+  run<kernels::bit_linear>(h.device(), p.ternary, a, kernels::BitCodes{q.in(), t.in(), e.in()},
+                           kernels::BitWeight{w.packed.in(), w.scale.in()},
+                           b.defined() ? b.detach().in() : abi::TensorIn{}, y.out());
   const Tensor master = weight.defined() ? weight.to(kFloat32) : weight;
   y = record("bit_linear", y, {flat, master, b}, {q, t, e, w.packed, w.scale},
              [a, ternary = p.ternary, k](const Saved& s, const Tensor& g) -> Tensors {

@@ -6,6 +6,7 @@
 #include "dropin/ops/matmul.h"
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
+#include "kernels/hd.h"
 #include "kernels/pool/kernel.h"
 #include "ops/common.h"
 #include "ops/conv_geometry.h"
@@ -234,8 +235,9 @@ Tensor mixed_depthwise_conv2d(const Tensor& x_, const std::vector<DepthwiseGroup
   std::vector<kernels::DepthwiseRun> runs;
   for (const DepthwiseGroup& g : groups)
     runs.push_back({g.weight.in(), g.bias.in(), {}, {}, geometry_of(g)});
-  run<kernels::mixed_depthwise_forward>(x.device(), x.in(), runs.data(),
-                                        static_cast<std::int64_t>(runs.size()), y.out());
+  run<kernels::mixed_depthwise_forward>(
+      x.device(), x.in(),
+      kernels::DepthwiseRuns{runs.data(), static_cast<std::int64_t>(runs.size())}, y.out());
   Tensors saved{x};
   for (DepthwiseGroup& g : groups) {
     saved.push_back(g.weight);
@@ -272,8 +274,9 @@ Tensor mixed_depthwise_conv2d(const Tensor& x_, const std::vector<DepthwiseGroup
                                  out[2 * i + 2].out(),
                                  geometry_of(groups[i])});
                }
-               run<kernels::mixed_depthwise_backward>(x.device(), g.in(), x.in(), runs.data(),
-                                                      static_cast<std::int64_t>(n), out[0].out());
+               run<kernels::mixed_depthwise_backward>(
+                   x.device(), g.in(), x.in(),
+                   kernels::DepthwiseRuns{runs.data(), static_cast<std::int64_t>(n)}, out[0].out());
                return out;
              })[0]
       .to(x_.dtype());
@@ -285,7 +288,7 @@ Pair same_padding(std::int64_t kernel, std::int64_t dilation) {
 }
 Pair tf_same_padding(std::int64_t n, std::int64_t kernel, std::int64_t stride,
                      std::int64_t dilation) {
-  const std::int64_t out = (n + stride - 1) / stride,
+  const std::int64_t out = ceil_div(n, stride),
                      total = std::max<std::int64_t>(
                          (out - 1) * stride + dilation * (kernel - 1) + 1 - n, 0);
   return {total / 2, total - total / 2};

@@ -116,8 +116,9 @@ Tensor deform_conv2d(const Tensor& x_, const Tensor& offset_, const Tensor& mask
   }
   g.groups = p.groups;
   Tensor y = empty({B, O, out[0], out[1]}, x.options());
-  run<kernels::deform_conv2d_forward>(x.device(), x.in(), offset.in(), mask.in(), w.in(), bias.in(),
-                                      g, y.out());
+  run<kernels::deform_conv2d_forward>(
+      x.device(), kernels::DeformConvInputs{x.in(), offset.in(), mask.in(), w.in(), bias.in(), g},
+      y.out());
   return record(
              "deform_conv2d", y, {x, offset, mask, w, bias}, {x, offset, mask, w},
              [p, g](const Saved& s, const Tensor& gy_) -> Tensors {
@@ -135,9 +136,10 @@ Tensor deform_conv2d(const Tensor& x_, const Tensor& offset_, const Tensor& mask
                const Tensor gx = wanted(0, x), goffset = wanted(1, offset), gmask = wanted(2, mask),
                             gw = wanted(3, w);
                if (gx.defined() || goffset.defined() || gmask.defined() || gw.defined())
-                 run<kernels::deform_conv2d_backward>(x.device(), gy.in(), x.in(), offset.in(),
-                                                      mask.in(), w.in(), g, gx.out(), goffset.out(),
-                                                      gmask.out(), gw.out());
+                 run<kernels::deform_conv2d_backward>(
+                     x.device(), gy.in(),
+                     kernels::DeformConvInputs{x.in(), offset.in(), mask.in(), w.in(), {}, g},
+                     kernels::DeformConvGradients{gx.out(), goffset.out(), gmask.out(), gw.out()});
                return {gx, goffset, gmask, gw, s.needs(4) ? sum(gy, {0, 2, 3}) : Tensor()};
              })
       .to(x_.dtype());

@@ -23,8 +23,10 @@ Tensor run_fft(const Tensor& x, kernels::Fft kind, int d, std::int64_t n, bool i
   const int last =
       kind == kernels::Fft::RealToHalf ? static_cast<int>(x.dim()) : static_cast<int>(x.dim()) - 1;
   Tensor y = empty(sizes, x.options());
-  run<kernels::fft>(x.device(), x.in(), kind, product(x.sizes(), 0, d), n,
-                    product(x.sizes(), d + 1, last), inverse, scale, y.out());
+  run<kernels::fft>(x.device(),
+                    kernels::FftSpec{kind, product(x.sizes(), 0, d), n,
+                                     product(x.sizes(), d + 1, last), inverse, scale},
+                    x.in(), y.out());
   return y;
 }
 

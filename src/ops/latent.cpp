@@ -6,6 +6,7 @@
 #include "dropin/ops/matmul.h"
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
+#include "kernels/hd.h"
 #include "kernels/latent/kernel.h"
 #include "ops/common.h"
 #include "ops/heads.h"
@@ -118,7 +119,8 @@ Tensor latent_scan(const Tensor& p_, const Tensor& k_, const Tensor& v_, const T
   if (!has_fused(p_)) return plain::latent_attention(p_, k_, v_, true, state);
   const Tensor p = laid_out(p_), k = laid_out(k_), v = laid_out(v_);
   Tensor o = heads_last(v.sizes(), v.device());
-  run<kernels::latent_forward>(p.device(), p.in(), k.in(), v.in(), true, chunk, o.out(),
+  run<kernels::latent_forward>(p.device(),
+                               kernels::LatentInputs{p.in(), k.in(), v.in(), true, chunk}, o.out(),
                                state.out(), Tensor().out());
   return o.to(v_.dtype());
 }
@@ -149,10 +151,10 @@ Tensor latent_attention(const Tensor& p_, const Tensor& k_, const Tensor& v_, bo
   const bool recorded =
       grad_enabled() && (p.requires_grad() || k.requires_grad() || v.requires_grad());
   if (causal && recorded)
-    kept =
-        empty({b, h, (t + kernels::kLatentChunk - 1) / kernels::kLatentChunk, size}, v.options());
-  run<kernels::latent_forward>(p.device(), p.in(), k.in(), v.in(), causal, chunk, o.out(),
-                               state.out(), kept.out());
+    kept = empty({b, h, ceil_div(t, kernels::kLatentChunk), size}, v.options());
+  run<kernels::latent_forward>(p.device(),
+                               kernels::LatentInputs{p.in(), k.in(), v.in(), causal, chunk},
+                               o.out(), state.out(), kept.out());
   if (!causal) kept = state;
   return record("latent_attention", o, {p, k, v}, {p, k, v, kept},
                 [causal, chunk](const Saved& s, const Tensor& g) -> Tensors {
@@ -164,9 +166,10 @@ Tensor latent_attention(const Tensor& p_, const Tensor& k_, const Tensor& v_, bo
                   Tensor gp = heads_last(p.sizes(), p.device()),
                          gk = heads_last(k.sizes(), k.device()),
                          gv = heads_last(v.sizes(), v.device());
-                  run<kernels::latent_backward>(p.device(), laid_out(g).in(), p.in(), k.in(),
-                                                v.in(), causal, chunk, s[3].in(), gp.out(),
-                                                gk.out(), gv.out());
+                  run<kernels::latent_backward>(
+                      p.device(), laid_out(g).in(),
+                      kernels::LatentInputs{p.in(), k.in(), v.in(), causal, chunk}, s[3].in(),
+                      kernels::LatentGradients{gp.out(), gk.out(), gv.out()});
                   return {gp, gk, gv};
                 })
       .to(v_.dtype());

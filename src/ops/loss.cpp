@@ -78,8 +78,9 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& w
                w = weight_.defined() ? weight_.detach().to(x.dtype()).contiguous() : Tensor();
   const std::int64_t n = x.size(0);
   Tensor loss = empty({n}, x.options()), lse = empty({n}, x.options());
-  run<kernels::cross_entropy_forward>(x.device(), x.in(), t.in(), w.in(), ignore_index, smoothing,
-                                      loss.out(), lse.out());
+  run<kernels::cross_entropy_forward>(
+      x.device(), kernels::CrossEntropyInputs{x.in(), t.in(), w.in(), ignore_index, smoothing},
+      loss.out(), lse.out());
   loss = record(who, loss, {x}, {x, t, w, lse},
                 [ignore_index, smoothing](const Saved& s, const Tensor& g) -> Tensors {
                   const Tensor x = s[0], t = s[1], w = s[2];
@@ -88,9 +89,10 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& w
                       return plain_cross_entropy(in[0], t, w, ignore_index, smoothing);
                     });
                   Tensor gx = empty_like(x);
-                  run<kernels::cross_entropy_backward>(x.device(), g.contiguous().in(), x.in(),
-                                                       t.in(), w.in(), ignore_index, smoothing,
-                                                       s[3].in(), gx.out());
+                  run<kernels::cross_entropy_backward>(
+                      x.device(), g.contiguous().in(),
+                      kernels::CrossEntropyInputs{x.in(), t.in(), w.in(), ignore_index, smoothing},
+                      s[3].in(), gx.out());
                   return {gx};
                 });
   if (reduction != "mean") return reduced(who, loss, reduction);

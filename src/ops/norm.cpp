@@ -68,28 +68,28 @@ Tensor layer_norm(const Tensor& x_, const Shape& normalized, const Tensor& weigh
   const Tensor w = like_x(weight_), b = like_x(bias_);
   const std::int64_t n = normalized.numel(), rows = n ? x.numel() / n : 0;
   Tensor y = empty_like(x), mean = empty({rows}, x.options()), rstd = empty({rows}, x.options());
-  run<kernels::layer_norm_forward>(x.device(), x.in(), n, w.in(), b.in(), eps, y.out(), mean.out(),
-                                   rstd.out());
-  return record("layer_norm", y, {x, w, b}, {x, w, mean, rstd},
-                [n, normalized, eps](const Saved& s, const Tensor& g) -> Tensors {
-                  const Tensor x = s[0], w = s[1];
-                  if (grad_enabled()) {
-                    // the bias does not enter its own gradient; any tensor of its shape stands in
-                    // for it
-                    Tensor b =
-                        s.needs(2) ? zeros(normalized, x.options()).requires_grad_() : Tensor();
-                    return plain_gradients(s, {x, w, b}, g, [&](const Tensors& in) {
-                      return plain::layer_norm(in[0], normalized, in[1], in[2], eps);
-                    });
-                  }
-                  Tensor gx = want_if(s.needs(0), x),
-                         gw = s.needs(1) ? empty(normalized, x.options()) : Tensor(),
-                         gb = s.needs(2) ? empty(normalized, x.options()) : Tensor();
-                  run<kernels::layer_norm_backward>(x.device(), g.contiguous().in(), x.in(), n,
-                                                    w.in(), s[2].in(), s[3].in(), gx.out(),
-                                                    gw.out(), gb.out());
-                  return {gx, gw, gb};
-                })
+  run<kernels::layer_norm_forward>(x.device(), kernels::NormInputs{x.in(), n, w.in(), b.in(), eps},
+                                   y.out(), mean.out(), rstd.out());
+  return record(
+             "layer_norm", y, {x, w, b}, {x, w, mean, rstd},
+             [n, normalized, eps](const Saved& s, const Tensor& g) -> Tensors {
+               const Tensor x = s[0], w = s[1];
+               if (grad_enabled()) {
+                 // the bias does not enter its own gradient; any tensor of its shape stands in
+                 // for it
+                 Tensor b = s.needs(2) ? zeros(normalized, x.options()).requires_grad_() : Tensor();
+                 return plain_gradients(s, {x, w, b}, g, [&](const Tensors& in) {
+                   return plain::layer_norm(in[0], normalized, in[1], in[2], eps);
+                 });
+               }
+               Tensor gx = want_if(s.needs(0), x),
+                      gw = s.needs(1) ? empty(normalized, x.options()) : Tensor(),
+                      gb = s.needs(2) ? empty(normalized, x.options()) : Tensor();
+               run<kernels::layer_norm_backward>(
+                   x.device(), g.contiguous().in(), kernels::NormInputs{x.in(), n, w.in(), {}, eps},
+                   s[2].in(), s[3].in(), kernels::NormGradients{gx.out(), gw.out(), gb.out()});
+               return {gx, gw, gb};
+             })
       .to(x_.dtype());
 }
 
@@ -101,7 +101,8 @@ Tensor rms_norm(const Tensor& x_, const Tensor& weight_, double eps) {
   const Tensor x = prepared(x_),
                w = weight_.defined() ? weight_.to(x.dtype()).contiguous() : weight_;
   Tensor y = empty_like(x), rstd = empty({n ? x.numel() / n : 0}, x.options());
-  run<kernels::rms_norm_forward>(x.device(), x.in(), n, w.in(), eps, y.out(), rstd.out());
+  run<kernels::rms_norm_forward>(x.device(), kernels::NormInputs{x.in(), n, w.in(), {}, eps},
+                                 y.out(), rstd.out());
   return record("rms_norm", y, {x, w}, {x, w, rstd},
                 [n, eps](const Saved& s, const Tensor& g) -> Tensors {
                   const Tensor x = s[0], w = s[1];
@@ -111,8 +112,10 @@ Tensor rms_norm(const Tensor& x_, const Tensor& weight_, double eps) {
                     });
                   Tensor gx = want_if(s.needs(0), x),
                          gw = s.needs(1) ? empty({n}, x.options()) : Tensor();
-                  run<kernels::rms_norm_backward>(x.device(), g.contiguous().in(), x.in(), n,
-                                                  w.in(), s[2].in(), gx.out(), gw.out());
+                  run<kernels::rms_norm_backward>(x.device(), g.contiguous().in(),
+                                                  kernels::NormInputs{x.in(), n, w.in(), {}, eps},
+                                                  s[2].in(),
+                                                  kernels::NormGradients{gx.out(), gw.out(), {}});
                   return {gx, gw};
                 })
       .to(x_.dtype());
@@ -180,8 +183,9 @@ Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& ru
   }
   Tensor y = empty_like(x);
   if (n > 0)
-    run<kernels::batch_norm_forward>(x.device(), x.in(), mean.in(), rstd.in(), w.in(), b.in(),
-                                     y.out());
+    run<kernels::batch_norm_forward>(
+        x.device(),
+        kernels::BatchNormInputs{x.in(), mean.in(), rstd.in(), w.in(), b.in(), training}, y.out());
   y = record("batch_norm", y, {x, w, b}, {x, w, mean, rstd},
              [training, eps, c](const Saved& s, const Tensor& g) -> Tensors {
                const Tensor x = s[0], w = s[1], mean = s[2], rstd = s[3];
@@ -198,9 +202,10 @@ Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& ru
                       gw = s.needs(1) ? zeros({c}, x.options()) : Tensor(),
                       gb = s.needs(2) ? zeros({c}, x.options()) : Tensor();
                if (x.numel() == 0) return {gx, gw, gb};
-               run<kernels::batch_norm_backward>(x.device(), g.contiguous().in(), x.in(), mean.in(),
-                                                 rstd.in(), w.in(), training, gx.out(), gw.out(),
-                                                 gb.out());
+               run<kernels::batch_norm_backward>(
+                   x.device(), g.contiguous().in(),
+                   kernels::BatchNormInputs{x.in(), mean.in(), rstd.in(), w.in(), {}, training},
+                   kernels::NormGradients{gx.out(), gw.out(), gb.out()});
                return {gx, gw, gb};
              });
   return y.reshape(x_.sizes()).to(x_.dtype());

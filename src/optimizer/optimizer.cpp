@@ -500,10 +500,18 @@ void adam(const Tensor& p, const Tensor& g_in, NamedTensors& state, double lr,
   const DType dtype = step_dtype(p.dtype());
   const Tensor g = g_in.to(dtype);
   update_as(dtype, p, [&](const Tensor& t) {
-    run<kernels::adam_step>(p.device(), t.out(), g.in(), state.find("exp_avg").out(),
+    run<kernels::adam_step>(p.device(),
+                            kernels::AdamStep{.lr = lr,
+                                              .beta1 = betas[0],
+                                              .beta2 = betas[1],
+                                              .eps = eps,
+                                              .weight_decay = decay,
+                                              .decoupled = decoupled,
+                                              .maximize = maximize,
+                                              .step = step},
+                            t.out(), g.in(), state.find("exp_avg").out(),
                             state.find("exp_avg_sq").out(),
-                            amsgrad ? state.find("max_exp_avg_sq").out() : abi::TensorOut{}, lr,
-                            betas[0], betas[1], eps, decay, decoupled, maximize, step);
+                            amsgrad ? state.find("max_exp_avg_sq").out() : abi::TensorOut{});
   });
   count.fill_(static_cast<double>(step));
 }
@@ -530,9 +538,15 @@ void SGD::update_one(const SGDOptions& o, const Tensor& p, const Tensor& g_in, N
   const DType dtype = step_dtype(p.dtype());
   const Tensor g = g_in.to(dtype);
   update_as(dtype, p, [&](const Tensor& t) {
-    run<kernels::sgd_step>(p.device(), t.out(), g.in(),
-                           o.momentum != 0 ? buffer.out() : abi::TensorOut{}, o.lr, o.momentum,
-                           o.dampening, o.weight_decay, o.nesterov, first, o.maximize);
+    run<kernels::sgd_step>(p.device(),
+                           kernels::SgdStep{.lr = o.lr,
+                                            .momentum = o.momentum,
+                                            .dampening = o.dampening,
+                                            .weight_decay = o.weight_decay,
+                                            .nesterov = o.nesterov,
+                                            .maximize = o.maximize,
+                                            .first = first},
+                           t.out(), g.in(), o.momentum != 0 ? buffer.out() : abi::TensorOut{});
   });
 }
 

@@ -5,15 +5,14 @@
 
 #include "dropin/autograd/full_state.h"
 #include "dropin/dispatch/dispatch.h"
+#include "kernels/hd.h"
 #include "kernels/optim8/kernel.h"
 #include "kernels/optim8/map.h"
 #include "optimizer/common.h"
 
 namespace dropin {
 
-namespace {
-std::int64_t blocks_of(std::int64_t n, std::int64_t block) { return (n + block - 1) / block; }
-}  // namespace
+namespace {}  // namespace
 
 // --- functions
 
@@ -31,7 +30,7 @@ Blockwise quantize_blockwise(const Tensor& x_, bool is_signed, std::int64_t bloc
   no_grad guard;
   const Tensor x = x_.detach().to(kFloat32).contiguous();
   Blockwise r{empty(x.sizes(), {kUInt8, x.device()}),
-              empty({blocks_of(x.numel(), block_size)}, x.options())};
+              empty({ceil_div(x.numel(), block_size)}, x.options())};
   run<kernels::blockwise_quantize>(x.device(), x.in(), is_signed, block_size, r.codes.out(),
                                    r.absmax.out());
   return r;
@@ -45,7 +44,7 @@ Tensor dequantize_blockwise(const Tensor& codes_, const Tensor& absmax_, bool is
                absmax_.dtype(), ", expected float32");
   DROPIN_CHECK(block_size >= 1, OptionError, "dequantize_blockwise: block_size is ", block_size,
                ", expected at least 1");
-  const std::int64_t blocks = blocks_of(codes_.numel(), block_size);
+  const std::int64_t blocks = ceil_div(codes_.numel(), block_size);
   DROPIN_CHECK(absmax_.dim() == 1 && absmax_.size(0) == blocks, ShapeError,
                "dequantize_blockwise: absmax is ", absmax_.sizes(), ", expected [", blocks,
                "] for codes of ", codes_.sizes(), " in blocks of ", block_size);
@@ -137,7 +136,7 @@ NamedTensors start8(const Rule8Options& o, bool eight, const Tensor& p) {
       state.set(std::string("state") + s,
                 full(p.sizes(), *s == '1' ? 127 : 0, {kUInt8, p.device()}));
       state.set(std::string("absmax") + s,
-                zeros({blocks_of(p.numel(), o.common.block_size)}, {kFloat32, p.device()}));
+                zeros({ceil_div(p.numel(), o.common.block_size)}, {kFloat32, p.device()}));
     } else {
       state.set(std::string("state") + s, zeros(p.sizes(), {kFloat32, p.device()}));
     }
@@ -164,8 +163,9 @@ void update8(const Rule8Options& o, const Tensor& p, const Tensor& g_, NamedTens
     return state.contains(name) ? state.find(name).out() : abi::TensorOut{};
   };
   update_as(kFloat32, p, [&](const Tensor& t) {
-    run<kernels::optimizer8_step>(p.device(), a, t.out(), g.in(), out("state1"), out("absmax1"),
-                                  out("state2"), out("absmax2"));
+    run<kernels::optimizer8_step>(p.device(), a, t.out(), g.in(),
+                                  kernels::State8{out("state1"), out("absmax1")},
+                                  kernels::State8{out("state2"), out("absmax2")});
   });
   step.fill_(static_cast<double>(a.step));
 }
@@ -200,8 +200,8 @@ void check_state8(std::string_view who, const Common8& o, bool two, const Tensor
     if (!eight) continue;
     DROPIN_CHECK(m.defined() && m.dtype() == kFloat32, StateError, who, ": state.", i,
                  " has no float32 ", top);
-    DROPIN_CHECK(m.dim() == 1 && m.size(0) == blocks_of(n, b), StateError, who, ": state.", i, ".",
-                 top, " is ", m.sizes(), ", expected [", blocks_of(n, b), "] for ", n,
+    DROPIN_CHECK(m.dim() == 1 && m.size(0) == ceil_div(n, b), StateError, who, ": state.", i, ".",
+                 top, " is ", m.sizes(), ", expected [", ceil_div(n, b), "] for ", n,
                  " values in blocks of ", b);
   }
 }

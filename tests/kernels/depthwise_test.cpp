@@ -103,9 +103,9 @@ void check(const Case& k, bool last) {
          ConvGeometry{
              {k.sh, k.sw}, {g.dh, g.dw}, {g.pad_top, g.pad_left}, {g.pad_bottom, g.pad_right}}});
   }
-  const auto count = static_cast<std::int64_t>(runs.size());
-  run<kernels::mixed_depthwise_forward>(kCPU, x.view(), runs.data(), count, y.view());
-  run<kernels::mixed_depthwise_backward>(kCPU, gy.view(), x.view(), runs.data(), count, gx.view());
+  const kernels::DepthwiseRuns runs_of_call{runs.data(), static_cast<std::int64_t>(runs.size())};
+  run<kernels::mixed_depthwise_forward>(kCPU, x.view(), runs_of_call, y.view());
+  run<kernels::mixed_depthwise_backward>(kCPU, gy.view(), x.view(), runs_of_call, gx.view());
   EXPECT_EQ(y.v.back(), 77.0f);
   EXPECT_EQ(gx.v.back(), 77.0f);
   std::vector<double> want_gx(static_cast<std::size_t>(k.batch * C * k.h * k.w), 0.0);
@@ -222,7 +222,7 @@ TEST(Depthwise, MixesKernelsAndDoesNotDependOnThreads) {
     WithThreads t(first ? 1 : 3);
     DepthwiseRun r{
         vector_of(w, {24, 1, 5, 5}), {}, vector_of(first ? g1 : g2, {24, 1, 5, 5}), {}, same};
-    run<kernels::mixed_depthwise_backward>(kCPU, x.view(), x.view(), &r, std::int64_t{1},
+    run<kernels::mixed_depthwise_backward>(kCPU, x.view(), x.view(), kernels::DepthwiseRuns{&r, 1},
                                            (first ? one : many).view());
   }
   EXPECT_EQ(one.v, many.v);
@@ -240,8 +240,8 @@ TEST(Depthwise, WhatIsNotFiniteStaysWhereItIsSeen) {
                    vector_of(gw, {3, 1, 3, 3}),
                    {},
                    ConvGeometry{{1, 1}, {1, 1}, {1, 1}, {1, 1}}};
-    run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view());
-    run<kernels::mixed_depthwise_backward>(kCPU, gy.view(), x.view(), &r, std::int64_t{1},
+    run<kernels::mixed_depthwise_forward>(kCPU, x.view(), kernels::DepthwiseRuns{&r, 1}, y.view());
+    run<kernels::mixed_depthwise_backward>(kCPU, gy.view(), x.view(), kernels::DepthwiseRuns{&r, 1},
                                            gx.view());
     for (std::int64_t c = 0; c < 3; ++c)
       for (std::int64_t h = 0; h < 9; ++h)
@@ -260,16 +260,19 @@ TEST(Depthwise, ArraysAreChecked) {
   std::vector<float> w(36);
   DepthwiseRun r{
       vector_of(w, {4, 1, 3, 3}), {}, {}, {}, ConvGeometry{{1, 1}, {1, 1}, {1, 1}, {1, 1}}};
-  EXPECT_NO_THROW(
-      run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()));
+  EXPECT_NO_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(),
+                                                        kernels::DepthwiseRuns{&r, 1}, y.view()));
   r.g.pad_end[0] = 2;
-  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()),
+  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), kernels::DepthwiseRuns{&r, 1},
+                                                     y.view()),
                Error);
   r.g.pad_end[0] = 1, r.g.stride[1] = 0;
-  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()),
+  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), kernels::DepthwiseRuns{&r, 1},
+                                                     y.view()),
                Error);
   r.g.stride[1] = 1, r.w = vector_of(w, {3, 1, 3, 3});
-  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), &r, std::int64_t{1}, y.view()),
+  EXPECT_THROW(run<kernels::mixed_depthwise_forward>(kCPU, x.view(), kernels::DepthwiseRuns{&r, 1},
+                                                     y.view()),
                Error);
 }
 

@@ -48,14 +48,13 @@ TEST(LayerNorm, MatchesDoubleForwardAndBackward) {
           else
             w.values({1}), b.values({0});
           const Reference want(x, g, w, b, s, true);
+          const kernels::NormInputs in{x.in(), s.n, affine ? w.in() : abi::TensorIn{},
+                                       affine ? b.in() : abi::TensorIn{}, kEps};
+          const kernels::NormGradients out{gx.out(), affine ? gw.out() : abi::TensorOut{},
+                                           affine ? gb.out() : abi::TensorOut{}};
           with_threads([&] {
-            run<kernels::layer_norm_forward>(kCPU, x.in(), s.n, affine ? w.in() : abi::TensorIn{},
-                                             affine ? b.in() : abi::TensorIn{}, kEps, y.out(),
-                                             mean.out(), rstd.out());
-            run<kernels::layer_norm_backward>(
-                kCPU, g.in(), x.in(), s.n, affine ? w.in() : abi::TensorIn{}, mean.in(), rstd.in(),
-                gx.out(), affine ? gw.out() : abi::TensorOut{},
-                affine ? gb.out() : abi::TensorOut{});
+            run<kernels::layer_norm_forward>(kCPU, in, y.out(), mean.out(), rstd.out());
+            run<kernels::layer_norm_backward>(kCPU, g.in(), in, mean.in(), rstd.in(), out);
           });
           if (s.n == 1) continue;                     // no spread: only eps is left
           const double loose = offset != 0 ? 20 : 1;  // the mean is rounded to x's dtype
@@ -77,9 +76,8 @@ TEST(LayerNorm, TakesNoGradientOfX) {
   Array x(kFloat32, {3, 9}), g(kFloat32, {3, 9}), mean(kFloat32, {3}), rstd(kFloat32, {3}),
       gb(kFloat32, {9});
   g.values({1});
-  run<kernels::layer_norm_backward>(kCPU, g.in(), x.in(), std::int64_t{9}, abi::TensorIn{},
-                                    mean.in(), rstd.in(), abi::TensorOut{}, abi::TensorOut{},
-                                    gb.out());
+  run<kernels::layer_norm_backward>(kCPU, g.in(), kernels::NormInputs{x.in(), 9}, mean.in(),
+                                    rstd.in(), kernels::NormGradients{{}, {}, gb.out()});
   EXPECT_EQ(gb[8], 3);
 }
 
@@ -91,8 +89,8 @@ TEST(LayerNorm, WeightGradientDoesNotDependOnTheNumberOfThreads) {
   const int before = get_num_threads();
   for (int threads : {1, 2, 5}) {
     set_num_threads(threads);
-    run<kernels::layer_norm_backward>(kCPU, g.in(), x.in(), n, abi::TensorIn{}, mean.in(),
-                                      rstd.in(), abi::TensorOut{}, gw.out(), abi::TensorOut{});
+    run<kernels::layer_norm_backward>(kCPU, g.in(), kernels::NormInputs{x.in(), n}, mean.in(),
+                                      rstd.in(), kernels::NormGradients{{}, gw.out(), {}});
     if (threads == 1) first = gw;
     for (std::int64_t j = 0; j < n; ++j) ASSERT_EQ(gw[j], first[j]);
   }
@@ -110,11 +108,12 @@ TEST(RmsNorm, MatchesDoubleForwardAndBackward) {
           w.random(0.5, 2, 3);
         else
           w.values({1});
-        const abi::TensorIn weight = weighted ? w.in() : abi::TensorIn{};
+        const kernels::NormInputs in{x.in(), s.n, weighted ? w.in() : abi::TensorIn{}, {}, kEps};
         const Reference want(x, g, w, w, s, false);
-        run<kernels::rms_norm_forward>(kCPU, x.in(), s.n, weight, kEps, y.out(), rstd.out());
-        run<kernels::rms_norm_backward>(kCPU, g.in(), x.in(), s.n, weight, rstd.in(), gx.out(),
-                                        weighted ? gw.out() : abi::TensorOut{});
+        run<kernels::rms_norm_forward>(kCPU, in, y.out(), rstd.out());
+        run<kernels::rms_norm_backward>(
+            kCPU, g.in(), in, rstd.in(),
+            kernels::NormGradients{gx.out(), weighted ? gw.out() : abi::TensorOut{}, {}});
         expect_close(
             y, [&](std::int64_t i) { return want.y[i]; }, 6, 0, "y");
         expect_close(
@@ -153,11 +152,12 @@ TEST(BatchNorm, MatchesDoubleForwardAndBackward) {
                 dot[channel(i)] += g[i] * (x[i] - m[channel(i)]) * r(channel(i));
           with_threads([&] {
             run<kernels::batch_norm_stats>(kCPU, x.in(), kEps, mean.out(), var.out(), rstd.out());
-            run<kernels::batch_norm_forward>(kCPU, x.in(), mean.in(), rstd.in(), weight, bias,
-                                             y.out());
+            const kernels::BatchNormInputs in{x.in(), mean.in(), rstd.in(), weight, bias, training};
+            run<kernels::batch_norm_forward>(kCPU, in, y.out());
             run<kernels::batch_norm_backward>(
-                kCPU, g.in(), x.in(), mean.in(), rstd.in(), weight, training, gx.out(),
-                affine ? gw.out() : abi::TensorOut{}, affine ? gb.out() : abi::TensorOut{});
+                kCPU, g.in(), in,
+                kernels::NormGradients{gx.out(), affine ? gw.out() : abi::TensorOut{},
+                                       affine ? gb.out() : abi::TensorOut{}});
           });
           expect_close(
               mean, [&](std::int64_t k) { return m[k]; }, 6, 0, "mean");

@@ -20,9 +20,11 @@ TEST(AdamStep, FollowsTheFormulaOverManySteps) {
         for (std::int64_t i = 0; i < n; ++i) rp.push_back(p[i]);
         for (int step = 1; step <= 4; ++step) {
           g.random(-1, 1, 10 + step);
-          run<kernels::adam_step>(kCPU, p.out(), g.in(), m.out(), v.out(),
-                                  a.amsgrad ? top.out() : abi::TensorOut{}, a.lr, a.beta1, a.beta2,
-                                  a.eps, a.decay, a.decoupled, a.maximize, std::int64_t{step});
+          run<kernels::adam_step>(kCPU,
+                                  kernels::AdamStep{a.lr, a.beta1, a.beta2, a.eps, a.decay,
+                                                    a.decoupled, a.maximize, step},
+                                  p.out(), g.in(), m.out(), v.out(),
+                                  a.amsgrad ? top.out() : abi::TensorOut{});
           for (std::int64_t i = 0; i < n; ++i) {
             double e = a.maximize ? -g[i] : g[i];
             if (a.decoupled)
@@ -62,9 +64,9 @@ TEST(SgdStep, FollowsTheFormulaOverManySteps) {
         for (std::int64_t i = 0; i < n; ++i) rp.push_back(p[i]);
         for (int step = 0; step < 3; ++step) {
           g.random(-1, 1, 10 + step);
-          run<kernels::sgd_step>(kCPU, p.out(), g.in(),
-                                 momentum != 0 ? buf.out() : abi::TensorOut{}, lr, momentum,
-                                 dampening, decay, nesterov, step == 0, maximize);
+          run<kernels::sgd_step>(
+              kCPU, kernels::SgdStep{lr, momentum, dampening, decay, nesterov, maximize, step == 0},
+              p.out(), g.in(), momentum != 0 ? buf.out() : abi::TensorOut{});
           for (std::int64_t i = 0; i < n; ++i) {
             double e = (maximize ? -g[i] : g[i]) + decay * rp[i];
             if (momentum != 0) {
@@ -81,11 +83,11 @@ TEST(SgdStep, FollowsTheFormulaOverManySteps) {
 
 TEST(Steps, RefuseWhatDoesNotFit) {
   Array p(kFloat32, {4}), g(kFloat32, {5}), h(kFloat16, {4});
-  EXPECT_THROW(run<kernels::sgd_step>(kCPU, p.out(), g.in(), abi::TensorOut{}, 0.1, 0.0, 0.0, 0.0,
-                                      false, true, false),
+  EXPECT_THROW(run<kernels::sgd_step>(kCPU, kernels::SgdStep{.lr = 0.1, .first = true}, p.out(),
+                                      g.in(), abi::TensorOut{}),
                Error);
-  EXPECT_THROW(run<kernels::sgd_step>(kCPU, h.out(), h.in(), abi::TensorOut{}, 0.1, 0.0, 0.0, 0.0,
-                                      false, true, false),
+  EXPECT_THROW(run<kernels::sgd_step>(kCPU, kernels::SgdStep{.lr = 0.1, .first = true}, h.out(),
+                                      h.in(), abi::TensorOut{}),
                DTypeError);
 }
 

@@ -75,9 +75,9 @@ TEST(CrossEntropy, MatchesDoubleForwardAndBackward) {
             x.random(-5, 5), w.random(0.1, 2, 2), g.random(-1, 1, 3);
             for (std::int64_t i = 0; i < n; ++i)
               target.set(i, i % 5 == 4 ? -100.0 : static_cast<double>(i * 7 % c));
-            const abi::TensorIn weight = weighted ? w.in() : abi::TensorIn{};
-            run<kernels::cross_entropy_forward>(kCPU, x.in(), target.in(), weight,
-                                                std::int64_t{-100}, eps, loss.out(), lse.out());
+            const kernels::CrossEntropyInputs in{x.in(), target.in(),
+                                                 weighted ? w.in() : abi::TensorIn{}, -100, eps};
+            run<kernels::cross_entropy_forward>(kCPU, in, loss.out(), lse.out());
             auto weight_at = [&](std::int64_t j) { return weighted ? w[j] : 1.0; };
             double total = 0;
             for (std::int64_t j = 0; j < c; ++j) total += weight_at(j);
@@ -97,8 +97,7 @@ TEST(CrossEntropy, MatchesDoubleForwardAndBackward) {
                                              eps / static_cast<double>(c) * smooth);
                 },
                 10, 3, "loss");
-            run<kernels::cross_entropy_backward>(kCPU, g.in(), x.in(), target.in(), weight,
-                                                 std::int64_t{-100}, eps, lse.in(), gx.out());
+            run<kernels::cross_entropy_backward>(kCPU, g.in(), in, lse.in(), gx.out());
             expect_close(
                 gx,
                 [&](std::int64_t at) {
@@ -116,12 +115,12 @@ TEST(CrossEntropy, MatchesDoubleForwardAndBackward) {
 TEST(CrossEntropy, RefusesTargetsOutOfRange) {
   Array x(kFloat32, {2, 3}), target(kInt64, {2}), loss(kFloat32, {2}), lse(kFloat32, {2});
   target.set(1, 3);
-  EXPECT_THROW(run<kernels::cross_entropy_forward>(kCPU, x.in(), target.in(), abi::TensorIn{},
-                                                   std::int64_t{-100}, 0.0, loss.out(), lse.out()),
+  EXPECT_THROW(run<kernels::cross_entropy_forward>(
+                   kCPU, kernels::CrossEntropyInputs{x.in(), target.in()}, loss.out(), lse.out()),
                IndexError);
   target.set(1, -1);
-  EXPECT_THROW(run<kernels::cross_entropy_forward>(kCPU, x.in(), target.in(), abi::TensorIn{},
-                                                   std::int64_t{-100}, 0.0, loss.out(), lse.out()),
+  EXPECT_THROW(run<kernels::cross_entropy_forward>(
+                   kCPU, kernels::CrossEntropyInputs{x.in(), target.in()}, loss.out(), lse.out()),
                IndexError);
 }
 

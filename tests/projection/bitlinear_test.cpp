@@ -117,9 +117,10 @@ TEST(BitProduct, SumsAreExact) {
                            e = shift ? full({m, groups}, 0.5) : Tensor();
               Tensor y = empty({m, n});
               const kernels::BitActivations a{shift, false, 127, groups};
-              run<kernels::bit_linear>(kCPU, ternary, a, q.in(), t.in(),
-                                       shift ? e.in() : abi::TensorIn{}, packed.in(), scale.in(),
-                                       abi::TensorIn{}, y.out());
+              run<kernels::bit_linear>(
+                  kCPU, ternary, a,
+                  kernels::BitCodes{q.in(), t.in(), shift ? e.in() : abi::TensorIn{}},
+                  kernels::BitWeight{packed.in(), scale.in()}, abi::TensorIn{}, y.out());
               const Tensor want = matmul(q.to(kFloat64) + (shift ? 0.5 : 0), w.to(kFloat64).mT());
               ASSERT_LE(max_difference(y.to(kFloat64), want), k > 4000 ? 0.5 : 0.02)
                   << "ternary " << ternary << " m " << m << " k " << k << " groups " << groups

@@ -3,6 +3,10 @@
 #pragma once
 #include <cstdint>
 
+// X11 has a macro of this name.
+#pragma push_macro("Status")
+#undef Status
+
 namespace dropin {
 
 /// Element types. Values are part of the plugin ABI: append, never reorder.
@@ -64,16 +68,27 @@ struct TensorOut : TensorIn {
   }
 };
 
-/// What a kernel answers. code 0: done. The message is static or owned by the provider.
+/// How a kernel's call ended; 0 when it did its work. Values are part of the plugin ABI: append,
+/// never reorder.
+enum Code : int {
+  kDone,
+  kUnsupported,  ///< there is no kernel for these dtypes or this layout
+  kFailed,       ///< arguments do not fit together
+  kOutOfMemory,
+  kDeviceFailed,
+  kOutOfRange,  ///< an index in the data points outside
+};
+/// What a kernel answers. The message is for people: static, or owned by the provider.
 struct Status {
-  int code = 0;
+  Code code = kDone;
   const char* message = "";
 };
 inline Status ok() { return {}; }
-inline Status unsupported(const char* why) { return {1, why}; }
-inline Status failed(const char* why) { return {2, why}; }
-inline Status out_of_memory(const char* why) { return {3, why}; }
-inline Status device_failed(const char* why) { return {4, why}; }
+inline Status unsupported(const char* why) { return {kUnsupported, why}; }
+inline Status failed(const char* why) { return {kFailed, why}; }
+inline Status out_of_memory(const char* why) { return {kOutOfMemory, why}; }
+inline Status device_failed(const char* why) { return {kDeviceFailed, why}; }
+inline Status out_of_range(const char* why) { return {kOutOfRange, why}; }
 
 /// Where a kernel runs. `stream` is a cudaStream_t on CUDA, null on the CPU.
 struct KernelContext {
@@ -123,3 +138,5 @@ struct Plugin {
   }
 
 }  // namespace dropin
+
+#pragma pop_macro("Status")

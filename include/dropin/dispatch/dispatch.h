@@ -8,6 +8,9 @@
 #include "dropin/core/device.h"
 #include "dropin/core/error.h"
 
+#pragma push_macro("Status")  // X11's
+#undef Status
+
 namespace dropin {
 
 namespace detail {
@@ -69,3 +72,5 @@ void run(const Device& device, A&&... args) {
 void provide_cpu_kernels(abi::KernelTable& table);
 
 }  // namespace dropin
+
+#pragma pop_macro("Status")
