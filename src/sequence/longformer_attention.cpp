@@ -57,115 +57,148 @@ Tensor LongformerAttention::heads(const Child<Linear>& proj, const Tensor& x, bo
   return rotate ? rope(h, options_.rope, options_.rope_base) : h;
 }
 
-Tensor LongformerAttention::forward(const Tensor& x_, const SequenceArgs& args) {
-  detail::check_sequence(who(), x_, options_.embed_dim, args);
-  const auto& o = options_;
-  const std::int64_t b = x_.size(0), l = x_.size(1), d = o.embed_dim, h = o.num_heads;
-  const Tensor mask = detail::check_attn_mask(who(), args.attn_mask, b, h, l, l),
-               pad = args.key_padding_mask;
-  Tensor global = args.global_attention_mask;
-  if (global.defined() && pad.defined()) global = logical_and(global, logical_not(pad));
-  const bool any_global = global.defined() && any(global).item<bool>();
-  DROPIN_CHECK(!any_global || o.global_attention, OptionError, who(),
-               ": global_attention_mask names global tokens, but global_attention = false: there "
-               "are no projections for them");
-  const Tensor x = pad.defined()
-                       ? masked_fill(x_, pad.unsqueeze(-1), 0)
-                       : x_;  // nothing that stands at a padded place is used; it may be NaN
+// Where the global tokens of a batch stand.
+struct LongformerAttention::GlobalPlaces {
+  std::int64_t batch, length, most = 0;  ///< most: G, global tokens of the entry that has most
+  Tensor flags;                          ///< [B, L] bool
+  Tensor places;                         ///< [B, G] int64; the unused ones of an entry are 0
+  Tensor unused;                         ///< [B, G] bool
+  Tensor from, to;  ///< rows of [B G] and the rows of [B L] that they stand for
 
-  const Tensor q = heads(q_proj_, x, true), k = heads(k_proj_, x, true),
-               v = heads(v_proj_, x, false);
-  AttentionParams local;
-  local.causal = o.causal;
-  local.dropout_p = is_training() ? o.dropout : 0;
-  local.window_left = o.window;
-  local.window_right = right();
-  if (*std::max_element(o.dilation.values.begin(), o.dilation.values.end()) > 1)
-    for (std::int64_t i = 0; i < h; ++i) local.step.push_back(dilation(i));
-  local.key_padding_mask = pad;
-  local.attn_mask = mask;
-  if (!any_global) {
-    const Tensor y = merge_heads(attention(q, k, v, local));
-    return out_proj_(pad.defined() ? masked_fill(y, pad.unsqueeze(-1), 0) : y);
+  explicit GlobalPlaces(const Tensor& global)
+      : batch(global.size(0)), length(global.size(1)), flags(global) {
+    const Tensor on_cpu = global.to(Device{}).contiguous();
+    const bool* flag = on_cpu.data<bool>();
+    for (std::int64_t i = 0; i < batch; ++i)
+      most = std::max(most, static_cast<std::int64_t>(
+                                std::count(flag + i * length, flag + (i + 1) * length, true)));
+    places = zeros({batch, most}, kInt64);
+    unused = ones({batch, most}, kBool);
+    std::vector<std::int64_t> rows_from, rows_to;
+    for (std::int64_t i = 0; i < batch; ++i)
+      for (std::int64_t t = 0, next = i * most; t < length; ++t) {
+        if (!flag[i * length + t]) continue;
+        places.data<std::int64_t>()[next] = t;
+        unused.data<bool>()[next] = false;
+        rows_from.push_back(next++);
+        rows_to.push_back(i * length + t);
+      }
+    auto indices = [&](std::vector<std::int64_t>& v) {
+      const auto n = static_cast<std::int64_t>(v.size());
+      return from_blob(v.data(), {n}, kInt64).to(global.device()).clone();
+    };
+    from = indices(rows_from);
+    to = indices(rows_to);
+    places = places.to(global.device());
+    unused = unused.to(global.device());
   }
 
-  // where the global tokens stand: places [B, G], the unused ones of a row masked
-  std::vector<std::vector<std::int64_t>> at(static_cast<std::size_t>(b));
-  const Tensor flags = global.to(Device{}).contiguous();
-  std::int64_t g = 0;
-  for (std::int64_t i = 0; i < b; ++i) {
-    auto& row = at[static_cast<std::size_t>(i)];
-    for (std::int64_t t = 0; t < l; ++t)
-      if (flags.data<bool>()[i * l + t]) row.push_back(t);
-    g = std::max(g, static_cast<std::int64_t>(row.size()));
+  /// Of heads [B, H, L, E] those of the global tokens, [B, H, G, E].
+  Tensor of_heads(const Tensor& heads) const {
+    const Shape sizes{batch, heads.size(1), most, heads.size(3)};
+    return gather(heads, 2, detail::broadcast_to(places.reshape({batch, 1, most, 1}), sizes));
   }
-  Tensor places = zeros({b, g}, kInt64), unused = ones({b, g}, kBool);
-  std::vector<std::int64_t> from, to;  // rows of [B * G], rows of [B * L]
-  for (std::int64_t i = 0; i < b; ++i)
-    for (std::int64_t t = 0; t < static_cast<std::int64_t>(at[static_cast<std::size_t>(i)].size());
-         ++t) {
-      const std::int64_t place = at[static_cast<std::size_t>(i)][static_cast<std::size_t>(t)];
-      places.data<std::int64_t>()[i * g + t] = place;
-      unused.data<bool>()[i * g + t] = false;
-      from.push_back(i * g + t);
-      to.push_back(i * l + place);
-    }
-  places = places.to(x.device());
-  unused = unused.to(x.device());
-  auto pick = [&](const Tensor& heads) {
-    return gather(
-        heads, 2,
-        detail::broadcast_to(places.reshape({b, 1, g, 1}), {b, heads.size(1), g, heads.size(3)}));
-  };
-  const Tensor position = arange(l).to(x.device()).to(kInt64);
-  // attn_mask's rows or columns of the global tokens, and what must not be seen besides
-  const Tensor wide = mask.defined() && mask.dim() == 2 ? mask.reshape({1, 1, l, l}) : mask;
-  auto picked_mask = [&](std::int64_t dim, const Tensor& hidden) {
-    if (!wide.defined()) return hidden;
-    const Shape all{b, wide.size(1), l, l};
-    const std::int64_t rows = dim == 2 ? g : l, columns = dim == 2 ? l : g;
-    const Tensor at = dim == 2 ? places.reshape({b, 1, g, 1}) : places.reshape({b, 1, 1, g}),
-                 m = gather(detail::broadcast_to(wide, all), dim,
-                            detail::broadcast_to(at, {b, wide.size(1), rows, columns}));
+  /// Of x [B, L, D], [B, G, D].
+  Tensor of_tokens(const Tensor& x) const {
+    return gather(x, 1, detail::broadcast_to(places.unsqueeze(-1), {batch, most, x.size(2)}));
+  }
+  /// Of attn_mask the rows (dim 2) or columns (dim 3) of the global tokens, and what must not be
+  /// seen besides; undefined where nothing is hidden.
+  Tensor of_mask(const Tensor& mask, std::int64_t dim, const Tensor& hidden) const {
+    if (!mask.defined()) return hidden;
+    const Tensor wide = mask.dim() == 2 ? mask.reshape({1, 1, length, length}) : mask;
+    const std::int64_t heads = wide.size(1), rows = dim == 2 ? most : length,
+                       columns = dim == 2 ? length : most;
+    const Tensor at =
+        dim == 2 ? places.reshape({batch, 1, most, 1}) : places.reshape({batch, 1, 1, most});
+    const Tensor m = gather(detail::broadcast_to(wide, {batch, heads, length, length}), dim,
+                            detail::broadcast_to(at, {batch, heads, rows, columns}));
     if (!hidden.defined()) return m;
     return m.dtype() == kBool ? logical_or(m, hidden)
                               : where(hidden, -std::numeric_limits<double>::infinity(), m);
-  };
+  }
+  /// y [B, L, D] with the rows of the global tokens taken from far [B, G, D].
+  Tensor put(const Tensor& y, const Tensor& far) const {
+    const std::int64_t d = y.size(2), n = to.size(0);
+    const Tensor source = index_select(far.reshape({batch * most, d}), 0, from);
+    return scatter(y.reshape({batch * length, d}), 0, detail::broadcast_to(to.unsqueeze(1), {n, d}),
+                   source)
+        .reshape({batch, length, d});
+  }
+};
 
-  // everyone sees the global tokens: one softmax over window and global keys, each key once
-  local.key_padding_mask = pad.defined() ? logical_or(pad, global) : global;
+// What a token sees around itself.
+AttentionParams LongformerAttention::window_params(const SequenceArgs& args) const {
+  const auto& o = options_;
+  AttentionParams p;
+  p.causal = o.causal;
+  p.dropout_p = is_training() ? o.dropout : 0;
+  p.window_left = o.window;
+  p.window_right = right();
+  if (*std::max_element(o.dilation.values.begin(), o.dilation.values.end()) > 1)
+    for (std::int64_t i = 0; i < o.num_heads; ++i) p.step.push_back(dilation(i));
+  p.key_padding_mask = args.key_padding_mask;
+  p.attn_mask = args.attn_mask;
+  return p;
+}
+
+// Everyone sees the global tokens: one softmax over window and global keys, each key once.
+Tensor LongformerAttention::see_globals(const Heads& t, const GlobalPlaces& g,
+                                        AttentionParams local) const {
+  const Tensor& pad = local.key_padding_mask;
   AttentionParams to_global;
   to_global.dropout_p = local.dropout_p;
-  to_global.key_padding_mask = unused;
-  to_global.attn_mask = picked_mask(
-      3, o.causal ? places.reshape({b, 1, 1, g}) > position.reshape({1, 1, l, 1}) : Tensor());
-  const Tensor near =
-      merge_heads(merge_attention({attention_with_lse(q, k, v, local),
-                                   attention_with_lse(q, pick(k), pick(v), to_global)})
-                      .o);
+  to_global.key_padding_mask = g.unused;
+  const Tensor later = options_.causal
+                           ? g.places.reshape({g.batch, 1, 1, g.most}) >
+                                 arange(g.length).to(t.q.device()).reshape({1, 1, g.length, 1})
+                           : Tensor();
+  to_global.attn_mask = g.of_mask(local.attn_mask, 3, later);
+  local.key_padding_mask = pad.defined() ? logical_or(pad, g.flags) : g.flags;
+  return merge_heads(
+      merge_attention({attention_with_lse(t.q, t.k, t.v, local),
+                       attention_with_lse(t.q, g.of_heads(t.k), g.of_heads(t.v), to_global)})
+          .o);
+}
 
-  // global tokens see everyone
-  AttentionParams from_global;
-  from_global.dropout_p = local.dropout_p;
-  from_global.key_padding_mask = pad;
-  from_global.attn_mask = picked_mask(
-      2, o.causal ? position.reshape({1, 1, 1, l}) > places.reshape({b, 1, g, 1}) : Tensor());
-  const Tensor queries =
-      o.rope == "none"
-          ? heads(q_global_, gather(x, 1, detail::broadcast_to(places.unsqueeze(-1), {b, g, d})),
-                  false)
-          : pick(heads(q_global_, x, true));
-  const Tensor far = merge_heads(
-      attention(queries, heads(k_global_, x, true), heads(v_global_, x, false), from_global));
+// The global tokens see everyone, by projections of their own: [B, G, D].
+Tensor LongformerAttention::globals_see(const Tensor& x, const GlobalPlaces& g,
+                                        const AttentionParams& local) const {
+  AttentionParams p;
+  p.dropout_p = local.dropout_p;
+  p.key_padding_mask = local.key_padding_mask;
+  const Tensor later = options_.causal
+                           ? arange(g.length).to(x.device()).reshape({1, 1, 1, g.length}) >
+                                 g.places.reshape({g.batch, 1, g.most, 1})
+                           : Tensor();
+  p.attn_mask = g.of_mask(local.attn_mask, 2, later);
+  const Tensor queries = options_.rope == "none" ? heads(q_global_, g.of_tokens(x), false)
+                                                 : g.of_heads(heads(q_global_, x, true));
+  return merge_heads(attention(queries, heads(k_global_, x, true), heads(v_global_, x, false), p));
+}
 
-  const auto n = static_cast<std::int64_t>(to.size());
-  auto indices = [&](std::vector<std::int64_t>& v) {
-    return from_blob(v.data(), {n}, kInt64).to(x.device()).clone();
-  };
-  const Tensor source = index_select(far.reshape({b * g, d}), 0, indices(from));
-  const Tensor y = scatter(near.reshape({b * l, d}), 0,
-                           detail::broadcast_to(indices(to).unsqueeze(1), {n, d}), source)
-                       .reshape({b, l, d});
+Tensor LongformerAttention::forward(const Tensor& given, const SequenceArgs& args) {
+  detail::check_sequence(who(), given, options_.embed_dim, args);
+  const std::int64_t length = given.size(1);
+  const Tensor& pad = args.key_padding_mask;
+  detail::check_attn_mask(who(), args.attn_mask, given.size(0), options_.num_heads, length, length);
+  Tensor global = args.global_attention_mask;
+  if (global.defined() && pad.defined()) global = logical_and(global, logical_not(pad));
+  const bool any_global = global.defined() && any(global).item<bool>();
+  DROPIN_CHECK(!any_global || options_.global_attention, OptionError, who(),
+               ": global_attention_mask names global tokens, but global_attention = false: there "
+               "are no projections for them");
+  // nothing that stands at a padded place is used; it may be NaN
+  const Tensor x = pad.defined() ? masked_fill(given, pad.unsqueeze(-1), 0) : given;
+  const Heads t{heads(q_proj_, x, true), heads(k_proj_, x, true), heads(v_proj_, x, false)};
+  const AttentionParams local = window_params(args);
+  Tensor y;
+  if (any_global) {
+    const GlobalPlaces places(global);
+    y = places.put(see_globals(t, places, local), globals_see(x, places, local));
+  } else {
+    y = merge_heads(attention(t.q, t.k, t.v, local));
+  }
   return out_proj_(pad.defined() ? masked_fill(y, pad.unsqueeze(-1), 0) : y);
 }
 

@@ -89,6 +89,13 @@ class LongformerAttention
                : options_.dilation.values[static_cast<std::size_t>(head)];
   }
   Tensor heads(const Child<Linear>& proj, const Tensor& x, bool rotate) const;
+  struct Heads {
+    Tensor q, k, v;  ///< [B, H, L, Dh]
+  };
+  struct GlobalPlaces;
+  AttentionParams window_params(const SequenceArgs& args) const;
+  Tensor see_globals(const Heads& t, const GlobalPlaces& g, AttentionParams local) const;
+  Tensor globals_see(const Tensor& x, const GlobalPlaces& g, const AttentionParams& local) const;
   struct State;
   /// The heads of a step's tokens, packed.
   struct Projected;
