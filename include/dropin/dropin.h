@@ -29,6 +29,7 @@
 #include "dropin/module/dropout.h"
 #include "dropin/module/sequential.h"
 #include "dropin/norm/norm.h"
+#include "dropin/ops/normalize.h"
 #include "dropin/ops/ops.h"
 #include "dropin/optimizer/optimizer.h"
 #include "dropin/optimizer/optimizer8bit.h"
