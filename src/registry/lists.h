@@ -18,7 +18,8 @@ namespace dropin {
   X(optimizer)               \
   X(data)                    \
   X(detection)               \
-  X(number_format)
+  X(number_format)           \
+  X(loss)
 
 #define X(room) void register_##room(Registry& r);
 DROPIN_ROOM_LISTS(X)
