@@ -19,7 +19,8 @@ namespace dropin {
   X(data)                    \
   X(detection)               \
   X(number_format)           \
-  X(loss)
+  X(loss)                    \
+  X(retrieval)
 
 #define X(room) void register_##room(Registry& r);
 DROPIN_ROOM_LISTS(X)
