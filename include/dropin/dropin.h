@@ -41,6 +41,7 @@
 #include "dropin/projection/bitlinear.h"
 #include "dropin/projection/linear.h"
 #include "dropin/projection/mx_linear.h"
+#include "dropin/quantizer/vector_quantizer.h"
 #include "dropin/registry/conform.h"
 #include "dropin/registry/registry.h"
 #include "dropin/retrieval/data_filter.h"

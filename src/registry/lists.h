@@ -20,7 +20,8 @@ namespace dropin {
   X(detection)               \
   X(number_format)           \
   X(loss)                    \
-  X(retrieval)
+  X(retrieval)               \
+  X(quantizer)
 
 #define X(room) void register_##room(Registry& r);
 DROPIN_ROOM_LISTS(X)
