@@ -21,6 +21,7 @@ namespace dropin {
   X(number_format)           \
   X(loss)                    \
   X(retrieval)               \
+  X(metric)                  \
   X(quantizer)
 
 #define X(room) void register_##room(Registry& r);
