@@ -130,7 +130,7 @@ TEST(TransformerEncoder, TokenTypesAreAddedAndTheirShapeChecked) {
                "token_type_ids is [1, 2], expected [1, 3]");
   TransformerEncoderOptions plain = small();
   plain.type_vocab_size = 0;
-  EXPECT_ERROR(TransformerEncoder(plain)(ids, {.token_type_ids = ones_}), OptionError,
+  EXPECT_ERROR(TransformerEncoder{plain}(ids, {.token_type_ids = ones_}), OptionError,
                "type_vocab_size = 0");
   EXPECT_ERROR(m(zeros({1, 13}, kInt64)), ShapeError, "13 tokens, expected at most max_len = 12");
 }
