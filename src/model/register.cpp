@@ -1,6 +1,7 @@
 #include "dropin/model/convnet.h"
 #include "dropin/model/mask_iou_net.h"
 #include "dropin/model/mixnet.h"
+#include "dropin/model/prompter.h"
 #include "dropin/model/transformer.h"
 #include "dropin/model/transformer_encoder.h"
 #include "dropin/model/vision_transformer.h"
@@ -16,6 +17,7 @@ void register_model(Registry& r) {
   r.add<MixNetBlock>();
   r.add<MixNet>();
   r.add<FastMaskIoUNet>();
+  r.add<Prompter>();
 }
 
 }  // namespace dropin

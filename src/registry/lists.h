@@ -18,7 +18,11 @@ namespace dropin {
   X(optimizer)               \
   X(data)                    \
   X(detection)               \
-  X(number_format)
+  X(number_format)           \
+  X(loss)                    \
+  X(retrieval)               \
+  X(metric)                  \
+  X(quantizer)
 
 #define X(room) void register_##room(Registry& r);
 DROPIN_ROOM_LISTS(X)

@@ -37,8 +37,12 @@ inline std::vector<Member> members(const std::function<bool(const ComponentInfo&
   }
   return r;
 }
+inline bool is_sampler(const ComponentInfo& c) {
+  return c.kind == ComponentKind::Module && traits_of(c, sample_options(c)).sampler;
+}
 inline std::vector<Member> modules() {
-  return members([](const ComponentInfo& c) { return c.kind == ComponentKind::Module; });
+  return members(
+      [](const ComponentInfo& c) { return c.kind == ComponentKind::Module && !is_sampler(c); });
 }
 /// Modules whose class is (derived from) T.
 template <class T>

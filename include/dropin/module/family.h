@@ -22,6 +22,9 @@ struct Traits {
   bool promotes_integers = false;   ///< a function of numbers: integers are promoted, as in torch
   bool kinks_everywhere = false;    ///< of so many rectifiers that differences of values cross some
   bool reads_files = false;         ///< its options name files of this machine
+  bool no_batch = false;            ///< its result is of all samples together: a loss
+  bool refuses_nonfinite = false;   ///< NaN and infinity are errors
+  bool sampler = false;             ///< each call gives the next results of a stream
 };
 
 /// What a sample of inputs is asked for.
