@@ -1,5 +1,6 @@
 #include "dropin/sequence/all_to_first_attention.h"
 #include "dropin/sequence/causal_conv.h"
+#include "dropin/sequence/combiner_attention.h"
 #include "dropin/sequence/dcmh_attention.h"
 #include "dropin/sequence/dilated_attention.h"
 #include "dropin/sequence/hyena.h"
@@ -9,6 +10,7 @@
 #include "dropin/sequence/multihead_attention.h"
 #include "dropin/sequence/relative_position_attention.h"
 #include "dropin/sequence/rnn.h"
+#include "dropin/sequence/scatterbrain_attention.h"
 #include "dropin/sequence/sigmoid_attention.h"
 #include "registry/lists.h"
 
@@ -38,6 +40,8 @@ void register_sequence(Registry& r) {
   r.add<AllToFirstAttention>();
   r.add<DCMHAttention>();
   r.add_alias("DynamicallyComposableAttention", "DCMHAttention");
+  r.add<CombinerAttention>();
+  r.add<ScatterbrainAttention>();
   r.add(FunctionInfo<LookHereBiasOptions>{
       .name = "lookhere_bias",
       .family = "Function",
