@@ -26,6 +26,7 @@ class Parameters : public Module {
   Tensor& add_buffer(std::string name, Tensor value) {
     return buffer(std::move(name), std::move(value));
   }
+  using Module::child;  ///< a layer under the prefix
   /// A bundle within this one.
   Parameters& bundle(std::string name) { return *child<Parameters>(std::move(name)).as(); }
 };
