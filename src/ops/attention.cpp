@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "dropin/ops/loss.h"
+#include "dropin/ops/masked.h"
 #include "dropin/ops/matmul.h"
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
@@ -66,25 +67,34 @@ void check_heads(const char* who, const Tensor& q, const Tensor& k, const Tensor
     fail<OptionError>({who, ": segment is ", p.segment, ", expected 0 (none) or a length"});
 }
 
-// Probabilities times values in which masked keys may hold NaN or Inf: 0 * Inf must not leak, so
-// what is not finite is added only where it is seen.
+}  // namespace
+
+Tensor masked_softmax(const Tensor& s, const Tensor& forbidden) {
+  if (s.size(-1) == 0) return s;
+  if (!forbidden.defined()) return softmax(s, -1);
+  const Tensor blind = all(forbidden, {-1}, true);  // rows that see nothing
+  const Tensor seen = masked_fill(s, forbidden, -std::numeric_limits<double>::infinity());
+  return masked_fill(softmax(masked_fill(seen, blind, 0), -1), forbidden, 0);
+}
+
+// Masked keys may hold NaN or Inf, and 0 * Inf must not leak.
 Tensor weighted_values(const Tensor& weights, const Tensor& v, bool masked) {
   if (!masked || all(isfinite(v)).item<bool>()) return matmul(weights, v);
   const Tensor finite = isfinite(v);
   const Tensor clean = matmul(weights, where(finite, v, 0.0));
   no_grad guard;
-  const Tensor seen = (weights > 0.0).to(v.dtype());
   const double inf = std::numeric_limits<double>::infinity();
-  auto reaches = [&](const Tensor& which) { return matmul(seen, which.to(v.dtype())) > 0.0; };
-  const Tensor plus = reaches(v == inf), minus = reaches(v == -inf),
-               bad = logical_or(reaches(isnan(v)), logical_and(plus, minus));
+  const Tensor up = (weights > 0.0).to(v.dtype()), down = (weights < 0.0).to(v.dtype());
+  auto reach = [&](const Tensor& by_up, const Tensor& by_down) {
+    return matmul(up, by_up.to(v.dtype())) + matmul(down, by_down.to(v.dtype())) > 0.0;
+  };
+  const Tensor plus = reach(v == inf, v == -inf), minus = reach(v == -inf, v == inf),
+               bad = logical_or(reach(isnan(v), isnan(v)), logical_and(plus, minus));
   const Tensor extra =
       where(bad, std::nan(""), where(plus, inf, where(minus, -inf, zeros_like(clean))));
   enable_grad on;
   return clean + extra;
 }
-
-}  // namespace
 
 Tensor alibi_slopes(std::int64_t heads, const TensorOptions& o) {
   auto powers = [](std::int64_t n) {
@@ -202,12 +212,9 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
   if (p.sigmoid_bias) {
     prob = sigmoid(s + *p.sigmoid_bias);
     if (forbidden.defined()) prob = masked_fill(prob, forbidden, 0);
-  } else if (forbidden.defined()) {
-    s = masked_fill(s, forbidden, -inf);
-    const Tensor blind = all(forbidden, {-1}, true);  // rows that see nothing
-    prob = masked_fill(softmax(masked_fill(s, blind, 0), -1), forbidden, 0);
   } else {
-    prob = lk ? softmax(s, -1) : s;
+    if (forbidden.defined() && (lse || rest)) s = masked_fill(s, forbidden, -inf);
+    prob = masked_softmax(s, forbidden);
   }
   if (lse) *lse = log_of_sum(s, rest);
   if (weights) *weights = prob;

@@ -1,5 +1,7 @@
 #include "dropin/sequence/common.h"
 
+#include <limits>
+
 #include "dropin/module/init.h"
 #include "dropin/module/state_names.h"
 
@@ -77,6 +79,55 @@ void detail::check_mask(std::string_view who, const char* name, const Tensor& m,
 
 void detail::refuse(std::string_view who, const char* name, const Tensor& given, const char* why) {
   DROPIN_CHECK(!given.defined(), OptionError, who, ": ", name, " is not supported: ", why);
+}
+
+Tensor detail::forbidden_pairs(const SequenceArgs& args, bool causal, std::int64_t lq,
+                               std::int64_t lk, const Device& device) {
+  Tensor forbidden;
+  auto forbid = [&](const Tensor& m) {
+    forbidden = forbidden.defined() ? logical_or(forbidden, m) : m;
+  };
+  if (causal) {
+    const Tensor i = arange(lk - lq, lk).unsqueeze(1), j = arange(lk).unsqueeze(0);
+    forbid((j > i).to(device).reshape({1, 1, lq, lk}));
+  }
+  if (args.key_padding_mask.defined()) forbid(args.key_padding_mask.unsqueeze(1).unsqueeze(1));
+  if (const Tensor& m = args.attn_mask; m.defined()) {
+    const Tensor four = m.dim() == 2 ? m.reshape({1, 1, lq, lk}) : m;
+    forbid(m.dtype() == kBool ? four : four.detach() == -std::numeric_limits<double>::infinity());
+  }
+  return forbidden;
+}
+
+Tensor detail::with_mask_added(const Tensor& scores, const Tensor& attn_mask) {
+  return attn_mask.defined() && attn_mask.dtype() != kBool ? scores + attn_mask.to(scores.dtype())
+                                                           : scores;
+}
+
+Tensor detail::without_padding(const Tensor& heads, const Tensor& pad) {
+  return pad.defined() ? masked_fill(heads, pad.reshape({pad.size(0), 1, pad.size(1), 1}), 0)
+                       : heads;
+}
+
+void ProjectedMixer::add_projections(std::int64_t d, bool bias, bool out_bias) {
+  q_proj_ = child<Linear>("q_proj", {.in_features = d, .out_features = d, .bias = bias});
+  k_proj_ = child<Linear>("k_proj", {.in_features = d, .out_features = d, .bias = bias});
+  v_proj_ = child<Linear>("v_proj", {.in_features = d, .out_features = d, .bias = bias});
+  out_proj_ = child<Linear>("out_proj", {.in_features = d, .out_features = d, .bias = out_bias});
+  detail::init_attention(q_proj_, k_proj_, v_proj_, out_proj_, true);
+}
+
+void ProjectedMixer::init_projections(Tensor (*init)(const Shape& sizes)) {
+  no_grad guard;
+  for (auto* p : {&q_proj_, &k_proj_, &v_proj_, &out_proj_}) {
+    Tensor& w = p->as()->weight();
+    w.copy_(init(w.sizes()));
+  }
+}
+
+void ProjectedMixer::translate_state(StateDict& state, const std::string& prefix,
+                                     std::vector<std::string>& renamed) const {
+  detail::translate_in_proj(state, prefix, renamed);
 }
 
 void detail::translate_in_proj(StateDict& state, const std::string& prefix,

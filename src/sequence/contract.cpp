@@ -43,11 +43,16 @@ FamilyInfo SequenceMixer::family() {
   f.sweeps = {{"window", {32, 64, 128, 256, 512, 1024}, 4}};  // time should follow it
   f.options = [](int size) {
     const std::int64_t width = size ? 256 : 8;
-    return json_of({{"embed_dim", width},
-                    {"d_model", width},
-                    {"num_heads", size ? 4 : 2},
-                    {"max_len", size ? kLengths[size] : 12},
-                    {"l_max", size ? kLengths[size] : 16}});
+    Json grid = Json::array();  // of patches, about as many
+    for (int i = 0; i < 2; ++i) grid.push_back(std::int64_t{4} << size);
+    Json o = json_of({{"embed_dim", width},
+                      {"d_model", width},
+                      {"num_heads", size ? 4 : 2},
+                      {"max_len", size ? kLengths[size] : 12},
+                      {"num_frames", 1},
+                      {"l_max", size ? kLengths[size] : 16}});
+    o.set("grid", grid);
+    return o;
   };
   f.inputs = [](const Json& o, const SampleSpec& s) {
     const std::int64_t length = s.length >= 0 ? s.length : s.of(kLengths),

@@ -1,10 +1,16 @@
+#include "dropin/sequence/all_to_first_attention.h"
 #include "dropin/sequence/causal_conv.h"
+#include "dropin/sequence/combiner_attention.h"
+#include "dropin/sequence/dcmh_attention.h"
 #include "dropin/sequence/dilated_attention.h"
 #include "dropin/sequence/hyena.h"
 #include "dropin/sequence/latent_attention.h"
 #include "dropin/sequence/longformer_attention.h"
+#include "dropin/sequence/lookhere_attention.h"
 #include "dropin/sequence/multihead_attention.h"
+#include "dropin/sequence/relative_position_attention.h"
 #include "dropin/sequence/rnn.h"
+#include "dropin/sequence/scatterbrain_attention.h"
 #include "dropin/sequence/sigmoid_attention.h"
 #include "registry/lists.h"
 
@@ -29,6 +35,25 @@ void register_sequence(Registry& r) {
   r.add<SigmoidAttention>();
   r.add<LatentAttention>();
   r.add_alias("LatteAttention", "LatentAttention");
+  r.add<LookHereAttention>();
+  r.add<RelativePositionAttention>();
+  r.add<AllToFirstAttention>();
+  r.add<DCMHAttention>();
+  r.add_alias("DynamicallyComposableAttention", "DCMHAttention");
+  r.add<CombinerAttention>();
+  r.add<ScatterbrainAttention>();
+  r.add(FunctionInfo<LookHereBiasOptions>{
+      .name = "lookhere_bias",
+      .family = "Function",
+      .summary = "the additive table of directed views of patches",
+      .paper = LookHereAttention::kPaper,
+      .call = [](const LookHereBiasOptions& o, const Arguments&) -> NamedTensors {
+        return {{"y", lookhere_bias(o)}};
+      },
+      .inputs = [](const LookHereBiasOptions&, const SampleSpec&) { return Sample{}; },
+      .sample = R"({"grid": [2, 3], "num_heads": 4})",
+      .examples = {R"({"head_directions": "center", "distance": "square"})",
+                   R"({"num_heads": 12, "head_directions": "LH-45", "round_bfloat16": true})"}});
   r.add<HyenaOperator>();
   r.add<CausalConv1d>();
   r.add<HyenaFilter>();

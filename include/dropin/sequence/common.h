@@ -36,6 +36,15 @@ void check_mask(std::string_view who, const char* name, const Tensor& mask, cons
 /// OptionError when an argument that the member cannot use was given: "who: name is not supported:
 /// why".
 void refuse(std::string_view who, const char* name, const Tensor& given, const char* why);
+/// Pairs that are forbidden, [B or 1, H or 1, Lq, Lk] bool: later keys when causal (the last query
+/// sees them all), padding, and what attn_mask forbids. Undefined: none.
+Tensor forbidden_pairs(const SequenceArgs& args, bool causal, std::int64_t lq, std::int64_t lk,
+                       const Device& device);
+/// Scores [B, H, Lq, Lk] with a floating attn_mask added.
+Tensor with_mask_added(const Tensor& scores, const Tensor& attn_mask);
+/// Keys or values [B, H, L, Dh] that are 0 at padded places, so that nothing leaks from there, into
+/// gradients neither.
+Tensor without_padding(const Tensor& heads, const Tensor& key_padding_mask);
 inline constexpr const char* kNoGlobalTokens = "this member has no global tokens";
 inline constexpr const char* kNoPositions = "nothing here depends on positions";
 
@@ -171,6 +180,18 @@ struct RecentTokens {
   void take_back(std::int64_t n, const std::vector<std::int64_t>& real);
 };
 }  // namespace detail
+
+/// A mixer with q_proj, k_proj, v_proj, out_proj [D, D]; PyTorch's packed names are accepted.
+class ProjectedMixer : public SequenceMixer {
+ protected:
+  /// Creates them; initial values as init_attention()'s.
+  void add_projections(std::int64_t embed_dim, bool bias, bool out_bias);
+  /// Other weights, by a function of their sizes; biases are 0.
+  void init_projections(Tensor (*init)(const Shape& sizes));
+  void translate_state(StateDict& state, const std::string& prefix,
+                       std::vector<std::string>& renamed) const override;
+  Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_;
+};
 
 /// Keys (rotated) and values of the real tokens seen so far, [B, Hk, capacity, Dh]: token t of
 /// entry b lies in column t - rows[b].start.
