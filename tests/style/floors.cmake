@@ -60,7 +60,7 @@ foreach(file IN LISTS headers)
       fault("includes ${CMAKE_MATCH_1}${CMAKE_MATCH_2}; a public header names no library")
     endif()
   endforeach()
-  file(STRINGS ${ROOT}/${file} named REGEX "(Eigen|dnnl|hwy|nlohmann|fmt|CLI)::")
+  file(STRINGS ${ROOT}/${file} named REGEX "(^|[^A-Za-z0-9_])(Eigen|dnnl|hwy|nlohmann|fmt|CLI)::")
   if(named AND NOT file MATCHES "^include/dropin/interop/")  # which meets the user's own copy of a library
     fault("names a library: ${named}")
   endif()

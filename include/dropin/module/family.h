@@ -82,8 +82,8 @@ struct Sweep {
 /// One family. Contracts give it by `static FamilyInfo family()`; a family of functions adds it to
 /// the registry (Registry::add_family).
 struct FamilyInfo {
-  std::string name;  ///< "SequenceMixer"
-  std::string call;  ///< what goes in and what comes out
+  std::string name;      ///< "SequenceMixer"
+  std::string call;      ///< what goes in and what comes out
   int sizes = 3;         ///< of benchmarks: tiny, for the caches, for memory
   bool growing = false;  ///< sizes grow fourfold, so a long call foretells longer ones
   int peer_sizes = 3;    ///< sizes that a peer program is asked for; 0: none
