@@ -36,7 +36,6 @@
 #include "dropin/model/transformer.h"
 #include "dropin/model/transformer_encoder.h"
 #include "dropin/model/vision_transformer.h"
-#include "dropin/module/container.h"
 #include "dropin/module/dropout.h"
 #include "dropin/module/parameters.h"
 #include "dropin/module/sequential.h"
