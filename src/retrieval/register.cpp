@@ -24,7 +24,9 @@ Sample tree(const SampleSpec& s) {
 Sample predictions(const SampleSpec& s) {
   const Tensor dist = tree(s).inputs.find("dist");
   const std::int64_t n = dist.size(0);
-  return {{{"prediction", s.integers(std::max<std::int64_t>(n, 1), {n})}, {"target", arange(0, n).to(kInt64)}, {"dist", dist}},
+  return {{{"prediction", s.integers(std::max<std::int64_t>(n, 1), {n})},
+           {"target", arange(0, n).to(kInt64)},
+           {"dist", dist}},
           {},
           n};
 }
