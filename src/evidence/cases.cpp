@@ -56,6 +56,14 @@ NamedTensors on(const Device& device, const NamedTensors& given) {
   return r;
 }
 
+// "y", or the first floating result.
+Tensor result_of(const NamedTensors& out) {
+  if (out.contains("y")) return out.find("y");
+  for (const auto& [name, t] : out)
+    if (is_floating(t.dtype())) return t;
+  return out.begin()->second;
+}
+
 // One module of the case, from the same seed each time.
 std::shared_ptr<Module> made(const ComponentInfo& c, const Json& options, const Device& device,
                              bool train) {
@@ -75,7 +83,7 @@ Call backward_call(const std::shared_ptr<Module>& m, const NamedTensors& inputs,
       p.set_grad({});
       p.bump_version();
     }
-    m->call(inputs).get("y", m->type()).backward(gradient);
+    result_of(m->call(inputs)).backward(gradient);
     wait(leaf.requires_grad() ? leaf.grad() : Tensor());
   };
 }
@@ -94,12 +102,12 @@ Case module_case(const ComponentInfo& c, int i, const ComponentInfo* standard, c
   r.size = label_of(family, r.x);
   r.forward = [still, inputs] {
     no_grad guard;
-    wait(still->call(inputs).get("y", still->type()));
+    wait(result_of(still->call(inputs)));
   };
   Tensor y;
   {
     no_grad guard;
-    y = still->call(inputs).get("y", still->type());
+    y = result_of(still->call(inputs));
   }
   const Tensor leaf = is_floating(x.dtype()) ? x.detach().requires_grad_() : x;
   inputs.set(sample.main(), leaf);
@@ -111,6 +119,7 @@ Case module_case(const ComponentInfo& c, int i, const ComponentInfo* standard, c
     load.weight_bytes += bytes_of(p);
     any = any || p.requires_grad();
   }
+  any = any && result_of(learning->call(inputs)).requires_grad();
   if (any) {
     r.both = backward_call(learning, inputs, sample.main(), g);
     r.both();

@@ -18,6 +18,11 @@ FamilyInfo NoiseSampler::family() {
   f.bad_inputs = [](const Json&) -> std::vector<BadInput> {
     return {{{{"count", scalar(-1, kInt64)}}}, {{{"count", zeros({2}, kInt64)}}}};
   };
+  f.label = [](const Shape&) { return std::string("points"); };
+  f.work = [](const Workload& w) {
+    const auto bytes = static_cast<double>(w.y.numel() * item_size(w.y.dtype()));
+    return Work{.bytes = bytes, .both_bytes = bytes};
+  };
   f.traits.sampler = true;
   f.traits.integer_inputs = true;
   return f;

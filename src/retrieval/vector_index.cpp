@@ -6,7 +6,7 @@
 #include <unordered_set>
 
 #include "dropin/core/parallel.h"
-#include "dropin/ops/normalize.h"
+#include "retrieval/approximate.h"
 
 namespace dropin {
 
@@ -32,14 +32,15 @@ void to_unit(double* v, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) v[i] /= length;
 }
 
-// Documents as the search meets them.
+// Documents as the search meets them; what only changes with them is kept by the caller.
 struct Documents {
   std::int64_t n, width;
   bool l2;
-  std::vector<double> rows;  ///< unit rows for cosine
+  const std::vector<double>& rows;  ///< unit rows for cosine
+  const std::vector<std::int64_t>& ids;
   std::vector<double> factors, terms;
-  std::vector<std::int64_t> ids;
   std::vector<bool> allowed;
+  std::int64_t allowed_count;
   double score(const double* q, std::int64_t i) const {
     const double* d = rows.data() + i * width;
     double s = 0;
@@ -53,26 +54,27 @@ struct Documents {
   }
 };
 
-Documents documents(const Tensor& vectors, const std::string& metric, std::vector<std::int64_t> ids,
-                    const SearchArgs& args) {
-  Documents d{vectors.size(0),
-              vectors.size(1),
-              metric == "l2",
-              vectors.detach().to_vector(),
-              {},
-              {},
-              std::move(ids),
-              {}};
+std::vector<double> prepared_rows(const Tensor& vectors, const std::string& metric) {
+  std::vector<double> rows = vectors.detach().to_vector();
+  const std::int64_t width = vectors.size(1);
   if (metric == "cosine")
-    for (std::int64_t i = 0; i < d.n; ++i) to_unit(d.rows.data() + i * d.width, d.width);
-  d.allowed.assign(at(d.n), true);
+    for (std::int64_t i = 0; i < vectors.size(0); ++i) to_unit(rows.data() + i * width, width);
+  return rows;
+}
+
+Documents documents(const std::vector<double>& rows, const std::vector<std::int64_t>& ids,
+                    std::int64_t width, const std::string& metric, const SearchArgs& args) {
+  Documents d{
+      static_cast<std::int64_t>(ids.size()), width, metric == "l2", rows, ids, {}, {}, {}, 0};
+  d.allowed.assign(ids.size(), true);
   if (args.filter.defined()) {
     const std::vector<double> f = args.filter.to_vector();
     for (std::size_t i = 0; i < f.size(); ++i) d.allowed[i] = f[i] != 0;
   }
   const std::unordered_set<std::int64_t> out(args.exclude_ids.begin(), args.exclude_ids.end());
-  for (std::size_t i = 0; !out.empty() && i < d.ids.size(); ++i)
-    if (out.count(d.ids[i])) d.allowed[i] = false;
+  for (std::size_t i = 0; !out.empty() && i < ids.size(); ++i)
+    if (out.count(ids[i])) d.allowed[i] = false;
+  d.allowed_count = std::count(d.allowed.begin(), d.allowed.end(), true);
   return d;
 }
 
@@ -82,9 +84,13 @@ struct Hit {
   bool operator<(const Hit& o) const { return score != o.score ? score > o.score : id < o.id; }
 };
 
-std::vector<Hit> best_hits(const Documents& d, const double* q, std::int64_t k) {
+// The k best of some rows (null: all).
+std::vector<Hit> best_hits(const Documents& d, const double* q, std::int64_t k,
+                           const std::vector<std::int64_t>* rows = nullptr) {
   std::vector<Hit> heap;  // the worst of the best k on top
-  for (std::int64_t i = 0; i < d.n; ++i) {
+  const std::int64_t count = rows ? static_cast<std::int64_t>(rows->size()) : d.n;
+  for (std::int64_t at_row = 0; at_row < count; ++at_row) {
+    const std::int64_t i = rows ? (*rows)[at(at_row)] : at_row;
     if (!d.allowed[at(i)]) continue;
     const Hit h{d.score(q, i), d.ids[at(i)], i};
     if (static_cast<std::int64_t>(heap.size()) < k) {
@@ -131,6 +137,7 @@ std::vector<Hit> diverse(const std::vector<Hit>& hits, std::int64_t k, double la
 struct Diversity {
   double lambda = 1;
   std::int64_t candidates = 0;
+  const retrieval::Approximate* approximate = nullptr;  ///< gives so many candidates; null: all
 };
 
 Found search_all(const Documents& d, const Tensor& queries, bool unit_queries, std::int64_t k,
@@ -148,7 +155,14 @@ Found search_all(const Documents& d, const Tensor& queries, bool unit_queries, s
     for (std::int64_t b = begin; b < end; ++b) {
       double* one = q.data() + b * d.width;
       if (unit_queries) to_unit(one, d.width);
-      std::vector<Hit> hits = best_hits(d, one, diversity.lambda < 1 ? diversity.candidates : k);
+      const std::int64_t wanted = diversity.lambda < 1 ? diversity.candidates : k;
+      std::vector<Hit> hits;
+      if (diversity.approximate) {
+        const auto rows = diversity.approximate->near(one, std::max(wanted, diversity.candidates));
+        hits = best_hits(d, one, wanted, &rows);
+      }
+      if (static_cast<std::int64_t>(hits.size()) < std::min(wanted, d.allowed_count))
+        hits = best_hits(d, one, wanted);  // filters left too few of the candidates
       if (diversity.lambda < 1) hits = diverse(hits, k, diversity.lambda, units, d.width);
       for (std::size_t j = 0; j < hits.size(); ++j) {
         ids[b * k + static_cast<std::int64_t>(j)] = hits[j].id;
@@ -170,7 +184,9 @@ FlatIndex::FlatIndex(const FlatIndexOptions& o) : Component(o) {
 
 Found FlatIndex::search(const Tensor& queries, const SearchArgs& args) {
   check_queries(queries, args);
-  return search_all(documents(vectors(), options_.metric, ids(), args), queries,
+  const std::vector<double> rows = prepared_rows(vectors(), options_.metric);
+  const std::vector<std::int64_t> all = ids();
+  return search_all(documents(rows, all, vectors().size(1), options_.metric, args), queries,
                     options_.metric == "cosine", options_.k);
 }
 
@@ -180,8 +196,8 @@ std::vector<std::string> VectorSearchIndex::examples() {
 
 VectorSearchIndex::VectorSearchIndex(const VectorSearchIndexOptions& o) : Component(o) {
   check_search_options(who(), o.metric, o.k);
-  DROPIN_CHECK(o.backend == "exact", OptionError, who(), ": backend is \"", o.backend,
-               "\", expected exact; this build has no approximate one");
+  DROPIN_CHECK(o.backend == "exact" || o.backend == "hnsw" || o.backend == "ivf", OptionError,
+               who(), ": backend is \"", o.backend, "\", expected exact, hnsw or ivf");
   DROPIN_CHECK(o.storage == "f32" || o.storage == "f16" || o.storage == "bf16" || o.storage == "i8",
                OptionError, who(), ": storage is \"", o.storage,
                "\", expected f32, f16, bf16 or i8");
@@ -199,58 +215,42 @@ VectorSearchIndex::VectorSearchIndex(const VectorSearchIndexOptions& o) : Compon
   init_store(o.dim);
 }
 
-// The vectors as their storage keeps them.
-Tensor VectorSearchIndex::stored() const {
-  const Tensor v = vectors().detach();
-  if (options_.storage == "f16") return v.to(kFloat16).to(v.dtype());
-  if (options_.storage == "bf16") return v.to(kBFloat16).to(v.dtype());
-  if (options_.storage == "f32" || v.numel() == 0) return v;
-  const Tensor scale = amax(abs(v), {1}, true) * (1.0 / 127);
-  return round(v / where(scale == 0.0, 1.0, scale)) * scale;
-}
+struct VectorSearchIndex::Kept {
+  Tensor vectors;  ///< keeps the storage that `version` counts
+  std::uint32_t version = 0;
+  std::vector<double> rows;
+  std::vector<std::int64_t> ids;
+  std::unique_ptr<retrieval::Approximate> approximate;
+};
 
-std::vector<double> VectorSearchIndex::modifiers(bool multiply) const {
-  const auto& columns = multiply ? options_.multiply_fields : options_.add_fields;
-  const auto& weights = multiply ? options_.multiply_weights : options_.add_weights;
-  if (columns.empty() || size() == 0) return {};
-  const std::int64_t width = fields().defined() ? fields().size(1) : 0;
-  for (const std::int64_t c : columns)
-    DROPIN_CHECK(c < width, OptionError, who(), ": field ", c, " of documents with ", width,
-                 " fields, expected one that is there");
-  const std::vector<double> f = fields().to_vector();
-  std::vector<double> r(at(size()), multiply ? 1 : 0);
-  for (std::size_t i = 0; i < r.size(); ++i)
-    for (std::size_t m = 0; m < columns.size(); ++m) {
-      const double x = weights[m] * f[i * at(width) + at(columns[m])];
-      r[i] = multiply ? r[i] * x : r[i] + x;
-    }
-  return r;
+std::shared_ptr<VectorSearchIndex::Kept> VectorSearchIndex::kept() {
+  const std::lock_guard lock(*mutex_);
+  const Tensor& now = vectors();
+  if (kept_ && kept_->vectors.data_ptr() == now.data_ptr() && kept_->version == now.version() &&
+      kept_->vectors.sizes() == now.sizes())
+    return kept_;
+  auto fresh = std::make_shared<Kept>();
+  fresh->vectors = now.detach();
+  fresh->version = now.version();
+  fresh->rows = prepared_rows(stored(), options_.metric);
+  fresh->ids = ids();
+  retrieval::Points points{fresh->rows, options_.dim, options_.metric == "l2"};
+  if (options_.backend == "hnsw" && size() > 0)
+    fresh->approximate.reset(new retrieval::NeighbourGraph(std::move(points)));
+  if (options_.backend == "ivf" && size() > 0)
+    fresh->approximate.reset(new retrieval::Cells(std::move(points)));
+  return kept_ = std::move(fresh);
 }
 
 Found VectorSearchIndex::search(const Tensor& queries, const SearchArgs& args) {
   check_queries(queries, args);
-  Documents d = documents(stored(), options_.metric, ids(), args);
+  const std::shared_ptr<Kept> own = kept();
+  Documents d = documents(own->rows, own->ids, options_.dim, options_.metric, args);
   d.factors = modifiers(true);
   d.terms = modifiers(false);
   const std::int64_t candidates = options_.candidates ? options_.candidates : 4 * options_.k;
   return search_all(d, queries, options_.metric == "cosine", options_.k,
-                    {options_.mmr_lambda, candidates});
-}
-
-Tensor VectorSearchIndex::scores_for(const Tensor& queries, const Tensor& ids) const {
-  check_queries(queries, {});
-  DROPIN_CHECK(ids.dtype() == kInt64 && ids.dim() == 2 && ids.size(0) == queries.size(0),
-               ShapeError, who(), ": ids are ", ids.sizes(), ", expected int64 [", queries.size(0),
-               ", k]");
-  std::vector<std::int64_t> rows;
-  for (const std::int64_t id : ids.to_vector<std::int64_t>()) rows.push_back(row_of(id));
-  Tensor d = index_select(stored(), 0, tensor(rows).to(queries.device()))
-                 .reshape({ids.size(0), ids.size(1), queries.size(1)})
-                 .to(queries.dtype());
-  if (options_.metric == "l2") return -sum(square(queries.unsqueeze(1) - d), {2});
-  const bool cosine = options_.metric == "cosine";
-  if (cosine) d = normalize(d, 2);
-  return sum((cosine ? normalize(queries, 1) : queries).unsqueeze(1) * d, {2});
+                    {options_.mmr_lambda, candidates, own->approximate.get()});
 }
 
 }  // namespace dropin

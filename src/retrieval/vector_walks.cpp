@@ -1,6 +1,7 @@
 #include <cmath>
 #include <random>
 
+#include "dropin/ops/normalize.h"
 #include "dropin/retrieval/vector_index.h"
 
 namespace dropin {
@@ -116,6 +117,52 @@ std::vector<std::int64_t> VectorSearchIndex::path(std::int64_t from, std::int64_
     args.exclude_ids = shown;
   }
   return shown;
+}
+
+// The vectors as their storage keeps them.
+Tensor VectorSearchIndex::stored() const {
+  const Tensor v = vectors().detach();
+  if (options_.storage == "f16") return v.to(kFloat16).to(v.dtype());
+  if (options_.storage == "bf16") return v.to(kBFloat16).to(v.dtype());
+  if (options_.storage == "f32" || v.numel() == 0) return v;
+  const Tensor scale = amax(abs(v), {1}, true) * (1.0 / 127);
+  return round(v / where(scale == 0.0, 1.0, scale)) * scale;
+}
+
+std::vector<double> VectorSearchIndex::modifiers(bool multiply) const {
+  const auto& columns = multiply ? options_.multiply_fields : options_.add_fields;
+  const auto& weights = multiply ? options_.multiply_weights : options_.add_weights;
+  if (columns.empty() || size() == 0) return {};
+  const std::int64_t width = fields().defined() ? fields().size(1) : 0;
+  for (const std::int64_t c : columns)
+    DROPIN_CHECK(c < width, OptionError, who(), ": field ", c, " of documents with ", width,
+                 " fields, expected one that is there");
+  const std::vector<double> f = fields().to_vector();
+  std::vector<double> r(static_cast<std::size_t>(size()), multiply ? 1 : 0);
+  for (std::size_t i = 0; i < r.size(); ++i)
+    for (std::size_t m = 0; m < columns.size(); ++m) {
+      const double x =
+          weights[m] *
+          f[i * static_cast<std::size_t>(width) + static_cast<std::size_t>(columns[m])];
+      r[i] = multiply ? r[i] * x : r[i] + x;
+    }
+  return r;
+}
+
+Tensor VectorSearchIndex::scores_for(const Tensor& queries, const Tensor& ids) const {
+  check_queries(queries, {});
+  DROPIN_CHECK(ids.dtype() == kInt64 && ids.dim() == 2 && ids.size(0) == queries.size(0),
+               ShapeError, who(), ": ids are ", ids.sizes(), ", expected int64 [", queries.size(0),
+               ", k]");
+  std::vector<std::int64_t> rows;
+  for (const std::int64_t id : ids.to_vector<std::int64_t>()) rows.push_back(row_of(id));
+  Tensor d = index_select(stored(), 0, tensor(rows).to(queries.device()))
+                 .reshape({ids.size(0), ids.size(1), queries.size(1)})
+                 .to(queries.dtype());
+  if (options_.metric == "l2") return -sum(square(queries.unsqueeze(1) - d), {2});
+  const bool cosine = options_.metric == "cosine";
+  if (cosine) d = normalize(d, 2);
+  return sum((cosine ? normalize(queries, 1) : queries).unsqueeze(1) * d, {2});
 }
 
 }  // namespace dropin

@@ -203,6 +203,9 @@ TEST(EditInvariantSequenceLoss, WhatIsMaskedTakesNoPart) {
   l.loss.backward();
   EXPECT_EQ(max_difference(logits.grad(), zeros({2, 4, 5}, kFloat64)), 0);
   EXPECT_EQ(EditInvariantSequenceLoss(zeros({0, 4, 5}), zeros({0, 4}, kInt64)).loss.item(), 0);
+  EXPECT_EQ(EditInvariantSequenceLoss(zeros({2, 4, 5}), zeros({2, 0}, kInt64)).loss.item(), 0);
+  const Tensor half = random({1, 3, 4}, kFloat32).to(kBFloat16);
+  EXPECT_EQ(EditInvariantSequenceLoss(half, zeros({1, 3}, kInt64)).loss.dtype(), kFloat32);
 }
 
 TEST(EditInvariantSequenceLoss, AnImpossibleTargetIsFlooredInTheNgramsOnly) {

@@ -115,6 +115,31 @@ TEST(VectorSearchIndex, StorageRoundsTheVectors) {
   }
 }
 
+TEST(VectorSearchIndex, ApproximateSearchFindsMostAndFiltersLoseNothing) {
+  const Tensor docs = random({1500, 16}, kFloat32, 5), queries = random({40, 16}, kFloat32, 6);
+  for (const char* metric : {"cosine", "l2"})
+    for (const char* backend : {"hnsw", "ivf"}) {
+      VectorSearchIndex exact = filled({.metric = metric, .k = 10}, docs),
+                        quick = filled({.metric = metric, .backend = backend, .k = 10}, docs);
+      const Found want = exact.search(queries), got = quick.search(queries);
+      double found = 0;
+      for (std::int64_t q = 0; q < 40; ++q) {
+        const Ids a = ids_of(want.ids.select(0, q)), b = ids_of(got.ids.select(0, q));
+        for (const std::int64_t id : a) found += std::count(b.begin(), b.end(), id) > 0;
+      }
+      EXPECT_GE(found / 400, std::string(backend) == "hnsw" ? 0.95 : 0.8)
+          << backend << " " << metric;
+      SearchArgs few;
+      few.filter = zeros({1500}, kBool);
+      few.filter.narrow(0, 700, 12).fill_(true);
+      EXPECT_EQ(max_difference(quick.search(queries, few).ids, exact.search(queries, few).ids), 0);
+      for (VectorSearchIndex* index : {&exact, &quick}) index->remove({0, 1, 2});
+      EXPECT_EQ(quick.search(docs.narrow(0, 3, 1)).ids.to_vector()[0], 3) << "after a change";
+    }
+  VectorSearchIndex empty({.dim = 2, .backend = "ivf", .k = 1});
+  expect_values(empty.search(ones({1, 2})).ids, {-1});
+}
+
 TEST(VectorSearchIndex, RecommendsWalksGroupsAndScores) {
   // on an arc from 0 to 90 degrees
   std::vector<double> v;
@@ -141,7 +166,8 @@ TEST(VectorSearchIndex, RecommendsWalksGroupsAndScores) {
 TEST(VectorSearchIndex, RefusesWhatItCannotMean) {
   EXPECT_ERROR(VectorSearchIndex({}), OptionError, "dim is 0");
   EXPECT_ERROR(VectorSearchIndex({.dim = 2, .metric = "l1"}), OptionError, "metric is \"l1\"");
-  EXPECT_ERROR(VectorSearchIndex({.dim = 2, .backend = "hnsw"}), OptionError, "expected exact");
+  EXPECT_ERROR(VectorSearchIndex({.dim = 2, .backend = "tree"}), OptionError,
+               "backend is \"tree\"");
   EXPECT_ERROR(VectorSearchIndex({.dim = 2, .k = 0}), OptionError, "k is 0");
   EXPECT_ERROR(VectorSearchIndex({.dim = 2, .mmr_lambda = 1.5}), OptionError, "mmr_lambda is 1.5");
   EXPECT_ERROR(VectorSearchIndex({.dim = 2, .add_fields = {0}}), OptionError, "a weight for each");

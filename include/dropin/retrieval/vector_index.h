@@ -1,6 +1,8 @@
 // Search for the nearest of many embeddings: the contract, brute force, and the index of search
 // interfaces.
 #pragma once
+#include <memory>
+#include <mutex>
 
 #include "dropin/module/family.h"
 
@@ -90,7 +92,8 @@ struct VectorSearchIndexOptions {
     using O = VectorSearchIndexOptions;
     f("dim", &O::dim, "width of each vector; required");
     f("metric", &O::metric, "\"cosine\", \"dot\" or \"l2\" (the negative squared distance)");
-    f("backend", &O::backend, "\"exact\"; approximate ones are not in this build");
+    f("backend", &O::backend,
+      "\"exact\", or of some candidates only: \"hnsw\" (a graph) or \"ivf\" (cells)");
     f("storage", &O::storage, "precision of stored vectors: \"f32\", \"f16\", \"bf16\" or \"i8\"");
     f("k", &O::k, "results per query");
     f("multiply_fields", &O::multiply_fields, "field columns that multiply the score");
@@ -98,7 +101,8 @@ struct VectorSearchIndexOptions {
     f("multiply_weights", &O::multiply_weights, "a factor for each of them");
     f("add_weights", &O::add_weights, "a factor for each of them");
     f("mmr_lambda", &O::mmr_lambda, "below 1: results unlike each other (MMR), 0 to 1");
-    f("candidates", &O::candidates, "best ones that MMR picks from; 0: 4 k");
+    f("candidates", &O::candidates,
+      "best ones that MMR picks from, and that hnsw and ivf look at; 0: 4 k");
   }
 };
 
@@ -127,6 +131,10 @@ class VectorSearchIndex
   Tensor scores_for(const Tensor& queries, const Tensor& ids) const;
 
  private:
+  struct Kept;  ///< what is derived from the vectors, until they change
+  std::shared_ptr<Kept> kept();
+  std::shared_ptr<Kept> kept_;
+  Box<std::mutex> mutex_{new std::mutex};
   Tensor stored() const;
   std::vector<double> modifiers(bool multiply) const;
 };
