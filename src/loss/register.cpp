@@ -20,9 +20,8 @@ Sample sequences(const SampleSpec& s) {
 }
 
 void register_sequence_losses(Registry& r) {
-  r.add_family({.name = "SequenceLoss",
-                .call = "logits [B, T, V], target [B, T] int64 -> loss []",
-                .standards = {"cross_entropy"}});
+  r.add_family(
+      {.name = "SequenceLoss", .call = "logits [B, T, V], target [B, T] int64 -> loss []"});
   r.add(FunctionInfo<SequenceCrossEntropyOptions>{
       .name = "cross_entropy",
       .family = "SequenceLoss",
@@ -114,9 +113,7 @@ Sample grounded(const SampleSpec& s) {
 }
 
 void register_contrastive(Registry& r) {
-  r.add_family({.name = "ContrastiveLoss",
-                .call = "features of pairs, logit_scale [] -> y []",
-                .standards = {"ClipLoss"}});
+  r.add_family({.name = "ContrastiveLoss", .call = "features of pairs, logit_scale [] -> y []"});
   r.add(FunctionInfo<NoOptions>{
       .name = "ClipLoss",
       .family = "ContrastiveLoss",

@@ -49,9 +49,8 @@ void add_score(Registry& r, const char* name, const char* summary, const char* p
 
 void register_disentanglement(Registry& r) {
   constexpr const char* kDependent = "Watcharasupat, Lerch 2021, arXiv 2110.05587";
-  r.add_family({.name = "DisentanglementMetric",
-                .call = "z [N, D], a [N, A] -> y [A], mi [D, A], ...",
-                .standards = {"mig"}});
+  r.add_family(
+      {.name = "DisentanglementMetric", .call = "z [N, D], a [N, A] -> y [A], mi [D, A], ..."});
   add_score(r, "mig", "the best latent's lead in information on each attribute",
             "Chen et al. 2018, arXiv 1802.04942",
             {R"({"reg_dim": [2, 0, 1]})", R"({"estimator": "histogram", "bins": 6})"});
@@ -92,9 +91,8 @@ NamedTensors named(const Extrapolation& e) {
 }
 
 void register_generative(Registry& r) {
-  r.add_family({.name = "GenerativeMetric",
-                .call = "features [N, D] or class logits [N, C] -> y []",
-                .standards = {"frechet_distance", "inception_score"}});
+  r.add_family(
+      {.name = "GenerativeMetric", .call = "features [N, D] or class logits [N, C] -> y []"});
   r.add(FunctionInfo<NoOptions>{
       .name = "frechet_distance",
       .family = "GenerativeMetric",

@@ -97,9 +97,8 @@ Sample quality_scores(const SampleSpec& s) {
 }
 
 void register_filters(Registry& r) {
-  r.add_family({.name = "DataFilter",
-                .call = "scores [N, K] -> mask [N] bool, thresholds [K], kept []",
-                .standards = {"top_fraction"}});
+  r.add_family(
+      {.name = "DataFilter", .call = "scores [N, K] -> mask [N] bool, thresholds [K], kept []"});
   r.add(FunctionInfo<TopFractionOptions>{
       .name = "top_fraction",
       .family = "DataFilter",

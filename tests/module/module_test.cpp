@@ -1,7 +1,9 @@
 // Modules: names, state, modes, cloning, swapping, decoding.
+#include <limits>
 #include "dropin/activation/activation.h"
 #include "dropin/model/convnet.h"
 #include "dropin/model/transformer.h"
+
 #include "dropin/module/parameters.h"
 #include "dropin/module/sequential.h"
 #include "dropin/registry/registry.h"
@@ -290,7 +292,8 @@ TEST(Norm, SizesAreANumberOrAList) {
   EXPECT_EQ(make("LayerNorm", Json::parse(R"({"normalized_shape": 4})"))->options_json().dump(),
             LayerNorm({.normalized_shape = 4}).options_json().dump());
   RMSNorm two({.normalized_shape = {3, 4}});
-  const Tensor want = x / sqrt(mean(square(x), {1, 2}, true) + 1e-6);
+  const Tensor want =
+      x / sqrt(mean(square(x), {1, 2}, true) + std::numeric_limits<double>::epsilon());
   EXPECT_LT(testing::max_difference(two(x), want), 1e-12);
   EXPECT_ERROR(two(testing::random({3, 5})), ShapeError, "RMSNorm: x is [3, 5]");
   EXPECT_ERROR(RMSNorm(RMSNormOptions{}), OptionError, "normalized_shape is required");
