@@ -44,11 +44,10 @@ Tensor detail::FrozenProjection::forward(const Tensor& x) {
                ", expected a floating-point tensor");
   DROPIN_CHECK(!merged() || !is_training(), StateError, type(),
                ": it is merged; expected unmerge() before training");
-  return merged() ? linear(x, *weight_, *bias_) : unmerged(x);
-}
-
-Tensor detail::FrozenProjection::unmerged(const Tensor& x) const {
-  return linear(x, *weight_, *bias_) + updated(dropped(x));
+  // a swap carries over tensors that want gradients; here they get none
+  const Tensor bias = bias_->defined() ? bias_->detach() : Tensor(),
+               y = linear(x, weight_->detach(), bias);
+  return merged() ? y : y + updated(dropout(x, dropout_, is_training()));
 }
 
 namespace {
@@ -78,12 +77,13 @@ void DoRALinear::reset_magnitude() {
 }
 
 Tensor DoRALinear::directed() const {
-  return *weight_ + matmul(*b_, *a_) * (options_.alpha / static_cast<double>(options_.rank));
+  return weight_->detach() +
+         matmul(*b_, *a_) * (options_.alpha / static_cast<double>(options_.rank));
 }
 
 Tensor DoRALinear::update() const {
   const Tensor w = directed(), length = norm(w.detach(), {-1});
-  return w * (*magnitude_ / length).unsqueeze(1) - *weight_;
+  return w * (*magnitude_ / length).unsqueeze(1) - weight_->detach();
 }
 
 }  // namespace dropin

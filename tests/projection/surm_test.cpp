@@ -1,5 +1,6 @@
 #include "dropin/projection/surm.h"
 
+#include "dropin/registry/registry.h"
 #include "support.h"
 
 namespace dropin {
@@ -128,6 +129,27 @@ TEST(SURMLinear, OnlyTheUpdateIsTrained) {
   const Tensor x = random({2, 8}, kFloat32);
   EXPECT_EQ(max_difference((*taken)(x), plain(x)), 0);
   EXPECT_FALSE(taken->weight().requires_grad());
+}
+
+TEST(SURMLinear, AfterASwapTheOldWeightIsFrozen) {
+  struct Net : Module {
+    Net() { proj = child<Linear>("proj", {.in_features = 6, .out_features = 6}); }
+    std::string_view type() const override { return "Net"; }
+    Child<Linear> proj;
+  };
+  for (const char* to : {"SURMLinear", "LoRALinear", "DoRALinear"}) {
+    Net net;
+    const Tensor weight = net.proj.as()->weight(), x = random({3, 6}, kFloat32), y = net.proj(x);
+    const SwapReport r = swap(net, "Linear", to);
+    EXPECT_EQ(r.instances[0].carried.size(), 2u);
+    if (auto* directed = net.proj.as<DoRALinear>()) directed->reset_magnitude();
+    EXPECT_LT(max_difference(net.proj(x), y), 1e-6) << to;
+    sum(square(net.proj(x))).backward();
+    EXPECT_FALSE(weight.grad().defined()) << to;
+    bool learns = false;
+    for (const auto& [name, p] : net.named_parameters()) learns = learns || p.grad().defined();
+    EXPECT_TRUE(learns) << to;
+  }
 }
 
 TEST(SURMLinear, KroneckersShapeIsNearTheRoots) {

@@ -5,8 +5,9 @@
 namespace dropin {
 
 namespace detail {
-/// A projection whose weight [out, in] and bias [out] are frozen, under an update that can be
-/// merged into them for inference.
+/// A projection whose weight [out, in] and bias [out] are frozen (no gradient reaches them,
+/// whatever they want), under an update that can be merged into the weight for inference: y = x W^T
+/// + b + updated(dropout(x)).
 class FrozenProjection : public Projection {
  public:
   Tensor& weight() const { return *weight_; }
@@ -26,15 +27,12 @@ class FrozenProjection : public Projection {
   virtual Tensor update() const = 0;
   /// What the update adds to y, of x after dropout.
   virtual Tensor updated(const Tensor& x) const = 0;
-  /// y of x where nothing is merged; x W^T + b + updated(dropout(x)).
-  virtual Tensor unmerged(const Tensor& x) const;
   /// `fresh` stands for this one in a clone: it is merged if this is.
   template <class Self>
   Box<Module> alike(Box<Self> fresh) const {
     if (merged()) fresh->added_ = added_.clone();
     return fresh;
   }
-  Tensor dropped(const Tensor& x) const { return dropout(x, dropout_, is_training()); }
   Tensor *weight_ = nullptr, *bias_ = nullptr;
 
  private:
