@@ -3,6 +3,7 @@
 #include "dropin/convolution/mix_conv.h"
 #include "dropin/convolution/mx_conv.h"
 #include "dropin/convolution/pool.h"
+#include "dropin/convolution/sparse_ift_conv.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -15,6 +16,7 @@ void register_convolution(Registry& r) {
   r.add<DeformConv2d>();
   r.add<ModulatedDeformConv2d>();
   r.add<MXConv2d>();
+  r.add<SparseIFTConv2d>();
   r.add<Conv1d>();
   r.add<MaxPool2d>();
   r.add<AvgPool2d>();

@@ -7,7 +7,10 @@ FamilyInfo TokenEmbedding::family() {
   f.name = kFamily;
   f.call = "x [B, L] int64 ids -> y [B, L, D]";
   f.options = [](int size) {
-    return size ? json_of({{"num_embeddings", 8192}, {"embedding_dim", 512}})
+    return size ? json_of({{"num_embeddings", 8192},
+                           {"embedding_dim", 512},
+                           {"num_chars", 128},
+                           {"embed_dim", 512}})
                 : json_of({{"num_embeddings", 11}, {"embedding_dim", 8}});
   };
   f.inputs = [](const Json&, const SampleSpec& s) {

@@ -41,8 +41,10 @@ const Claims& all_claims() {
   static const Claims* const all = [] {
     auto* c = new Claims;
     attention_claims(*c);
+    mixer_claims(*c);
     hyena_claims(*c);
     lowbit_claims(*c);
+    update_claims(*c);
     vision_claims(*c);
     return c;
   }();

@@ -156,7 +156,7 @@ BilinearMLP::Eigen BilinearMLP::eigen(const Tensor& u) const {
 }
 
 Tensor BilinearMLP::truncated(const Tensor& u, std::int64_t k, const Tensor& x,
-                              KeepEigen keep) const {
+                              KeptPairs keep) const {
   check_bilinear("truncated()");
   const Linear &w = *w_.as(), &o = *o_.as();
   const BilinearEigen r = analysed(who(), w.weight(), o.weight(), u, x, w.bias());
@@ -172,7 +172,7 @@ Tensor BilinearMLP::truncated(const Tensor& u, std::int64_t k, const Tensor& x,
     const Tensor best = argsort(score, -1, true).narrow(-1, 0, n);
     kept = scatter(kept, -1, best, one.narrow(-1, 0, n));
   };
-  if (keep == KeepEigen::Largest) {
+  if (keep == KeptPairs::Largest) {
     take(abs(values), k);
   } else {
     take(values, k / 2);

@@ -1,4 +1,5 @@
 #include "dropin/optimizer/optimizer8bit.h"
+#include "dropin/optimizer/rigl.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -30,6 +31,23 @@ void register_optimizer(Registry& r) {
   r.add<Lion8bit>();
   r.add<RMSprop8bit>();
   r.add<Adagrad8bit>();
+  r.add(FunctionInfo<RiglUpdateOptions>{
+      .name = "rigl_update",
+      .family = "Function",
+      .summary = "drops small weights of a sparse layer and grows where the gradient is large",
+      .paper = "Evci et al. 2020 (RigL), arXiv 1911.11134",
+      .call = [](const RiglUpdateOptions& o, const Arguments& in) -> NamedTensors {
+        const RiglMasks m = rigl_update(in["weight"], in["mask"], in["dense_grad"], o);
+        return {{"mask", m.mask}, {"grown", m.grown}};
+      },
+      .inputs = [](const RiglUpdateOptions&, const SampleSpec& s) -> Sample {
+        const Shape sizes{s.length >= 0 ? s.length : 7, s.size ? 512 : 6};
+        SampleSpec other = s;
+        other.seed = s.seed + 1;
+        return {{{"weight", s.normal(sizes)},
+                 {"mask", s.integers(2, sizes).to(kBool)},
+                 {"dense_grad", other.normal(sizes)}}};
+      }});
   const char* paper = "Dettmers et al. 2022, arXiv 2110.02861";
   r.add(FunctionInfo<MapOptions>{
       .name = "create_dynamic_map",

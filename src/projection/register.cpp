@@ -1,6 +1,11 @@
+#include "dropin/projection/adapter.h"
 #include "dropin/projection/bitlinear.h"
 #include "dropin/projection/linear.h"
+#include "dropin/projection/lora.h"
 #include "dropin/projection/mx_linear.h"
+#include "dropin/projection/reft.h"
+#include "dropin/projection/sparse_ift.h"
+#include "dropin/projection/surm.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -25,6 +30,13 @@ struct UnpackWeightOptions {
   }
 };
 
+struct ReftPositionsOptions {
+  std::string positions = "f1+l1";
+  static void fields(auto&& f) {
+    f("positions", &ReftPositionsOptions::positions, "f<p>+l<s>, f<p> or l<s>");
+  }
+};
+
 Tensor weight(const SampleSpec& s) {
   const Tensor x = sample_values(s).inputs.find("x");
   return x.reshape({-1, x.size(-1)});
@@ -37,6 +49,26 @@ void register_projection(Registry& r) {
   r.add<BitLinear>();
   r.add<MXLinear>();
   r.add<MXMatmul>();
+  r.add<LoRALinear>();
+  r.add<DoRALinear>();
+  r.add<SURMLinear>();
+  r.add<SparseIFTLinear>();
+  r.add<Adapter>();
+  r.add<SURMAdapter>();
+  r.add<LoReFT>();
+  r.add<DiReFT>();
+  r.add(FunctionInfo<ReftPositionsOptions>{
+      .name = "reft_positions",
+      .family = "Function",
+      .summary = "the first and last places of prompts, to be edited",
+      .paper = LoReFT::kPaper,
+      .call = [](const ReftPositionsOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"y", reft_positions(in["lengths"], o.positions)}};
+      },
+      .inputs = [](const ReftPositionsOptions&, const SampleSpec& s) -> Sample {
+        return {{{"lengths", s.integers(12, {s.length >= 0 ? s.length : 5})}}};
+      },
+      .examples = {R"({"positions": "f3+l4"})", R"({"positions": "l2"})"}});
   r.add(FunctionInfo<PackWeightOptions>{
       .name = "bitlinear_pack_weight",
       .family = "Function",

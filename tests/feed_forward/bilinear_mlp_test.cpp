@@ -40,7 +40,7 @@ TEST(BilinearMLP, TruncationKeepsTheLargest) {
     EXPECT_LT(max_difference(m.truncated(u, 1, x).select(1, k), parts.select(1, k).select(1, top)),
               1e-12);
     const Tensor both = parts.select(1, k).select(1, 0) + parts.select(1, k).select(1, 5);
-    EXPECT_LT(max_difference(m.truncated(u, 2, x, KeepEigen::EachSign).select(1, k), both), 1e-12);
+    EXPECT_LT(max_difference(m.truncated(u, 2, x, KeptPairs::EachSign).select(1, k), both), 1e-12);
   }
   EXPECT_EQ(max_difference(m.truncated(u, 0, x), zeros({5, 2}, kFloat64)), 0);
 }

@@ -23,7 +23,7 @@ struct BilinearMLPOptions {
 };
 
 /// Which eigenvectors BilinearMLP::truncated() keeps.
-enum class KeepEigen { Largest, EachSign };
+enum class KeptPairs { Largest, EachSign };
 
 /// y = o (left * right), left and right the halves of w x (Pearce et al. 2025): each output
 /// direction is a quadratic form of x. Replaces GatedMLP and MLP. x [*, d_model] -> [*, d_out].
@@ -54,7 +54,7 @@ class BilinearMLP : public Component<BilinearMLP, BilinearMLPOptions, FeedForwar
   Eigen eigen(const Tensor& u) const;
   /// u y [N, K] from k eigenpairs: those of largest magnitude, or k / 2 of each sign. x [N, d].
   Tensor truncated(const Tensor& u, std::int64_t k, const Tensor& x,
-                   KeepEigen keep = KeepEigen::Largest) const;
+                   KeptPairs keep = KeptPairs::Largest) const;
   struct Directions {
     Tensor values;        ///< [k] singular values, descending
     Tensor outputs;       ///< [k, d_out] most important output directions
