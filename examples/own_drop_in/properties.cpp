@@ -1,8 +1,8 @@
 // The library's property tests over the outsiders' components.
 #include <gtest/gtest.h>
 
-#include "own_drop_in/low_rank_linear.h"
-#include "own_drop_in/sequence_pooling.h"
+#include "low_rank_linear.h"
+#include "sequence_pooling.h"
 
 int main(int argc, char** argv) {
   dropin::registry().add<outside::LowRankLinear>();  // before the tests are listed

@@ -567,6 +567,8 @@ Tensor hardswish(
 
 Tensor clamp(const Tensor& x_, const Scalar& lo, const Scalar& hi) {
   const Tensor x = x_.to(ops_detail::result_type(x_, lo, hi));
+  if (std::isnan(lo.to_double()) || std::isnan(hi.to_double()))  // as torch: nothing is within
+    return x * std::numeric_limits<double>::quiet_NaN();
   return clamped(x, lo.to_double(), hi.to_double());
 }
 

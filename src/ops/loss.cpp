@@ -123,6 +123,10 @@ Tensor binary_cross_entropy(const Tensor& p, const Tensor& target, std::string_v
   const char* who = "binary_cross_entropy";
   same_sizes(who, p, target);
   const Tensor v = p.detach(), t = target.detach();
+  DROPIN_CHECK(
+      v.numel() == 0 || all(logical_and(v >= 0, v <= 1)).item<bool>(), Error, who,
+      ": p holds a value outside 0 to 1 (or NaN), expected probabilities; for logits there "
+      "is binary_cross_entropy_with_logits");
   // as torch: logarithms are bounded from below, and the slope's denominator
   const double inf = std::numeric_limits<double>::infinity();
   auto floored = [inf](const Tensor& logarithm) { return clamp(logarithm, -100, inf); };

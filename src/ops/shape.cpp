@@ -163,6 +163,8 @@ Tensor repeat(const Tensor& x, const Shape& repeats) {
 }
 
 Tensor repeat_interleave(const Tensor& x, std::int64_t repeats, std::int64_t dim) {
+  if (x.dim() == 0)
+    fail<ShapeError>({"repeat_interleave: x is [], expected at least one dimension"});
   const int d = wrap_dim(dim, x.dim(), "repeat_interleave");
   if (repeats < 0) fail<ShapeError>({"repeat_interleave: repeats is ", repeats});
   Shape s = x.sizes();
@@ -187,11 +189,11 @@ void need_matrix(const char* who, const Tensor& x) {
 
 Tensor tril(const Tensor& x, std::int64_t diagonal) {
   need_matrix("tril", x);
-  return where(lower_mask(x.size(-2), x.size(-1), diagonal, x.device()), x, 0.0);
+  return where(lower_mask(x.size(-2), x.size(-1), diagonal, x.device()), x, 0);
 }
 Tensor triu(const Tensor& x, std::int64_t diagonal) {
   need_matrix("triu", x);
-  return where(lower_mask(x.size(-2), x.size(-1), diagonal - 1, x.device()), 0.0, x);
+  return where(lower_mask(x.size(-2), x.size(-1), diagonal - 1, x.device()), 0, x);
 }
 
 Tensor one_hot(const Tensor& index, std::int64_t classes) {
@@ -256,6 +258,9 @@ Tensor scatter(const Tensor& x, std::int64_t dim, const Tensor& index, const Ten
   return scattered("scatter", x, dim, index, src, false);
 }
 Tensor scatter_add(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src) {
+  if (is_floating(x.dtype()) && item_size(x.dtype()) == 2)  // sums of 16 bits would stop growing
+    return scattered("scatter_add", x.to(kFloat32), dim, index, src.to(kFloat32), true)
+        .to(x.dtype());
   return scattered("scatter_add", x, dim, index, src, true);
 }
 

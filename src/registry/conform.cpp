@@ -31,8 +31,8 @@ Case read_case(const std::string& path, const SafetensorsFile& file) {
     const std::string& s = meta(key);
     char* end = nullptr;
     const double v = std::strtod(s.c_str(), &end);
-    if (s.empty() || *end || !(v >= 0))
-      fail<FileError>({path, ": ", key, " is \"", s, "\", expected a number of at least 0"});
+    if (s.empty() || *end || !(v >= 0) || std::isinf(v))
+      fail<FileError>({path, ": ", key, " is \"", s, "\", expected a finite number of at least 0"});
     return v;
   };
   if (meta("format") != "dropin-golden-1")
@@ -48,8 +48,11 @@ Case read_case(const std::string& path, const SafetensorsFile& file) {
     fail<FileError>({path, ": config: ", e.what()});
   }
   if (!c.config.is_object()) fail<FileError>({path, ": config is not a JSON object"});
-  if (const std::string* training = file.find_metadata("training"))
+  if (const std::string* training = file.find_metadata("training")) {
+    if (*training != "true" && *training != "false")
+      fail<FileError>({path, ": training is \"", *training, "\", expected true or false"});
     c.training = *training == "true";
+  }
   c.rtol = number("rtol");
   c.atol = number("atol");
   struct Prefix {

@@ -78,16 +78,19 @@ const FieldInfo* field(const ComponentInfo& c, const std::string& name) {
 }
 
 // What a user set on the old one and does not find on the new one. Sizes (whole numbers without a
-// default) are left out: other names may carry them, and a wrong one is refused.
+// default) are left out: other names may carry them, and a wrong one is refused. So are the words
+// of the family, for a new one that has no option for them: its conflict rule judged those.
 std::vector<std::string> changed_options(const ComponentInfo& from, const Module& old,
-                                         const Module& fresh, const Json& named) {
+                                         const Module& fresh, const Json& named,
+                                         const std::vector<std::string>& words) {
   std::vector<std::string> r;
   const Json was = old.options_json(), is = fresh.options_json();
   for (const FieldInfo& f : from.options) {
     const Json *before = was.find(f.name), *now = is.find(f.name);
-    const bool size =
-        f.value.is_null() || f.value.is_array() || (f.value.is_int() && !f.value.as_int());
-    if (size || !before || *before == f.value || named.find(f.name) || (now && *now == *before))
+    const bool size = f.value.is_array() || (f.value.is_int() && !f.value.as_int());
+    const bool word = std::find(words.begin(), words.end(), f.name) != words.end();
+    if (size || (word && !now) || !before || *before == f.value || named.find(f.name) ||
+        (now && *now == *before))
       continue;
     r.push_back(f.name + " = " + before->dump() + ", now " + (now ? now->dump() : "none"));
   }
@@ -122,7 +125,7 @@ void plan(Module& m, const std::string& path, const ComponentInfo& from, const C
       if (const std::string why = family.conflict(*child, *p.module, options); !why.empty())
         fail<OptionError>({"swap: ", to.name, " for ", from.name, " at ", here, ": ", why});
     p.report = carry_over(here, *child, *p.module);
-    p.report.changed = changed_options(from, *child, *p.module, options);
+    p.report.changed = changed_options(from, *child, *p.module, options, family.swap_words);
     out.push_back(std::move(p));
   }
 }

@@ -71,6 +71,23 @@ TEST(Conform, GradientsByAnotherFrameworksNames) {
                    .passed);
 }
 
+TEST(Conform, TrainingIsTrueOrFalse) {
+  TemporaryFolder folder;
+  const std::string path = folder / "case.safetensors";
+  save_safetensors(path, {{"input.x", ones({2})}},
+                   {{"format", "dropin-golden-1"},
+                    {"kind", "module"},
+                    {"name", "ReLU"},
+                    {"config", "{}"},
+                    {"training", "True"}});
+  EXPECT_ERROR(
+      {
+        const CaseResult r = conform(path, kCPU, false);
+        if (!r.passed) fail<FileError>({r.error});
+      },
+      FileError, "training is \"True\"");
+}
+
 // A case proves that everything it holds was used: each name misspelt in turn.
 TEST(Conform, NamesThatNobodyUsesAreErrors) {
   TemporaryFolder folder;

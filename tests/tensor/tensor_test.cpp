@@ -199,6 +199,16 @@ TEST(Memory, FreedBlocksAreReusedAndOutOfMemoryIsSurvived) {
   empty_cache();
 }
 
+TEST(Tensor, CornersOfShapeOperations) {
+  EXPECT_ERROR(repeat_interleave(scalar(3), 2, 0), ShapeError, "at least one dimension");
+  const Tensor whole = ones({2, 2}).to(kInt64);
+  EXPECT_EQ(tril(whole, 0).dtype(), kInt64);
+  EXPECT_EQ(triu(whole, 0).dtype(), kInt64);
+  // 4096 ones into one place: a sum of bfloat16 in bfloat16 stops at 256
+  const Tensor many = ones({4096}).to(kBFloat16), at = zeros({4096}).to(kInt64);
+  expect_values(scatter_add(zeros({1}).to(kBFloat16), 0, at, many).to(kFloat32), {4096});
+}
+
 TEST(Memory, TensorsMoveBetweenThreads) {
   Tensor x;
   std::thread([&] { x = ones({100'000}); }).join();

@@ -90,8 +90,8 @@ class CELU : public detail::OptionedActivation<CELU, CELUOptions> {
     DROPIN_CHECK(o.alpha != 0, OptionError, who(), ": alpha is 0, expected another number");
   }
   static Tensor apply(const Tensor& x, const CELUOptions& o) {
-    return where(x > 0.0, x,
-                 expm1(clamp(x, -std::numeric_limits<double>::infinity(), 0) / o.alpha) * o.alpha);
+    // as torch: at 0 the slope is the exponential's, 1; where x is above, it is not computed from x
+    return where(x > 0.0, x, expm1(where(x > 0.0, 0.0, x) / o.alpha) * o.alpha);
   }
 };
 
@@ -166,7 +166,8 @@ class Softshrink : public detail::OptionedActivation<Softshrink, ShrinkOptions> 
   explicit Softshrink(const ShrinkOptions& o = {}) : OptionedActivation(o) {}
   static void check(const ShrinkOptions& o) { ShrinkOptions::check(who(), o); }
   static Tensor apply(const Tensor& x, const ShrinkOptions& o) {
-    return x - clamp(x, -o.lambda, o.lambda);
+    // as torch: at the corners the slope is 0
+    return where(x > o.lambda, x - o.lambda, where(x < -o.lambda, x + o.lambda, x * 0.0));
   }
 };
 

@@ -28,11 +28,16 @@ class TorchOptimizer : public torch::optim::Optimizer {
     optimizer_ = make_optimizer(name, inside, Json::parse(options));
     param_groups()[0].set_options(std::make_unique<TorchOptimizerOptions>(optimizer_->lr()));
   }
-  /// More parameters, with some options changed: add_group(params, R"({"lr": 0.1})").
+  /// More parameters, with some options changed: add_group(params, R"({"lr": 0.1})"). A parameter
+  /// that a group holds already: OptionError, and nothing is added.
   void add_group(const std::vector<torch::Tensor>& params, const std::string& changes = "{}") {
     const std::size_t before = inside_.size();
-    const Tensors inside = take(params);
+    for (const torch::Tensor& p : params)
+      for (const torch::Tensor& held : outside_)
+        if (p.is_same(held))
+          fail<OptionError>({"TorchOptimizer: add_group: a parameter is already in a group"});
     try {
+      const Tensors inside = take(params);
       optimizer_->add_param_group(inside, Json::parse(changes));
     } catch (...) {
       inside_.resize(before);
