@@ -22,7 +22,7 @@ expect 0 "MultiheadAttention" list
 expect 0 '"name": "RMSNorm"' list --family Norm --json
 expect 2 'no family "Norms"' list --family Norms
 expect 0 "embed_dim" describe MultiheadAttention
-expect 0 '"default": 1e-06' describe RMSNorm --json
+expect 0 '"default": null' describe RMSNorm --json
 expect 0 "q_proj_global.weight" describe LongformerAttention
 expect 0 "[B, L, D]" describe LongformerAttention
 expect 2 'the nearest name is "LongformerAttention"; components: ' describe Longformer

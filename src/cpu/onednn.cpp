@@ -22,8 +22,10 @@ namespace {
 
 std::atomic<std::int64_t> g_created{0};
 
+bool products_work();
+
 std::atomic<bool>& enabled_flag() {
-  static std::atomic<bool> flag{!disabled_by_environment("onednn")};
+  static std::atomic<bool> flag{!disabled_by_environment("onednn") && products_work()};
   return flag;
 }
 
@@ -33,6 +35,21 @@ std::atomic<bool>& enabled_flag() {
 std::atomic<bool> g_ended{false};
 void watch_the_end() {
   std::atexit([] { g_ended.store(true); });
+}
+
+// A second oneDNN in the process, as LibTorch brings one, can take the start-up of this one's
+// products to itself where it is linked first: the standard library's invoker of call_once has the
+// same weak name in both. Then nothing here runs, and our own kernels serve.
+bool products_work() {
+  float a[64], c[64] = {};
+  std::fill(std::begin(a), std::end(a), 1.0f);
+  if (onednn::sgemm(false, false, 8, 8, 8, a, 8, a, 8, 0, c, 8) && c[63] == 8) return true;
+  std::fputs(
+      "dropin: note: another oneDNN is linked before dropin's, which does not run; the library's "
+      "own "
+      "kernels serve. To have both, link dropin before LibTorch.\n",
+      stderr);
+  return false;
 }
 
 }  // namespace

@@ -96,11 +96,14 @@ Tensor with_signs(const Tensor& rows) {
   return rows * where(at_top < 0.0, full({1}, -1.0, rows.options()), 1.0);
 }
 
-// The analysis in float64.
-BilinearEigen analysed(std::string_view who, const Tensor& w, const Tensor& o, const Tensor& u,
-                       const Tensor& x, const Tensor& bias) {
-  check_weights(who, w, o, u, x, bias);
+// The analysis in float64, on the CPU, where decompositions run.
+BilinearEigen analysed(std::string_view who, const Tensor& w_given, const Tensor& o_given,
+                       const Tensor& u_given, const Tensor& x_given, const Tensor& bias_given) {
+  check_weights(who, w_given, o_given, u_given, x_given, bias_given);
   no_grad guard;
+  auto here = [](const Tensor& t) { return t.defined() ? t.detach().to(kCPU) : t; };
+  const Tensor w = here(w_given), o = here(o_given), u = here(u_given), x = here(x_given),
+               bias = here(bias_given);
   const std::int64_t h = w.size(0) / 2;
   const Tensor all = wide(w, bias), left = all.narrow(0, 0, h), right = all.narrow(0, h, h),
                weights = matmul(u.detach().to(kFloat64), o.detach().to(kFloat64));
@@ -125,8 +128,9 @@ BilinearEigen bilinear_eigen(const Tensor& w, const Tensor& o, const Tensor& u, 
                              const Tensor& bias) {
   const BilinearEigen r = analysed("bilinear_eigen", w, o, u, x, bias);
   const DType type = w.dtype();
-  Tensors out{r.interaction.to(type), r.eigenvalues.to(type), r.eigenvectors.to(type)};
-  if (r.contributions.defined()) out.push_back(r.contributions.contiguous().to(type));
+  auto back = [&](const Tensor& t) { return t.to(type).to(w.device()); };
+  Tensors out{back(r.interaction), back(r.eigenvalues), back(r.eigenvectors)};
+  if (r.contributions.defined()) out.push_back(back(r.contributions.contiguous()));
   Tensors in{w, o, u};
   if (x.defined()) in.push_back(x);
   if (bias.defined()) in.push_back(bias);

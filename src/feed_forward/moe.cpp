@@ -228,7 +228,7 @@ Tensor remoe_lambda_update(const Tensor& coeff, const Tensor& sparsity,
   DROPIN_CHECK(!any(c < 0.0).item<bool>(), OptionError, who,
                ": coeff has a negative entry, expected 0 or more");
   const double target = 1 - static_cast<double>(o.top_k) / static_cast<double>(o.num_experts);
-  return where(s < full({}, target), c * o.multiplier, c / o.multiplier);
+  return where(s < full({}, target, s.options()), c * o.multiplier, c / o.multiplier);
 }
 
 }  // namespace dropin

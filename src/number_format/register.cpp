@@ -57,7 +57,7 @@ NamedTensors int8_absmax(const Tensor& given) {
   no_grad guard;
   const Tensor x = given.detach().to(kFloat32);
   const double top = x.numel() ? amax(abs(x)).item() : 0;
-  const Tensor scale = full({1}, top > 0 ? top / 127 : 1);
+  const Tensor scale = full({1}, top > 0 ? top / 127 : 1, x.options());
   const Tensor codes = clamp(round(x / scale), -127, 127).to(kInt8);
   return {{"codes", codes}, {"scales", scale}, {"y", codes.to(kFloat32) * scale}};
 }
