@@ -44,9 +44,10 @@ class TorchOptimizer : public torch::optim::Optimizer {
       outside_.resize(before);
       throw;
     }
-    const Json* lr = optimizer_->param_groups().back().options.find("lr");
-    add_param_group(torch::optim::OptimizerParamGroup(
-        params, std::make_unique<TorchOptimizerOptions>(lr ? lr->as_double() : 0)));
+    add_param_group(torch::optim::OptimizerParamGroup(params));
+    // set afterwards: LibTorch of late mends given options with its defaults
+    param_groups().back().set_options(std::make_unique<TorchOptimizerOptions>(
+        optimizer_->lr(optimizer_->param_groups().size() - 1)));
   }
 
   /// One update; parameters without a gradient stay as they are. closure: computes the loss and its
