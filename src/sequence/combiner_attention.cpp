@@ -212,9 +212,8 @@ Tensor CombinerAttention::step(const Tensor& x_t, SequenceState& state, const St
   const auto& o = options_;
   auto& s = detail::own_state<State>(who(), state);
   const detail::StepTokens tokens =
-      detail::check_step(who(), x_t, s, args, {.width = o.embed_dim, .causal = o.causal});
-  s.check_heads(who(), o.num_heads, o.embed_dim / o.num_heads);
-  detail::check_room(who(), s.rows, tokens, s.max_len);
+      s.check_step(who(), x_t, args, {.width = o.embed_dim, .causal = o.causal}, o.num_heads,
+                   o.embed_dim / o.num_heads);
   no_grad guard;
   const Tensor x = tokens.packed(x_t, 1), q = scaled_queries(x),
                k = split_heads(k_proj_(x), o.num_heads), v = split_heads(v_proj_(x), o.num_heads);

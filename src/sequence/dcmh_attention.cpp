@@ -159,11 +159,9 @@ Box<SequenceState> DCMHAttention::init_state(std::int64_t batch, std::int64_t ma
 Tensor DCMHAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
   const auto& o = options_;
   auto& s = detail::own_state<State>(who(), state);
-  const detail::StepTokens tokens =
-      detail::check_step(who(), x_t, s, args,
-                         {.width = o.embed_dim, .causal = o.causal, .positions = o.rope_base > 0});
-  s.check_heads(who(), o.num_heads, o.embed_dim / o.num_heads);
-  detail::check_room(who(), s.rows, tokens, s.max_len);
+  const detail::StepTokens tokens = s.check_step(
+      who(), x_t, args, {.width = o.embed_dim, .causal = o.causal, .positions = o.rope_base > 0},
+      o.num_heads, o.embed_dim / o.num_heads);
   no_grad guard;
   const std::string style = o.rope_base > 0 ? "half" : "none";
   const Tensor x = tokens.packed(x_t, 1), q = project(q_proj_, q_scale_, x),

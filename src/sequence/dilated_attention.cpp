@@ -258,11 +258,9 @@ Tensor DilatedAttention::step_run(State& s, const detail::RowRun& run, const Ten
 Tensor DilatedAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
   const auto& o = options_;
   auto& s = detail::own_state<State>(who(), state);
-  const detail::StepTokens tokens =
-      detail::check_step(who(), x_t, s, args,
-                         {.width = o.embed_dim, .causal = o.causal, .positions = o.rope != "none"});
-  s.check_heads(who(), o.num_heads, o.embed_dim / o.num_heads);
-  detail::check_room(who(), s.rows, tokens, s.max_len);
+  const detail::StepTokens tokens = s.check_step(
+      who(), x_t, args, {.width = o.embed_dim, .causal = o.causal, .positions = o.rope != "none"},
+      o.num_heads, o.embed_dim / o.num_heads);
   no_grad guard;
   const Tensor q = tokens.packed(split_heads(q_proj_(x_t), o.num_heads), 2),
                k = tokens.packed(split_heads(k_proj_(x_t), o.num_heads), 2),

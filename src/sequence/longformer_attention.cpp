@@ -324,13 +324,12 @@ Tensor LongformerAttention::step_run(State& s, const detail::RowRun& run,
 Tensor LongformerAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
   const auto& o = options_;
   auto& s = detail::own_state<State>(who(), state);
-  const detail::StepTokens tokens = detail::check_step(who(), x_t, s, args,
-                                                       {.width = o.embed_dim,
-                                                        .causal = o.causal,
-                                                        .positions = o.rope != "none",
-                                                        .global_tokens = true});
-  s.check_heads(who(), o.num_heads, o.embed_dim / o.num_heads);
-  detail::check_room(who(), s.rows, tokens, s.max_len);
+  const detail::StepTokens tokens = s.check_step(who(), x_t, args,
+                                                 {.width = o.embed_dim,
+                                                  .causal = o.causal,
+                                                  .positions = o.rope != "none",
+                                                  .global_tokens = true},
+                                                 o.num_heads, o.embed_dim / o.num_heads);
   const Tensor& global = args.global_attention_mask;
   DROPIN_CHECK(s.global.defined() || !global.defined() || !any(global).item<bool>(), StateError,
                who(),

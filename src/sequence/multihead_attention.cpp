@@ -67,11 +67,10 @@ Box<SequenceState> MultiheadAttention::init_state(std::int64_t batch, std::int64
 Tensor MultiheadAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
   const auto& o = options_;
   auto& s = detail::own_state<KeyValueState>(who(), state);
-  const detail::StepTokens tokens = detail::check_step(
-      who(), x_t, s, args,
-      {.width = o.embed_dim, .causal = o.causal, .positions = o.rope != "none" || o.alibi});
-  s.check_heads(who(), kv_heads(), o.embed_dim / o.num_heads);
-  detail::check_room(who(), s.rows, tokens, s.max_len);
+  const detail::StepTokens tokens = s.check_step(
+      who(), x_t, args,
+      {.width = o.embed_dim, .causal = o.causal, .positions = o.rope != "none" || o.alibi},
+      kv_heads(), o.embed_dim / o.num_heads);
   no_grad guard;
   const Tensor q = tokens.packed(split_heads(q_proj_(x_t), o.num_heads), 2),
                k = tokens.packed(split_heads(k_proj_(x_t), kv_heads()), 2),
@@ -85,11 +84,7 @@ Tensor MultiheadAttention::step(const Tensor& x_t, SequenceState& state, const S
         AttentionParams p;
         p.scale = o.scale;
         p.causal = true;
-        p.alibi = o.alibi;
-        if (o.alibi && s.append_positions(run, tokens)) {
-          p.alibi = false;
-          p.attn_mask = s.alibi(run, o.num_heads, q.options());
-        }
+        if (o.alibi) s.set_alibi(p, run, tokens, o.num_heads, q.options());
         const auto [keys, values] = s.append(run, turn(k), run.fresh_of(v, 2));
         return attention(turn(q), keys, values, p);
       });

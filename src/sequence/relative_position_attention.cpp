@@ -198,10 +198,9 @@ Tensor RelativePositionAttention::step(const Tensor& x_t, SequenceState& state,
                                        const StepArgs& args) {
   const auto& o = options_;
   auto& s = detail::own_state<KeyValueState>(who(), state);
-  const detail::StepTokens tokens = detail::check_step(
-      who(), x_t, s, args, {.width = o.embed_dim, .causal = o.causal, .positions = true});
-  s.check_heads(who(), o.num_heads, o.embed_dim / o.num_heads);
-  detail::check_room(who(), s.rows, tokens, s.max_len);
+  const detail::StepTokens tokens =
+      s.check_step(who(), x_t, args, {.width = o.embed_dim, .causal = o.causal, .positions = true},
+                   o.num_heads, o.embed_dim / o.num_heads);
   no_grad guard;
   auto heads = [&](const Child<Linear>& proj) {
     return tokens.packed(split_heads(proj(x_t), o.num_heads), 2);

@@ -132,11 +132,10 @@ Box<SequenceState> SigmoidAttention::init_state(std::int64_t batch, std::int64_t
 Tensor SigmoidAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
   const auto& o = options_;
   auto& s = detail::own_state<KeyValueState>(who(), state);
-  const detail::StepTokens tokens = detail::check_step(
-      who(), x_t, s, args,
-      {.width = o.embed_dim, .causal = o.causal, .positions = o.rope != "none" || o.alibi});
-  s.check_heads(who(), o.num_heads, o.embed_dim / o.num_heads);
-  detail::check_room(who(), s.rows, tokens, s.max_len);
+  const detail::StepTokens tokens = s.check_step(
+      who(), x_t, args,
+      {.width = o.embed_dim, .causal = o.causal, .positions = o.rope != "none" || o.alibi},
+      o.num_heads, o.embed_dim / o.num_heads);
   no_grad guard;
   const Tensor q = tokens.packed(project(q_proj_, q_norm_, x_t), 2),
                k = tokens.packed(project(k_proj_, k_norm_, x_t), 2),
@@ -148,11 +147,7 @@ Tensor SigmoidAttention::step(const Tensor& x_t, SequenceState& state, const Ste
           return detail::rope_of(run, tokens, run.fresh_of(x, 2), o.rope, o.rope_base, t);
         };
         AttentionParams p;
-        p.alibi = o.alibi;
-        if (o.alibi && s.append_positions(run, tokens)) {
-          p.alibi = false;
-          p.attn_mask = s.alibi(run, o.num_heads, q.options());
-        }
+        if (o.alibi) s.set_alibi(p, run, tokens, o.num_heads, q.options());
         const auto [keys, values] = s.append(run, turn(k), run.fresh_of(v, 2));
         return mix(turn(q), keys, values, p);
       });

@@ -300,6 +300,22 @@ Tensor KeyValueState::alibi(const detail::RowRun& run, std::int64_t heads,
       .to(like.dtype == kFloat64 ? kFloat64 : kFloat32);
 }
 
+void KeyValueState::set_alibi(AttentionParams& p, const detail::RowRun& run,
+                              const detail::StepTokens& tokens, std::int64_t heads,
+                              const TensorOptions& like) {
+  p.alibi = !append_positions(run, tokens);
+  if (!p.alibi) p.attn_mask = alibi(run, heads, like);
+}
+
+detail::StepTokens KeyValueState::check_step(std::string_view who, const Tensor& x_t,
+                                             const StepArgs& args, const detail::StepLimits& limits,
+                                             std::int64_t heads, std::int64_t width) const {
+  detail::StepTokens tokens = detail::check_step(who, x_t, *this, args, limits);
+  check_heads(who, heads, width);
+  detail::check_room(who, rows, tokens, max_len);
+  return tokens;
+}
+
 void KeyValueState::forget(const detail::RowRun& run, std::int64_t first) {
   const detail::StateRow row = rows[at(run.begin)];
   const std::int64_t gone = first - row.start, left = row.length - first;

@@ -205,6 +205,10 @@ struct KeyValueState : SequenceState {
                 std::int64_t width, const TensorOptions& like);
   /// StateError unless it was made for so many heads of such a width.
   void check_heads(std::string_view who, std::int64_t heads, std::int64_t width) const;
+  /// All that a step() of `heads` heads of `width` checks, before it changes anything.
+  detail::StepTokens check_step(std::string_view who, const Tensor& x_t, const StepArgs& args,
+                                const detail::StepLimits& limits, std::int64_t heads,
+                                std::int64_t width) const;
   /// Real tokens that a run's rows have seen.
   std::int64_t length_of(const detail::RowRun& run) const {
     return rows[static_cast<std::size_t>(run.begin)].length;
@@ -216,6 +220,9 @@ struct KeyValueState : SequenceState {
   bool append_positions(const detail::RowRun& run, const detail::StepTokens& tokens);
   /// ALiBi's penalties [R, H, n, held] of the run's last n tokens, by positions.
   Tensor alibi(const detail::RowRun& run, std::int64_t heads, const TensorOptions& like) const;
+  /// Sets ALiBi for a run's step, before append(): the kernel's own, or a mask by named positions.
+  void set_alibi(AttentionParams& p, const detail::RowRun& run, const detail::StepTokens& tokens,
+                 std::int64_t heads, const TensorOptions& like);
   /// Forgets the run's tokens before `first`; the rest moves to the front.
   void forget(const detail::RowRun& run, std::int64_t first);
   /// The oldest token that token t needs.
