@@ -18,17 +18,16 @@
 namespace {
 
 using namespace dropin;
-constexpr std::int64_t kHeads = 8, kWidth = 64;
+constexpr int64_t kHeads = 8, kWidth = 64;
 
-Tensor heads(std::int64_t length, std::int64_t h = kHeads, std::int64_t d = kWidth,
-             bool grad = false) {
+Tensor heads(int64_t length, int64_t h = kHeads, int64_t d = kWidth, bool grad = false) {
   Tensor t = split_heads(randn({1, length, h * d}), h);
   return grad ? t.detach().requires_grad_() : t;
 }
 
 /// f(q, k, v) -> output, timed forward, and forward with backward.
 template <class F>
-void row(const std::string& name, std::int64_t length, double pairs, F f) {
+void row(const std::string& name, int64_t length, double pairs, F f) {
   for (const bool backward : {false, true})
     benchmark::RegisterBenchmark(
         (name + (backward ? "/forward+backward/L:" : "/forward/L:") + std::to_string(length))
@@ -69,7 +68,7 @@ void matrix_product(
       benchmark::Counter(2.0 * 1024 * 1024 * 1024, benchmark::Counter::kIsIterationInvariantRate);
 }
 
-void decode(const std::string& name, std::int64_t at, const Json& options) {
+void decode(const std::string& name, int64_t at, const Json& options) {
   benchmark::RegisterBenchmark(
       ("step/" + name + "/t:" + std::to_string(at)).c_str(),
       [=](benchmark::State& state) {
@@ -82,9 +81,9 @@ void decode(const std::string& name, std::int64_t at, const Json& options) {
                 : new MultiheadAttention(
                       options_from_json<MultiheadAttentionOptions>(options, name)));
         m->eval();
-        Box<SequenceState> s = m->init_state(1, at + (std::int64_t{1} << 20) / 16);
-        for (std::int64_t t = 0; t < at; t += 64)
-          m->step(randn({1, std::min<std::int64_t>(64, at - t), 256}), *s);
+        Box<SequenceState> s = m->init_state(1, at + (int64_t{1} << 20) / 16);
+        for (int64_t t = 0; t < at; t += 64)
+          m->step(randn({1, std::min<int64_t>(64, at - t), 256}), *s);
         const Tensor x = randn({1, 1, 256});
         for (auto _ : state) benchmark::DoNotOptimize(m->step(x, *s).data_ptr());
       })
@@ -101,7 +100,7 @@ int main(int argc, char** argv) {
   benchmark::RegisterBenchmark("matmul 1024^3", matrix_product)
       ->UseRealTime()
       ->Unit(benchmark::kMillisecond);
-  for (const std::int64_t l : {1024, 4096, 8192, 16384}) {
+  for (const int64_t l : {1024, 4096, 8192, 16384}) {
     const double n = static_cast<double>(l);
     row("dense", l, n * n, [](auto& q, auto& k, auto& v) { return attention(q, k, v); });
     row("causal", l, n * (n + 1) / 2,
@@ -110,9 +109,9 @@ int main(int argc, char** argv) {
       return attention(q, k, v, {.sigmoid_bias = -std::log(n)});
     });
   }
-  for (const std::int64_t l : {1024, 4096, 16384, 65536}) {
+  for (const int64_t l : {1024, 4096, 16384, 65536}) {
     const double n = static_cast<double>(l);
-    for (const std::int64_t w : {64, 128, 256, 512}) {
+    for (const int64_t w : {64, 128, 256, 512}) {
       if (w != 256 && l != 4096) continue;
       row("window w:" + std::to_string(w), l, n * static_cast<double>(2 * w + 1),
           [w](auto& q, auto& k, auto& v) {
@@ -122,9 +121,9 @@ int main(int argc, char** argv) {
     std::vector<AttentionParams> patterns;
     double pairs = 0;
     for (const auto& [w, r] :
-         {std::pair<std::int64_t, std::int64_t>{256, 1}, {512, 2}, {1024, 4}, {2048, 8}}) {
+         {std::pair<int64_t, int64_t>{256, 1}, {512, 2}, {1024, 4}, {2048, 8}}) {
       AttentionParams p{.segment = w};
-      for (std::int64_t j = 0; j < kHeads; ++j)
+      for (int64_t j = 0; j < kHeads; ++j)
         p.step.push_back(r), p.first.push_back(j / ((kHeads + r - 1) / r));
       patterns.push_back(p);
       pairs += n * static_cast<double>(std::min(w, l)) / static_cast<double>(r * r);
@@ -137,7 +136,7 @@ int main(int argc, char** argv) {
     row("latent causal", l, n * kWidth * 2,
         [](auto& q, auto& k, auto& v) { return latent_attention(softmax(q, -1), k, v, true); });
   }
-  for (const std::int64_t t : {64, 16384}) {
+  for (const int64_t t : {64, 16384}) {
     decode("MultiheadAttention", t,
            Json::parse(R"({"embed_dim": 256, "num_heads": 4, "causal": true})"));
     decode("LatentAttention", t,

@@ -101,7 +101,7 @@ Tensor noise(const Shape& s, DType t = kFloat32) { return randn(s, {kFloat32, kC
 
 void run_all(Bench& b) {
   const bool tiny = b.tiny;
-  const std::int64_t mega = tiny ? 1 << 12 : 1 << 26;
+  const int64_t mega = tiny ? 1 << 12 : 1 << 26;
   const double n = static_cast<double>(mega);
   no_grad guard;
   {
@@ -109,7 +109,7 @@ void run_all(Bench& b) {
     b.group({{"copy", 8 * n, 0, [=] { Tensor(y).copy_(x); }}});
   }
   {
-    const std::int64_t s = tiny ? 64 : 8192;
+    const int64_t s = tiny ? 64 : 8192;
     const double f = 2.0 * static_cast<double>(s) * static_cast<double>(s) * static_cast<double>(s);
     const Tensor a = noise({s, s}, kBFloat16), c = noise({s, s}, kBFloat16),
                  d = noise({s / 2, s / 2}), e = noise({s / 2, s / 2});
@@ -133,8 +133,8 @@ void run_all(Bench& b) {
              {"layer_norm f32", 8 * m, 0, [=] { layer_norm(t, {t.size(1)}, w, bias); }},
              {"rms_norm f32", 8 * m, 0, [=] { rms_norm(t, w); }}});
   }
-  for (const std::int64_t D : {64, 128}) {
-    const std::int64_t B = tiny ? 1 : 4, H = tiny ? 1 : 16, L = tiny ? 128 : 4096;
+  for (const int64_t D : {64, 128}) {
+    const int64_t B = tiny ? 1 : 4, H = tiny ? 1 : 16, L = tiny ? 128 : 4096;
     const double dense = 4.0 * static_cast<double>(B * H * L * L * D);
     const Tensor q = noise({B, H, L, D}, kBFloat16), k = noise({B, H, L, D}, kBFloat16),
                  v = noise({B, H, L, D}, kBFloat16), g = noise({B, H, L, D}, kBFloat16);
@@ -164,7 +164,7 @@ void run_all(Bench& b) {
         {fmt::format("attention bf16 D={} causal with backward", D), 0, 1.75 * dense,
          backward(causal)},
         {fmt::format("attention f32 D={}", D), 0, dense, [=] { attention(qf, kf, vf, {}); }}};
-    for (const std::int64_t w : {1024, 256, 64}) {
+    for (const int64_t w : {1024, 256, 64}) {
       const AttentionParams window = with([=](auto& p) { p.window_left = w, p.window_right = w; });
       rows.push_back(
           {fmt::format("attention bf16 D={} window {}", D, w), 0,
@@ -198,7 +198,7 @@ void run_all(Bench& b) {
               [=] { dequantize_mx(q.codes, q.scales, {.format = "MXFP8_E4M3"}); }}});
   }
   {
-    const std::int64_t boxes = tiny ? 100 : 30000;
+    const int64_t boxes = tiny ? 100 : 30000;
     const Tensor corner = rand({boxes, 2}, kCUDA),
                  box = concat({corner, corner + rand({boxes, 2}, kCUDA) * 0.05}, 1),
                  scores = rand({boxes}, kCUDA), classes = rand({80, boxes / 10}, kCUDA);
@@ -207,8 +207,8 @@ void run_all(Bench& b) {
         {{fmt::format("nms {}", boxes), 0, 0, [=] { nms(box, scores, {}); }},
          {fmt::format("fast_nms 80 x {}", boxes / 10), 0, 0, [=] { fast_nms(few, classes, {}); }}});
   }
-  for (const std::int64_t L : {1024, 8192, 16384}) {
-    const std::int64_t length = tiny ? L / 64 : L, B = tiny ? 1 : 8, C = tiny ? 2 : 768;
+  for (const int64_t L : {1024, 8192, 16384}) {
+    const int64_t length = tiny ? L / 64 : L, B = tiny ? 1 : 8, C = tiny ? 2 : 768;
     const Tensor u = noise({B, C, length}), k = noise({C, length}), D = noise({C});
     const double m = static_cast<double>(u.numel());
     b.group({{fmt::format("fft_conv L={}", L), 8 * m, 0, [=] { fft_conv(u, k, D, {}); }},
@@ -221,7 +221,7 @@ void run_all(Bench& b) {
               }}});
   }
   {
-    const std::int64_t K = tiny ? 64 : 4096;
+    const int64_t K = tiny ? 64 : 4096;
     const Tensor h = noise({1, K}), w = noise({K, K}), hb = h.to(kBFloat16), wb = w.to(kBFloat16);
     BitLinearParams p;
     p.ternary = true;
@@ -230,8 +230,8 @@ void run_all(Bench& b) {
     b.group({{"BitLinear packed M=1", kk / 4, 0, [=] { bit_linear(h, {}, {}, p, packed); }},
              {"bf16 linear M=1", 2 * kk, 0, [=] { linear(hb, wb); }}});
   }
-  for (const std::int64_t s : {3, 5, 7, 9}) {
-    const std::int64_t B = tiny ? 1 : 32, C = tiny ? 4 : 192, H = tiny ? 8 : 56;
+  for (const int64_t s : {3, 5, 7, 9}) {
+    const int64_t B = tiny ? 1 : 32, C = tiny ? 4 : 192, H = tiny ? 8 : 56;
     const Tensor x = noise({B, C, H, H}), w = noise({C, 1, s, s});
     b.group(
         {{fmt::format("depthwise {}", s), 8 * static_cast<double>(x.numel()),
@@ -240,7 +240,7 @@ void run_all(Bench& b) {
           }}});
   }
   {
-    const std::int64_t B = tiny ? 1 : 4, H = tiny ? 1 : 8, T = tiny ? 100 : 8192, N = 32, D = 64;
+    const int64_t B = tiny ? 1 : 4, H = tiny ? 1 : 8, T = tiny ? 100 : 8192, N = 32, D = 64;
     const Tensor p = softmax(noise({B, H, T, N}), -1), k = noise({B, H, T, N}),
                  v = noise({B, H, T, D});
     b.group({{"latent causal", 0, 4.0 * static_cast<double>(B * H * T * N * D),

@@ -37,7 +37,7 @@ void row(const std::string& name, F f, double flops = 0, double bytes = 0) {
       ->Unit(benchmark::kMicrosecond);
 }
 
-void linear_rows(std::int64_t m, std::int64_t n, std::int64_t k) {
+void linear_rows(int64_t m, int64_t n, int64_t k) {
   const std::string name = "linear " + std::to_string(m) + "x" + std::to_string(k) + " to " +
                            std::to_string(n) + "/forward+backward/";
   const double flops = 6.0 * static_cast<double>(m * n * k);
@@ -88,13 +88,13 @@ int main(int argc, char** argv) {
       sum(a + b).backward();
     };
   });
-  for (const auto& [m, n, k] : {std::array<std::int64_t, 3>{2048, 256, 256},
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{2048, 256, 256},
                                 {2048, 1024, 256},
                                 {2048, 256, 1024},
                                 {512, 1024, 1024},
                                 {4096, 512, 512}})
     linear_rows(m, n, k);
-  for (const std::int64_t n : {512, 4096}) {  // within the last cache, and beyond it
+  for (const int64_t n : {512, 4096}) {  // within the last cache, and beyond it
     const double bytes = 5.0 * 4 * 1024 * static_cast<double>(n);
     const std::string size = "[" + std::to_string(n) + ", 1024]/forward+backward";
     row(
@@ -147,8 +147,8 @@ int main(int argc, char** argv) {
         return [=]() mutable {
           const float *x = a.data<float>(), *y = b.data<float>();
           float* z = c.data<float>();
-          parallel_for(1 << 24, 1 << 16, [&](std::int64_t i0, std::int64_t i1) {
-            for (std::int64_t i = i0; i < i1; ++i) z[i] = x[i] + 3.0f * y[i];
+          parallel_for(1 << 24, 1 << 16, [&](int64_t i0, int64_t i1) {
+            for (int64_t i = i0; i < i1; ++i) z[i] = x[i] + 3.0f * y[i];
           });
         };
       },

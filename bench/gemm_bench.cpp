@@ -67,7 +67,7 @@ double read_bandwidth() {
   double best = 1e9;
   for (int r = 0; r < 4; ++r) {
     const double t0 = seconds();
-    parallel_for(static_cast<std::int64_t>(v.size()), 1 << 20, [&](std::int64_t b, std::int64_t e) {
+    parallel_for(static_cast<int64_t>(v.size()), 1 << 20, [&](int64_t b, int64_t e) {
       float s[64] = {};
       for (; b + 64 <= e; b += 64)
         for (int k = 0; k < 64; ++k) s[k] += v[b + k];
@@ -91,13 +91,13 @@ void report(benchmark::State& state, double flops, double bytes = 0) {
 struct Array {
   std::vector<float> data;
   abi::TensorOut t;
-  Array(std::vector<std::int64_t> sizes, std::vector<std::int64_t> strides = {}) {
-    std::int64_t n = 1;
+  Array(std::vector<int64_t> sizes, std::vector<int64_t> strides = {}) {
+    int64_t n = 1;
     for (auto s : sizes) n *= s;
     data.assign(static_cast<std::size_t>(n), 0.5f);
     t.ndim = static_cast<int>(sizes.size());
     t.data = data.data();
-    std::int64_t dense = 1;
+    int64_t dense = 1;
     for (int i = t.ndim - 1; i >= 0; --i) {
       t.sizes[i] = sizes[i];
       t.strides[i] = strides.empty() ? dense : strides[i];
@@ -108,7 +108,7 @@ struct Array {
 
 struct Product {
   const char* name;
-  std::int64_t T, M, N, K;
+  int64_t T, M, N, K;
   bool ta, tb;
 };
 const Product kShapes[] = {{"square 1024", 1, 1024, 1024, 1024, false, false},
@@ -122,10 +122,8 @@ const Product kShapes[] = {{"square 1024", 1, 1024, 1024, 1024, false, false},
                            {"attention step T32 1x256x64", 32, 1, 256, 64, false, true}};
 
 void ours_matmul(benchmark::State& state, const Product& s) {
-  Array a({s.T, s.M, s.K},
-          s.ta ? std::vector<std::int64_t>{s.M * s.K, 1, s.M} : std::vector<std::int64_t>{});
-  Array b({s.T, s.K, s.N},
-          s.tb ? std::vector<std::int64_t>{s.K * s.N, 1, s.K} : std::vector<std::int64_t>{});
+  Array a({s.T, s.M, s.K}, s.ta ? std::vector<int64_t>{s.M * s.K, 1, s.M} : std::vector<int64_t>{});
+  Array b({s.T, s.K, s.N}, s.tb ? std::vector<int64_t>{s.K * s.N, 1, s.K} : std::vector<int64_t>{});
   Array c({s.T, s.M, s.N});
   for (auto _ : state) run<kernels::matmul>(kCPU, a.t, b.t, 0.0, c.t);
   report(state, 2.0 * s.T * s.M * s.N * s.K);
@@ -134,20 +132,20 @@ void ours_matmul(benchmark::State& state, const Product& s) {
 void raw_matmul(benchmark::State& state, const Product& s) {
   Array a({s.T, s.M, s.K}), b({s.T, s.K, s.N}), c({s.T, s.M, s.N});
   for (auto _ : state)
-    for (std::int64_t t = 0; t < s.T; ++t)
+    for (int64_t t = 0; t < s.T; ++t)
       dnnl_sgemm(s.ta ? 'T' : 'N', s.tb ? 'T' : 'N', s.M, s.N, s.K, 1,
                  a.data.data() + t * s.M * s.K, s.ta ? s.M : s.K, b.data.data() + t * s.K * s.N,
                  s.tb ? s.K : s.N, 0, c.data.data() + t * s.M * s.N, s.N);
   report(state, 2.0 * s.T * s.M * s.N * s.K);
 }
 
-void ours_linear(benchmark::State& state, std::int64_t m, std::int64_t n, std::int64_t k) {
+void ours_linear(benchmark::State& state, int64_t m, int64_t n, int64_t k) {
   Array x({m, k}), w({n, k}), bias({n}), y({m, n});
   for (auto _ : state) run<kernels::linear_forward>(kCPU, x.t, w.t, bias.t, y.t);
   report(state, 2.0 * m * n * k, 4.0 * n * k);
 }
 
-void raw_linear(benchmark::State& state, std::int64_t m, std::int64_t n, std::int64_t k) {
+void raw_linear(benchmark::State& state, int64_t m, int64_t n, int64_t k) {
   Array x({m, k}), w({n, k}), y({m, n});
   for (auto _ : state)
     dnnl_sgemm('N', 'T', m, n, k, 1, x.data.data(), k, w.data.data(), k, 0, y.data.data(), n);
@@ -156,7 +154,7 @@ void raw_linear(benchmark::State& state, std::int64_t m, std::int64_t n, std::in
 
 struct Conv {
   const char* name;
-  std::int64_t b, c, o, size, k, groups, stride;
+  int64_t b, c, o, size, k, groups, stride;
 };
 const Conv kConvs[] = {{"3x3 64-64 56x56 B8", 8, 64, 64, 56, 3, 1, 1},
                        {"3x3 64-64 56x56 B1", 1, 64, 64, 56, 3, 1, 1},
@@ -170,7 +168,7 @@ void conv(benchmark::State& state, const Conv& v, int pass) {
   kernels::ConvGeometry g;
   g.groups = v.groups;
   for (int i = 0; i < 2; ++i) g.stride[i] = v.stride, g.pad_begin[i] = g.pad_end[i] = v.k / 2;
-  const std::int64_t out = (v.size + 2 * (v.k / 2) - v.k) / v.stride + 1;
+  const int64_t out = (v.size + 2 * (v.k / 2) - v.k) / v.stride + 1;
   Array x({v.b, v.c, v.size, v.size}), w({v.o, v.c / v.groups, v.k, v.k}), bias({v.o}),
       y({v.b, v.o, out, out});
   for (auto _ : state) {
@@ -202,9 +200,9 @@ int main(int argc, char** argv) {
     add(std::string("matmul/") + s.name + "/dnnl_sgemm",
         [&s](benchmark::State& st) { raw_matmul(st, s); });
   }
-  const std::int64_t rows[] = {1, 2, 4, 8, 16, 32, 64, 512};
-  for (const std::int64_t size : {512, 4096})
-    for (const std::int64_t m : rows) {
+  const int64_t rows[] = {1, 2, 4, 8, 16, 32, 64, 512};
+  for (const int64_t size : {512, 4096})
+    for (const int64_t m : rows) {
       const std::string name = "linear/" + std::to_string(m) + " rows " + std::to_string(size) +
                                "x" + std::to_string(size);
       add(name + "/ours", [=](benchmark::State& st) { ours_linear(st, m, size, size); });

@@ -19,16 +19,16 @@ namespace {
 
 using namespace dropin;
 
-constexpr std::int64_t kChannels = 256;
+constexpr int64_t kChannels = 256;
 
 // 5 n log2 n operations per complex transform of length n, one per channel each way, and the
 // product.
-double flops(std::int64_t length, double transforms) {
+double flops(int64_t length, double transforms) {
   return static_cast<double>(kChannels * length) *
          (transforms * 5 * std::log2(static_cast<double>(length)) + 6);
 }
 
-void add(const std::string& name, std::int64_t length, double transforms, std::function<void()> f,
+void add(const std::string& name, int64_t length, double transforms, std::function<void()> f,
          std::function<NamedTensors()> results = {}) {
   benchmark::RegisterBenchmark((name + "/" + std::to_string(length)).c_str(),
                                [=](benchmark::State& state) {
@@ -49,7 +49,7 @@ void add(const std::string& name, std::int64_t length, double transforms, std::f
 int main(int argc, char** argv) {
   benchmark::Initialize(&argc, argv);
   if (!std::getenv("DROPIN_NUM_THREADS")) set_num_threads(1);
-  for (const std::int64_t l : {1024, 8192, 65536}) {
+  for (const int64_t l : {1024, 8192, 65536}) {
     const Tensor u = randn({1, kChannels, l}), k = randn({kChannels, l}), d = randn({kChannels}),
                  g = randn({1, kChannels, l});
     const Tensor ul = u.transpose(1, 2).contiguous().transpose(1, 2),
@@ -94,8 +94,8 @@ int main(int argc, char** argv) {
   }
   // The layers: D = 64 and 256, one head of 64 per 64 channels, causal, B = 1. Attention is
   // quadratic: its longest sizes take seconds.
-  for (const std::int64_t d : {64, 256})
-    for (const std::int64_t l : {64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536}) {
+  for (const int64_t d : {64, 256})
+    for (const int64_t l : {64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536}) {
       const Tensor x = randn({1, l, d});
       const auto hyena = std::make_shared<HyenaOperator>(
           HyenaOperatorOptions{.d_model = d, .l_max = l, .emb_dim = 33, .w = 14});
@@ -117,7 +117,7 @@ int main(int argc, char** argv) {
                                        };
                                        if (l <= 16384 || name == "HyenaOperator") run();
                                        reset_peak_memory();
-                                       const std::int64_t before = memory_stats().allocated;
+                                       const int64_t before = memory_stats().allocated;
                                        for (auto _ : state) run();
                                        state.counters["peak MB"] =
                                            static_cast<double>(memory_stats().peak - before) / 1e6;

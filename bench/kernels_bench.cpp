@@ -20,12 +20,12 @@
 namespace {
 
 using namespace dropin;
-using Sizes = std::vector<std::int64_t>;
-constexpr std::int64_t kN = 1 << 22;
+using Sizes = std::vector<int64_t>;
+constexpr int64_t kN = 1 << 22;
 
 struct Buffer {
   explicit Buffer(Sizes s, DType t = kFloat32, float lo = -1, float hi = 1) : sizes(std::move(s)) {
-    std::int64_t n = 1;
+    int64_t n = 1;
     for (auto v : sizes) n *= v;
     const std::size_t bytes =
         (static_cast<std::size_t>(n * item_size(t)) + 2097151) / 2097152 * 2097152;
@@ -33,12 +33,12 @@ struct Buffer {
     view.dtype = t;
     view.data = data.get();
     view.ndim = static_cast<int>(sizes.size());
-    std::int64_t step = 1;
+    int64_t step = 1;
     for (int i = view.ndim - 1; i >= 0; --i)
       view.sizes[i] = sizes[i], view.strides[i] = step, step *= sizes[i];
     run<kernels::fill>(kCPU, 0.0, view);
     if (t == kFloat32)
-      for (std::int64_t i = 0; i < n; ++i)
+      for (int64_t i = 0; i < n; ++i)
         view.as<float>()[i] = lo + (hi - lo) * static_cast<float>(i * 7919 % 10007) / 10007;
   }
   operator const abi::TensorIn&() const { return view; }
@@ -67,7 +67,7 @@ void row(const std::string& name, double bytes, const std::function<void()>& f) 
   benchmark::RegisterBenchmark(name.c_str(),
                                [bytes, f](benchmark::State& state) {
                                  for (auto _ : state) f();
-                                 state.SetBytesProcessed(static_cast<std::int64_t>(
+                                 state.SetBytesProcessed(static_cast<int64_t>(
                                      static_cast<double>(state.iterations()) * bytes));
                                })
       ->UseRealTime()
@@ -91,10 +91,10 @@ int main(int argc, char** argv) {
   Buffer column({1024, 4096}), one({1}), per_row({4096, 1}), per_column({1, 1024}),
       index({4096, 1}, kInt64);
   auto triad = [&] {
-    parallel_for(kN, 32768, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(kN, 32768, [&](int64_t begin, int64_t end) {
       const float *p = a.view.as<float>(), *q = b.view.as<float>();
       float* r = c.view.as<float>();
-      for (std::int64_t i = begin; i < end; ++i) r[i] = p[i] + 3.0f * q[i];
+      for (int64_t i = begin; i < end; ++i) r[i] = p[i] + 3.0f * q[i];
     });
   };
   row("triad", 3 * mb, triad);
@@ -102,26 +102,26 @@ int main(int argc, char** argv) {
   // cache, and a store to a line that was not read costs a read that the bytes above do not count,
   // so a row is to be held against the loop that touches memory as it does.
   row("baseline: read", mb, [&] {
-    parallel_for(kN, 32768, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(kN, 32768, [&](int64_t begin, int64_t end) {
       const float* p = a.view.as<float>();
       float s[64] = {};
-      for (std::int64_t i = begin; i + 64 <= end; i += 64)
+      for (int64_t i = begin; i + 64 <= end; i += 64)
         for (int k = 0; k < 64; ++k) s[k] += p[i + k];
       benchmark::DoNotOptimize(s);
     });
   });
   row("baseline: read, write", 2 * mb, [&] {
-    parallel_for(kN, 32768, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(kN, 32768, [&](int64_t begin, int64_t end) {
       const float* p = a.view.as<float>();
       float* r = c.view.as<float>();
-      for (std::int64_t i = begin; i < end; ++i) r[i] = 3.0f * p[i];
+      for (int64_t i = begin; i < end; ++i) r[i] = 3.0f * p[i];
     });
   });
   row("baseline: the streams of adam", 7 * mb, [&] {
-    parallel_for(kN, 32768, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(kN, 32768, [&](int64_t begin, int64_t end) {
       const float* q = a.view.as<float>();
       float *__restrict p = c.view.as<float>(), *__restrict u = m.view.as<float>(), *__restrict w2 = v.view.as<float>();
-      for (std::int64_t i = begin; i < end; ++i) u[i] += q[i], w2[i] += q[i], p[i] += 1e-6f * q[i];
+      for (int64_t i = begin; i < end; ++i) u[i] += q[i], w2[i] += q[i], p[i] += 1e-6f * q[i];
     });
   });
   row("add", 3 * mb, [&] { run<kernels::binary>(kCPU, Binary::Add, a, b, c); });

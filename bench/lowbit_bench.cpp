@@ -85,7 +85,7 @@ Tensor normal(const Shape& s, std::uint64_t seed = 1) {
 // --- microscaling
 
 void mx_rows() {
-  const std::int64_t rows = 4096, n = 4096;
+  const int64_t rows = 4096, n = 4096;
   for (auto [name, format, packed, axis] :
        {std::tuple{"MXFP8_E4M3", kernels::MxFormat::E4M3, false, 1},
         {"MXFP8_E5M2", kernels::MxFormat::E5M2, false, 1},
@@ -96,9 +96,9 @@ void mx_rows() {
     kernels::MxArgs a{format};
     a.packed = packed;
     a.outer = axis ? rows : 1, a.n = axis ? n : rows, a.inner = axis ? 1 : n;
-    const std::int64_t width = format == kernels::MxFormat::E2M1   ? 4
-                               : format == kernels::MxFormat::E3M2 ? 6
-                                                                   : 8;
+    const int64_t width = format == kernels::MxFormat::E2M1   ? 4
+                          : format == kernels::MxFormat::E3M2 ? 6
+                                                              : 8;
     row(std::string("quantize_mx ") + name,
         static_cast<double>(rows * n) *
             (4 + (packed ? static_cast<double>(width) / 8 : 1) + 1.0 / 32),
@@ -127,8 +127,8 @@ void mx_rows() {
 
 // --- optimizers
 
-constexpr std::int64_t kParameters = std::int64_t{1} << 24;
-Tensor parameter(std::uint64_t seed, std::int64_t n = kParameters) {
+constexpr int64_t kParameters = int64_t{1} << 24;
+Tensor parameter(std::uint64_t seed, int64_t n = kParameters) {
   Tensor p = normal({n}, seed).clone().requires_grad_();
   p.set_grad(normal({n}, seed + 1));
   return p;
@@ -144,16 +144,16 @@ void optimizer_rows() {
     const Tensor p = parameter(1), q = parameter(3), c1 = zeros({kParameters}, kUInt8),
                  c2 = zeros({kParameters}, kUInt8), g = q.grad(), v = q.detach();
     auto streams = [=] {  // p read and written, g read, two bytes read and written
-      parallel_for(kParameters, 32768, [&](std::int64_t begin, std::int64_t end) {
+      parallel_for(kParameters, 32768, [&](int64_t begin, int64_t end) {
         float* __restrict a = v.data<float>();
         const float* __restrict b = g.data<float>();
         std::uint8_t* __restrict s = c1.data<std::uint8_t>(), * __restrict t =
                                                                   c2.data<std::uint8_t>();
-        for (std::int64_t from = begin; from < end; from += 256) {
-          const std::int64_t to = std::min(end, from + 256);
-          for (std::int64_t i = from; i < to; ++i) a[i] += 1e-6f * b[i];
-          for (std::int64_t i = from; i < to; ++i) s[i] = static_cast<std::uint8_t>(s[i] + 1);
-          for (std::int64_t i = from; i < to; ++i) t[i] = static_cast<std::uint8_t>(t[i] + 1);
+        for (int64_t from = begin; from < end; from += 256) {
+          const int64_t to = std::min(end, from + 256);
+          for (int64_t i = from; i < to; ++i) a[i] += 1e-6f * b[i];
+          for (int64_t i = from; i < to; ++i) s[i] = static_cast<std::uint8_t>(s[i] + 1);
+          for (int64_t i = from; i < to; ++i) t[i] = static_cast<std::uint8_t>(t[i] + 1);
         }
       });
     };
@@ -169,8 +169,7 @@ void optimizer_rows() {
 // --- BitLinear
 
 template <class L>
-std::function<void()> training_step(std::shared_ptr<L> layer, std::int64_t m, std::int64_t k,
-                                    std::int64_t n) {
+std::function<void()> training_step(std::shared_ptr<L> layer, int64_t m, int64_t k, int64_t n) {
   const Tensor x = normal({m, k}).requires_grad_(), g = normal({m, n}, 2);
   return [=] {
     layer->parameters()[0]
@@ -195,7 +194,7 @@ void bitlinear_rows() {
                                               .in_features = width, .out_features = width}),
                                           m, width, width)}}};
           });
-    for (const std::int64_t m : {1, 4, 16, 64, 512})
+    for (const int64_t m : {1, 4, 16, 64, 512})
       row(std::string("BitLinear ") + variant + " packed, M = " + std::to_string(m) +
               ", K = N = 4096",
           static_cast<double>(4096 * 4096 / (variant[2] ? 4 : 8)), [=]() -> Subject {
@@ -281,7 +280,7 @@ Subject few_against(const char* name, const typename Few::Options& o,
           {{name, there_and_back(standard)}}};
 }
 void fewbit_rows() {
-  for (const std::int64_t bits : {1, 2, 3, 4})
+  for (const int64_t bits : {1, 2, 3, 4})
     row("FewBitGELU " + std::to_string(bits) + " bits, forward and backward", 0, [=] {
       return few_against<FewBitGELU>("GELU", {.bits = bits},
                                      [](const Tensor& x) { return gelu(x); });
@@ -296,7 +295,7 @@ void fewbit_rows() {
 
 // --- bytes
 
-std::int64_t allocated() { return memory_stats().allocated; }
+int64_t allocated() { return memory_stats().allocated; }
 double tape_of_mlp(
     int bits) {  // 12 blocks of Linear and activation, [512, 1024]: bytes alive for backward
   std::vector<Box<Linear>> layers;
@@ -304,7 +303,7 @@ double tape_of_mlp(
     layers.emplace_back(new Linear({.in_features = 1024, .out_features = 1024}));
   FewBitGELU few({.bits = bits ? bits : 3});
   const Tensor x = normal({512, 1024});
-  const std::int64_t before = allocated();
+  const int64_t before = allocated();
   Tensor h = x;
   for (auto& l : layers) h = bits ? few((*l)(h)) : gelu((*l)(h));
   return static_cast<double>(allocated() - before);
@@ -315,11 +314,11 @@ void bytes() {
   std::printf("  tape of 12 x (Linear 1024, GELU), 512 rows: GELU %.1f MB", standard / 1e6);
   for (int bits : {4, 3, 2, 1}) std::printf(", %d bits %.1f MB", bits, tape_of_mlp(bits) / 1e6);
   std::printf("\n");
-  const std::int64_t n = 10'000'000;
+  const int64_t n = 10'000'000;
   Tensor p = normal({n}).clone().requires_grad_();
   p.set_grad(normal({n}, 2));
   {
-    const std::int64_t before = allocated();
+    const int64_t before = allocated();
     AdamW8bit eight({p});
     eight.step();
     std::printf("  AdamW8bit, 10M parameters: %.3f MB by the allocator, %.3f MB by state_bytes()",
@@ -327,13 +326,13 @@ void bytes() {
                 static_cast<double>(eight.state_bytes()) / 1e6);
   }
   {
-    const std::int64_t before = allocated();
+    const int64_t before = allocated();
     AdamW standard_optimizer({p}, {});
     standard_optimizer.step();
     std::printf("; AdamW %.3f MB\n", static_cast<double>(allocated() - before) / 1e6);
   }
   for (const char* variant : {"b1", "b1.58"}) {
-    const std::int64_t before = allocated();
+    const int64_t before = allocated();
     BitLinear l({.in_features = 4096, .out_features = 4096, .bias = false, .variant = variant});
     l.eval();
     l.pack(true);
@@ -341,7 +340,7 @@ void bytes() {
                 static_cast<double>(allocated() - before) / 1e6);
   }
   for (const char* format : {"MXFP8_E4M3", "MXFP6_E2M3", "MXFP4_E2M1"}) {
-    const std::int64_t before = allocated();
+    const int64_t before = allocated();
     MXLinear l({.in_features = 4096, .out_features = 4096, .bias = false, .weight_format = format});
     l.eval();
     l.freeze();

@@ -29,7 +29,6 @@
 namespace {
 
 using namespace dropin;
-using std::int64_t;
 
 /// Uniform and normal numbers, the same everywhere.
 class Lcg {

@@ -76,8 +76,8 @@ void both(const std::string& name, double flops, double bytes, const std::functi
 
 /// The convolution as one oneDNN call per thread's images, weights reordered each time as
 /// everywhere.
-Tensor onednn_depthwise(const Tensor& x, const Tensor& w, std::int64_t pad) {
-  const std::int64_t B = x.size(0), C = x.size(1), H = x.size(2), W = x.size(3), k = w.size(2);
+Tensor onednn_depthwise(const Tensor& x, const Tensor& w, int64_t pad) {
+  const int64_t B = x.size(0), C = x.size(1), H = x.size(2), W = x.size(3), k = w.size(2);
   cpu::onednn::Conv c;
   c.groups = c.in = c.out = C;
   for (int i = 0; i < 2; ++i)
@@ -86,7 +86,7 @@ Tensor onednn_depthwise(const Tensor& x, const Tensor& w, std::int64_t pad) {
   const std::unique_ptr<cpu::onednn::ConvWeights, cpu::onednn::DestroyWeights> ready(
       cpu::onednn::prepare_weights(cpu::onednn::ConvPass::Forward, c, w.data<float>()));
   Tensor y = empty({B, C, H, W});
-  parallel_for(B, 1, [&](std::int64_t b, std::int64_t end) {
+  parallel_for(B, 1, [&](int64_t b, int64_t end) {
     for (; b < end; ++b)
       cpu::onednn::conv_forward(c, *ready, x.data<float>() + b * C * H * W, nullptr,
                                 y.data<float>() + b * C * H * W);
@@ -95,19 +95,19 @@ Tensor onednn_depthwise(const Tensor& x, const Tensor& w, std::int64_t pad) {
 }
 
 /// Greedy suppression as everyone writes it first.
-std::int64_t plain_nms(const BoxScene& s, double threshold) {
+int64_t plain_nms(const BoxScene& s, double threshold) {
   const Tensor order = argsort(s.scores, 0, true);
   const float* b = s.boxes.data<float>();
-  const std::int64_t* o = order.data<std::int64_t>();
-  const std::int64_t n = order.numel();
+  const int64_t* o = order.data<int64_t>();
+  const int64_t n = order.numel();
   std::vector<std::uint8_t> gone(static_cast<std::size_t>(n));
-  std::int64_t kept = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
+  int64_t kept = 0;
+  for (int64_t i = 0; i < n; ++i) {
     if (gone[static_cast<std::size_t>(i)]) continue;
     ++kept;
     const float* p = b + 4 * o[i];
     const float area = (p[2] - p[0]) * (p[3] - p[1]);
-    for (std::int64_t j = i + 1; j < n; ++j) {
+    for (int64_t j = i + 1; j < n; ++j) {
       const float* q = b + 4 * o[j];
       const float w = std::max(0.f, std::min(p[2], q[2]) - std::max(p[0], q[0])),
                   h = std::max(0.f, std::min(p[3], q[3]) - std::max(p[1], q[1]));
@@ -122,12 +122,12 @@ std::int64_t plain_nms(const BoxScene& s, double threshold) {
 
 int main(int argc, char** argv) {
   Generator random(1);
-  const std::int64_t B = 8, C = 96, H = 56, W = 56;
+  const int64_t B = 8, C = 96, H = 56, W = 56;
   const Tensor x = randn({B, C, H, W}, {}, &random).requires_grad_(),
                g = randn({B, C, H, W}, {}, &random),
                x_last = channels_last(x.detach()).requires_grad_(), g_last = channels_last(g);
   const double cells = static_cast<double>(B * C * H * W), bytes = 8 * cells;
-  for (const std::int64_t k : {3, 5, 7, 9, 11}) {
+  for (const int64_t k : {3, 5, 7, 9, 11}) {
     const Tensor w = randn({C, 1, k, k}, {}, &random).requires_grad_();
     const ConvParams p{.pad_begin = {k / 2, k / 2}, .pad_end = {k / 2, k / 2}, .groups = C};
     const double flops = 2 * cells * static_cast<double>(k * k);
@@ -160,7 +160,7 @@ int main(int argc, char** argv) {
   {
     std::vector<DepthwiseGroup> groups;
     Tensors leaves{x};
-    for (const std::int64_t k : {3, 5, 7, 9}) {
+    for (const int64_t k : {3, 5, 7, 9}) {
       groups.push_back({randn({C / 4, 1, k, k}, {}, &random).requires_grad_(),
                         {},
                         {k / 2, k / 2},
@@ -182,8 +182,8 @@ int main(int argc, char** argv) {
         },
         leaves, g);
   }
-  for (const std::int64_t n : {1000, 5000})
-    for (const std::int64_t objects : {0, 12}) {
+  for (const int64_t n : {1000, 5000})
+    for (const int64_t objects : {0, 12}) {
       const BoxScene s = box_scene(n, objects);
       const std::string name = "nms/" + std::to_string(n) + (objects ? "/crowded" : "/spread");
       row(
@@ -217,7 +217,7 @@ int main(int argc, char** argv) {
     });
     row("suppression/80x1000/nms", 0, 0,
         [s] {  // every class as fast_nms would have it: its 200 best
-          parallel_for(80, 1, [&](std::int64_t c, std::int64_t end) {
+          parallel_for(80, 1, [&](int64_t c, int64_t end) {
             for (; c < end; ++c) {
               const ValuesIndices best = topk(s.scores[c], 200);
               benchmark::DoNotOptimize(
@@ -247,7 +247,7 @@ int main(int argc, char** argv) {
     });
   }
   {
-    const std::int64_t O = 64, N = 4;
+    const int64_t O = 64, N = 4;
     const Tensor z = randn({N, O, H, W}, {}, &random).requires_grad_(),
                  offset = (randn({N, 18, H, W}, {}, &random) * 2.0).requires_grad_();
     const Tensor mask = rand({N, 9, H, W}, {}, &random).requires_grad_(),

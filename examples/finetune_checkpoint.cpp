@@ -12,7 +12,7 @@ namespace {
 
 using namespace dropin;
 
-constexpr std::int64_t kWidth = 64;
+constexpr int64_t kWidth = 64;
 
 int run(std::string path) {
   if (path.empty()) {

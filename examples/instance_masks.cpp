@@ -19,7 +19,7 @@ using namespace example;
 
 int run(const std::string& path) {
   const Candidates c = make_candidates();
-  const std::int64_t count = c.count;
+  const int64_t count = c.count;
   const Tensor candidates = tensor(c.boxes, {count, 4});
   const Detections found =
       fast_nms(candidates, tensor(c.scores, {kKindCount, count}),
@@ -36,7 +36,7 @@ int run(const std::string& path) {
                    kept, {.out_height = kSize, .out_width = kSize, .binarize = true});
 
   Picture left = background(), picture(2 * kSize + 10, kSize);
-  for (std::int64_t n = 0; n < count; ++n) {
+  for (int64_t n = 0; n < count; ++n) {
     const auto b = boxes_to_pixels(candidates.narrow(0, n, 1), kSize, kSize).to_vector<int>();
     left.outline(b[0], b[1], b[2], b[3],
                  n < count - kNoise ? kKinds[kObjects[static_cast<std::size_t>(n / kEach)].kind]
@@ -50,12 +50,12 @@ int run(const std::string& path) {
   bool good = true;
   std::printf("%lld candidates, %lld kept\n", static_cast<long long>(count),
               static_cast<long long>(found.indices.size(0)));
-  for (std::int64_t n = 0; n < found.indices.size(0); ++n) {
+  for (int64_t n = 0; n < found.indices.size(0); ++n) {
     const Color color = kKinds[labels[static_cast<std::size_t>(n)]];
     const auto b = boxes_to_pixels(kept.narrow(0, n, 1), kSize, kSize).to_vector<int>();
     const Tensor one = masks[n].contiguous();
     const std::uint8_t* m = one.data<std::uint8_t>();
-    const std::int64_t index = found.indices.to_vector<std::int64_t>()[static_cast<std::size_t>(n)];
+    const int64_t index = found.indices.to_vector<int64_t>()[static_cast<std::size_t>(n)];
     const std::size_t object = static_cast<std::size_t>(index / kEach);
     double both = 0, either = 0;
     for (int py = 0; py < kSize; ++py)

@@ -38,8 +38,8 @@ int run(const std::string& folder) {
   }
   auto batch = [&](int step) -> Batch {
     if (images.defined()) {  // the last tenth is for the test
-      const std::int64_t n = images.size(0), test = n / 10,
-                         at = step < 0 ? n - test : step * 16 % (n - test - 16);
+      const int64_t n = images.size(0), test = n / 10,
+                    at = step < 0 ? n - test : step * 16 % (n - test - 16);
       return {images.narrow(0, at, step < 0 ? test : 16),
               labels.narrow(0, at, step < 0 ? test : 16)};
     }

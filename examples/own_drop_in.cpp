@@ -59,7 +59,7 @@ class Classifier : public Module {
 int run() {
   Transformer model(
       {.vocab_size = 32, .embed_dim = 32, .num_layers = 1, .num_heads = 2, .max_len = 16});
-  const std::int64_t before = model.num_parameters();
+  const int64_t before = model.num_parameters();
   std::printf("%s",
               swap(model, "Linear", "LowRankLinear", Json::parse(R"({"rank": 4})")).str().c_str());
   std::printf("parameters: %lld -> %lld\n", static_cast<long long>(before),

@@ -17,17 +17,16 @@ std::string generate(Transformer& model, const std::string& prompt, int length, 
   TransformerState state = model.init_state(1);
   std::string text = prompt;
   std::vector<double> ids(prompt.begin(), prompt.end());
-  Tensor logits =
-      model.step(tensor(ids, {1, static_cast<std::int64_t>(ids.size())}, kInt64), state);
+  Tensor logits = model.step(tensor(ids, {1, static_cast<int64_t>(ids.size())}, kInt64), state);
   for (int i = 0; i < length; ++i) {
     const Tensor p = softmax(logits[0][-1] * 2.0, -1);  // a temperature of 1/2
     double u = rand({1}, kFloat32, &g).item();
-    std::int64_t next = 0;
+    int64_t next = 0;
     for (const double v : p.to_vector()) {
       if ((u -= v) < 0) break;
       ++next;
     }
-    text += static_cast<char>(std::min<std::int64_t>(next, 127));
+    text += static_cast<char>(std::min<int64_t>(next, 127));
     logits = model.step(tensor({static_cast<double>(text.back())}, {1, 1}, kInt64), state);
   }
   return text;
@@ -59,7 +58,7 @@ int run(const std::string& path) {
   model.eval();
   const Batch held = text.validation(4, 64);
   const Tensor before = model(held.x).detach();
-  std::int64_t floats = 0, packed = 0;
+  int64_t floats = 0, packed = 0;
   model.apply([&](const std::string&, Module& m) {
     auto* layer = dynamic_cast<BitLinear*>(&m);
     if (!layer) return;

@@ -13,8 +13,8 @@ using namespace dropin;
 
 constexpr int kSize = 440;  // of the picture
 constexpr int kMap = 110;   // of the prototypes
-constexpr std::int64_t kKindCount = 3, kEach = 40,
-                       kNoise = 60;  // classes; candidates per object; candidates of nothing
+constexpr int64_t kKindCount = 3, kEach = 40,
+                  kNoise = 60;  // classes; candidates per object; candidates of nothing
 
 // All in shares of the picture; angle in radians.
 struct Ellipse {
@@ -68,16 +68,16 @@ inline Picture background() {
 /// For each object boxes that are a little off, better ones with better scores; some noise that no
 /// class likes.
 struct Candidates {
-  std::int64_t count;
+  int64_t count;
   std::vector<double> boxes, scores, coefficients;  ///< [count, 4], [classes, count], [count, 6]
 };
 inline Candidates make_candidates() {
-  const std::int64_t count = kEach * static_cast<std::int64_t>(kObjects.size()) + kNoise;
+  const int64_t count = kEach * static_cast<int64_t>(kObjects.size()) + kNoise;
   Candidates c{
       count, {}, std::vector<double>(static_cast<std::size_t>(kKindCount * count), 0.01), {}};
   Generator random(7);
   const std::vector<double> shake = randn({count, 5}, kFloat64, &random).to_vector();
-  for (std::int64_t n = 0; n < count; ++n) {
+  for (int64_t n = 0; n < count; ++n) {
     const double* r = shake.data() + 5 * n;
     const bool real = n < count - kNoise;
     const Ellipse object = real ? kObjects[static_cast<std::size_t>(n / kEach)]

@@ -11,7 +11,7 @@ namespace {
 
 using namespace dropin;
 
-constexpr std::int64_t kVocab = 20, kWidth = 32, kLength = 13;
+constexpr int64_t kVocab = 20, kWidth = 32, kLength = 13;
 
 struct ModelOptions {
   static void fields(auto&&) {}

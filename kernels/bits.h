@@ -27,8 +27,8 @@ inline std::uint64_t part_codes(std::uint64_t w) {
   return (w & one * bytes) | (w & (one << B) * bytes) << (8 - B);
 }
 template <int B>
-inline void pack_codes(const std::uint8_t* codes, std::int64_t n, std::uint8_t* packed) {
-  std::int64_t i = 0;
+inline void pack_codes(const std::uint8_t* codes, int64_t n, std::uint8_t* packed) {
+  int64_t i = 0;
   for (; i + 8 <= n; i += 8, packed += B) {
     std::uint64_t w;
     std::memcpy(&w, codes + i, 8);
@@ -43,8 +43,8 @@ inline void pack_codes(const std::uint8_t* codes, std::int64_t n, std::uint8_t* 
 }
 /// Writes whole groups: `codes` has room for n rounded up to 8.
 template <int B>
-inline void unpack_codes(const std::uint8_t* packed, std::int64_t n, std::uint8_t* codes) {
-  for (std::int64_t i = 0; i < n; i += 8, packed += B) {
+inline void unpack_codes(const std::uint8_t* packed, int64_t n, std::uint8_t* codes) {
+  for (int64_t i = 0; i < n; i += 8, packed += B) {
     std::uint64_t w = 0;
     std::memcpy(&w, packed, B);
     w = part_codes<B>(w);

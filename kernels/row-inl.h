@@ -18,7 +18,7 @@ namespace {
 /// written no further).
 template <class T>
 struct Whole {
-  std::int64_t i;
+  int64_t i;
   template <class D>
   HWY_INLINE VecOf<D> load(D d, const T* p) const {
     return hn::LoadU(d, p + i);
@@ -34,7 +34,7 @@ struct Whole {
 };
 template <class T>
 struct Part {
-  std::int64_t i, n;
+  int64_t i, n;
   template <class D>
   HWY_INLINE VecOf<D> load(D d, const T* p) const {
     return load_first(d, p + i, static_cast<std::size_t>(n));
@@ -51,25 +51,25 @@ struct Part {
 
 /// f(place) over [begin, end).
 template <class T, class F>
-HWY_INLINE void each(std::int64_t begin, std::int64_t end, F&& f) {
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(Tag<T>()));
-  std::int64_t i = begin;
+HWY_INLINE void each(int64_t begin, int64_t end, F&& f) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(Tag<T>()));
+  int64_t i = begin;
   for (; i + lanes <= end; i += lanes) f(Whole<T>{i});
   if (i < end) f(Part<T>{i, end - i});
 }
 
-constexpr std::int64_t kSumBlock = 2048;  // elements summed in T before double takes over
+constexpr int64_t kSumBlock = 2048;  // elements summed in T before double takes over
 
 /// Sum of f(place) over [0, n): two vector accumulators per block, blocks in double.
 template <class T, class F>
-HWY_INLINE double sum_row(std::int64_t n, F&& f) {
+HWY_INLINE double sum_row(int64_t n, F&& f) {
   const Tag<T> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   double total = 0;
-  for (std::int64_t b = 0; b < n; b += kSumBlock) {
-    const std::int64_t end = n < b + kSumBlock ? n : b + kSumBlock;
+  for (int64_t b = 0; b < n; b += kSumBlock) {
+    const int64_t end = n < b + kSumBlock ? n : b + kSumBlock;
     auto u = hn::Zero(d), v = hn::Zero(d);
-    std::int64_t i = b;
+    int64_t i = b;
     for (; i + 2 * lanes <= end; i += 2 * lanes) {
       u = hn::Add(u, f(Whole<T>{i}));
       v = hn::Add(v, f(Whole<T>{i + lanes}));
@@ -89,12 +89,12 @@ HWY_INLINE double sum_row(std::int64_t n, F&& f) {
 
 /// The largest element; NaN may be passed over.
 template <class T>
-HWY_INLINE T max_row(const T* x, std::int64_t n) {
+HWY_INLINE T max_row(const T* x, int64_t n) {
   const Tag<T> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto low = hn::Set(d, -kInf<T>);
   auto a = low, b = low;
-  std::int64_t i = 0;
+  int64_t i = 0;
   for (; i + 2 * lanes <= n; i += 2 * lanes) {
     a = hn::Max(hn::LoadU(d, x + i), a);
     b = hn::Max(hn::LoadU(d, x + i + lanes), b);

@@ -27,18 +27,17 @@ constexpr int kRows = 6;
 #endif
 
 template <int R, int W>
-HWY_INLINE void product_block(std::int64_t depth, const float* a, std::int64_t ar, std::int64_t ak,
-                              const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
-                              bool add) {
+HWY_INLINE void product_block(int64_t depth, const float* a, int64_t ar, int64_t ak, const float* b,
+                              int64_t ldb, float* c, int64_t ldc, bool add) {
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   hn::Vec<decltype(d)> acc[R][W];
 #pragma GCC unroll 16
   for (int r = 0; r < R; ++r)
 #pragma GCC unroll 2
     for (int w = 0; w < W; ++w)
       acc[r][w] = add ? hn::LoadU(d, c + r * ldc + w * lanes) : hn::Zero(d);
-  std::int64_t k = 0;
+  int64_t k = 0;
 #if !HWY_NATIVE_FMA  // every product is rounded: sums of four first keep the error down, at the
                      // same cost
   for (; k + 4 <= depth; k += 4)
@@ -75,12 +74,11 @@ HWY_INLINE void product_block(std::int64_t depth, const float* a, std::int64_t a
 }
 
 template <int R>
-HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t depth, const float* a, std::int64_t ar,
-                               std::int64_t ak, const float* b, std::int64_t ldb, float* c,
-                               std::int64_t ldc, bool add) {
+HWY_NOINLINE void product_rows(int64_t n, int64_t depth, const float* a, int64_t ar, int64_t ak,
+                               const float* b, int64_t ldb, float* c, int64_t ldc, bool add) {
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t j = 0;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t j = 0;
   for (; j + 2 * lanes <= n; j += 2 * lanes)
     product_block<R, 2>(depth, a, ar, ak, b + j, ldb, c + j, ldc, add);
   for (; j + lanes <= n; j += lanes)
@@ -88,15 +86,15 @@ HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t depth, const float* 
   for (; j < n; ++j)
     for (int r = 0; r < R; ++r) {
       float s = add ? c[r * ldc + j] : 0;
-      for (std::int64_t k = 0; k < depth; ++k) s += a[r * ar + k * ak] * b[k * ldb + j];
+      for (int64_t k = 0; k < depth; ++k) s += a[r * ar + k * ak] * b[k * ldb + j];
       c[r * ldc + j] = s;
     }
 }
 
-[[maybe_unused]] void product(std::int64_t m, std::int64_t n, std::int64_t depth, const float* a,
-                              std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb,
-                              float* c, std::int64_t ldc, bool add) {
-  std::int64_t i = 0;
+[[maybe_unused]] void product(int64_t m, int64_t n, int64_t depth, const float* a, int64_t ar,
+                              int64_t ak, const float* b, int64_t ldb, float* c, int64_t ldc,
+                              bool add) {
+  int64_t i = 0;
   for (; i + kRows <= m; i += kRows)
     product_rows<kRows>(n, depth, a + i * ar, ar, ak, b, ldb, c + i * ldc, ldc, add);
   for (; i + 4 <= m; i += 4)
@@ -106,34 +104,31 @@ HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t depth, const float* 
 
 // The same where A's zeros stand for masked pairs and B may hold NaN or Inf there: those products
 // are left out.
-[[maybe_unused]] void careful_product(std::int64_t m, std::int64_t n, std::int64_t depth,
-                                      const float* a, std::int64_t ar, std::int64_t ak,
-                                      const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
-                                      bool add) {
-  for (std::int64_t i = 0; i < m; ++i) {
+[[maybe_unused]] void careful_product(int64_t m, int64_t n, int64_t depth, const float* a,
+                                      int64_t ar, int64_t ak, const float* b, int64_t ldb, float* c,
+                                      int64_t ldc, bool add) {
+  for (int64_t i = 0; i < m; ++i) {
     if (!add) std::fill_n(c + i * ldc, n, 0.0f);
-    for (std::int64_t k = 0; k < depth; ++k) {
+    for (int64_t k = 0; k < depth; ++k) {
       const float x = a[i * ar + k * ak];
       if (x != 0)
-        for (std::int64_t j = 0; j < n; ++j) c[i * ldc + j] += x * b[k * ldb + j];
+        for (int64_t j = 0; j < n; ++j) c[i * ldc + j] += x * b[k * ldb + j];
     }
   }
 }
-[[maybe_unused]] void masked_product(bool careful, std::int64_t m, std::int64_t n,
-                                     std::int64_t depth, const float* a, std::int64_t ar,
-                                     std::int64_t ak, const float* b, std::int64_t ldb, float* c,
-                                     std::int64_t ldc, bool add) {
+[[maybe_unused]] void masked_product(bool careful, int64_t m, int64_t n, int64_t depth,
+                                     const float* a, int64_t ar, int64_t ak, const float* b,
+                                     int64_t ldb, float* c, int64_t ldc, bool add) {
   (careful ? careful_product : product)(m, n, depth, a, ar, ak, b, ldb, c, ldc, add);
 }
 
-[[maybe_unused]] bool all_finite(const float* p, std::int64_t rows, std::int64_t n,
-                                 std::int64_t stride) {
+[[maybe_unused]] bool all_finite(const float* p, int64_t rows, int64_t n, int64_t stride) {
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   auto sum = hn::Zero(d);  // 0 * x is NaN unless x is finite
   float rest = 0;
-  for (std::int64_t r = 0; r < rows; ++r) {
-    std::int64_t j = 0;
+  for (int64_t r = 0; r < rows; ++r) {
+    int64_t j = 0;
     for (; j + lanes <= n; j += lanes)
       sum = hn::MulAdd(hn::LoadU(d, p + r * stride + j), hn::Zero(d), sum);
     for (; j < n; ++j) rest += p[r * stride + j] * 0.0f;
@@ -142,9 +137,9 @@ HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t depth, const float* 
 }
 
 // rows [n, width] with a stride -> columns [width, ld]; what is beyond n is 0.
-[[maybe_unused]] void pack_transposed(const float* x, std::int64_t n, std::int64_t width,
-                                      std::int64_t stride, float* out, std::int64_t ld) {
-  std::int64_t j = 0;
+[[maybe_unused]] void pack_transposed(const float* x, int64_t n, int64_t width, int64_t stride,
+                                      float* out, int64_t ld) {
+  int64_t j = 0;
 #if HWY_TARGET <= HWY_AVX2 && HWY_ARCH_X86
   {  // 8 rows by 4 columns: rows j and j + 4 share a vector, whose halves are transposed side by
      // side
@@ -153,9 +148,9 @@ HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t depth, const float* 
     const hn::Repartition<double, decltype(d)> pairs;
     for (; j + 8 <= n; j += 8) {
       const float* row = x + j * stride;
-      std::int64_t c = 0;
+      int64_t c = 0;
       for (; c + 4 <= width; c += 4) {
-        auto both = [&](std::int64_t r) {
+        auto both = [&](int64_t r) {
           return hn::Combine(d, hn::LoadU(half, row + (r + 4) * stride + c),
                              hn::LoadU(half, row + r * stride + c));
         };
@@ -171,13 +166,13 @@ HWY_NOINLINE void product_rows(std::int64_t n, std::int64_t depth, const float* 
         hn::StoreU(hn::BitCast(d, hn::InterleaveUpper(pairs, hi01, hi23)), d, to + 3 * ld);
       }
       for (; c < width; ++c)
-        for (std::int64_t r = 0; r < 8; ++r) out[c * ld + j + r] = row[r * stride + c];
+        for (int64_t r = 0; r < 8; ++r) out[c * ld + j + r] = row[r * stride + c];
     }
   }
 #endif
   for (; j < n; ++j)
-    for (std::int64_t c = 0; c < width; ++c) out[c * ld + j] = x[j * stride + c];
-  for (std::int64_t c = 0; c < width; ++c) std::fill(out + c * ld + n, out + (c + 1) * ld, 0.0f);
+    for (int64_t c = 0; c < width; ++c) out[c * ld + j] = x[j * stride + c];
+  for (int64_t c = 0; c < width; ++c) std::fill(out + c * ld + n, out + (c + 1) * ld, 0.0f);
 }
 
 }  // namespace

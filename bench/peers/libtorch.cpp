@@ -27,7 +27,7 @@ Named read_tensors(const std::string& path) {
   const json entries = json::parse(header);
   for (const auto& [name, v] : entries.items()) {
     if (name == "__metadata__") continue;
-    Tensor t = torch::empty(v["shape"].get<std::vector<std::int64_t>>(),
+    Tensor t = torch::empty(v["shape"].get<std::vector<int64_t>>(),
                             v["dtype"] == "I64" ? torch::kInt64 : torch::kFloat32);
     f.seekg(base + v["data_offsets"][0].get<std::streamoff>());
     f.read(static_cast<char*>(t.data_ptr()), static_cast<std::streamsize>(t.nbytes()));
@@ -64,11 +64,10 @@ struct Layer {
     return at == p.end() ? Tensor() : at->second;
   }
   double real(const char* name) const { return options.at(name).get<double>(); }
-  std::int64_t whole(const char* name) const { return options.at(name).get<std::int64_t>(); }
-  std::vector<std::int64_t> pair(const char* name) const {
+  int64_t whole(const char* name) const { return options.at(name).get<int64_t>(); }
+  std::vector<int64_t> pair(const char* name) const {
     const json& v = options.at(name);
-    return v.is_array() ? v.get<std::vector<std::int64_t>>()
-                        : std::vector<std::int64_t>(2, v.get<std::int64_t>());
+    return v.is_array() ? v.get<std::vector<int64_t>>() : std::vector<int64_t>(2, v.get<int64_t>());
   }
 };
 using Function = std::function<Tensor(const Layer&, const Tensor&)>;

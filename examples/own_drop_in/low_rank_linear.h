@@ -10,8 +10,8 @@
 namespace outside {
 
 struct LowRankLinearOptions {
-  std::int64_t in_features = 0, out_features = 0;  ///< required
-  std::int64_t rank = 4;
+  int64_t in_features = 0, out_features = 0;  ///< required
+  int64_t rank = 4;
   bool bias = true;
   static void fields(auto&& f) {
     using O = LowRankLinearOptions;

@@ -16,9 +16,9 @@ class SequencePooling : public dropin::Unary<SequencePooling> {
     f.call = "x [B, L, D] -> y [B, D]";
     f.options = [](int size) { return dropin::json_of({{"embed_dim", size ? 256 : 8}}); };
     f.inputs = [](const dropin::Json& o, const dropin::SampleSpec& s) -> dropin::Sample {
-      static constexpr std::int64_t kLengths[] = {9, 16, 512, 16384};
-      const std::int64_t length = s.length >= 0 ? s.length : s.of(kLengths);
-      const std::int64_t batch = s.batch >= 0 ? s.batch : 2;
+      static constexpr int64_t kLengths[] = {9, 16, 512, 16384};
+      const int64_t length = s.length >= 0 ? s.length : s.of(kLengths);
+      const int64_t batch = s.batch >= 0 ? s.batch : 2;
       return {{{"x", s.normal({batch, length, dropin::option_or(o, {"embed_dim"}, 8)})}}};
     };
     f.bad_inputs = dropin::bad_shape({2, 5});
@@ -27,7 +27,7 @@ class SequencePooling : public dropin::Unary<SequencePooling> {
 
  protected:
   /// ShapeError unless x is [B, L, width] with a token at least.
-  void check(const dropin::Tensor& x, std::int64_t width) const {
+  void check(const dropin::Tensor& x, int64_t width) const {
     DROPIN_CHECK(x.dim() == 3 && x.size(1) > 0 && x.size(2) == width, ShapeError, type(), ": x is ",
                  x.sizes(), ", expected [B, L >= 1, ", width, "]");
     DROPIN_CHECK(dropin::is_floating(x.dtype()), DTypeError, type(), ": x is ", x.dtype(),
@@ -36,7 +36,7 @@ class SequencePooling : public dropin::Unary<SequencePooling> {
 };
 
 struct MeanPoolingOptions {
-  std::int64_t embed_dim = 0;  ///< required
+  int64_t embed_dim = 0;  ///< required
   static void fields(auto&& f) {
     f("embed_dim", &MeanPoolingOptions::embed_dim, "width D of each token; required");
   }
@@ -57,8 +57,8 @@ class MeanPooling : public dropin::Component<MeanPooling, MeanPoolingOptions, Se
 };
 
 struct AttentivePoolingOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t hidden = 16;
+  int64_t embed_dim = 0;  ///< required
+  int64_t hidden = 16;
   static void fields(auto&& f) {
     using O = AttentivePoolingOptions;
     f("embed_dim", &O::embed_dim, "width D of each token; required");

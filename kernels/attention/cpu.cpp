@@ -30,26 +30,26 @@ namespace {
 // and the values weighted so far.
 struct Running {
   float *top, *sum, *acc;  // [rows], [rows], [rows, width]
-  std::int64_t width;      // Dv, or more
-  Running from(std::int64_t row) const { return {top + row, sum + row, acc + row * width, width}; }
+  int64_t width;           // Dv, or more
+  Running from(int64_t row) const { return {top + row, sum + row, acc + row * width, width}; }
 };
 
 // row = exp(row - m) over a band; returns the sum. -inf gives 0, also when m is -inf; `plain` rows
 // have none.
 float exponentials(float* row, Band in, float m, bool plain) {
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto top = hn::Set(d, m), none = hn::Set(d, -kInf<float>);
   auto sum = hn::Zero(d);
   if (plain) {
-    for (std::int64_t j = in.lo; j < in.hi; j += lanes) {
+    for (int64_t j = in.lo; j < in.hi; j += lanes) {
       const auto e = exp_weight(d, hn::Sub(hn::LoadU(d, row + j), top));
       hn::StoreU(e, d, row + j);
       sum = hn::Add(sum, e);
     }
     return hn::GetLane(hn::SumOfLanes(d, sum));
   }
-  for (std::int64_t j = in.lo; j < in.hi; j += lanes) {
+  for (int64_t j = in.lo; j < in.hi; j += lanes) {
     const auto x = hn::LoadU(d, row + j);
     const auto e = hn::IfThenZeroElse(hn::Eq(x, none), exp_nonpositive(d, hn::Sub(x, top)));
     hn::StoreU(e, d, row + j);
@@ -60,23 +60,23 @@ float exponentials(float* row, Band in, float m, bool plain) {
 // The largest; a NaN among them may be missed here, and comes out of the exponentials.
 float largest(const float* row, Band in) {
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   auto m = hn::Set(d, -kInf<float>);
-  for (std::int64_t j = in.lo; j < in.hi; j += lanes) m = hn::Max(m, hn::LoadU(d, row + j));
+  for (int64_t j = in.lo; j < in.hi; j += lanes) m = hn::Max(m, hn::LoadU(d, row + j));
   return hn::GetLane(hn::MaxOfLanes(d, m));
 }
 void sigmoids(float* row, Band in) {
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  for (std::int64_t j = in.lo; j < in.hi; j += lanes)
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  for (int64_t j = in.lo; j < in.hi; j += lanes)
     hn::StoreU(weight_of(d, hn::LoadU(d, row + j)), d, row + j);
 }
-void scale_row(float* row, std::int64_t n, float by) {
-  for (std::int64_t j = 0; j < n; ++j) row[j] *= by;
+void scale_row(float* row, int64_t n, float by) {
+  for (int64_t j = 0; j < n; ++j) row[j] *= by;
 }
 
 // The weights of row i of a tile from its scores, in place; what was there before is rescaled.
-void absorb_row(const AttentionProblem& p, Band in, std::int64_t i, float* row, bool plain,
+void absorb_row(const AttentionProblem& p, Band in, int64_t i, float* row, bool plain,
                 const Running& r) {
   if (p.spec.kind == ScoreKind::Sigmoid) return sigmoids(row, in);
   const float t = largest(row, in);
@@ -97,7 +97,7 @@ void absorb_row(const AttentionProblem& p, Band in, std::int64_t i, float* row, 
   r.top[i] = high;
 }
 
-void clear(std::int64_t m, const Running& r) {
+void clear(int64_t m, const Running& r) {
   std::fill_n(r.top, m, -kInf<float>);
   std::fill_n(r.sum, m, 0.0f);
   std::fill_n(r.acc, m * r.width, 0.0f);
@@ -114,15 +114,15 @@ TwoSum two_sum(float a, float b) {
 
 // Writes rows [i0, i0 + m) of head h, or merges them into what is there when the problem
 // accumulates.
-void finish(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int64_t i0,
-            std::int64_t m, const Running& r) {
-  const std::int64_t dv = p.value_width;
+void finish(const AttentionProblem& p, int64_t b, int64_t h, int64_t i0, int64_t m,
+            const Running& r) {
+  const int64_t dv = p.value_width;
   const bool softmax = p.spec.kind == ScoreKind::Softmax;
-  for (std::int64_t i = 0; i < m; ++i) {
+  for (int64_t i = 0; i < m; ++i) {
     float *o = p.row(p.o, b, h, i0 + i), *acc = r.acc + i * r.width;
     if (!softmax) {
       if (p.spec.accumulate)
-        for (std::int64_t c = 0; c < dv; ++c) o[c] += acc[c];
+        for (int64_t c = 0; c < dv; ++c) o[c] += acc[c];
       else
         std::copy_n(acc, dv, o);
       continue;
@@ -139,14 +139,14 @@ void finish(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int6
         const float high = std::max(old, mine.sum), a = std::exp(old - high + *rest),
                     m = std::exp(mine.sum - high + mine.rest);
         const float keep = a / (a + m), take = m / (a + m) / r.sum[i];
-        for (std::int64_t c = 0; c < dv; ++c) o[c] = o[c] * keep + acc[c] * take;
+        for (int64_t c = 0; c < dv; ++c) o[c] = o[c] * keep + acc[c] * take;
         const TwoSum both = two_sum(high, std::log(a + m));
         *lse = both.sum, *rest = both.rest;
         continue;
       }
     }
     const float by = blind ? 0 : 1 / r.sum[i];
-    for (std::int64_t c = 0; c < dv; ++c) o[c] = blind ? 0 : acc[c] * by;
+    for (int64_t c = 0; c < dv; ++c) o[c] = blind ? 0 : acc[c] * by;
     if (lse) *lse = mine.sum, *rest = mine.rest;
   }
 }
@@ -156,38 +156,38 @@ void finish(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int6
 struct Packed {
   float *keys, *values;
   unsigned char* finite;
-  std::int64_t dvp;
+  int64_t dvp;
 };
 
 // One block of queries of one head. work: the scores [kTile, kTile], the queries [kTile, D], the
 // weighted values [kTile, dvp].
-void forward_block(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int64_t i0,
-                   const Packed& k, float* work) {
-  const std::int64_t i1 = std::min(p.queries, i0 + kTile), m = i1 - i0, d = p.width, dvp = k.dvp;
+void forward_block(const AttentionProblem& p, int64_t b, int64_t h, int64_t i0, const Packed& k,
+                   float* work) {
+  const int64_t i1 = std::min(p.queries, i0 + kTile), m = i1 - i0, d = p.width, dvp = k.dvp;
   float *s = work, *q = s + kTile * kTile, top[kTile], sum[kTile];
   const Running r{top, sum, q + kTile * d, dvp};
   clear(m, r);
   pack_rows(p.row(p.q, b, h, i0), m, d, p.q.strides[2], static_cast<float>(p.spec.scale), q, d);
-  std::int64_t begin, end;
+  int64_t begin, end;
   p.key_range(i0, i1, begin, end);
-  for (std::int64_t j0 = begin / kTile * kTile; j0 < end; j0 += kTile) {
-    const std::int64_t j1 = std::min(p.keys, j0 + kTile), n = j1 - j0, ld = padded(n);
+  for (int64_t j0 = begin / kTile * kTile; j0 < end; j0 += kTile) {
+    const int64_t j1 = std::min(p.keys, j0 + kTile), n = j1 - j0, ld = padded(n);
     const Cover c = cover(p, b, i0, i1, j0, j1);
     if (c == Cover::None) continue;
     const float *kt = k.keys + j0 * d, *v = k.values + j0 * dvp;
     const bool plain = plain_scores(p, c), careful = c == Cover::Partial && !k.finite[j0 / kTile];
     Band bands[kTile];
-    for_groups(m, [&](std::int64_t i, std::int64_t rows) {
+    for_groups(m, [&](int64_t i, int64_t rows) {
       const Band in = bands[i] = band(p, c, i0 + i, rows, j0, j1);
       if (careful) std::fill_n(s + i * kTile, rows * kTile, 0.0f);
       if (in.hi > in.lo)
         group_product(rows, in.hi - in.lo, d, q + i * d, d, 1, kt + in.lo, ld,
                       s + i * kTile + in.lo, kTile, false);
     });
-    for_groups(m, [&](std::int64_t i, std::int64_t rows) {
+    for_groups(m, [&](int64_t i, int64_t rows) {
       const Band in = bands[i];
       if (in.hi == in.lo) return;
-      for (std::int64_t t = i; t < i + rows; ++t) {
+      for (int64_t t = i; t < i + rows; ++t) {
         if (!plain) finish_row(p, b, h, i0 + t, j0, j1, c, in, s + t * kTile);
         absorb_row(p, in, t, s + t * kTile, plain, r);
       }
@@ -204,26 +204,25 @@ void forward_block(const AttentionProblem& p, std::int64_t b, std::int64_t h, st
 // packed, and cut over the threads.
 
 // Key blocks [first, last) of one key head, for all queries of its group.
-void decode_blocks(const AttentionProblem& p, std::int64_t b, std::int64_t hk, std::int64_t first,
-                   std::int64_t last, const Running& all) {
-  const std::int64_t group = p.group(), dv = p.value_width;
+void decode_blocks(const AttentionProblem& p, int64_t b, int64_t hk, int64_t first, int64_t last,
+                   const Running& all) {
+  const int64_t group = p.group(), dv = p.value_width;
   const float scale = static_cast<float>(p.spec.scale);
   float s[kDecodeQueries * kTile];
   clear(group * p.queries, all);
-  for (std::int64_t block = first; block < last; ++block) {
-    const std::int64_t j0 = block * kTile, j1 = std::min(p.keys, j0 + kTile), n = j1 - j0;
+  for (int64_t block = first; block < last; ++block) {
+    const int64_t j0 = block * kTile, j1 = std::min(p.keys, j0 + kTile), n = j1 - j0;
     const Cover c = cover(p, b, 0, p.queries, j0, j1);
     if (c == Cover::None) continue;
     const float *k = p.row(p.k, b, hk, j0), *v = p.row(p.v, b, hk, j0);
     const bool careful = c == Cover::Partial && !all_finite(v, n, dv, p.v.strides[2]);
     const Band in{0, padded(n)};
-    for (std::int64_t g = 0; g < group; ++g) {
+    for (int64_t g = 0; g < group; ++g) {
       const Running own = all.from(g * p.queries);
-      for (std::int64_t i = 0; i < p.queries; ++i) {
+      for (int64_t i = 0; i < p.queries; ++i) {
         const float* q = p.row(p.q, b, hk * group + g, i);
         float* row = s + i * kTile;
-        for (std::int64_t j = 0; j < n; ++j)
-          row[j] = dot(q, k + j * p.k.strides[2], p.width) * scale;
+        for (int64_t j = 0; j < n; ++j) row[j] = dot(q, k + j * p.k.strides[2], p.width) * scale;
         std::fill(row + n, row + in.hi, 0.0f);
         if (!plain_scores(p, c)) finish_row(p, b, hk * group + g, i, j0, j1, c, in, row);
         absorb_row(p, in, i, row, false, own);
@@ -234,9 +233,9 @@ void decode_blocks(const AttentionProblem& p, std::int64_t b, std::int64_t hk, s
 }
 
 // Adds to what is known of `rows` queries what other keys say.
-void merge(const AttentionProblem& p, std::int64_t rows, const Running& more, const Running& all) {
-  const std::int64_t dv = all.width;
-  for (std::int64_t i = 0; i < rows; ++i) {
+void merge(const AttentionProblem& p, int64_t rows, const Running& more, const Running& all) {
+  const int64_t dv = all.width;
+  for (int64_t i = 0; i < rows; ++i) {
     float keep = 1, take = 1;
     if (p.spec.kind == ScoreKind::Softmax) {
       const float high = std::isnan(all.top[i]) || std::isnan(more.top[i])
@@ -248,39 +247,37 @@ void merge(const AttentionProblem& p, std::int64_t rows, const Running& more, co
       all.sum[i] = all.sum[i] * keep + more.sum[i] * take;
       all.top[i] = high;
     }
-    for (std::int64_t c = 0; c < dv; ++c)
+    for (int64_t c = 0; c < dv; ++c)
       all.acc[i * dv + c] = all.acc[i * dv + c] * keep + more.acc[i * dv + c] * take;
   }
 }
 
 void decode(const AttentionProblem& p) {
-  const std::int64_t group = p.group(), rows = group * p.queries, dv = p.value_width,
-                     heads = p.batch * p.key_heads;
-  std::int64_t begin, end;
+  const int64_t group = p.group(), rows = group * p.queries, dv = p.value_width,
+                heads = p.batch * p.key_heads;
+  int64_t begin, end;
   p.key_range(0, p.queries, begin, end);
-  const std::int64_t first = begin / kTile,
-                     blocks = std::max<std::int64_t>(0, ceil_div(end, kTile) - first);
-  const std::int64_t splits = std::clamp<std::int64_t>(
-                         blocks / 8, 1,
-                         std::max<std::int64_t>(1, 16 / std::max<std::int64_t>(1, heads))),
-                     part = rows * (dv + 2);
+  const int64_t first = begin / kTile, blocks = std::max<int64_t>(0, ceil_div(end, kTile) - first);
+  const int64_t splits = std::clamp<int64_t>(
+                    blocks / 8, 1, std::max<int64_t>(1, 16 / std::max<int64_t>(1, heads))),
+                part = rows * (dv + 2);
   cpu::Scratch<float> parts(heads * splits * part);
-  auto running = [&](std::int64_t t) {
+  auto running = [&](int64_t t) {
     float* at = parts.data() + t * part;
     return Running{at, at + rows, at + 2 * rows, dv};
   };
-  parallel_for(heads * splits, 1, [&](std::int64_t t0, std::int64_t t1) {
-    for (std::int64_t t = t0; t < t1; ++t) {
-      const std::int64_t head = t / splits, split = t % splits;
+  parallel_for(heads * splits, 1, [&](int64_t t0, int64_t t1) {
+    for (int64_t t = t0; t < t1; ++t) {
+      const int64_t head = t / splits, split = t % splits;
       decode_blocks(p, head / p.key_heads, head % p.key_heads, first + blocks * split / splits,
                     first + blocks * (split + 1) / splits, running(t));
     }
   });
-  for (std::int64_t t = 0; t < heads; ++t) {
+  for (int64_t t = 0; t < heads; ++t) {
     const Running all = running(t * splits);
-    for (std::int64_t split = 1; split < splits; ++split)  // in order
+    for (int64_t split = 1; split < splits; ++split)  // in order
       merge(p, rows, running(t * splits + split), all);
-    for (std::int64_t g = 0; g < group; ++g)
+    for (int64_t g = 0; g < group; ++g)
       finish(p, t / p.key_heads, t % p.key_heads * group + g, 0, p.queries,
              all.from(g * p.queries));
   }
@@ -290,15 +287,15 @@ void decode(const AttentionProblem& p) {
 // packed: as much memory as they take themselves.
 struct ForwardCut {
   struct Item {
-    std::int64_t strand, head, block;
+    int64_t strand, head, block;
   };
   struct KeyBlock {
-    std::int64_t strand, first;
+    int64_t strand, first;
   };
   std::vector<Strand> strands;
   std::vector<Item> items;
   std::vector<KeyBlock> key_blocks;
-  std::int64_t width, dvp;
+  int64_t width, dvp;
   cpu::Scratch<float> keys, values;
   std::vector<unsigned char> finite;
 
@@ -312,17 +309,17 @@ struct ForwardCut {
 
 ForwardCut::ForwardCut(const AttentionProblem& p)
     : strands(strands_of(p)), width(p.width), dvp(rounded(p.value_width)) {
-  std::int64_t rows = 0, blocks_in_all = 0;
-  for (std::int64_t t = 0; t < static_cast<std::int64_t>(strands.size()); ++t) {
+  int64_t rows = 0, blocks_in_all = 0;
+  for (int64_t t = 0; t < static_cast<int64_t>(strands.size()); ++t) {
     Strand& s = strands[static_cast<std::size_t>(t)];
     s.packed = rows;
     s.blocks = blocks_in_all;
     rows += s.count / kTile * kTile + padded(s.count % kTile);
     blocks_in_all += ceil_div(s.count, kTile);
-    const std::int64_t blocks = ceil_div(p.spec.step ? s.count : p.queries, kTile);
-    for (std::int64_t j = 0; j < s.count; j += kTile) key_blocks.push_back({t, j});
-    for (std::int64_t g = 0; g < s.heads; ++g)
-      for (std::int64_t i = 0; i < blocks; ++i)
+    const int64_t blocks = ceil_div(p.spec.step ? s.count : p.queries, kTile);
+    for (int64_t j = 0; j < s.count; j += kTile) key_blocks.push_back({t, j});
+    for (int64_t g = 0; g < s.heads; ++g)
+      for (int64_t i = 0; i < blocks; ++i)
         items.push_back({t, s.head + g,
                          p.spec.right == INT64_MAX
                              ? i
@@ -336,8 +333,8 @@ ForwardCut::ForwardCut(const AttentionProblem& p)
 void ForwardCut::pack(const AttentionProblem& p, const KeyBlock& k) {
   const Strand& s = strands[static_cast<std::size_t>(k.strand)];
   const Packed to = packed(s);
-  const std::int64_t n = std::min(kTile, s.count - k.first), at = s.first + k.first * s.step,
-                     hk = s.head / p.group();
+  const int64_t n = std::min(kTile, s.count - k.first), at = s.first + k.first * s.step,
+                hk = s.head / p.group();
   pack_transposed(p.row(p.k, s.b, hk, at), n, width, p.k.strides[2] * s.step,
                   to.keys + k.first * width, padded(n));
   float* v = to.values + k.first * dvp;
@@ -348,21 +345,18 @@ void ForwardCut::pack(const AttentionProblem& p, const KeyBlock& k) {
 void Forward(const AttentionProblem& p) {
   if (!p.spec.step && p.queries <= kDecodeQueries && p.queries < p.keys) return decode(p);
   ForwardCut cut(p);
-  parallel_for(static_cast<std::int64_t>(cut.key_blocks.size()), 8,
-               [&](std::int64_t first, std::int64_t last) {
-                 for (std::int64_t t = first; t < last; ++t)
-                   cut.pack(p, cut.key_blocks[static_cast<std::size_t>(t)]);
-               });
-  parallel_for(
-      static_cast<std::int64_t>(cut.items.size()), 1, [&](std::int64_t first, std::int64_t last) {
-        cpu::Scratch<float> work(kTile * (kTile + cut.width + cut.dvp));
-        for (std::int64_t t = first; t < last; ++t) {
-          const ForwardCut::Item& item = cut.items[static_cast<std::size_t>(t)];
-          const Strand& s = cut.strands[static_cast<std::size_t>(item.strand)];
-          const AttentionProblem part = p.spec.step ? p.strand(s.first, s.step, s.count) : p;
-          forward_block(part, s.b, item.head, item.block * kTile, cut.packed(s), work.data());
-        }
-      });
+  parallel_for(static_cast<int64_t>(cut.key_blocks.size()), 8, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) cut.pack(p, cut.key_blocks[static_cast<std::size_t>(t)]);
+  });
+  parallel_for(static_cast<int64_t>(cut.items.size()), 1, [&](int64_t first, int64_t last) {
+    cpu::Scratch<float> work(kTile * (kTile + cut.width + cut.dvp));
+    for (int64_t t = first; t < last; ++t) {
+      const ForwardCut::Item& item = cut.items[static_cast<std::size_t>(t)];
+      const Strand& s = cut.strands[static_cast<std::size_t>(item.strand)];
+      const AttentionProblem part = p.spec.step ? p.strand(s.first, s.step, s.count) : p;
+      forward_block(part, s.b, item.head, item.block * kTile, cut.packed(s), work.data());
+    }
+  });
 }
 
 }  // namespace

@@ -27,11 +27,11 @@ struct BackwardWork {
 
 // Queries [i0, i0 + m) against keys [j0, j0 + n) of head h.
 struct Tile {
-  std::int64_t b, h, i0, m, j0, n;
+  int64_t b, h, i0, m, j0, n;
   Cover cover;
   bool plain;
   Band bands[kTile];
-  Tile(const AttentionProblem& p, std::int64_t b_, std::int64_t h_, std::int64_t i, std::int64_t j)
+  Tile(const AttentionProblem& p, int64_t b_, int64_t h_, int64_t i, int64_t j)
       : b(b_),
         h(h_),
         i0(i),
@@ -46,11 +46,11 @@ struct Tile {
 // softmax or sigmoid makes of it, the gradient of the scores. kOwn: drow stays go v^T, and its mean
 // under the probabilities is gathered: own += sum of s ds, mass += sum of s.
 template <bool kOwn>
-HWY_INLINE void probability_row(const AttentionProblem& p, const Tile& t, Band in, std::int64_t i,
+HWY_INLINE void probability_row(const AttentionProblem& p, const Tile& t, Band in, int64_t i,
                                 float* row, float* drow, float* own, float* mass) {
   const bool softmax = p.spec.kind == ScoreKind::Softmax;
   const hn::ScalableTag<float> tag;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(tag));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(tag));
   const auto zero = hn::Zero(tag), one = hn::Set(tag, 1.0f), none = hn::Set(tag, -kInf<float>);
   // a query that sees nothing has lse -inf: every score is -inf and every probability 0
   const auto top = hn::Set(tag, softmax ? *p.row(p.lse, t.b, t.h, t.i0 + i) : 0.0f),
@@ -60,7 +60,7 @@ HWY_INLINE void probability_row(const AttentionProblem& p, const Tile& t, Band i
                        ? p.delta[(t.b * p.heads + t.h) * p.delta_size + (t.i0 + i) * p.delta_step]
                        : 0.0f);
   auto sum_own = zero, sum_mass = zero;
-  for (std::int64_t j = in.lo; j < in.hi; j += lanes) {
+  for (int64_t j = in.lo; j < in.hi; j += lanes) {
     const auto x = hn::LoadU(tag, row + j), dprob = hn::LoadU(tag, drow + j);
     const auto hidden = hn::Eq(x, none);
     auto pr = zero, slope = zero;
@@ -97,23 +97,23 @@ HWY_INLINE void probability_row(const AttentionProblem& p, const Tile& t, Band i
 template <bool kOwn>
 void tile_scores(const AttentionProblem& p, Tile& t, const float* q, const float* kt,
                  const float* go, const float* vt, float* s, float* ds, float* own, float* mass) {
-  const std::int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv),
-                     ld = padded(t.n);
-  for_groups(t.m, [&](std::int64_t i, std::int64_t rows) {
+  const int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv),
+                ld = padded(t.n);
+  for_groups(t.m, [&](int64_t i, int64_t rows) {
     const Band in = t.bands[i] = band(p, t.cover, t.i0 + i, rows, t.j0, t.j0 + t.n);
     if (in.hi > in.lo)
       group_product(rows, in.hi - in.lo, d, q + i * dp, dp, 1, kt + in.lo, ld,
                     s + i * kTile + in.lo, kTile, false);
   });
-  for_groups(t.m, [&](std::int64_t i, std::int64_t rows) {
+  for_groups(t.m, [&](int64_t i, int64_t rows) {
     const Band in = t.bands[i];
     if (in.hi > in.lo)
       group_product(rows, in.hi - in.lo, dv, go + i * dvp, dvp, 1, vt + in.lo, ld,
                     ds + i * kTile + in.lo, kTile, false);
   });
-  for_groups(t.m, [&](std::int64_t first, std::int64_t rows) {
+  for_groups(t.m, [&](int64_t first, int64_t rows) {
     const Band in = t.bands[first];
-    for (std::int64_t i = first; i < first + rows; ++i) {
+    for (int64_t i = first; i < first + rows; ++i) {
       float *row = s + i * kTile, *drow = ds + i * kTile;
       if (t.cover == Cover::Partial)
         for (float* x : {row, drow})
@@ -130,34 +130,34 @@ void tile_scores(const AttentionProblem& p, Tile& t, const float* q, const float
 void tile_gradients(const AttentionProblem& p, const Tile& t, bool careful, const float* s,
                     const float* ds, const float* q, const float* go, const float* k, float* gq,
                     float* gk, float* gv) {
-  const std::int64_t m = t.m, n = t.n, dp = rounded(p.width), dvp = rounded(p.value_width);
+  const int64_t m = t.m, n = t.n, dp = rounded(p.width), dvp = rounded(p.value_width);
   if (careful) {
     careful_product(n, dvp, m, s, 1, kTile, go, dvp, gv, dvp, true);
     careful_product(n, dp, m, ds, 1, kTile, q, dp, gk, dp, true);
     careful_product(m, dp, n, ds, kTile, 1, k, dp, gq, dp, true);
     return;
   }
-  for_groups(m, [&](std::int64_t i, std::int64_t rows) {
+  for_groups(m, [&](int64_t i, int64_t rows) {
     const Band in = t.bands[i];
     if (in.hi > in.lo)
       group_product(rows, dp, std::min(in.hi, n) - in.lo, ds + i * kTile + in.lo, kTile, 1,
                     k + in.lo * dp, dp, gq + i * dp, dp, true);
   });
-  auto queries_of = [&](std::int64_t j,
-                        std::int64_t rows) {  // of this tile, those that may see keys [j, j + rows)
+  auto queries_of = [&](int64_t j,
+                        int64_t rows) {  // of this tile, those that may see keys [j, j + rows)
     if (t.cover == Cover::Full) return Band{0, m};
-    std::int64_t lo, hi;
+    int64_t lo, hi;
     p.query_range(t.j0 + j, t.j0 + j + rows, lo, hi);
-    lo = std::clamp<std::int64_t>(lo - t.i0, 0, m);
-    return Band{lo, std::clamp<std::int64_t>(hi - t.i0, lo, m)};
+    lo = std::clamp<int64_t>(lo - t.i0, 0, m);
+    return Band{lo, std::clamp<int64_t>(hi - t.i0, lo, m)};
   };
-  for_groups(n, [&](std::int64_t j, std::int64_t rows) {
+  for_groups(n, [&](int64_t j, int64_t rows) {
     const Band in = queries_of(j, rows);
     if (in.hi > in.lo)
       group_product(rows, dvp, in.hi - in.lo, s + in.lo * kTile + j, 1, kTile, go + in.lo * dvp,
                     dvp, gv + j * dvp, dvp, true);
   });
-  for_groups(n, [&](std::int64_t j, std::int64_t rows) {
+  for_groups(n, [&](int64_t j, int64_t rows) {
     const Band in = queries_of(j, rows);
     if (in.hi > in.lo)
       group_product(rows, dp, in.hi - in.lo, ds + in.lo * kTile + j, 1, kTile, q + in.lo * dp, dp,
@@ -165,11 +165,11 @@ void tile_gradients(const AttentionProblem& p, const Tile& t, bool careful, cons
   });
 }
 
-void pack_queries(const AttentionProblem& p, const Strand& strand, std::int64_t from,
-                  std::int64_t to, float* q, float* go) {
-  const std::int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv),
-                     span = to - from, rows = std::min(p.queries, to) - from;
-  for (std::int64_t g = 0; g < strand.heads; ++g) {
+void pack_queries(const AttentionProblem& p, const Strand& strand, int64_t from, int64_t to,
+                  float* q, float* go) {
+  const int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv),
+                span = to - from, rows = std::min(p.queries, to) - from;
+  for (int64_t g = 0; g < strand.heads; ++g) {
     pack_rows(p.row(p.q, strand.b, strand.head + g, from), rows, d, p.q.strides[2],
               static_cast<float>(p.spec.scale), q + g * span * dp, dp);
     pack_rows(p.row(p.go, strand.b, strand.head + g, from), rows, dv, p.go.strides[2], 1,
@@ -178,25 +178,25 @@ void pack_queries(const AttentionProblem& p, const Strand& strand, std::int64_t 
 }
 
 // The keys [j0, j0 + n) and values packed; returns whether all are finite.
-bool pack_keys(const AttentionProblem& p, const Strand& strand, std::int64_t j0, std::int64_t n,
-               float* kt, float* vt, float* k) {
-  const std::int64_t hk = strand.head / p.group(), d = p.width, dv = p.value_width, dp = rounded(d),
-                     ld = padded(n);
+bool pack_keys(const AttentionProblem& p, const Strand& strand, int64_t j0, int64_t n, float* kt,
+               float* vt, float* k) {
+  const int64_t hk = strand.head / p.group(), d = p.width, dv = p.value_width, dp = rounded(d),
+                ld = padded(n);
   pack_transposed(p.row(p.k, strand.b, hk, j0), n, d, p.k.strides[2], kt, ld);
   pack_transposed(p.row(p.v, strand.b, hk, j0), n, dv, p.v.strides[2], vt, ld);
   pack_rows(p.row(p.k, strand.b, hk, j0), n, d, p.k.strides[2], 1, k, dp);
   return all_finite(k, n, dp, dp) && all_finite(vt, dv, ld, ld);
 }
 
-void store_keys(const AttentionProblem& p, const Strand& strand, std::int64_t j0, std::int64_t n,
+void store_keys(const AttentionProblem& p, const Strand& strand, int64_t j0, int64_t n,
                 const float* from_k, const float* from_v) {
-  const std::int64_t hk = strand.head / p.group(), d = p.width, dv = p.value_width, dp = rounded(d),
-                     dvp = rounded(dv);
-  for (std::int64_t j = 0; j < n; ++j) {
+  const int64_t hk = strand.head / p.group(), d = p.width, dv = p.value_width, dp = rounded(d),
+                dvp = rounded(dv);
+  for (int64_t j = 0; j < n; ++j) {
     float *gk = p.row(p.gk, strand.b, hk, j0 + j), *gv = p.row(p.gv, strand.b, hk, j0 + j);
     if (p.spec.accumulate) {
-      for (std::int64_t c = 0; c < d; ++c) gk[c] += from_k[j * dp + c];
-      for (std::int64_t c = 0; c < dv; ++c) gv[c] += from_v[j * dvp + c];
+      for (int64_t c = 0; c < d; ++c) gk[c] += from_k[j * dp + c];
+      for (int64_t c = 0; c < dv; ++c) gv[c] += from_v[j * dvp + c];
     } else {
       std::copy_n(from_k + j * dp, d, gk);
       std::copy_n(from_v + j * dvp, dv, gv);
@@ -206,23 +206,22 @@ void store_keys(const AttentionProblem& p, const Strand& strand, std::int64_t j0
 
 // Key blocks [block0, block1) of one strand: their gradients, and their share of the gradients of
 // queries [from, to) of its heads (gq: [heads, to - from, dp], added to, without the scale).
-void backward_run(const AttentionProblem& p, const Strand& strand, std::int64_t block0,
-                  std::int64_t block1, std::int64_t from, std::int64_t to, float* gq,
-                  const BackwardWork& w) {
-  const std::int64_t dp = rounded(p.width), dvp = rounded(p.value_width), span = to - from;
+void backward_run(const AttentionProblem& p, const Strand& strand, int64_t block0, int64_t block1,
+                  int64_t from, int64_t to, float* gq, const BackwardWork& w) {
+  const int64_t dp = rounded(p.width), dvp = rounded(p.value_width), span = to - from;
   pack_queries(p, strand, from, to, w.q, w.go);
-  for (std::int64_t block = block0; block < block1; ++block) {
-    const std::int64_t j0 = block * kTile, n = std::min(kTile, p.keys - j0);
+  for (int64_t block = block0; block < block1; ++block) {
+    const int64_t j0 = block * kTile, n = std::min(kTile, p.keys - j0);
     const bool finite = pack_keys(p, strand, j0, n, w.kt, w.vt, w.k);
     std::fill_n(w.gk, n * dp, 0.0f);
     std::fill_n(w.gv, n * dvp, 0.0f);
-    std::int64_t begin, end;
+    int64_t begin, end;
     p.query_range(j0, j0 + n, begin, end);
-    for (std::int64_t g = 0; g < strand.heads; ++g)
-      for (std::int64_t i0 = begin / kTile * kTile; i0 < end; i0 += kTile) {
+    for (int64_t g = 0; g < strand.heads; ++g)
+      for (int64_t i0 = begin / kTile * kTile; i0 < end; i0 += kTile) {
         Tile t(p, strand.b, strand.head + g, i0, j0);
         if (t.cover == Cover::None) continue;
-        const std::int64_t at = g * span + i0 - from;
+        const int64_t at = g * span + i0 - from;
         const float *q = w.q + at * dp, *go = w.go + at * dvp;
         const bool careful = t.cover == Cover::Partial && (!finite || !all_finite(q, t.m, dp, dp) ||
                                                            !all_finite(go, t.m, dvp, dvp));
@@ -237,12 +236,12 @@ void backward_run(const AttentionProblem& p, const Strand& strand, std::int64_t 
 // constant: a row's shift is the mean of go v^T under its own probabilities, which is only known
 // once all its keys were seen. The tiles of a short strand are kept between the two passes; a long
 // one makes them again.
-constexpr std::int64_t kKeptRows = 256;
+constexpr int64_t kKeptRows = 256;
 void backward_own(const AttentionProblem& p, const Strand& strand, float* gq,
                   const BackwardWork& w) {
-  const std::int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv),
-                     count = p.keys, blocks = ceil_div(count, kTile), area = kTile * kTile;
-  const std::int64_t span = blocks * kTile;
+  const int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv), count = p.keys,
+                blocks = ceil_div(count, kTile), area = kTile * kTile;
+  const int64_t span = blocks * kTile;
   const bool keep = count <= kKeptRows;
   pack_queries(p, strand, 0, span, w.q, w.go);
   cpu::Scratch<float> work(blocks * kTile * (d + dv + 2 * dp + dvp) + 2 * span +
@@ -250,16 +249,16 @@ void backward_own(const AttentionProblem& p, const Strand& strand, float* gq,
   float *kt = work.data(), *vt = kt + span * d, *k = vt + span * dv, *gk = k + span * dp,
         *gv = gk + span * dp, *own = gv + span * dvp, *mass = own + span, *kept = mass + span;
   bool finite = all_finite(w.q, count, dp, dp) && all_finite(w.go, count, dvp, dvp);
-  for (std::int64_t j0 = 0; j0 < count; j0 += kTile)
+  for (int64_t j0 = 0; j0 < count; j0 += kTile)
     finite &= pack_keys(p, strand, j0, std::min(kTile, count - j0), kt + j0 * d, vt + j0 * dv,
                         k + j0 * dp);
   std::fill_n(gk, span * (dp + dvp), 0.0f);
   std::fill_n(own, 2 * span, 0.0f);
   auto tiles = [&](bool first) {
-    for (std::int64_t i0 = 0; i0 < count; i0 += kTile) {
-      std::int64_t begin, end;
+    for (int64_t i0 = 0; i0 < count; i0 += kTile) {
+      int64_t begin, end;
       p.key_range(i0, std::min(count, i0 + kTile), begin, end);
-      for (std::int64_t j0 = begin / kTile * kTile; j0 < end; j0 += kTile) {
+      for (int64_t j0 = begin / kTile * kTile; j0 < end; j0 += kTile) {
         Tile t(p, strand.b, strand.head, i0, j0);
         if (t.cover == Cover::None) continue;
         const float *q = w.q + i0 * dp, *go = w.go + i0 * dvp;
@@ -270,15 +269,15 @@ void backward_own(const AttentionProblem& p, const Strand& strand, float* gq,
           tile_scores<true>(p, t, q, kt + j0 * d, go, vt + j0 * dv, s, ds,
                             first ? own + i0 : unused, first ? mass + i0 : unused + kTile);
         } else {
-          for_groups(t.m, [&](std::int64_t i, std::int64_t rows) {
+          for_groups(t.m, [&](int64_t i, int64_t rows) {
             t.bands[i] = band(p, t.cover, i0 + i, rows, j0, j0 + t.n);
           });
         }
         if (first) continue;
-        for_groups(t.m, [&](std::int64_t i, std::int64_t rows) {
+        for_groups(t.m, [&](int64_t i, int64_t rows) {
           const Band in = t.bands[i];
-          for (std::int64_t r = i; r < i + rows; ++r)
-            for (std::int64_t j = in.lo; j < in.hi; ++j)
+          for (int64_t r = i; r < i + rows; ++r)
+            for (int64_t j = in.lo; j < in.hi; ++j)
               ds[r * kTile + j] =
                   s[r * kTile + j] == 0 ? 0 : s[r * kTile + j] * (ds[r * kTile + j] - own[i0 + r]);
         });
@@ -288,21 +287,20 @@ void backward_own(const AttentionProblem& p, const Strand& strand, float* gq,
     }
   };
   tiles(true);
-  for (std::int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < count; ++i) {
     own[i] = mass[i] > 0 ? own[i] / mass[i] : 0;
     if (p.glse.data) own[i] -= *p.row(p.glse, strand.b, strand.head, i);
   }
   tiles(false);
-  for (std::int64_t j0 = 0; j0 < count; j0 += kTile)
+  for (int64_t j0 = 0; j0 < count; j0 += kTile)
     store_keys(p, strand, j0, std::min(kTile, count - j0), gk + j0 * dp, gv + j0 * dvp);
 }
 
 // delta_i = gO_i . O_i - (gradient of lse_i)
 void row_shifts(const AttentionProblem& p) {
-  parallel_for(p.batch * p.heads * p.queries, 256, [&](std::int64_t first, std::int64_t last) {
-    for (std::int64_t t = first; t < last; ++t) {
-      const std::int64_t b = t / p.queries / p.heads, h = t / p.queries % p.heads,
-                         i = t % p.queries;
+  parallel_for(p.batch * p.heads * p.queries, 256, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) {
+      const int64_t b = t / p.queries / p.heads, h = t / p.queries % p.heads, i = t % p.queries;
       const float s = dot(p.row(p.go, b, h, i), p.row(p.out, b, h, i), p.value_width);
       p.delta[t] = p.glse.data ? s - *p.row(p.glse, b, h, i) : s;
     }
@@ -315,31 +313,30 @@ void row_shifts(const AttentionProblem& p) {
 struct BackwardCut {
   struct Task {
     std::size_t strand;
-    std::int64_t block0, block1, from, to, gq;
+    int64_t block0, block1, from, to, gq;
   };
   std::vector<Strand> strands;
   std::vector<Task> tasks;
   std::vector<std::size_t> first;
-  std::int64_t size = 0;  // floats of all gq
+  int64_t size = 0;  // floats of all gq
 
   explicit BackwardCut(const AttentionProblem& p);
 };
 
 BackwardCut::BackwardCut(const AttentionProblem& p) : strands(strands_of(p)) {
-  std::int64_t longest = 0;
+  int64_t longest = 0;
   for (const Strand& s : strands) longest = std::max(longest, s.count);
   for (std::size_t t = 0; t < strands.size(); ++t) {
     const Strand& s = strands[t];
     const AttentionProblem part = p.spec.step ? p.strand(s.first, s.step, s.count) : p;
-    const std::int64_t blocks = ceil_div(s.count, kTile);
+    const int64_t blocks = ceil_div(s.count, kTile);
     // enough tasks for a few threads, whatever the number of threads
-    const std::int64_t runs =
-        s.count * 2 < longest || p.spec.own_mean
-            ? 1
-            : std::clamp<std::int64_t>(8 / static_cast<std::int64_t>(strands.size()), 1,
-                                       std::max<std::int64_t>(1, blocks));
+    const int64_t runs = s.count * 2 < longest || p.spec.own_mean
+                             ? 1
+                             : std::clamp<int64_t>(8 / static_cast<int64_t>(strands.size()), 1,
+                                                   std::max<int64_t>(1, blocks));
     first.push_back(tasks.size());
-    for (std::int64_t r = 0; r < runs; ++r) {
+    for (int64_t r = 0; r < runs; ++r) {
       Task x{t, blocks * r / runs, blocks * (r + 1) / runs, 0, 0, size};
       if (x.block0 < x.block1)
         part.query_range(x.block0 * kTile, std::min(s.count, x.block1 * kTile), x.from, x.to);
@@ -354,18 +351,18 @@ BackwardCut::BackwardCut(const AttentionProblem& p) : strands(strands_of(p)) {
 }
 
 // Tasks [begin, end), one after the other in one working memory.
-void run_tasks(const AttentionProblem& p, const BackwardCut& cut, std::int64_t begin,
-               std::int64_t end, float* gq) {
-  const std::int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv);
-  auto task = [&](std::int64_t t) -> const BackwardCut::Task& {
+void run_tasks(const AttentionProblem& p, const BackwardCut& cut, int64_t begin, int64_t end,
+               float* gq) {
+  const int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv);
+  auto task = [&](int64_t t) -> const BackwardCut::Task& {
     return cut.tasks[static_cast<std::size_t>(t)];
   };
-  std::int64_t most = 0;
-  for (std::int64_t t = begin; t < end; ++t)
+  int64_t most = 0;
+  for (int64_t t = begin; t < end; ++t)
     most = std::max(most, cut.strands[task(t).strand].heads * (task(t).to - task(t).from));
   cpu::Scratch<float> work(kTile * (d + dv + 2 * dp + dvp + 2 * kTile) + most * (dp + dvp));
   float* next = work.data();
-  auto take = [&](std::int64_t n) {
+  auto take = [&](int64_t n) {
     float* at = next;
     next += n;
     return at;
@@ -373,7 +370,7 @@ void run_tasks(const AttentionProblem& p, const BackwardCut& cut, std::int64_t b
   BackwardWork w{take(kTile * d),     take(kTile * dv),    take(kTile * dp),
                  take(kTile * kTile), take(kTile * kTile), take(kTile * dp),
                  take(kTile * dvp),   take(most * dp),     take(most * dvp)};
-  for (std::int64_t t = begin; t < end; ++t) {
+  for (int64_t t = begin; t < end; ++t) {
     const BackwardCut::Task& x = task(t);
     const Strand& s = cut.strands[x.strand];
     std::fill_n(gq + x.gq, s.heads * (x.to - x.from) * dp, 0.0f);
@@ -387,35 +384,34 @@ void run_tasks(const AttentionProblem& p, const BackwardCut& cut, std::int64_t b
 
 // The tasks' shares of each query's gradient, in order.
 void add_shares(const AttentionProblem& p, const BackwardCut& cut, const float* gq) {
-  const std::int64_t d = p.width, dp = rounded(d);
+  const int64_t d = p.width, dp = rounded(d);
   const float scale = static_cast<float>(p.spec.scale);
   struct Rows {
     std::size_t strand;
-    std::int64_t head, begin, end;
+    int64_t head, begin, end;
   };
   std::vector<Rows> rows;
   for (std::size_t t = 0; t < cut.strands.size(); ++t) {
-    const std::int64_t n = p.spec.step ? cut.strands[t].count : p.queries;
-    for (std::int64_t g = 0; g < cut.strands[t].heads; ++g)
-      for (std::int64_t i = 0; i < n; i += 256) rows.push_back({t, g, i, std::min(n, i + 256)});
+    const int64_t n = p.spec.step ? cut.strands[t].count : p.queries;
+    for (int64_t g = 0; g < cut.strands[t].heads; ++g)
+      for (int64_t i = 0; i < n; i += 256) rows.push_back({t, g, i, std::min(n, i + 256)});
   }
   auto add = [&](const Rows& r) {
     const Strand& s = cut.strands[r.strand];
-    for (std::int64_t i = r.begin; i < r.end; ++i) {
+    for (int64_t i = r.begin; i < r.end; ++i) {
       float* to = p.row(p.gq, s.b, s.head + r.head, s.first + i * s.step);
       if (!p.spec.accumulate) std::fill_n(to, d, 0.0f);
       for (std::size_t k = cut.first[r.strand]; k < cut.first[r.strand + 1]; ++k) {
         const BackwardCut::Task& x = cut.tasks[k];
         if (i < x.from || i >= x.to) continue;
         const float* from = gq + x.gq + (r.head * (x.to - x.from) + i - x.from) * dp;
-        for (std::int64_t c = 0; c < d; ++c) to[c] += from[c] * scale;
+        for (int64_t c = 0; c < d; ++c) to[c] += from[c] * scale;
       }
     }
   };
-  parallel_for(static_cast<std::int64_t>(rows.size()), 1,
-               [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t t = begin; t < end; ++t) add(rows[static_cast<std::size_t>(t)]);
-               });
+  parallel_for(static_cast<int64_t>(rows.size()), 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t) add(rows[static_cast<std::size_t>(t)]);
+  });
 }
 
 void Backward(const AttentionProblem& all) {
@@ -426,9 +422,8 @@ void Backward(const AttentionProblem& all) {
   if (p.spec.kind == ScoreKind::Softmax && !p.spec.own_mean) row_shifts(p);
   const BackwardCut cut(p);
   cpu::Scratch<float> gq(cut.size);
-  parallel_for(
-      static_cast<std::int64_t>(cut.tasks.size()), 1,
-      [&](std::int64_t begin, std::int64_t end) { run_tasks(p, cut, begin, end, gq.data()); });
+  parallel_for(static_cast<int64_t>(cut.tasks.size()), 1,
+               [&](int64_t begin, int64_t end) { run_tasks(p, cut, begin, end, gq.data()); });
   add_shares(p, cut, gq.data());
 }
 

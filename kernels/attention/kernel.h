@@ -13,18 +13,18 @@ enum class ScoreKind : std::int32_t { Softmax, Sigmoid };
 struct AttentionSpec {
   ScoreKind kind = ScoreKind::Softmax;
   double scale = 1;
-  double bias = 0;                 ///< added to every score (the sigmoid's -log n)
-  std::int64_t offset = 0;         ///< position of query 0
-  std::int64_t left = INT64_MIN;   ///< INT64_MIN: no bound
-  std::int64_t right = INT64_MAX;  ///< 0: causal; INT64_MAX: no bound
-  std::int64_t alibi_offset = 0;   ///< scores get -slope_h |i + alibi_offset - j|
+  double bias = 0;            ///< added to every score (the sigmoid's -log n)
+  int64_t offset = 0;         ///< position of query 0
+  int64_t left = INT64_MIN;   ///< INT64_MIN: no bound
+  int64_t right = INT64_MAX;  ///< 0: causal; INT64_MAX: no bound
+  int64_t alibi_offset = 0;   ///< scores get -slope_h |i + alibi_offset - j|
   /// Strands, when step is not null (Lq = Lk, H = Hk): positions are cut into segments of `segment`
   /// (0: one segment), and in head h every step[h]-th position of a segment, counted from first[h]
   /// (null or -1: from each of 0 .. step[h] - 1), sees only its own kind. left and right then count
   /// positions of that strand.
-  std::int64_t segment = 0;
-  const std::int64_t* step = nullptr;
-  const std::int64_t* first = nullptr;
+  int64_t segment = 0;
+  const int64_t* step = nullptr;
+  const int64_t* first = nullptr;
   bool own_mean =
       false;  ///< backward: lse is that of a mixture whose shares are constants, so each strand
               ///< shifts by the mean under its own probabilities (o is not read)

@@ -21,15 +21,14 @@ namespace {
 // What lies over a tile: nothing, everything, or element by element.
 enum class Cover { None, Full, Partial };
 
-Cover cover(const AttentionProblem& p, std::int64_t b, std::int64_t i0, std::int64_t i1,
-            std::int64_t j0, std::int64_t j1) {
-  std::int64_t begin, end;
+Cover cover(const AttentionProblem& p, int64_t b, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
+  int64_t begin, end;
   p.key_range(i0, i1, begin, end);
   if (j1 <= begin || j0 >= end) return Cover::None;
   bool partial = !p.inside_window(i0, i1, j0, j1) || p.forbidden.data || j1 - j0 < kTile;
   if (const bool* mask = p.mask_row(b)) {
-    std::int64_t hidden = 0;
-    for (std::int64_t j = j0; j < j1; ++j) hidden += mask[j * p.key_mask.strides[1]];
+    int64_t hidden = 0;
+    for (int64_t j = j0; j < j1; ++j) hidden += mask[j * p.key_mask.strides[1]];
     if (hidden == j1 - j0) return Cover::None;
     partial = partial || hidden;
   }
@@ -38,13 +37,12 @@ Cover cover(const AttentionProblem& p, std::int64_t b, std::int64_t i0, std::int
 
 // The columns [lo, hi) of a tile that some of rows [i, i + rows) of it may see, in whole vectors.
 struct Band {
-  std::int64_t lo, hi;
+  int64_t lo, hi;
 };
-Band band(const AttentionProblem& p, Cover c, std::int64_t i, std::int64_t rows, std::int64_t j0,
-          std::int64_t j1) {
-  const std::int64_t ld = padded(j1 - j0);
+Band band(const AttentionProblem& p, Cover c, int64_t i, int64_t rows, int64_t j0, int64_t j1) {
+  const int64_t ld = padded(j1 - j0);
   if (c == Cover::Full) return {0, ld};
-  std::int64_t begin, end;
+  int64_t begin, end;
   p.key_range(i, i + rows, begin, end);
   begin = std::max(begin, j0) - j0, end = std::min(end, j1) - j0;
   return begin < end ? Band{begin / 16 * 16, std::min(ld, ceil_div(end, 16) * 16)} : Band{0, 0};
@@ -52,15 +50,15 @@ Band band(const AttentionProblem& p, Cover c, std::int64_t i, std::int64_t rows,
 
 /// f(first, rows) over m rows in the groups that the products take.
 template <class F>
-HWY_INLINE void for_groups(std::int64_t m, F&& f) {
-  std::int64_t i = 0;
-  for (; i + kRows <= m; i += kRows) f(i, std::int64_t{kRows});
-  for (; i + 4 <= m; i += 4) f(i, std::int64_t{4});
-  for (; i < m; ++i) f(i, std::int64_t{1});
+HWY_INLINE void for_groups(int64_t m, F&& f) {
+  int64_t i = 0;
+  for (; i + kRows <= m; i += kRows) f(i, int64_t{kRows});
+  for (; i + 4 <= m; i += 4) f(i, int64_t{4});
+  for (; i < m; ++i) f(i, int64_t{1});
 }
-HWY_INLINE void group_product(std::int64_t rows, std::int64_t n, std::int64_t depth, const float* a,
-                              std::int64_t ar, std::int64_t ak, const float* b, std::int64_t ldb,
-                              float* c, std::int64_t ldc, bool add) {
+HWY_INLINE void group_product(int64_t rows, int64_t n, int64_t depth, const float* a, int64_t ar,
+                              int64_t ak, const float* b, int64_t ldb, float* c, int64_t ldc,
+                              bool add) {
   if (rows == kRows)
     product_rows<kRows>(n, depth, a, ar, ak, b, ldb, c, ldc, add);
   else if (rows == 4)
@@ -76,46 +74,46 @@ bool plain_scores(const AttentionProblem& p, Cover c) {
 
 // Turns products q k^T in columns [in.lo, in.hi) of row i into scores: biases, and -inf where a key
 // is not seen.
-void finish_row(const AttentionProblem& p, std::int64_t b, std::int64_t h, std::int64_t i,
-                std::int64_t j0, std::int64_t j1, Cover covered, Band in, float* row) {
+void finish_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, int64_t j0, int64_t j1,
+                Cover covered, Band in, float* row) {
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const float slope =
       p.slopes.data ? p.slopes.as<float>()[h * p.slopes.strides[0]] * static_cast<float>(p.distance)
                     : 0;
   if (p.spec.bias != 0) {
     const auto bias = hn::Set(d, static_cast<float>(p.spec.bias));
-    for (std::int64_t j = in.lo; j < in.hi; j += lanes)
+    for (int64_t j = in.lo; j < in.hi; j += lanes)
       hn::StoreU(hn::Add(hn::LoadU(d, row + j), bias), d, row + j);
   }
-  const std::int64_t from = j0 + in.lo, to = std::min(j1, j0 + in.hi);
+  const int64_t from = j0 + in.lo, to = std::min(j1, j0 + in.hi);
   if (slope != 0) {
     const float position = static_cast<float>(i + p.spec.alibi_offset);
-    for (std::int64_t j = from; j < to; ++j)
+    for (int64_t j = from; j < to; ++j)
       row[j - j0] -= slope * std::abs(position - static_cast<float>(j));
   }
   if (p.added.data) {
     const float* add = p.added.as<float>() + b * p.added.strides[0] + h * p.added.strides[1] +
                        i * p.added.strides[2];
-    for (std::int64_t j = from; j < to; ++j) {
+    for (int64_t j = from; j < to; ++j) {
       const float x = add[j * p.added.strides[3]];
       row[j - j0] = x == -kInf<float> ? -kInf<float> : row[j - j0] + x;
     }
   }
   if (covered != Cover::Partial) return;
-  std::int64_t begin, end;
+  int64_t begin, end;
   p.key_range(i, i + 1, begin, end);
   begin = std::clamp(begin, from, to);
   end = std::clamp(end, begin, to);
   std::fill(row + in.lo, row + (begin - j0), -kInf<float>);
   std::fill(row + (end - j0), row + in.hi, -kInf<float>);
   if (const bool* mask = p.mask_row(b))
-    for (std::int64_t j = begin; j < end; ++j)
+    for (int64_t j = begin; j < end; ++j)
       if (mask[j * p.key_mask.strides[1]]) row[j - j0] = -kInf<float>;
   if (p.forbidden.data) {
     const bool* f = p.forbidden.as<bool>() + b * p.forbidden.strides[0] +
                     h * p.forbidden.strides[1] + i * p.forbidden.strides[2];
-    for (std::int64_t j = begin; j < end; ++j)
+    for (int64_t j = begin; j < end; ++j)
       if (f[j * p.forbidden.strides[3]]) row[j - j0] = -kInf<float>;
   }
 }
@@ -130,24 +128,24 @@ HWY_INLINE VecOf<D> weight_of(D d, VecOf<D> x) {
   return hn::IfThenElse(hn::Lt(x, hn::Zero(d)), hn::Mul(e, r), r);
 }
 // n rows of w floats, a stride apart, times `by`, as rows of `ld` (the rest is 0).
-void pack_rows(const float* x, std::int64_t n, std::int64_t w, std::int64_t stride, float by,
-               float* out, std::int64_t ld) {
-  for (std::int64_t i = 0; i < n; ++i) {
+void pack_rows(const float* x, int64_t n, int64_t w, int64_t stride, float by, float* out,
+               int64_t ld) {
+  for (int64_t i = 0; i < n; ++i) {
     const float* from = x + i * stride;
     float* to = out + i * ld;
     if (by == 1)
       std::copy_n(from, w, to);
     else
-      for (std::int64_t c = 0; c < w; ++c) to[c] = from[c] * by;
+      for (int64_t c = 0; c < w; ++c) to[c] = from[c] * by;
     std::fill(to + w, to + ld, 0.0f);
   }
 }
 
-float dot(const float* a, const float* b, std::int64_t n) {
+float dot(const float* a, const float* b, int64_t n) {
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   auto s0 = hn::Zero(d), s1 = hn::Zero(d);
-  std::int64_t c = 0;
+  int64_t c = 0;
   for (; c + 2 * lanes <= n; c += 2 * lanes) {
     s0 = hn::MulAdd(hn::LoadU(d, a + c), hn::LoadU(d, b + c), s0);
     s1 = hn::MulAdd(hn::LoadU(d, a + c + lanes), hn::LoadU(d, b + c + lanes), s1);

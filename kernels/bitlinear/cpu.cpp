@@ -24,7 +24,7 @@
 #define DROPIN_BITLINEAR_ARGS_
 namespace dropin::kernels {
 struct BitProduct {
-  std::int64_t m, n, k, row_bytes, row_groups;
+  int64_t m, n, k, row_bytes, row_groups;
   const std::int8_t* q;
   const float *t, *e;
   const std::uint8_t* packed;
@@ -34,16 +34,16 @@ struct BitProduct {
 /// The bytes of a row that hold a slice of K, in blocks of 32 bytes; codes are taken out plane by
 /// plane.
 struct BitSlice {
-  std::int64_t first, last;  // elements
-  std::int64_t byte, blocks, planes;
-  BitSlice(std::int64_t g, std::int64_t groups, std::int64_t k, bool ternary)
+  int64_t first, last;  // elements
+  int64_t byte, blocks, planes;
+  BitSlice(int64_t g, int64_t groups, int64_t k, bool ternary)
       : first(k / groups * g), last(first + k / groups), planes(ternary ? 4 : 8) {
     byte = first / planes;
     blocks = ceil_div(ceil_div(last, planes) - byte, 32);
   }
-  std::int64_t codes() const { return blocks * 32 * planes; }
+  int64_t codes() const { return blocks * 32 * planes; }
 };
-constexpr std::int64_t kPanelRows = 16, kDirectTokens = 8, kFlushSteps = 60;
+constexpr int64_t kPanelRows = 16, kDirectTokens = 8, kFlushSteps = 60;
 }  // namespace dropin::kernels
 #endif
 
@@ -54,7 +54,7 @@ namespace {
 // --- activations
 
 template <class T>
-void range_of(const T* h, std::int64_t n, T* lowest, T* highest, bool* finite) {
+void range_of(const T* h, int64_t n, T* lowest, T* highest, bool* finite) {
   const Tag<T> d;
   auto lo = hn::Set(d, kInf<T>), hi = hn::Neg(lo),
        zero = hn::Zero(d);  // 0 * x is NaN unless x is finite
@@ -71,7 +71,7 @@ void range_of(const T* h, std::int64_t n, T* lowest, T* highest, bool* finite) {
   *finite = hn::AllFalse(d, hn::IsNaN(zero));
 }
 template <class T>
-void top_of(const T* h, std::int64_t n, T* top, bool* finite) {
+void top_of(const T* h, int64_t n, T* top, bool* finite) {
   const Tag<T> d;
   auto hi = hn::Zero(d), zero = hn::Zero(d);
   each<T>(0, n, [&](auto at) HWY_ATTR {
@@ -84,16 +84,15 @@ void top_of(const T* h, std::int64_t n, T* top, bool* finite) {
 }
 
 template <class T>
-void quantize_slice(const T* h, std::int64_t n, T scale, T offset, T least, T most,
-                    std::int8_t* q) {
+void quantize_slice(const T* h, int64_t n, T scale, T offset, T least, T most, std::int8_t* q) {
   const Tag<T> d;
   const auto s = hn::Set(d, scale), e = hn::Set(d, offset), lo = hn::Set(d, least),
              hi = hn::Set(d, most);
-  std::int64_t i = 0;
+  int64_t i = 0;
   if constexpr (sizeof(T) == 4) {
     const hn::Rebind<std::int32_t, Tag<float>> di;
     const hn::Rebind<std::int8_t, Tag<float>> d8;
-    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     for (; i + lanes <= n; i += lanes)
       hn::StoreU(
           hn::DemoteTo(d8, hn::NearestInt(hn::Min(
@@ -107,10 +106,10 @@ void quantize_slice(const T* h, std::int64_t n, T scale, T offset, T least, T mo
 }
 
 template <class T>
-void quantize_rows(const BitActivations& a, const T* h, std::int64_t m, std::int64_t k,
-                   std::int8_t* q, T* t, T* e) {
-  const std::int64_t g = a.groups, n = k / g;
-  auto measure = [&](std::int64_t row, std::int64_t slice, T* lowest, T* highest, bool* finite) {
+void quantize_rows(const BitActivations& a, const T* h, int64_t m, int64_t k, std::int8_t* q, T* t,
+                   T* e) {
+  const int64_t g = a.groups, n = k / g;
+  auto measure = [&](int64_t row, int64_t slice, T* lowest, T* highest, bool* finite) {
     const T* p = h + row * k + slice * n;
     if (a.shift)
       range_of(p, n, lowest, highest, finite);
@@ -123,22 +122,22 @@ void quantize_rows(const BitActivations& a, const T* h, std::int64_t m, std::int
     if (!(*t_out <= std::numeric_limits<T>::max())) *t_out = nan;
     if (a.shift) *e_out = finite ? lowest : nan;
   };
-  const std::int64_t grain = std::max<std::int64_t>(1, kGrain / 2 / std::max<std::int64_t>(k, 1));
+  const int64_t grain = std::max<int64_t>(1, kGrain / 2 / std::max<int64_t>(k, 1));
   if (a.per_tensor) {
     std::vector<T> lo(static_cast<std::size_t>(m * g)), hi(static_cast<std::size_t>(m * g));
     std::vector<char> ok(static_cast<std::size_t>(m * g));
-    parallel_for(m, grain, [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r)
-        for (std::int64_t s = 0; s < g; ++s) {
+    parallel_for(m, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t s = 0; s < g; ++s) {
           bool finite;
           measure(r, s, &lo[r * g + s], &hi[r * g + s], &finite);
           ok[r * g + s] = finite;
         }
     });
-    for (std::int64_t s = 0; s < g; ++s) {
+    for (int64_t s = 0; s < g; ++s) {
       T lowest = kInf<T>, highest = a.shift ? -lowest : 0;
       bool finite = true;
-      for (std::int64_t r = 0; r < m; ++r) {
+      for (int64_t r = 0; r < m; ++r) {
         lowest = std::min(lowest, lo[r * g + s]);
         highest = std::max(highest, hi[r * g + s]);
         finite = finite && ok[r * g + s];
@@ -147,10 +146,10 @@ void quantize_rows(const BitActivations& a, const T* h, std::int64_t m, std::int
       fill(lowest, highest, finite, t + s, a.shift ? e + s : nullptr);
     }
   }
-  parallel_for(m, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r)
-      for (std::int64_t s = 0; s < g; ++s) {
-        const std::int64_t at = a.per_tensor ? s : r * g + s;
+  parallel_for(m, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
+      for (int64_t s = 0; s < g; ++s) {
+        const int64_t at = a.per_tensor ? s : r * g + s;
         if (!a.per_tensor) {
           T lowest = 0, highest = 0;
           bool finite;
@@ -166,8 +165,8 @@ void quantize_rows(const BitActivations& a, const T* h, std::int64_t m, std::int
       }
   });
 }
-void quantize_any(const BitActivations& a, DType type, const void* h, std::int64_t m,
-                  std::int64_t k, std::int8_t* q, void* t, void* e) {
+void quantize_any(const BitActivations& a, DType type, const void* h, int64_t m, int64_t k,
+                  std::int8_t* q, void* t, void* e) {
   if (type == DType::Float32)
     quantize_rows(a, static_cast<const float*>(h), m, k, q, static_cast<float*>(t),
                   static_cast<float*>(e));
@@ -178,23 +177,23 @@ void quantize_any(const BitActivations& a, DType type, const void* h, std::int64
 
 template <class T>
 void dequantize_rows(const BitActivations& a, const std::int8_t* q, const T* t, const T* e,
-                     std::int64_t m, std::int64_t k, T* h) {
-  const std::int64_t g = a.groups, n = k / g;
+                     int64_t m, int64_t k, T* h) {
+  const int64_t g = a.groups, n = k / g;
   parallel_for(
-      m, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1)),
-      [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-        for (std::int64_t r = begin; r < end; ++r)
-          for (std::int64_t s = 0; s < g; ++s) {
-            const std::int64_t at = a.per_tensor ? s : r * g + s;
+      m, std::max<int64_t>(1, kGrain / std::max<int64_t>(k, 1)),
+      [&](int64_t begin, int64_t end) HWY_ATTR {
+        for (int64_t r = begin; r < end; ++r)
+          for (int64_t s = 0; s < g; ++s) {
+            const int64_t at = a.per_tensor ? s : r * g + s;
             const T step = t[at] / static_cast<T>(a.qmax), offset = a.shift ? e[at] : T(0);
             const std::int8_t* in = q + r * k + s * n;
             T* out = h + r * k + s * n;
-            std::int64_t i = 0;
+            int64_t i = 0;
             if constexpr (sizeof(T) == 4) {
               const Tag<float> d;
               const hn::Rebind<std::int32_t, Tag<float>> di;
               const hn::Rebind<std::int8_t, Tag<float>> d8;
-              const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+              const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
               const auto vs = hn::Set(d, step), ve = hn::Set(d, offset);
               for (; i + lanes <= n; i += lanes)
                 hn::StoreU(
@@ -206,7 +205,7 @@ void dequantize_rows(const BitActivations& a, const std::int8_t* q, const T* t, 
       });
 }
 void dequantize_any(const BitActivations& a, DType type, const std::int8_t* q, const void* t,
-                    const void* e, std::int64_t m, std::int64_t k, void* h) {
+                    const void* e, int64_t m, int64_t k, void* h) {
   if (type == DType::Float32)
     dequantize_rows(a, q, static_cast<const float*>(t), static_cast<const float*>(e), m, k,
                     static_cast<float*>(h));
@@ -218,17 +217,17 @@ void dequantize_any(const BitActivations& a, DType type, const std::int8_t* q, c
 // --- weights
 
 /// Per row of w [n, k]: the sum, which only 1 bit needs, and that of the magnitudes.
-void row_sums(bool ternary, const float* w, std::int64_t n, std::int64_t k, double* sums) {
+void row_sums(bool ternary, const float* w, int64_t n, int64_t k, double* sums) {
   const Tag<float> d;
-  const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1));
-  parallel_for(n, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    for (std::int64_t r = begin; r < end; ++r) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(k, 1));
+  parallel_for(n, grain, [&](int64_t begin, int64_t end) HWY_ATTR {
+    for (int64_t r = begin; r < end; ++r) {
       const float* p = w + r * k;
       auto plain = hn::Zero(d);
       double total = 0;
       sums[2 * r + 1] = sum_row<float>(k, [&](auto at) HWY_ATTR { return hn::Abs(at.load(d, p)); });
       if (!ternary)
-        for (std::int64_t from = 0; from < k; from += kSumBlock) {
+        for (int64_t from = 0; from < k; from += kSumBlock) {
           plain = hn::Zero(d);
           each<float>(from, std::min(k, from + kSumBlock),
                       [&](auto at) HWY_ATTR { plain = hn::Add(plain, at.only(d, at.load(d, p))); });
@@ -241,12 +240,11 @@ void row_sums(bool ternary, const float* w, std::int64_t n, std::int64_t k, doub
 
 /// The codes of a row: whether a value exceeds the threshold, or the ternary value + 1. `codes` has
 /// 64 bytes more than the row.
-void codes_of_row(bool ternary, const float* p, std::int64_t k, float threshold,
-                  std::uint8_t* codes) {
+void codes_of_row(bool ternary, const float* p, int64_t k, float threshold, std::uint8_t* codes) {
   const Tag<float> d;
   const hn::Rebind<std::int32_t, Tag<float>> di;
   const hn::Rebind<std::uint8_t, Tag<float>> du8;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto limit = hn::Set(d, threshold), minus = hn::Neg(limit);
   auto code = [&](auto v) HWY_ATTR {  // comparisons give -1
     const auto above = hn::VecFromMask(di, hn::RebindMask(di, hn::Gt(v, limit)));
@@ -254,7 +252,7 @@ void codes_of_row(bool ternary, const float* p, std::int64_t k, float threshold,
     return hn::Sub(
         hn::Add(hn::Set(di, 1), hn::VecFromMask(di, hn::RebindMask(di, hn::Lt(v, minus)))), above);
   };
-  std::int64_t i = 0;
+  int64_t i = 0;
   for (; i + lanes <= k; i += lanes)
     hn::StoreU(hn::DemoteTo(du8, code(hn::LoadU(d, p + i))), du8, codes + i);
   if (i < k)
@@ -264,8 +262,8 @@ void codes_of_row(bool ternary, const float* p, std::int64_t k, float threshold,
 }
 
 /// `bytes` bytes of 8 or 4 codes each; the multiplication moves code j to the top byte's bits.
-void pack_codes(bool ternary, const std::uint8_t* codes, std::int64_t bytes, std::uint8_t* out) {
-  for (std::int64_t b = 0; b < bytes; ++b) {
+void pack_codes(bool ternary, const std::uint8_t* codes, int64_t bytes, std::uint8_t* out) {
+  for (int64_t b = 0; b < bytes; ++b) {
     if (ternary) {
       std::uint32_t c;
       std::memcpy(&c, codes + 4 * b, 4);
@@ -278,48 +276,48 @@ void pack_codes(bool ternary, const std::uint8_t* codes, std::int64_t bytes, std
   }
 }
 
-void pack_rows(bool ternary, const float* w, std::int64_t n, std::int64_t k, std::int64_t groups,
+void pack_rows(bool ternary, const float* w, int64_t n, int64_t k, int64_t groups,
                std::uint8_t* packed, float* scale) {
   std::vector<double> sums(static_cast<std::size_t>(2 * n));
   row_sums(ternary, w, n, k, sums.data());
   std::vector<float> threshold(static_cast<std::size_t>(groups));
-  const std::int64_t rows = n / groups, bytes = ceil_div(k, ternary ? 4 : 8);
-  for (std::int64_t g = 0; g < groups; ++g) {
+  const int64_t rows = n / groups, bytes = ceil_div(k, ternary ? 4 : 8);
+  for (int64_t g = 0; g < groups; ++g) {
     double plain = 0, size = 0;
-    for (std::int64_t r = g * rows; r < (g + 1) * rows; ++r)
+    for (int64_t r = g * rows; r < (g + 1) * rows; ++r)
       plain += sums[2 * r], size += sums[2 * r + 1];
     const double count = static_cast<double>(rows * k);
     scale[g] = static_cast<float>(size / count);
     if (ternary) scale[g] = std::max(scale[g], 1e-5f);
     threshold[g] = ternary ? 0.5f * scale[g] : static_cast<float>(plain / count);
   }
-  const std::int64_t grain = std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1));
-  parallel_for(n, grain, [&](std::int64_t begin, std::int64_t end) {
+  const int64_t grain = std::max<int64_t>(1, kGrain / std::max<int64_t>(k, 1));
+  parallel_for(n, grain, [&](int64_t begin, int64_t end) {
     std::vector<std::uint8_t> codes(static_cast<std::size_t>(k + 64));
-    for (std::int64_t r = begin; r < end; ++r) {
+    for (int64_t r = begin; r < end; ++r) {
       codes_of_row(ternary, w + r * k, k, threshold[r / rows], codes.data());
       pack_codes(ternary, codes.data(), bytes, packed + r * bytes);
     }
   });
 }
 
-void unpack_rows(bool ternary, const std::uint8_t* packed, const float* scale, std::int64_t n,
-                 std::int64_t k, std::int64_t groups, float* w) {
-  const std::int64_t planes = ternary ? 4 : 8, bytes = ceil_div(k, planes), rows = n / groups;
+void unpack_rows(bool ternary, const std::uint8_t* packed, const float* scale, int64_t n, int64_t k,
+                 int64_t groups, float* w) {
+  const int64_t planes = ternary ? 4 : 8, bytes = ceil_div(k, planes), rows = n / groups;
   std::vector<float> tables(static_cast<std::size_t>(groups) * 256 *
                             planes);  // per group, the values of every byte
-  for (std::int64_t g = 0; g < groups; ++g)
+  for (int64_t g = 0; g < groups; ++g)
     for (int b = 0; b < 256; ++b)
-      for (std::int64_t i = 0; i < planes; ++i)
+      for (int64_t i = 0; i < planes; ++i)
         tables[(g * 256 + b) * planes + i] =
             scale[g] * static_cast<float>(ternary ? (b >> 2 * i & 3) - 1 : 2 * (b >> i & 1) - 1);
-  parallel_for(n, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(k, 1)),
-               [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t r = begin; r < end; ++r) {
+  parallel_for(n, std::max<int64_t>(1, kGrain / std::max<int64_t>(k, 1)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t r = begin; r < end; ++r) {
                    const float* table = tables.data() + r / rows * 256 * planes;
                    const std::uint8_t* in = packed + r * bytes;
                    float* out = w + r * k;
-                   std::int64_t i = 0;
+                   int64_t i = 0;
                    if (ternary)
                      for (; i + 4 <= k; i += 4) std::memcpy(out + i, table + in[i / 4] * 4, 16);
                    else
@@ -336,22 +334,22 @@ void unpack_rows(bool ternary, const std::uint8_t* packed, const float* scale, s
 inline std::int32_t arrange(const BitSlice& s, const std::int8_t* q, std::int8_t* out) {
   std::memset(out, 0, static_cast<std::size_t>(s.codes()));
   std::int32_t sum = 0;
-  const std::int64_t base = s.byte * s.planes, block = 32 * s.planes;
-  for (std::int64_t b = 0; b < s.blocks; ++b) {
-    const std::int64_t from = base + b * block;
+  const int64_t base = s.byte * s.planes, block = 32 * s.planes;
+  for (int64_t b = 0; b < s.blocks; ++b) {
+    const int64_t from = base + b * block;
     std::int8_t* o = out + b * block;
     if (from >= s.first && from + block <= s.last) {
       const std::int8_t* in = q + from;
       if (s.planes == 4)
-        for (std::int64_t j = 0; j < 32; ++j)
-          for (std::int64_t i = 0; i < 4; ++i) o[i * 32 + j] = in[4 * j + i];
+        for (int64_t j = 0; j < 32; ++j)
+          for (int64_t i = 0; i < 4; ++i) o[i * 32 + j] = in[4 * j + i];
       else
-        for (std::int64_t j = 0; j < 32; ++j)
-          for (std::int64_t i = 0; i < 8; ++i) o[i * 32 + j] = in[8 * j + i];
-      for (std::int64_t i = 0; i < block; ++i) sum += in[i];
+        for (int64_t j = 0; j < 32; ++j)
+          for (int64_t i = 0; i < 8; ++i) o[i * 32 + j] = in[8 * j + i];
+      for (int64_t i = 0; i < block; ++i) sum += in[i];
       continue;
     }
-    for (std::int64_t x = std::max(from, s.first); x < std::min(from + block, s.last); ++x) {
+    for (int64_t x = std::max(from, s.first); x < std::min(from + block, s.last); ++x) {
       o[(x - from) % s.planes * 32 + (x - from) / s.planes] = q[x];
       sum += q[x];
     }
@@ -370,17 +368,17 @@ HWY_INLINE __m256i widen(__m256i v) { return _mm256_madd_epi16(v, _mm256_set1_ep
 /// sums[t] = sum of codes times activations, codes straight from a packed row of `blocks` blocks;
 /// activations of token t at q + t * stride.
 template <bool kTernary, int T>
-HWY_INLINE void dot_packed(const std::uint8_t* row, std::int64_t blocks, const std::int8_t* q,
-                           std::int64_t stride, std::int32_t* sums) {
+HWY_INLINE void dot_packed(const std::uint8_t* row, int64_t blocks, const std::int8_t* q,
+                           int64_t stride, std::int32_t* sums) {
   constexpr int kPlanes = kTernary ? 4 : 8,
                 kBlocks = static_cast<int>(kFlushSteps) / 4;  // a bit's lanes grow half as fast
   const __m256i mask = _mm256_set1_epi8(kTernary ? 3 : 1);
   __m256i wide[T];
   for (int t = 0; t < T; ++t) wide[t] = _mm256_setzero_si256();
-  for (std::int64_t b = 0; b < blocks;) {
+  for (int64_t b = 0; b < blocks;) {
     __m256i acc[T];
     for (int t = 0; t < T; ++t) acc[t] = _mm256_setzero_si256();
-    for (const std::int64_t stop = std::min(blocks, b + kBlocks); b < stop; ++b) {
+    for (const int64_t stop = std::min(blocks, b + kBlocks); b < stop; ++b) {
       __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + 32 * b));
 #pragma GCC unroll 8
       for (int i = 0; i < kPlanes; ++i) {
@@ -401,15 +399,15 @@ HWY_INLINE void dot_packed(const std::uint8_t* row, std::int64_t blocks, const s
 /// sums[r * T + t] for R unpacked rows (stride n) and T tokens (stride `stride`), n a multiple
 /// of 32.
 template <int R, int T>
-HWY_INLINE void dot_tile(const std::uint8_t* u, std::int64_t n, const std::int8_t* q,
-                         std::int64_t stride, std::int32_t* sums) {
+HWY_INLINE void dot_tile(const std::uint8_t* u, int64_t n, const std::int8_t* q, int64_t stride,
+                         std::int32_t* sums) {
   __m256i wide[R * T];
   for (auto& w : wide) w = _mm256_setzero_si256();
-  for (std::int64_t k = 0; k < n;) {
+  for (int64_t k = 0; k < n;) {
     __m256i acc[R * T];
 #pragma GCC unroll 16
     for (auto& a : acc) a = _mm256_setzero_si256();
-    for (const std::int64_t stop = std::min(n, k + 32 * kFlushSteps); k < stop; k += 32) {
+    for (const int64_t stop = std::min(n, k + 32 * kFlushSteps); k < stop; k += 32) {
       __m256i x[T];
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t)
@@ -430,12 +428,12 @@ HWY_INLINE void dot_tile(const std::uint8_t* u, std::int64_t n, const std::int8_
 }
 #else
 template <bool kTernary, int T>
-void dot_packed(const std::uint8_t* row, std::int64_t blocks, const std::int8_t* q,
-                std::int64_t stride, std::int32_t* sums) {
+void dot_packed(const std::uint8_t* row, int64_t blocks, const std::int8_t* q, int64_t stride,
+                std::int32_t* sums) {
   constexpr int kPlanes = kTernary ? 4 : 8, kMask = kTernary ? 3 : 1, kShift = kTernary ? 2 : 1;
   for (int t = 0; t < T; ++t) {
     std::int32_t s = 0;
-    for (std::int64_t b = 0; b < blocks; ++b)
+    for (int64_t b = 0; b < blocks; ++b)
       for (int i = 0; i < kPlanes; ++i) {
         const std::int8_t* x = q + t * stride + (b * kPlanes + i) * 32;
         for (int j = 0; j < 32; ++j) s += (row[32 * b + j] >> i * kShift & kMask) * x[j];
@@ -444,12 +442,12 @@ void dot_packed(const std::uint8_t* row, std::int64_t blocks, const std::int8_t*
   }
 }
 template <int R, int T>
-void dot_tile(const std::uint8_t* u, std::int64_t n, const std::int8_t* q, std::int64_t stride,
+void dot_tile(const std::uint8_t* u, int64_t n, const std::int8_t* q, int64_t stride,
               std::int32_t* sums) {
   for (int r = 0; r < R; ++r)
     for (int t = 0; t < T; ++t) {
       std::int32_t s = 0;
-      for (std::int64_t k = 0; k < n; ++k) s += u[r * n + k] * q[t * stride + k];
+      for (int64_t k = 0; k < n; ++k) s += u[r * n + k] * q[t * stride + k];
       sums[r * T + t] = s;
     }
 }
@@ -459,7 +457,7 @@ void dot_tile(const std::uint8_t* u, std::int64_t n, const std::int8_t* q, std::
 template <bool kTernary>
 void unpack_planes(const std::uint8_t* row, const BitSlice& s, std::uint8_t* out) {
   constexpr int kPlanes = kTernary ? 4 : 8, kShift = kTernary ? 2 : 1, kMask = kTernary ? 3 : 1;
-  for (std::int64_t b = 0; b < s.blocks; ++b) {
+  for (int64_t b = 0; b < s.blocks; ++b) {
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
     __m256i v = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + 32 * b));
     const __m256i mask = _mm256_set1_epi8(kMask);
@@ -480,30 +478,29 @@ void unpack_planes(const std::uint8_t* row, const BitSlice& s, std::uint8_t* out
 
 template <bool kTernary>
 void product(const BitActivations& a, const BitProduct& p) {
-  const std::int64_t tokens =
-      p.m + (a.shift ? 1 : 0);  // one more, of ones, for the sums of the weights
-  std::int64_t width = 0;
-  for (std::int64_t g = 0; g < a.groups; ++g)
+  const int64_t tokens = p.m + (a.shift ? 1 : 0);  // one more, of ones, for the sums of the weights
+  int64_t width = 0;
+  for (int64_t g = 0; g < a.groups; ++g)
     width = std::max(width, BitSlice(g, a.groups, p.k, kTernary).codes());
   cpu::Scratch<std::int8_t> arranged(tokens * width + 64);
   cpu::Scratch<std::int32_t> own(tokens + 16);  // each token's sum
   cpu::Scratch<std::int8_t> ones(a.shift ? p.k + 1 : 1);
   if (a.shift) std::memset(ones.data(), 1, static_cast<std::size_t>(p.k));
-  const std::int64_t rows_per_group = p.n / p.row_groups, all_bytes = p.n * p.row_bytes;
+  const int64_t rows_per_group = p.n / p.row_groups, all_bytes = p.n * p.row_bytes;
   auto value = [](std::int32_t codes, std::int32_t q) {
     return kTernary ? codes - q : 2 * codes - q;
   };
-  for (std::int64_t g = 0; g < a.groups; ++g) {
+  for (int64_t g = 0; g < a.groups; ++g) {
     const BitSlice s(g, a.groups, p.k, kTernary);
-    parallel_for(tokens, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(width, 1)),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   for (std::int64_t t = begin; t < end; ++t)
+    parallel_for(tokens, std::max<int64_t>(1, kGrain / std::max<int64_t>(width, 1)),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t t = begin; t < end; ++t)
                      own[t] = arrange(s, t < p.m ? p.q + t * p.k : ones.data(),
                                       arranged.data() + t * width);
                  });
     // one finished sum: the slice's share of y
-    auto finish = [&](std::int64_t o, std::int64_t t, std::int32_t sum, std::int32_t of_ones) {
-      const std::int64_t at = a.per_tensor ? g : t * a.groups + g;
+    auto finish = [&](int64_t o, int64_t t, std::int32_t sum, std::int32_t of_ones) {
+      const int64_t at = a.per_tensor ? g : t * a.groups + g;
       float v = p.t[at] / static_cast<float>(a.qmax) * static_cast<float>(value(sum, own[t]));
       if (a.shift) v += p.e[at] * static_cast<float>(of_ones);
       v *= p.scale[o / rows_per_group];
@@ -513,26 +510,26 @@ void product(const BitActivations& a, const BitProduct& p) {
       else
         y = p.bias ? v + p.bias[o] : v;
     };
-    const std::int64_t panels = ceil_div(p.n, kPanelRows), span = s.blocks * 32;
-    const std::int64_t grain = std::max<std::int64_t>(
-        1, kGrain * 2 / std::max<std::int64_t>(1, kPanelRows * tokens * width / 32));
-    parallel_for(panels, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    const int64_t panels = ceil_div(p.n, kPanelRows), span = s.blocks * 32;
+    const int64_t grain =
+        std::max<int64_t>(1, kGrain * 2 / std::max<int64_t>(1, kPanelRows * tokens * width / 32));
+    parallel_for(panels, grain, [&](int64_t begin, int64_t end) HWY_ATTR {
       cpu::Scratch<std::uint8_t> last(span);
       // a row's bytes; blocks that would end beyond the array are copied
-      auto bytes = [&](std::int64_t o) {
-        const std::int64_t from = o * p.row_bytes + s.byte;
+      auto bytes = [&](int64_t o) {
+        const int64_t from = o * p.row_bytes + s.byte;
         if (from + span <= all_bytes) return p.packed + from;
         std::memset(last.data(), 0, static_cast<std::size_t>(span));
         std::memcpy(last.data(), p.packed + from, static_cast<std::size_t>(all_bytes - from));
         return static_cast<const std::uint8_t*>(last.data());
       };
       if (tokens <= kDirectTokens) {
-        for (std::int64_t o = begin * kPanelRows; o < std::min(p.n, end * kPanelRows); ++o) {
+        for (int64_t o = begin * kPanelRows; o < std::min(p.n, end * kPanelRows); ++o) {
           std::int32_t sums[kDirectTokens + 4] = {};
           const std::uint8_t* row = bytes(o);
-          for (std::int64_t t = 0; t < tokens; t += 4) {
+          for (int64_t t = 0; t < tokens; t += 4) {
             const std::int8_t* x = arranged.data() + t * width;
-            switch (std::min<std::int64_t>(tokens - t, 4)) {
+            switch (std::min<int64_t>(tokens - t, 4)) {
               case 1:
                 dot_packed<kTernary, 1>(row, s.blocks, x, width, sums + t);
                 break;
@@ -548,27 +545,27 @@ void product(const BitActivations& a, const BitProduct& p) {
             }
           }
           const std::int32_t of_ones = a.shift ? value(sums[p.m], own[p.m]) : 0;
-          for (std::int64_t t = 0; t < p.m; ++t) finish(o, t, sums[t], of_ones);
+          for (int64_t t = 0; t < p.m; ++t) finish(o, t, sums[t], of_ones);
         }
         return;
       }
       cpu::Scratch<std::uint8_t> codes(kPanelRows * s.codes());
-      for (std::int64_t panel = begin; panel < end; ++panel) {
-        const std::int64_t first = panel * kPanelRows, rows = std::min(kPanelRows, p.n - first);
-        for (std::int64_t r = 0; r < rows; ++r)
+      for (int64_t panel = begin; panel < end; ++panel) {
+        const int64_t first = panel * kPanelRows, rows = std::min(kPanelRows, p.n - first);
+        for (int64_t r = 0; r < rows; ++r)
           unpack_planes<kTernary>(bytes(first + r), s, codes.data() + r * s.codes());
         std::int32_t of_ones[kPanelRows] = {};
         if (a.shift)
-          for (std::int64_t r = 0; r < rows; ++r) {
+          for (int64_t r = 0; r < rows; ++r) {
             std::int32_t sum;
             dot_tile<1, 1>(codes.data() + r * s.codes(), s.codes(), arranged.data() + p.m * width,
                            width, &sum);
             of_ones[r] = value(sum, own[p.m]);
           }
-        for (std::int64_t t = 0; t < p.m; t += 2) {
+        for (int64_t t = 0; t < p.m; t += 2) {
           const std::int8_t* x = arranged.data() + t * width;
           const bool pair = t + 1 < p.m;
-          std::int64_t r = 0;
+          int64_t r = 0;
           for (; r + 4 <= rows; r += 4) {
             std::int32_t sums[8];
             const std::uint8_t* u = codes.data() + r * s.codes();
@@ -613,16 +610,14 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-bool is(const TensorIn& t, DType dtype, std::int64_t n) {
+bool is(const TensorIn& t, DType dtype, int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
-std::int64_t row_bytes(std::int64_t k, bool ternary) {
-  return ternary ? ceil_div(k, 4) : ceil_div(k, 8);
-}
+int64_t row_bytes(int64_t k, bool ternary) { return ternary ? ceil_div(k, 4) : ceil_div(k, 8); }
 bool fit(const BitActivations& a, const TensorIn& h, const TensorIn& q, const TensorIn& t,
          const TensorIn& e) {
   if (h.ndim != 2 || a.groups < 1 || h.sizes[1] % a.groups) return false;
-  const std::int64_t scales = (a.per_tensor ? 1 : h.sizes[0]) * a.groups;
+  const int64_t scales = (a.per_tensor ? 1 : h.sizes[0]) * a.groups;
   return (h.dtype == DType::Float32 || h.dtype == DType::Float64) && is(h, h.dtype, h.numel()) &&
          is(q, DType::Int8, h.numel()) && is(t, h.dtype, scales) &&
          (!a.shift || is(e, h.dtype, scales));
@@ -679,8 +674,8 @@ Status linear_cpu(const KernelContext&, bool ternary, const BitActivations& a, c
   if (q.ndim != 2 || y.ndim != 2 || q.sizes[0] != y.sizes[0] || a.groups < 1 ||
       q.sizes[1] % a.groups)
     return abi::failed("q must be [M, K] and y [M, N]");
-  const std::int64_t m = q.sizes[0], k = q.sizes[1], n = y.sizes[1],
-                     scales = (a.per_tensor ? 1 : m) * a.groups;
+  const int64_t m = q.sizes[0], k = q.sizes[1], n = y.sizes[1],
+                scales = (a.per_tensor ? 1 : m) * a.groups;
   if (!is(q, DType::Int8, m * k) || !is(t, DType::Float32, scales) ||
       (a.shift && !is(e, DType::Float32, scales)) ||
       !is(packed, DType::UInt8, n * row_bytes(k, ternary)) || scale.numel() < 1 ||

@@ -13,7 +13,7 @@ struct BitActivations {
   bool shift = false;  ///< [min, max] to [0, 127] instead of [-max, max] to [-128, 127]
   bool per_tensor = false;
   std::int32_t qmax = 127;
-  std::int64_t groups = 1;
+  int64_t groups = 1;
 };
 
 /// h [M, K] f32 or f64 -> q I8 [M, K]; t and (shift) e, of h's dtype, [M, groups] or [1, groups]. h

@@ -21,7 +21,6 @@ namespace {
 using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
-using std::int64_t;
 
 constexpr int64_t kImageBytes = 1 << 20;  // images handled together: what stays in L2
 constexpr double kMinFlops = 4e6;         // per range of parallel_for

@@ -16,7 +16,6 @@ namespace {
 using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
-using std::int64_t;
 
 constexpr int64_t kPlanes =
     8;  // channels of a unit where each has a plane: they share one padded band

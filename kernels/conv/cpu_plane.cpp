@@ -665,23 +665,23 @@ HWY_EXPORT(Forward);
 HWY_EXPORT(Backward);
 HWY_EXPORT(GradientF32);
 HWY_EXPORT(GradientF64);
-void planes_forward(const PlaneConv& c, std::int64_t channels, const float* x, const float* w,
+void planes_forward(const PlaneConv& c, int64_t channels, const float* x, const float* w,
                     const float* bias, float* y) {
   HWY_DYNAMIC_DISPATCH(Forward)(c, channels, x, w, bias, y);
 }
-void planes_backward(const PlaneConv& c, std::int64_t channels, std::int64_t images,
-                     const float* gy, std::int64_t gy_image, const float* x, std::int64_t x_image,
-                     const float* w, float* gx, float* gw, float* gb) {
+void planes_backward(const PlaneConv& c, int64_t channels, int64_t images, const float* gy,
+                     int64_t gy_image, const float* x, int64_t x_image, const float* w, float* gx,
+                     float* gw, float* gb) {
   HWY_DYNAMIC_DISPATCH(Backward)(c, channels, images, gy, gy_image, x, x_image, w, gx, gw, gb);
 }
 template <>
-void plane_weight_gradient<float>(const PlaneConv& c, std::int64_t n, const float* gy,
-                                  std::int64_t gs, const float* x, std::int64_t xs, float* gw) {
+void plane_weight_gradient<float>(const PlaneConv& c, int64_t n, const float* gy, int64_t gs,
+                                  const float* x, int64_t xs, float* gw) {
   HWY_DYNAMIC_DISPATCH(GradientF32)(c, n, gy, gs, x, xs, gw);
 }
 template <>
-void plane_weight_gradient<double>(const PlaneConv& c, std::int64_t n, const double* gy,
-                                   std::int64_t gs, const double* x, std::int64_t xs, double* gw) {
+void plane_weight_gradient<double>(const PlaneConv& c, int64_t n, const double* gy, int64_t gs,
+                                   const double* x, int64_t xs, double* gw) {
   HWY_DYNAMIC_DISPATCH(GradientF64)(c, n, gy, gs, x, xs, gw);
 }
 }  // namespace dropin::cpu

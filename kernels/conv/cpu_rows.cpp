@@ -332,7 +332,7 @@ Windows whole_input(const PlaneConv& c, int64_t channels, const float* x, const 
 }
 
 void Forward(const PlaneConv& c, int64_t channels, const float* x, const RowStrides& sx,
-             const float* w, std::int64_t w_tap, const float* bias, float* y, const RowStrides& sy,
+             const float* w, int64_t w_tap, const float* bias, float* y, const RowStrides& sy,
              int64_t p0, int64_t p1) {
   const Scratch<float> zeros = zero_row(c.size[1] * sx.column);
   correlate(whole_input(c, channels, x, sx, zeros.data()), {w, c.kernel[1] * w_tap, w_tap, bias},
@@ -340,7 +340,7 @@ void Forward(const PlaneConv& c, int64_t channels, const float* x, const RowStri
 }
 
 void InputGradient(const PlaneConv& c, int64_t channels, const float* gy, const RowStrides& sy,
-                   const float* w, std::int64_t w_tap, float* gx, const RowStrides& sx, int64_t h0,
+                   const float* w, int64_t w_tap, float* gx, const RowStrides& sx, int64_t h0,
                    int64_t h1) {
   const Scratch<float> zeros = zero_row(c.out_size[1] * sy.column);
   const int64_t sh = c.stride[0], sw = c.stride[1];
@@ -420,23 +420,22 @@ HWY_EXPORT(Forward);
 HWY_EXPORT(InputGradient);
 HWY_EXPORT(WeightGradient);
 HWY_EXPORT(Finish);
-void rows_forward(const PlaneConv& c, std::int64_t channels, const float* x, const RowStrides& sx,
-                  const float* w, std::int64_t w_tap, const float* bias, float* y,
-                  const RowStrides& sy, std::int64_t p0, std::int64_t p1) {
+void rows_forward(const PlaneConv& c, int64_t channels, const float* x, const RowStrides& sx,
+                  const float* w, int64_t w_tap, const float* bias, float* y, const RowStrides& sy,
+                  int64_t p0, int64_t p1) {
   HWY_DYNAMIC_DISPATCH(Forward)(c, channels, x, sx, w, w_tap, bias, y, sy, p0, p1);
 }
-void rows_backward_input(const PlaneConv& c, std::int64_t channels, const float* gy,
-                         const RowStrides& sy, const float* w, std::int64_t w_tap, float* gx,
-                         const RowStrides& sx, std::int64_t h0, std::int64_t h1) {
+void rows_backward_input(const PlaneConv& c, int64_t channels, const float* gy,
+                         const RowStrides& sy, const float* w, int64_t w_tap, float* gx,
+                         const RowStrides& sx, int64_t h0, int64_t h1) {
   HWY_DYNAMIC_DISPATCH(InputGradient)(c, channels, gy, sy, w, w_tap, gx, sx, h0, h1);
 }
-void rows_backward_weight(const PlaneConv& c, std::int64_t channels, const float* gy,
+void rows_backward_weight(const PlaneConv& c, int64_t channels, const float* gy,
                           const RowStrides& sy, const float* x, const RowStrides& sx, float* sums,
-                          bool bias, std::int64_t p0, std::int64_t p1) {
+                          bool bias, int64_t p0, int64_t p1) {
   HWY_DYNAMIC_DISPATCH(WeightGradient)(c, channels, gy, sy, x, sx, sums, bias, p0, p1);
 }
-void rows_finish(const PlaneConv& c, std::int64_t channels, const float* sums, float* gw,
-                 float* gb) {
+void rows_finish(const PlaneConv& c, int64_t channels, const float* sums, float* gw, float* gb) {
   HWY_DYNAMIC_DISPATCH(Finish)(c, channels, sums, gw, gb);
 }
 }  // namespace dropin::cpu

@@ -25,7 +25,6 @@ namespace dropin::cpu {
 namespace HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
-using std::int64_t;
 
 constexpr bool kVectors =
     HWY_TARGET != HWY_SCALAR;  // the fallback without vectors gets the general loops only

@@ -7,11 +7,11 @@
 namespace dropin::kernels {
 
 struct ConvGeometry {
-  std::int64_t stride[2] = {1, 1};
-  std::int64_t dilation[2] = {1, 1};
-  std::int64_t pad_begin[2] = {0, 0};  ///< top, left
-  std::int64_t pad_end[2] = {0, 0};    ///< bottom, right
-  std::int64_t groups = 1;
+  int64_t stride[2] = {1, 1};
+  int64_t dilation[2] = {1, 1};
+  int64_t pad_begin[2] = {0, 0};  ///< top, left
+  int64_t pad_end[2] = {0, 0};    ///< bottom, right
+  int64_t groups = 1;
 };
 
 DROPIN_KERNEL(conv2d_forward, const abi::TensorIn& x, const abi::TensorIn& w,
@@ -32,7 +32,7 @@ struct DepthwiseRun {
 /// The runs of one convolution, where the caller keeps them; their channels add up to those of x.
 struct DepthwiseRuns {
   const DepthwiseRun* first = nullptr;
-  std::int64_t count = 0;
+  int64_t count = 0;
   const DepthwiseRun* begin() const { return first; }
   const DepthwiseRun* end() const { return first + count; }
   template <class F>

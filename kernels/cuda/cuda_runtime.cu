@@ -104,11 +104,11 @@ cudaStream_t stream_of(const KernelContext& c) {
   return c.stream ? static_cast<cudaStream_t>(c.stream) : state_of(c).stream;
 }
 int multiprocessors(const KernelContext& c) { return state_of(c).multiprocessors; }
-std::int64_t shared_limit(const KernelContext& c) { return state_of(c).shared; }
-void* allocate(const KernelContext& c, std::int64_t bytes) {
+int64_t shared_limit(const KernelContext& c) { return state_of(c).shared; }
+void* allocate(const KernelContext& c, int64_t bytes) {
   return host.allocate(DeviceType::CUDA, c.index, bytes);
 }
-void release(const KernelContext& c, void* p, std::int64_t bytes) {
+void release(const KernelContext& c, void* p, int64_t bytes) {
   host.release(DeviceType::CUDA, c.index, p, bytes);
 }
 
@@ -127,16 +127,16 @@ Status upload(const KernelContext& c, void* to, const void* from, int64_t bytes)
 
 namespace {
 
-Status allocate_bytes(const KernelContext& c, std::int64_t bytes, void** data) {
+Status allocate_bytes(const KernelContext& c, int64_t bytes, void** data) {
   return checked(cudaMalloc(data, static_cast<std::size_t>(bytes)), c);
 }
-Status release_bytes(const KernelContext& c, void* data, std::int64_t) {
+Status release_bytes(const KernelContext& c, void* data, int64_t) {
   if (const cudaError_t e = cudaStreamSynchronize(stream_of(c)); e != cudaSuccess)
     return checked(e, c);
   return checked(cudaFree(data), c);
 }
 Status copy_bytes(const KernelContext& c, void* to, bool to_host, const void* from, bool from_host,
-                  std::int64_t bytes) {
+                  int64_t bytes) {
   if (bytes == 0) return abi::ok();
   const cudaMemcpyKind kind = to_host ? (from_host ? cudaMemcpyHostToHost : cudaMemcpyDeviceToHost)
                                       : (from_host ? cudaMemcpyHostToDevice : cudaMemcpyDefault);
@@ -166,14 +166,14 @@ Status elapsed(const KernelContext& c, void* begin, void* end, double* ms) {
 Status release_event(const KernelContext& c, void* event) {
   return checked(cudaEventDestroy(static_cast<cudaEvent_t>(event)), c);
 }
-Status memory(const KernelContext& c, std::int64_t* free, std::int64_t* total) {
+Status memory(const KernelContext& c, int64_t* free, int64_t* total) {
   std::size_t f = 0, t = 0;
   DROPIN_TRY(checked(cudaMemGetInfo(&f, &t), c));
-  *free = static_cast<std::int64_t>(f), *total = static_cast<std::int64_t>(t);
+  *free = static_cast<int64_t>(f), *total = static_cast<int64_t>(t);
   return abi::ok();
 }
 
-void probe(std::int32_t* count, char* text, std::int64_t room) {
+void probe(std::int32_t* count, char* text, int64_t room) {
   *count = 0;
   int driver = 0, runtime = 0, n = 0;
   auto say = [&](const char* format, auto... a) {

@@ -37,7 +37,6 @@ using abi::KernelTable;
 using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
-using std::int64_t;
 
 #define DROPIN_REQUIRE(COND, WHY)         \
   do {                                    \
@@ -173,7 +172,7 @@ auto visit_any(DType t, F&& f) -> Status {
     case DType::Int32:
       return f(std::int32_t{});
     case DType::Int64:
-      return f(std::int64_t{});
+      return f(int64_t{});
     case DType::Boolean:
       return f(bool{});
     default:
@@ -206,9 +205,9 @@ Status enter(const KernelContext& c);
 cudaStream_t stream_of(const KernelContext& c);
 int multiprocessors(const KernelContext& c);
 /// Largest dynamic shared memory of a block, in bytes.
-std::int64_t shared_limit(const KernelContext& c);
-void* allocate(const KernelContext& c, std::int64_t bytes);
-void release(const KernelContext& c, void* p, std::int64_t bytes);
+int64_t shared_limit(const KernelContext& c);
+void* allocate(const KernelContext& c, int64_t bytes);
+void release(const KernelContext& c, void* p, int64_t bytes);
 
 /// Memory of the device for the length of a kernel's host function; handed on in stream order.
 template <class T>

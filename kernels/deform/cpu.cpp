@@ -26,7 +26,6 @@
 #define DROPIN_DEFORM_COMMON
 namespace dropin::kernels {
 namespace deform {
-using std::int64_t;
 
 struct Sizes {
   int64_t B, C, H, W, O, P, Q, kh, kw, G, groups;
@@ -64,7 +63,6 @@ namespace hn = hwy::HWY_NAMESPACE;
 using deform::Block;
 using deform::Sizes;
 using deform::Tile;
-using std::int64_t;
 
 /// Where a tap of an output looks: corners' pixels (-1: outside) and weights, rows' and columns'
 /// shares. `inside` false: nothing is sampled.

@@ -12,13 +12,13 @@ namespace {
 
 template <class T, class F>
 Row vector_row(F) {
-  return [](const RowArgs&, void* y, const void* const* in, const std::int64_t* step,
-            std::int64_t n) HWY_ATTR { row2<T>(y, in, step, n, F()); };
+  return [](const RowArgs&, void* y, const void* const* in, const int64_t* step, int64_t n)
+             HWY_ATTR { row2<T>(y, in, step, n, F()); };
 }
 template <class T, class R, class F>
 Row scalar_row(F) {
-  return [](const RowArgs&, void* y, const void* const* in, const std::int64_t* step,
-            std::int64_t n) HWY_ATTR { loop2<T, R>(y, in, step, n, F()); };
+  return [](const RowArgs&, void* y, const void* const* in, const int64_t* step, int64_t n)
+             HWY_ATTR { loop2<T, R>(y, in, step, n, F()); };
 }
 
 template <class T>
@@ -40,8 +40,7 @@ T python_floor_div(T a, T b) {
 }
 
 template <class T>
-void pow_row(const RowArgs& args, void* y, const void* const* in, const std::int64_t* step,
-             std::int64_t n) {
+void pow_row(const RowArgs& args, void* y, const void* const* in, const int64_t* step, int64_t n) {
   const T *a = static_cast<const T*>(in[0]), *b = static_cast<const T*>(in[1]);
   T* q = static_cast<T*>(y);
   if (!step[1]) {  // the usual exponents
@@ -55,7 +54,7 @@ void pow_row(const RowArgs& args, void* y, const void* const* in, const std::int
       return row1<T>(y, in, step, n,
                      [](auto d, auto x) HWY_ATTR { return hn::Div(hn::Set(d, T(1)), x); });
   }
-  for (std::int64_t i = 0; i < n; ++i) q[i] = std::pow(a[i * step[0]], b[i * step[1]]);
+  for (int64_t i = 0; i < n; ++i) q[i] = std::pow(a[i * step[0]], b[i * step[1]]);
 }
 
 #define VECTOR(OP, EXPR)                                       \
@@ -128,8 +127,8 @@ T floor_mod(T a, T b) {
 }
 /// Division of integers; a zero divisor is reported, and gives 0.
 template <class T, bool mod>
-void divide_row(const RowArgs& args, void* y, const void* const* in, const std::int64_t* step,
-                std::int64_t n) {
+void divide_row(const RowArgs& args, void* y, const void* const* in, const int64_t* step,
+                int64_t n) {
   bool bad = false;
   loop2<T, T>(y, in, step, n, [&bad](T a, T b) -> T {
     if (b == 0) return bad = true, T(0);
@@ -189,7 +188,7 @@ Row binary_row_simd(Binary op, DType t) {
     case DType::Int32:
       return int_row<std::int32_t>(op);
     case DType::Int64:
-      return int_row<std::int64_t>(op);
+      return int_row<int64_t>(op);
     case DType::Boolean:
       return bool_row(op);
     default:

@@ -35,14 +35,13 @@ To convert(From v) {
 }
 
 template <class To, class From>
-void convert_row(const RowArgs&, void* y, const void* const* in, const std::int64_t* step,
-                 std::int64_t n) {
+void convert_row(const RowArgs&, void* y, const void* const* in, const int64_t* step, int64_t n) {
   const From* p = static_cast<const From*>(in[0]);
   To* q = static_cast<To*>(y);
   if (!step[0])
     std::fill_n(q, n, convert<To>(*p));
   else
-    for (std::int64_t i = 0; i < n; ++i) q[i] = convert<To>(p[i]);
+    for (int64_t i = 0; i < n; ++i) q[i] = convert<To>(p[i]);
 }
 
 template <class F>
@@ -57,7 +56,7 @@ Row for_numbers(DType t, F&& f) {  // bfloat16 and float16 reach a row as float
     case DType::Int32:
       return f(std::int32_t{});
     case DType::Int64:
-      return f(std::int64_t{});
+      return f(int64_t{});
     case DType::Boolean:
       return f(bool{});
     default:
@@ -70,14 +69,13 @@ Row conversion(DType from, DType to) {
   });
 }
 
-constexpr std::int64_t kTile =
+constexpr int64_t kTile =
     16;  // of 4-byte items: a cache line on both sides, so strides of a power of two do no harm
 
 /// y[j * ys + i] = x[i * xs + j] for i < n, j < m.
 template <class T>
-void transpose_tile(const T* x, std::int64_t xs, T* y, std::int64_t ys, std::int64_t n,
-                    std::int64_t m) {
-  std::int64_t i = 0;
+void transpose_tile(const T* x, int64_t xs, T* y, int64_t ys, int64_t n, int64_t m) {
+  int64_t i = 0;
   if constexpr (sizeof(T) == 4) {
     typedef T Quad __attribute__((vector_size(16)));
     auto load = [](const T* p) {
@@ -86,7 +84,7 @@ void transpose_tile(const T* x, std::int64_t xs, T* y, std::int64_t ys, std::int
       return v;
     };
     for (; i + 4 <= n; i += 4) {
-      std::int64_t j = 0;
+      int64_t j = 0;
       for (; j + 4 <= m; j += 4) {
         const T* p = x + i * xs + j;
         const Quad a = load(p), b = load(p + xs), c = load(p + 2 * xs), d = load(p + 3 * xs);
@@ -105,7 +103,7 @@ void transpose_tile(const T* x, std::int64_t xs, T* y, std::int64_t ys, std::int
     }
   }
   for (; i < n; ++i)
-    for (std::int64_t j = 0; j < m; ++j) y[j * ys + i] = x[i * xs + j];
+    for (int64_t j = 0; j < m; ++j) y[j * ys + i] = x[i * xs + j];
 }
 
 /// y's last dimension has unit stride, x's dimension d has. Work is split by tiles of (d, last)
@@ -113,24 +111,23 @@ void transpose_tile(const T* x, std::int64_t xs, T* y, std::int64_t ys, std::int
 template <class T>
 void transposed_copy(const Loop& l, int d, const T* x, T* y) {
   const int last = l.ndim - 1;
-  const std::int64_t m = l.size[d], n = l.size[last], xs = l.stride[1][last], ys = l.stride[0][d];
-  const std::int64_t bands = ceil_div(m, kTile);
+  const int64_t m = l.size[d], n = l.size[last], xs = l.stride[1][last], ys = l.stride[0][d];
+  const int64_t bands = ceil_div(m, kTile);
   Loop outer = l;  // the loop with d and last held at 0
   outer.size[d] = outer.size[last] = 1;
-  const std::int64_t others = l.total / (m * n),
-                     grain = std::max<std::int64_t>(1, kGrain / (kTile * n));
-  parallel_for(others * bands, grain, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t u = begin; u < end; ++u) {
-      const std::int64_t j = u % bands * kTile, tall = std::min(kTile, m - j);
+  const int64_t others = l.total / (m * n), grain = std::max<int64_t>(1, kGrain / (kTile * n));
+  parallel_for(others * bands, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t u = begin; u < end; ++u) {
+      const int64_t j = u % bands * kTile, tall = std::min(kTile, m - j);
       const T* from = x + outer.offset(1, u / bands) + j;
       T* to = y + outer.offset(0, u / bands) + j * ys;
-      for (std::int64_t i = 0; i < n; i += kTile)
+      for (int64_t i = 0; i < n; i += kTile)
         transpose_tile(from + i * xs, xs, to + i, ys, std::min(kTile, n - i), tall);
     }
   });
 }
 
-bool transposed(const Loop& l, std::int64_t item, const void* x, void* y) {
+bool transposed(const Loop& l, int64_t item, const void* x, void* y) {
   const int last = l.ndim - 1;
   if (l.stride[0][last] != 1 || l.stride[1][last] == 1 || l.stride[1][last] == 0 ||
       l.size[last] < 4)
@@ -156,8 +153,8 @@ bool transposed(const Loop& l, std::int64_t item, const void* x, void* y) {
   return false;
 }
 
-void copy_bytes(const void* x, void* y, std::int64_t bytes) {
-  parallel_for(bytes, kGrain * 4, [&](std::int64_t begin, std::int64_t end) {
+void copy_bytes(const void* x, void* y, int64_t bytes) {
+  parallel_for(bytes, kGrain * 4, [&](int64_t begin, int64_t end) {
     std::memcpy(static_cast<char*>(y) + begin, static_cast<const char*>(x) + begin,
                 static_cast<std::size_t>(end - begin));
   });
@@ -170,7 +167,7 @@ Status copy_cpu(const KernelContext&, const TensorIn& x, const TensorOut& y) {
   return abi::ok();
 }
 Status fill_cpu(const KernelContext&, double value, const TensorOut& y) {
-  const std::int64_t total = y.numel(), item = item_size(y.dtype);
+  const int64_t total = y.numel(), item = item_size(y.dtype);
   if (total == 0) return abi::ok();
   Loop loop;
   loop.make({&y});
@@ -182,16 +179,15 @@ Status fill_cpu(const KernelContext&, double value, const TensorOut& y) {
       v = T(static_cast<float>(value));
     else
       v = convert<T>(value);
-    parallel_for(total, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(total, kGrain, [&](int64_t begin, int64_t end) {
       if (dense) {
         std::fill(y.as<T>() + begin, y.as<T>() + end, v);
         return;
       }
       T block[256];
-      std::fill_n(block, std::min<std::int64_t>(256, end - begin), v);
+      std::fill_n(block, std::min<int64_t>(256, end - begin), v);
       for (; begin < end; begin += 256)
-        scatter(loop, 0, item, block, begin, std::min<std::int64_t>(256, end - begin),
-                y.as<void>());
+        scatter(loop, 0, item, block, begin, std::min<int64_t>(256, end - begin), y.as<void>());
     });
   });
   return abi::ok();
@@ -200,7 +196,7 @@ Status fill_cpu(const KernelContext&, double value, const TensorOut& y) {
 }  // namespace
 
 void copy_values(const TensorIn& x, const TensorOut& y) {
-  const std::int64_t total = y.numel(), item = item_size(y.dtype);
+  const int64_t total = y.numel(), item = item_size(y.dtype);
   if (total == 0) return;
   if (x.dtype != y.dtype) {
     map(conversion(x.dtype, y.dtype), {}, y, {&x});
@@ -217,15 +213,15 @@ void copy_values(const TensorIn& x, const TensorOut& y) {
     copy_bytes(x.data, y.as<void>(), total * item);
   } else if (transposed(loop, item, x.data, y.as<void>())) {
   } else {
-    parallel_for(total, kGrain, [&](std::int64_t begin, std::int64_t end) {
+    parallel_for(total, kGrain, [&](int64_t begin, int64_t end) {
       if (y_dense)
         return gather(loop, 1, item, x.data, begin, end - begin, y.as<char>() + begin * item);
       if (x_dense)
         return scatter(loop, 0, item, x.as<char>() + begin * item, begin, end - begin,
                        y.as<void>());
       alignas(64) char block[4096];
-      for (const std::int64_t most = 4096 / item; begin < end; begin += most) {
-        const std::int64_t n = std::min(most, end - begin);
+      for (const int64_t most = 4096 / item; begin < end; begin += most) {
+        const int64_t n = std::min(most, end - begin);
         gather(loop, 1, item, x.data, begin, n, block);
         scatter(loop, 0, item, block, begin, n, y.as<void>());
       }
@@ -236,12 +232,12 @@ void copy_values(const TensorIn& x, const TensorOut& y) {
 Packed::Packed(const TensorIn& x, DType to) {
   static_cast<TensorIn&>(tensor) = x;
   tensor.dtype = to;
-  std::int64_t n = 1;
+  int64_t n = 1;
   for (int i = x.ndim - 1; i >= 0; --i) {
     tensor.strides[i] = n;
     n *= x.sizes[i];
   }
-  memory.reset(new char[static_cast<std::size_t>(std::max<std::int64_t>(1, n * item_size(to)))]);
+  memory.reset(new char[static_cast<std::size_t>(std::max<int64_t>(1, n * item_size(to)))]);
   tensor.data = memory.get();
   copy_values(x, tensor);
 }

@@ -54,8 +54,8 @@ HWY_INLINE VecOf<D> gelu_tanh_slope(D d, VecOf<D> unbounded) {
 
 template <class T, class F>
 Row vector_row(F) {
-  return [](const RowArgs&, void* y, const void* const* in, const std::int64_t* step,
-            std::int64_t n) HWY_ATTR { row2<T>(y, in, step, n, F()); };
+  return [](const RowArgs&, void* y, const void* const* in, const int64_t* step, int64_t n)
+             HWY_ATTR { row2<T>(y, in, step, n, F()); };
 }
 #define GRAD(OP, EXPR)                                         \
   case UnaryGrad::OP:                                          \
@@ -90,14 +90,13 @@ Row grad_row(UnaryGrad op) {
 /// A factor of integers, converted as by copy: truncated, saturated, 0 for NaN.
 std::uint64_t whole(double v) {
   if (v != v) return 0;
-  if (v >= 0x1p63) return static_cast<std::uint64_t>(std::numeric_limits<std::int64_t>::max());
-  return static_cast<std::uint64_t>(v <= -0x1p63 ? std::numeric_limits<std::int64_t>::min()
-                                                 : static_cast<std::int64_t>(v));
+  if (v >= 0x1p63) return static_cast<std::uint64_t>(std::numeric_limits<int64_t>::max());
+  return static_cast<std::uint64_t>(v <= -0x1p63 ? std::numeric_limits<int64_t>::min()
+                                                 : static_cast<int64_t>(v));
 }
 
 template <class T>
-void affine(const RowArgs& args, void* y, const void* const* in, const std::int64_t* step,
-            std::int64_t n) {
+void affine(const RowArgs& args, void* y, const void* const* in, const int64_t* step, int64_t n) {
   if constexpr (std::is_floating_point_v<T>) {
     const T a = static_cast<T>(args.a), b = static_cast<T>(args.b);
     if (b == 0)
@@ -115,8 +114,8 @@ void affine(const RowArgs& args, void* y, const void* const* in, const std::int6
   }
 }
 template <class T>
-void axpy_values(const RowArgs& args, void* y, const void* const* in, const std::int64_t* step,
-                 std::int64_t n) {
+void axpy_values(const RowArgs& args, void* y, const void* const* in, const int64_t* step,
+                 int64_t n) {
   if constexpr (std::is_floating_point_v<T>) {
     const T a = static_cast<T>(args.a);
     if (a == 1)
@@ -132,8 +131,8 @@ void axpy_values(const RowArgs& args, void* y, const void* const* in, const std:
   }
 }
 template <class T>
-void clamp_values(const RowArgs& args, void* y, const void* const* in, const std::int64_t* step,
-                  std::int64_t n) {
+void clamp_values(const RowArgs& args, void* y, const void* const* in, const int64_t* step,
+                  int64_t n) {
   if constexpr (std::is_floating_point_v<T>) {
     const T lo = static_cast<T>(args.a), hi = static_cast<T>(args.b);
     row1<T>(y, in, step, n, [lo, hi](auto d, auto x) HWY_ATTR {
@@ -153,28 +152,27 @@ void clamp_values(const RowArgs& args, void* y, const void* const* in, const std
   }
 }
 template <class T>
-void select(const RowArgs&, void* y, const void* const* in, const std::int64_t* step,
-            std::int64_t n) {
+void select(const RowArgs&, void* y, const void* const* in, const int64_t* step, int64_t n) {
   const auto* c = static_cast<const std::uint8_t*>(in[0]);
   T* q = static_cast<T*>(y);
   if (!step[0]) {  // one condition for the row
-    const std::int64_t s = *c ? step[1] : step[2];
+    const int64_t s = *c ? step[1] : step[2];
     const T* from = static_cast<const T*>(*c ? in[1] : in[2]);
     if (s)
       std::memmove(q, from, static_cast<std::size_t>(n) * sizeof(T));
     else
-      for (std::int64_t i = 0; i < n; ++i) q[i] = *from;
+      for (int64_t i = 0; i < n; ++i) q[i] = *from;
     return;
   }
   const T *a = static_cast<const T*>(in[1]), *b = static_cast<const T*>(in[2]);
   auto each = [=](auto at_a, auto at_b) HWY_ATTR {
-    for (std::int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n; ++i) {
       const T u = at_a(i), v = at_b(i);
       q[i] = c[i] ? u : v;
     }
   };
-  auto unit = [](const T* p) HWY_ATTR { return [p](std::int64_t i) HWY_ATTR { return p[i]; }; };
-  auto same = [](const T* p) HWY_ATTR { return [v = *p](std::int64_t) HWY_ATTR { return v; }; };
+  auto unit = [](const T* p) HWY_ATTR { return [p](int64_t i) HWY_ATTR { return p[i]; }; };
+  auto same = [](const T* p) HWY_ATTR { return [v = *p](int64_t) HWY_ATTR { return v; }; };
   if (step[1] && step[2])
     each(unit(a), unit(b));
   else if (step[1])
@@ -198,7 +196,7 @@ void select(const RowArgs&, void* y, const void* const* in, const std::int64_t* 
     case DType::Int32:          \
       return &FN<std::int32_t>; \
     case DType::Int64:          \
-      return &FN<std::int64_t>; \
+      return &FN<int64_t>;      \
     default:                    \
       return nullptr;           \
   }

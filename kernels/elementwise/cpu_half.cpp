@@ -15,19 +15,19 @@ namespace hn = hwy::HWY_NAMESPACE;
 
 #if HWY_TARGET == HWY_AVX2 || HWY_TARGET == HWY_AVX3
 template <class F>
-HWY_INLINE void in_vectors(std::int64_t n, F&& f, std::int64_t& done) {
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(hn::ScalableTag<float>()));
+HWY_INLINE void in_vectors(int64_t n, F&& f, int64_t& done) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(hn::ScalableTag<float>()));
   for (done = 0; done + lanes <= n; done += lanes) f(done);
 }
 #endif
 
-void widen_row(DType from, const void* x, float* y, std::int64_t n) {
-  std::int64_t i = 0;
+void widen_row(DType from, const void* x, float* y, int64_t n) {
+  int64_t i = 0;
   if (from == DType::BFloat16) {
     const auto* p = static_cast<const std::uint16_t*>(x);
     const hn::ScalableTag<std::uint32_t> du;
     const hn::Rebind<std::uint16_t, decltype(du)> d16;
-    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(du));
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(du));
     for (; i + lanes <= n; i += lanes)
       hn::StoreU(hn::ShiftLeft<16>(hn::PromoteTo(du, hn::LoadU(d16, p + i))), du,
                  reinterpret_cast<std::uint32_t*>(y) + i);
@@ -39,7 +39,7 @@ void widen_row(DType from, const void* x, float* y, std::int64_t n) {
   const hn::Rebind<hwy::float16_t, decltype(d)> d16;
   in_vectors(
       n,
-      [&](std::int64_t k) {
+      [&](int64_t k) {
         hn::StoreU(hn::PromoteTo(d, hn::LoadU(d16, static_cast<const hwy::float16_t*>(x) + k)), d,
                    y + k);
       },
@@ -48,8 +48,8 @@ void widen_row(DType from, const void* x, float* y, std::int64_t n) {
   for (; i < n; ++i) y[i] = static_cast<const float16*>(x)[i];
 }
 
-void narrow_row(DType to, const float* x, void* y, std::int64_t n) {
-  std::int64_t i = 0;
+void narrow_row(DType to, const float* x, void* y, int64_t n) {
+  int64_t i = 0;
   if (to == DType::BFloat16) {  // simple enough for the compiler to vectorise
     auto* q = static_cast<std::uint16_t*>(y);
     const auto* p = reinterpret_cast<const std::uint32_t*>(x);
@@ -66,7 +66,7 @@ void narrow_row(DType to, const float* x, void* y, std::int64_t n) {
   const hn::Rebind<hwy::float16_t, decltype(d)> d16;
   in_vectors(
       n,
-      [&](std::int64_t k) {
+      [&](int64_t k) {
         hn::StoreU(hn::DemoteTo(d16, hn::LoadU(d, x + k)), d16,
                    static_cast<hwy::float16_t*>(y) + k);
       },
@@ -84,10 +84,10 @@ namespace dropin::kernels {
 HWY_EXPORT(widen_row);
 HWY_EXPORT(narrow_row);
 
-void widen(DType from, const void* x, float* y, std::int64_t n) {
+void widen(DType from, const void* x, float* y, int64_t n) {
   HWY_DYNAMIC_DISPATCH(widen_row)(from, x, y, n);
 }
-void narrow(DType to, const float* x, void* y, std::int64_t n) {
+void narrow(DType to, const float* x, void* y, int64_t n) {
   HWY_DYNAMIC_DISPATCH(narrow_row)(to, x, y, n);
 }
 

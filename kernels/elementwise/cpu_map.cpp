@@ -10,25 +10,25 @@
 namespace dropin::kernels {
 namespace {
 
-constexpr std::int64_t kBlock = 512;   // elements of a stack block: 4 KiB of f64 per operand
-constexpr std::int64_t kLongRow = 64;  // below it, the call per row costs more than gathering
+constexpr int64_t kBlock = 512;   // elements of a stack block: 4 KiB of f64 per operand
+constexpr int64_t kLongRow = 64;  // below it, the call per row costs more than gathering
 
 /// Calls f(dimension sizes consumed...) for runs of the innermost dimension that cover [begin,
 /// begin + n).
 template <class F>
-void for_runs(const Loop& l, std::int64_t begin, std::int64_t n, F&& f) {
+void for_runs(const Loop& l, int64_t begin, int64_t n, F&& f) {
   const int last = l.ndim - 1;
-  std::int64_t index[abi::kMaxDims];
-  std::int64_t rest = begin;
+  int64_t index[abi::kMaxDims];
+  int64_t rest = begin;
   for (int i = last; i >= 0; --i) {
     index[i] = rest % l.size[i];
     rest /= l.size[i];
   }
-  std::int64_t offset[Loop::kMaxOperands] = {};
+  int64_t offset[Loop::kMaxOperands] = {};
   for (int k = 0; k < l.operands; ++k)
     for (int i = 0; i <= last; ++i) offset[k] += index[i] * l.stride[k][i];
-  for (std::int64_t done = 0; done < n;) {
-    const std::int64_t run = std::min(l.size[last] - index[last], n - done);
+  for (int64_t done = 0; done < n;) {
+    const int64_t run = std::min(l.size[last] - index[last], n - done);
     f(offset, done, run);
     done += run;
     if (done == n) return;
@@ -44,7 +44,7 @@ void for_runs(const Loop& l, std::int64_t begin, std::int64_t n, F&& f) {
 }
 
 template <class F>
-void with_item(std::int64_t item, F&& f) {
+void with_item(int64_t item, F&& f) {
   switch (item) {
     case 1:
       return f(std::uint8_t{});
@@ -59,11 +59,11 @@ void with_item(std::int64_t item, F&& f) {
 
 /// q[i] = p[(phase + i) % period]
 template <class T>
-void repeat(const T* p, std::int64_t period, std::int64_t phase, T* q, std::int64_t n) {
-  const std::int64_t first = std::min(n, period), wrap = std::min(first, period - phase);
+void repeat(const T* p, int64_t period, int64_t phase, T* q, int64_t n) {
+  const int64_t first = std::min(n, period), wrap = std::min(first, period - phase);
   std::copy_n(p + phase, wrap, q);
   std::copy_n(p, first - wrap, q + wrap);
-  for (std::int64_t done = first; done < n; done *= 2)
+  for (int64_t done = first; done < n; done *= 2)
     std::memcpy(q + done, q, static_cast<std::size_t>(std::min(done, n - done)) * sizeof(T));
 }
 
@@ -80,19 +80,19 @@ Loop only(const Loop& l, int operand) {
 
 struct Operand {
   char* data;
-  std::int64_t item;
+  int64_t item;
   DType half;  // BFloat16 or Float16, else Float32
   bool dense, constant;
 };
 
 void map_blocks(Row row, const RowArgs& args, const Loop& loop, const Operand* operand,
-                std::int64_t begin, std::int64_t end) {
+                int64_t begin, int64_t end) {
   alignas(64) char raw[Loop::kMaxOperands][kBlock * 8];
   alignas(64) float wide[Loop::kMaxOperands][kBlock];
   const void* in[Loop::kMaxOperands];
-  std::int64_t step[Loop::kMaxOperands];
-  for (std::int64_t i = begin; i < end; i += kBlock) {
-    const std::int64_t n = std::min(kBlock, end - i);
+  int64_t step[Loop::kMaxOperands];
+  for (int64_t i = begin; i < end; i += kBlock) {
+    const int64_t n = std::min(kBlock, end - i);
     for (int k = 1; k < loop.operands; ++k) {
       const Operand& o = operand[k];
       step[k - 1] = !o.constant;
@@ -125,7 +125,7 @@ void map_blocks(Row row, const RowArgs& args, const Loop& loop, const Operand* o
 /// Does the operand run across the loop's order (a transposed matrix)? Gathering would then touch a
 /// cache line per element.
 bool crosses(const Loop& l, int operand) {
-  const std::int64_t* s = l.stride[operand];
+  const int64_t* s = l.stride[operand];
   return s[l.ndim - 1] > 1 && l.size[l.ndim - 1] >= 4 &&
          std::find(s, s + l.ndim - 1, 1) != s + l.ndim - 1;
 }
@@ -163,7 +163,7 @@ void Loop::make(std::initializer_list<const abi::TensorIn*> tensors) {
   int kept = 0;
   for (int i = 0; i < ndim; ++i) {
     const int from = order[i];
-    const std::int64_t n = t[0]->sizes[from];
+    const int64_t n = t[0]->sizes[from];
     bool merge = kept > 0;
     for (int k = 0; merge && k < operands; ++k)
       merge = stride[k][kept - 1] == t[k]->strides[from] * n;
@@ -182,7 +182,7 @@ void Loop::make(std::initializer_list<const abi::TensorIn*> tensors) {
 }
 
 bool Loop::dense(int k) const {
-  std::int64_t expect = 1;
+  int64_t expect = 1;
   for (int i = ndim - 1; i >= 0; --i) {
     if (stride[k][i] != expect) return false;
     expect *= size[i];
@@ -196,8 +196,8 @@ bool Loop::constant(int k) const {
   return true;
 }
 
-std::int64_t Loop::offset(int k, std::int64_t flat) const {
-  std::int64_t at = 0;
+int64_t Loop::offset(int k, int64_t flat) const {
+  int64_t at = 0;
   for (int i = ndim - 1; i >= 0; --i) {
     at += flat % size[i] * stride[k][i];
     flat /= size[i];
@@ -205,18 +205,18 @@ std::int64_t Loop::offset(int k, std::int64_t flat) const {
   return at;
 }
 
-void gather(const Loop& loop, int operand, std::int64_t item, const void* from, std::int64_t begin,
-            std::int64_t n, void* block) {
+void gather(const Loop& loop, int operand, int64_t item, const void* from, int64_t begin, int64_t n,
+            void* block) {
   const Loop l = only(loop, operand);
-  const std::int64_t s = l.stride[0][l.ndim - 1], period = l.size[l.ndim - 1];
+  const int64_t s = l.stride[0][l.ndim - 1], period = l.size[l.ndim - 1];
   const bool repeats =
       s == 1 && period < n &&
-      std::all_of(l.stride[0], l.stride[0] + l.ndim - 1, [](std::int64_t v) { return v == 0; });
+      std::all_of(l.stride[0], l.stride[0] + l.ndim - 1, [](int64_t v) { return v == 0; });
   with_item(item, [&](auto zero) {
     using T = decltype(zero);
     if (repeats)
       return repeat(static_cast<const T*>(from), period, begin % period, static_cast<T*>(block), n);
-    for_runs(l, begin, n, [&](const std::int64_t* offset, std::int64_t done, std::int64_t run) {
+    for_runs(l, begin, n, [&](const int64_t* offset, int64_t done, int64_t run) {
       const T* p = static_cast<const T*>(from) + offset[0];
       T* q = static_cast<T*>(block) + done;
       if (s == 1)
@@ -224,31 +224,31 @@ void gather(const Loop& loop, int operand, std::int64_t item, const void* from, 
       else if (s == 0)
         std::fill_n(q, run, *p);
       else
-        for (std::int64_t i = 0; i < run; ++i) q[i] = p[i * s];
+        for (int64_t i = 0; i < run; ++i) q[i] = p[i * s];
     });
   });
 }
 
-void scatter(const Loop& loop, int operand, std::int64_t item, const void* block,
-             std::int64_t begin, std::int64_t n, void* to) {
+void scatter(const Loop& loop, int operand, int64_t item, const void* block, int64_t begin,
+             int64_t n, void* to) {
   const Loop l = only(loop, operand);
-  const std::int64_t s = l.stride[0][l.ndim - 1];
+  const int64_t s = l.stride[0][l.ndim - 1];
   with_item(item, [&](auto zero) {
     using T = decltype(zero);
-    for_runs(l, begin, n, [&](const std::int64_t* offset, std::int64_t done, std::int64_t run) {
+    for_runs(l, begin, n, [&](const int64_t* offset, int64_t done, int64_t run) {
       T* p = static_cast<T*>(to) + offset[0];
       const T* q = static_cast<const T*>(block) + done;
       if (s == 1)
         std::memcpy(p, q, run * sizeof(T));
       else
-        for (std::int64_t i = 0; i < run; ++i) p[i * s] = q[i];
+        for (int64_t i = 0; i < run; ++i) p[i * s] = q[i];
     });
   });
 }
 
 void map(Row row, const RowArgs& args, const abi::TensorOut& y,
          std::initializer_list<const abi::TensorIn*> in) {
-  const std::int64_t total = y.numel();
+  const int64_t total = y.numel();
   if (total == 0) return;
   // Nearly every call: dense operands of one size, in float.
   bool plain = y.contiguous() && !is_half(y.dtype);
@@ -260,9 +260,9 @@ void map(Row row, const RowArgs& args, const abi::TensorOut& y,
   for (const abi::TensorIn* t : in)
     operand[k++] = {const_cast<char*>(t->as<char>()), item_size(t->dtype), t->dtype, true, false};
   if (plain) {
-    auto dense = [&](std::int64_t begin, std::int64_t end) {
+    auto dense = [&](int64_t begin, int64_t end) {
       const void* p[Loop::kMaxOperands];
-      const std::int64_t step[Loop::kMaxOperands] = {1, 1, 1, 1};
+      const int64_t step[Loop::kMaxOperands] = {1, 1, 1, 1};
       for (int j = 1; j < operands; ++j) p[j - 1] = operand[j].data + begin * operand[j].item;
       row(args, operand[0].data + begin * operand[0].item, p, step, end - begin);
     };
@@ -303,20 +303,18 @@ void map(Row row, const RowArgs& args, const abi::TensorOut& y,
   for (int j = 0; j < operands; ++j) {
     operand[j].dense = loop.dense(j);
     operand[j].constant = j > 0 && loop.constant(j);
-    const std::int64_t s = loop.stride[j][last];
+    const int64_t s = loop.stride[j][last];
     rows = rows && !is_half(operand[j].half) && (s == 1 || (s == 0 && j > 0));
   }
-  parallel_for(total, kGrain, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(total, kGrain, [&](int64_t begin, int64_t end) {
     if (!rows) return map_blocks(row, args, loop, operand, begin, end);
-    std::int64_t step[Loop::kMaxOperands];
+    int64_t step[Loop::kMaxOperands];
     for (int j = 1; j < operands; ++j) step[j - 1] = loop.stride[j][last];
-    for_runs(loop, begin, end - begin,
-             [&](const std::int64_t* offset, std::int64_t, std::int64_t run) {
-               const void* p[Loop::kMaxOperands];
-               for (int j = 1; j < operands; ++j)
-                 p[j - 1] = operand[j].data + offset[j] * operand[j].item;
-               row(args, operand[0].data + offset[0] * operand[0].item, p, step, run);
-             });
+    for_runs(loop, begin, end - begin, [&](const int64_t* offset, int64_t, int64_t run) {
+      const void* p[Loop::kMaxOperands];
+      for (int j = 1; j < operands; ++j) p[j - 1] = operand[j].data + offset[j] * operand[j].item;
+      row(args, operand[0].data + offset[0] * operand[0].item, p, step, run);
+    });
   });
 }
 

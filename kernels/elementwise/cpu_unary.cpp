@@ -13,13 +13,13 @@ namespace {
 
 template <class T, class F>
 Row vector_row(F) {
-  return [](const RowArgs&, void* y, const void* const* in, const std::int64_t* step,
-            std::int64_t n) HWY_ATTR { row1<T>(y, in, step, n, F()); };
+  return [](const RowArgs&, void* y, const void* const* in, const int64_t* step, int64_t n)
+             HWY_ATTR { row1<T>(y, in, step, n, F()); };
 }
 template <class T, class R, class F>
 Row scalar_row(F) {
-  return [](const RowArgs&, void* y, const void* const* in, const std::int64_t* step,
-            std::int64_t n) HWY_ATTR { loop1<T, R>(y, in, step, n, F()); };
+  return [](const RowArgs&, void* y, const void* const* in, const int64_t* step, int64_t n)
+             HWY_ATTR { loop1<T, R>(y, in, step, n, F()); };
 }
 
 template <class D>
@@ -130,7 +130,7 @@ Row unary_row_simd(Unary op, DType t) {
     case DType::Int32:
       return int_row<std::int32_t>(op);
     case DType::Int64:
-      return int_row<std::int64_t>(op);
+      return int_row<int64_t>(op);
     case DType::Boolean:
       return bool_row(op);
     default:

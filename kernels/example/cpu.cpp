@@ -17,14 +17,14 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-void scaled_sum(const float* x, const float* z, float a, float b, float* y, std::int64_t n) {
+void scaled_sum(const float* x, const float* z, float a, float b, float* y, int64_t n) {
   const Tag<float> d;
-  const auto lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const auto lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto va = hn::Set(d, a), vb = hn::Set(d, b);
-  auto at = [&](std::int64_t i) HWY_ATTR {
+  auto at = [&](int64_t i) HWY_ATTR {
     return hn::MulAdd(va, hn::LoadU(d, x + i), hn::Mul(vb, hn::LoadU(d, z + i)));
   };
-  std::int64_t i = 0;
+  int64_t i = 0;
   for (; i + 2 * lanes <= n; i += 2 * lanes) {
     const auto first = at(i), second = at(i + lanes);
     hn::StoreU(first, d, y + i);
@@ -56,7 +56,7 @@ abi::Status scaled_sum_cpu(const abi::KernelContext&, const ExampleInputs& in,
   if (!fits(in.x, y) || !fits(in.z, y) || !fits(y, y))
     return abi::unsupported("example_scaled_sum: x, z and y must be contiguous float32 and alike");
   const auto run = &HWY_DYNAMIC_DISPATCH(scaled_sum);  // chosen once, not per stretch
-  parallel_for(y.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(y.numel(), kGrain, [&](int64_t begin, int64_t end) {
     run(in.x.as<float>() + begin, in.z.as<float>() + begin, static_cast<float>(in.a),
         static_cast<float>(in.b), y.as<float>() + begin, end - begin);
   });

@@ -18,7 +18,7 @@
 #ifndef DROPIN_FEWBIT_PACKING_
 #define DROPIN_FEWBIT_PACKING_
 namespace dropin::kernels {
-constexpr std::int64_t kFewBitChunk = 1024;  // elements; a multiple of 8
+constexpr int64_t kFewBitChunk = 1024;  // elements; a multiple of 8
 
 template <class F>
 auto with_bits(int bits, F f) {
@@ -111,9 +111,9 @@ HWY_INLINE VecOf<D> value(D d, VecOf<D> x, double a, double b) {
 }
 
 template <class T>
-using ValueRow = void (*)(const T* x, T* y, std::int64_t n, double a, double b);
+using ValueRow = void (*)(const T* x, T* y, int64_t n, double a, double b);
 template <class T, FewBitFunction kF>
-void value_row(const T* x, T* y, std::int64_t n, double a, double b) {
+void value_row(const T* x, T* y, int64_t n, double a, double b) {
   const Tag<T> d;
   each<T>(0, n, [&](auto at) HWY_ATTR { at.store(d, value<kF>(d, at.load(d, x), a, b), y); });
 }
@@ -164,18 +164,18 @@ HWY_INLINE void write_codes(hn::Vec<hn::Rebind<I, Tag<T>>> v, std::uint8_t* code
 }
 /// The vector at x + i, zeros beyond n.
 template <class T>
-HWY_INLINE VecOf<Tag<T>> load_within(const T* x, std::int64_t i, std::int64_t n) {
+HWY_INLINE VecOf<Tag<T>> load_within(const T* x, int64_t i, int64_t n) {
   const Tag<T> d;
-  return i + static_cast<std::int64_t>(hn::Lanes(d)) <= n
+  return i + static_cast<int64_t>(hn::Lanes(d)) <= n
              ? hn::LoadU(d, x + i)
              : load_first(d, x + i, static_cast<std::size_t>(n - i));
 }
 
 /// Codes by more borders than a few comparisons: tables of the user's.
 template <class T>
-void codes_by_search(const FewBitForward& a, const T* x, std::int64_t n, const T* borders,
-                     std::int64_t count, std::uint8_t* codes) {
-  for (std::int64_t i = 0; i < n; ++i) {
+void codes_by_search(const FewBitForward& a, const T* x, int64_t n, const T* borders, int64_t count,
+                     std::uint8_t* codes) {
+  for (int64_t i = 0; i < n; ++i) {
     const T scaled = x[i] * static_cast<T>(a.scale),
             v = a.split == FewBitSplit::Folded ? std::abs(scaled) : scaled;
     codes[i] = static_cast<std::uint8_t>(
@@ -185,16 +185,16 @@ void codes_by_search(const FewBitForward& a, const T* x, std::int64_t n, const T
 
 /// Codes by comparing with each border.
 template <class T>
-void codes_by_borders(const FewBitForward& a, const T* x, std::int64_t n, const T* borders,
-                      std::int64_t count, std::uint8_t* codes) {
+void codes_by_borders(const FewBitForward& a, const T* x, int64_t n, const T* borders,
+                      int64_t count, std::uint8_t* codes) {
   const Tag<T> d;
   using I = hwy::MakeSigned<T>;
   const hn::Rebind<I, Tag<T>> di;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const bool fold = a.split == FewBitSplit::Folded;
   const auto scale = hn::Set(d, static_cast<T>(a.scale));
   const auto all = hn::Set(di, static_cast<I>(count));
-  std::int64_t i = 0;
+  int64_t i = 0;
   constexpr int kVectors = 4;  // share the loads of the borders
   for (; i + kVectors * lanes <= n; i += kVectors * lanes) {
     VecOf<Tag<T>> v[kVectors];
@@ -206,7 +206,7 @@ void codes_by_borders(const FewBitForward& a, const T* x, std::int64_t n, const 
       if (fold) v[j] = hn::Abs(v[j]);
       code[j] = all;
     }
-    for (std::int64_t k = 0; k < count; ++k) {
+    for (int64_t k = 0; k < count; ++k) {
       const auto border = hn::Set(d, borders[k]);
 #pragma GCC unroll 4
       for (int j = 0; j < kVectors; ++j)
@@ -219,7 +219,7 @@ void codes_by_borders(const FewBitForward& a, const T* x, std::int64_t n, const 
     auto v = hn::Mul(load_within(x, i, n), scale);
     if (fold) v = hn::Abs(v);
     auto code = all;
-    for (std::int64_t k = 0; k < count; ++k)
+    for (int64_t k = 0; k < count; ++k)
       code =
           hn::Add(code, hn::VecFromMask(di, hn::RebindMask(di, hn::Le(v, hn::Set(d, borders[k])))));
     write_codes<T>(code, codes + i);
@@ -228,12 +228,12 @@ void codes_by_borders(const FewBitForward& a, const T* x, std::int64_t n, const 
 
 /// The one bit of exact functions (the splits by lo and hi).
 template <class T>
-void codes_by_split(const FewBitForward& a, const T* x, std::int64_t n, std::uint8_t* codes) {
+void codes_by_split(const FewBitForward& a, const T* x, int64_t n, std::uint8_t* codes) {
   const Tag<T> d;
   using I = hwy::MakeSigned<T>;
   const hn::Rebind<I, Tag<T>> di;
   const auto lo = hn::Set(d, static_cast<T>(a.lo)), hi = hn::Set(d, static_cast<T>(a.hi));
-  for (std::int64_t i = 0; i < n; i += static_cast<std::int64_t>(hn::Lanes(d))) {
+  for (int64_t i = 0; i < n; i += static_cast<int64_t>(hn::Lanes(d))) {
     const auto v = load_within(x, i, n);
     auto write = [&](auto outside) HWY_ATTR {  // 1 unless outside
       write_codes<T>(hn::Add(hn::VecFromMask(di, hn::RebindMask(di, outside)), hn::Set(di, I{1})),
@@ -258,8 +258,8 @@ void codes_by_split(const FewBitForward& a, const T* x, std::int64_t n, std::uin
 
 /// Codes of n <= kFewBitChunk values; writes whole vectors.
 template <class T>
-void code_row(const FewBitForward& a, const T* x, std::int64_t n, const T* borders,
-              std::int64_t count, std::uint8_t* codes) {
+void code_row(const FewBitForward& a, const T* x, int64_t n, const T* borders, int64_t count,
+              std::uint8_t* codes) {
   if (a.split != FewBitSplit::Borders && a.split != FewBitSplit::Folded)
     return codes_by_split(a, x, n, codes);
   return count > 31 ? codes_by_search(a, x, n, borders, count, codes)
@@ -273,7 +273,7 @@ constexpr bool kCodesInRegisters = true;
 
 /// Codes of `kBits` bits in the bytes of four vectors of 32 bits, side by side: 4 kBits bytes.
 template <int kBits>
-HWY_INLINE void pack_bytes(__m256i bytes, std::uint8_t* packed, std::int64_t room) {
+HWY_INLINE void pack_bytes(__m256i bytes, std::uint8_t* packed, int64_t room) {
   // Pairs, then fours, then eights are joined: each 64-bit lane ends as 8 kBits bits.
   const __m256i pairs =
       _mm256_maddubs_epi16(bytes, _mm256_set1_epi16(static_cast<short>(1 | 1 << (8 + kBits))));
@@ -290,8 +290,8 @@ HWY_INLINE void pack_bytes(__m256i bytes, std::uint8_t* packed, std::int64_t roo
 }
 
 template <int kBits, bool kScaled>
-void code_and_pack(const FewBitForward& a, const float* x, std::int64_t n, const float* borders,
-                   std::int64_t count, std::uint8_t* packed) {
+void code_and_pack(const FewBitForward& a, const float* x, int64_t n, const float* borders,
+                   int64_t count, std::uint8_t* packed) {
   constexpr int kLevels = 1 << kBits, kVectors = 4;
   alignas(64) float b[kLevels];
   for (int k = 0; k < kLevels; ++k) b[k] = k < count ? borders[k] : kInf<float>;
@@ -306,7 +306,7 @@ void code_and_pack(const FewBitForward& a, const float* x, std::int64_t n, const
       _mm256_setr_ps(b[8 % kLevels], b[9 % kLevels], b[10 % kLevels], b[11 % kLevels],
                      b[12 % kLevels], b[13 % kLevels], b[14 % kLevels], b[15 % kLevels]);
   const __m256 first = _mm256_set1_ps(b[kLevels / 2 - 1]);
-  for (std::int64_t i = 0; i < n; i += 8 * kVectors) {
+  for (int64_t i = 0; i < n; i += 8 * kVectors) {
     __m256 v[kVectors];
     __m256i code[kVectors];
 #pragma GCC unroll 4
@@ -342,12 +342,12 @@ void code_and_pack(const FewBitForward& a, const float* x, std::int64_t n, const
 }
 
 /// The one bit of exact functions (the splits by lo and hi), n a multiple of 32.
-void split_and_pack(const FewBitForward& a, const float* x, std::int64_t n, std::uint8_t* packed) {
+void split_and_pack(const FewBitForward& a, const float* x, int64_t n, std::uint8_t* packed) {
   const __m256 lo = _mm256_set1_ps(static_cast<float>(a.lo)),
                hi = _mm256_set1_ps(static_cast<float>(a.hi)),
                keep = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   auto each_group = [&](auto inside) HWY_ATTR {
-    for (std::int64_t i = 0; i < n; i += 32) {
+    for (int64_t i = 0; i < n; i += 32) {
       std::uint32_t w = 0;
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j)
@@ -374,23 +374,23 @@ void split_and_pack(const FewBitForward& a, const float* x, std::int64_t n, std:
 #else
 constexpr bool kCodesInRegisters = false;
 template <int kBits, bool kScaled>
-void code_and_pack(const FewBitForward&, const float*, std::int64_t, const float*, std::int64_t,
+void code_and_pack(const FewBitForward&, const float*, int64_t, const float*, int64_t,
                    std::uint8_t*) {}
-inline void split_and_pack(const FewBitForward&, const float*, std::int64_t, std::uint8_t*) {}
+inline void split_and_pack(const FewBitForward&, const float*, int64_t, std::uint8_t*) {}
 #endif
 
 template <class T>
-void forward(const FewBitForward& a, const T* x, const T* borders, std::int64_t count,
-             std::int64_t n, T* y, std::uint8_t* packed) {
+void forward(const FewBitForward& a, const T* x, const T* borders, int64_t count, int64_t n, T* y,
+             std::uint8_t* packed) {
   const ValueRow<T> values = value_row_of<T>(a.function);
   with_bits(a.bits, [&](auto bits) {
     constexpr int kBits = decltype(bits)::value;
     parallel_for(
         ceil_div(n, kFewBitChunk), kGrain / 4 / kFewBitChunk,
-        [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+        [&](int64_t begin, int64_t end) HWY_ATTR {
           alignas(64) std::uint8_t codes[kFewBitChunk + 64];
-          for (std::int64_t c = begin; c < end; ++c) {
-            const std::int64_t from = c * kFewBitChunk, size = std::min(kFewBitChunk, n - from);
+          for (int64_t c = begin; c < end; ++c) {
+            const int64_t from = c * kFewBitChunk, size = std::min(kFewBitChunk, n - from);
             bool coded = false;
             if constexpr (sizeof(T) == 4 && kBits <= 4 && kCodesInRegisters) {
               coded = packed && size % 32 == 0;
@@ -418,9 +418,9 @@ void forward(const FewBitForward& a, const T* x, const T* borders, std::int64_t 
 /// reads three bits of its index: below three, what stands above the code picks one of the same
 /// levels.
 template <int kBits>
-HWY_INLINE std::int64_t scale_by_levels(const std::uint8_t* bytes, const float* levels,
-                                        const float* in, std::int64_t n, float* out) {
-  std::int64_t i = 0;
+HWY_INLINE int64_t scale_by_levels(const std::uint8_t* bytes, const float* levels, const float* in,
+                                   int64_t n, float* out) {
+  int64_t i = 0;
 #if HWY_TARGET == HWY_AVX2
   alignas(32) float table[8], upper[8];
   for (int k = 0; k < 8; ++k)
@@ -445,27 +445,26 @@ HWY_INLINE std::int64_t scale_by_levels(const std::uint8_t* bytes, const float* 
 }
 
 template <class T>
-void backward(int bits_, const std::uint8_t* packed, const T* table, std::int64_t count, const T* g,
-              std::int64_t n, T* gx) {
+void backward(int bits_, const std::uint8_t* packed, const T* table, int64_t count, const T* g,
+              int64_t n, T* gx) {
   HWY_ALIGN T levels[256];
-  for (std::int64_t i = 0; i < 256; ++i) levels[i] = table[std::min(i, count - 1)];
+  for (int64_t i = 0; i < 256; ++i) levels[i] = table[std::min(i, count - 1)];
   with_bits(bits_, [&](auto bits) {
     constexpr int kBits = decltype(bits)::value;
     parallel_for(
-        ceil_div(n, kFewBitChunk), kGrain / kFewBitChunk,
-        [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+        ceil_div(n, kFewBitChunk), kGrain / kFewBitChunk, [&](int64_t begin, int64_t end) HWY_ATTR {
           const Tag<T> d;
-          const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+          const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
           alignas(64) std::uint8_t codes[kFewBitChunk];
-          for (std::int64_t c = begin; c < end; ++c) {
-            const std::int64_t from = c * kFewBitChunk, size = std::min(kFewBitChunk, n - from);
+          for (int64_t c = begin; c < end; ++c) {
+            const int64_t from = c * kFewBitChunk, size = std::min(kFewBitChunk, n - from);
             const T* in = g + from;
             T* out = gx + from;
-            std::int64_t i = 0;
+            int64_t i = 0;
             if constexpr (sizeof(T) == 4 && kBits <= 4 &&
                           kCodesInRegisters) {  // eight codes are in one 32-bit word
               const std::uint8_t* bytes = packed + from / 8 * kBits;
-              const std::int64_t safe =
+              const int64_t safe =
                   kBits == 4 ? size : size - 24;  // words of 4 bytes end within the chunk's
               i = scale_by_levels<kBits>(bytes, levels, in, safe, out);
             }
@@ -501,8 +500,8 @@ void backward(int bits_, const std::uint8_t* packed, const T* table, std::int64_
   });
 }
 
-void forward_any(const FewBitForward& a, DType t, const void* x, const void* borders,
-                 std::int64_t count, std::int64_t n, void* y, std::uint8_t* packed) {
+void forward_any(const FewBitForward& a, DType t, const void* x, const void* borders, int64_t count,
+                 int64_t n, void* y, std::uint8_t* packed) {
   if (t == DType::Float32)
     forward(a, static_cast<const float*>(x), static_cast<const float*>(borders), count, n,
             static_cast<float*>(y), packed);
@@ -510,8 +509,8 @@ void forward_any(const FewBitForward& a, DType t, const void* x, const void* bor
     forward(a, static_cast<const double*>(x), static_cast<const double*>(borders), count, n,
             static_cast<double*>(y), packed);
 }
-void backward_any(int bits, DType t, const std::uint8_t* packed, const void* levels,
-                  std::int64_t count, const void* g, std::int64_t n, void* gx) {
+void backward_any(int bits, DType t, const std::uint8_t* packed, const void* levels, int64_t count,
+                  const void* g, int64_t n, void* gx) {
   if (t == DType::Float32)
     backward(bits, packed, static_cast<const float*>(levels), count, static_cast<const float*>(g),
              n, static_cast<float*>(gx));
@@ -535,14 +534,14 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-bool is(const TensorIn& t, DType dtype, std::int64_t n) {
+bool is(const TensorIn& t, DType dtype, int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
-std::int64_t packed_bytes(std::int64_t n, int bits) { return ceil_div(n, 8) * bits; }
+int64_t packed_bytes(int64_t n, int bits) { return ceil_div(n, 8) * bits; }
 
 Status forward_cpu(const KernelContext&, const FewBitForward& a, const TensorIn& x,
                    const TensorIn& borders, const TensorOut& y, const TensorOut& packed) {
-  const std::int64_t n = x.numel(), count = borders.data ? borders.numel() : 0;
+  const int64_t n = x.numel(), count = borders.data ? borders.numel() : 0;
   if (x.dtype != DType::Float32 && x.dtype != DType::Float64)
     return abi::unsupported("needs float32 or float64");
   if (a.bits < 1 || a.bits > 8 || count >= (1 << a.bits))
@@ -559,7 +558,7 @@ Status forward_cpu(const KernelContext&, const FewBitForward& a, const TensorIn&
 
 Status backward_cpu(const KernelContext&, std::int32_t bits, const TensorIn& packed,
                     const TensorIn& levels, const TensorIn& g, const TensorOut& gx) {
-  const std::int64_t n = g.numel(), count = levels.numel();
+  const int64_t n = g.numel(), count = levels.numel();
   if (g.dtype != DType::Float32 && g.dtype != DType::Float64)
     return abi::unsupported("needs float32 or float64");
   if (bits < 1 || bits > 8 || count < 1 || count > (1 << bits))
@@ -576,13 +575,13 @@ Status backward_cpu(const KernelContext&, std::int32_t bits, const TensorIn& pac
 
 Status pack_cpu(const KernelContext&, const TensorIn& codes, std::int32_t bits,
                 const TensorOut& packed) {
-  const std::int64_t n = codes.numel();
+  const int64_t n = codes.numel();
   if (bits < 1 || bits > 8 || !is(codes, DType::UInt8, n) ||
       !is(packed, DType::UInt8, packed_bytes(n, bits)))
     return abi::failed("codes and packed must be contiguous uint8 of fitting sizes");
   const std::uint8_t* c = codes.as<std::uint8_t>();
   std::uint8_t all = 0;
-  for (std::int64_t i = 0; i < n; ++i) all |= c[i];
+  for (int64_t i = 0; i < n; ++i) all |= c[i];
   if (all >> bits) return abi::failed("a code does not fit the bits");
   with_bits(bits, [&](auto b) { pack_codes<decltype(b)::value>(c, n, packed.as<std::uint8_t>()); });
   return abi::ok();
@@ -590,7 +589,7 @@ Status pack_cpu(const KernelContext&, const TensorIn& codes, std::int32_t bits,
 
 Status unpack_cpu(const KernelContext&, const TensorIn& packed, std::int32_t bits,
                   const TensorOut& codes) {
-  const std::int64_t n = codes.numel(), whole = n / 8 * 8;
+  const int64_t n = codes.numel(), whole = n / 8 * 8;
   if (bits < 1 || bits > 8 || !is(codes, DType::UInt8, n) ||
       !is(packed, DType::UInt8, packed_bytes(n, bits)))
     return abi::failed("codes and packed must be contiguous uint8 of fitting sizes");

@@ -17,13 +17,13 @@
 namespace dropin::kernels {
 namespace {
 
-constexpr std::int64_t kBundle = 16;  // transforms side by side
-constexpr std::int64_t kLargestRadix = 13;
+constexpr int64_t kBundle = 16;  // transforms side by side
+constexpr int64_t kLargestRadix = 13;
 
-std::vector<std::int64_t> radices(std::int64_t n) {
-  std::vector<std::int64_t> r;
+std::vector<int64_t> radices(int64_t n) {
+  std::vector<int64_t> r;
   while (n % 4 == 0) r.push_back(4), n /= 4;
-  for (std::int64_t p : {2, 3, 5, 7, 11, 13})
+  for (int64_t p : {2, 3, 5, 7, 11, 13})
     while (n % p == 0) r.push_back(p), n /= p;
   if (n > 1) r.push_back(n);
   return r;
@@ -31,37 +31,37 @@ std::vector<std::int64_t> radices(std::int64_t n) {
 
 template <class T>
 struct Plan {
-  std::int64_t n = 0;
-  std::vector<std::int64_t> passes;
+  int64_t n = 0;
+  std::vector<int64_t> passes;
   std::vector<T> re, im;  // exp(-2 pi i k / n)
   // Bluestein: the chirp exp(-i pi t^2 / n) and the spectrum of its conjugate at length `padded`,
   // over padded
-  std::int64_t padded = 0;
+  int64_t padded = 0;
   std::vector<double> chirp_re, chirp_im, spectrum_re, spectrum_im;
 };
 template <class T>
-std::shared_ptr<const Plan<T>> plan_for(std::int64_t n);
+std::shared_ptr<const Plan<T>> plan_for(int64_t n);
 
 // One decimation-in-frequency pass of Stockham's algorithm, radix R: n is what is left of the
 // length, s the stride already transformed (times bundle). Sign is -1 forward, +1 inverse.
 template <class T, int R>
-void pass(const Plan<T>& p, std::int64_t n, std::int64_t done, std::int64_t s, T sign, const T* xr,
-          const T* xi, T* yr, T* yi) {
-  const std::int64_t m = n / R;
+void pass(const Plan<T>& p, int64_t n, int64_t done, int64_t s, T sign, const T* xr, const T* xi,
+          T* yr, T* yi) {
+  const int64_t m = n / R;
   const T* wr = p.re.data();
   const T* wi = p.im.data();
   T cr[R], ci[R];  // roots of the small transform
   if constexpr (R != 2 && R != 4)
     for (int k = 0; k < R; ++k) {
-      const std::int64_t at = p.n / R * k;
+      const int64_t at = p.n / R * k;
       cr[k] = wr[at], ci[k] = -sign * wi[at];
     }
-  for (std::int64_t q = 0; q < m; ++q) {
+  for (int64_t q = 0; q < m; ++q) {
     T tr[R], ti[R];
     for (int k = 1; k < R; ++k) tr[k] = wr[q * done * k], ti[k] = -sign * wi[q * done * k];
     const T *ar = xr + q * s, *ai = xi + q * s;
     T *br = yr + q * R * s, *bi = yi + q * R * s;
-    for (std::int64_t l = 0; l < s; ++l) {
+    for (int64_t l = 0; l < s; ++l) {
       T ur[R], ui[R];
       for (int j = 0; j < R; ++j) ur[j] = ar[l + j * m * s], ui[j] = ai[l + j * m * s];
       T vr[R], vi[R];
@@ -100,11 +100,11 @@ void pass(const Plan<T>& p, std::int64_t n, std::int64_t done, std::int64_t s, T
 // v transforms side by side, x [n, v] split into re and im; the result is in x or in y, which is
 // returned true.
 template <class T>
-bool transform(const Plan<T>& p, std::int64_t v, bool inverse, T* xr, T* xi, T* yr, T* yi) {
+bool transform(const Plan<T>& p, int64_t v, bool inverse, T* xr, T* xi, T* yr, T* yi) {
   const T sign = inverse ? T(1) : T(-1);
-  std::int64_t n = p.n, done = 1;
+  int64_t n = p.n, done = 1;
   bool flipped = false;
-  for (const std::int64_t r : p.passes) {
+  for (const int64_t r : p.passes) {
     const auto f = r == 2    ? pass<T, 2>
                    : r == 3  ? pass<T, 3>
                    : r == 4  ? pass<T, 4>
@@ -125,15 +125,15 @@ bool transform(const Plan<T>& p, std::int64_t v, bool inverse, T* xr, T* xi, T* 
 // Bluestein: kt = (k^2 + t^2 - (k - t)^2) / 2 makes the transform a convolution with the conjugate
 // chirp, in double at a length that has small factors.
 template <class T>
-void bluestein(const Plan<T>& p, std::int64_t v, bool inverse, T* xr, T* xi) {
-  const std::int64_t n = p.n, m = p.padded;
+void bluestein(const Plan<T>& p, int64_t v, bool inverse, T* xr, T* xi) {
+  const int64_t n = p.n, m = p.padded;
   const auto inner = plan_for<double>(m);
   cpu::Scratch<double> work(4 * m * v);
   double *ar = work.data(), *ai = ar + m * v, *br = ai + m * v, *bi = br + m * v;
   const double sign =
       inverse ? -1 : 1;  // the inverse is the conjugate of the transform of the conjugate
-  for (std::int64_t t = 0; t < n; ++t)
-    for (std::int64_t l = 0; l < v; ++l) {
+  for (int64_t t = 0; t < n; ++t)
+    for (int64_t l = 0; l < v; ++l) {
       const double a = xr[t * v + l], b = sign * xi[t * v + l];
       ar[t * v + l] = a * p.chirp_re[t] - b * p.chirp_im[t];
       ai[t * v + l] = a * p.chirp_im[t] + b * p.chirp_re[t];
@@ -141,15 +141,15 @@ void bluestein(const Plan<T>& p, std::int64_t v, bool inverse, T* xr, T* xi) {
   std::fill(ar + n * v, ar + m * v, 0.0);
   std::fill(ai + n * v, ai + m * v, 0.0);
   if (transform<double>(*inner, v, false, ar, ai, br, bi)) std::swap(ar, br), std::swap(ai, bi);
-  for (std::int64_t t = 0; t < m; ++t)
-    for (std::int64_t l = 0; l < v; ++l) {
+  for (int64_t t = 0; t < m; ++t)
+    for (int64_t l = 0; l < v; ++l) {
       const double a = ar[t * v + l], b = ai[t * v + l];
       ar[t * v + l] = a * p.spectrum_re[t] - b * p.spectrum_im[t];
       ai[t * v + l] = a * p.spectrum_im[t] + b * p.spectrum_re[t];
     }
   if (transform<double>(*inner, v, true, ar, ai, br, bi)) std::swap(ar, br), std::swap(ai, bi);
-  for (std::int64_t t = 0; t < n; ++t)
-    for (std::int64_t l = 0; l < v; ++l) {
+  for (int64_t t = 0; t < n; ++t)
+    for (int64_t l = 0; l < v; ++l) {
       const double a = ar[t * v + l], b = ai[t * v + l];
       xr[t * v + l] = static_cast<T>(a * p.chirp_re[t] - b * p.chirp_im[t]);
       xi[t * v + l] = static_cast<T>(sign * (a * p.chirp_im[t] + b * p.chirp_re[t]));
@@ -157,17 +157,17 @@ void bluestein(const Plan<T>& p, std::int64_t v, bool inverse, T* xr, T* xi) {
 }
 
 template <class T>
-std::shared_ptr<const Plan<T>> make_plan(std::int64_t n) {
+std::shared_ptr<const Plan<T>> make_plan(int64_t n) {
   auto p = std::make_shared<Plan<T>>();
   p->n = n;
   p->passes = radices(n);
   if (!p->passes.empty() && p->passes.back() > kLargestRadix) {
     p->padded = 1;
     while (p->padded < 2 * n - 1) p->padded *= 2;
-    const std::int64_t m = p->padded;
+    const int64_t m = p->padded;
     p->chirp_re.resize(n), p->chirp_im.resize(n);
     std::vector<double> br(m), bi(m), cr(m), ci(m);
-    for (std::int64_t t = 0, square = 0; t < n;
+    for (int64_t t = 0, square = 0; t < n;
          square = (square + 2 * t + 1) % (2 * n), ++t) {  // t^2 modulo 2 n
       root(square, 2 * n, p->chirp_re[t], p->chirp_im[t]);
       br[t] = p->chirp_re[t], bi[t] = -p->chirp_im[t];
@@ -176,14 +176,14 @@ std::shared_ptr<const Plan<T>> make_plan(std::int64_t n) {
     if (transform<double>(*plan_for<double>(m), 1, false, br.data(), bi.data(), cr.data(),
                           ci.data()))
       br.swap(cr), bi.swap(ci);
-    for (std::int64_t t = 0; t < m; ++t)
+    for (int64_t t = 0; t < m; ++t)
       br[t] /= static_cast<double>(m), bi[t] /= static_cast<double>(m);
     p->spectrum_re = std::move(br);
     p->spectrum_im = std::move(bi);
     return p;
   }
   p->re.resize(n), p->im.resize(n);
-  for (std::int64_t k = 0; k < n; ++k) {
+  for (int64_t k = 0; k < n; ++k) {
     double c, s;
     root(k, n, c, s);
     p->re[k] = static_cast<T>(c), p->im[k] = static_cast<T>(s);
@@ -193,7 +193,7 @@ std::shared_ptr<const Plan<T>> make_plan(std::int64_t n) {
 
 // The last few plans used, newest first.
 template <class T>
-std::shared_ptr<const Plan<T>> plan_for(std::int64_t n) {
+std::shared_ptr<const Plan<T>> plan_for(int64_t n) {
   static std::mutex mutex;
   static auto* plans = new std::list<std::shared_ptr<const Plan<T>>>;
   {
@@ -216,30 +216,30 @@ void run(const FftSpec& spec, const T* x, T* y) {
   const auto [kind, outer, n, inner, inverse, _] = spec;
   const T scale = static_cast<T>(spec.scale);
   const auto plan = plan_for<T>(n);
-  const std::int64_t half = n / 2 + 1, total = outer * inner, bundles = ceil_div(total, kBundle);
-  const std::int64_t grain = std::max<std::int64_t>(1, 65536 / (n * kBundle));
-  parallel_for(bundles, grain, [&](std::int64_t first, std::int64_t last) {
+  const int64_t half = n / 2 + 1, total = outer * inner, bundles = ceil_div(total, kBundle);
+  const int64_t grain = std::max<int64_t>(1, 65536 / (n * kBundle));
+  parallel_for(bundles, grain, [&](int64_t first, int64_t last) {
     cpu::Scratch<T> work(4 * n * kBundle);
-    for (std::int64_t at = first; at < last; ++at) {
-      const std::int64_t begin = at * kBundle, v = std::min(kBundle, total - begin);
+    for (int64_t at = first; at < last; ++at) {
+      const int64_t begin = at * kBundle, v = std::min(kBundle, total - begin);
       T *ar = work.data(), *ai = ar + n * v, *br = ai + n * v, *bi = br + n * v;
       // signal l of the bundle is column c of outer row o
-      auto place = [&](std::int64_t l, std::int64_t rows, std::int64_t& step) {
+      auto place = [&](int64_t l, int64_t rows, int64_t& step) {
         step = inner;
         return (begin + l) / inner * rows * inner + (begin + l) % inner;
       };
-      for (std::int64_t l = 0; l < v; ++l) {
-        std::int64_t step;
+      for (int64_t l = 0; l < v; ++l) {
+        int64_t step;
         if (kind == Fft::RealToHalf) {
           const T* p = x + place(l, n, step);
-          for (std::int64_t t = 0; t < n; ++t) ar[t * v + l] = p[t * step], ai[t * v + l] = 0;
+          for (int64_t t = 0; t < n; ++t) ar[t * v + l] = p[t * step], ai[t * v + l] = 0;
         } else if (kind == Fft::Complex) {
           const T* p = x + 2 * place(l, n, step);
-          for (std::int64_t t = 0; t < n; ++t)
+          for (int64_t t = 0; t < n; ++t)
             ar[t * v + l] = p[2 * t * step], ai[t * v + l] = p[2 * t * step + 1];
         } else {
           const T* p = x + 2 * place(l, half, step);
-          for (std::int64_t t = 0; t < half; ++t) {
+          for (int64_t t = 0; t < half; ++t) {
             const bool self = t == 0 || 2 * t == n;  // its own conjugate: real
             ar[t * v + l] = p[2 * t * step], ai[t * v + l] = self ? T(0) : p[2 * t * step + 1];
             if (!self) ar[(n - t) * v + l] = ar[t * v + l], ai[(n - t) * v + l] = -ai[t * v + l];
@@ -250,15 +250,15 @@ void run(const FftSpec& spec, const T* x, T* y) {
         bluestein(*plan, v, inverse, ar, ai);
       else if (transform(*plan, v, inverse, ar, ai, br, bi))
         std::swap(ar, br), std::swap(ai, bi);
-      for (std::int64_t l = 0; l < v; ++l) {
-        std::int64_t step;
+      for (int64_t l = 0; l < v; ++l) {
+        int64_t step;
         if (kind == Fft::HalfToReal) {
           T* p = y + place(l, n, step);
-          for (std::int64_t t = 0; t < n; ++t) p[t * step] = scale * ar[t * v + l];
+          for (int64_t t = 0; t < n; ++t) p[t * step] = scale * ar[t * v + l];
         } else {
-          const std::int64_t rows = kind == Fft::Complex ? n : half;
+          const int64_t rows = kind == Fft::Complex ? n : half;
           T* p = y + 2 * place(l, rows, step);
-          for (std::int64_t t = 0; t < rows; ++t)
+          for (int64_t t = 0; t < rows; ++t)
             p[2 * t * step] = scale * ar[t * v + l], p[2 * t * step + 1] = scale * ai[t * v + l];
         }
       }

@@ -14,7 +14,7 @@ enum class Fft : std::int32_t {
 /// Which transform, of what sizes: n, at least 1, is the length of the signal.
 struct FftSpec {
   Fft kind = Fft::Complex;
-  std::int64_t outer = 1, n = 1, inner = 1;
+  int64_t outer = 1, n = 1, inner = 1;
   bool inverse = false;
   double scale = 1;
 };

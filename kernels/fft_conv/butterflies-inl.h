@@ -147,7 +147,7 @@ HWY_INLINE void shifted_dft4(V x0, V x1, V x2, V x3, Complex& a, Complex& b, Com
 }
 /// x real, `step` floats apart -> a; frequency k at place<R>(k).
 template <int R>
-HWY_INLINE void shifted_dft(const float* x, std::int64_t step, Complex* a) {
+HWY_INLINE void shifted_dft(const float* x, int64_t step, Complex* a) {
   const F d;
   if constexpr (R == 4) {
     shifted_dft4(hn::Load(d, x), hn::Load(d, x + step), hn::Load(d, x + 2 * step),
@@ -170,7 +170,7 @@ HWY_INLINE void shifted_dft(const float* x, std::int64_t step, Complex* a) {
 /// The way back: a[k] -> real parts into re and, if not null, imaginary parts into im, `step`
 /// floats apart.
 template <int R>
-HWY_INLINE void shifted_idft(Complex* a, float* re, float* im, std::int64_t step) {
+HWY_INLINE void shifted_idft(Complex* a, float* re, float* im, int64_t step) {
   const F d;
   if constexpr (R == 16) {
 #pragma GCC unroll 4

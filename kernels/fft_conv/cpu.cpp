@@ -27,14 +27,14 @@
 #define DROPIN_FFT_CONV_SHARED_
 namespace dropin::kernels {
 
-constexpr std::int64_t kColumns = 8;  // samples of each row that a tile holds
+constexpr int64_t kColumns = 8;  // samples of each row that a tile holds
 
 /// The rows [C, L] of one batch entry.
 struct Rows {
   float* data = nullptr;
-  std::int64_t channel = 0, time = 0, length = 0;
+  int64_t channel = 0, time = 0, length = 0;
   Rows() = default;
-  Rows(const abi::TensorIn& t, std::int64_t b) {
+  Rows(const abi::TensorIn& t, int64_t b) {
     if (!t.data) return;
     const int d = t.ndim - 2;  // [B, C, L] or [C, L]
     data = const_cast<float*>(t.as<float>()) + (d ? b * t.strides[0] : 0);
@@ -59,7 +59,7 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(F())); }
+int64_t lanes() { return static_cast<int64_t>(hn::Lanes(F())); }
 
 // --- tiles: kColumns samples of each of some rows (stride `rows apart` samples),
 // [rows][kColumns][lanes]
@@ -67,8 +67,7 @@ std::int64_t lanes() { return static_cast<std::int64_t>(hn::Lanes(F())); }
 // Transposes W vectors of W floats between `from` and `to`, strides apart; W = 8, or what a vector
 // holds where that is less.
 using Block = hn::CappedTag<float, 8>;
-HWY_INLINE void transpose(const float* from, std::int64_t from_step, float* to,
-                          std::int64_t to_step) {
+HWY_INLINE void transpose(const float* from, int64_t from_step, float* to, int64_t to_step) {
 #if HWY_TARGET == HWY_SCALAR
   *to = *from;
 #else
@@ -109,30 +108,28 @@ HWY_INLINE void transpose(const float* from, std::int64_t from_step, float* to,
 
 // Where a tile lies: rows of samples t0 + j apart + c, c < columns, channels from c0 on.
 struct Place {
-  std::int64_t rows, apart, t0, columns, c0, channels;  // channels: of the block, at most lanes
+  int64_t rows, apart, t0, columns, c0, channels;  // channels: of the block, at most lanes
 };
 
 void fetch(const Rows& x, const Place& p, float* tile) {
   const F d;
-  const std::int64_t n = lanes();
-  const std::int64_t w = static_cast<std::int64_t>(hn::Lanes(Block()));
+  const int64_t n = lanes();
+  const int64_t w = static_cast<int64_t>(hn::Lanes(Block()));
   const float* base = x.data + p.c0 * x.channel;
-  for (std::int64_t j = 0; j < p.rows; ++j, tile += kColumns * n) {
-    const std::int64_t t = p.t0 + j * p.apart,
-                       valid = std::clamp<std::int64_t>(x.length - t, 0, p.columns);
+  for (int64_t j = 0; j < p.rows; ++j, tile += kColumns * n) {
+    const int64_t t = p.t0 + j * p.apart, valid = std::clamp<int64_t>(x.length - t, 0, p.columns);
     const float* from = base + t * x.time;
     if (x.channel == 1 && p.channels == n) {
-      for (std::int64_t c = 0; c < valid; ++c)
+      for (int64_t c = 0; c < valid; ++c)
         hn::Store(hn::LoadU(d, from + c * x.time), d, tile + c * n);
     } else if (x.time == 1 && p.channels == n && valid == kColumns) {
-      for (std::int64_t l = 0; l < n; l += w)
-        for (std::int64_t c = 0; c < kColumns; c += w)
+      for (int64_t l = 0; l < n; l += w)
+        for (int64_t c = 0; c < kColumns; c += w)
           transpose(from + l * x.channel + c, x.channel, tile + c * n + l, n);
     } else {
-      for (std::int64_t c = 0; c < valid; ++c) {
-        for (std::int64_t l = 0; l < p.channels; ++l)
-          tile[c * n + l] = from[l * x.channel + c * x.time];
-        for (std::int64_t l = p.channels; l < n; ++l) tile[c * n + l] = 0;
+      for (int64_t c = 0; c < valid; ++c) {
+        for (int64_t l = 0; l < p.channels; ++l) tile[c * n + l] = from[l * x.channel + c * x.time];
+        for (int64_t l = p.channels; l < n; ++l) tile[c * n + l] = 0;
       }
     }
     std::fill(tile + valid * n, tile + p.columns * n, 0.0f);
@@ -140,35 +137,32 @@ void fetch(const Rows& x, const Place& p, float* tile) {
 }
 void put(const float* tile, const Place& p, const Rows& y) {
   const F d;
-  const std::int64_t n = lanes();
-  const std::int64_t w = static_cast<std::int64_t>(hn::Lanes(Block()));
+  const int64_t n = lanes();
+  const int64_t w = static_cast<int64_t>(hn::Lanes(Block()));
   float* base = y.data + p.c0 * y.channel;
-  for (std::int64_t j = 0; j < p.rows; ++j, tile += kColumns * n) {
-    const std::int64_t t = p.t0 + j * p.apart,
-                       valid = std::clamp<std::int64_t>(y.length - t, 0, p.columns);
+  for (int64_t j = 0; j < p.rows; ++j, tile += kColumns * n) {
+    const int64_t t = p.t0 + j * p.apart, valid = std::clamp<int64_t>(y.length - t, 0, p.columns);
     float* to = base + t * y.time;
     if (y.channel == 1 && p.channels == n) {
-      for (std::int64_t c = 0; c < valid; ++c)
-        hn::StoreU(hn::Load(d, tile + c * n), d, to + c * y.time);
+      for (int64_t c = 0; c < valid; ++c) hn::StoreU(hn::Load(d, tile + c * n), d, to + c * y.time);
     } else if (y.time == 1 && p.channels == n && valid == kColumns) {
-      for (std::int64_t l = 0; l < n; l += w)
-        for (std::int64_t c = 0; c < kColumns; c += w)
+      for (int64_t l = 0; l < n; l += w)
+        for (int64_t c = 0; c < kColumns; c += w)
           transpose(tile + c * n + l, n, to + l * y.channel + c, y.channel);
     } else {
-      for (std::int64_t c = 0; c < valid; ++c)
-        for (std::int64_t l = 0; l < p.channels; ++l)
-          to[l * y.channel + c * y.time] = tile[c * n + l];
+      for (int64_t c = 0; c < valid; ++c)
+        for (int64_t l = 0; l < p.channels; ++l) to[l * y.channel + c * y.time] = tile[c * n + l];
     }
   }
 }
 // k_rev's gradient: minus the imaginary part at t is that of lag n - t.
-void put_reversed(const float* tile, const Place& p, std::int64_t length, const Rows& y) {
-  const std::int64_t n = lanes();
-  for (std::int64_t j = 0; j < p.rows; ++j, tile += kColumns * n)
-    for (std::int64_t c = 0; c < p.columns; ++c) {
-      const std::int64_t t = p.t0 + j * p.apart + c, lag = length - t;
+void put_reversed(const float* tile, const Place& p, int64_t length, const Rows& y) {
+  const int64_t n = lanes();
+  for (int64_t j = 0; j < p.rows; ++j, tile += kColumns * n)
+    for (int64_t c = 0; c < p.columns; ++c) {
+      const int64_t t = p.t0 + j * p.apart + c, lag = length - t;
       if (t == 0 || lag >= y.length) continue;
-      for (std::int64_t l = 0; l < p.channels; ++l)
+      for (int64_t l = 0; l < p.channels; ++l)
         y.data[(p.c0 + l) * y.channel + lag * y.time] = -tile[c * n + l];
     }
 }
@@ -176,13 +170,13 @@ void put_reversed(const float* tile, const Place& p, std::int64_t length, const 
 /// f on each vector of a tile's filled columns; f(i) gets the vector's first float.
 template <class Fn>
 HWY_INLINE void each(const Place& p, Fn&& f) {
-  const std::int64_t n = lanes();
-  for (std::int64_t j = 0; j < p.rows; ++j)
-    for (std::int64_t c = 0; c < p.columns; ++c) f((j * kColumns + c) * n);
+  const int64_t n = lanes();
+  for (int64_t j = 0; j < p.rows; ++j)
+    for (int64_t c = 0; c < p.columns; ++c) f((j * kColumns + c) * n);
 }
 HWY_INLINE void multiply(const Place& p, const float* by, float* tile) {
   const F d;
-  each(p, [&](std::int64_t i) HWY_ATTR {
+  each(p, [&](int64_t i) HWY_ATTR {
     hn::Store(hn::Mul(hn::Load(d, tile + i), hn::Load(d, by + i)), d, tile + i);
   });
 }
@@ -194,10 +188,9 @@ void fetch_gated(const Rows& x, const Rows& gate, const Place& p, float* tile, f
   multiply(p, other, tile);
 }
 // D scale for the channels of a block, zeros where there is none
-void fetch_skip(const abi::TensorIn& D, std::int64_t c0, std::int64_t channels, float scale,
-                float* to) {
+void fetch_skip(const abi::TensorIn& D, int64_t c0, int64_t channels, float scale, float* to) {
   std::fill_n(to, lanes(), 0.0f);
-  for (std::int64_t l = 0; D.data && l < channels; ++l) to[l] = scale * D.as<float>()[c0 + l];
+  for (int64_t l = 0; D.data && l < channels; ++l) to[l] = scale * D.as<float>()[c0 + l];
 }
 
 // --- passes over rows
@@ -211,12 +204,12 @@ HWY_INLINE void store(const Complex& a, float* p) {
 // One level down (decimation in frequency) or up (in time) of the row at x.
 template <int R, bool kUp>
 void level_pass(const ConvPlan& p, const ConvPlan::Level& l, float* x) {
-  const std::int64_t size = 2 * lanes(), row = l.row * size, run = std::min(p.run, l.m),
-                     runs = l.m / run;
+  const int64_t size = 2 * lanes(), row = l.row * size, run = std::min(p.run, l.m),
+                runs = l.m / run;
   const float* w = l.twiddles.data();
-  for (std::int64_t r = 0; r < runs; ++r) {
+  for (int64_t r = 0; r < runs; ++r) {
     float* at = x + p.offsets[static_cast<std::size_t>(r)] * size;
-    for (std::int64_t q = 0; q < run; ++q, at += size, w += 2 * (R - 1)) {
+    for (int64_t q = 0; q < run; ++q, at += size, w += 2 * (R - 1)) {
       Complex a[R];
       if constexpr (!kUp) {
 #pragma GCC unroll 16
@@ -262,8 +255,8 @@ struct Convolve {  // x <- back(down(x) (K + skip)), and down(x) kept on request
   float* kept;
   static constexpr bool kDown = true, kUp = true;
   template <int R>
-  HWY_INLINE void at(float* x, float*, std::int64_t index) const {
-    const std::int64_t size = 2 * lanes();
+  HWY_INLINE void at(float* x, float*, int64_t index) const {
+    const int64_t size = 2 * lanes();
     Complex a[R], b[R];
 #pragma GCC unroll 8
     for (int j = 0; j < R; ++j) a[j] = load(x + j * size);
@@ -286,8 +279,8 @@ struct ConvolveBoth {  // x <- back(down(x) (scale down(x2) + skip)): a filter u
   float scale;
   static constexpr bool kDown = true, kUp = true;
   template <int R>
-  HWY_INLINE void at(float* x, float* x2, std::int64_t) const {
-    const std::int64_t size = 2 * lanes();
+  HWY_INLINE void at(float* x, float* x2, int64_t) const {
+    const int64_t size = 2 * lanes();
     Complex a[R], b[R];
 #pragma GCC unroll 8
     for (int j = 0; j < R; ++j) a[j] = load(x2 + j * size);
@@ -312,8 +305,8 @@ struct Analyse {  // out <- scale down(x), or out + its conjugate
   bool add_conjugate;
   static constexpr bool kDown = true, kUp = false;
   template <int R>
-  HWY_INLINE void at(float* x, float*, std::int64_t index) const {
-    const std::int64_t size = 2 * lanes();
+  HWY_INLINE void at(float* x, float*, int64_t index) const {
+    const int64_t size = 2 * lanes();
     Complex a[R];
     for (int j = 0; j < R; ++j) a[j] = load(x + j * size);
     dft<R, false>(a);
@@ -335,8 +328,8 @@ struct Correlate {  // x <- back(conj(K + skip) down(x)); sum += conj(U) down(x)
   float* sum;
   static constexpr bool kDown = true, kUp = true;
   template <int R>
-  HWY_INLINE void at(float* x, float* x2, std::int64_t index) const {
-    const std::int64_t size = 2 * lanes();
+  HWY_INLINE void at(float* x, float* x2, int64_t index) const {
+    const int64_t size = 2 * lanes();
     Complex a[R], b[R];
 #pragma GCC unroll 8
     for (int j = 0; j < R; ++j) a[j] = load(x + j * size);
@@ -370,8 +363,8 @@ struct Return {  // x <- back(scale sum)
   float scale;
   static constexpr bool kDown = false, kUp = true;
   template <int R>
-  HWY_INLINE void at(float* x, float*, std::int64_t index) const {
-    const std::int64_t size = 2 * lanes();
+  HWY_INLINE void at(float* x, float*, int64_t index) const {
+    const int64_t size = 2 * lanes();
     const V s = set(scale);
     Complex a[R];
     for (int k = 0; k < R; ++k) {
@@ -384,14 +377,13 @@ struct Return {  // x <- back(scale sum)
 };
 
 template <int R, class Bottom>
-void bottom(float* x, float* x2, std::int64_t groups, std::int64_t index, const Bottom& f) {
-  const std::int64_t size = 2 * lanes();
-  for (std::int64_t g = 0; g < groups; ++g)
+void bottom(float* x, float* x2, int64_t groups, int64_t index, const Bottom& f) {
+  const int64_t size = 2 * lanes();
+  for (int64_t g = 0; g < groups; ++g)
     f.template at<R>(x + g * R * size, x2 ? x2 + g * R * size : nullptr, index + g * R);
 }
 template <class Bottom>
-void bottom(int radix, float* x, float* x2, std::int64_t groups, std::int64_t index,
-            const Bottom& f) {
+void bottom(int radix, float* x, float* x2, int64_t groups, int64_t index, const Bottom& f) {
   switch (radix) {
     case 2:
       return bottom<2>(x, x2, groups, index, f);
@@ -409,13 +401,13 @@ void bottom(int radix, float* x, float* x2, std::int64_t groups, std::int64_t in
 // The rows of level `depth - 1`, each down, bottom and up before the next: what fits a cache stays
 // there.
 template <class Bottom>
-void rows(const ConvPlan& p, std::size_t depth, float* x, float* x2, std::int64_t index,
+void rows(const ConvPlan& p, std::size_t depth, float* x, float* x2, int64_t index,
           const Bottom& f) {
   const ConvPlan::Level &above = p.levels[depth - 1], &l = p.levels[depth];
-  const std::int64_t size = 2 * lanes();
+  const int64_t size = 2 * lanes();
   if (depth + 1 == p.levels.size() && above.row == l.radix)
     return bottom(static_cast<int>(l.radix), x, x2, above.radix, index, f);
-  for (std::int64_t j = 0; j < above.radix; ++j) {
+  for (int64_t j = 0; j < above.radix; ++j) {
     float *a = x + j * above.row * size, *b = x2 ? x2 + j * above.row * size : nullptr;
     if (depth + 1 == p.levels.size()) {
       bottom(static_cast<int>(l.radix), a, b, 1, index + j * above.m, f);
@@ -432,16 +424,16 @@ void rows(const ConvPlan& p, std::size_t depth, float* x, float* x2, std::int64_
 
 // --- first and last pass, between tiles and rows
 
-HWY_INLINE std::int64_t row_offset(const ConvPlan& p, std::int64_t q) {
+HWY_INLINE int64_t row_offset(const ConvPlan& p, int64_t q) {
   return p.offsets[static_cast<std::size_t>(q / p.run)] + q % p.run;
 }
 
 template <int R>
 void enter(const ConvPlan& p, const float* tile, const Place& at, float* x) {
   const ConvPlan::Level& l = p.levels[0];
-  const std::int64_t n = lanes(), size = 2 * n, row = l.row * size;
+  const int64_t n = lanes(), size = 2 * n, row = l.row * size;
   const float* w = l.twiddles.data() + at.t0 * 2 * R;
-  for (std::int64_t c = 0; c < at.columns; ++c, w += 2 * R) {
+  for (int64_t c = 0; c < at.columns; ++c, w += 2 * R) {
     Complex a[R];
     shifted_dft<R>(tile + c * n, kColumns * n, a);
     float* to = x + row_offset(p, at.t0 + c) * size;
@@ -453,9 +445,9 @@ void enter(const ConvPlan& p, const float* tile, const Place& at, float* x) {
 template <int R>
 void leave(const ConvPlan& p, const float* x, const Place& at, float* re, float* im) {
   const ConvPlan::Level& l = p.levels[0];
-  const std::int64_t n = lanes(), size = 2 * n, row = l.row * size;
+  const int64_t n = lanes(), size = 2 * n, row = l.row * size;
   const float* w = l.twiddles.data() + at.t0 * 2 * R;
-  for (std::int64_t c = 0; c < at.columns; ++c, w += 2 * R) {
+  for (int64_t c = 0; c < at.columns; ++c, w += 2 * R) {
     const float* from = x + row_offset(p, at.t0 + c) * size;
     Complex a[R];
 #pragma GCC unroll 16
@@ -472,39 +464,38 @@ void leave(const ConvPlan& p, const float* x, const Place& at, float* re, float*
 }
 
 struct Blocks {
-  std::int64_t channels, count;
-  explicit Blocks(std::int64_t c) : channels(c), count(ceil_div(c, lanes())) {}
-  std::int64_t first(std::int64_t i) const { return i * lanes(); }
-  std::int64_t size(std::int64_t i) const { return std::min(lanes(), channels - first(i)); }
+  int64_t channels, count;
+  explicit Blocks(int64_t c) : channels(c), count(ceil_div(c, lanes())) {}
+  int64_t first(int64_t i) const { return i * lanes(); }
+  int64_t size(int64_t i) const { return std::min(lanes(), channels - first(i)); }
 };
 /// f(place, h) for each tile of a sequence, in each of the blocks first + h.
 template <class Fn>
-void tiles(const ConvPlan& p, const Blocks& blocks, std::int64_t first, std::int64_t last, Fn&& f) {
+void tiles(const ConvPlan& p, const Blocks& blocks, int64_t first, int64_t last, Fn&& f) {
   const ConvPlan::Level& l = p.levels[0];
-  for (std::int64_t q = 0; q < l.m; q += kColumns)
-    for (std::int64_t i = first; i < last; ++i)
+  for (int64_t q = 0; q < l.m; q += kColumns)
+    for (int64_t i = first; i < last; ++i)
       f(Place{l.radix, l.m, q, std::min(kColumns, l.m - q), blocks.first(i), blocks.size(i)},
         i - first);
 }
 /// Blocks that are taken together: where channels lie side by side, as many as fill a cache line.
-std::int64_t group_of(const abi::TensorIn& u, const Blocks& blocks) {
+int64_t group_of(const abi::TensorIn& u, const Blocks& blocks) {
   const bool channels_last = u.strides[1] == 1 && u.sizes[1] > 1 && u.strides[2] != 1;
-  return channels_last
-             ? std::clamp<std::int64_t>(16 / lanes(), 1, std::max<std::int64_t>(blocks.count, 1))
-             : 1;
+  return channels_last ? std::clamp<int64_t>(16 / lanes(), 1, std::max<int64_t>(blocks.count, 1))
+                       : 1;
 }
-constexpr std::int64_t kTileRows = 16;
+constexpr int64_t kTileRows = 16;
 
 // --- direct sums: a block of channels as [L][lanes], with zeros around
 
 // y[t] += sum_{s <= t, s < taps} k[s] x[t - s]
-void causal_sum(const float* k, std::int64_t taps, const float* x, std::int64_t length, float* y) {
+void causal_sum(const float* k, int64_t taps, const float* x, int64_t length, float* y) {
   const F d;
-  const std::int64_t n = lanes();
-  for (std::int64_t t = 0; t < length; ++t) {
+  const int64_t n = lanes();
+  for (int64_t t = 0; t < length; ++t) {
     V a = hn::Load(d, y + t * n), b = hn::Zero(d);
-    const std::int64_t last = std::min(t + 1, taps);
-    std::int64_t s = 0;
+    const int64_t last = std::min(t + 1, taps);
+    int64_t s = 0;
     for (; s + 2 <= last; s += 2) {
       a = hn::MulAdd(hn::Load(d, k + s * n), hn::Load(d, x + (t - s) * n), a);
       b = hn::MulAdd(hn::Load(d, k + (s + 1) * n), hn::Load(d, x + (t - s - 1) * n), b);
@@ -514,14 +505,14 @@ void causal_sum(const float* k, std::int64_t taps, const float* x, std::int64_t 
   }
 }
 // y[t] += sum_{s < taps, t + s < length} k[s] x[t + s], for t < outputs
-void lookahead_sum(const float* k, std::int64_t taps, const float* x, std::int64_t length,
-                   std::int64_t outputs, float* y) {
+void lookahead_sum(const float* k, int64_t taps, const float* x, int64_t length, int64_t outputs,
+                   float* y) {
   const F d;
-  const std::int64_t n = lanes();
-  for (std::int64_t t = 0; t < outputs; ++t) {
+  const int64_t n = lanes();
+  for (int64_t t = 0; t < outputs; ++t) {
     V a = hn::Load(d, y + t * n), b = hn::Zero(d);
-    const std::int64_t last = std::min(length - t, taps);
-    std::int64_t s = 0;
+    const int64_t last = std::min(length - t, taps);
+    int64_t s = 0;
     for (; s + 2 <= last; s += 2) {
       a = hn::MulAdd(hn::Load(d, k + s * n), hn::Load(d, x + (t + s) * n), a);
       b = hn::MulAdd(hn::Load(d, k + (s + 1) * n), hn::Load(d, x + (t + s + 1) * n), b);
@@ -531,8 +522,8 @@ void lookahead_sum(const float* k, std::int64_t taps, const float* x, std::int64
   }
 }
 // A whole short sequence as tiles: kDirectLength / kColumns rows of consecutive samples.
-constexpr std::int64_t kDirectRows = kDirectLength / kColumns;
-Place whole(std::int64_t c0, std::int64_t channels) {
+constexpr int64_t kDirectRows = kDirectLength / kColumns;
+Place whole(int64_t c0, int64_t channels) {
   return {kDirectRows, kColumns, 0, kColumns, c0, channels};
 }
 static_assert(kDirectRows <= kTileRows);
@@ -541,9 +532,9 @@ static_assert(kDirectRows <= kTileRows);
 
 // Floats of one block's spectrum: n complex numbers, or both filters themselves where sums are
 // direct.
-std::int64_t block_floats(const ConvPlan* p) { return (p ? p->n : kDirectLength) * 2 * lanes(); }
+int64_t block_floats(const ConvPlan* p) { return (p ? p->n : kDirectLength) * 2 * lanes(); }
 
-std::int64_t Size(std::int64_t channels, std::int64_t length) {
+int64_t Size(int64_t channels, int64_t length) {
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
   return Blocks(channels).count * block_floats(plan.get());
 }
@@ -551,9 +542,9 @@ std::int64_t Size(std::int64_t channels, std::int64_t length) {
 // The spectra of the filters of blocks first ... last - 1; tile and x (a buffer per block) are
 // working memory.
 void block_spectra(const ConvPlan* plan, const abi::TensorIn& k, const abi::TensorIn& k_rev,
-                   const Blocks& blocks, std::int64_t first, std::int64_t last, float* tile,
-                   float* x, float* to) {
-  for (std::int64_t i = first; i < last && !plan; ++i, to += 2 * kDirectLength * lanes()) {
+                   const Blocks& blocks, int64_t first, int64_t last, float* tile, float* x,
+                   float* to) {
+  for (int64_t i = first; i < last && !plan; ++i, to += 2 * kDirectLength * lanes()) {
     fetch(Rows(k, 0), whole(blocks.first(i), blocks.size(i)), to);
     if (k_rev.data)
       fetch(Rows(k_rev, 0), whole(blocks.first(i), blocks.size(i)), to + kDirectLength * lanes());
@@ -561,34 +552,32 @@ void block_spectra(const ConvPlan* plan, const abi::TensorIn& k, const abi::Tens
       std::fill_n(to + kDirectLength * lanes(), kDirectLength * lanes(), 0.0f);
   }
   if (!plan) return;
-  const std::int64_t buffer = plan->storage * 2 * lanes();
+  const int64_t buffer = plan->storage * 2 * lanes();
   for (const abi::TensorIn* f : {&k, &k_rev}) {
     if (!f->data) continue;
-    tiles(*plan, blocks, first, last, [&](const Place& at, std::int64_t h) HWY_ATTR {
+    tiles(*plan, blocks, first, last, [&](const Place& at, int64_t h) HWY_ATTR {
       fetch(Rows(*f, 0), at, tile);
       enter(*plan, tile, at, x + h * buffer);
     });
-    for (std::int64_t h = 0; h < last - first; ++h)
+    for (int64_t h = 0; h < last - first; ++h)
       rows(*plan, 1, x + h * buffer, nullptr, 0,
            Analyse{to + h * block_floats(plan), 1 / static_cast<float>(plan->n), f == &k_rev});
   }
 }
 
-void Spectrum(const abi::TensorIn& k, const abi::TensorIn& k_rev, std::int64_t length, float* out) {
+void Spectrum(const abi::TensorIn& k, const abi::TensorIn& k_rev, int64_t length, float* out) {
   const Blocks blocks(k.sizes[0]);
   const auto plan = length > kDirectLength ? conv_plan(length) : nullptr;
-  const std::int64_t floats = block_floats(plan.get());
-  const std::int64_t group =
-      std::clamp<std::int64_t>(16 / lanes(), 1, std::max<std::int64_t>(blocks.count, 1));
-  parallel_for(
-      ceil_div(blocks.count, group), 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-        cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() * group : 0) +
-                                   kTileRows * kColumns * lanes());
-        float *tile = memory.data(), *x = tile + kTileRows * kColumns * lanes();
-        for (std::int64_t i = begin * group; i < std::min(end * group, blocks.count); i += group)
-          block_spectra(plan.get(), k, k_rev, blocks, i, std::min(i + group, blocks.count), tile, x,
-                        out + i * floats);
-      });
+  const int64_t floats = block_floats(plan.get());
+  const int64_t group = std::clamp<int64_t>(16 / lanes(), 1, std::max<int64_t>(blocks.count, 1));
+  parallel_for(ceil_div(blocks.count, group), 1, [&](int64_t begin, int64_t end) HWY_ATTR {
+    cpu::Scratch<float> memory((plan ? plan->storage * 2 * lanes() * group : 0) +
+                               kTileRows * kColumns * lanes());
+    float *tile = memory.data(), *x = tile + kTileRows * kColumns * lanes();
+    for (int64_t i = begin * group; i < std::min(end * group, blocks.count); i += group)
+      block_spectra(plan.get(), k, k_rev, blocks, i, std::min(i + group, blocks.count), tile, x,
+                    out + i * floats);
+  });
 }
 
 // What both directions know of a call.
@@ -596,10 +585,10 @@ struct Call {
   const FftConvInputs& in;
   Blocks blocks;
   std::shared_ptr<const ConvPlan> plan;  // null: direct sums
-  std::int64_t batch, length, taps, taps_rev;
-  std::int64_t floats,
-      buffer;                  // of a block's spectrum, of one signal on its way through the passes
-  std::int64_t group, groups;  // blocks that are taken together, and how often
+  int64_t batch, length, taps, taps_rev;
+  int64_t floats,
+      buffer;             // of a block's spectrum, of one signal on its way through the passes
+  int64_t group, groups;  // blocks that are taken together, and how often
 
   explicit Call(const FftConvInputs& inputs)
       : in(inputs),
@@ -614,19 +603,19 @@ struct Call {
         group(group_of(in.u, blocks)),
         groups(ceil_div(blocks.count, group)) {}
   float scale() const { return 1 / static_cast<float>(plan->n); }
-  Place place(std::int64_t i) const { return whole(blocks.first(i), blocks.size(i)); }
+  Place place(int64_t i) const { return whole(blocks.first(i), blocks.size(i)); }
   // The spectrum of block i's filter; `own` holds those of this group, from block `first` on, where
   // the caller gave none.
-  const float* filter(std::int64_t i, std::int64_t first, const float* own) const {
+  const float* filter(int64_t i, int64_t first, const float* own) const {
     return in.spectrum.data ? in.spectrum.as<float>() + i * floats : own + (i - first) * floats;
   }
   // Block i of entry b in `kept`, or null.
   template <class T>
-  auto kept(const T& t, std::int64_t b, std::int64_t i) const {
+  auto kept(const T& t, int64_t b, int64_t i) const {
     return t.data ? t.template as<float>() + (b * blocks.count + i) * floats : nullptr;
   }
 };
-constexpr std::int64_t kTileSamples = kTileRows * kColumns;
+constexpr int64_t kTileSamples = kTileRows * kColumns;
 
 // --- forward
 
@@ -637,7 +626,7 @@ struct ForwardWork {
 // The rows of one batch entry.
 struct ForwardRows {
   Rows u, pre, post, y, conv;
-  ForwardRows(const ForwardArgs& a, std::int64_t b)
+  ForwardRows(const ForwardArgs& a, int64_t b)
       : u(a.in.u, b), pre(a.in.pre, b), post(a.in.post, b), y(a.y, b), conv(a.conv, b) {}
   // The sums in the tile become y.
   void finish(const Place& p, const ForwardWork& w) const {
@@ -651,7 +640,7 @@ struct ForwardRows {
 };
 
 // Block i of a short sequence.
-void forward_direct(const Call& c, const ForwardRows& r, std::int64_t i, const float* filter,
+void forward_direct(const Call& c, const ForwardRows& r, int64_t i, const float* filter,
                     const ForwardWork& w) {
   const F d;
   HWY_ALIGN float skip[hn::MaxLanes(F())];
@@ -659,8 +648,8 @@ void forward_direct(const Call& c, const ForwardRows& r, std::int64_t i, const f
   fetch_gated(r.u, r.pre, p, w.tile2, w.tile3);
   fetch_skip(c.in.D, p.c0, p.channels, 1, skip);
   const V s = hn::Load(d, skip);
-  each(p, [&](std::int64_t k)
-              HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, w.tile2 + k), s), d, w.tile + k); });
+  each(p,
+       [&](int64_t k) HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, w.tile2 + k), s), d, w.tile + k); });
   causal_sum(filter, c.taps, w.tile2, c.length, w.tile);
   if (c.taps_rev)
     lookahead_sum(filter + kDirectLength * lanes(), c.taps_rev, w.tile2, c.length, c.length,
@@ -669,19 +658,19 @@ void forward_direct(const Call& c, const ForwardRows& r, std::int64_t i, const f
 }
 
 // Blocks [first, last) of entry b by transforms. once: the filter goes down with the signal.
-void forward_transformed(const Call& c, const ForwardArgs& a, const ForwardRows& r, std::int64_t b,
-                         std::int64_t first, std::int64_t last, bool once, const ForwardWork& w) {
+void forward_transformed(const Call& c, const ForwardArgs& a, const ForwardRows& r, int64_t b,
+                         int64_t first, int64_t last, bool once, const ForwardWork& w) {
   const ConvPlan& plan = *c.plan;
-  const std::int64_t own_floats = std::max(c.floats, c.buffer);
+  const int64_t own_floats = std::max(c.floats, c.buffer);
   HWY_ALIGN float skip[hn::MaxLanes(F())];
-  tiles(plan, c.blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+  tiles(plan, c.blocks, first, last, [&](const Place& p, int64_t h) HWY_ATTR {
     fetch_gated(r.u, r.pre, p, w.tile, w.tile2);
     enter(plan, w.tile, p, w.x + h * c.buffer);
     if (!once) return;
     fetch(Rows(c.in.k, 0), p, w.tile);
     enter(plan, w.tile, p, w.own + h * own_floats);
   });
-  for (std::int64_t i = first; i < last; ++i) {
+  for (int64_t i = first; i < last; ++i) {
     float* x = w.x + (i - first) * c.buffer;
     fetch_skip(c.in.D, c.blocks.first(i), c.blocks.size(i), c.scale(), skip);
     if (once)
@@ -689,7 +678,7 @@ void forward_transformed(const Call& c, const ForwardArgs& a, const ForwardRows&
     else
       rows(plan, 1, x, nullptr, 0, Convolve{c.filter(i, first, w.own), skip, c.kept(a.kept, b, i)});
   }
-  tiles(plan, c.blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+  tiles(plan, c.blocks, first, last, [&](const Place& p, int64_t h) HWY_ATTR {
     leave(plan, w.x + h * c.buffer, p, w.tile, nullptr);
     r.finish(p, w);
   });
@@ -697,26 +686,26 @@ void forward_transformed(const Call& c, const ForwardArgs& a, const ForwardRows&
 
 void Forward(const ForwardArgs& a) {
   const Call c(a.in);
-  const std::int64_t tile = kTileSamples * lanes(),
-                     grain = std::max<std::int64_t>(1, 4096 / std::max<std::int64_t>(c.length, 1)),
-                     own_floats = a.in.spectrum.data ? 0 : std::max(c.floats, c.buffer);
+  const int64_t tile = kTileSamples * lanes(),
+                grain = std::max<int64_t>(1, 4096 / std::max<int64_t>(c.length, 1)),
+                own_floats = a.in.spectrum.data ? 0 : std::max(c.floats, c.buffer);
   const bool once = c.plan && c.batch == 1 && !a.in.spectrum.data && !c.taps_rev;
   // batch entries of one group of blocks come one after the other: its spectrum stays in cache
-  parallel_for(c.groups * c.batch, grain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  parallel_for(c.groups * c.batch, grain, [&](int64_t begin, int64_t end) HWY_ATTR {
     cpu::Scratch<float> memory(3 * tile + c.group * (c.buffer + own_floats));
     float* at_tile = memory.data();
     const ForwardWork w{at_tile, at_tile + tile, at_tile + 2 * tile, at_tile + 3 * tile,
                         at_tile + 3 * tile + c.group * c.buffer};
-    for (std::int64_t at = begin; at < end; ++at) {
-      const std::int64_t b = at % c.batch, first = at / c.batch * c.group,
-                         last = std::min(c.blocks.count, first + c.group);
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t b = at % c.batch, first = at / c.batch * c.group,
+                    last = std::min(c.blocks.count, first + c.group);
       const ForwardRows r(a, b);
       if (!a.in.spectrum.data && !once && (b == 0 || at == begin))
         block_spectra(c.plan.get(), a.in.k, a.in.k_rev, c.blocks, first, last, w.tile, w.x, w.own);
       if (c.plan)
         forward_transformed(c, a, r, b, first, last, once, w);
       else
-        for (std::int64_t i = first; i < last; ++i)
+        for (int64_t i = first; i < last; ++i)
           forward_direct(c, r, i, c.filter(i, first, w.own), w);
     }
   });
@@ -731,7 +720,7 @@ struct BackwardWork {
 };
 struct BackwardRows {
   Rows u, pre, post, g, conv, gu, gpre, gpost;
-  BackwardRows(const BackwardArgs& a, std::int64_t b)
+  BackwardRows(const BackwardArgs& a, int64_t b)
       : u(a.in.u, b),
         pre(a.in.pre, b),
         post(a.in.post, b),
@@ -769,17 +758,17 @@ struct BackwardRows {
 };
 
 // Block i of a short sequence; sum (or null) collects the filters' gradients.
-void backward_direct(const Call& c, const BackwardRows& r, std::int64_t i, const float* filter,
+void backward_direct(const Call& c, const BackwardRows& r, int64_t i, const float* filter,
                      float* sum, const BackwardWork& w) {
   const F d;
   HWY_ALIGN float skip[hn::MaxLanes(F())];
   const Place p = c.place(i);
-  const std::int64_t n = lanes(), length = c.length;
+  const int64_t n = lanes(), length = c.length;
   r.incoming(p, w);
   fetch_skip(c.in.D, p.c0, p.channels, 1, skip);
   const V s = hn::Load(d, skip);
-  each(p, [&](std::int64_t k)
-              HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, w.tile + k), s), d, w.tile3 + k); });
+  each(p,
+       [&](int64_t k) HWY_ATTR { hn::Store(hn::Mul(hn::Load(d, w.tile + k), s), d, w.tile3 + k); });
   lookahead_sum(filter, c.taps, w.tile, length, length, w.tile3);
   if (c.taps_rev) causal_sum(filter + kDirectLength * n, c.taps_rev, w.tile, length, w.tile3);
   if (sum) {
@@ -792,43 +781,42 @@ void backward_direct(const Call& c, const BackwardRows& r, std::int64_t i, const
 }
 
 // Blocks [first, last) of entry b by transforms.
-void backward_transformed(const Call& c, const BackwardArgs& a, const BackwardRows& r,
-                          std::int64_t b, std::int64_t first, std::int64_t last,
-                          const BackwardWork& w) {
+void backward_transformed(const Call& c, const BackwardArgs& a, const BackwardRows& r, int64_t b,
+                          int64_t first, int64_t last, const BackwardWork& w) {
   const ConvPlan& plan = *c.plan;
   HWY_ALIGN float skip[hn::MaxLanes(F())];
-  tiles(plan, c.blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+  tiles(plan, c.blocks, first, last, [&](const Place& p, int64_t h) HWY_ATTR {
     r.incoming(p, w);
     enter(plan, w.tile, p, w.x + h * c.buffer);
     if (!w.x2) return;
     fetch_gated(r.u, r.pre, p, w.tile, w.tile2);
     enter(plan, w.tile, p, w.x2 + h * c.buffer);
   });
-  for (std::int64_t i = first; i < last; ++i) {
-    const std::int64_t h = i - first;
+  for (int64_t i = first; i < last; ++i) {
+    const int64_t h = i - first;
     fetch_skip(c.in.D, c.blocks.first(i), c.blocks.size(i), c.scale(), skip);
     rows(plan, 1, w.x + h * c.buffer, w.x2 ? w.x2 + h * c.buffer : nullptr, 0,
          Correlate{c.filter(i, first, w.own), skip, c.kept(a.kept, b, i),
                    w.sums ? w.sums + h * c.floats : nullptr});
   }
   if (!r.gu && !r.gpre) return;
-  tiles(plan, c.blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+  tiles(plan, c.blocks, first, last, [&](const Place& p, int64_t h) HWY_ATTR {
     leave(plan, w.x + h * c.buffer, p, w.tile3, nullptr);
     r.finish(p, w);
   });
 }
 
 // What the sums over the batch say of k, k_rev and D, for blocks [first, last).
-void filter_gradients(const Call& c, const FftConvGradients& out, std::int64_t first,
-                      std::int64_t last, const BackwardWork& w) {
+void filter_gradients(const Call& c, const FftConvGradients& out, int64_t first, int64_t last,
+                      const BackwardWork& w) {
   const Rows gk(out.k, 0), gk_rev(out.k_rev, 0);
   auto lag_0 = [&](const Place& p, const float* from) HWY_ATTR {
-    for (std::int64_t l = 0; l < p.channels; ++l) {
+    for (int64_t l = 0; l < p.channels; ++l) {
       if (out.D.data) out.D.as<float>()[p.c0 + l] = from[l];
       if (gk_rev) gk_rev.data[(p.c0 + l) * gk_rev.channel] = from[l];
     }
   };
-  for (std::int64_t i = first; i < last && !c.plan; ++i) {
+  for (int64_t i = first; i < last && !c.plan; ++i) {
     const Place p = c.place(i);
     const float* sum = w.sums + (i - first) * c.floats;
     if (gk) put(sum, p, gk);
@@ -837,9 +825,9 @@ void filter_gradients(const Call& c, const FftConvGradients& out, std::int64_t f
   }
   if (!c.plan) return;
   const ConvPlan& plan = *c.plan;
-  for (std::int64_t h = 0; h < last - first; ++h)
+  for (int64_t h = 0; h < last - first; ++h)
     rows(plan, 1, w.x + h * c.buffer, nullptr, 0, Return{w.sums + h * c.floats, c.scale()});
-  tiles(plan, c.blocks, first, last, [&](const Place& p, std::int64_t h) HWY_ATTR {
+  tiles(plan, c.blocks, first, last, [&](const Place& p, int64_t h) HWY_ATTR {
     leave(plan, w.x + h * c.buffer, p, w.tile, gk_rev ? w.tile2 : nullptr);
     if (gk) put(w.tile, p, gk);
     if (gk_rev) put_reversed(w.tile2, p, plan.n, gk_rev);
@@ -850,10 +838,10 @@ void filter_gradients(const Call& c, const FftConvGradients& out, std::int64_t f
 void Backward(const BackwardArgs& a) {
   const Call c(a.in);
   const FftConvGradients& out = a.out;
-  const std::int64_t tile = kTileSamples * lanes();
+  const int64_t tile = kTileSamples * lanes();
   const bool filters = out.k.data || out.k_rev.data || out.D.data, second = filters && !a.kept.data;
-  const std::int64_t signals = c.group * c.buffer, spectra = c.group * c.floats;
-  parallel_for(c.groups, 1, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  const int64_t signals = c.group * c.buffer, spectra = c.group * c.floats;
+  parallel_for(c.groups, 1, [&](int64_t begin, int64_t end) HWY_ATTR {
     cpu::Scratch<float> memory(4 * tile + (second ? 2 : 1) * signals + (filters ? spectra : 0) +
                                (a.in.spectrum.data ? 0 : spectra));
     float *t = memory.data(), *x = t + 4 * tile, *x2 = x + signals,
@@ -866,17 +854,17 @@ void Backward(const BackwardArgs& a) {
                          second ? x2 : nullptr,
                          filters ? sums : nullptr,
                          filters ? sums + spectra : sums};
-    for (std::int64_t at = begin; at < end; ++at) {
-      const std::int64_t first = at * c.group, last = std::min(c.blocks.count, first + c.group);
+    for (int64_t at = begin; at < end; ++at) {
+      const int64_t first = at * c.group, last = std::min(c.blocks.count, first + c.group);
       if (!a.in.spectrum.data)
         block_spectra(c.plan.get(), a.in.k, a.in.k_rev, c.blocks, first, last, w.tile, w.x, w.own);
       if (filters) std::fill_n(w.sums, (last - first) * c.floats, 0.0f);
-      for (std::int64_t b = 0; b < c.batch; ++b) {
+      for (int64_t b = 0; b < c.batch; ++b) {
         const BackwardRows r(a, b);
         if (c.plan)
           backward_transformed(c, a, r, b, first, last, w);
         else
-          for (std::int64_t i = first; i < last; ++i)
+          for (int64_t i = first; i < last; ++i)
             backward_direct(c, r, i, c.filter(i, first, w.own),
                             filters ? w.sums + (i - first) * c.floats : nullptr, w);
       }
@@ -907,13 +895,12 @@ bool floats(std::initializer_list<const abi::TensorIn*> ts) {
 }
 constexpr const char* kFloats = "float32";
 
-abi::Status size(const abi::KernelContext&, std::int64_t channels, std::int64_t length,
-                 std::int64_t* n) {
+abi::Status size(const abi::KernelContext&, int64_t channels, int64_t length, int64_t* n) {
   *n = HWY_DYNAMIC_DISPATCH(Size)(channels, length);
   return abi::ok();
 }
 abi::Status spectrum(const abi::KernelContext&, const abi::TensorIn& k, const abi::TensorIn& k_rev,
-                     std::int64_t length, const abi::TensorOut& out) {
+                     int64_t length, const abi::TensorOut& out) {
   if (!floats({&k, &k_rev, &out})) return abi::unsupported(kFloats);
   HWY_DYNAMIC_DISPATCH(Spectrum)(k, k_rev, length, out.as<float>());
   return abi::ok();

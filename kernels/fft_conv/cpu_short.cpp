@@ -18,13 +18,12 @@
 #define DROPIN_SHORT_CONV_SHARED_
 namespace dropin::kernels {
 struct ShortConv {
-  std::int64_t batch, length, channels, taps;
+  int64_t batch, length, channels, taps;
   abi::TensorIn x, g, w, bias;
   abi::TensorOut y, gx, gw, gb;
 };
-constexpr std::int64_t kRowGrain = 16384;  // numbers a thread takes at least
-constexpr std::int64_t kRowBlock =
-    16;  // rows whose share in the taps' gradients is summed in registers
+constexpr int64_t kRowGrain = 16384;  // numbers a thread takes at least
+constexpr int64_t kRowBlock = 16;  // rows whose share in the taps' gradients is summed in registers
 }  // namespace dropin::kernels
 #endif
 
@@ -33,64 +32,61 @@ namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
 
-const float* row(const abi::TensorIn& t, std::int64_t b, std::int64_t i) {
+const float* row(const abi::TensorIn& t, int64_t b, int64_t i) {
   return t.as<float>() + b * t.strides[0] + i * t.strides[1];
 }
-float* row(const abi::TensorOut& t, std::int64_t b, std::int64_t i) {
+float* row(const abi::TensorOut& t, int64_t b, int64_t i) {
   return t.as<float>() + b * t.strides[0] + i * t.strides[1];
 }
 
 // y = start + sum over j < count of w[j] x[j], rows of n channels; start may be null
-void combine(std::int64_t n, const float* start, const float* const* w, const float* const* x,
-             std::int64_t count, float* y) {
+void combine(int64_t n, const float* start, const float* const* w, const float* const* x,
+             int64_t count, float* y) {
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t c = 0;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t c = 0;
   for (; c + lanes <= n; c += lanes) {
     auto sum = start ? hn::LoadU(d, start + c) : hn::Zero(d);
-    for (std::int64_t j = 0; j < count; ++j)
+    for (int64_t j = 0; j < count; ++j)
       sum = hn::MulAdd(hn::LoadU(d, w[j] + c), hn::LoadU(d, x[j] + c), sum);
     hn::StoreU(sum, d, y + c);
   }
   for (; c < n; ++c) {
     float sum = start ? start[c] : 0;
-    for (std::int64_t j = 0; j < count; ++j) sum += w[j][c] * x[j][c];
+    for (int64_t j = 0; j < count; ++j) sum += w[j][c] * x[j][c];
     y[c] = sum;
   }
 }
 // w [C, K] as rows of taps [K, C]
 void by_tap(const ShortConv& s, float* out) {
-  for (std::int64_t c = 0; c < s.channels; ++c)
-    for (std::int64_t j = 0; j < s.taps; ++j)
-      out[j * s.channels + c] = s.w.as<float>()[c * s.taps + j];
+  for (int64_t c = 0; c < s.channels; ++c)
+    for (int64_t j = 0; j < s.taps; ++j) out[j * s.channels + c] = s.w.as<float>()[c * s.taps + j];
 }
 
 void Forward(const ShortConv& s) {
   cpu::Scratch<float> taps(s.taps * s.channels);
   by_tap(s, taps.data());
-  parallel_for(s.batch * s.length,
-               std::max<std::int64_t>(1, kRowGrain / std::max<std::int64_t>(1, s.channels)),
-               [&](std::int64_t begin, std::int64_t end) {
-                 std::vector<const float*> w(static_cast<std::size_t>(s.taps)), x(w.size());
-                 for (std::int64_t at = begin; at < end; ++at) {
-                   const std::int64_t b = at / s.length, t = at % s.length;
-                   std::int64_t count = 0;
-                   for (std::int64_t j = std::max<std::int64_t>(0, s.taps - 1 - t); j < s.taps;
-                        ++j, ++count) {
-                     w[static_cast<std::size_t>(count)] = taps.data() + j * s.channels;
-                     x[static_cast<std::size_t>(count)] = row(s.x, b, t - (s.taps - 1) + j);
-                   }
-                   combine(s.channels, s.bias.as<float>(), w.data(), x.data(), count,
-                           row(s.y, b, t));
-                 }
-               });
+  parallel_for(
+      s.batch * s.length, std::max<int64_t>(1, kRowGrain / std::max<int64_t>(1, s.channels)),
+      [&](int64_t begin, int64_t end) {
+        std::vector<const float*> w(static_cast<std::size_t>(s.taps)), x(w.size());
+        for (int64_t at = begin; at < end; ++at) {
+          const int64_t b = at / s.length, t = at % s.length;
+          int64_t count = 0;
+          for (int64_t j = std::max<int64_t>(0, s.taps - 1 - t); j < s.taps; ++j, ++count) {
+            w[static_cast<std::size_t>(count)] = taps.data() + j * s.channels;
+            x[static_cast<std::size_t>(count)] = row(s.x, b, t - (s.taps - 1) + j);
+          }
+          combine(s.channels, s.bias.as<float>(), w.data(), x.data(), count, row(s.y, b, t));
+        }
+      });
 }
 
-void add_products(std::int64_t n, const std::vector<const float*>& g,
-                  const std::vector<const float*>& x, float* sum) {
+void add_products(int64_t n, const std::vector<const float*>& g, const std::vector<const float*>& x,
+                  float* sum) {
   const hn::ScalableTag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t c = 0;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t c = 0;
   for (; c + lanes <= n; c += lanes) {
     auto a = hn::LoadU(d, sum + c);
     for (std::size_t i = 0; i < g.size(); ++i)
@@ -102,32 +98,32 @@ void add_products(std::int64_t n, const std::vector<const float*>& g,
 }
 
 void Backward(const ShortConv& s) {
-  const std::int64_t rows = s.batch * s.length, n = s.channels,
-                     chunks = std::clamp<std::int64_t>(rows / 256, 1, 64);
+  const int64_t rows = s.batch * s.length, n = s.channels,
+                chunks = std::clamp<int64_t>(rows / 256, 1, 64);
   cpu::Scratch<float> taps(s.taps * n), sums(chunks * (s.taps + 1) * n);
   by_tap(s, taps.data());
   std::fill_n(sums.data(), chunks * (s.taps + 1) * n, 0.0f);
   const std::vector<float> ones(static_cast<std::size_t>(n), 1.0f);
-  parallel_for(chunks, 1, [&](std::int64_t first, std::int64_t last) {
+  parallel_for(chunks, 1, [&](int64_t first, int64_t last) {
     std::vector<const float*> w(static_cast<std::size_t>(s.taps)), x(w.size()), gs, xs;
-    for (std::int64_t chunk = first; chunk < last; ++chunk) {
-      const std::int64_t begin = rows * chunk / chunks, end = rows * (chunk + 1) / chunks;
+    for (int64_t chunk = first; chunk < last; ++chunk) {
+      const int64_t begin = rows * chunk / chunks, end = rows * (chunk + 1) / chunks;
       float* sum = sums.data() + chunk * (s.taps + 1) * n;
-      for (std::int64_t at = begin; at < end && s.gx.data; ++at) {
-        const std::int64_t b = at / s.length, t = at % s.length;
-        std::int64_t count = 0;
-        for (std::int64_t j = s.taps - 1; j >= 0 && t + s.taps - 1 - j < s.length; --j, ++count) {
+      for (int64_t at = begin; at < end && s.gx.data; ++at) {
+        const int64_t b = at / s.length, t = at % s.length;
+        int64_t count = 0;
+        for (int64_t j = s.taps - 1; j >= 0 && t + s.taps - 1 - j < s.length; --j, ++count) {
           w[static_cast<std::size_t>(count)] = taps.data() + j * n;
           x[static_cast<std::size_t>(count)] = row(s.g, b, t + s.taps - 1 - j);
         }
         combine(n, nullptr, w.data(), x.data(), count, row(s.gx, b, t));
       }
-      for (std::int64_t block = begin; block < end; block += kRowBlock) {
-        const std::int64_t stop = std::min(end, block + kRowBlock);
-        for (std::int64_t j = 0; j <= s.taps; ++j) {  // the last one is the bias
+      for (int64_t block = begin; block < end; block += kRowBlock) {
+        const int64_t stop = std::min(end, block + kRowBlock);
+        for (int64_t j = 0; j <= s.taps; ++j) {  // the last one is the bias
           gs.clear(), xs.clear();
-          for (std::int64_t at = block; at < stop; ++at) {
-            const std::int64_t b = at / s.length, t = at % s.length, source = t - (s.taps - 1) + j;
+          for (int64_t at = block; at < stop; ++at) {
+            const int64_t b = at / s.length, t = at % s.length, source = t - (s.taps - 1) + j;
             if (j < s.taps && source < 0) continue;
             gs.push_back(row(s.g, b, t));
             xs.push_back(j < s.taps ? row(s.x, b, source) : ones.data());
@@ -137,10 +133,10 @@ void Backward(const ShortConv& s) {
       }
     }
   });
-  for (std::int64_t j = 0; j <= s.taps; ++j)
-    for (std::int64_t c = 0; c < n; ++c) {
+  for (int64_t j = 0; j <= s.taps; ++j)
+    for (int64_t c = 0; c < n; ++c) {
       double total = 0;
-      for (std::int64_t chunk = 0; chunk < chunks; ++chunk)
+      for (int64_t chunk = 0; chunk < chunks; ++chunk)
         total += static_cast<double>(sums[(chunk * (s.taps + 1) + j) * n + c]);
       if (j < s.taps && s.gw.data) s.gw.as<float>()[c * s.taps + j] = static_cast<float>(total);
       if (j == s.taps && s.gb.data) s.gb.as<float>()[c] = static_cast<float>(total);

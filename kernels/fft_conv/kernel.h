@@ -26,10 +26,10 @@ struct FftConvGradients {
 
 /// Floats of the filters' spectrum for sequences of `length`; that of one batch entry of u is as
 /// large.
-DROPIN_KERNEL(fft_conv_size, std::int64_t channels, std::int64_t length, std::int64_t* floats);
+DROPIN_KERNEL(fft_conv_size, int64_t channels, int64_t length, int64_t* floats);
 /// The spectrum of filters k [C, Lk] and k_rev (or null), without D, in a layout of its own.
-DROPIN_KERNEL(fft_conv_spectrum, const abi::TensorIn& k, const abi::TensorIn& k_rev,
-              std::int64_t length, const abi::TensorOut& spectrum);
+DROPIN_KERNEL(fft_conv_spectrum, const abi::TensorIn& k, const abi::TensorIn& k_rev, int64_t length,
+              const abi::TensorOut& spectrum);
 /// y = post (k * (pre u) + D pre u). conv (or null) receives the value before the post gate, kept
 /// [B, fft_conv_size] (or null) the spectrum of pre u.
 DROPIN_KERNEL(fft_conv_forward, const FftConvInputs& in, const abi::TensorOut& y,

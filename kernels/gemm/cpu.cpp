@@ -17,7 +17,6 @@
 namespace dropin::cpu {
 namespace {
 
-using std::int64_t;
 constexpr double kMinFlops =
     4e6;  // per range of parallel_for: some 40 us, well above the cost of waking a thread
 constexpr double kMinBytes = 1 << 18;  // the same for kernels bound by memory
@@ -332,7 +331,6 @@ namespace {
 using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
-using std::int64_t;
 
 cpu::Operand operand(const TensorIn& t) {
   return {t.data, t.dtype, t.sizes[0] == 1 ? 0 : t.strides[0], t.strides[1], t.strides[2]};
@@ -398,7 +396,7 @@ Status matmul_cpu(const abi::KernelContext&, const TensorIn& a, const TensorIn& 
       integer_matmul<std::int32_t>(a, b, beta, c);
       break;
     case DType::Int64:
-      integer_matmul<std::int64_t>(a, b, beta, c);
+      integer_matmul<int64_t>(a, b, beta, c);
       break;
     default:
       return abi::unsupported("matmul: no kernel for bool");

@@ -31,14 +31,14 @@ constexpr int kMR = 12;
 #else
 constexpr int kMR = 6;
 #endif
-constexpr std::int64_t kKC = 256, kMC = 96;  // a block of a: 96 KiB (f32), stays in L2; a panel of
-                                             // b: kKC * 2 vectors, stays in L1
+constexpr int64_t kKC = 256, kMC = 96;  // a block of a: 96 KiB (f32), stays in L2; a panel of
+                                        // b: kKC * 2 vectors, stays in L1
 
 template <class T>
-HWY_INLINE void store_tile(const T* tile, std::int64_t nr, T beta, T* c, std::int64_t c_row,
-                           std::int64_t rows, std::int64_t cols) {
-  for (std::int64_t i = 0; i < rows; ++i)
-    for (std::int64_t j = 0; j < cols; ++j) {
+HWY_INLINE void store_tile(const T* tile, int64_t nr, T beta, T* c, int64_t c_row, int64_t rows,
+                           int64_t cols) {
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j) {
       const T old = beta == T(0) ? T(0) : beta * c[i * c_row + j];
       c[i * c_row + j] = tile[i * nr + j] + old;
     }
@@ -46,15 +46,14 @@ HWY_INLINE void store_tile(const T* tile, std::int64_t nr, T beta, T* c, std::in
 
 /// One register tile: a packed [K][kMR], b packed [K][NR].
 template <class T>
-HWY_INLINE void micro_kernel(std::int64_t K, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b,
-                             T beta, T* c, std::int64_t c_row, std::int64_t rows,
-                             std::int64_t cols) {
+HWY_INLINE void micro_kernel(int64_t K, const T* HWY_RESTRICT a, const T* HWY_RESTRICT b, T beta,
+                             T* c, int64_t c_row, int64_t rows, int64_t cols) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
-  const std::int64_t L = static_cast<std::int64_t>(hn::Lanes(d)), nr = 2 * L;
+  const int64_t L = static_cast<int64_t>(hn::Lanes(d)), nr = 2 * L;
   V s[kMR][2];
   for (int i = 0; i < kMR; ++i) s[i][0] = s[i][1] = hn::Zero(d);
-  for (std::int64_t k = 0; k < K; ++k, a += kMR, b += nr) {
+  for (int64_t k = 0; k < K; ++k, a += kMR, b += nr) {
     const V b0 = hn::Load(d, b), b1 = hn::Load(d, b + L);
     HWY_UNROLL(12)
     for (int i = 0; i < kMR; ++i) {
@@ -85,48 +84,46 @@ HWY_INLINE void micro_kernel(std::int64_t K, const T* HWY_RESTRICT a, const T* H
 
 /// Panels of `width` rows of m [count, K], k-major, the last one filled up with zeros.
 template <class T>
-void pack(const T* m, std::int64_t along, std::int64_t k_stride, std::int64_t count, std::int64_t K,
-          std::int64_t width, T* out) {
-  for (std::int64_t at = 0; at < count; at += width, out += width * K) {
-    const std::int64_t n = std::min(width, count - at);
+void pack(const T* m, int64_t along, int64_t k_stride, int64_t count, int64_t K, int64_t width,
+          T* out) {
+  for (int64_t at = 0; at < count; at += width, out += width * K) {
+    const int64_t n = std::min(width, count - at);
     const T* p = m + at * along;
     if (along == 1) {
-      for (std::int64_t k = 0; k < K; ++k) {
-        for (std::int64_t i = 0; i < n; ++i) out[k * width + i] = p[k * k_stride + i];
-        for (std::int64_t i = n; i < width; ++i) out[k * width + i] = T(0);
+      for (int64_t k = 0; k < K; ++k) {
+        for (int64_t i = 0; i < n; ++i) out[k * width + i] = p[k * k_stride + i];
+        for (int64_t i = n; i < width; ++i) out[k * width + i] = T(0);
       }
     } else {
-      for (std::int64_t i = 0; i < n; ++i)
-        for (std::int64_t k = 0; k < K; ++k) out[k * width + i] = p[i * along + k * k_stride];
-      for (std::int64_t i = n; i < width; ++i)
-        for (std::int64_t k = 0; k < K; ++k) out[k * width + i] = T(0);
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t k = 0; k < K; ++k) out[k * width + i] = p[i * along + k * k_stride];
+      for (int64_t i = n; i < width; ++i)
+        for (int64_t k = 0; k < K; ++k) out[k * width + i] = T(0);
     }
   }
 }
 
 template <class T>
-void blocked(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const T> a, Matrix<const T> b,
-             T beta, Matrix<T> c) {
+void blocked(int64_t M, int64_t N, int64_t K, Matrix<const T> a, Matrix<const T> b, T beta,
+             Matrix<T> c) {
   const hn::ScalableTag<T> d;
-  const std::int64_t nr = 2 * static_cast<std::int64_t>(hn::Lanes(d));
-  const std::int64_t nc = std::min<std::int64_t>(ceil_div(N, nr) * nr, 16 * nr * 8),
-                     kc = std::min(K, kKC);
+  const int64_t nr = 2 * static_cast<int64_t>(hn::Lanes(d));
+  const int64_t nc = std::min<int64_t>(ceil_div(N, nr) * nr, 16 * nr * 8), kc = std::min(K, kKC);
   Scratch<T> a_pack(kMC * kc), b_pack(nc * kc);
-  for (std::int64_t j0 = 0; j0 < N; j0 += nc) {
-    const std::int64_t n = std::min(nc, N - j0);
-    for (std::int64_t k0 = 0; k0 < K; k0 += kc) {
-      const std::int64_t kk = std::min(kc, K - k0);
+  for (int64_t j0 = 0; j0 < N; j0 += nc) {
+    const int64_t n = std::min(nc, N - j0);
+    for (int64_t k0 = 0; k0 < K; k0 += kc) {
+      const int64_t kk = std::min(kc, K - k0);
       const T scale = k0 == 0 ? beta : T(1);
       pack(b.data + k0 * b.row + j0 * b.col, b.col, b.row, n, kk, nr, b_pack.data());
-      for (std::int64_t i0 = 0; i0 < M; i0 += kMC) {
-        const std::int64_t m = std::min(kMC, M - i0);
-        pack(a.data + i0 * a.row + k0 * a.col, a.row, a.col, m, kk, std::int64_t{kMR},
-             a_pack.data());
-        for (std::int64_t j = 0; j < n; j += nr)
-          for (std::int64_t i = 0; i < m; i += kMR)
+      for (int64_t i0 = 0; i0 < M; i0 += kMC) {
+        const int64_t m = std::min(kMC, M - i0);
+        pack(a.data + i0 * a.row + k0 * a.col, a.row, a.col, m, kk, int64_t{kMR}, a_pack.data());
+        for (int64_t j = 0; j < n; j += nr)
+          for (int64_t i = 0; i < m; i += kMR)
             micro_kernel<T>(kk, a_pack.data() + i * kk, b_pack.data() + j * kk, scale,
                             c.data + (i0 + i) * c.row + j0 + j, c.row,
-                            std::min<std::int64_t>(kMR, m - i), std::min(nr, n - j));
+                            std::min<int64_t>(kMR, m - i), std::min(nr, n - j));
       }
     }
   }
@@ -144,15 +141,14 @@ HWY_INLINE void each(F&& f) {
 
 /// R rows of a times S rows of b.
 template <class T, int R, int S>
-HWY_INLINE void dots(std::int64_t K, const T* HWY_RESTRICT a, std::int64_t a_row,
-                     const T* HWY_RESTRICT b, std::int64_t b_row, const T* bias, T* c,
-                     std::int64_t c_row, std::int64_t c_col) {
+HWY_INLINE void dots(int64_t K, const T* HWY_RESTRICT a, int64_t a_row, const T* HWY_RESTRICT b,
+                     int64_t b_row, const T* bias, T* c, int64_t c_row, int64_t c_col) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
-  const std::int64_t L = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t L = static_cast<int64_t>(hn::Lanes(d));
   V s[R * S];
   each<R * S>([&](auto i) DROPIN_LAMBDA { s[i] = hn::Zero(d); });
-  std::int64_t k = 0;
+  int64_t k = 0;
   for (; k + L <= K; k += L) {
     V x[R];
     each<R>([&](auto r) DROPIN_LAMBDA { x[r] = hn::LoadU(d, a + r * a_row + k); });
@@ -166,30 +162,29 @@ HWY_INLINE void dots(std::int64_t K, const T* HWY_RESTRICT a, std::int64_t a_row
   for (int r = 0; r < R; ++r)
     for (int j = 0; j < S; ++j) {
       T sum = sums[r * S + j];
-      for (std::int64_t t = k; t < K; ++t) sum += a[r * a_row + t] * b[j * b_row + t];
+      for (int64_t t = k; t < K; ++t) sum += a[r * a_row + t] * b[j * b_row + t];
       c[r * c_row + j * c_col] = sum + (bias ? bias[j] : T(0));
     }
 }
 
 /// S rows of b against all M rows of a, at most R at once.
 template <class T, int R, int S>
-HWY_INLINE void columns(std::int64_t M, std::int64_t K, const T* a, std::int64_t a_row, const T* b,
-                        std::int64_t b_row, const T* bias, T* c, std::int64_t c_row,
-                        std::int64_t c_col) {
+HWY_INLINE void columns(int64_t M, int64_t K, const T* a, int64_t a_row, const T* b, int64_t b_row,
+                        const T* bias, T* c, int64_t c_row, int64_t c_col) {
   for (; M >= R; M -= R, a += R * a_row, c += R * c_row)
     dots<T, R, S>(K, a, a_row, b, b_row, bias, c, c_row, c_col);
   if constexpr (R > 1) columns<T, R - 1, S>(M, K, a, a_row, b, b_row, bias, c, c_row, c_col);
 }
 
 template <class T>
-void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int64_t a_row,
-            const T* b, std::int64_t b_row, const T* bias, Matrix<T> c) {
+void skinny(int64_t M, int64_t N, int64_t K, const T* a, int64_t a_row, const T* b, int64_t b_row,
+            const T* bias, Matrix<T> c) {
 #if HWY_TARGET <= HWY_AVX3
   constexpr int kR = 4, kS1 = 8, kS2 = 8, kS3 = 8, kS = 6;  // 24 sums, 4 vectors of a, 1 of b
 #else
   constexpr int kR = 3, kS1 = 8, kS2 = 4, kS3 = 4, kS = 4;  // 12 sums, 3 vectors of a, 1 of b
 #endif
-  std::int64_t n = 0;
+  int64_t n = 0;
   auto run = [&]<int R, int S>() HWY_ATTR {
     for (; n + S <= N; n += S)
       columns<T, R, S>(M, K, a, a_row, b + n * b_row, b_row, bias ? bias + n : nullptr,
@@ -202,20 +197,20 @@ void skinny(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int
   run.template operator()<kR, 1>();
 }
 
-void BlockedF32(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a,
-                Matrix<const float> b, float beta, Matrix<float> c) {
+void BlockedF32(int64_t M, int64_t N, int64_t K, Matrix<const float> a, Matrix<const float> b,
+                float beta, Matrix<float> c) {
   blocked<float>(M, N, K, a, b, beta, c);
 }
-void BlockedF64(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a,
-                Matrix<const double> b, double beta, Matrix<double> c) {
+void BlockedF64(int64_t M, int64_t N, int64_t K, Matrix<const double> a, Matrix<const double> b,
+                double beta, Matrix<double> c) {
   blocked<double>(M, N, K, a, b, beta, c);
 }
-void SkinnyF32(std::int64_t M, std::int64_t N, std::int64_t K, const float* a, std::int64_t ar,
-               const float* b, std::int64_t br, const float* bias, Matrix<float> c) {
+void SkinnyF32(int64_t M, int64_t N, int64_t K, const float* a, int64_t ar, const float* b,
+               int64_t br, const float* bias, Matrix<float> c) {
   skinny<float>(M, N, K, a, ar, b, br, bias, c);
 }
-void SkinnyF64(std::int64_t M, std::int64_t N, std::int64_t K, const double* a, std::int64_t ar,
-               const double* b, std::int64_t br, const double* bias, Matrix<double> c) {
+void SkinnyF64(int64_t M, int64_t N, int64_t K, const double* a, int64_t ar, const double* b,
+               int64_t br, const double* bias, Matrix<double> c) {
   skinny<double>(M, N, K, a, ar, b, br, bias, c);
 }
 
@@ -231,25 +226,23 @@ HWY_EXPORT(SkinnyF32);
 HWY_EXPORT(SkinnyF64);
 
 template <>
-void blocked_gemm<float>(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a,
+void blocked_gemm<float>(int64_t M, int64_t N, int64_t K, Matrix<const float> a,
                          Matrix<const float> b, float beta, Matrix<float> c) {
   HWY_DYNAMIC_DISPATCH(BlockedF32)(M, N, K, a, b, beta, c);
 }
 template <>
-void blocked_gemm<double>(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a,
+void blocked_gemm<double>(int64_t M, int64_t N, int64_t K, Matrix<const double> a,
                           Matrix<const double> b, double beta, Matrix<double> c) {
   HWY_DYNAMIC_DISPATCH(BlockedF64)(M, N, K, a, b, beta, c);
 }
 template <>
-void skinny_gemm<float>(std::int64_t M, std::int64_t N, std::int64_t K, const float* a,
-                        std::int64_t ar, const float* b, std::int64_t br, const float* bias,
-                        Matrix<float> c) {
+void skinny_gemm<float>(int64_t M, int64_t N, int64_t K, const float* a, int64_t ar, const float* b,
+                        int64_t br, const float* bias, Matrix<float> c) {
   HWY_DYNAMIC_DISPATCH(SkinnyF32)(M, N, K, a, ar, b, br, bias, c);
 }
 template <>
-void skinny_gemm<double>(std::int64_t M, std::int64_t N, std::int64_t K, const double* a,
-                         std::int64_t ar, const double* b, std::int64_t br, const double* bias,
-                         Matrix<double> c) {
+void skinny_gemm<double>(int64_t M, int64_t N, int64_t K, const double* a, int64_t ar,
+                         const double* b, int64_t br, const double* bias, Matrix<double> c) {
   HWY_DYNAMIC_DISPATCH(SkinnyF64)(M, N, K, a, ar, b, br, bias, c);
 }
 }  // namespace dropin::cpu

@@ -16,7 +16,6 @@ namespace {
 using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
-using std::int64_t;
 
 constexpr int64_t kGrain = 1 << 14;
 constexpr const char* kRange = "index out of range";

@@ -20,6 +20,6 @@ DROPIN_KERNEL(index_add, const abi::TensorIn& index, const abi::TensorIn& src, i
               const abi::TensorOut& y);
 /// Flat positions of the true (non-zero) elements of a contiguous x, ascending, into out (Int64,
 /// numel(x) long); count receives how many.
-DROPIN_KERNEL(nonzero, const abi::TensorIn& x, const abi::TensorOut& out, std::int64_t* count);
+DROPIN_KERNEL(nonzero, const abi::TensorIn& x, const abi::TensorOut& out, int64_t* count);
 
 }  // namespace dropin::kernels

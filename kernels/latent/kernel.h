@@ -11,17 +11,15 @@ namespace dropin::kernels {
 
 /// Floats of state per head: the running maximum m [N], the sum z [N] in units of exp(m), and the
 /// weighted sum S [N, D] in the same units.
-inline std::int64_t latent_state_size(std::int64_t latents, std::int64_t width) {
-  return latents * (width + 2);
-}
+inline int64_t latent_state_size(int64_t latents, int64_t width) { return latents * (width + 2); }
 /// Tokens between two kept states.
-inline constexpr std::int64_t kLatentChunk = 64;
+inline constexpr int64_t kLatentChunk = 64;
 
 struct LatentInputs {
   abi::TensorIn p, k, v;
   bool causal = false;
-  std::int64_t chunk = kLatentChunk;  ///< tokens taken at once, at most kLatentChunk; without
-                                      ///< effect on results beyond rounding
+  int64_t chunk = kLatentChunk;  ///< tokens taken at once, at most kLatentChunk; without
+                                 ///< effect on results beyond rounding
   template <class F>
   void tensors(F&& f) const {
     for (const abi::TensorIn* t : {&p, &k, &v}) f(*t);

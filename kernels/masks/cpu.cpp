@@ -18,14 +18,13 @@ namespace {
 
 /// y[x] = sigmoid(sum_k c[k] p[k plane + x]) for `kVectors` vectors.
 template <int kVectors>
-HWY_INLINE void columns(const float* p, std::int64_t plane, const float* c, std::int64_t K,
-                        float* y) {
+HWY_INLINE void columns(const float* p, int64_t plane, const float* c, int64_t K, float* y) {
   const Tag<float> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   VecOf<Tag<float>> sum[kVectors];
 #pragma GCC unroll 4
   for (int v = 0; v < kVectors; ++v) sum[v] = hn::Zero(d);
-  for (std::int64_t k = 0; k < K; ++k) {
+  for (int64_t k = 0; k < K; ++k) {
     const auto by = hn::Set(d, c[k]);
 #pragma GCC unroll 4
     for (int v = 0; v < kVectors; ++v)
@@ -35,25 +34,24 @@ HWY_INLINE void columns(const float* p, std::int64_t plane, const float* c, std:
   for (int v = 0; v < kVectors; ++v) hn::StoreU(sigmoid(d, sum[v]), d, y + v * lanes);
 }
 
-void masks(const float* prototypes, const float* coefficients, const std::int64_t* windows,
-           std::int64_t N, std::int64_t K, std::int64_t h, std::int64_t w, float* y) {
+void masks(const float* prototypes, const float* coefficients, const int64_t* windows, int64_t N,
+           int64_t K, int64_t h, int64_t w, float* y) {
   // Zeros mask by mask, one after the other in memory; then the windows.
+  parallel_for(N * h, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, w)),
+               [&](int64_t begin, int64_t end) { std::fill(y + begin * w, y + end * w, 0.0f); });
   parallel_for(
-      N * h, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, w)),
-      [&](std::int64_t begin, std::int64_t end) { std::fill(y + begin * w, y + end * w, 0.0f); });
-  parallel_for(
-      h, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, N * w)),
-      [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      h, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, N * w)),
+      [&](int64_t begin, int64_t end) HWY_ATTR {
         const Tag<float> d;
-        const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-        for (std::int64_t r = begin; r < end; ++r)
-          for (std::int64_t n = 0; n < N; ++n) {
-            const std::int64_t* in = windows + 4 * n;
+        const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+        for (int64_t r = begin; r < end; ++r)
+          for (int64_t n = 0; n < N; ++n) {
+            const int64_t* in = windows + 4 * n;
             if (r < in[0] || r >= in[1]) continue;
-            const std::int64_t first = in[2], last = in[3];
+            const int64_t first = in[2], last = in[3];
             float* out = y + (n * h + r) * w;
             const float *p = prototypes + r * w, *c = coefficients + n * K;
-            std::int64_t x = first;
+            int64_t x = first;
             for (; x + 4 * lanes <= last; x += 4 * lanes) columns<4>(p + x, h * w, c, K, out + x);
             for (; x + 2 * lanes <= last; x += 2 * lanes) columns<2>(p + x, h * w, c, K, out + x);
             for (; x + lanes <= last; x += lanes) columns<1>(p + x, h * w, c, K, out + x);
@@ -63,7 +61,7 @@ void masks(const float* prototypes, const float* coefficients, const std::int64_
             } else if (x < last) {
               const auto rest = static_cast<std::size_t>(last - x);
               auto sum = hn::Zero(d);
-              for (std::int64_t k = 0; k < K; ++k)
+              for (int64_t k = 0; k < K; ++k)
                 sum = hn::MulAdd(hn::Set(d, c[k]), load_first(d, p + k * h * w + x, rest), sum);
               store_first(sigmoid(d, sum), d, out + x, rest);
             }
@@ -92,17 +90,17 @@ abi::Status window_masks_cpu(const abi::KernelContext&, const TensorIn& prototyp
       !is(windows, DType::Int64, 2) || !is(y, DType::Float32, 3))
     return abi::failed(
         "window_masks: prototypes, coefficients and y must be contiguous float32, windows int64");
-  const std::int64_t N = coefficients.sizes[0], K = prototypes.sizes[0], h = prototypes.sizes[1],
-                     w = prototypes.sizes[2];
+  const int64_t N = coefficients.sizes[0], K = prototypes.sizes[0], h = prototypes.sizes[1],
+                w = prototypes.sizes[2];
   if (coefficients.sizes[1] != K || windows.sizes[0] != N || windows.sizes[1] != 4 ||
       y.sizes[0] != N || y.sizes[1] != h || y.sizes[2] != w)
     return abi::failed("window_masks: arrays do not fit");
-  const std::int64_t* in = windows.as<std::int64_t>();
-  for (std::int64_t n = 0; n < N; ++n, in += 4)
+  const int64_t* in = windows.as<int64_t>();
+  for (int64_t n = 0; n < N; ++n, in += 4)
     if (in[0] < 0 || in[1] > h || in[2] < 0 || in[3] > w || in[2] > in[3])
       return abi::failed("window_masks: a window leaves the picture");
   HWY_DYNAMIC_DISPATCH(masks)
-  (prototypes.as<float>(), coefficients.as<float>(), windows.as<std::int64_t>(), N, K, h, w,
+  (prototypes.as<float>(), coefficients.as<float>(), windows.as<int64_t>(), N, K, h, w,
    y.as<float>());
   return abi::ok();
 }

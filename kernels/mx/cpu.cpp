@@ -27,23 +27,23 @@ struct MxArrays {
   float* y = nullptr;
 };
 /// n codes of `width` bits as bytes.
-inline void mx_pack(const std::uint8_t* codes, std::int64_t n, int width, std::uint8_t* out) {
-  const std::int64_t whole = n / 8 * 8;
+inline void mx_pack(const std::uint8_t* codes, int64_t n, int width, std::uint8_t* out) {
+  const int64_t whole = n / 8 * 8;
   width == 4 ? pack_codes<4>(codes, whole, out) : pack_codes<6>(codes, whole, out);
   if (whole == n) return;
   std::uint64_t w = 0;
-  for (std::int64_t i = whole; i < n; ++i) w |= std::uint64_t{codes[i]} << (i - whole) * width;
+  for (int64_t i = whole; i < n; ++i) w |= std::uint64_t{codes[i]} << (i - whole) * width;
   std::memcpy(out + whole / 8 * width, &w,
               static_cast<std::size_t>(ceil_div((n - whole) * width, 8)));
 }
-inline void mx_unpack(const std::uint8_t* in, std::int64_t n, int width, std::uint8_t* codes) {
-  const std::int64_t whole = n / 8 * 8;
+inline void mx_unpack(const std::uint8_t* in, int64_t n, int width, std::uint8_t* codes) {
+  const int64_t whole = n / 8 * 8;
   width == 4 ? unpack_codes<4>(in, whole, codes) : unpack_codes<6>(in, whole, codes);
   std::uint64_t w = 0;
   if (whole < n)
     std::memcpy(&w, in + whole / 8 * width,
                 static_cast<std::size_t>(ceil_div((n - whole) * width, 8)));
-  for (std::int64_t i = whole; i < n; ++i)
+  for (int64_t i = whole; i < n; ++i)
     codes[i] = static_cast<std::uint8_t>(w >> (i - whole) * width & ((1u << width) - 1));
 }
 }  // namespace dropin::kernels
@@ -153,11 +153,10 @@ HWY_INLINE int scale_byte(std::int32_t top, const MxArgs& a, const MxTraits& t, 
 /// A block along the last axis: b of row `row`. Its codes, one a byte, go to `codes`.
 template <bool kInt8, MxRounding kRounding, bool kFake>
 HWY_INLINE void code_block(const Coder<kInt8, kRounding>& coder, const MxArgs& a, const MxTraits& t,
-                           const MxArrays& p, std::int64_t row, std::int64_t b,
-                           std::uint8_t* codes) {
+                           const MxArrays& p, int64_t row, int64_t b, std::uint8_t* codes) {
   const F f;
   const I i;
-  const std::int64_t from = row * a.n + b * a.block, size = std::min(a.block, a.n - b * a.block);
+  const int64_t from = row * a.n + b * a.block, size = std::min(a.block, a.n - b * a.block);
   const float *x = p.x + from, *u = p.u ? p.u + from : nullptr;
   float* y = kFake ? p.y + from : nullptr;
   std::uint8_t* scale = kFake ? nullptr : p.scales + row * ceil_div(a.n, a.block) + b;
@@ -170,11 +169,11 @@ HWY_INLINE void code_block(const Coder<kInt8, kRounding>& coder, const MxArgs& a
     return mx_block<float>(a, x, u, size, 1, kFake ? nullptr : codes, scale, y);
   if constexpr (!kFake) *scale = static_cast<std::uint8_t>(byte);
   const VI low = hn::Set(i, coder.low_of(coded, t));
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f));
   auto random = [&](auto at) HWY_ATTR {
     return kRounding == MxRounding::Stochastic ? at.load(f, u) : hn::Zero(f);
   };
-  std::int64_t k = 0;
+  int64_t k = 0;
   for (; k + lanes <= size; k += lanes) {
     const Whole<float> at{k};
     if constexpr (kFake)
@@ -189,7 +188,7 @@ HWY_INLINE void code_block(const Coder<kInt8, kRounding>& coder, const MxArgs& a
     } else {
       HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
       hn::Store(coder.code(at.load(f, x), low, random(at)), i, c);
-      for (std::int64_t j = 0; j < size - k; ++j) codes[k + j] = static_cast<std::uint8_t>(c[j]);
+      for (int64_t j = 0; j < size - k; ++j) codes[k + j] = static_cast<std::uint8_t>(c[j]);
     }
   }
 }
@@ -197,17 +196,17 @@ HWY_INLINE void code_block(const Coder<kInt8, kRounding>& coder, const MxArgs& a
 template <bool kInt8, MxRounding kRounding, bool kFake>
 void last_axis(const MxArgs& a, const MxArrays& p) {
   const MxTraits& t = mx_traits(a.format);
-  const std::int64_t per_row = ceil_div(a.n, a.block),
-                     row_bytes = a.packed ? ceil_div(a.n * t.width, 8) : a.n;
+  const int64_t per_row = ceil_div(a.n, a.block),
+                row_bytes = a.packed ? ceil_div(a.n * t.width, 8) : a.n;
   const bool by_row = a.packed && t.width < 8 && a.block * t.width % 8 != 0,
              pack = a.packed && t.width < 8;
   if (kFake || !by_row) {
-    parallel_for(a.outer * per_row, std::max<std::int64_t>(1, kGrain / a.block),
-                 [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(a.outer * per_row, std::max<int64_t>(1, kGrain / a.block),
+                 [&](int64_t begin, int64_t end) HWY_ATTR {
                    const Coder<kInt8, kRounding> coder(t);
                    cpu::Scratch<std::uint8_t> codes(pack ? std::min(a.block, a.n) + 8 : 1);
-                   std::int64_t row = begin / per_row, b = begin % per_row;
-                   for (std::int64_t k = begin; k < end; ++k) {
+                   int64_t row = begin / per_row, b = begin % per_row;
+                   for (int64_t k = begin; k < end; ++k) {
                      if (kFake || !pack) {
                        code_block<kInt8, kRounding, kFake>(
                            coder, a, t, p, row, b,
@@ -222,12 +221,12 @@ void last_axis(const MxArgs& a, const MxArrays& p) {
                  });
     return;
   }
-  parallel_for(a.outer, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(a.n, 1)),
-               [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  parallel_for(a.outer, std::max<int64_t>(1, kGrain / std::max<int64_t>(a.n, 1)),
+               [&](int64_t begin, int64_t end) HWY_ATTR {
                  const Coder<kInt8, kRounding> coder(t);
                  cpu::Scratch<std::uint8_t> codes(a.n + 8);
-                 for (std::int64_t row = begin; row < end; ++row) {
-                   for (std::int64_t b = 0; b < per_row; ++b)
+                 for (int64_t row = begin; row < end; ++row) {
+                   for (int64_t b = 0; b < per_row; ++b)
                      code_block<kInt8, kRounding, kFake>(coder, a, t, p, row, b,
                                                          codes.data() + b * a.block);
                    mx_pack(codes.data(), a.n, t.width, p.codes + row * row_bytes);
@@ -235,31 +234,30 @@ void last_axis(const MxArgs& a, const MxArrays& p) {
                });
 }
 
-constexpr std::int64_t kWidth = 512;  // columns of a strip
+constexpr int64_t kWidth = 512;  // columns of a strip
 
 /// Block b of the columns of one strip, in slice o of the outer dimension.
 template <bool kInt8, MxRounding kRounding, bool kFake>
 HWY_INLINE void code_strip(const Coder<kInt8, kRounding>& coder, const MxArgs& a, const MxTraits& t,
-                           const MxArrays& p, std::int64_t o, std::int64_t b, std::int64_t strip) {
+                           const MxArrays& p, int64_t o, int64_t b, int64_t strip) {
   const F f;
   const I i;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f)),
-                     per_row = ceil_div(a.n, a.block);
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f)), per_row = ceil_div(a.n, a.block);
   HWY_ALIGN std::int32_t low[kWidth + 16];
   std::uint8_t bytes[kWidth];
-  const std::int64_t rows = std::min(a.block, a.n - b * a.block),
-                     columns = std::min(kWidth, a.inner - strip * kWidth);
-  const std::int64_t first = (o * a.n + b * a.block) * a.inner + strip * kWidth,
-                     scales = (o * per_row + b) * a.inner + strip * kWidth;
+  const int64_t rows = std::min(a.block, a.n - b * a.block),
+                columns = std::min(kWidth, a.inner - strip * kWidth);
+  const int64_t first = (o * a.n + b * a.block) * a.inner + strip * kWidth,
+                scales = (o * per_row + b) * a.inner + strip * kWidth;
   std::memset(low, 0, sizeof low);
-  for (std::int64_t r = 0; r < rows; ++r) {
+  for (int64_t r = 0; r < rows; ++r) {
     const float* x = p.x + first + r * a.inner;
     each<float>(0, columns, [&](auto at) HWY_ATTR {
       hn::StoreU(hn::Max(hn::LoadU(i, low + at.i), abs_bits(at.load(f, x))), i, low + at.i);
     });
   }
   bool fast = true;
-  for (std::int64_t c = 0; c < columns; ++c) {
+  for (int64_t c = 0; c < columns; ++c) {
     bool ok;
     int coded;
     bytes[c] = static_cast<std::uint8_t>(scale_byte(low[c], a, t, &ok, &coded));
@@ -267,15 +265,15 @@ HWY_INLINE void code_strip(const Coder<kInt8, kRounding>& coder, const MxArgs& a
     fast = fast && ok;
   }
   if (HWY_UNLIKELY(!fast)) {  // some column goes by the definition; then all of these do
-    for (std::int64_t c = 0; c < columns; ++c)
+    for (int64_t c = 0; c < columns; ++c)
       mx_block<float>(a, p.x + first + c, p.u ? p.u + first + c : nullptr, rows, a.inner,
                       kFake ? nullptr : p.codes + first + c,
                       kFake ? nullptr : p.scales + scales + c, kFake ? p.y + first + c : nullptr);
     return;
   }
   if constexpr (!kFake) std::memcpy(p.scales + scales, bytes, static_cast<std::size_t>(columns));
-  for (std::int64_t r = 0; r < rows; ++r) {
-    const std::int64_t from = first + r * a.inner;
+  for (int64_t r = 0; r < rows; ++r) {
+    const int64_t from = first + r * a.inner;
     each<float>(0, columns, [&](auto at) HWY_ATTR {
       const VI lows = hn::LoadU(i, low + at.i);
       const VF x = at.load(f, p.x + from),
@@ -287,7 +285,7 @@ HWY_INLINE void code_strip(const Coder<kInt8, kRounding>& coder, const MxArgs& a
       } else {
         HWY_ALIGN std::int32_t c[hn::MaxLanes(I())];
         hn::Store(coder.code(x, lows, u), i, c);
-        for (std::int64_t j = 0; j < columns - at.i; ++j)
+        for (int64_t j = 0; j < columns - at.i; ++j)
           p.codes[from + at.i + j] = static_cast<std::uint8_t>(c[j]);
       }
     });
@@ -299,17 +297,16 @@ HWY_INLINE void code_strip(const Coder<kInt8, kRounding>& coder, const MxArgs& a
 template <bool kInt8, MxRounding kRounding, bool kFake>
 void inner_axis(const MxArgs& a, const MxArrays& p) {
   const MxTraits& t = mx_traits(a.format);
-  const std::int64_t per_row = ceil_div(a.n, a.block), strips = ceil_div(a.inner, kWidth);
-  parallel_for(
-      a.outer * per_row * strips,
-      std::max<std::int64_t>(1, kGrain / (std::min(kWidth, a.inner) *
-                                          std::min(a.block, std::max<std::int64_t>(a.n, 1)))),
-      [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-        const Coder<kInt8, kRounding> coder(t);
-        for (std::int64_t task = begin; task < end; ++task)
-          code_strip<kInt8, kRounding, kFake>(coder, a, t, p, task / strips / per_row,
-                                              task / strips % per_row, task % strips);
-      });
+  const int64_t per_row = ceil_div(a.n, a.block), strips = ceil_div(a.inner, kWidth);
+  parallel_for(a.outer * per_row * strips,
+               std::max<int64_t>(1, kGrain / (std::min(kWidth, a.inner) *
+                                              std::min(a.block, std::max<int64_t>(a.n, 1)))),
+               [&](int64_t begin, int64_t end) HWY_ATTR {
+                 const Coder<kInt8, kRounding> coder(t);
+                 for (int64_t task = begin; task < end; ++task)
+                   code_strip<kInt8, kRounding, kFake>(coder, a, t, p, task / strips / per_row,
+                                                       task / strips % per_row, task % strips);
+               });
 }
 
 template <bool kInt8, MxRounding kRounding>
@@ -340,19 +337,19 @@ void encode(const MxArgs& a, const MxArrays& p) {
 
 /// values * 2^(byte - 127), n of them, bytes[i * step].
 HWY_INLINE void decode_row(const float* table, const std::uint8_t* codes, const std::uint8_t* bytes,
-                           std::int64_t step, std::int64_t n, float* y) {
+                           int64_t step, int64_t n, float* y) {
   const F f;
   const I i;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(f));
-  auto slowly = [&](std::int64_t from, std::int64_t to) {
-    for (std::int64_t k = from; k < to; ++k) {
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(f));
+  auto slowly = [&](int64_t from, int64_t to) {
+    for (int64_t k = from; k < to; ++k) {
       const int byte = bytes[k * step];
       y[k] = byte == 255
                  ? std::numeric_limits<float>::quiet_NaN()
                  : mx_rounded<float>(std::ldexp(static_cast<double>(table[codes[k]]), byte - 127));
     }
   };
-  std::int64_t k = 0;
+  int64_t k = 0;
   for (; k + lanes <= n; k += lanes) {
     const VI byte = step ? hn::PromoteTo(i, hn::LoadU(U8(), bytes + k)) : hn::Set(i, bytes[0]);
     if (HWY_UNLIKELY(!hn::AllTrue(
@@ -372,46 +369,46 @@ void decode(const MxArgs& a, const std::uint8_t* codes, const std::uint8_t* scal
   float table[256];
   for (int c = 0; c < 256; ++c)
     table[c] = static_cast<float>(mx_decode(static_cast<std::uint8_t>(c), a.format));
-  const std::int64_t blocks = ceil_div(a.n, a.block), row_bytes = ceil_div(a.n * t.width, 8);
+  const int64_t blocks = ceil_div(a.n, a.block), row_bytes = ceil_div(a.n * t.width, 8);
   if (a.inner == 1) {
-    parallel_for(a.outer, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(a.n, 1)),
-                 [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(a.outer, std::max<int64_t>(1, kGrain / std::max<int64_t>(a.n, 1)),
+                 [&](int64_t begin, int64_t end) HWY_ATTR {
                    const bool packed = a.packed && t.width < 8;
                    cpu::Scratch<std::uint8_t> row_codes(packed ? a.n + 8 : 1);
-                   for (std::int64_t r = begin; r < end; ++r) {
+                   for (int64_t r = begin; r < end; ++r) {
                      const std::uint8_t* c = codes + r * a.n;
                      if (packed) {
                        mx_unpack(codes + r * row_bytes, a.n, t.width, row_codes.data());
                        c = row_codes.data();
                      }
-                     for (std::int64_t b = 0; b < blocks; ++b)
+                     for (int64_t b = 0; b < blocks; ++b)
                        decode_row(table, c + b * a.block, scales + r * blocks + b, 0,
                                   std::min(a.block, a.n - b * a.block), y + r * a.n + b * a.block);
                    }
                  });
     return;
   }
-  parallel_for(a.outer * a.n, std::max<std::int64_t>(1, kGrain / a.inner),
-               [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-                 for (std::int64_t r = begin; r < end; ++r)
+  parallel_for(a.outer * a.n, std::max<int64_t>(1, kGrain / a.inner),
+               [&](int64_t begin, int64_t end) HWY_ATTR {
+                 for (int64_t r = begin; r < end; ++r)
                    decode_row(table, codes + r * a.inner,
                               scales + (r / a.n * blocks + r % a.n / a.block) * a.inner, 1, a.inner,
                               y + r * a.inner);
                });
 }
 
-void nvfp4(const float* x, std::int64_t rows, std::int64_t n, std::uint8_t* codes,
-           std::uint8_t* scales, float* tensor_scale) {
-  const std::int64_t per_row = ceil_div(n, 16);
+void nvfp4(const float* x, int64_t rows, int64_t n, std::uint8_t* codes, std::uint8_t* scales,
+           float* tensor_scale) {
+  const int64_t per_row = ceil_div(n, 16);
   std::vector<float> tops(
       static_cast<std::size_t>(rows * per_row));  // of each block; NaN when it holds NaN or Inf
-  parallel_for(rows * per_row, kGrain / 16, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  parallel_for(rows * per_row, kGrain / 16, [&](int64_t begin, int64_t end) HWY_ATTR {
     const F f;
     const I i;
-    for (std::int64_t k = begin; k < end; ++k) {
+    for (int64_t k = begin; k < end; ++k) {
       const float* p = x + k / per_row * n + k % per_row * 16;
       VI most = hn::Zero(i);
-      each<float>(0, std::min<std::int64_t>(16, n - k % per_row * 16),
+      each<float>(0, std::min<int64_t>(16, n - k % per_row * 16),
                   [&](auto at) HWY_ATTR { most = hn::Max(most, abs_bits(at.load(f, p))); });
       const std::int32_t bits = hn::GetLane(hn::MaxOfLanes(i, most));
       std::memcpy(&tops[k], &bits, 4);
@@ -422,14 +419,14 @@ void nvfp4(const float* x, std::int64_t rows, std::int64_t n, std::uint8_t* code
   for (float v : tops) most = v > most ? v : most;
   const float scale = most > 0 ? most / 2688.0f : 1.0f;
   *tensor_scale = scale;
-  parallel_for(rows * per_row, kGrain / 16, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  parallel_for(rows * per_row, kGrain / 16, [&](int64_t begin, int64_t end) HWY_ATTR {
     const F f;
     const I i;
     const Coder<false, MxRounding::Even> coder(mx_traits(MxFormat::E2M1));
     const VI low = hn::Set(i, coder.low_of(127, mx_traits(MxFormat::E2M1)));
-    for (std::int64_t k = begin; k < end; ++k) {
-      const std::int64_t from = k / per_row * n + k % per_row * 16,
-                         size = std::min<std::int64_t>(16, n - k % per_row * 16);
+    for (int64_t k = begin; k < end; ++k) {
+      const int64_t from = k / per_row * n + k % per_row * 16,
+                    size = std::min<int64_t>(16, n - k % per_row * 16);
       const float top = tops[k], ratio = top / 6.0f / scale;
       const std::uint8_t code = std::isnan(top) ? 0x7f : mx_encode(ratio, MxFormat::E4M3);
       scales[k] = code;
@@ -447,8 +444,7 @@ void nvfp4(const float* x, std::int64_t rows, std::int64_t n, std::uint8_t* code
         hn::Store(
             coder.code(hn::Min(hn::Max(v, hn::Set(f, -8.0f)), hn::Set(f, 8.0f)), low, hn::Zero(f)),
             i, c);
-        for (std::int64_t j = at.i;
-             j < std::min(size, at.i + static_cast<std::int64_t>(hn::Lanes(f))); ++j)
+        for (int64_t j = at.i; j < std::min(size, at.i + static_cast<int64_t>(hn::Lanes(f))); ++j)
           codes[from + j] = static_cast<std::uint8_t>(c[j - at.i]);
       });
     }
@@ -471,10 +467,10 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-bool is(const TensorIn& t, DType dtype, std::int64_t n) {
+bool is(const TensorIn& t, DType dtype, int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
-std::int64_t code_bytes(const MxArgs& a) {
+int64_t code_bytes(const MxArgs& a) {
   return a.packed ? a.outer * ceil_div(a.n * mx_traits(a.format).width, 8)
                   : a.outer * a.n * a.inner;
 }
@@ -485,14 +481,14 @@ bool sane(const MxArgs& a) {
 // float64: the definition
 void encode_double(const MxArgs& a, const double* x, const float* u, std::uint8_t* codes,
                    std::uint8_t* scales, double* y) {
-  const std::int64_t blocks = ceil_div(a.n, a.block);
+  const int64_t blocks = ceil_div(a.n, a.block);
   const int width = mx_traits(a.format).width;
-  parallel_for(a.outer, 1, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(a.outer, 1, [&](int64_t begin, int64_t end) {
     std::vector<std::uint8_t> row(a.packed ? static_cast<std::size_t>(a.n) : 0);
-    for (std::int64_t o = begin; o < end; ++o) {
-      for (std::int64_t b = 0; b < blocks; ++b)
-        for (std::int64_t c = 0; c < a.inner; ++c) {
-          const std::int64_t at = (o * a.n + b * a.block) * a.inner + c;
+    for (int64_t o = begin; o < end; ++o) {
+      for (int64_t b = 0; b < blocks; ++b)
+        for (int64_t c = 0; c < a.inner; ++c) {
+          const int64_t at = (o * a.n + b * a.block) * a.inner + c;
           mx_block<double>(
               a, x + at, u ? u + at : nullptr, std::min(a.block, a.n - b * a.block), a.inner,
               !codes     ? nullptr
@@ -512,7 +508,7 @@ void encode_double(const MxArgs& a, const double* x, const float* u, std::uint8_
 
 Status quantize_cpu(const KernelContext&, const MxArgs& a, const TensorIn& x, const TensorIn& u,
                     const TensorOut& codes, const TensorOut& scales) {
-  const std::int64_t n = a.outer * a.n * a.inner;
+  const int64_t n = a.outer * a.n * a.inner;
   if (x.dtype != DType::Float32 && x.dtype != DType::Float64)
     return abi::unsupported("needs float32 or float64");
   if (!sane(a) || !is(x, x.dtype, n) || !is(codes, DType::UInt8, code_bytes(a)) ||
@@ -532,7 +528,7 @@ Status quantize_cpu(const KernelContext&, const MxArgs& a, const TensorIn& x, co
 
 Status fake_cpu(const KernelContext&, const MxArgs& a, const TensorIn& x, const TensorIn& u,
                 const TensorOut& y) {
-  const std::int64_t n = a.outer * a.n * a.inner;
+  const int64_t n = a.outer * a.n * a.inner;
   if (x.dtype != DType::Float32 && x.dtype != DType::Float64)
     return abi::unsupported("needs float32 or float64");
   if (!sane(a) || a.packed || !is(x, x.dtype, n) || !is(y, x.dtype, n))
@@ -550,7 +546,7 @@ Status fake_cpu(const KernelContext&, const MxArgs& a, const TensorIn& x, const 
 
 Status dequantize_cpu(const KernelContext&, const MxArgs& a, const TensorIn& codes,
                       const TensorIn& scales, const TensorOut& y) {
-  const std::int64_t n = a.outer * a.n * a.inner;
+  const int64_t n = a.outer * a.n * a.inner;
   const int width = mx_traits(a.format).width;
   if (!sane(a) || !is(codes, DType::UInt8, code_bytes(a)) ||
       !is(scales, DType::UInt8, a.outer * ceil_div(a.n, a.block) * a.inner) ||
@@ -560,7 +556,7 @@ Status dequantize_cpu(const KernelContext&, const MxArgs& a, const TensorIn& cod
   if (width < 8 && !a.packed) {
     std::uint8_t all = 0;
     const std::uint8_t* c = codes.as<std::uint8_t>();
-    for (std::int64_t i = 0; i < n; ++i) all |= c[i];
+    for (int64_t i = 0; i < n; ++i) all |= c[i];
     if (all >> width) return abi::failed("a code has bits above the format's width");
   }
   HWY_DYNAMIC_DISPATCH(decode)
@@ -570,7 +566,7 @@ Status dequantize_cpu(const KernelContext&, const MxArgs& a, const TensorIn& cod
 
 Status nvfp4_quantize_cpu(const KernelContext&, const TensorIn& x, const TensorOut& codes,
                           const TensorOut& scales, const TensorOut& tensor_scale) {
-  const std::int64_t n = x.ndim ? x.sizes[x.ndim - 1] : 1, rows = n ? x.numel() / n : 0;
+  const int64_t n = x.ndim ? x.sizes[x.ndim - 1] : 1, rows = n ? x.numel() / n : 0;
   if (!is(x, DType::Float32, rows * n) || !is(codes, DType::UInt8, rows * n) ||
       !is(scales, DType::UInt8, rows * ceil_div(n, 16)) || !is(tensor_scale, DType::Float32, 1))
     return abi::failed(
@@ -584,8 +580,8 @@ Status nvfp4_quantize_cpu(const KernelContext&, const TensorIn& x, const TensorO
 
 Status nvfp4_dequantize_cpu(const KernelContext&, const TensorIn& codes, const TensorIn& scales,
                             const TensorIn& tensor_scale, const TensorOut& y) {
-  const std::int64_t n = codes.ndim ? codes.sizes[codes.ndim - 1] : 1,
-                     rows = n ? codes.numel() / n : 0, per_row = ceil_div(n, 16);
+  const int64_t n = codes.ndim ? codes.sizes[codes.ndim - 1] : 1, rows = n ? codes.numel() / n : 0,
+                per_row = ceil_div(n, 16);
   if (!is(codes, DType::UInt8, rows * n) || !is(scales, DType::UInt8, rows * per_row) ||
       !is(tensor_scale, DType::Float32, 1) || !is(y, DType::Float32, rows * n))
     return abi::failed(
@@ -593,7 +589,7 @@ Status nvfp4_dequantize_cpu(const KernelContext&, const TensorIn& codes, const T
         "float32");
   const std::uint8_t *c = codes.as<std::uint8_t>(), *s = scales.as<std::uint8_t>();
   std::uint8_t all = 0;
-  for (std::int64_t i = 0; i < rows * n; ++i) all |= c[i];
+  for (int64_t i = 0; i < rows * n; ++i) all |= c[i];
   if (all >> 4) return abi::failed("a code has bits above the format's width");
   float elements[16], block_scales[256];
   for (int i = 0; i < 16; ++i)
@@ -602,10 +598,10 @@ Status nvfp4_dequantize_cpu(const KernelContext&, const TensorIn& codes, const T
     block_scales[i] = static_cast<float>(mx_decode(static_cast<std::uint8_t>(i), MxFormat::E4M3)) *
                       tensor_scale.as<float>()[0];
   float* out = y.as<float>();
-  parallel_for(rows, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(n, 1)),
-               [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t r = begin; r < end; ++r)
-                   for (std::int64_t i = 0; i < n; ++i)
+  parallel_for(rows, std::max<int64_t>(1, kGrain / std::max<int64_t>(n, 1)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t r = begin; r < end; ++r)
+                   for (int64_t i = 0; i < n; ++i)
                      out[r * n + i] =
                          elements[c[r * n + i]] * block_scales[s[r * per_row + i / 16]];
                });

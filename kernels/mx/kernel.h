@@ -13,7 +13,7 @@ struct MxArgs {
   MxRounding rounding = MxRounding::Even;
   bool ceil_scale = false;  ///< the smallest scale at which nothing saturates
   bool packed = false;      ///< codes as a bit stream per row of bytes; inner is 1
-  std::int64_t outer = 1, n = 0, inner = 1, block = 32;
+  int64_t outer = 1, n = 0, inner = 1, block = 32;
 };
 
 /// x f32 or f64 -> codes U8 [outer, n, inner] (packed: [outer, ceil(n w / 8)]), scales U8 [outer,

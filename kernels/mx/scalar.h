@@ -119,18 +119,18 @@ DROPIN_HD inline int mx_scale_exponent(double m, const MxArgs& a) {
 
 /// One block of n values, `stride` apart. Writes codes and *scale, or y.
 template <class T>
-DROPIN_HD void mx_block(const MxArgs& a, const T* x, const float* u, std::int64_t n,
-                        std::int64_t stride, std::uint8_t* codes, std::uint8_t* scale, T* y) {
+DROPIN_HD void mx_block(const MxArgs& a, const T* x, const float* u, int64_t n, int64_t stride,
+                        std::uint8_t* codes, std::uint8_t* scale, T* y) {
   double m = 0;
   bool finite = true;
-  for (std::int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < n; ++i) {
     const double v = std::fabs(mx_exact(x[i * stride]));
     finite = finite && v <= std::numeric_limits<double>::max();
     m = std::max(m, v);
   }
   const int s = finite && m > 0 ? mx_scale_exponent(m, a) : -127;
   if (scale) *scale = static_cast<std::uint8_t>(finite ? s + 127 : 255);
-  for (std::int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < n; ++i) {
     const std::uint8_t c = finite ? mx_encode(std::ldexp(mx_exact(x[i * stride]), -s), a.format,
                                               a.rounding, u ? u[i * stride] : 0)
                                   : 0;

@@ -21,22 +21,22 @@
 namespace dropin::kernels {
 /// Rows of n values; null where there is none. mean is null for RMS normalisation.
 struct RowNorm {
-  std::int64_t rows = 0, n = 0;
+  int64_t rows = 0, n = 0;
   const void *g = nullptr, *x = nullptr, *w = nullptr, *b = nullptr;
   void *mean = nullptr, *rstd = nullptr;
   double eps = 0;
   void *y = nullptr, *gx = nullptr, *gw = nullptr, *gb = nullptr;
 };
 struct BatchNorm {
-  std::int64_t batch = 0, channels = 0, positions = 0;
+  int64_t batch = 0, channels = 0, positions = 0;
   const void *g = nullptr, *x = nullptr, *mean = nullptr, *rstd = nullptr, *w = nullptr,
              *b = nullptr;
   bool training = false;
   void *y = nullptr, *gx = nullptr, *gw = nullptr, *gb = nullptr;
 };
-constexpr std::int64_t kFlushRows =
+constexpr int64_t kFlushRows =
     128;  // rows whose contributions are added in the tensor's dtype before double takes over
-constexpr std::int64_t kMaxChunks = 64, kChunkRows = 64;
+constexpr int64_t kMaxChunks = 64, kChunkRows = 64;
 }  // namespace dropin::kernels
 #endif
 
@@ -44,8 +44,8 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-inline std::int64_t rows_per_thread(std::int64_t n) {
-  return std::max<std::int64_t>(1, kGrain / 4 / std::max<std::int64_t>(1, n));
+inline int64_t rows_per_thread(int64_t n) {
+  return std::max<int64_t>(1, kGrain / 4 / std::max<int64_t>(1, n));
 }
 template <class T>
 const T* in(const void* p) {
@@ -57,9 +57,9 @@ T* out(void* p) {
 }
 
 template <class T>
-void forward_row(const RowNorm& a, std::int64_t r) {
+void forward_row(const RowNorm& a, int64_t r) {
   const Tag<T> d;
-  const std::int64_t n = a.n;
+  const int64_t n = a.n;
   const T *x = in<T>(a.x) + r * n, *w = in<T>(a.w), *b = in<T>(a.b);
   T* y = out<T>(a.y) + r * n;
   T mean = 0;
@@ -106,21 +106,21 @@ void forward_row(const RowNorm& a, std::int64_t r) {
 }
 template <class T>
 void forward_rows(const RowNorm& a) {
-  parallel_for(a.rows, rows_per_thread(a.n), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r) forward_row<T>(a, r);
+  parallel_for(a.rows, rows_per_thread(a.n), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) forward_row<T>(a, r);
   });
 }
 
 /// Adds the row's share to gw and gb (when not null) and takes the two means that gx needs.
 template <class T>
-void gather_row(const RowNorm& a, std::int64_t r, T* gw, T* gb, double* mean_gw, double* mean_gwx) {
+void gather_row(const RowNorm& a, int64_t r, T* gw, T* gb, double* mean_gw, double* mean_gwx) {
   const Tag<T> d;
-  const std::int64_t n = a.n;
+  const int64_t n = a.n;
   const T *x = in<T>(a.x) + r * n, *g = in<T>(a.g) + r * n, *w = in<T>(a.w);
   const auto m = hn::Set(d, a.mean ? out<T>(a.mean)[r] : T(0)), s = hn::Set(d, out<T>(a.rstd)[r]);
   auto first = hn::Zero(d);
   double sum = 0, sum_first = 0;
-  for (std::int64_t from = 0; from < n; from += kSumBlock) {
+  for (int64_t from = 0; from < n; from += kSumBlock) {
     auto second = hn::Zero(d);
     first = hn::Zero(d);
     each<T>(from, std::min(n, from + kSumBlock), [&](auto at) HWY_ATTR {
@@ -139,9 +139,9 @@ void gather_row(const RowNorm& a, std::int64_t r, T* gw, T* gb, double* mean_gw,
 }
 /// gx = rstd (g w - mean(g w) - xhat mean(g w xhat)); RMS: without the first mean.
 template <class T>
-void grad_row(const RowNorm& a, std::int64_t r, double mean_gw, double mean_gwx) {
+void grad_row(const RowNorm& a, int64_t r, double mean_gw, double mean_gwx) {
   const Tag<T> d;
-  const std::int64_t n = a.n;
+  const int64_t n = a.n;
   const T *x = in<T>(a.x) + r * n, *g = in<T>(a.g) + r * n, *w = in<T>(a.w);
   T* gx = out<T>(a.gx) + r * n;
   const auto m = hn::Set(d, a.mean ? out<T>(a.mean)[r] : T(0)), s = hn::Set(d, out<T>(a.rstd)[r]);
@@ -157,35 +157,34 @@ void grad_row(const RowNorm& a, std::int64_t r, double mean_gw, double mean_gwx)
 /// Calls row(r, first, second) for every row, with two accumulators [n] to add to; their totals
 /// over all rows go to `sums` ([2, n], double).
 template <class T, class F>
-void accumulate_rows(std::int64_t rows, std::int64_t n, double* sums, const F& row) {
-  const std::int64_t chunks = std::clamp<std::int64_t>(rows / kChunkRows, 1, kMaxChunks);
+void accumulate_rows(int64_t rows, int64_t n, double* sums, const F& row) {
+  const int64_t chunks = std::clamp<int64_t>(rows / kChunkRows, 1, kMaxChunks);
   std::vector<double> parts(static_cast<std::size_t>(chunks > 1 ? chunks * 2 * n : 0));
-  const std::int64_t chunk_grain =
-      std::max<std::int64_t>(1, rows_per_thread(n) * chunks / std::max<std::int64_t>(1, rows));
+  const int64_t chunk_grain =
+      std::max<int64_t>(1, rows_per_thread(n) * chunks / std::max<int64_t>(1, rows));
   std::fill_n(sums, 2 * n, 0.0);
-  parallel_for(chunks, chunk_grain, [&](std::int64_t begin, std::int64_t end) {
+  parallel_for(chunks, chunk_grain, [&](int64_t begin, int64_t end) {
     std::vector<T> near(static_cast<std::size_t>(2 * n));
-    for (std::int64_t c = begin; c < end; ++c) {
+    for (int64_t c = begin; c < end; ++c) {
       double* total = chunks > 1 ? parts.data() + c * 2 * n : sums;
-      const std::int64_t last = rows * (c + 1) / chunks;
-      for (std::int64_t r = rows * c / chunks; r < last;) {
-        const std::int64_t stop = std::min(last, r + kFlushRows);
+      const int64_t last = rows * (c + 1) / chunks;
+      for (int64_t r = rows * c / chunks; r < last;) {
+        const int64_t stop = std::min(last, r + kFlushRows);
         for (; r < stop; ++r) row(r, near.data(), near.data() + n);
-        for (std::int64_t j = 0; j < 2 * n; ++j)
-          total[j] += static_cast<double>(near[j]), near[j] = 0;
+        for (int64_t j = 0; j < 2 * n; ++j) total[j] += static_cast<double>(near[j]), near[j] = 0;
       }
     }
   });
   if (chunks > 1)
-    for (std::int64_t c = 0; c < chunks; ++c)
-      for (std::int64_t j = 0; j < 2 * n; ++j) sums[j] += parts[c * 2 * n + j];
+    for (int64_t c = 0; c < chunks; ++c)
+      for (int64_t j = 0; j < 2 * n; ++j) sums[j] += parts[c * 2 * n + j];
 }
 
 template <class T>
 void backward_rows(const RowNorm& a) {
   if (!a.gw && !a.gb) {
-    parallel_for(a.rows, rows_per_thread(a.n), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t r = begin; r < end; ++r) {
+    parallel_for(a.rows, rows_per_thread(a.n), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
         double c1, c2;
         gather_row<T>(a, r, nullptr, nullptr, &c1, &c2);
         if (a.gx) grad_row<T>(a, r, c1, c2);
@@ -194,12 +193,12 @@ void backward_rows(const RowNorm& a) {
     return;
   }
   std::vector<double> sums(static_cast<std::size_t>(2 * a.n));
-  accumulate_rows<T>(a.rows, a.n, sums.data(), [&](std::int64_t r, T* gw, T* gb) {
+  accumulate_rows<T>(a.rows, a.n, sums.data(), [&](int64_t r, T* gw, T* gb) {
     double c1, c2;
     gather_row<T>(a, r, a.gw ? gw : nullptr, a.gb ? gb : nullptr, &c1, &c2);
     if (a.gx) grad_row<T>(a, r, c1, c2);
   });
-  for (std::int64_t j = 0; j < a.n; ++j) {
+  for (int64_t j = 0; j < a.n; ++j) {
     if (a.gw) out<T>(a.gw)[j] = static_cast<T>(sums[j]);
     if (a.gb) out<T>(a.gb)[j] = static_cast<T>(sums[a.n + j]);
   }
@@ -208,36 +207,35 @@ void backward_rows(const RowNorm& a) {
 /// Mean and sum of squared deviations of every channel; a channel's second pass finds it in cache
 /// where it fits.
 template <class T>
-void batch_stats(const T* x, std::int64_t batch, std::int64_t channels, std::int64_t s,
-                 double* mean, double* squares) {
+void batch_stats(const T* x, int64_t batch, int64_t channels, int64_t s, double* mean,
+                 double* squares) {
   const Tag<T> d;
   const double count = static_cast<double>(batch * s);
-  parallel_for(channels, rows_per_thread(batch * s),
-               [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-                 for (std::int64_t c = begin; c < end; ++c) {
-                   double sum = 0, square = 0, shift = 0;
-                   for (std::int64_t i = 0; i < batch; ++i) {
-                     const T* p = x + (i * channels + c) * s;
-                     sum += sum_row<T>(s, [&](auto at) HWY_ATTR { return at.load(d, p); });
-                   }
-                   const T rough = static_cast<T>(sum / count);
-                   const auto m = hn::Set(d, rough);
-                   for (std::int64_t i = 0; i < batch; ++i) {
-                     const T* p = x + (i * channels + c) * s;
-                     auto drift = hn::Zero(d);
-                     square += sum_row<T>(s, [&](auto at) HWY_ATTR {
-                       const auto e = hn::Sub(at.load(d, p), m);
-                       drift = hn::Add(drift, at.only(d, e));
-                       return hn::Mul(e, e);
-                     });
-                     shift += static_cast<double>(sum_lanes(d, drift));
-                   }
-                   shift /= count;
-                   mean[c] = static_cast<double>(rough) + shift;
-                   squares[c] = std::max(0.0, square - count * shift * shift) +
-                                0 * square;  // the last term keeps NaN
-                 }
-               });
+  parallel_for(channels, rows_per_thread(batch * s), [&](int64_t begin, int64_t end) HWY_ATTR {
+    for (int64_t c = begin; c < end; ++c) {
+      double sum = 0, square = 0, shift = 0;
+      for (int64_t i = 0; i < batch; ++i) {
+        const T* p = x + (i * channels + c) * s;
+        sum += sum_row<T>(s, [&](auto at) HWY_ATTR { return at.load(d, p); });
+      }
+      const T rough = static_cast<T>(sum / count);
+      const auto m = hn::Set(d, rough);
+      for (int64_t i = 0; i < batch; ++i) {
+        const T* p = x + (i * channels + c) * s;
+        auto drift = hn::Zero(d);
+        square += sum_row<T>(s, [&](auto at) HWY_ATTR {
+          const auto e = hn::Sub(at.load(d, p), m);
+          drift = hn::Add(drift, at.only(d, e));
+          return hn::Mul(e, e);
+        });
+        shift += static_cast<double>(sum_lanes(d, drift));
+      }
+      shift /= count;
+      mean[c] = static_cast<double>(rough) + shift;
+      squares[c] =
+          std::max(0.0, square - count * shift * shift) + 0 * square;  // the last term keeps NaN
+    }
+  });
 }
 
 /// y = (x - mean) scale + shift, the three per channel. One position: vectors run along the
@@ -245,16 +243,16 @@ void batch_stats(const T* x, std::int64_t batch, std::int64_t channels, std::int
 template <class T>
 void batch_forward(const BatchNorm& a) {
   const Tag<T> d;
-  const std::int64_t channels = a.channels, s = a.positions;
+  const int64_t channels = a.channels, s = a.positions;
   const T *mean = in<T>(a.mean), *rstd = in<T>(a.rstd), *w = in<T>(a.w), *b = in<T>(a.b);
   std::vector<T> scale(static_cast<std::size_t>(channels)),
       shift(static_cast<std::size_t>(channels));
-  for (std::int64_t c = 0; c < channels; ++c)
+  for (int64_t c = 0; c < channels; ++c)
     scale[c] = w ? rstd[c] * w[c] : rstd[c], shift[c] = b ? b[c] : T(0);
   const bool flat = s == 1;
-  const std::int64_t rows = flat ? a.batch : a.batch * channels, n = flat ? channels : s;
-  parallel_for(rows, rows_per_thread(n), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    for (std::int64_t r = begin; r < end; ++r) {
+  const int64_t rows = flat ? a.batch : a.batch * channels, n = flat ? channels : s;
+  parallel_for(rows, rows_per_thread(n), [&](int64_t begin, int64_t end) HWY_ATTR {
+    for (int64_t r = begin; r < end; ++r) {
       const T* x = in<T>(a.x) + r * n;
       T* y = out<T>(a.y) + r * n;
       if (flat) {
@@ -265,7 +263,7 @@ void batch_forward(const BatchNorm& a) {
                    y);
         });
       } else {
-        const std::int64_t c = r % channels;
+        const int64_t c = r % channels;
         const auto m = hn::Set(d, mean[c]), k = hn::Set(d, scale[c]), t = hn::Set(d, shift[c]);
         each<T>(0, n, [&](auto at) HWY_ATTR {
           at.store(d, hn::MulAdd(hn::Sub(at.load(d, x), m), k, t), y);
@@ -280,10 +278,10 @@ void batch_forward(const BatchNorm& a) {
 template <class T>
 void batch_sums(const BatchNorm& a, double* sums) {
   const Tag<T> d;
-  const std::int64_t channels = a.channels, s = a.positions;
+  const int64_t channels = a.channels, s = a.positions;
   const T* mean = in<T>(a.mean);
   if (s == 1) {
-    accumulate_rows<T>(a.batch, channels, sums, [&](std::int64_t r, T* h, T* total) {
+    accumulate_rows<T>(a.batch, channels, sums, [&](int64_t r, T* h, T* total) {
       const T *x = in<T>(a.x) + r * channels, *g = in<T>(a.g) + r * channels;
       each<T>(0, channels, [&](auto at) HWY_ATTR {
         const auto gi = at.load(d, g);
@@ -293,12 +291,12 @@ void batch_sums(const BatchNorm& a, double* sums) {
     });
     return;
   }
-  auto channel = [&](std::int64_t c) HWY_ATTR {
+  auto channel = [&](int64_t c) HWY_ATTR {
     const auto m = hn::Set(d, mean[c]);
     double h = 0, total = 0;
-    for (std::int64_t i = 0; i < a.batch; ++i) {
+    for (int64_t i = 0; i < a.batch; ++i) {
       const T *x = in<T>(a.x) + (i * channels + c) * s, *g = in<T>(a.g) + (i * channels + c) * s;
-      for (std::int64_t from = 0; from < s; from += kSumBlock) {
+      for (int64_t from = 0; from < s; from += kSumBlock) {
         auto u = hn::Zero(d), v = hn::Zero(d);
         each<T>(from, std::min(s, from + kSumBlock), [&](auto at) HWY_ATTR {
           const auto gi = at.load(d, g);
@@ -312,10 +310,9 @@ void batch_sums(const BatchNorm& a, double* sums) {
     sums[c] = h;
     sums[channels + c] = total;
   };
-  parallel_for(channels, rows_per_thread(a.batch * s),
-               [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-                 for (std::int64_t c = begin; c < end; ++c) channel(c);
-               });
+  parallel_for(channels, rows_per_thread(a.batch * s), [&](int64_t begin, int64_t end) HWY_ATTR {
+    for (int64_t c = begin; c < end; ++c) channel(c);
+  });
 }
 
 /// gx = scale (g - first - (x - mean) second), the three per channel.
@@ -324,10 +321,10 @@ void batch_grad(const BatchNorm& a, const T* scale, const T* first, const T* sec
   const Tag<T> d;
   const T* mean = in<T>(a.mean);
   const bool flat = a.positions == 1;
-  const std::int64_t channels = a.channels, rows = flat ? a.batch : a.batch * channels,
-                     n = flat ? channels : a.positions;
-  parallel_for(rows, rows_per_thread(n), [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
-    for (std::int64_t r = begin; r < end; ++r) {
+  const int64_t channels = a.channels, rows = flat ? a.batch : a.batch * channels,
+                n = flat ? channels : a.positions;
+  parallel_for(rows, rows_per_thread(n), [&](int64_t begin, int64_t end) HWY_ATTR {
+    for (int64_t r = begin; r < end; ++r) {
       const T *x = in<T>(a.x) + r * n, *g = in<T>(a.g) + r * n;
       T* gx = out<T>(a.gx) + r * n;
       if (flat) {
@@ -338,7 +335,7 @@ void batch_grad(const BatchNorm& a, const T* scale, const T* first, const T* sec
           at.store(d, hn::Mul(v, at.load(d, scale)), gx);
         });
       } else {
-        const std::int64_t c = r % channels;
+        const int64_t c = r % channels;
         const auto m = hn::Set(d, mean[c]), k = hn::Set(d, scale[c]), c1 = hn::Set(d, first[c]),
                    c2 = hn::Set(d, second[c]);
         each<T>(0, n, [&](auto at) HWY_ATTR {
@@ -356,19 +353,19 @@ void batch_grad(const BatchNorm& a, const T* scale, const T* first, const T* sec
 /// N) in training, w rstd g otherwise.
 template <class T>
 void batch_backward(const BatchNorm& a) {
-  const std::int64_t channels = a.channels;
+  const int64_t channels = a.channels;
   const T *rstd = in<T>(a.rstd), *w = in<T>(a.w);
   const double count = static_cast<double>(a.batch * a.positions);
   std::vector<double> sums(static_cast<std::size_t>(2 * channels));
   batch_sums<T>(a, sums.data());
-  for (std::int64_t c = 0; c < channels; ++c) {
+  for (int64_t c = 0; c < channels; ++c) {
     if (a.gw) out<T>(a.gw)[c] = static_cast<T>(sums[c] * static_cast<double>(rstd[c]));
     if (a.gb) out<T>(a.gb)[c] = static_cast<T>(sums[channels + c]);
   }
   if (!a.gx) return;
   std::vector<T> scale(static_cast<std::size_t>(channels)),
       first(static_cast<std::size_t>(channels)), second(static_cast<std::size_t>(channels));
-  for (std::int64_t c = 0; c < channels; ++c) {
+  for (int64_t c = 0; c < channels; ++c) {
     const double r = static_cast<double>(rstd[c]);
     scale[c] = w ? rstd[c] * w[c] : rstd[c];
     first[c] = a.training ? static_cast<T>(sums[channels + c] / count) : T(0);
@@ -415,15 +412,15 @@ using abi::TensorIn;
 using abi::TensorOut;
 
 /// Null, or `count` contiguous values of x's dtype.
-bool vector_of(const TensorIn& t, const TensorIn& x, std::int64_t count) {
+bool vector_of(const TensorIn& t, const TensorIn& x, int64_t count) {
   return !t.data || (t.dtype == x.dtype && t.numel() == count && t.contiguous());
 }
 template <class... V>
-bool vectors_of(const TensorIn& x, std::int64_t count, const V&... t) {
+bool vectors_of(const TensorIn& x, int64_t count, const V&... t) {
   return (... && vector_of(t, x, count));
 }
 
-Status check(const TensorIn& x, std::int64_t n, bool fits) {
+Status check(const TensorIn& x, int64_t n, bool fits) {
   if (x.dtype != DType::Float32 && x.dtype != DType::Float64)
     return abi::unsupported("needs float32 or float64");
   if (n < 0 || !x.contiguous() || (n && x.numel() % n) || !fits)
@@ -434,7 +431,7 @@ void zero(const TensorOut& y) {
   if (y.data) std::fill_n(y.as<char>(), y.numel() * item_size(y.dtype), 0);
 }
 
-std::int64_t rows_of(const NormInputs& in) { return in.n > 0 ? in.x.numel() / in.n : 0; }
+int64_t rows_of(const NormInputs& in) { return in.n > 0 ? in.x.numel() / in.n : 0; }
 RowNorm rows(const NormInputs& in) {
   return {.rows = rows_of(in),
           .n = in.n,
@@ -491,7 +488,7 @@ Status rms_backward(const KernelContext&, const TensorIn& g, const NormInputs& i
 /// x as [batch, channels, positions]; the sizes behind the second are one.
 TensorIn as_planes(const TensorIn& x) {
   TensorIn p = x;
-  std::int64_t s = 1;
+  int64_t s = 1;
   for (int i = 2; i < x.ndim; ++i) s *= x.sizes[i];
   p.ndim = 3;
   p.sizes[2] = s;
@@ -504,14 +501,14 @@ Status batch_stats(const KernelContext&, const TensorIn& x, double eps, const Te
                    const TensorOut& var, const TensorOut& rstd) {
   if (Status s = check_planes(x, vectors_of(x, x.sizes[1], mean, var, rstd)); s.code) return s;
   const TensorIn p = as_planes(x);
-  const std::int64_t channels = p.sizes[1];
+  const int64_t channels = p.sizes[1];
   const double count = static_cast<double>(p.sizes[0] * p.sizes[2]);
   std::vector<double> m(static_cast<std::size_t>(channels)), v(static_cast<std::size_t>(channels));
   if (p.sizes[2] < 16)
     moments(p, 0b101, m.data(), v.data());  // vectors along the channels, or nothing much to gain
   else
     HWY_DYNAMIC_DISPATCH(channel_stats)(p, m.data(), v.data());
-  for (std::int64_t c = 0; c < channels; ++c) {
+  for (int64_t c = 0; c < channels; ++c) {
     const double values[3] = {m[c], v[c] / count, 1 / std::sqrt(v[c] / count + eps)};
     const TensorOut* to[3] = {&mean, &var, &rstd};
     for (int k = 0; k < 3; ++k) {

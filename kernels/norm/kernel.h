@@ -8,7 +8,7 @@ namespace dropin::kernels {
 /// x seen as [rows, n], n the product of the normalised dims; weight and bias [n].
 struct NormInputs {
   abi::TensorIn x;
-  std::int64_t n = 0;
+  int64_t n = 0;
   abi::TensorIn weight, bias;  ///< RMS normalisation reads no bias
   double eps = 1e-5;
   template <class F>

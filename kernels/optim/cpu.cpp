@@ -29,9 +29,9 @@ VecOf<D> constant(D d, double c) {
 }
 
 template <class T>
-void sgd_all(const SgdStep& a, T* p, const T* g, T* buf, std::int64_t n) {
+void sgd_all(const SgdStep& a, T* p, const T* g, T* buf, int64_t n) {
   const Tag<T> d;
-  parallel_for(n, kGrain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  parallel_for(n, kGrain, [&](int64_t begin, int64_t end) HWY_ATTR {
     const auto lr = constant(d, -a.lr), momentum = constant(d, a.momentum),
                damp = constant(d, 1 - a.dampening), decay = constant(d, a.weight_decay);
     const auto sign = constant(d, a.maximize ? -1 : 1);
@@ -51,9 +51,9 @@ void sgd_all(const SgdStep& a, T* p, const T* g, T* buf, std::int64_t n) {
 
 template <class T>
 void adam_all(const AdamStep& a, const AdamCorrections& correction, T* p, const T* g, T* m, T* v,
-              T* vmax, std::int64_t n) {
+              T* vmax, int64_t n) {
   const Tag<T> d;
-  parallel_for(n, kGrain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  parallel_for(n, kGrain, [&](int64_t begin, int64_t end) HWY_ATTR {
     const auto keep1 = constant(d, a.beta1), take1 = constant(d, 1 - a.beta1),
                keep2 = constant(d, a.beta2), take2 = constant(d, 1 - a.beta2);
     const auto eps = constant(d, a.eps), sign = constant(d, a.maximize ? -1 : 1),
@@ -89,7 +89,7 @@ void adam_all(const AdamStep& a, const AdamCorrections& correction, T* p, const 
   });
 }
 
-void sgd(DType t, const SgdStep& a, void* p, const void* g, void* buf, std::int64_t n) {
+void sgd(DType t, const SgdStep& a, void* p, const void* g, void* buf, int64_t n) {
   if (t == DType::Float32)
     sgd_all(a, static_cast<float*>(p), static_cast<const float*>(g), static_cast<float*>(buf), n);
   else
@@ -97,7 +97,7 @@ void sgd(DType t, const SgdStep& a, void* p, const void* g, void* buf, std::int6
             n);
 }
 void adam(DType t, const AdamStep& a, const AdamCorrections& correction, void* p, const void* g,
-          void* m, void* v, void* vmax, std::int64_t n) {
+          void* m, void* v, void* vmax, int64_t n) {
   if (t == DType::Float32)
     adam_all(a, correction, static_cast<float*>(p), static_cast<const float*>(g),
              static_cast<float*>(m), static_cast<float*>(v), static_cast<float*>(vmax), n);

@@ -21,7 +21,7 @@ DROPIN_KERNEL(sgd_step, const SgdStep& a, const abi::TensorOut& p, const abi::Te
 struct AdamStep {
   double lr = 0, beta1 = 0.9, beta2 = 0.999, eps = 1e-8, weight_decay = 0;
   bool decoupled = false, maximize = false;
-  std::int64_t step = 1;
+  int64_t step = 1;
 };
 /// Bias corrections are computed in double. amsgrad: max_exp_avg_sq not null. f64: exactly
 /// PyTorch's formula; f32: p -= (lr/bc1) exp_avg / (sqrt(exp_avg_sq)/sqrt(bc2) + eps).

@@ -29,7 +29,7 @@ struct Arrays8 {
   const float* g = nullptr;
   void *s1 = nullptr, *s2 = nullptr;
   float *absmax1 = nullptr, *absmax2 = nullptr;
-  std::int64_t n = 0;
+  int64_t n = 0;
 };
 }  // namespace dropin::kernels
 #endif
@@ -41,8 +41,8 @@ namespace {
 using F = Tag<float>;
 using V = VecOf<F>;
 constexpr float kMost = std::numeric_limits<float>::max();
-constexpr std::int64_t kAhead = 512;  // values: lines are asked for so long before, one by one,
-                                      // since memory cannot take many at once
+constexpr int64_t kAhead = 512;  // values: lines are asked for so long before, one by one,
+                                 // since memory cannot take many at once
 const hn::Rebind<std::int32_t, F> di;
 const hn::Rebind<std::uint8_t, F> du8;
 
@@ -84,7 +84,7 @@ struct Decoder {
   template <int kVectors>
   HWY_INLINE void decode(const std::uint8_t* codes, V* v) const {
     const F d;
-    const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+    const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
     if constexpr (hn::MaxLanes(F()) >= 8) {
       V f[kVectors], u[kVectors], r[kVectors];
       const hn::RebindToUnsigned<decltype(di)> du;
@@ -196,7 +196,7 @@ HWY_INLINE void store_codes(hn::Vec<decltype(di)>* floors, const float* v, std::
       _mm256_permutevar8x32_epi32(codes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 #else
   const F d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   for (int k = 0; k < 4; ++k) {
     auto code = floors[k];
     if constexpr (kSigned) {
@@ -213,9 +213,9 @@ HWY_INLINE void store_codes(hn::Vec<decltype(di)>* floors, const float* v, std::
 }
 
 /// Codes that may be one off, made exact where the floors left too little.
-HWY_NOINLINE void correct(const DynamicMap& map, const float* v, const float* rest, std::int64_t n,
+HWY_NOINLINE void correct(const DynamicMap& map, const float* v, const float* rest, int64_t n,
                           float absmax, bool signs, std::uint8_t* codes) {
-  for (std::int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < n; ++i) {
     if (rest[i] >= 4 * DynamicMap::kBias) continue;
     const int c = settled(map.mid, codes[i], v[i] / absmax);
     codes[i] = static_cast<std::uint8_t>(signs && c == map.zero && v[i] < 0 ? c - 1 : c);
@@ -224,12 +224,12 @@ HWY_NOINLINE void correct(const DynamicMap& map, const float* v, const float* re
 
 /// Codes of n <= block values, all finite.
 template <bool kSigned, bool kSigns>
-void encode_block(const float* HWY_RESTRICT v, std::int64_t n, float absmax,
+void encode_block(const float* HWY_RESTRICT v, int64_t n, float absmax,
                   std::uint8_t* HWY_RESTRICT codes) {
   const F d;
   const DynamicMap& map = dynamic_map(kSigned);
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t i = 0;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
   if (absmax > 1e-37f && absmax < 1e37f) {  // the reciprocal is as exact as others
     const V inverse = hn::Set(d, 1 / absmax), large = hn::Set(d, kSigned ? 1e-4f : 1e-5f),
             late = hn::Set(d, 0.4f), two = hn::Set(d, 2.0f);
@@ -269,15 +269,15 @@ void encode_block(const float* HWY_RESTRICT v, std::int64_t n, float absmax,
   for (; i < n; ++i) codes[i] = encode_one(map, v[i], absmax, kSigns);
 }
 
-void quantize_all(const float* x, std::int64_t n, bool is_signed, std::int64_t block,
-                  std::uint8_t* codes, float* absmax) {
-  const std::int64_t blocks = ceil_div(n, block);
-  parallel_for(blocks, std::max<std::int64_t>(1, kGrain / block),
-               [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+void quantize_all(const float* x, int64_t n, bool is_signed, int64_t block, std::uint8_t* codes,
+                  float* absmax) {
+  const int64_t blocks = ceil_div(n, block);
+  parallel_for(blocks, std::max<int64_t>(1, kGrain / block),
+               [&](int64_t begin, int64_t end) HWY_ATTR {
                  const F d;
                  cpu::Scratch<float> finite(std::min(block, n));
-                 for (std::int64_t b = begin; b < end; ++b) {
-                   const std::int64_t from = b * block, size = std::min(block, n - from);
+                 for (int64_t b = begin; b < end; ++b) {
+                   const int64_t from = b * block, size = std::min(block, n - from);
                    V top = hn::Zero(d);
                    each<float>(0, size, [&](auto at) HWY_ATTR {
                      const V v = at.load(d, x + from), ok = hn::IfThenElseZero(hn::IsFinite(v), v);
@@ -293,18 +293,18 @@ void quantize_all(const float* x, std::int64_t n, bool is_signed, std::int64_t b
                });
 }
 
-void dequantize_all(const std::uint8_t* codes, const float* absmax, std::int64_t n, bool is_signed,
-                    std::int64_t block, float* y) {
-  const std::int64_t blocks = ceil_div(n, block);
+void dequantize_all(const std::uint8_t* codes, const float* absmax, int64_t n, bool is_signed,
+                    int64_t block, float* y) {
+  const int64_t blocks = ceil_div(n, block);
   const float* map = dynamic_map(is_signed).value;
-  parallel_for(blocks, std::max<std::int64_t>(1, kGrain / block),
-               [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+  parallel_for(blocks, std::max<int64_t>(1, kGrain / block),
+               [&](int64_t begin, int64_t end) HWY_ATTR {
                  const F d;
-                 const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-                 for (std::int64_t b = begin; b < end; ++b) {
+                 const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+                 for (int64_t b = begin; b < end; ++b) {
                    const V scale = hn::Set(d, absmax[b]);
-                   const std::int64_t stop = std::min(n, (b + 1) * block);
-                   std::int64_t i = b * block;
+                   const int64_t stop = std::min(n, (b + 1) * block);
+                   int64_t i = b * block;
                    for (; i + lanes <= stop; i += lanes)
                      hn::StoreU(hn::Mul(codes_to_values(d, map, codes + i), scale), d, y + i);
                    for (; i < stop; ++i) y[i] = map[codes[i]] * absmax[b];
@@ -376,23 +376,23 @@ struct Update {
 /// Adam on the whole vectors of a block of bytes: the moments of all of them, then what these do to
 /// p. m1, m2: their greatest magnitudes. Returns false, with p unchanged, where one is not finite.
 template <Rule8 kRule>
-HWY_INLINE bool adam_vectors(const Update<kRule>& update, const Arrays8& t, V gs, std::int64_t from,
-                             std::int64_t size, const Decoder<true>& decode1,
+HWY_INLINE bool adam_vectors(const Update<kRule>& update, const Arrays8& t, V gs, int64_t from,
+                             int64_t size, const Decoder<true>& decode1,
                              const Decoder<false>& decode2, const std::uint8_t* c1,
                              const std::uint8_t* c2, float* n1, float* n2, V& m1, V& m2) {
   const F d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d)), whole = size / lanes * lanes;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d)), whole = size / lanes * lanes;
   const bool more = hn::MaxLanes(F()) >= 8 && size <= 4096 && from + size + kAhead <= t.n;
   if (more)
-    for (std::int64_t k = 0; k < size; k += 64)
+    for (int64_t k = 0; k < size; k += 64)
       hwy::Prefetch(c1 + kAhead + k), hwy::Prefetch(c2 + kAhead + k);
-  std::int64_t i = 0;
+  int64_t i = 0;
   auto vectors = [&](auto count) HWY_ATTR {
     constexpr int kVectors = count;
     for (; i + kVectors * lanes <= size; i += kVectors * lanes) {
       V g[kVectors], s1[kVectors], s2[kVectors];
       if (more)
-        for (std::int64_t k = 0; k < kVectors * lanes; k += 16)
+        for (int64_t k = 0; k < kVectors * lanes; k += 16)
           hwy::Prefetch(t.p + from + i + kAhead + k), hwy::Prefetch(t.g + from + i + kAhead + k);
       decode1.template decode<kVectors>(c1 + i, s1);
       decode2.template decode<kVectors>(c2 + i, s2);
@@ -426,8 +426,8 @@ HWY_INLINE bool adam_vectors(const Update<kRule>& update, const Arrays8& t, V gs
 /// place.
 template <Rule8 kRule, bool kBytes>
 HWY_INLINE void step_block(const Update<kRule>& update, const Arrays8& t, float gradient_scale,
-                           std::int64_t from, std::int64_t size, float scale1, float scale2,
-                           float* n1, float* n2, float* top1, float* top2) {
+                           int64_t from, int64_t size, float scale1, float scale2, float* n1,
+                           float* n2, float* top1, float* top2) {
   constexpr bool kTwo = kRule == Rule8::Adam;
   const F d;
   const float *map1 = dynamic_map(true).value, *map2 = dynamic_map(false).value;
@@ -452,12 +452,12 @@ HWY_INLINE void step_block(const Update<kRule>& update, const Arrays8& t, float 
       at.store(d, s2, n2);
     }
   };
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
-  std::int64_t i = 0;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  int64_t i = 0;
   if constexpr (kTwo && kBytes) {
     const bool finite =
         adam_vectors<kRule>(update, t, gs, from, size, decode1, decode2, c1, c2, n1, n2, m1, m2);
-    const std::int64_t whole = size / lanes * lanes;
+    const int64_t whole = size / lanes * lanes;
     if (!finite) {  // again, element by element with care
       m1 = m2 = zero;
       for (; i < whole; i += lanes) place(Whole<float>{i}, decode1(c1 + i), decode2(c2 + i));
@@ -475,7 +475,7 @@ HWY_INLINE void step_block(const Update<kRule>& update, const Arrays8& t, float 
     const Part<float> at{i, size - i};
     if constexpr (kBytes) {
       HWY_ALIGN float v1[hn::MaxLanes(F())] = {}, v2[hn::MaxLanes(F())] = {};
-      for (std::int64_t k = i; k < size; ++k) {
+      for (int64_t k = i; k < size; ++k) {
         v1[k - i] = map1[c1[k]] * scale1;
         if (kTwo) v2[k - i] = map2[c2[k]] * scale2;
       }
@@ -493,7 +493,7 @@ void step_rule(const Step8& a, const Arrays8& t) {
   constexpr bool kTwo = kRule == Rule8::Adam;
   const float gs = static_cast<float>(a.gradient_scale);
   if (!t.absmax1) {  // states of floats
-    parallel_for(t.n, kGrain, [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+    parallel_for(t.n, kGrain, [&](int64_t begin, int64_t end) HWY_ATTR {
       float top1, top2;
       step_block<kRule, false>(Update<kRule>(a), t, gs, begin, end - begin, 1, 1,
                                static_cast<float*>(t.s1) + begin,
@@ -501,16 +501,15 @@ void step_rule(const Step8& a, const Arrays8& t) {
     });
     return;
   }
-  const std::int64_t blocks = ceil_div(t.n, a.block);
+  const int64_t blocks = ceil_div(t.n, a.block);
   parallel_for(
-      blocks, std::max<std::int64_t>(1, kGrain / a.block),
-      [&](std::int64_t begin, std::int64_t end) HWY_ATTR {
+      blocks, std::max<int64_t>(1, kGrain / a.block), [&](int64_t begin, int64_t end) HWY_ATTR {
         const Update<kRule> update(a);
-        const std::int64_t most = std::min(a.block, t.n);
+        const int64_t most = std::min(a.block, t.n);
         cpu::Scratch<float> fresh(2 * most);
         float *n1 = fresh.data(), *n2 = n1 + most;
-        for (std::int64_t b = begin; b < end; ++b) {
-          const std::int64_t from = b * a.block, size = std::min(a.block, t.n - from);
+        for (int64_t b = begin; b < end; ++b) {
+          const int64_t from = b * a.block, size = std::min(a.block, t.n - from);
           float top1, top2;
           step_block<kRule, true>(update, t, gs, from, size, t.absmax1[b], kTwo ? t.absmax2[b] : 0,
                                   n1, n2, &top1, &top2);
@@ -555,13 +554,13 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-bool is(const TensorIn& t, DType dtype, std::int64_t n) {
+bool is(const TensorIn& t, DType dtype, int64_t n) {
   return t.dtype == dtype && t.numel() == n && t.contiguous() && (t.data || n == 0);
 }
 
-Status quantize_cpu(const KernelContext&, const TensorIn& x, bool is_signed, std::int64_t block,
+Status quantize_cpu(const KernelContext&, const TensorIn& x, bool is_signed, int64_t block,
                     const TensorOut& codes, const TensorOut& absmax) {
-  const std::int64_t n = x.numel();
+  const int64_t n = x.numel();
   if (block < 1) return abi::failed("block must be positive");
   if (!is(x, DType::Float32, n) || !is(codes, DType::UInt8, n) ||
       !is(absmax, DType::Float32, ceil_div(n, block)))
@@ -574,8 +573,8 @@ Status quantize_cpu(const KernelContext&, const TensorIn& x, bool is_signed, std
 }
 
 Status dequantize_cpu(const KernelContext&, const TensorIn& codes, const TensorIn& absmax,
-                      bool is_signed, std::int64_t block, const TensorOut& y) {
-  const std::int64_t n = codes.numel();
+                      bool is_signed, int64_t block, const TensorOut& y) {
+  const int64_t n = codes.numel();
   if (block < 1) return abi::failed("block must be positive");
   if (!is(codes, DType::UInt8, n) || !is(absmax, DType::Float32, ceil_div(n, block)) ||
       !is(y, DType::Float32, n))
@@ -591,7 +590,7 @@ Status step_cpu(const KernelContext&, const Step8& a, const TensorOut& p, const 
                 const State8& state1, const State8& state2) {
   const TensorOut &s1 = state1.values, &absmax1 = state1.absmax, &s2 = state2.values,
                   &absmax2 = state2.absmax;
-  const std::int64_t n = p.numel();
+  const int64_t n = p.numel();
   const bool bytes = absmax1.data != nullptr, two = a.rule == Rule8::Adam;
   const DType state = bytes ? DType::UInt8 : DType::Float32;
   if (n == 0) return abi::ok();

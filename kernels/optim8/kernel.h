@@ -7,11 +7,11 @@ namespace dropin::kernels {
 
 /// codes U8 = nearest entries of the dynamic map to x / absmax (ties: the even code), absmax F32
 /// [ceil(n / block)]. x F32; values that are not finite count as 0.
-DROPIN_KERNEL(blockwise_quantize, const abi::TensorIn& x, bool is_signed, std::int64_t block,
+DROPIN_KERNEL(blockwise_quantize, const abi::TensorIn& x, bool is_signed, int64_t block,
               const abi::TensorOut& codes, const abi::TensorOut& absmax);
 /// y F32 = map[codes] * absmax.
 DROPIN_KERNEL(blockwise_dequantize, const abi::TensorIn& codes, const abi::TensorIn& absmax,
-              bool is_signed, std::int64_t block, const abi::TensorOut& y);
+              bool is_signed, int64_t block, const abi::TensorOut& y);
 
 enum class Rule8 : std::int32_t { Adam, Momentum, Lion, RmsProp, Adagrad };
 
@@ -20,7 +20,7 @@ enum class Rule8 : std::int32_t { Adam, Momentum, Lion, RmsProp, Adagrad };
 struct Step8 {
   Rule8 rule = Rule8::Adam;
   double lr = 0, beta1 = 0, beta2 = 0, eps = 0, weight_decay = 0, gradient_scale = 1;
-  std::int64_t step = 1, block = 256;  ///< step counts from 1
+  int64_t step = 1, block = 256;  ///< step counts from 1
 };
 /// Values U8 with an absmax per block, or F32 with absmax null.
 struct State8 {

@@ -16,7 +16,6 @@ namespace {
 using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
-using std::int64_t;
 
 struct Sizes {
   int64_t planes, H, W, P, Q;

@@ -6,12 +6,12 @@
 namespace dropin::kernels {
 
 struct PoolGeometry {
-  std::int64_t kernel[2] = {1, 1};
-  std::int64_t stride[2] = {1, 1};
-  std::int64_t padding[2] = {0, 0};
-  std::int64_t dilation[2] = {1, 1};
+  int64_t kernel[2] = {1, 1};
+  int64_t stride[2] = {1, 1};
+  int64_t padding[2] = {0, 0};
+  int64_t dilation[2] = {1, 1};
   bool count_include_pad = true;
-  std::int64_t divisor_override = 0;  ///< 0: none
+  int64_t divisor_override = 0;  ///< 0: none
 };
 
 /// index: Int64 [B, C, H', W'], the flat position h * W + w of the maximum (first in row-major

@@ -26,10 +26,10 @@ struct RandomFill {
   Distribution d;
   double a, b;
   std::uint64_t seed, offset;
-  std::int64_t n;
+  int64_t n;
 };
-constexpr std::int64_t kRandomBlocks = 256, kRandomWords = 4 * kRandomBlocks;  // made together
-constexpr std::int64_t kRandomGrain = 32;  // such batches a thread takes at least: some 20 us
+constexpr int64_t kRandomBlocks = 256, kRandomWords = 4 * kRandomBlocks;  // made together
+constexpr int64_t kRandomGrain = 32;  // such batches a thread takes at least: some 20 us
 
 /// What word >> 8 is compared with: below the threshold exactly where unit_float(word) < p.
 inline std::uint32_t threshold(float p) {
@@ -42,7 +42,6 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-using std::int64_t;
 using U32 = std::uint32_t;
 template <class T>
 using WordOf = std::conditional_t<sizeof(T) == 8, std::uint64_t, U32>;
@@ -209,10 +208,9 @@ HWY_INLINE void turn(V k, VecOf<Tag<T>>& cosine, VecOf<Tag<T>>& sine) {
   // (rest + 1/8 turn) is not negative
   const auto rest = hn::Sub(to_real(d, du, hn::Sub(hn::Add(k, half), hn::ShiftLeft<kQuarter>(q))),
                             to_real(d, du, half));
-  const auto x = hn::Mul(
-                 rest,
-                 hn::Set(d, static_cast<T>(1.57079632679489661923 /
-                                           static_cast<double>(std::int64_t{1} << kQuarter)))),
+  const auto x = hn::Mul(rest,
+                         hn::Set(d, static_cast<T>(1.57079632679489661923 /
+                                                   static_cast<double>(int64_t{1} << kQuarter)))),
              x2 = hn::Mul(x, x);
   VecOf<Tag<T>> s, c;
   if constexpr (f32) {

@@ -91,7 +91,7 @@ __device__ void turn(WordOf<T> k, T& cosine, T& sine) {
   const T rest =
       sub(static_cast<T>(static_cast<WordOf<T>>(k + half - (q << kQuarter))), static_cast<T>(half));
   const T x = mul(rest, static_cast<T>(1.57079632679489661923 /
-                                       static_cast<double>(std::int64_t{1} << kQuarter))),
+                                       static_cast<double>(int64_t{1} << kQuarter))),
           x2 = mul(x, x);
   T s, c;
   if constexpr (f32) {

@@ -19,20 +19,20 @@ enum class Fold : std::int32_t {
 /// A partial result: f for float inputs, i for the others.
 union Partial {
   double f;
-  std::int64_t i;
+  int64_t i;
 };
 
 struct FoldFns {
   Partial init;
   Partial (*merge)(Partial a, Partial b);
   /// n contiguous elements.
-  Partial (*row)(const void* x, std::int64_t n, double shift);
+  Partial (*row)(const void* x, int64_t n, double shift);
   /// acc[c] = merge(acc[c], fold of x[r * stride + c] over r < rows), c < columns <= kColumns.
   /// shift has a value per column, or is null.
-  void (*columns)(const void* x, std::int64_t stride, std::int64_t rows, std::int64_t columns,
-                  const double* shift, Partial* acc);
+  void (*columns)(const void* x, int64_t stride, int64_t rows, int64_t columns, const double* shift,
+                  Partial* acc);
 };
-constexpr std::int64_t kColumns = 1024;
+constexpr int64_t kColumns = 1024;
 
 /// Float32 and Float64.
 FoldFns float_fold(Fold fold, DType t);
@@ -40,14 +40,14 @@ FoldFns float_fold(Fold fold, DType t);
 FoldFns int_fold(Fold fold, DType t);
 
 /// Product of the sizes of the kept dims, and of the reduced ones.
-std::int64_t kept_count(const abi::TensorIn& x, std::uint32_t mask);
-std::int64_t reduced_count(const abi::TensorIn& x, std::uint32_t mask);
+int64_t kept_count(const abi::TensorIn& x, std::uint32_t mask);
+int64_t reduced_count(const abi::TensorIn& x, std::uint32_t mask);
 
 /// Means, and sums of squared deviations from them (two passes). Float32 and Float64.
 void moments(const abi::TensorIn& x, std::uint32_t mask, double* mean, double* squares);
 
 /// Position of the first largest (smallest) of n contiguous elements; NaN wins. Float32 and
 /// Float64.
-std::int64_t arg_row(DType t, bool maximum, const void* x, std::int64_t n);
+int64_t arg_row(DType t, bool maximum, const void* x, int64_t n);
 
 }  // namespace dropin::kernels

@@ -21,23 +21,22 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-constexpr std::int64_t kRowBlock = 1024;  // elements of a row folded at a time
-constexpr std::int64_t kRows = 128;       // rows of a column block
-constexpr std::int64_t kChunks =
+constexpr int64_t kRowBlock = 1024;  // elements of a row folded at a time
+constexpr int64_t kRows = 128;       // rows of a column block
+constexpr int64_t kChunks =
     64;  // parts into which a single tall tile of columns is cut for the threads
-constexpr std::int64_t kManyTasks =
-    16;  // with as many independent results there is no need to cut them
+constexpr int64_t kManyTasks = 16;  // with as many independent results there is no need to cut them
 
 struct Dims {
   int n = 0;
-  std::int64_t size[abi::kMaxDims], stride[abi::kMaxDims];
-  std::int64_t total() const {
-    std::int64_t t = 1;
+  int64_t size[abi::kMaxDims], stride[abi::kMaxDims];
+  int64_t total() const {
+    int64_t t = 1;
     for (int i = 0; i < n; ++i) t *= size[i];
     return t;
   }
-  std::int64_t offset(std::int64_t flat) const {
-    std::int64_t at = 0;
+  int64_t offset(int64_t flat) const {
+    int64_t at = 0;
     for (int i = n - 1; i >= 0; --i) {
       at += flat % size[i] * stride[i];
       flat /= size[i];
@@ -116,129 +115,125 @@ class Sink {
  public:
   template <class F>
   Sink(const F& f)
-      : self_(&f), fn_([](const void* self, std::int64_t first, std::int64_t n, const Partial* p) {
+      : self_(&f), fn_([](const void* self, int64_t first, int64_t n, const Partial* p) {
           (*static_cast<const F*>(self))(first, n, p);
         }) {}
-  void operator()(std::int64_t first, std::int64_t n, const Partial* p) const {
-    fn_(self_, first, n, p);
-  }
+  void operator()(int64_t first, int64_t n, const Partial* p) const { fn_(self_, first, n, p); }
 
  private:
   const void* self_;
-  void (*fn_)(const void*, std::int64_t, std::int64_t, const Partial*);
+  void (*fn_)(const void*, int64_t, int64_t, const Partial*);
 };
 
 /// Calls result(o) for every output of [begin, end) and hands the results over a few at a time.
 template <class F>
-void drain(std::int64_t begin, std::int64_t end, const Sink& sink, F&& result) {
+void drain(int64_t begin, int64_t end, const Sink& sink, F&& result) {
   Partial some[256];
-  for (std::int64_t n; begin < end; begin += n) {
-    n = std::min<std::int64_t>(256, end - begin);
-    for (std::int64_t i = 0; i < n; ++i) some[i] = result(begin + i);
+  for (int64_t n; begin < end; begin += n) {
+    n = std::min<int64_t>(256, end - begin);
+    for (int64_t i = 0; i < n; ++i) some[i] = result(begin + i);
     sink(begin, n, some);
   }
 }
 
-void fold_rows(const Plan& p, const FoldFns& f, const char* x, std::int64_t item,
-               const double* shift, const Sink& sink) {
+void fold_rows(const Plan& p, const FoldFns& f, const char* x, int64_t item, const double* shift,
+               const Sink& sink) {
   Dims outer = p.reduced;
-  const std::int64_t n = outer.size[--outer.n];
-  const std::int64_t outputs = p.kept.total(), lines = outer.total();
-  const std::int64_t per_line = std::max<std::int64_t>(1, ceil_div(n, kRowBlock)),
-                     blocks = lines * per_line;
-  auto block = [&](std::int64_t at, std::int64_t b, double s) {
-    const std::int64_t from = b % per_line * kRowBlock;
+  const int64_t n = outer.size[--outer.n];
+  const int64_t outputs = p.kept.total(), lines = outer.total();
+  const int64_t per_line = std::max<int64_t>(1, ceil_div(n, kRowBlock)), blocks = lines * per_line;
+  auto block = [&](int64_t at, int64_t b, double s) {
+    const int64_t from = b % per_line * kRowBlock;
     return f.row(x + (at + outer.offset(b / per_line) + from) * item, std::min(kRowBlock, n - from),
                  s);
   };
   if (blocks == 1) {
-    parallel_for(outputs, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, n)),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   drain(begin, end, sink, [&](std::int64_t o) {
+    parallel_for(outputs, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, n)),
+                 [&](int64_t begin, int64_t end) {
+                   drain(begin, end, sink, [&](int64_t o) {
                      return f.row(x + p.kept.offset(o) * item, n, shift ? shift[o] : 0);
                    });
                  });
   } else if (outputs >= kManyTasks || outputs * lines * n <= kGrain) {
-    parallel_for(outputs, std::max<std::int64_t>(1, kGrain / (n * lines)),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   drain(begin, end, sink, [&](std::int64_t o) {
+    parallel_for(outputs, std::max<int64_t>(1, kGrain / (n * lines)),
+                 [&](int64_t begin, int64_t end) {
+                   drain(begin, end, sink, [&](int64_t o) {
                      Tree tree(f);
-                     const std::int64_t at = p.kept.offset(o);
-                     for (std::int64_t b = 0; b < blocks; ++b)
+                     const int64_t at = p.kept.offset(o);
+                     for (int64_t b = 0; b < blocks; ++b)
                        tree.push(block(at, b, shift ? shift[o] : 0));
                      return tree.result();
                    });
                  });
   } else {
     const std::unique_ptr<Partial[]> parts(new Partial[static_cast<std::size_t>(outputs * blocks)]);
-    parallel_for(outputs * blocks, std::max<std::int64_t>(1, kGrain / std::min(n, kRowBlock)),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   for (std::int64_t i = begin; i < end; ++i) {
-                     const std::int64_t o = i / blocks;
+    parallel_for(outputs * blocks, std::max<int64_t>(1, kGrain / std::min(n, kRowBlock)),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t i = begin; i < end; ++i) {
+                     const int64_t o = i / blocks;
                      parts[i] = block(p.kept.offset(o), i % blocks, shift ? shift[o] : 0);
                    }
                  });
-    drain(0, outputs, sink, [&](std::int64_t o) {
+    drain(0, outputs, sink, [&](int64_t o) {
       Tree tree(f);
-      for (std::int64_t b = 0; b < blocks; ++b) tree.push(parts[o * blocks + b]);
+      for (int64_t b = 0; b < blocks; ++b) tree.push(parts[o * blocks + b]);
       return tree.result();
     });
   }
 }
 
-void fold_columns(const Plan& p, const FoldFns& f, const char* x, std::int64_t item,
-                  const double* shift, const Sink& sink) {
+void fold_columns(const Plan& p, const FoldFns& f, const char* x, int64_t item, const double* shift,
+                  const Sink& sink) {
   Dims kept = p.kept, outer = p.reduced;
-  const std::int64_t width = kept.size[--kept.n];
-  std::int64_t rows = 1, stride = 0;
+  const int64_t width = kept.size[--kept.n];
+  int64_t rows = 1, stride = 0;
   if (outer.n) --outer.n, rows = outer.size[outer.n], stride = outer.stride[outer.n];
-  const std::int64_t tiles = ceil_div(width, kColumns), tasks = kept.total() * tiles;
-  const std::int64_t per_plane = ceil_div(rows, kRows), blocks = outer.total() * per_plane;
-  auto fold = [&](std::int64_t task, std::int64_t from, std::int64_t to, Partial* acc) {
-    const std::int64_t k = task / tiles, column = task % tiles * kColumns,
-                       columns = std::min(kColumns, width - column);
-    const std::int64_t at = kept.offset(k) + column;
+  const int64_t tiles = ceil_div(width, kColumns), tasks = kept.total() * tiles;
+  const int64_t per_plane = ceil_div(rows, kRows), blocks = outer.total() * per_plane;
+  auto fold = [&](int64_t task, int64_t from, int64_t to, Partial* acc) {
+    const int64_t k = task / tiles, column = task % tiles * kColumns,
+                  columns = std::min(kColumns, width - column);
+    const int64_t at = kept.offset(k) + column;
     std::fill_n(acc, columns, f.init);
-    for (std::int64_t b = from; b < to; ++b) {
-      const std::int64_t row = b % per_plane * kRows;
+    for (int64_t b = from; b < to; ++b) {
+      const int64_t row = b % per_plane * kRows;
       f.columns(x + (at + outer.offset(b / per_plane) + row * stride) * item, stride,
                 std::min(kRows, rows - row), columns, shift ? shift + k * width + column : nullptr,
                 acc);
     }
   };
-  auto place = [&](std::int64_t task) { return task / tiles * width + task % tiles * kColumns; };
-  auto columns_of = [&](std::int64_t task) {
+  auto place = [&](int64_t task) { return task / tiles * width + task % tiles * kColumns; };
+  auto columns_of = [&](int64_t task) {
     return std::min(kColumns, width - task % tiles * kColumns);
   };
   if (tasks >= kManyTasks || blocks == 1) {
-    parallel_for(
-        tasks,
-        std::max<std::int64_t>(1, kGrain / (std::min(width, kColumns) * rows * outer.total())),
-        [&](std::int64_t begin, std::int64_t end) {
-          Partial acc[kColumns];
-          for (std::int64_t t = begin; t < end; ++t) {
-            fold(t, 0, blocks, acc);
-            sink(place(t), columns_of(t), acc);
-          }
-        });
+    parallel_for(tasks,
+                 std::max<int64_t>(1, kGrain / (std::min(width, kColumns) * rows * outer.total())),
+                 [&](int64_t begin, int64_t end) {
+                   Partial acc[kColumns];
+                   for (int64_t t = begin; t < end; ++t) {
+                     fold(t, 0, blocks, acc);
+                     sink(place(t), columns_of(t), acc);
+                   }
+                 });
     return;
   }
-  const std::int64_t chunks = std::min(kChunks, blocks), room = std::min(width, kColumns);
+  const int64_t chunks = std::min(kChunks, blocks), room = std::min(width, kColumns);
   const std::unique_ptr<Partial[]> parts(
       new Partial[static_cast<std::size_t>(tasks * chunks * room)]);
   parallel_for(
-      tasks * chunks, std::max<std::int64_t>(1, kGrain * chunks / (room * rows * outer.total())),
-      [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t i = begin; i < end; ++i) {
-          const std::int64_t c = i % chunks;
+      tasks * chunks, std::max<int64_t>(1, kGrain * chunks / (room * rows * outer.total())),
+      [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const int64_t c = i % chunks;
           fold(i / chunks, blocks * c / chunks, blocks * (c + 1) / chunks, parts.get() + i * room);
         }
       });
-  for (std::int64_t t = 0; t < tasks; ++t) {
-    const std::int64_t first = place(t);
-    drain(first, first + columns_of(t), sink, [&](std::int64_t o) {
+  for (int64_t t = 0; t < tasks; ++t) {
+    const int64_t first = place(t);
+    drain(first, first + columns_of(t), sink, [&](int64_t o) {
       Partial r = f.init;
-      for (std::int64_t c = 0; c < chunks; ++c)
+      for (int64_t c = 0; c < chunks; ++c)
         r = f.merge(r, parts[(t * chunks + c) * room + o - first]);
       return r;
     });
@@ -260,11 +255,11 @@ class Places {
     for (int i = 0; i < x.ndim; ++i)
       if (!(mask >> i & 1) && x.sizes[i] != 1)
         d_.size[d_.n] = x.sizes[i], d_.stride[d_.n++] = y.strides[i];
-    std::int64_t expect = 1;
+    int64_t expect = 1;
     for (int i = d_.n - 1; i >= 0; --i)
       dense_ = dense_ && d_.stride[i] == expect, expect *= d_.size[i];
   }
-  std::int64_t operator()(std::int64_t o) const { return dense_ ? o : d_.offset(o); }
+  int64_t operator()(int64_t o) const { return dense_ ? o : d_.offset(o); }
 
  private:
   Dims d_;
@@ -278,7 +273,7 @@ void fold_into(Fold fold, const TensorIn& x, std::uint32_t mask, const double* s
                const Sink& sink) {
   const FoldFns f = is_floating(x.dtype) ? float_fold(fold, x.dtype) : int_fold(fold, x.dtype);
   if (reduced_count(x, mask) == 0)
-    return drain(0, kept_count(x, mask), sink, [&](std::int64_t) { return f.init; });
+    return drain(0, kept_count(x, mask), sink, [&](int64_t) { return f.init; });
   if (kept_count(x, mask) == 0) return;
   const Plan p = plan(x, mask);
   if (!p.usable) return fold_into(fold, Packed(x, x.dtype).tensor, mask, shift, sink);
@@ -293,11 +288,11 @@ void fold_into(Fold fold, const TensorIn& x, std::uint32_t mask, const double* s
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(std::int64_t n) {
+  explicit Scratch(int64_t n) {
     if (n > 64) heap_.reset(new T[static_cast<std::size_t>(n)]);
   }
   T* get() { return heap_ ? heap_.get() : local_; }
-  T& operator[](std::int64_t i) { return get()[i]; }
+  T& operator[](int64_t i) { return get()[i]; }
 
  private:
   T local_[64];
@@ -341,25 +336,24 @@ Status reduce_floats(Reduce op, const TensorIn& x, std::uint32_t mask, const Ten
     using T = decltype(zero);
     T* out = y.as<T>();
     auto store = [&](const double* shift, auto&& value) {
-      fold_into(fold, x, mask, shift, [&](std::int64_t first, std::int64_t n, const Partial* p) {
-        for (std::int64_t i = 0; i < n; ++i)
+      fold_into(fold, x, mask, shift, [&](int64_t first, int64_t n, const Partial* p) {
+        for (int64_t i = 0; i < n; ++i)
           out[place(first + i)] = narrowed<T>(value(p[i].f, first + i));
       });
     };
     if (op == Reduce::Mean) {
       const double count = static_cast<double>(reduced_count(x, mask));
-      store(nullptr, [&](double v, std::int64_t) { return v / count; });
+      store(nullptr, [&](double v, int64_t) { return v / count; });
     } else if (op == Reduce::LogSumExp) {
       Scratch<double> shift(kept_count(x, mask));
-      fold_into(Fold::Max, x, mask, nullptr,
-                [&](std::int64_t first, std::int64_t n, const Partial* p) {
-                  for (std::int64_t i = 0; i < n; ++i) shift[first + i] = p[i].f;
-                });
-      store(shift.get(), [&](double v, std::int64_t o) {
+      fold_into(Fold::Max, x, mask, nullptr, [&](int64_t first, int64_t n, const Partial* p) {
+        for (int64_t i = 0; i < n; ++i) shift[first + i] = p[i].f;
+      });
+      store(shift.get(), [&](double v, int64_t o) {
         return std::isinf(shift[o]) ? shift[o] : std::log(v) + shift[o];
       });
     } else {
-      store(nullptr, [](double v, std::int64_t) { return v; });
+      store(nullptr, [](double v, int64_t) { return v; });
     }
   });
   return abi::ok();
@@ -398,8 +392,8 @@ Status reduce_cpu(const KernelContext&, Reduce op, const TensorIn& x, std::uint3
   visit_dtype(to, [&](auto zero) {
     using T = decltype(zero);
     if constexpr (std::is_integral_v<T>) {
-      fold_into(fold, x, mask, nullptr, [&](std::int64_t first, std::int64_t n, const Partial* p) {
-        for (std::int64_t i = 0; i < n; ++i) y.as<T>()[place(first + i)] = static_cast<T>(p[i].i);
+      fold_into(fold, x, mask, nullptr, [&](int64_t first, int64_t n, const Partial* p) {
+        for (int64_t i = 0; i < n; ++i) y.as<T>()[place(first + i)] = static_cast<T>(p[i].i);
       });
     }
   });
@@ -408,7 +402,7 @@ Status reduce_cpu(const KernelContext&, Reduce op, const TensorIn& x, std::uint3
 
 void store_moments(const TensorIn& x, std::uint32_t mask, double correction, const TensorOut& var,
                    const TensorOut& mean) {
-  const std::int64_t outputs = kept_count(x, mask);
+  const int64_t outputs = kept_count(x, mask);
   const double n = static_cast<double>(reduced_count(x, mask));
   Scratch<double> m(outputs), v(outputs);
   moments(x, mask, m.get(), v.get());
@@ -417,11 +411,11 @@ void store_moments(const TensorIn& x, std::uint32_t mask, double correction, con
     visit_dtype(y.dtype, [&](auto zero) {
       using T = decltype(zero);
       const Places place(x, mask, y);
-      for (std::int64_t o = 0; o < outputs; ++o) y.as<T>()[place(o)] = narrowed<T>(value(o));
+      for (int64_t o = 0; o < outputs; ++o) y.as<T>()[place(o)] = narrowed<T>(value(o));
     });
   };
-  write(mean, [&](std::int64_t o) { return m[o]; });
-  write(var, [&](std::int64_t o) { return v[o] / std::max(0.0, n - correction); });
+  write(mean, [&](int64_t o) { return m[o]; });
+  write(var, [&](int64_t o) { return v[o] / std::max(0.0, n - correction); });
 }
 
 Status var_mean_cpu(const KernelContext&, const TensorIn& x, std::uint32_t mask, double correction,
@@ -439,33 +433,32 @@ Status var_mean_cpu(const KernelContext&, const TensorIn& x, std::uint32_t mask,
 
 }  // namespace
 
-std::int64_t kept_count(const TensorIn& x, std::uint32_t mask) {
-  std::int64_t n = 1;
+int64_t kept_count(const TensorIn& x, std::uint32_t mask) {
+  int64_t n = 1;
   for (int i = 0; i < x.ndim; ++i)
     if (!(mask >> i & 1)) n *= x.sizes[i];
   return n;
 }
-std::int64_t reduced_count(const TensorIn& x, std::uint32_t mask) { return kept_count(x, ~mask); }
+int64_t reduced_count(const TensorIn& x, std::uint32_t mask) { return kept_count(x, ~mask); }
 
 void moments(const TensorIn& x, std::uint32_t mask, double* mean, double* squares) {
   const double count = static_cast<double>(reduced_count(x, mask));
-  fold_into(Fold::Sum, x, mask, nullptr, [&](std::int64_t first, std::int64_t n, const Partial* p) {
-    for (std::int64_t i = 0; i < n; ++i) mean[first + i] = p[i].f / count;
+  fold_into(Fold::Sum, x, mask, nullptr, [&](int64_t first, int64_t n, const Partial* p) {
+    for (int64_t i = 0; i < n; ++i) mean[first + i] = p[i].f / count;
   });
-  fold_into(Fold::SumSquaredDeviations, x, mask, mean,
-            [&](std::int64_t first, std::int64_t n, const Partial* p) {
-              for (std::int64_t i = 0; i < n; ++i) {
-                // The deviations were taken from the mean rounded to x's dtype; what that added is
-                // known.
-                const double m = mean[first + i], sum = p[i].f,
-                             error = x.dtype == DType::Float32
-                                         ? m - static_cast<double>(static_cast<float>(m))
-                                         : 0;
-                squares[first + i] = std::isfinite(error) && sum == sum
-                                         ? std::max(0.0, sum - count * error * error)
-                                         : sum;
-              }
-            });
+  fold_into(
+      Fold::SumSquaredDeviations, x, mask, mean, [&](int64_t first, int64_t n, const Partial* p) {
+        for (int64_t i = 0; i < n; ++i) {
+          // The deviations were taken from the mean rounded to x's dtype; what that added is
+          // known.
+          const double m = mean[first + i], sum = p[i].f,
+                       error = x.dtype == DType::Float32
+                                   ? m - static_cast<double>(static_cast<float>(m))
+                                   : 0;
+          squares[first + i] =
+              std::isfinite(error) && sum == sum ? std::max(0.0, sum - count * error * error) : sum;
+        }
+      });
 }
 
 void provide_reduce_cpu(abi::KernelTable& t) {

@@ -106,13 +106,13 @@ HWY_INLINE T step_one(T acc, T x, T s) {
 }
 
 template <class F, class T>
-Partial fold_row(const void* data, std::int64_t n, double shift) {
+Partial fold_row(const void* data, int64_t n, double shift) {
   const Tag<T> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const T* x = static_cast<const T*>(data);
   const auto s = hn::Set(d, static_cast<T>(shift)), init = hn::Set(d, static_cast<T>(F::kInit));
   auto a = init, b = init, c = init, e = init;
-  std::int64_t i = 0;
+  int64_t i = 0;
   for (; i + 4 * lanes <= n; i += 4 * lanes) {
     a = F::step(d, a, hn::LoadU(d, x + i), s);
     b = F::step(d, b, hn::LoadU(d, x + i + lanes), s);
@@ -124,8 +124,7 @@ Partial fold_row(const void* data, std::int64_t n, double shift) {
                                                // of a short row
     if (i < n) {
       HWY_ALIGN T last[hn::MaxLanes(d)];
-      for (std::int64_t k = 0; k < lanes; ++k)
-        last[k] = i + k < n ? x[i + k] : static_cast<T>(F::kPad);
+      for (int64_t k = 0; k < lanes; ++k) last[k] = i + k < n ? x[i + k] : static_cast<T>(F::kPad);
       b = F::step(d, b, hn::Load(d, last), s);
       i = n;
     }
@@ -134,7 +133,7 @@ Partial fold_row(const void* data, std::int64_t n, double shift) {
   if (i > 0) {
     HWY_ALIGN T lane[hn::MaxLanes(d)];
     hn::Store(F::merge(F::merge(a, b), F::merge(c, e)), d, lane);
-    for (std::int64_t k = 0; k < lanes; ++k)
+    for (int64_t k = 0; k < lanes; ++k)
       result = F::merge_scalar(result, static_cast<double>(lane[k]));
   }
   T tail = static_cast<T>(F::kInit);
@@ -145,20 +144,20 @@ Partial fold_row(const void* data, std::int64_t n, double shift) {
 }
 
 template <class F, class T>
-void fold_columns(const void* data, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+void fold_columns(const void* data, int64_t stride, int64_t rows, int64_t columns,
                   const double* shift, Partial* acc) {
   const Tag<T> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const T* x = static_cast<const T*>(data);
   HWY_ALIGN T tile[kColumns];
   HWY_ALIGN T shifts[kColumns];
-  const std::int64_t whole = columns / lanes * lanes;
-  for (std::int64_t j = 0; j < columns; ++j) tile[j] = static_cast<T>(F::kInit);
-  for (std::int64_t j = 0; j < columns; ++j) shifts[j] = shift ? static_cast<T>(shift[j]) : T(0);
-  std::int64_t r = 0;
+  const int64_t whole = columns / lanes * lanes;
+  for (int64_t j = 0; j < columns; ++j) tile[j] = static_cast<T>(F::kInit);
+  for (int64_t j = 0; j < columns; ++j) shifts[j] = shift ? static_cast<T>(shift[j]) : T(0);
+  int64_t r = 0;
   for (; r + 4 <= rows; r += 4) {
     const T* p = x + r * stride;
-    for (std::int64_t j = 0; j < whole; j += lanes) {
+    for (int64_t j = 0; j < whole; j += lanes) {
       const auto s = hn::Load(d, shifts + j);
       auto v = F::step(d, hn::Load(d, tile + j), hn::LoadU(d, p + j), s);
       v = F::step(d, v, hn::LoadU(d, p + stride + j), s);
@@ -167,13 +166,13 @@ void fold_columns(const void* data, std::int64_t stride, std::int64_t rows, std:
     }
   }
   for (; r < rows; ++r)
-    for (std::int64_t j = 0; j < whole; j += lanes)
+    for (int64_t j = 0; j < whole; j += lanes)
       hn::Store(F::step(d, hn::Load(d, tile + j), hn::LoadU(d, x + r * stride + j),
                         hn::Load(d, shifts + j)),
                 d, tile + j);
-  for (std::int64_t j = whole; j < columns; ++j)
+  for (int64_t j = whole; j < columns; ++j)
     for (r = 0; r < rows; ++r) tile[j] = step_one<F, T>(tile[j], x[r * stride + j], shifts[j]);
-  for (std::int64_t j = 0; j < columns; ++j)
+  for (int64_t j = 0; j < columns; ++j)
     acc[j].f = F::merge_scalar(acc[j].f, static_cast<double>(tile[j]));
 }
 
@@ -214,14 +213,14 @@ FoldFns float_fold_simd(Fold fold, DType t) {
 
 /// The extreme value by vectors, then its first place.
 template <class T>
-std::int64_t find_extreme(bool maximum, const T* x, std::int64_t n) {
+int64_t find_extreme(bool maximum, const T* x, int64_t n) {
   const double best = maximum ? fold_row<MaxFold, T>(x, n, 0).f : fold_row<MinFold, T>(x, n, 0).f;
   const T value = static_cast<T>(best);
   const Tag<T> d;
-  const std::int64_t lanes = static_cast<std::int64_t>(hn::Lanes(d));
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
   const auto v = hn::Set(d, value);
   const bool nan = value != value;
-  std::int64_t i = 0;
+  int64_t i = 0;
   for (; i + lanes <= n; i += lanes) {
     const auto e = hn::LoadU(d, x + i);
     const std::intptr_t at = hn::FindFirstTrue(d, nan ? hn::IsNaN(e) : hn::Eq(e, v));
@@ -231,7 +230,7 @@ std::int64_t find_extreme(bool maximum, const T* x, std::int64_t n) {
     if (nan ? x[i] != x[i] : x[i] == value) return i;
   return 0;
 }
-std::int64_t arg_row_simd(DType t, bool maximum, const void* x, std::int64_t n) {
+int64_t arg_row_simd(DType t, bool maximum, const void* x, int64_t n) {
   return t == DType::Float32 ? find_extreme(maximum, static_cast<const float*>(x), n)
                              : find_extreme(maximum, static_cast<const double*>(x), n);
 }
@@ -245,7 +244,7 @@ namespace dropin::kernels {
 HWY_EXPORT(float_fold_simd);
 HWY_EXPORT(arg_row_simd);
 FoldFns float_fold(Fold fold, DType t) { return HWY_DYNAMIC_DISPATCH(float_fold_simd)(fold, t); }
-std::int64_t arg_row(DType t, bool maximum, const void* x, std::int64_t n) {
+int64_t arg_row(DType t, bool maximum, const void* x, int64_t n) {
   return HWY_DYNAMIC_DISPATCH(arg_row_simd)(t, maximum, x, n);
 }
 }  // namespace dropin::kernels

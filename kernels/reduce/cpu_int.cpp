@@ -10,24 +10,24 @@ namespace {
 
 struct Sum {
   template <class T>
-  using Acc = std::int64_t;  // of a row
-  static constexpr std::int64_t kInit = 0;
-  static std::int64_t merge(std::int64_t a, std::int64_t b) {
-    return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) + static_cast<std::uint64_t>(b));
+  using Acc = int64_t;  // of a row
+  static constexpr int64_t kInit = 0;
+  static int64_t merge(int64_t a, int64_t b) {
+    return static_cast<int64_t>(static_cast<std::uint64_t>(a) + static_cast<std::uint64_t>(b));
   }
 };
 struct Prod {
   template <class T>
-  using Acc = std::int64_t;
-  static constexpr std::int64_t kInit = 1;
-  static std::int64_t merge(std::int64_t a, std::int64_t b) {
-    return static_cast<std::int64_t>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b));
+  using Acc = int64_t;
+  static constexpr int64_t kInit = 1;
+  static int64_t merge(int64_t a, int64_t b) {
+    return static_cast<int64_t>(static_cast<std::uint64_t>(a) * static_cast<std::uint64_t>(b));
   }
 };
 struct Max {
   template <class T>
   using Acc = T;
-  static constexpr std::int64_t kInit = std::numeric_limits<std::int64_t>::min();
+  static constexpr int64_t kInit = std::numeric_limits<int64_t>::min();
   template <class A>
   static A merge(A a, A b) {
     return a < b ? b : a;
@@ -36,7 +36,7 @@ struct Max {
 struct Min {
   template <class T>
   using Acc = T;
-  static constexpr std::int64_t kInit = std::numeric_limits<std::int64_t>::max();
+  static constexpr int64_t kInit = std::numeric_limits<int64_t>::max();
   template <class A>
   static A merge(A a, A b) {
     return b < a ? b : a;
@@ -44,28 +44,28 @@ struct Min {
 };
 
 template <class F, class T>
-FoldFns fns(std::int64_t init) {
+FoldFns fns(int64_t init) {
   FoldFns f;
   f.init.i = init;
   f.merge = [](Partial a, Partial b) {
     a.i = F::merge(a.i, b.i);
     return a;
   };
-  f.row = [](const void* data, std::int64_t n, double) {
+  f.row = [](const void* data, int64_t n, double) {
     const T* x = static_cast<const T*>(data);
     using Acc = typename F::template Acc<T>;
     Acc acc = static_cast<Acc>(x[0]);  // rows are never empty
-    for (std::int64_t i = 1; i < n; ++i) acc = F::merge(acc, static_cast<Acc>(x[i]));
+    for (int64_t i = 1; i < n; ++i) acc = F::merge(acc, static_cast<Acc>(x[i]));
     Partial p;
-    p.i = static_cast<std::int64_t>(acc);
+    p.i = static_cast<int64_t>(acc);
     return p;
   };
-  f.columns = [](const void* data, std::int64_t stride, std::int64_t rows, std::int64_t columns,
-                 const double*, Partial* acc) {
+  f.columns = [](const void* data, int64_t stride, int64_t rows, int64_t columns, const double*,
+                 Partial* acc) {
     const T* x = static_cast<const T*>(data);
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t j = 0; j < columns; ++j)
-        acc[j].i = F::merge(acc[j].i, static_cast<std::int64_t>(x[r * stride + j]));
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t j = 0; j < columns; ++j)
+        acc[j].i = F::merge(acc[j].i, static_cast<int64_t>(x[r * stride + j]));
   };
   return f;
 }

@@ -17,10 +17,10 @@ using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
 
-constexpr std::int64_t kTile = 256;  // columns carried at once
+constexpr int64_t kTile = 256;  // columns carried at once
 
 struct Planes {
-  std::int64_t outer = 1, n = 1, inner = 1;
+  int64_t outer = 1, n = 1, inner = 1;
 };
 Planes planes(const TensorIn& x, int dim) {
   Planes p;
@@ -34,12 +34,12 @@ Planes planes(const TensorIn& x, int dim) {
 /// columns.
 template <class F>
 void for_tiles(const Planes& p, F&& f) {
-  const std::int64_t tiles = ceil_div(p.inner, kTile);
-  const std::int64_t cost = p.n * std::min(kTile, p.inner);
-  parallel_for(p.outer * tiles, std::max<std::int64_t>(1, kGrain / std::max<std::int64_t>(1, cost)),
-               [&](std::int64_t begin, std::int64_t end) {
-                 for (std::int64_t t = begin; t < end; ++t) {
-                   const std::int64_t o = t / tiles, column = t % tiles * kTile;
+  const int64_t tiles = ceil_div(p.inner, kTile);
+  const int64_t cost = p.n * std::min(kTile, p.inner);
+  parallel_for(p.outer * tiles, std::max<int64_t>(1, kGrain / std::max<int64_t>(1, cost)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t t = begin; t < end; ++t) {
+                   const int64_t o = t / tiles, column = t % tiles * kTile;
                    f(o * p.n * p.inner + column, std::min(kTile, p.inner - column),
                      o * p.inner + column);
                  }
@@ -48,15 +48,15 @@ void for_tiles(const Planes& p, F&& f) {
 
 /// Index: as wide as T where it can be, so that value and place go through vectors of one shape.
 template <class T, class Index>
-void arg_columns(bool maximum, const T* x, const Planes& p, std::int64_t* y) {
-  for_tiles(p, [&](std::int64_t at, std::int64_t columns, std::int64_t to) {
+void arg_columns(bool maximum, const T* x, const Planes& p, int64_t* y) {
+  for_tiles(p, [&](int64_t at, int64_t columns, int64_t to) {
     T best[kTile];
     Index where[kTile];
     std::copy_n(x + at, columns, best);
     std::fill_n(where, columns, Index(0));
-    for (std::int64_t r = 1; r < p.n; ++r) {
+    for (int64_t r = 1; r < p.n; ++r) {
       const T* row = x + at + r * p.inner;
-      for (std::int64_t j = 0; j < columns; ++j) {
+      for (int64_t j = 0; j < columns; ++j) {
         const T v = row[j], b = best[j];
         const bool wins = (b == b) & !(maximum ? v <= b : v >= b);  // negated: true for NaN
         best[j] = wins ? v : b;
@@ -86,25 +86,24 @@ Status arg_reduce_cpu(const KernelContext& context, bool maximum, const TensorIn
     return copy_values(dense.tensor, y), abi::ok();
   }
   const Planes p = planes(x, dim);
-  std::int64_t* out = y.as<std::int64_t>();
+  int64_t* out = y.as<int64_t>();
   if (p.inner == 1 && is_floating(x.dtype)) {
-    const std::int64_t bytes = p.n * item_size(x.dtype);
-    parallel_for(p.outer, std::max<std::int64_t>(1, kGrain / p.n),
-                 [&](std::int64_t begin, std::int64_t end) {
-                   for (std::int64_t o = begin; o < end; ++o)
-                     out[o] = arg_row(x.dtype, maximum, x.as<char>() + o * bytes, p.n);
-                 });
+    const int64_t bytes = p.n * item_size(x.dtype);
+    parallel_for(p.outer, std::max<int64_t>(1, kGrain / p.n), [&](int64_t begin, int64_t end) {
+      for (int64_t o = begin; o < end; ++o)
+        out[o] = arg_row(x.dtype, maximum, x.as<char>() + o * bytes, p.n);
+    });
     return abi::ok();
   }
   visit_dtype(x.dtype, [&](auto zero) {
     using T = decltype(zero);
     if constexpr (sizeof(T) == 8)
-      arg_columns<T, std::int64_t>(maximum, x.as<T>(), p, out);
+      arg_columns<T, int64_t>(maximum, x.as<T>(), p, out);
     else if constexpr (sizeof(T) != 2 && !std::is_same_v<T, bool>) {
       if (p.n <= std::numeric_limits<std::int32_t>::max())
         arg_columns<T, std::int32_t>(maximum, x.as<T>(), p, out);
       else
-        arg_columns<T, std::int64_t>(maximum, x.as<T>(), p, out);
+        arg_columns<T, int64_t>(maximum, x.as<T>(), p, out);
     }
   });
   return abi::ok();
@@ -119,23 +118,23 @@ inline double log_add(double a, double b) {
 
 template <class T, class Acc, class F>
 void scan_lines(const T* x, T* y, const Planes& p, bool reverse, F&& step) {
-  const std::int64_t move = reverse ? -p.inner : p.inner, start = reverse ? (p.n - 1) * p.inner : 0;
-  for_tiles(p, [&](std::int64_t at, std::int64_t columns, std::int64_t) {
+  const int64_t move = reverse ? -p.inner : p.inner, start = reverse ? (p.n - 1) * p.inner : 0;
+  for_tiles(p, [&](int64_t at, int64_t columns, int64_t) {
     Acc acc[kTile];
     const T* from = x + at + start;
     T* to = y + at + start;
     if (columns == 1) {  // the carried value stays in a register
       Acc a = static_cast<Acc>(*from);
       *to = static_cast<T>(a);
-      for (std::int64_t r = 1; r < p.n; ++r) {
+      for (int64_t r = 1; r < p.n; ++r) {
         a = step(a, static_cast<Acc>(from[r * move]));
         to[r * move] = static_cast<T>(a);
       }
       return;
     }
-    for (std::int64_t j = 0; j < columns; ++j) acc[j] = static_cast<Acc>(from[j]), to[j] = from[j];
-    for (std::int64_t r = 1; r < p.n; ++r)
-      for (std::int64_t j = 0; j < columns; ++j) {
+    for (int64_t j = 0; j < columns; ++j) acc[j] = static_cast<Acc>(from[j]), to[j] = from[j];
+    for (int64_t r = 1; r < p.n; ++r)
+      for (int64_t j = 0; j < columns; ++j) {
         acc[j] = step(acc[j], static_cast<Acc>(from[r * move + j]));
         to[r * move + j] = static_cast<T>(acc[j]);
       }

@@ -16,8 +16,8 @@
 namespace dropin::kernels {
 /// What both directions of cross-entropy take beside the logits.
 struct CrossEntropy {
-  std::int64_t rows, classes, ignore_index;
-  const std::int64_t* target;
+  int64_t rows, classes, ignore_index;
+  const int64_t* target;
   const void* weight;  // null: all ones
   double smoothing;
 };
@@ -28,13 +28,13 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-inline std::int64_t rows_per_thread(std::int64_t n) {
-  return std::max<std::int64_t>(1, kGrain / 4 / std::max<std::int64_t>(1, n));
+inline int64_t rows_per_thread(int64_t n) {
+  return std::max<int64_t>(1, kGrain / 4 / std::max<int64_t>(1, n));
 }
 
 /// sum e^(x - max); the terms go to y when it is not null.
 template <class T>
-double exp_sum(const T* x, std::int64_t n, T max, T* y) {
+double exp_sum(const T* x, int64_t n, T max, T* y) {
   const Tag<T> d;
   const auto m = hn::Set(d, max);
   if (!y)
@@ -48,7 +48,7 @@ double exp_sum(const T* x, std::int64_t n, T max, T* y) {
 }
 
 template <class T>
-void forward_row(const T* x, std::int64_t n, bool log, T* y) {
+void forward_row(const T* x, int64_t n, bool log, T* y) {
   const Tag<T> d;
   const T max = max_row(x, n);
   const double sum = exp_sum(x, n, max, log ? nullptr : y);
@@ -62,7 +62,7 @@ void forward_row(const T* x, std::int64_t n, bool log, T* y) {
 }
 
 template <class T>
-void backward_row(const T* g, const T* y, std::int64_t n, bool log, T* gx) {
+void backward_row(const T* g, const T* y, int64_t n, bool log, T* gx) {
   const Tag<T> d;
   if (log) {
     const auto s =
@@ -81,27 +81,26 @@ void backward_row(const T* g, const T* y, std::int64_t n, bool log, T* gx) {
 }
 
 template <class T>
-void forward_all(const void* x, std::int64_t rows, std::int64_t n, bool log, void* y) {
-  parallel_for(rows, rows_per_thread(n), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r)
+void forward_all(const void* x, int64_t rows, int64_t n, bool log, void* y) {
+  parallel_for(rows, rows_per_thread(n), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
       forward_row(static_cast<const T*>(x) + r * n, n, log, static_cast<T*>(y) + r * n);
   });
 }
 template <class T>
-void backward_all(const void* g, const void* y, std::int64_t rows, std::int64_t n, bool log,
-                  void* gx) {
-  parallel_for(rows, rows_per_thread(n), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r)
+void backward_all(const void* g, const void* y, int64_t rows, int64_t n, bool log, void* gx) {
+  parallel_for(rows, rows_per_thread(n), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
       backward_row(static_cast<const T*>(g) + r * n, static_cast<const T*>(y) + r * n, n, log,
                    static_cast<T*>(gx) + r * n);
   });
 }
 
 template <class T>
-void cross_entropy_row(const CrossEntropy& a, std::int64_t r, const T* x, double weights, T* loss,
+void cross_entropy_row(const CrossEntropy& a, int64_t r, const T* x, double weights, T* loss,
                        T* lse) {
   const Tag<T> d;
-  const std::int64_t c = a.classes, t = a.target[r];
+  const int64_t c = a.classes, t = a.target[r];
   const T max = max_row(x, c);
   const double log_sum = static_cast<double>(max) + std::log(exp_sum<T>(x, c, max, nullptr));
   *lse = static_cast<T>(log_sum);
@@ -129,10 +128,10 @@ void cross_entropy_row(const CrossEntropy& a, std::int64_t r, const T* x, double
 
 /// gx_j = g ((1 - eps) w_t (p_j - [j = t]) + eps/c (W p_j - w_j)), W the sum of the weights.
 template <class T>
-void cross_entropy_grad_row(const CrossEntropy& a, std::int64_t r, T g, const T* x, double weights,
+void cross_entropy_grad_row(const CrossEntropy& a, int64_t r, T g, const T* x, double weights,
                             T lse, T* gx) {
   const Tag<T> d;
-  const std::int64_t c = a.classes, t = a.target[r];
+  const int64_t c = a.classes, t = a.target[r];
   if (t == a.ignore_index) return static_cast<void>(std::fill_n(gx, c, T(0)));
   const T* w = static_cast<const T*>(a.weight);
   const double hit = (1 - a.smoothing) * (w ? static_cast<double>(w[t]) : 1.0),
@@ -159,8 +158,8 @@ double weight_sum(const CrossEntropy& a) {
 template <class T>
 void cross_entropy_all(const CrossEntropy& a, const void* x, void* loss, void* lse) {
   const double weights = weight_sum<T>(a);
-  parallel_for(a.rows, rows_per_thread(a.classes), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r)
+  parallel_for(a.rows, rows_per_thread(a.classes), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
       cross_entropy_row(a, r, static_cast<const T*>(x) + r * a.classes, weights,
                         static_cast<T*>(loss) + r, static_cast<T*>(lse) + r);
   });
@@ -169,26 +168,24 @@ template <class T>
 void cross_entropy_grad_all(const CrossEntropy& a, const void* g, const void* x, const void* lse,
                             void* gx) {
   const double weights = weight_sum<T>(a);
-  parallel_for(a.rows, rows_per_thread(a.classes), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t r = begin; r < end; ++r)
+  parallel_for(a.rows, rows_per_thread(a.classes), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r)
       cross_entropy_grad_row(a, r, static_cast<const T*>(g)[r],
                              static_cast<const T*>(x) + r * a.classes, weights,
                              static_cast<const T*>(lse)[r], static_cast<T*>(gx) + r * a.classes);
   });
 }
 
-void softmax_f32(const void* x, std::int64_t rows, std::int64_t n, bool log, void* y) {
+void softmax_f32(const void* x, int64_t rows, int64_t n, bool log, void* y) {
   forward_all<float>(x, rows, n, log, y);
 }
-void softmax_f64(const void* x, std::int64_t rows, std::int64_t n, bool log, void* y) {
+void softmax_f64(const void* x, int64_t rows, int64_t n, bool log, void* y) {
   forward_all<double>(x, rows, n, log, y);
 }
-void softmax_grad_f32(const void* g, const void* y, std::int64_t rows, std::int64_t n, bool log,
-                      void* gx) {
+void softmax_grad_f32(const void* g, const void* y, int64_t rows, int64_t n, bool log, void* gx) {
   backward_all<float>(g, y, rows, n, log, gx);
 }
-void softmax_grad_f64(const void* g, const void* y, std::int64_t rows, std::int64_t n, bool log,
-                      void* gx) {
+void softmax_grad_f64(const void* g, const void* y, int64_t rows, int64_t n, bool log, void* gx) {
   backward_all<double>(g, y, rows, n, log, gx);
 }
 void entropy_f32(const CrossEntropy& a, const void* x, void* loss, void* lse) {
@@ -234,10 +231,10 @@ bool alike(const TensorIn& a, const TensorIn& b) {
 
 Status forward_cpu(const KernelContext& context, const TensorIn& x, bool log, const TensorOut& y) {
   if (!is_floating(x.dtype)) return abi::unsupported("needs a float dtype");
-  const std::int64_t total = x.numel();
+  const int64_t total = x.numel();
   if (total == 0) return abi::ok();
   if (!alike(x, y) || x.ndim < 1) return abi::failed("x and y must be contiguous and alike");
-  const std::int64_t n = x.sizes[x.ndim - 1];
+  const int64_t n = x.sizes[x.ndim - 1];
   if (is_half(x.dtype)) {
     const Packed wide(x, DType::Float32);
     forward_cpu(context, wide.tensor, log, wide.tensor);
@@ -253,11 +250,11 @@ Status forward_cpu(const KernelContext& context, const TensorIn& x, bool log, co
 Status backward_cpu(const KernelContext& context, const TensorIn& g, const TensorIn& y, bool log,
                     const TensorOut& gx) {
   if (!is_floating(y.dtype)) return abi::unsupported("needs a float dtype");
-  const std::int64_t total = y.numel();
+  const int64_t total = y.numel();
   if (total == 0) return abi::ok();
   if (!alike(g, y) || !alike(y, gx) || y.ndim < 1)
     return abi::failed("g, y and gx must be contiguous and alike");
-  const std::int64_t n = y.sizes[y.ndim - 1];
+  const int64_t n = y.sizes[y.ndim - 1];
   if (is_half(y.dtype)) {
     const Packed wide_g(g, DType::Float32), wide_y(y, DType::Float32);
     backward_cpu(context, wide_g.tensor, wide_y.tensor, log, wide_g.tensor);
@@ -281,9 +278,9 @@ Status check(const CrossEntropyInputs& in, CrossEntropy& a) {
   if (weight.data &&
       (weight.dtype != x.dtype || weight.numel() != x.sizes[1] || !weight.contiguous()))
     return abi::failed("weight must be [c], of the logits' dtype");
-  a = {x.sizes[0],  x.sizes[1],        in.ignore_index, target.as<std::int64_t>(),
-       weight.data, in.label_smoothing};
-  for (std::int64_t r = 0; r < a.rows; ++r)
+  a = {x.sizes[0],           x.sizes[1],  in.ignore_index,
+       target.as<int64_t>(), weight.data, in.label_smoothing};
+  for (int64_t r = 0; r < a.rows; ++r)
     if (a.target[r] != in.ignore_index && (a.target[r] < 0 || a.target[r] >= a.classes))
       return abi::out_of_range("target out of range");
   return abi::ok();

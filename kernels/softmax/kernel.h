@@ -12,7 +12,7 @@ DROPIN_KERNEL(softmax_backward, const abi::TensorIn& g, const abi::TensorIn& y, 
 /// logits [n, c], target [n] Int64, weight [c] or data null.
 struct CrossEntropyInputs {
   abi::TensorIn logits, target, weight;
-  std::int64_t ignore_index = -100;
+  int64_t ignore_index = -100;
   double label_smoothing = 0;
   template <class F>
   void tensors(F&& f) const {

@@ -18,7 +18,6 @@ namespace {
 using abi::Status;
 using abi::TensorIn;
 using abi::TensorOut;
-using std::int64_t;
 
 template <class T>
 using Key = std::conditional_t<sizeof(T) == 8, std::uint64_t, std::uint32_t>;
@@ -35,8 +34,10 @@ Key<T> key_of(T v, bool descending) {
     const K sign = K(1) << (8 * sizeof(K) - 1);
     k = v != v ? ~K(0) : k & sign ? ~k : k | sign;
   } else if constexpr (std::is_signed_v<T>) {
-    k = static_cast<K>(static_cast<std::make_unsigned_t<
-                           std::conditional_t<sizeof(T) == 8, std::int64_t, std::int32_t>>>(v)) ^
+    k = static_cast<K>(
+            static_cast<
+                std::make_unsigned_t<std::conditional_t<sizeof(T) == 8, int64_t, std::int32_t>>>(
+                v)) ^
         (K(1) << (8 * sizeof(K) - 1));
   } else {
     k = static_cast<K>(v);

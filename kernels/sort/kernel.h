@@ -8,7 +8,7 @@ namespace dropin::kernels {
 DROPIN_KERNEL(sort, const abi::TensorIn& x, bool descending, const abi::TensorOut& values,
               const abi::TensorOut& indices /* Int64 */);
 /// The k largest (or smallest) per row, sorted, first index first among equals.
-DROPIN_KERNEL(topk, const abi::TensorIn& x, std::int64_t k, bool largest,
-              const abi::TensorOut& values, const abi::TensorOut& indices);
+DROPIN_KERNEL(topk, const abi::TensorIn& x, int64_t k, bool largest, const abi::TensorOut& values,
+              const abi::TensorOut& indices);
 
 }  // namespace dropin::kernels

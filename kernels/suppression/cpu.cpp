@@ -24,7 +24,6 @@
 namespace dropin::kernels {
 namespace suppression {
 
-using std::int64_t;
 
 struct Box {
   double x1, y1, x2, y2;
@@ -76,7 +75,6 @@ namespace dropin::kernels {
 namespace HWY_NAMESPACE {
 namespace {
 namespace hn = hwy::HWY_NAMESPACE;
-using std::int64_t;
 using suppression::Columns;
 using suppression::List;
 

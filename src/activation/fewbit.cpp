@@ -6,8 +6,8 @@ namespace dropin {
 
 namespace detail {
 
-FewBitTable fewbit_table_for(std::string_view who, const char* function, std::int64_t bits,
-                             bool fold, double alpha) {
+FewBitTable fewbit_table_for(std::string_view who, const char* function, int64_t bits, bool fold,
+                             double alpha) {
   DROPIN_CHECK(bits >= 1 && bits <= 8, OptionError, who, ": bits is ", bits,
                ", expected 1 to 4 (up to 8 with a table of your own, as FewBitStepwise)");
   DROPIN_CHECK(bits <= 4, OptionError, who, ": there is no built-in table of ", bits,

@@ -7,7 +7,7 @@ namespace dropin {
 namespace {
 struct TableOptions {
   std::string activation = "gelu";
-  std::int64_t bits = 3;
+  int64_t bits = 3;
   bool fold = false;
   double domain = 100;
   static void fields(auto&& f) {
@@ -21,11 +21,11 @@ struct TableOptions {
   }
 };
 struct PackOptions {
-  std::int64_t bits = 3;
+  int64_t bits = 3;
   static void fields(auto&& f) { f("bits", &PackOptions::bits, "bits per code, 1 to 8"); }
 };
 struct UnpackOptions {
-  std::int64_t bits = 3, size = 0;
+  int64_t bits = 3, size = 0;
   static void fields(auto&& f) {
     f("bits", &UnpackOptions::bits, "bits per code, 1 to 8");
     f("size", &UnpackOptions::size, "codes");
@@ -33,8 +33,8 @@ struct UnpackOptions {
 };
 
 // Codes below 2^bits.
-Tensor codes(const SampleSpec& s, std::int64_t bits, std::int64_t count) {
-  return s.integers(std::int64_t{1} << std::clamp<std::int64_t>(bits, 1, 8), {count}).to(kUInt8);
+Tensor codes(const SampleSpec& s, int64_t bits, int64_t count) {
+  return s.integers(int64_t{1} << std::clamp<int64_t>(bits, 1, 8), {count}).to(kUInt8);
 }
 
 void register_standard(Registry& r) {

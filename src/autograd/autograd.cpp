@@ -292,11 +292,11 @@ void check_gradient(const Node* node, const Tensor& g) {
 
 /// Contiguous but for the order of its dimensions.
 bool dense(const Tensor& t) {
-  std::vector<std::pair<std::int64_t, std::int64_t>> dims;  // stride, size
+  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
   for (int i = 0; i < t.dim(); ++i)
     if (t.size(i) != 1) dims.emplace_back(t.strides()[static_cast<std::size_t>(i)], t.size(i));
   std::sort(dims.begin(), dims.end());
-  std::int64_t step = 1;
+  int64_t step = 1;
   for (const auto& [stride, size] : dims) {
     if (stride != step) return false;
     step *= size;

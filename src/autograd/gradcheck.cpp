@@ -59,7 +59,7 @@ std::string gradcheck(Callable f, const Tensors& inputs, const GradcheckOptions&
   };
   for (std::size_t k = 0; k < checked.size(); ++k) {
     Tensor& t = checked[k];
-    const std::int64_t n = t.numel();
+    const int64_t n = t.numel();
     const std::vector<double> before = t.to_vector(),
                               a = analytic[k].defined()
                                       ? analytic[k].to_vector()
@@ -82,7 +82,7 @@ std::string gradcheck(Callable f, const Tensors& inputs, const GradcheckOptions&
     };
     std::vector<double> d(static_cast<std::size_t>(n));
     if (n <= o.full_jacobian_below) {
-      for (std::int64_t i = 0; i < n; ++i) {
+      for (int64_t i = 0; i < n; ++i) {
         std::fill(d.begin(), d.end(), 0.0);
         d[static_cast<std::size_t>(i)] = 1;
         const double numeric = difference(d), got = a[static_cast<std::size_t>(i)];
@@ -96,7 +96,7 @@ std::string gradcheck(Callable f, const Tensors& inputs, const GradcheckOptions&
         const double* up = u.data<double>();
         const double scale = 1 / std::sqrt(static_cast<double>(n));
         double got = 0;
-        for (std::int64_t i = 0; i < n; ++i) {
+        for (int64_t i = 0; i < n; ++i) {
           d[static_cast<std::size_t>(i)] = up[i] * scale;
           got += d[static_cast<std::size_t>(i)] * a[static_cast<std::size_t>(i)];
         }

@@ -18,11 +18,11 @@ namespace {
 /// Where a tensor's elements lie in the storage.
 struct Layout {
   Shape sizes, strides;
-  std::int64_t offset = 0;
+  int64_t offset = 0;
   explicit Layout(const TensorImpl& t) : sizes(t.sizes), strides(t.strides), offset(t.offset) {}
   /// Elements from the first to the last.
-  std::int64_t span() const {
-    std::int64_t last = 0;
+  int64_t span() const {
+    int64_t last = 0;
     for (int i = 0; i < sizes.size(); ++i) {
       if (sizes[i] == 0) return 0;
       last += (sizes[i] - 1) * strides[i];
@@ -36,11 +36,11 @@ struct Layout {
   }
   /// True unless the strides alone show that no two elements share memory.
   bool may_overlap() const {
-    std::vector<std::pair<std::int64_t, std::int64_t>> dims;
+    std::vector<std::pair<int64_t, int64_t>> dims;
     for (int i = 0; i < sizes.size(); ++i)
       if (sizes[i] > 1) dims.emplace_back(strides[i], sizes[i]);
     std::sort(dims.begin(), dims.end());
-    std::int64_t reach = 0;
+    int64_t reach = 0;
     for (const auto& [stride, size] : dims) {
       if (stride <= reach) return true;
       reach += (size - 1) * stride;
@@ -70,7 +70,7 @@ Tensor paste(const Tensor& g, const Layout& base, const Layout& view) {
   if (!view.may_overlap()) {
     write(g, part_of(r, base, view));
   } else {
-    const std::int64_t n = base.span();
+    const int64_t n = base.span();
     const Tensor where = part_of(arange(0, n), base, view).contiguous().reshape({-1});
     no_grad guard;
     const Tensor sums = index_add(zeros({n}, g.options()), 0, where.to(g.device()),

@@ -27,7 +27,7 @@ using namespace evidence;
 struct Settings {
   std::vector<std::string> names, compare;
   std::string json, plot, filter, from, peer, device = "cpu";
-  std::int64_t threads = 0, rounds = 5;
+  int64_t threads = 0, rounds = 5;
   double min_time = 0.02;
 };
 
@@ -46,9 +46,9 @@ Json context_of(const Limits& l) {
   Json c = Json::object();
   c.set("date", date);
   c.set("executable", "dropin bench");
-  c.set("num_cpus", static_cast<std::int64_t>(std::max(1, l.threads)));
+  c.set("num_cpus", static_cast<int64_t>(std::max(1, l.threads)));
   c.set("library_build_type", "release");
-  c.set("threads", static_cast<std::int64_t>(l.threads));
+  c.set("threads", static_cast<int64_t>(l.threads));
   for (const auto& [name, value] : describe_machine()) c.set(name, value);
   c.set("limit_flops", l.flops);
   c.set("limit_first_touch_bytes_per_second", l.first_touch);
@@ -79,7 +79,7 @@ class Bench {
     }
     for (const Sweep& sweep : family.sweeps)
       for (const FieldInfo& f : c.options)
-        for (const std::int64_t v : sweep.values) {
+        for (const int64_t v : sweep.values) {
           if (f.name != sweep.option || f.type != "int") continue;
           Json o = Json::object();
           o.set(f.name, v);
@@ -190,7 +190,7 @@ class Bench {
     r.set("run_type", "iteration");
     r.set("repetitions", rounds.rounds);
     r.set("repetition_index", 0);
-    r.set("threads", static_cast<std::int64_t>(limits_.threads));
+    r.set("threads", static_cast<int64_t>(limits_.threads));
     r.set("iterations", k.ours.calls);
     r.set("real_time", 1e9 * s);
     r.set("cpu_time", 1e9 * k.ours.cpu_seconds);
@@ -199,7 +199,7 @@ class Bench {
     r.set("family", row.component.family);
     r.set("mode", row.mode());
     r.set("size", row.mine.size);
-    r.set("size_index", static_cast<std::int64_t>(row.size));
+    r.set("size_index", static_cast<int64_t>(row.size));
     const std::size_t colon = row.mine.size.find(':');
     if (registry().family(row.component).growing)  // "L:1024"
       r.set(row.mine.size.substr(0, colon), Json::parse(row.mine.size.substr(colon + 1)));

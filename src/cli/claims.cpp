@@ -131,7 +131,7 @@ int run(const Settings& s) {
   }
   Json out = Json::object(), machine = Json::object();
   for (const auto& [name, value] : describe_machine()) machine.set(name, value);
-  machine.set("threads", static_cast<std::int64_t>(get_num_threads()));
+  machine.set("threads", static_cast<int64_t>(get_num_threads()));
   out.set("machine", machine);
   out.set("claims", list);
   if (s.json)

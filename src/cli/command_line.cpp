@@ -24,7 +24,7 @@ Command& Command::option(const char* name, T& value, const char* doc, bool requi
   return *this;
 }
 template Command& Command::option(const char*, std::string&, const char*, bool);
-template Command& Command::option(const char*, std::int64_t&, const char*, bool);
+template Command& Command::option(const char*, int64_t&, const char*, bool);
 template Command& Command::option(const char*, double&, const char*, bool);
 template Command& Command::option(const char*, std::vector<std::string>&, const char*, bool);
 Command& Command::pair(const char* name, std::vector<std::string>& value, const char* doc) {

@@ -237,22 +237,22 @@ class PeerBench {
   /// Both in turn, the one that begins changing each round.
   void race(const Row& row, Json& r) {
     const Call& f = row.both ? row.k.both : row.k.forward;
-    auto mine = [&](std::int64_t n) {
+    auto mine = [&](int64_t n) {
       const double t = now();
-      for (std::int64_t q = 0; q < n; ++q) f();
+      for (int64_t q = 0; q < n; ++q) f();
       return (now() - t) / static_cast<double>(n);
     };
-    auto theirs = [&](std::int64_t n) {
+    auto theirs = [&](int64_t n) {
       return std::strtod(peer_.ask(fmt::format("run {}", n)).c_str(), nullptr);
     };
     auto fill = [&](double once) {
-      return std::clamp<std::int64_t>(static_cast<std::int64_t>(s_.min_time / std::max(once, 1e-8)),
-                                      1, 100'000);
+      return std::clamp<int64_t>(static_cast<int64_t>(s_.min_time / std::max(once, 1e-8)), 1,
+                                 100'000);
     };
     f();
-    const std::int64_t a = fill(mine(1)), b = fill(std::min(theirs(1), theirs(1)));
+    const int64_t a = fill(mine(1)), b = fill(std::min(theirs(1), theirs(1)));
     std::vector<double> x, y, ratios;
-    for (std::int64_t round = 0; round < s_.rounds; ++round) {
+    for (int64_t round = 0; round < s_.rounds; ++round) {
       if (round % 2 == 0) x.push_back(mine(a));
       y.push_back(theirs(b));
       if (round % 2 != 0) x.push_back(mine(a));
@@ -278,7 +278,7 @@ class PeerBench {
     r.set("high", v.ratio.high);
     r.set("noise", v.noise);
     r.set("rounds", s_.rounds);
-    r.set("threads", static_cast<std::int64_t>(get_num_threads()));
+    r.set("threads", static_cast<int64_t>(get_num_threads()));
   }
 
   const PeerSettings& s_;

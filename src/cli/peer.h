@@ -10,7 +10,7 @@ struct PeerSettings {
   std::string program;
   std::vector<std::string> names;
   std::string json, plot, filter;
-  std::int64_t rounds = 5;
+  int64_t rounds = 5;
   double min_time = 0.02;
 };
 int bench_peer(const PeerSettings& s);

@@ -49,7 +49,7 @@ Swap parse_swap(const std::string& text) {
 
 struct Row {
   std::string name;
-  std::int64_t parameters = 0;
+  int64_t parameters = 0;
   double loss = NAN, metric = NAN, ms = NAN;
   double peak_mb = 0, optimizer_mb = 0;
   std::vector<double> curve;  ///< training loss, one value every tenth of a run
@@ -77,7 +77,7 @@ Row row_from_json(const Json& j) {
   };
   Row r;
   if (const Json* n = j.find("name")) r.name = n->as_string();
-  r.parameters = static_cast<std::int64_t>(number("parameters"));
+  r.parameters = static_cast<int64_t>(number("parameters"));
   r.loss = number("loss");
   r.metric = number("metric");
   r.ms = number("ms_per_step");
@@ -91,7 +91,7 @@ Row row_from_json(const Json& j) {
 
 struct Settings {
   TaskSettings task;
-  std::int64_t steps = 200, save_every = 100;
+  int64_t steps = 200, save_every = 100;
   double lr = 1e-3, clip = 1;
   std::string optimizer = "AdamW", device = "cpu", save, resume;
   std::vector<std::string> swaps;
@@ -131,9 +131,9 @@ double seconds() {
 
 class Progress {
  public:
-  Progress(std::string name, std::int64_t steps)
+  Progress(std::string name, int64_t steps)
       : name_(std::move(name)), steps_(steps), terminal_(isatty(2)) {}
-  void show(std::int64_t step, double loss, double ms) {
+  void show(int64_t step, double loss, double ms) {
     const bool last = step == steps_;
     if (!last &&
         (terminal_ ? seconds() - shown_ < 0.2 : step * 10 / steps_ == (step - 1) * 10 / steps_))
@@ -146,7 +146,7 @@ class Progress {
 
  private:
   std::string name_;
-  std::int64_t steps_;
+  int64_t steps_;
   bool terminal_;
   double shown_ = 0;
 };
@@ -173,7 +173,7 @@ Row train_one(const Settings& s, const Task& task, const Swap* change,
   row.parameters = model->num_parameters();
   optimizer_options.set("lr", s.lr);
   Box<Optimizer> optimizer = make_optimizer(optimizer_name, model->parameters(), optimizer_options);
-  std::int64_t first = 0;
+  int64_t first = 0;
   double recent = NAN, spent = 0;  // the mean of late losses, and seconds
   if (resume) {
     const TrainingState state = load_checkpoint(s.resume, *model, *optimizer);
@@ -182,11 +182,11 @@ Row train_one(const Settings& s, const Task& task, const Swap* change,
     if (const Json* r = state.notes.find("row")) row.curve = row_from_json(*r).curve;
     if (const Json* r = state.notes.find("recent"); r && r->is_number()) recent = r->as_double();
   }
-  BackgroundLoader loader([&](std::int64_t i) { return task.batch(i); }, first);
+  BackgroundLoader loader([&](int64_t i) { return task.batch(i); }, first);
   reset_peak_memory(Device(s.device));
   Progress progress(row.name, s.steps);
   std::vector<double> times;
-  auto save = [&](std::int64_t step) {
+  auto save = [&](int64_t step) {
     Json rows = Json::array();
     for (const Row& r : finished) rows.push_back(to_json(r));
     TrainingState state;
@@ -199,8 +199,8 @@ Row train_one(const Settings& s, const Task& task, const Swap* change,
     save_checkpoint(s.save, *model, *optimizer, state);
   };
   model->train();
-  const std::int64_t warmup = std::max<std::int64_t>(1, s.steps / 10);
-  for (std::int64_t step = first; step < s.steps; ++step) {
+  const int64_t warmup = std::max<int64_t>(1, s.steps / 10);
+  for (int64_t step = first; step < s.steps; ++step) {
     const Batch b = loader.next();
     const double start = seconds();
     optimizer->set_lr(warmup_cosine(step, warmup, s.steps, s.lr, 0.1 * s.lr));

@@ -11,7 +11,7 @@ namespace dropin::cli {
 namespace {
 
 // Every batch draws from its own stretch of the stream, far from all others.
-Generator batch_generator(std::int64_t seed, std::int64_t i, bool evaluation = false) {
+Generator batch_generator(int64_t seed, int64_t i, bool evaluation = false) {
   Generator g(static_cast<std::uint64_t>(seed) * 2 + 1);
   g.set_offset((static_cast<std::uint64_t>(i) + (evaluation ? std::uint64_t{1} << 30 : 0)) << 32);
   return g;
@@ -22,7 +22,7 @@ double accuracy(const Tensor& logits, const Tensor& target) {
   return mean(eq(argmax(logits, -1), target).to(kFloat32)).item();
 }
 
-std::int64_t or_default(std::int64_t v, std::int64_t d, const char* what) {
+int64_t or_default(int64_t v, int64_t d, const char* what) {
   if (v < 0) fail<OptionError>({"train: --", what, " is ", v, ", expected a positive number"});
   return v ? v : d;
 }
@@ -44,7 +44,7 @@ class TextTask : public Task {
                                         .num_layers = or_default(s_.layers, 2, "layers"),
                                         .max_len = length_}));
   }
-  Batch batch(std::int64_t i) const override {
+  Batch batch(int64_t i) const override {
     Generator g = batch_generator(s_.seed, i);
     return text_.sample(batch_, length_, g);
   }
@@ -62,7 +62,7 @@ class TextTask : public Task {
  private:
   TaskSettings s_;
   TextDataset text_;
-  std::int64_t batch_, length_;
+  int64_t batch_, length_;
 };
 
 class RecallTask : public Task {
@@ -83,7 +83,7 @@ class RecallTask : public Task {
                                         .max_len = length_,
                                         .tie_weights = false}));
   }
-  Batch batch(std::int64_t i) const override {
+  Batch batch(int64_t i) const override {
     Generator g = batch_generator(s_.seed, i);
     return recall_batch(batch_, length_, vocab_, g);
   }
@@ -102,7 +102,7 @@ class RecallTask : public Task {
 
  private:
   TaskSettings s_;
-  std::int64_t batch_, length_, vocab_;
+  int64_t batch_, length_, vocab_;
 };
 
 class ImageTask : public Task {
@@ -134,14 +134,14 @@ class ImageTask : public Task {
     return Box<Module>(new ConvNet({.width = or_default(s_.width, 16, "width"),
                                     .num_blocks = or_default(s_.layers, 4, "layers")}));
   }
-  Batch batch(std::int64_t i) const override {
+  Batch batch(int64_t i) const override {
     if (!train_.x.defined()) {
       Generator g = batch_generator(s_.seed, i);
       return glyph_batch(batch_, g);
     }
     // epochs shuffled by the generator; the last, partial batch of an epoch is left out
-    const std::int64_t n = train_.x.size(0), per_epoch = std::max<std::int64_t>(1, n / batch_),
-                       epoch = i / per_epoch, at = i % per_epoch * batch_;
+    const int64_t n = train_.x.size(0), per_epoch = std::max<int64_t>(1, n / batch_),
+                  epoch = i / per_epoch, at = i % per_epoch * batch_;
     Generator g = batch_generator(s_.seed, epoch);
     const Tensor order = randperm(n, &g).narrow(0, at, std::min(batch_, n - at));
     return {index_select(train_.x, 0, order), index_select(train_.y, 0, order)};
@@ -151,9 +151,9 @@ class ImageTask : public Task {
   Score evaluate(Module& m, const Device& d) const override {
     no_grad guard;
     double total = 0, right = 0;
-    const std::int64_t n = test_.x.size(0);
-    for (std::int64_t at = 0; at < n; at += 100) {
-      const std::int64_t k = std::min<std::int64_t>(100, n - at);
+    const int64_t n = test_.x.size(0);
+    for (int64_t at = 0; at < n; at += 100) {
+      const int64_t k = std::min<int64_t>(100, n - at);
       const Tensor logits = call(m, test_.x.narrow(0, at, k).to(d)).to(kCPU),
                    y = test_.y.narrow(0, at, k);
       total += cross_entropy(logits, y, {}, "sum").item();
@@ -165,7 +165,7 @@ class ImageTask : public Task {
  private:
   static Tensor full_like(const Tensor& x, double v) { return full(x.sizes(), v, x.options()); }
   TaskSettings s_;
-  std::int64_t batch_;
+  int64_t batch_;
   Batch train_, test_;
 };
 

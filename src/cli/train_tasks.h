@@ -9,7 +9,7 @@ namespace dropin::cli {
 
 struct TaskSettings {
   std::string task, data;
-  std::int64_t batch = 0, length = 0, width = 0, layers = 0, vocab = 0, seed = 0;
+  int64_t batch = 0, length = 0, width = 0, layers = 0, vocab = 0, seed = 0;
   static void fields(auto&& f) {
     using O = TaskSettings;
     f("task", &O::task);
@@ -33,7 +33,7 @@ class Task {
   /// A fresh model, initialised from the default generator.
   virtual Box<Module> make_model() const = 0;
   /// Batch number i of the training data; the same for every run with this seed.
-  virtual Batch batch(std::int64_t i) const = 0;
+  virtual Batch batch(int64_t i) const = 0;
   virtual Tensor loss(Module& model, const Batch& b) const = 0;
   virtual const char* metric_name() const = 0;
   /// On data the training never saw.

@@ -28,7 +28,7 @@ void check_conv(std::string_view who, const Conv2dOptions& o) {
                " x ", o.stride.w);
 }
 
-ConvParams conv_params(const Conv2dOptions& o, std::int64_t h, std::int64_t w) {
+ConvParams conv_params(const Conv2dOptions& o, int64_t h, int64_t w) {
   ConvParams p{.stride = o.stride.pair(),
                .pad_begin = o.padding.size.pair(),
                .pad_end = o.padding.size.pair(),
@@ -54,8 +54,8 @@ Conv1d::Conv1d(const Conv1dOptions& o) : Component(o) {
                          ", expected one number"});
     return v.values[0];
   };
-  const std::int64_t kernel = one("kernel_size", o.kernel_size), stride = one("stride", o.stride),
-                     dilation = one("dilation", o.dilation);
+  const int64_t kernel = one("kernel_size", o.kernel_size), stride = one("stride", o.stride),
+                dilation = one("dilation", o.dilation);
   Padding padding;
   const bool listed = o.padding.is_array() && o.padding.size() == 1;
   if (!detail::field_from_json(listed ? o.padding[0] : o.padding, padding) ||
@@ -72,7 +72,7 @@ Conv1d::Conv1d(const Conv1dOptions& o) : Component(o) {
            .groups = o.groups,
            .bias = o.bias};
   detail::check_conv(who(), conv_);
-  const std::int64_t fan_in = o.in_channels / o.groups * kernel;
+  const int64_t fan_in = o.in_channels / o.groups * kernel;
   weight_ = &parameter(
       "weight", init::default_uniform({o.out_channels, o.in_channels / o.groups, kernel}, fan_in));
   bias_ = &parameter("bias", o.bias ? init::default_uniform({o.out_channels}, fan_in) : Tensor());

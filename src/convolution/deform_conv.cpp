@@ -6,7 +6,7 @@ namespace dropin {
 
 namespace {
 template <class O>
-Conv2dOptions as_conv(const O& o, std::int64_t groups, bool bias) {
+Conv2dOptions as_conv(const O& o, int64_t groups, bool bias) {
   return {.in_channels = o.in_channels,
           .out_channels = o.out_channels,
           .kernel_size = o.kernel_size,
@@ -20,7 +20,7 @@ Conv2dOptions as_conv(const O& o, std::int64_t groups, bool bias) {
 
 DeformConv2d::DeformConv2d(const DeformConv2dOptions& o) : Component(o) {
   detail::check_conv(who(), as_conv(o, o.groups, o.bias));
-  const std::int64_t fan_in = o.in_channels / o.groups * o.kernel_size.h * o.kernel_size.w;
+  const int64_t fan_in = o.in_channels / o.groups * o.kernel_size.h * o.kernel_size.w;
   weight_ = &parameter("weight", init::default_uniform({o.out_channels, o.in_channels / o.groups,
                                                         o.kernel_size.h, o.kernel_size.w},
                                                        fan_in));
@@ -63,7 +63,7 @@ ModulatedDeformConv2d::ModulatedDeformConv2d(const ModulatedDeformConv2dOptions&
   DROPIN_CHECK(o.deformable_groups > 0 && o.in_channels % o.deformable_groups == 0, OptionError,
                who(), ": in_channels ", o.in_channels, " is not divisible by deformable_groups ",
                o.deformable_groups);
-  const std::int64_t taps = o.kernel_size.h * o.kernel_size.w;
+  const int64_t taps = o.kernel_size.h * o.kernel_size.w;
   weight_ = &parameter("weight", init::default_uniform({o.out_channels, o.in_channels,
                                                         o.kernel_size.h, o.kernel_size.w},
                                                        o.in_channels * taps));
@@ -82,7 +82,7 @@ ModulatedDeformConv2d::ModulatedDeformConv2d(const ModulatedDeformConv2dOptions&
 Tensor ModulatedDeformConv2d::forward(const Tensor& x) {
   DROPIN_CHECK(x.dim() == 4 && x.size(1) == options_.in_channels, ShapeError, who(), ": x is ",
                x.sizes(), ", expected [B, ", options_.in_channels, ", H, W]");
-  const std::int64_t moves =
+  const int64_t moves =
       2 * options_.deformable_groups * options_.kernel_size.h * options_.kernel_size.w;
   const Tensor z = conv_offset_mask_(x);
   return deform_conv2d(x, z.narrow(1, 0, moves), sigmoid(z.narrow(1, moves, moves / 2)), *weight_,

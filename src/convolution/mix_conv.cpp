@@ -23,25 +23,25 @@ std::vector<std::string> MixConv2d::examples() {
       R"({"in_channels": 4, "out_channels": 6, "kernel_size": [1, 3], "depthwise": false, "bias": true})"};
 }
 
-std::vector<std::int64_t> MixConv2d::split(std::string_view who, std::int64_t channels,
-                                           std::int64_t groups, std::string_view partition) {
-  std::vector<std::int64_t> r;
-  std::int64_t used = 0;
-  for (std::int64_t i = 0; i < groups; ++i) {
-    const std::int64_t halvings = std::min<std::int64_t>(i < groups - 1 ? i + 1 : i, 62);
+std::vector<int64_t> MixConv2d::split(std::string_view who, int64_t channels, int64_t groups,
+                                      std::string_view partition) {
+  std::vector<int64_t> r;
+  int64_t used = 0;
+  for (int64_t i = 0; i < groups; ++i) {
+    const int64_t halvings = std::min<int64_t>(i < groups - 1 ? i + 1 : i, 62);
     r.push_back(partition == "equal" ? channels / groups : channels >> halvings);
     used += r.back();
   }
   r[0] += channels - used;
-  for (const std::int64_t c : r)
+  for (const int64_t c : r)
     DROPIN_CHECK(c > 0, OptionError, who, ": kernel_size has ", groups, " entries, too many for ",
                  channels, " channels with partition \"", partition, "\": a group would be empty");
   return r;
 }
 
 MixConv2d::MixConv2d(const MixConv2dOptions& o) : Component(o) {
-  const std::int64_t out = o.out_channels.value_or(o.in_channels),
-                     n = static_cast<std::int64_t>(o.kernel_size.values.size());
+  const int64_t out = o.out_channels.value_or(o.in_channels),
+                n = static_cast<int64_t>(o.kernel_size.values.size());
   DROPIN_CHECK(o.in_channels > 0 && out > 0, OptionError, who(), ": in_channels ", o.in_channels,
                " and out_channels ", out, " must be positive");
   DROPIN_CHECK(n > 0, OptionError, who(),
@@ -54,7 +54,7 @@ MixConv2d::MixConv2d(const MixConv2dOptions& o) : Component(o) {
                ": partition is \"", o.partition, "\", expected equal or exponential");
   DROPIN_CHECK(!o.depthwise || out == o.in_channels, OptionError, who(), ": out_channels is ", out,
                ", expected in_channels = ", o.in_channels, " because depthwise = true");
-  for (const std::int64_t k : o.kernel_size.values) {
+  for (const int64_t k : o.kernel_size.values) {
     DROPIN_CHECK(k > 0, OptionError, who(), ": kernel_size holds ", k, ", expected positive sizes");
     DROPIN_CHECK(o.padding == "same" || k % 2 == 1, OptionError, who(), ": kernel_size holds ", k,
                  ", expected odd sizes because padding = \"symmetric\"");
@@ -64,8 +64,8 @@ MixConv2d::MixConv2d(const MixConv2dOptions& o) : Component(o) {
   for (std::size_t i = 0; i < ins.size(); ++i) {
     Group g{ins[i], outs[i], o.kernel_size.values[i], 1, nullptr, nullptr};
     if (o.dilated && o.stride == 1) {
-      g.dilation = std::max<std::int64_t>(
-          1, (g.kernel - 1) / 2);  // a kernel of 1 or 2 becomes an ordinary 3x3
+      g.dilation =
+          std::max<int64_t>(1, (g.kernel - 1) / 2);  // a kernel of 1 or 2 becomes an ordinary 3x3
       g.kernel = 3;
     }
     const double fan_out = static_cast<double>(g.kernel * g.kernel * (o.depthwise ? 1 : g.out));
@@ -89,15 +89,15 @@ Tensor MixConv2d::forward(const Tensor& x) {
                x.sizes(), ", expected [B, ", options_.in_channels, ", H, W]");
   DROPIN_CHECK(x.size(2) > 0 && x.size(3) > 0, ShapeError, who(), ": x is ", x.sizes(),
                ", expected at least one pixel");
-  const std::int64_t s = options_.stride;
-  auto padding = [&](const Group& g, std::int64_t n) -> Pair {
-    const std::int64_t half = g.dilation * (g.kernel - 1) / 2;
+  const int64_t s = options_.stride;
+  auto padding = [&](const Group& g, int64_t n) -> Pair {
+    const int64_t half = g.dilation * (g.kernel - 1) / 2;
     return options_.padding == "same" ? tf_same_padding(n, g.kernel, s, g.dilation)
                                       : Pair{half, half};
   };
   std::vector<DepthwiseGroup> depthwise;
   Tensors dense;
-  std::int64_t at = 0;
+  int64_t at = 0;
   for (const Group& g : groups_) {
     const Pair rows = padding(g, x.size(2)), columns = padding(g, x.size(3)),
                begin{rows[0], columns[0]}, end{rows[1], columns[1]},
@@ -117,7 +117,7 @@ Tensor MixConv2d::forward(const Tensor& x) {
 Json MixConv2d::options_from(std::string_view component, const Json& old, const Json&) {
   const std::string who_from = "MixConv2d in place of " + std::string(component);
   Json r = Json::object();
-  std::int64_t kernel = 0;
+  int64_t kernel = 0;
   Conv2dOptions o;
   if (component == "DepthwiseConv2d") {
     const auto d = options_from_json<DepthwiseConv2dOptions>(old, component);
@@ -145,9 +145,9 @@ Json MixConv2d::options_from(std::string_view component, const Json& old, const 
       OptionError, who_from,
       ": kernel_size and stride must be the same in both directions, and dilation 1");
   const bool depthwise = o.groups == o.in_channels && o.groups == o.out_channels;
-  std::vector<std::int64_t> kernels{kernel};
+  std::vector<int64_t> kernels{kernel};
   if (depthwise && kernel > 1)
-    for (std::int64_t i = 1; i < std::min<std::int64_t>(3, o.in_channels); ++i)
+    for (int64_t i = 1; i < std::min<int64_t>(3, o.in_channels); ++i)
       kernels.push_back(kernel + 2 * i);
   if (o.padding.mode.empty()) {
     DROPIN_CHECK(kernel % 2 == 1 && o.padding.size == Size2((kernel - 1) / 2), OptionError,

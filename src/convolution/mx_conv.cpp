@@ -13,7 +13,7 @@ MXConv2d::MXConv2d(const MXConv2dOptions& o)
     : Component(o), conv_(o.conv()), params_(detail::mx_layer_params(o)) {
   detail::check_conv(who(), conv_);
   check_mx(who(), params_);
-  const std::int64_t fan_in = o.in_channels / o.groups * o.kernel_size.h * o.kernel_size.w;
+  const int64_t fan_in = o.in_channels / o.groups * o.kernel_size.h * o.kernel_size.w;
   weight_ = &parameter("weight", init::default_uniform(weight_sizes(), fan_in));
   bias_ = &parameter("bias", o.bias ? init::default_uniform({o.out_channels}, fan_in) : Tensor());
   stored_ = {&buffer("weight_codes", Tensor()), &buffer("weight_scales", Tensor()),

@@ -26,7 +26,7 @@ SparseIFTConv2d::SparseIFTConv2d(const SparseIFTConv2dOptions& o) : Component(o)
   };
   host.buffer = [this](const std::string& n, const Tensor& t) -> Tensor& { return buffer(n, t); };
   host.bundle = [this](const std::string& n) -> Parameters& { return *child<Parameters>(n).as(); };
-  host.norm = [this](const std::string& n, std::int64_t width) {
+  host.norm = [this](const std::string& n, int64_t width) {
     return child<BatchNorm2d>(n, {.num_features = width});
   };
   core_.create(who(), o, o.in_channels, o.out_channels, {o.kernel_size.h, o.kernel_size.w}, host);

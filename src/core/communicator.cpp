@@ -17,17 +17,17 @@ namespace {
 
 /// Where the ranks of a group meet: each lays down a pointer, all read, all leave.
 struct Meeting {
-  explicit Meeting(std::int64_t n) : ranks(n), given(static_cast<std::size_t>(n)) {}
-  const std::int64_t ranks;
+  explicit Meeting(int64_t n) : ranks(n), given(static_cast<std::size_t>(n)) {}
+  const int64_t ranks;
   std::vector<const void*> given;
   std::mutex lock;
   std::condition_variable arrived;
-  std::int64_t count = 0, round = 0;
+  int64_t count = 0, round = 0;
   bool broken = false;
 
   void wait() {
     std::unique_lock l(lock);
-    const std::int64_t mine = round;
+    const int64_t mine = round;
     if (++count == ranks) {
       count = 0;
       ++round;
@@ -47,9 +47,9 @@ struct Meeting {
 /// What all ranks share: a meeting per group.
 struct World {
   std::mutex lock;
-  std::map<std::pair<std::int64_t, std::int64_t>, std::unique_ptr<Meeting>> meetings;
+  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<Meeting>> meetings;
   bool broken = false;
-  Meeting& meeting(std::int64_t first, std::int64_t count) {
+  Meeting& meeting(int64_t first, int64_t count) {
     std::lock_guard l(lock);
     auto& m = meetings[{first, count}];
     if (!m) m = std::make_unique<Meeting>(count), m->broken = broken;
@@ -64,23 +64,23 @@ struct World {
 
 class InProcess : public Communicator {
  public:
-  InProcess(World& w, std::int64_t first, std::int64_t count, std::int64_t rank)
+  InProcess(World& w, int64_t first, int64_t count, int64_t rank)
       : world_(w), meeting_(w.meeting(first, count)), first_(first), rank_(rank) {}
-  std::int64_t rank() const override { return rank_; }
-  std::int64_t size() const override { return meeting_.ranks; }
-  void all_gather(const void* in, std::int64_t bytes, void* out) override {
-    exchange(in, [&](std::int64_t r, const void* theirs) {
+  int64_t rank() const override { return rank_; }
+  int64_t size() const override { return meeting_.ranks; }
+  void all_gather(const void* in, int64_t bytes, void* out) override {
+    exchange(in, [&](int64_t r, const void* theirs) {
       std::memcpy(static_cast<char*>(out) + r * bytes, theirs, static_cast<std::size_t>(bytes));
     });
     received_ += (size() - 1) * bytes;
   }
-  void reduce_scatter_sum(const float* in, std::int64_t count, float* out) override {
+  void reduce_scatter_sum(const float* in, int64_t count, float* out) override {
     sum(in, count, out);
   }
-  void reduce_scatter_sum(const double* in, std::int64_t count, double* out) override {
+  void reduce_scatter_sum(const double* in, int64_t count, double* out) override {
     sum(in, count, out);
   }
-  Communicator& group(std::int64_t first, std::int64_t count) override {
+  Communicator& group(int64_t first, int64_t count) override {
     if (first < 0 || count < 1 || first + count > size() || rank_ < first || rank_ >= first + count)
       fail<OptionError>({"Communicator: group of ranks [", first, ", ", first + count,
                          ") asked by rank ", rank_, " of ", size()});
@@ -88,8 +88,8 @@ class InProcess : public Communicator {
     if (!g) g = std::make_unique<InProcess>(world_, first_ + first, count, rank_ - first);
     return *g;
   }
-  std::int64_t bytes_received() const override {
-    std::int64_t n = received_;
+  int64_t bytes_received() const override {
+    int64_t n = received_;
     for (const auto& [key, g] : groups_) n += g->bytes_received();
     return n;
   }
@@ -99,34 +99,34 @@ class InProcess : public Communicator {
   void exchange(const void* in, F&& take) {
     meeting_.given[static_cast<std::size_t>(rank_)] = in;
     meeting_.wait();
-    for (std::int64_t r = 0; r < size(); ++r) take(r, meeting_.given[static_cast<std::size_t>(r)]);
+    for (int64_t r = 0; r < size(); ++r) take(r, meeting_.given[static_cast<std::size_t>(r)]);
     meeting_.wait();  // nobody's memory is given back before all have read it
   }
   template <class T>
-  void sum(const T* in, std::int64_t count, T* out) {
+  void sum(const T* in, int64_t count, T* out) {
     std::vector<T> total(static_cast<std::size_t>(count));
-    exchange(in, [&](std::int64_t, const void* theirs) {  // rank by rank: the same sum on every run
+    exchange(in, [&](int64_t, const void* theirs) {  // rank by rank: the same sum on every run
       const T* p = static_cast<const T*>(theirs) + rank_ * count;
-      for (std::int64_t i = 0; i < count; ++i) total[static_cast<std::size_t>(i)] += p[i];
+      for (int64_t i = 0; i < count; ++i) total[static_cast<std::size_t>(i)] += p[i];
     });
     std::copy(total.begin(), total.end(), out);
-    received_ += (size() - 1) * count * static_cast<std::int64_t>(sizeof(T));
+    received_ += (size() - 1) * count * static_cast<int64_t>(sizeof(T));
   }
   World& world_;
   Meeting& meeting_;
-  std::int64_t first_, rank_, received_ = 0;
-  std::map<std::pair<std::int64_t, std::int64_t>, std::unique_ptr<InProcess>> groups_;
+  int64_t first_, rank_, received_ = 0;
+  std::map<std::pair<int64_t, int64_t>, std::unique_ptr<InProcess>> groups_;
 };
 
 }  // namespace
 
-void in_process(std::int64_t ranks, const std::function<void(Communicator&)>& f) {
+void in_process(int64_t ranks, const std::function<void(Communicator&)>& f) {
   if (ranks < 1) fail<OptionError>({"in_process: ", ranks, " ranks, expected at least 1"});
   World world;
   std::exception_ptr first;
   std::mutex lock;
   std::vector<std::thread> threads;
-  for (std::int64_t r = 0; r < ranks; ++r)
+  for (int64_t r = 0; r < ranks; ++r)
     threads.emplace_back([&, r] {
       try {
         InProcess c(world, 0, ranks, r);

@@ -265,6 +265,12 @@ void Json::set(std::string key, Json v) {
   items_.emplace_back(std::move(key), std::move(v));
 }
 
+Json Json::with(const Json& changes) const {
+  Json all = *this;
+  for (const auto& [k, v] : changes.items()) all.set(k, v);
+  return all;
+}
+
 bool Json::operator==(const Json& o) const {
   if (is_number() && o.is_number())
     return is_int() && o.is_int() ? int_ == o.int_ : as_double() == o.as_double();

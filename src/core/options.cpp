@@ -24,7 +24,7 @@ bool field_from_json(const Json& j, bool& v) {
   v = j.as_bool();
   return true;
 }
-bool field_from_json(const Json& j, std::int64_t& v) {
+bool field_from_json(const Json& j, int64_t& v) {
   if (j.is_int()) {
     v = j.as_int();
     return true;
@@ -32,7 +32,7 @@ bool field_from_json(const Json& j, std::int64_t& v) {
   if (!j.is_double()) return false;
   const double d = j.as_double();  // 8.0 is an integer to most writers of JSON
   if (d != std::floor(d) || std::abs(d) > 9e15) return false;
-  v = static_cast<std::int64_t>(d);
+  v = static_cast<int64_t>(d);
   return true;
 }
 bool field_from_json(const Json& j, double& v) {
@@ -46,7 +46,7 @@ bool field_from_json(const Json& j, std::string& v) {
   return true;
 }
 bool field_from_json(const Json& j, Size2& v) {
-  std::int64_t both = 0;
+  int64_t both = 0;
   if (field_from_json(j, both)) {
     v = Size2(both);
     return true;
@@ -63,7 +63,7 @@ bool field_from_json(const Json& j, Padding& v) {
   return field_from_json(j, v.size);
 }
 bool field_from_json(const Json& j, OneOrMany& v) {
-  std::int64_t one = 0;
+  int64_t one = 0;
   v.one = field_from_json(j, one);
   if (!v.one) return field_from_json(j, v.values);
   v.values = {one};

@@ -113,14 +113,14 @@ int default_threads() {
 struct Region {
   void* self;
   detail::RangeFn fn;
-  std::int64_t n, ranges;
+  int64_t n, ranges;
   int slots;
   std::atomic<bool> failed{false};
   std::exception_ptr error;
 
-  void call(std::int64_t i) {
-    const std::int64_t base = n / ranges, extra = n % ranges;
-    const std::int64_t begin = i * base + std::min(i, extra);
+  void call(int64_t i) {
+    const int64_t base = n / ranges, extra = n % ranges;
+    const int64_t begin = i * base + std::min(i, extra);
     fn(self, begin, begin + base + (i < extra ? 1 : 0));
   }
 };
@@ -183,8 +183,8 @@ class Pool {
 
  private:
   struct alignas(64) Slot {
-    std::atomic<std::int64_t> next{0};
-    std::int64_t end = 0;
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
   };
 
   void work(Region& r, int first) {
@@ -192,7 +192,7 @@ class Pool {
     for (int k = 0; k < r.slots; ++k) {
       Slot& s = slots_[(first + k) % r.slots];
       while (s.next.load(std::memory_order_relaxed) < s.end) {
-        const std::int64_t i = s.next.fetch_add(1, std::memory_order_relaxed);
+        const int64_t i = s.next.fetch_add(1, std::memory_order_relaxed);
         if (i >= s.end) break;
         if (r.failed.load(std::memory_order_relaxed)) continue;
         try {
@@ -302,17 +302,16 @@ bool in_parallel_region() { return t_in_region; }
 
 namespace detail {
 
-void parallel_for(std::int64_t n, std::int64_t grain, void* self, RangeFn fn) {
+void parallel_for(int64_t n, int64_t grain, void* self, RangeFn fn) {
   if (n <= 0) return;
-  const std::int64_t threads = get_num_threads(), fit = grain > 1 ? n / grain : n;
+  const int64_t threads = get_num_threads(), fit = grain > 1 ? n / grain : n;
   if (fit <= 1 || threads == 1) return fn(self, 0, n);
   // A multiple of the thread count where there are enough, so that equal work ends at the same
   // time.
-  Region r{
-      self, fn,
-      n,    fit < threads ? fit : threads * std::min<std::int64_t>(fit / threads, kRangesPerThread),
-      0,    {},
-      {}};
+  Region r{self, fn,
+           n,    fit < threads ? fit : threads * std::min<int64_t>(fit / threads, kRangesPerThread),
+           0,    {},
+           {}};
   r.slots = static_cast<int>(std::min(threads, r.ranges));
   if (t_in_region || !pool().run(r)) {
     struct Nested {
@@ -320,7 +319,7 @@ void parallel_for(std::int64_t n, std::int64_t grain, void* self, RangeFn fn) {
       Nested() { t_in_region = true; }
       ~Nested() { t_in_region = before; }
     } nested;
-    for (std::int64_t i = 0; i < r.ranges; ++i) r.call(i);
+    for (int64_t i = 0; i < r.ranges; ++i) r.call(i);
     return;
   }
   if (r.error) std::rethrow_exception(r.error);

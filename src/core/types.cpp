@@ -59,16 +59,16 @@ Device::Device(std::string_view text) {
 
 std::string Device::str() const { return is_cpu() ? "cpu" : fmt::format("cuda:{}", index); }
 
-void Shape::assign(const std::int64_t* p, std::int64_t n) {
+void Shape::assign(const int64_t* p, int64_t n) {
   if (n > abi::kMaxDims)
     fail<ShapeError>({"shape: ", n, " dimensions; at most ", abi::kMaxDims, " are supported"});
   std::copy_n(p, n, v_);
   n_ = static_cast<int>(n);
 }
 
-void Shape::push_back(std::int64_t x) { insert(n_, x); }
+void Shape::push_back(int64_t x) { insert(n_, x); }
 
-void Shape::insert(int at, std::int64_t x) {
+void Shape::insert(int at, int64_t x) {
   if (n_ == abi::kMaxDims)
     fail<ShapeError>({"shape: ", n_ + 1, " dimensions; at most ", abi::kMaxDims, " are supported"});
   std::copy_backward(v_ + at, v_ + n_, v_ + n_ + 1);
@@ -85,10 +85,10 @@ std::string Shape::str() const { return fmt::format("[{}]", fmt::join(begin(), e
 
 Shape contiguous_strides(const Shape& sizes) {
   Shape s = sizes;
-  std::int64_t step = 1;
+  int64_t step = 1;
   for (int i = sizes.size() - 1; i >= 0; --i) {
     s[i] = step;
-    if (__builtin_mul_overflow(step, std::max<std::int64_t>(sizes[i], 1), &step))
+    if (__builtin_mul_overflow(step, std::max<int64_t>(sizes[i], 1), &step))
       step = INT64_MAX;  // no memory holds it: the allocator says so
   }
   return s;
@@ -101,7 +101,7 @@ Shape broadcast_shapes(const Shape& a, const Shape& b, const char* who) {
   Shape r = longer;
   const int lead = longer.size() - shorter.size();
   for (int i = 0; i < shorter.size(); ++i) {
-    const std::int64_t x = longer[lead + i], y = shorter[i];
+    const int64_t x = longer[lead + i], y = shorter[i];
     if (x == y || y == 1) continue;
     if (x != 1)
       fail<ShapeError>({who, ": shapes ", a, " and ", b, " do not broadcast (dimension ", lead + i,

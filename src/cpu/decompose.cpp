@@ -13,7 +13,7 @@ using Matrix = Eigen::MatrixXd;
 template <class T>
 using Rows = Eigen::Matrix<T, Eigen::Dynamic, Eigen::Dynamic, Eigen::RowMajor>;
 template <class T>
-Matrix read(const T* a, std::int64_t m, std::int64_t n) {
+Matrix read(const T* a, int64_t m, int64_t n) {
   return Eigen::Map<const Rows<T>>(a, m, n).template cast<double>();
 }
 template <class T>
@@ -59,7 +59,7 @@ Solution solve(const Matrix& a, const Matrix& b) {
 }  // namespace
 
 template <class T>
-void svd(std::int64_t m, std::int64_t n, const T* a, T* u, T* s, T* vt) {
+void svd(int64_t m, int64_t n, const T* a, T* u, T* s, T* vt) {
   if (!std::min(m, n)) return;
   const Svd d = svd(read(a, m, n));
   write(d.u, u);
@@ -68,7 +68,7 @@ void svd(std::int64_t m, std::int64_t n, const T* a, T* u, T* s, T* vt) {
 }
 
 template <class T>
-void qr(std::int64_t m, std::int64_t n, const T* a, T* q, T* r) {
+void qr(int64_t m, int64_t n, const T* a, T* q, T* r) {
   if (!std::min(m, n)) return;
   const Qr d = qr(read(a, m, n));
   write(d.q, q);
@@ -76,7 +76,7 @@ void qr(std::int64_t m, std::int64_t n, const T* a, T* q, T* r) {
 }
 
 template <class T>
-bool eigh(std::int64_t n, const T* a, T* values, T* vectors) {
+bool eigh(int64_t n, const T* a, T* values, T* vectors) {
   if (!n) return true;
   const Eigh d = eigh(read(a, n, n));
   if (!d.found) return false;
@@ -86,18 +86,18 @@ bool eigh(std::int64_t n, const T* a, T* values, T* vectors) {
 }
 
 template <class T>
-bool solve(std::int64_t n, std::int64_t k, const T* a, const T* b, T* x) {
+bool solve(int64_t n, int64_t k, const T* a, const T* b, T* x) {
   if (!n || !k) return true;
   const Solution d = solve(read(a, n, n), read(b, n, k));
   if (d.found) write(d.x, x);
   return d.found;
 }
 
-#define DROPIN_INSTANCES(T)                                               \
-  template void svd<T>(std::int64_t, std::int64_t, const T*, T*, T*, T*); \
-  template void qr<T>(std::int64_t, std::int64_t, const T*, T*, T*);      \
-  template bool eigh<T>(std::int64_t, const T*, T*, T*);                  \
-  template bool solve<T>(std::int64_t, std::int64_t, const T*, const T*, T*);
+#define DROPIN_INSTANCES(T)                                     \
+  template void svd<T>(int64_t, int64_t, const T*, T*, T*, T*); \
+  template void qr<T>(int64_t, int64_t, const T*, T*, T*);      \
+  template bool eigh<T>(int64_t, const T*, T*, T*);             \
+  template bool solve<T>(int64_t, int64_t, const T*, const T*, T*);
 DROPIN_INSTANCES(float)
 DROPIN_INSTANCES(double)
 

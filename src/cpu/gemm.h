@@ -10,39 +10,39 @@ namespace dropin::cpu {
 template <class T>
 struct Matrix {
   T* data;
-  std::int64_t row, col;
+  int64_t row, col;
 };
 
 /// One thread: c = a b + beta c with a [M, K], b [K, N], c [M, N] whose columns are contiguous
 /// (c.col is 1). beta 0 does not read c. f32 goes to oneDNN while that is enabled.
-void gemm(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const float> a,
-          Matrix<const float> b, float beta, Matrix<float> c);
-void gemm(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const double> a,
-          Matrix<const double> b, double beta, Matrix<double> c);
+void gemm(int64_t M, int64_t N, int64_t K, Matrix<const float> a, Matrix<const float> b, float beta,
+          Matrix<float> c);
+void gemm(int64_t M, int64_t N, int64_t K, Matrix<const double> a, Matrix<const double> b,
+          double beta, Matrix<double> c);
 
 /// The library's own kernel behind the above: packs both operands, any strides.
 template <class T>
-void blocked_gemm(std::int64_t M, std::int64_t N, std::int64_t K, Matrix<const T> a,
-                  Matrix<const T> b, T beta, Matrix<T> c);
+void blocked_gemm(int64_t M, int64_t N, int64_t K, Matrix<const T> a, Matrix<const T> b, T beta,
+                  Matrix<T> c);
 
 /// c[m, n] = sum_k a[m, k] b[n, k] + bias[n] for few rows (M small): both operands' rows are
 /// contiguous in k (strides a_row, b_row), nothing is packed. bias may be null; c has any strides.
 /// Reads b once: the speed of memory when M is 1.
 template <class T>
-void skinny_gemm(std::int64_t M, std::int64_t N, std::int64_t K, const T* a, std::int64_t a_row,
-                 const T* b, std::int64_t b_row, const T* bias, Matrix<T> c);
+void skinny_gemm(int64_t M, int64_t N, int64_t K, const T* a, int64_t a_row, const T* b,
+                 int64_t b_row, const T* bias, Matrix<T> c);
 
 /// An operand of batched_gemm: strides in elements, any.
 struct Operand {
   const void* data = nullptr;
   DType dtype = DType::Float32;
-  std::int64_t batch = 0, row = 0, col = 0;
+  int64_t batch = 0, row = 0, col = 0;
 };
 
 /// c[t] = a[t] b[t] + beta c[t] + bias for t < T; a [M, K], b [K, N], c [M, N]. bias [N]
 /// (contiguous, of c's dtype) or null.
 struct BatchedGemm {
-  std::int64_t T = 1, M = 0, N = 0, K = 0;
+  int64_t T = 1, M = 0, N = 0, K = 0;
   Operand a, b, c;
   double beta = 0;
   const void* bias = nullptr;

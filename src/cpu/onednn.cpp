@@ -20,7 +20,7 @@
 namespace dropin::cpu {
 namespace {
 
-std::atomic<std::int64_t> g_created{0};
+std::atomic<int64_t> g_created{0};
 
 bool products_work();
 
@@ -58,7 +58,7 @@ bool onednn_enabled() {
   return enabled_flag().load(std::memory_order_relaxed) && !g_ended.load(std::memory_order_relaxed);
 }
 void set_onednn_enabled(bool on) { enabled_flag().store(on); }
-std::int64_t onednn_primitives_created() { return g_created.load(); }
+int64_t onednn_primitives_created() { return g_created.load(); }
 
 const char* onednn_version() {
   static const auto text = [] {
@@ -138,11 +138,10 @@ dnnl::stream& stream() {
   return *s;
 }
 
-memory::dims image_strides(std::int64_t c, const std::int64_t* size, std::int64_t image) {
+memory::dims image_strides(int64_t c, const int64_t* size, int64_t image) {
   return {image ? image : c * size[0] * size[1], size[0] * size[1], size[1], 1};
 }
-memory::desc plain_image(std::int64_t n, std::int64_t c, const std::int64_t* size,
-                         std::int64_t image) {
+memory::desc plain_image(int64_t n, int64_t c, const int64_t* size, int64_t image) {
   return memory::desc({n, c, size[0], size[1]}, memory::data_type::f32,
                       image_strides(c, size, image));
 }
@@ -152,7 +151,7 @@ memory::format_tag blocked_tag() {
                  avx512 = static_cast<unsigned>(dnnl::cpu_isa::avx512_core);
   return (have & avx512) == avx512 ? memory::format_tag::nChw16c : memory::format_tag::nChw8c;
 }
-memory::desc any_image(std::int64_t n, std::int64_t c, const std::int64_t* size) {
+memory::desc any_image(int64_t n, int64_t c, const int64_t* size) {
   return memory::desc({n, c, size[0], size[1]}, memory::data_type::f32, memory::format_tag::any);
 }
 memory::dims weight_dims(const Conv& c) {
@@ -160,8 +159,8 @@ memory::dims weight_dims(const Conv& c) {
   return {c.groups, c.out / c.groups, c.in / c.groups, c.kernel[0], c.kernel[1]};
 }
 memory::desc plain_weights(const Conv& c) {
-  const std::int64_t kk = c.kernel[0] * c.kernel[1];
-  const std::int64_t o = c.weight_stride ? c.weight_stride : c.in / c.groups * kk;
+  const int64_t kk = c.kernel[0] * c.kernel[1];
+  const int64_t o = c.weight_stride ? c.weight_stride : c.in / c.groups * kk;
   memory::dims strides{o, kk, c.kernel[1], 1};
   if (c.groups > 1) strides.insert(strides.begin(), o * (c.out / c.groups));
   return memory::desc(weight_dims(c), memory::data_type::f32, strides);
@@ -361,7 +360,7 @@ memory view(const memory::desc& d, const void* p) {
 }
 
 Scratch<float> room(const memory::desc& d) {
-  return Scratch<float>(static_cast<std::int64_t>((d.get_size() + 3) / 4));
+  return Scratch<float>(static_cast<int64_t>((d.get_size() + 3) / 4));
 }
 
 /// `p` in layout `want`: itself, or reordered into `hold`.
@@ -389,9 +388,8 @@ void take(const dnnl::primitive& how, const memory& from, const memory::desc& pl
 
 }  // namespace
 
-bool sgemm(bool trans_a, bool trans_b, std::int64_t M, std::int64_t N, std::int64_t K,
-           const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float beta, float* c,
-           std::int64_t ldc) {
+bool sgemm(bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, const float* a, int64_t lda,
+           const float* b, int64_t ldb, float beta, float* c, int64_t ldc) {
   const OneThread one;
   const bool done = ::dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', M, N, K, 1.0f, a, lda, b,
                                  ldb, beta, c, ldc) == dnnl_success;

@@ -16,25 +16,24 @@ const char* onednn_version();
 
 /// Primitives created so far in this process, for tests: a second call with the same shapes creates
 /// none.
-std::int64_t onednn_primitives_created();
+int64_t onednn_primitives_created();
 
 namespace onednn {
 
 /// Row-major C = op(A) op(B) + beta C, op given by the transpose flags; false when oneDNN refuses.
-bool sgemm(bool trans_a, bool trans_b, std::int64_t M, std::int64_t N, std::int64_t K,
-           const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float beta, float* c,
-           std::int64_t ldc);
+bool sgemm(bool trans_a, bool trans_b, int64_t M, int64_t N, int64_t K, const float* a, int64_t lda,
+           const float* b, int64_t ldb, float beta, float* c, int64_t ldc);
 
 /// One f32 convolution of `batch` images [in, H, W] to [out, H', W'], weights [out, in / groups,
 /// kh, kw].
 struct Conv {
-  std::int64_t batch = 1, groups = 1, in = 0, out = 0;  ///< channels
-  std::int64_t size[2] = {}, out_size[2] = {}, kernel[2] = {}, stride[2] = {1, 1},
-               dilation[2] = {1, 1}, pad_begin[2] = {}, pad_end[2] = {};
-  std::int64_t in_stride = 0,
-               out_stride =
-                   0;  ///< from one image to the next; 0: dense (a slice of the channels has more)
-  std::int64_t weight_stride = 0;  ///< from one output channel to the next; 0: dense
+  int64_t batch = 1, groups = 1, in = 0, out = 0;  ///< channels
+  int64_t size[2] = {}, out_size[2] = {}, kernel[2] = {}, stride[2] = {1, 1}, dilation[2] = {1, 1},
+          pad_begin[2] = {}, pad_end[2] = {};
+  int64_t in_stride = 0,
+          out_stride =
+              0;  ///< from one image to the next; 0: dense (a slice of the channels has more)
+  int64_t weight_stride = 0;  ///< from one output channel to the next; 0: dense
   bool bias = false;
   bool operator==(const Conv&) const = default;
 };

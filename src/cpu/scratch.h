@@ -87,7 +87,7 @@ template <class T>
 class Scratch {
  public:
   Scratch() = default;
-  explicit Scratch(std::int64_t n)
+  explicit Scratch(int64_t n)
       : block_(detail::scratch_cache().take((static_cast<std::size_t>(n) * sizeof(T) + 4095) /
                                             4096 * 4096)) {}
   Scratch(Scratch&& o) noexcept : block_(o.block_) { o.block_ = {}; }
@@ -101,7 +101,7 @@ class Scratch {
     if (block_.data) detail::scratch_cache().give(block_);
   }
   T* data() const { return static_cast<T*>(block_.data); }
-  T& operator[](std::int64_t i) const { return data()[i]; }
+  T& operator[](int64_t i) const { return data()[i]; }
 
  private:
   detail::ScratchCache::Block block_;

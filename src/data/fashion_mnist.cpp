@@ -87,7 +87,7 @@ std::uint32_t big_endian(const unsigned char* p) {
 }
 
 // Bytes of a value of an IDX type; FileError for a code that there is not.
-std::int64_t idx_width(int code, const std::string& label) {
+int64_t idx_width(int code, const std::string& label) {
   switch (code) {
     case 0x08:
     case 0x09:
@@ -110,7 +110,7 @@ Shape idx_sizes(Source& in, int rank, const std::string& label) {
   if (rank > abi::kMaxDims)
     fail<FileError>({label, ": ", rank, " dimensions; at most 8 are supported"});
   Shape sizes;
-  std::int64_t n = 1;
+  int64_t n = 1;
   for (int i = 0; i < rank; ++i) {
     unsigned char s[4];
     if (in.read(s, 4) != 4)
@@ -118,14 +118,14 @@ Shape idx_sizes(Source& in, int rank, const std::string& label) {
     sizes.push_back(big_endian(s));
     // Zeros apart: they would hide sizes whose strides overflow.
     if (sizes.back() != 0 &&
-        (__builtin_mul_overflow(n, sizes.back(), &n) || n > (std::int64_t{1} << 31)))
+        (__builtin_mul_overflow(n, sizes.back(), &n) || n > (int64_t{1} << 31)))
       fail<FileError>({label, ": sizes ", sizes, " have more than 2^31 elements"});
   }
   return sizes;
 }
 
 // Value p of an IDX type other than unsigned bytes, as element i of t.
-void put_idx_value(const unsigned char* p, std::int64_t width, const Tensor& t, std::int64_t i) {
+void put_idx_value(const unsigned char* p, int64_t width, const Tensor& t, int64_t i) {
   if (t.dtype() == kInt32) {
     std::int32_t v = 0;
     if (width == 1)
@@ -157,27 +157,26 @@ Tensor parse_idx(const void* data, std::size_t bytes, const std::string& label) 
     fail<FileError>({label, ": wrong magic: the first two bytes of an IDX file are 0, here ",
                      static_cast<int>(magic[0]), " and ", static_cast<int>(magic[1])});
   const int code = magic[2];
-  const std::int64_t width = idx_width(code, label);
+  const int64_t width = idx_width(code, label);
   const Shape sizes = idx_sizes(in, magic[3], label);
-  const std::int64_t n = sizes.numel();
+  const int64_t n = sizes.numel();
   if (static_cast<std::uint64_t>(n * width) > in.most())
     fail<FileError>({label, ": truncated: sizes ", sizes, " need ", n * width, " bytes"});
   Tensor t = empty(sizes, code == 0x08 ? kUInt8 : code <= 0x0c ? kInt32 : kFloat32);
-  auto read = [&](void* to, std::int64_t at, std::int64_t count) {  // bytes
+  auto read = [&](void* to, int64_t at, int64_t count) {  // bytes
     const std::size_t got = in.read(to, static_cast<std::size_t>(count));
     if (got != static_cast<std::size_t>(count))
-      fail<FileError>({label, ": truncated: ", at + static_cast<std::int64_t>(got), " of ",
-                       n * width, " bytes of data"});
+      fail<FileError>({label, ": truncated: ", at + static_cast<int64_t>(got), " of ", n * width,
+                       " bytes of data"});
   };
   if (code == 0x08) {
     read(t.data_ptr(), 0, n);
   } else {
     std::vector<unsigned char> chunk(static_cast<std::size_t>(4096 * width));
-    for (std::int64_t at = 0; at < n; at += 4096) {
-      const std::int64_t k = std::min<std::int64_t>(4096, n - at);
+    for (int64_t at = 0; at < n; at += 4096) {
+      const int64_t k = std::min<int64_t>(4096, n - at);
       read(chunk.data(), at * width, k * width);
-      for (std::int64_t i = 0; i < k; ++i)
-        put_idx_value(chunk.data() + i * width, width, t, at + i);
+      for (int64_t i = 0; i < k; ++i) put_idx_value(chunk.data() + i * width, width, t, at + i);
     }
   }
   unsigned char extra;
@@ -277,10 +276,10 @@ FashionMNIST::FashionMNIST(const FashionMNISTOptions& o) : options_(o) {
   if (pixels_.size(0) == 0) fail<FileError>({where, ": no images"});
   labels_ = y.to(kInt64);
   if (o.verify) {
-    const std::int64_t most = amax(labels_).item<std::int64_t>();
+    const int64_t most = amax(labels_).item<int64_t>();
     if (most > 9)
       fail<FileError>({o.root, "/", labels, ": a label is ", most, ", expected 0 to 9"});
-    const std::int64_t expected = split == "train" ? 60000 : split == "t10k" ? 10000 : 900;
+    const int64_t expected = split == "train" ? 60000 : split == "t10k" ? 10000 : 900;
     if (size() != expected)
       fail<FileError>({where, ": ", size(), " images, expected ", expected,
                        "; pass verify = false to read them all the same"});
@@ -292,28 +291,27 @@ Tensor FashionMNIST::prepare(const Tensor& pixels) const {
   return options_.flatten ? x.reshape({x.size(0), 784}) : x;
 }
 Tensor FashionMNIST::images() const { return prepare(pixels_); }
-FashionMNIST::Example FashionMNIST::get(std::int64_t i) const {
+FashionMNIST::Example FashionMNIST::get(int64_t i) const {
   if (i < 0 || i >= size()) fail<IndexError>({"FashionMNIST: item ", i, " of ", size()});
-  return {prepare(pixels_.narrow(0, i, 1))[0], labels_[i].item<std::int64_t>()};
+  return {prepare(pixels_.narrow(0, i, 1))[0], labels_[i].item<int64_t>()};
 }
-const char* FashionMNIST::class_name(std::int64_t k) {
+const char* FashionMNIST::class_name(int64_t k) {
   static constexpr const char* names[] = {"T-shirt/top", "Trouser",   "Pullover", "Dress",
                                           "Coat",        "Sandal",    "Shirt",    "Sneaker",
                                           "Bag",         "Ankle boot"};
   if (k < 0 || k > 9) fail<IndexError>({"FashionMNIST: class ", k, ", expected 0 to 9"});
   return names[k];
 }
-BackgroundLoader FashionMNIST::loader(std::int64_t batch_size, bool shuffle,
-                                      std::uint64_t seed) const {
+BackgroundLoader FashionMNIST::loader(int64_t batch_size, bool shuffle, std::uint64_t seed) const {
   if (batch_size <= 0)
     fail<OptionError>({"FashionMNIST: batch_size is ", batch_size, ", expected a positive number"});
   const FashionMNIST copy = *this;
   return BackgroundLoader(
       [copy, batch_size, shuffle, seed, order = Tensor(),
-       order_epoch = std::int64_t{-1}](std::int64_t i) mutable -> Batch {
-        const std::int64_t n = copy.size(), per_epoch = n / batch_size + (n % batch_size != 0),
-                           epoch = i / per_epoch;
-        const std::int64_t at = i % per_epoch * batch_size, k = std::min(batch_size, n - at);
+       order_epoch = int64_t{-1}](int64_t i) mutable -> Batch {
+        const int64_t n = copy.size(), per_epoch = n / batch_size + (n % batch_size != 0),
+                      epoch = i / per_epoch;
+        const int64_t at = i % per_epoch * batch_size, k = std::min(batch_size, n - at);
         if (!shuffle)
           return {copy.prepare(copy.pixels_.narrow(0, at, k)),
                   copy.labels_.narrow(0, at, k).clone()};

@@ -13,7 +13,7 @@ struct NormalizeImagesOptions {
 };
 
 // An IDX file of n unsigned bytes.
-Tensor idx_bytes(std::int64_t n) {
+Tensor idx_bytes(int64_t n) {
   Tensor bytes = zeros({8 + n}, kUInt8);
   bytes[2].fill_(8);  // unsigned bytes
   bytes[3].fill_(1);  // one dimension
@@ -42,8 +42,8 @@ void register_data(Registry& r) {
         return {{"y", normalize_images(in["images"], o.mean, o.std)}};
       },
       .inputs = [](const NormalizeImagesOptions&, const SampleSpec& s) -> Sample {
-        static constexpr std::int64_t kPictures[] = {2, 2, 335, 10700};
-        const std::int64_t n = s.length >= 0 ? s.length : s.of(kPictures);
+        static constexpr int64_t kPictures[] = {2, 2, 335, 10700};
+        const int64_t n = s.length >= 0 ? s.length : s.of(kPictures);
         return {{{"images", s.integers(256, {n, 28, 28}).to(kUInt8)}}};
       }});
 }

@@ -47,11 +47,10 @@ Tensor yolact_priors(const YolactPriorsOptions& o) {
     DROPIN_CHECK(v > 0, OptionError, who, ": aspect_ratios holds ", v,
                  ", expected positive numbers");
   Tensor priors = empty(
-      {o.conv_h * o.conv_w * static_cast<std::int64_t>(o.scales.size() * o.aspect_ratios.size()),
-       4});
+      {o.conv_h * o.conv_w * static_cast<int64_t>(o.scales.size() * o.aspect_ratios.size()), 4});
   float* p = priors.data<float>();
-  for (std::int64_t j = 0; j < o.conv_h; ++j)
-    for (std::int64_t i = 0; i < o.conv_w; ++i)
+  for (int64_t j = 0; j < o.conv_h; ++j)
+    for (int64_t i = 0; i < o.conv_w; ++i)
       for (const double scale : o.scales)
         for (const double ratio : o.aspect_ratios) {
           const double root = std::sqrt(ratio), w = scale * root / o.max_size,
@@ -64,19 +63,19 @@ Tensor yolact_priors(const YolactPriorsOptions& o) {
   return priors;
 }
 
-Tensor boxes_to_pixels(const Tensor& boxes, std::int64_t height, std::int64_t width) {
+Tensor boxes_to_pixels(const Tensor& boxes, int64_t height, int64_t width) {
   DROPIN_CHECK(boxes.dim() == 2 && boxes.size(1) == 4, ShapeError, "boxes_to_pixels: boxes is ",
                boxes.sizes(), ", expected [N, 4]");
   DROPIN_CHECK(height > 0 && width > 0, OptionError, "boxes_to_pixels: height ", height,
                " and width ", width, " must be positive");
   const std::vector<double> b = boxes.detach().to_vector();
   Tensor r = empty(boxes.sizes(), kInt64);
-  std::int64_t* out = r.data<std::int64_t>();
+  int64_t* out = r.data<int64_t>();
   for (std::size_t n = 0; n < b.size(); n += 4)
     for (std::size_t axis = 0; axis < 2; ++axis) {
       const double size = static_cast<double>(axis ? height : width);
       auto pixel = [&](double v) {
-        return static_cast<std::int64_t>(v > 0 ? std::min(v, size) : 0);
+        return static_cast<int64_t>(v > 0 ? std::min(v, size) : 0);
       };  // NaN is not above 0
       const double u = b[n + axis] * size, v = b[n + 2 + axis] * size;
       out[n + axis] = pixel(std::min(u, v));

@@ -19,9 +19,9 @@ NamedTensors found(const Detections& d) {
 
 // One crowded picture in the forms the members take: 12 objects and n boxes, with 8 classes where
 // there are classes.
-constexpr std::int64_t kObjects = 12, kClasses = 8;
-std::int64_t boxes_of(const SampleSpec& s) {
-  static constexpr std::int64_t kBoxes[] = {20, 16, 1000, 5000};
+constexpr int64_t kObjects = 12, kClasses = 8;
+int64_t boxes_of(const SampleSpec& s) {
+  static constexpr int64_t kBoxes[] = {20, 16, 1000, 5000};
   return s.length >= 0 ? s.length : s.of(kBoxes);
 }
 Sample one_class(const SampleSpec& s) {
@@ -33,7 +33,7 @@ Sample by_class(const SampleSpec& s) {
   return {{{"boxes", scene.boxes}, {"scores", scene.scores}}, {}, boxes_of(s)};
 }
 Sample every_pair(const SampleSpec& s, const char* classes) {  // each box once for each class
-  const std::int64_t n = boxes_of(s);
+  const int64_t n = boxes_of(s);
   const BoxScene scene = box_scene(n, kObjects, kClasses);
   const Tensor of = arange(0, kClasses).to(kInt64).unsqueeze(1);
   return {
@@ -47,8 +47,8 @@ Sample every_pair(const SampleSpec& s, const char* classes) {  // each box once 
 
 // Centres and sizes of n priors, offsets from them, and the corner boxes that these stand for; all
 // relative.
-std::int64_t values_of(const SampleSpec& s) {
-  static constexpr std::int64_t kValues[] = {7, 1024, 1 << 18, 1 << 23};
+int64_t values_of(const SampleSpec& s) {
+  static constexpr int64_t kValues[] = {7, 1024, 1 << 18, 1 << 23};
   return s.length >= 0 ? s.length : s.of(kValues);
 }
 Tensor uniform(const SampleSpec& s, const Shape& sizes, std::uint64_t more) {
@@ -56,7 +56,7 @@ Tensor uniform(const SampleSpec& s, const Shape& sizes, std::uint64_t more) {
   return rand(sizes, {s.dtype, kCPU}, &g);
 }
 Sample offsets(const SampleSpec& s) {
-  const std::int64_t n = values_of(s);
+  const int64_t n = values_of(s);
   return {{{"loc", s.normal({n, 4})}, {"priors", uniform(s, {n, 4}, 1) + 0.1}}, {}, n};
 }
 Sample corners(const SampleSpec& s) {
@@ -67,9 +67,9 @@ Sample corners(const SampleSpec& s) {
 }
 // Prototypes of 138 x 138, as in the paper; the number of values counts their pixels, per mask.
 Sample masks(const SampleSpec& s) {
-  const std::int64_t side = s.size ? 138 : 9, prototypes = s.size ? 32 : 3;
-  const std::int64_t count =
-      s.size || s.length >= 0 ? std::max<std::int64_t>(0, values_of(s) / (side * side)) : 4;
+  const int64_t side = s.size ? 138 : 9, prototypes = s.size ? 32 : 3;
+  const int64_t count =
+      s.size || s.length >= 0 ? std::max<int64_t>(0, values_of(s) / (side * side)) : 4;
   const Tensor low = uniform(s, {count, 2}, 1) * 0.7, size = uniform(s, {count, 2}, 2) * 0.3;
   return {{{"prototypes", relu(s.normal({prototypes, side, side}))},
            {"coefficients", tanh(s.normal({count, prototypes}))},
@@ -78,7 +78,7 @@ Sample masks(const SampleSpec& s) {
           values_of(s)};
 }
 Sample scored(const SampleSpec& s) {
-  const std::int64_t n = values_of(s);
+  const int64_t n = values_of(s);
   return {{{"scores", uniform(s, {n}, 0)},
            {"mask_iou", uniform(s, {n, 80}, 1)},
            {"classes", s.integers(80, {n})}},

@@ -17,7 +17,7 @@
 namespace dropin {
 namespace {
 
-using Index = std::int64_t;
+using Index = int64_t;
 using Indices = std::vector<Index>;
 
 // ---- checks

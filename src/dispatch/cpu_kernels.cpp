@@ -39,7 +39,7 @@ DROPIN_CPU_KERNELS(X)
 
 void provide_cpu_kernels(abi::KernelTable& table) {
   if (disabled_by_environment("simd"))
-    hwy::DisableTargets(~std::int64_t{0});  // all but the lowest, which is always there
+    hwy::DisableTargets(~int64_t{0});  // all but the lowest, which is always there
 #define X(folder) kernels::provide_##folder##_cpu(table);
   DROPIN_CPU_KERNELS(X)
 #undef X

@@ -58,14 +58,14 @@ std::vector<std::string> places() {
   return r;
 }
 
-void* host_allocate(DeviceType type, std::int32_t index, std::int64_t bytes) {
+void* host_allocate(DeviceType type, std::int32_t index, int64_t bytes) {
   try {
     return detail::allocate(static_cast<std::size_t>(bytes), {type, index});
   } catch (...) {
     return nullptr;
   }
 }
-void host_release(DeviceType type, std::int32_t index, void* data, std::int64_t bytes) {
+void host_release(DeviceType type, std::int32_t index, void* data, int64_t bytes) {
   detail::release(data, static_cast<std::size_t>(bytes), {type, index});
 }
 

@@ -40,19 +40,18 @@ std::vector<std::string> Char2Subword::examples() {
 }
 
 Sample Char2Subword::sample(const Options& o, const SampleSpec& s) {
-  const std::int64_t batch = s.batch >= 0 ? s.batch : 2, words = s.size ? 64 : 3,
-                     longest = std::min<std::int64_t>(o.max_chars, s.size ? 12 : 5);
+  const int64_t batch = s.batch >= 0 ? s.batch : 2, words = s.size ? 64 : 3,
+                longest = std::min<int64_t>(o.max_chars, s.size ? 12 : 5);
   Tensor ids = s.integers(o.num_chars - 1, {batch, words, longest}) + 1;
-  std::int64_t* row = ids.data<std::int64_t>();
-  for (std::int64_t w = 0; w < batch * words; ++w, row += longest)  // of every length
+  int64_t* row = ids.data<int64_t>();
+  for (int64_t w = 0; w < batch * words; ++w, row += longest)  // of every length
     std::fill(row + (w + 2) % (longest + 1), row + longest, 0);
   return {{{"char_ids", ids}}};
 }
 
 Json Char2Subword::options_from(std::string_view, const Json& options, const Json&) {
   Json r = Json::object();
-  if (const std::int64_t width = option_or(options, {"embedding_dim"}, 0))
-    r.set("embed_dim", width);
+  if (const int64_t width = option_or(options, {"embedding_dim"}, 0)) r.set("embed_dim", width);
   return r;
 }
 
@@ -65,12 +64,12 @@ Char2Subword::Char2Subword(const Char2SubwordOptions& o) : Component(o) {
                " and max_chars ", o.max_chars, " positive");
   DROPIN_CHECK(o.pooling == "max" || o.pooling == "mean", OptionError, who(), ": pooling is \"",
                o.pooling, "\", expected max or mean");
-  const std::int64_t d = o.char_dim;
+  const int64_t d = o.char_dim;
   Tensor rows = init::normal({o.num_chars, d}, 1 / std::sqrt(static_cast<double>(d)));
   rows.select(0, 0).zero_();
   characters_ = &child<Parameters>("char_embedding").as()->add("weight", rows);
   Parameters& layers = *child<Parameters>("layers").as();
-  for (std::int64_t i = 0; i < o.num_layers; ++i)
+  for (int64_t i = 0; i < o.num_layers; ++i)
     layers_.push_back(layers.child<CharEncoderLayer>(
         std::to_string(i),
         {.d = d, .num_heads = o.num_heads, .ff_dim = o.ff_dim, .dropout = o.dropout}));
@@ -81,10 +80,10 @@ Char2Subword::Char2Subword(const Char2SubwordOptions& o) : Component(o) {
 
 namespace {
 // sin and cos of t / 10000^(2i/d) side by side, [length, d].
-Tensor sinusoid(std::int64_t length, std::int64_t d) {
+Tensor sinusoid(int64_t length, int64_t d) {
   Tensor p = empty({length, d}, kFloat64);
-  for (std::int64_t t = 0; t < length; ++t)
-    for (std::int64_t c = 0; c < d; ++c) {
+  for (int64_t t = 0; t < length; ++t)
+    for (int64_t c = 0; c < d; ++c) {
       const double angle =
           static_cast<double>(t) /
           std::pow(10000.0, static_cast<double>(c / 2 * 2) / static_cast<double>(d));
@@ -94,13 +93,13 @@ Tensor sinusoid(std::int64_t length, std::int64_t d) {
 }
 
 // Which rows [N, Lc] hold a character; the checks of ids.
-Tensor rows_in_use(std::string_view who, const Tensor& ids, std::int64_t num_chars) {
+Tensor rows_in_use(std::string_view who, const Tensor& ids, int64_t num_chars) {
   const Tensor host = ids.to(Device{}).contiguous();
-  const std::int64_t *row = host.data<std::int64_t>(), n = host.size(0), length = host.size(1);
-  std::vector<std::int64_t> used;
-  for (std::int64_t i = 0; i < n; ++i, row += length) {
+  const int64_t *row = host.data<int64_t>(), n = host.size(0), length = host.size(1);
+  std::vector<int64_t> used;
+  for (int64_t i = 0; i < n; ++i, row += length) {
     bool ended = false;
-    for (std::int64_t t = 0; t < length; ++t) {
+    for (int64_t t = 0; t < length; ++t) {
       DROPIN_CHECK(row[t] >= 0 && row[t] < num_chars, IndexError, who, ": char_ids hold ", row[t],
                    ", expected 0 to ", num_chars - 1);
       DROPIN_CHECK(!ended || row[t] == 0, IndexError, who,
@@ -116,7 +115,7 @@ Tensor rows_in_use(std::string_view who, const Tensor& ids, std::int64_t num_cha
 Tensor Char2Subword::encoded(const Tensor& ids) {
   const auto& o = options_;
   const double scale = o.scale_embedding ? std::sqrt(static_cast<double>(o.char_dim)) : 1;
-  const Tensor rows = embedding(*characters_, ids, 0), padding = ids == std::int64_t{0};
+  const Tensor rows = embedding(*characters_, ids, 0), padding = ids == int64_t{0};
   Tensor h = rows * scale + sinusoid(ids.size(1), o.char_dim).to(rows.dtype()).to(rows.device());
   for (const auto& layer : layers_) h = layer->forward(h, padding);
   const Tensor hidden = padding.unsqueeze(-1);
@@ -140,7 +139,7 @@ Tensor Char2Subword::forward(const Tensor& char_ids) {
                ", expected [*, Lc] with Lc at most max_chars = ", o.max_chars);
   Shape sizes = char_ids.sizes();
   sizes[static_cast<int>(char_ids.dim()) - 1] = o.embed_dim;
-  std::int64_t tokens = 1;
+  int64_t tokens = 1;
   for (int i = 0; i + 1 < static_cast<int>(char_ids.dim()); ++i) tokens *= sizes[i];
   const Tensor ids = char_ids.to(kInt64).reshape({tokens, char_ids.size(-1)}),
                used = rows_in_use(who(), ids, o.num_chars);
@@ -154,15 +153,14 @@ NamedTensors Char2Subword::call(const NamedTensors& in) {
 }
 
 Tensor Char2Subword::encode(const std::vector<std::string>& words, const CharVocab& vocab) const {
-  std::vector<std::vector<std::int64_t>> rows;
+  std::vector<std::vector<int64_t>> rows;
   std::size_t longest = 0;
   for (const std::string& w : words) {
     rows.push_back(vocab.encode(w, options_.max_chars));
     longest = std::max(longest, rows.back().size());
   }
-  Tensor ids =
-      zeros({static_cast<std::int64_t>(words.size()), static_cast<std::int64_t>(longest)}, kInt64);
-  std::int64_t* at = ids.data<std::int64_t>();
+  Tensor ids = zeros({static_cast<int64_t>(words.size()), static_cast<int64_t>(longest)}, kInt64);
+  int64_t* at = ids.data<int64_t>();
   for (const auto& row : rows) {
     std::copy(row.begin(), row.end(), at);
     at += longest;
@@ -183,7 +181,7 @@ Tensor Char2Subword::still(const std::vector<std::string>& words, const CharVoca
 
 void Char2Subword::build_cache(const std::vector<std::string>& words, const CharVocab& vocab) {
   const Tensor y = still(words, vocab);
-  for (std::size_t i = 0; i < words.size(); ++i) cache_[words[i]] = y[static_cast<std::int64_t>(i)];
+  for (std::size_t i = 0; i < words.size(); ++i) cache_[words[i]] = y[static_cast<int64_t>(i)];
 }
 
 Tensor Char2Subword::lookup(const std::vector<std::string>& words, const CharVocab& vocab) {
@@ -193,7 +191,7 @@ Tensor Char2Subword::lookup(const std::vector<std::string>& words, const CharVoc
     if (!cache_.count(w)) fresh.push_back(w);
   const Tensor computed = fresh.empty() ? Tensor() : still(fresh, vocab);
   Tensors rows;
-  std::int64_t next = 0;
+  int64_t next = 0;
   for (const std::string& w : words) {
     const auto found = cache_.find(w);
     rows.push_back(found == cache_.end() ? computed[next++] : found->second);

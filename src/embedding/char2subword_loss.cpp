@@ -1,24 +1,24 @@
-#include <limits>
 
 #include "dropin/embedding/char2subword.h"
+#include "kernels/hd.h"
 
 namespace dropin {
 
 namespace {
-constexpr double kInf = std::numeric_limits<double>::infinity();
+using kernels::kInf;
 
 // Cosines of the last dimension, the product of lengths at least 1e-8.
 Tensor cosine(const Tensor& a, const Tensor& b) {
   const Tensor lengths = sum(square(a), {-1}) * sum(square(b), {-1});
-  return sum(a * b, {-1}) / sqrt(clamp(lengths, 1e-16, kInf));
+  return sum(a * b, {-1}) / sqrt(clamp(lengths, 1e-16, kInf<double>));
 }
 
 // The k rows of table nearest to each target's, without itself: [n, k].
-Tensor nearest_rows(const Tensor& table, const Tensor& target, std::int64_t k) {
+Tensor nearest_rows(const Tensor& table, const Tensor& target, int64_t k) {
   const Tensor all = table.to(kFloat64);
   Tensors rows;
-  for (std::int64_t i = 0; i < target.size(0); ++i) {
-    const std::int64_t own = target[i].item<std::int64_t>();
+  for (int64_t i = 0; i < target.size(0); ++i) {
+    const int64_t own = target[i].item<int64_t>();
     Tensor distance = sum(square(all - all[own]), {-1});
     distance[own] = kInf;
     rows.push_back(argsort(distance, -1).narrow(0, 0, k));
@@ -45,7 +45,7 @@ void check_loss(const Tensor& e, const Tensor& table, const Tensor& target,
                ", expected int64");
   DROPIN_CHECK(target.dim() == 1 && target.size(0) == e.size(0), ShapeError, who, ": target is ",
                target.sizes(), ", expected [", e.size(0), "]");
-  for (const std::int64_t k : target.to_vector<std::int64_t>())
+  for (const int64_t k : target.to_vector<int64_t>())
     DROPIN_CHECK(k >= 0 && k < table.size(0), IndexError, who, ": target holds ", k,
                  ", expected 0 to ", table.size(0) - 1);
   DROPIN_CHECK(o.neighbor_weight == 0 || (o.num_neighbors >= 1 && o.num_neighbors < table.size(0)),
@@ -67,7 +67,7 @@ Tensor char2subword_loss(const Tensor& e, const Tensor& table_in, const Tensor& 
   if (o.ce_weight > 0) add(o.ce_weight, cross_entropy(matmul(e, table.mT()), target));
   if (o.l2_weight > 0) add(o.l2_weight, mean(sum(square(e - own), {-1})));
   if (o.neighbor_weight > 0) {
-    const std::int64_t n = e.size(0), k = o.num_neighbors;
+    const int64_t n = e.size(0), k = o.num_neighbors;
     const Tensor near = nearest_rows(table, target, k).to(e.device());
     const Tensor rows = index_select(table, 0, near.reshape({-1})).reshape({n, k, e.size(1)});
     add(o.neighbor_weight,

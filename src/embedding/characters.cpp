@@ -61,15 +61,15 @@ CharVocab::CharVocab(const std::vector<std::string>& words, bool continuation)
       if (c != kNoCharacter && ids_.emplace(c, next_).second) ++next_;
 }
 
-std::vector<std::int64_t> CharVocab::encode(const std::string& word, std::int64_t max_chars) const {
-  std::vector<std::int64_t> r;
+std::vector<int64_t> CharVocab::encode(const std::string& word, int64_t max_chars) const {
+  std::vector<int64_t> r;
   const bool piece = continuation_ && continues(word);
   if (piece) r.push_back(2);
   for (const char32_t c : decoded(piece ? word.substr(2) : word)) {
     const auto found = ids_.find(c);
     r.push_back(found == ids_.end() ? 1 : found->second);
   }
-  r.resize(std::min(r.size(), static_cast<std::size_t>(std::max<std::int64_t>(max_chars, 0))));
+  r.resize(std::min(r.size(), static_cast<std::size_t>(std::max<int64_t>(max_chars, 0))));
   return r;
 }
 
@@ -78,7 +78,7 @@ std::string char_noise(const std::string& word, double p, Generator* g) {
   std::u32string w = decoded(word);
   if (w.empty() || rand({}, kFloat64, g).item() >= p) return word;
   auto below = [&](std::size_t end) {
-    return randint(0, static_cast<std::int64_t>(end), {}, kInt64, g).item<std::size_t>();
+    return randint(0, static_cast<int64_t>(end), {}, kInt64, g).item<std::size_t>();
   };
   const std::size_t at = below(w.size());
   auto fresh = [&] {

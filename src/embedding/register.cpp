@@ -18,7 +18,7 @@ void register_embedding(Registry& r) {
         return {{"y", char2subword_loss(in["embedding"], in["table"], in["target"], o)}};
       },
       .inputs = [](const Char2SubwordLossOptions&, const SampleSpec& s) -> Sample {
-        const std::int64_t n = s.length >= 0 ? s.length : 4, width = s.size ? 64 : 6;
+        const int64_t n = s.length >= 0 ? s.length : 4, width = s.size ? 64 : 6;
         SampleSpec other = s;
         other.seed = s.seed + 1;
         return {{{"embedding", s.normal({n, width})},

@@ -6,13 +6,6 @@
 namespace dropin::evidence {
 namespace {
 
-using std::int64_t;
-
-Json with(Json options, const Json& changes) {
-  for (const auto& [k, v] : changes.items()) options.set(k, v);
-  return options;
-}
-
 // Options of size i: those that swap() would give in place of the standard member, then what the
 // family has for everyone.
 Json options_of(const ComponentInfo& c, int i, const ComponentInfo* standard) {
@@ -92,7 +85,7 @@ Case module_case(const ComponentInfo& c, int i, const ComponentInfo* standard, c
                  const Device& device) {
   const FamilyInfo& family = registry().family(c);
   Case r;
-  r.options = with(options_of(c, i, standard), changes);
+  r.options = options_of(c, i, standard).with(changes);
   const std::shared_ptr<Module> still = made(c, r.options, device, false),
                                 learning = made(c, r.options, device, true);
   const Sample sample = sample_inputs(c, learning->options_json(), {.size = i + 1, .seed = 2});
@@ -160,7 +153,7 @@ Case optimizer_case(const ComponentInfo& c, int i, const Json& changes, const De
       r.options.set("lr", 1e-6);
     else if (f.name == "momentum")
       r.options.set("momentum", 0.9);
-  r.options = with(r.options, changes);
+  r.options = r.options.with(changes);
   const std::shared_ptr<Optimizer> o(c.make_optimizer({p}, r.options).release());
   r.input = p.detach().clone();
   r.gradient = p.grad();
@@ -176,7 +169,7 @@ Case optimizer_case(const ComponentInfo& c, int i, const Json& changes, const De
 
 Case function_case(const ComponentInfo& c, int i, const Json& changes, const Device& device) {
   Case r;
-  r.options = with(Json::parse(c.sample.empty() ? "{}" : c.sample), changes);
+  r.options = Json::parse(c.sample.empty() ? "{}" : c.sample).with(changes);
   const Sample sample = sample_inputs(c, r.options, {.size = i + 1, .seed = 1});
   const NamedTensors in = on(device, sample.inputs);
   const int64_t values = in.size() ? in.find(sample.main()).numel() : 0;

@@ -61,7 +61,7 @@ double peak_flops() {
   double best = 0;
   for (int r = 0; r < 12; ++r) {
     const double t = now();
-    parallel_for(threads, 1, [&](std::int64_t i, std::int64_t end) {
+    parallel_for(threads, 1, [&](int64_t i, int64_t end) {
       for (; i < end; ++i) kept[static_cast<std::size_t>(i) * 64] = loop.run(turns);
     });
     best = std::max(
@@ -72,22 +72,22 @@ double peak_flops() {
 
 // a[i] = b[i] + 3 c[i] over arrays of n floats each, per thread a stretch of its own, again and
 // again.
-double triad_rate(std::int64_t n) {
+double triad_rate(int64_t n) {
   const std::unique_ptr<float[]> a(new float[static_cast<std::size_t>(n)]()),
       b(new float[static_cast<std::size_t>(n)]()), c(new float[static_cast<std::size_t>(n)]());
   const int threads = get_num_threads();
-  const std::int64_t share = (n + threads - 1) / threads,
-                     again = std::max<std::int64_t>(1, (std::int64_t{1} << 22) / n);
+  const int64_t share = (n + threads - 1) / threads,
+                again = std::max<int64_t>(1, (int64_t{1} << 22) / n);
   double best = 0;
   for (int r = 0; r < 9; ++r) {
     const double t = now();
-    parallel_for(threads, 1, [&](std::int64_t k, std::int64_t end) {
+    parallel_for(threads, 1, [&](int64_t k, int64_t end) {
       for (; k < end; ++k)
-        for (std::int64_t turn = 0; turn < again; ++turn) {
+        for (int64_t turn = 0; turn < again; ++turn) {
           float* __restrict x = a.get();
           const float *y = b.get(), *z = c.get();
-          const std::int64_t to = std::min(n, (k + 1) * share);
-          for (std::int64_t i = k * share; i < to; ++i) x[i] = y[i] + 3.0f * z[i];
+          const int64_t to = std::min(n, (k + 1) * share);
+          for (int64_t i = k * share; i < to; ++i) x[i] = y[i] + 3.0f * z[i];
           asm volatile("" : : "r"(x) : "memory");
         }
     });
@@ -104,10 +104,9 @@ double first_touch_rate() {
         mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (p == MAP_FAILED) return best;
     const double t = now();
-    parallel_for(static_cast<std::int64_t>(bytes >> 12), 256,
-                 [&](std::int64_t page, std::int64_t end) {
-                   for (; page < end; ++page) static_cast<volatile char*>(p)[page << 12] = 1;
-                 });
+    parallel_for(static_cast<int64_t>(bytes >> 12), 256, [&](int64_t page, int64_t end) {
+      for (; page < end; ++page) static_cast<volatile char*>(p)[page << 12] = 1;
+    });
     best = std::max(best, static_cast<double>(bytes) / (now() - t));
     munmap(p, bytes);
   }
@@ -140,8 +139,8 @@ Limits measure_limits() {
   Limits l;
   l.threads = get_num_threads();
   l.flops = peak_flops();
-  for (const std::int64_t n : {std::int64_t{1} << 11, std::int64_t{1} << 15, std::int64_t{1} << 19,
-                               std::int64_t{1} << 22, std::int64_t{1} << 24})
+  for (const int64_t n :
+       {int64_t{1} << 11, int64_t{1} << 15, int64_t{1} << 19, int64_t{1} << 22, int64_t{1} << 24})
     l.triads.push_back({12.0 * static_cast<double>(n), triad_rate(n)});
   l.first_touch = first_touch_rate();
   return l;

@@ -22,32 +22,32 @@ double cpu_now() {
 struct Sample {
   double seconds, cpu;
 };
-Sample sample(const Call& f, std::int64_t calls) {
+Sample sample(const Call& f, int64_t calls) {
   const double c = cpu_now(), t = now();
-  for (std::int64_t i = 0; i < calls; ++i) f();
+  for (int64_t i = 0; i < calls; ++i) f();
   const auto n = static_cast<double>(calls);
   return {(now() - t) / n, (cpu_now() - c) / n};
 }
 
 // The first call makes plans and memory, the second shows how many fill min_time; the peak is the
 // second's.
-std::int64_t prepare(const Call& f, double min_time, Timing& t) {
+int64_t prepare(const Call& f, double min_time, Timing& t) {
   f();
   reset_peak_memory();
-  const std::int64_t before = memory_stats().allocated;
+  const int64_t before = memory_stats().allocated;
   const double once = sample(f, 1).seconds;
   t.peak_bytes = static_cast<double>(memory_stats().peak - before);
-  return std::clamp<std::int64_t>(
-      static_cast<std::int64_t>(std::ceil(min_time / std::max(once, 1e-9))), 1, 1'000'000);
+  return std::clamp<int64_t>(static_cast<int64_t>(std::ceil(min_time / std::max(once, 1e-9))), 1,
+                             1'000'000);
 }
 
-void finish(Timing& t, const std::vector<Sample>& all, std::int64_t calls) {
+void finish(Timing& t, const std::vector<Sample>& all, int64_t calls) {
   std::vector<double> wall, cpu;
   for (const Sample& s : all) wall.push_back(s.seconds), cpu.push_back(s.cpu);
   t.seconds = median(wall);
   t.cpu_seconds = median(cpu);
   t.best = *std::min_element(wall.begin(), wall.end());
-  t.calls = calls * static_cast<std::int64_t>(all.size());
+  t.calls = calls * static_cast<int64_t>(all.size());
 }
 
 }  // namespace
@@ -70,20 +70,19 @@ Spread spread_of(std::vector<double> v) {
 
 Timing time_call(const Call& f, const Rounds& r) {
   Timing t;
-  const std::int64_t calls = prepare(f, r.min_time, t);
+  const int64_t calls = prepare(f, r.min_time, t);
   std::vector<Sample> all;
-  for (std::int64_t i = 0; i < r.rounds; ++i) all.push_back(sample(f, calls));
+  for (int64_t i = 0; i < r.rounds; ++i) all.push_back(sample(f, calls));
   finish(t, all, calls);
   return t;
 }
 
 Contest contest(const Call& ours, const Call& theirs, const Rounds& r) {
   Contest c;
-  const std::int64_t a = prepare(ours, r.min_time, c.ours),
-                     b = prepare(theirs, r.min_time, c.theirs);
+  const int64_t a = prepare(ours, r.min_time, c.ours), b = prepare(theirs, r.min_time, c.theirs);
   std::vector<Sample> x, y;
   std::vector<double> ratios;
-  for (std::int64_t i = 0; i < r.rounds; ++i) {
+  for (int64_t i = 0; i < r.rounds; ++i) {
     if (i % 2 == 0)
       x.push_back(sample(ours, a)), y.push_back(sample(theirs, b));
     else

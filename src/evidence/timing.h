@@ -24,7 +24,7 @@ Spread spread_of(std::vector<double> v);
 struct Timing {
   double seconds = 0, cpu_seconds = 0,
          best = 0;  ///< per call: the medians of the rounds, and the least
-  std::int64_t calls = 0;
+  int64_t calls = 0;
   double peak_bytes = 0;  ///< what the allocator held at most, over what it held before
 };
 struct Contest {
@@ -36,7 +36,7 @@ struct Contest {
 };
 
 struct Rounds {
-  std::int64_t rounds = 5;
+  int64_t rounds = 5;
   double min_time = 0.02;  ///< seconds per measurement; each runs at least once
 };
 

@@ -10,7 +10,7 @@ std::vector<std::string> BilinearMLP::examples() {
 
 Json BilinearMLP::options_from(std::string_view, const Json& options, const Json&) {
   Json r = Json::object();
-  const std::int64_t width = option_or(options, {"embed_dim", "d_model"}, 0);
+  const int64_t width = option_or(options, {"embed_dim", "d_model"}, 0);
   if (width == 0) return r;
   r.set("d_model", width);
   r.set("d_hidden", option_or(options, {"hidden_dim", "d_hidden"}, 4 * width));
@@ -104,7 +104,7 @@ BilinearEigen analysed(std::string_view who, const Tensor& w_given, const Tensor
   auto here = [](const Tensor& t) { return t.defined() ? t.detach().to(kCPU) : t; };
   const Tensor w = here(w_given), o = here(o_given), u = here(u_given), x = here(x_given),
                bias = here(bias_given);
-  const std::int64_t h = w.size(0) / 2;
+  const int64_t h = w.size(0) / 2;
   const Tensor all = wide(w, bias), left = all.narrow(0, 0, h), right = all.narrow(0, h, h),
                weights = matmul(u.detach().to(kFloat64), o.detach().to(kFloat64));
   BilinearEigen r;
@@ -159,20 +159,19 @@ BilinearMLP::Eigen BilinearMLP::eigen(const Tensor& u) const {
   return {r.eigenvalues.to(w.weight().dtype()), r.eigenvectors.to(w.weight().dtype())};
 }
 
-Tensor BilinearMLP::truncated(const Tensor& u, std::int64_t k, const Tensor& x,
-                              KeptPairs keep) const {
+Tensor BilinearMLP::truncated(const Tensor& u, int64_t k, const Tensor& x, KeptPairs keep) const {
   check_bilinear("truncated()");
   const Linear &w = *w_.as(), &o = *o_.as();
   const BilinearEigen r = analysed(who(), w.weight(), o.weight(), u, x, w.bias());
   DROPIN_CHECK(r.contributions.defined(), StateError, who(), ": truncated() needs x");
   const Tensor values = r.eigenvalues;
-  const std::int64_t width = values.size(1);
+  const int64_t width = values.size(1);
   DROPIN_CHECK(k >= 0 && k <= width, OptionError, who(), ": truncated: k is ", k,
                ", expected 0 to ", width);
   no_grad guard;
   Tensor kept = zeros_like(values);
   const Tensor one = ones_like(values);
-  auto take = [&](const Tensor& score, std::int64_t n) {
+  auto take = [&](const Tensor& score, int64_t n) {
     const Tensor best = argsort(score, -1, true).narrow(-1, 0, n);
     kept = scatter(kept, -1, best, one.narrow(-1, 0, n));
   };
@@ -187,10 +186,10 @@ Tensor BilinearMLP::truncated(const Tensor& u, std::int64_t k, const Tensor& x,
   return y.to(w.weight().dtype());
 }
 
-BilinearMLP::Directions BilinearMLP::hosvd(std::int64_t k) const {
+BilinearMLP::Directions BilinearMLP::hosvd(int64_t k) const {
   check_bilinear("hosvd()");
   const Linear &w = *w_.as(), &o = *o_.as();
-  const std::int64_t h = options_.d_hidden, width = o.weight().size(0);
+  const int64_t h = options_.d_hidden, width = o.weight().size(0);
   DROPIN_CHECK(k >= 1 && k <= width, OptionError, who(), ": hosvd: k is ", k, ", expected 1 to ",
                width);
   no_grad guard;

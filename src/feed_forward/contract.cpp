@@ -7,7 +7,7 @@ FamilyInfo FeedForward::family() {
   f.name = kFamily;
   f.call = "x [*, D] -> y [*, D]";
   f.options = [](int size) {
-    const std::int64_t width = size ? 256 : 8;
+    const int64_t width = size ? 256 : 8;
     return json_of({{"embed_dim", width},
                     {"d_model", width},
                     {"d_hidden", size ? 4 * width : 10},

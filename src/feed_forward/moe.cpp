@@ -24,7 +24,7 @@ void MixtureOfExperts::create(std::string_view who, const MoEOptions& o) {
   activation_ = o.activation;
   experts_ = o.num_experts * o.granularity;
   chosen_ = o.top_k * o.granularity;
-  const std::int64_t d = o.d_model, ff = o.d_ff / o.granularity, e = experts_;
+  const int64_t d = o.d_model, ff = o.d_ff / o.granularity, e = experts_;
   router_ = child<Linear>("router", {.in_features = d, .out_features = e, .bias = false});
   Parameters& bundle = *child<Parameters>("experts").as();
   w1_ = &bundle.add("w1", init::default_uniform({e, ff, d}, d));
@@ -34,7 +34,7 @@ void MixtureOfExperts::create(std::string_view who, const MoEOptions& o) {
   router_.as()->weight().copy_(init::normal({e, d}, 0.02));
 }
 
-Tensor MixtureOfExperts::expert(std::int64_t e, const Tensor& x) const {
+Tensor MixtureOfExperts::expert(int64_t e, const Tensor& x) const {
   const Tensor a = linear(x, w1_->select(0, e));
   const Tensor h = activation_ == "swiglu" ? silu(a) * linear(x, w3_->select(0, e))
                    : activation_ == "gelu" ? gelu(a)
@@ -73,14 +73,14 @@ MoEResult MixtureOfExperts::route(const Tensor& x, const Tensor& mask) {
   const Tensor all = x.reshape({-1, width_});
   const Tensor real = mask.defined() ? places(logical_not(mask).reshape({-1})) : Tensor();
   const Tensor tokens = real.defined() ? index_select(all, 0, real) : all;
-  const std::int64_t n = tokens.size(0), e = experts_;
+  const int64_t n = tokens.size(0), e = experts_;
   MoEResult r{zeros(x.sizes(), x.options()), zeros({}, x.options()), zeros({}, x.options())};
   if (n == 0) return r;
   const Tensor logits = router_(tokens);
   const Routing routed = routing(logits);
   const Tensor active = routed.gates.detach() > 0.0;
   Tensors outputs, targets;
-  for (std::int64_t k = 0; k < e; ++k) {
+  for (int64_t k = 0; k < e; ++k) {
     const Tensor at = places(active.select(1, k));
     if (at.numel() == 0) continue;
     const Tensor gate = index_select(routed.gates.select(1, k), 0, at).unsqueeze(1);
@@ -131,18 +131,17 @@ TopKMoE::TopKMoE(const TopKMoEOptions& o) : Component(o) {
 namespace {
 // Of each expert's tokens (chosen [n, E] bool) those that it keeps: the largest gates, or the
 // first.
-Tensor within_capacity(const Tensor& chosen, const Tensor& gates, std::int64_t capacity,
-                       bool by_gate) {
+Tensor within_capacity(const Tensor& chosen, const Tensor& gates, int64_t capacity, bool by_gate) {
   const Tensor on = chosen.to(Device{}).contiguous(),
                g = gates.detach().to(Device{}).to(kFloat64).contiguous();
-  const std::int64_t n = on.size(0), e = on.size(1);
+  const int64_t n = on.size(0), e = on.size(1);
   Tensor kept = zeros({n, e}, kBool);
-  for (std::int64_t k = 0; k < e; ++k) {
-    std::vector<std::int64_t> tokens;
-    for (std::int64_t t = 0; t < n; ++t)
+  for (int64_t k = 0; k < e; ++k) {
+    std::vector<int64_t> tokens;
+    for (int64_t t = 0; t < n; ++t)
       if (on.data<bool>()[t * e + k]) tokens.push_back(t);
     if (by_gate)
-      std::stable_sort(tokens.begin(), tokens.end(), [&](std::int64_t a, std::int64_t b) {
+      std::stable_sort(tokens.begin(), tokens.end(), [&](int64_t a, int64_t b) {
         return g.data<double>()[a * e + k] > g.data<double>()[b * e + k];
       });
     const auto room = static_cast<std::size_t>(capacity);
@@ -167,7 +166,7 @@ MixtureOfExperts::Routing TopKMoE::routing(const Tensor& logits) const {
   if (o.capacity_factor) {
     const double n = static_cast<double>(logits.size(0)), k = static_cast<double>(chosen_),
                  e = static_cast<double>(experts_);
-    const auto capacity = static_cast<std::int64_t>(std::ceil(n * k / e * *o.capacity_factor));
+    const auto capacity = static_cast<int64_t>(std::ceil(n * k / e * *o.capacity_factor));
     const Tensor kept = within_capacity(chosen, r.gates, capacity, o.drop_policy == "probs");
     r.gates = masked_fill(r.gates, logical_not(kept), 0);
   }

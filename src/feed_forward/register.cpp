@@ -22,7 +22,7 @@ void register_feed_forward(Registry& r) {
         return out;
       },
       .inputs = [](const NoOptions&, const SampleSpec& s) -> Sample {
-        const std::int64_t d = s.size ? 64 : 5, h = s.size ? 256 : 7;
+        const int64_t d = s.size ? 64 : 5, h = s.size ? 256 : 7;
         return {{{"w_weight", s.normal({2 * h, d})},
                  {"o_weight", s.normal({4, h})},
                  {"directions", s.normal({s.length >= 0 ? s.length : 3, 4})},
@@ -41,7 +41,7 @@ void register_feed_forward(Registry& r) {
         return {{"y", remoe_lambda_update(in["coeff"], in["sparsity"], o)}};
       },
       .inputs = [](const RemoeLambdaOptions&, const SampleSpec& s) -> Sample {
-        const std::int64_t n = s.length >= 0 ? s.length : 6;
+        const int64_t n = s.length >= 0 ? s.length : 6;
         return {{{"coeff", square(s.normal({n}))}, {"sparsity", square(s.normal({n}))}}};
       },
       .sample = R"({"top_k": 2, "num_experts": 8})"});

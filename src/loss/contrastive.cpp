@@ -10,7 +10,7 @@ namespace dropin {
 
 namespace {
 
-constexpr std::int64_t kWholeRows = 4096;  ///< up to here all scores are held at once
+constexpr int64_t kWholeRows = 4096;  ///< up to here all scores are held at once
 
 void check_scale(std::string_view who, const Tensor& scale) {
   DROPIN_CHECK(scale.numel() == 1, ShapeError, who, ": logit_scale is ", scale.sizes(),
@@ -22,7 +22,7 @@ void check_scale(std::string_view who, const Tensor& scale) {
                ", expected a positive number");
 }
 void check_features(std::string_view who, const char* name, const Tensor& x, const Tensor& other,
-                    std::int64_t dims) {
+                    int64_t dims) {
   DROPIN_CHECK(x.dim() == dims && x.sizes() == other.sizes(), ShapeError, who, ": ", name, " is ",
                x.sizes(), ", expected ", dims == 2 ? "[N, E]" : "[B, M, E]", ", both alike, not ",
                other.sizes());
@@ -32,9 +32,9 @@ void check_features(std::string_view who, const char* name, const Tensor& x, con
 
 // Sum over rows a[i] of logsumexp_j s a[i] b[j] - s a[i] b[i + first], without the j whose texts
 // conflict with that of i.
-Tensor cross_entropies(const Tensor& a, const Tensor& b, const Tensor& scale, std::int64_t first,
+Tensor cross_entropies(const Tensor& a, const Tensor& b, const Tensor& scale, int64_t first,
                        const Tensor& texts, double threshold) {
-  const std::int64_t rows = a.size(0);
+  const int64_t rows = a.size(0);
   Tensor s = matmul(a, b.mT()) * scale;
   const Tensor own = s.narrow(1, first, rows).diagonal();
   if (texts.defined()) {
@@ -49,12 +49,12 @@ Tensor cross_entropies(const Tensor& a, const Tensor& b, const Tensor& scale, st
 // The same over all rows, block by block; large problems compute a block again for its gradient.
 Tensor by_blocks(const Tensor& a, const Tensor& b, const Tensor& scale, const Tensor& texts,
                  double threshold) {
-  const std::int64_t n = a.size(0);
+  const int64_t n = a.size(0);
   if (n <= kWholeRows) return cross_entropies(a, b, scale, 0, texts, threshold);
-  const std::int64_t rows = std::max<std::int64_t>(1, kWholeRows * kWholeRows / n);
+  const int64_t rows = std::max<int64_t>(1, kWholeRows * kWholeRows / n);
   Tensor total;
-  for (std::int64_t first = 0; first < n; first += rows) {
-    const std::int64_t count = std::min(rows, n - first);
+  for (int64_t first = 0; first < n; first += rows) {
+    const int64_t count = std::min(rows, n - first);
     const Tensor part = checkpoint(
         [first, texts, threshold](const Tensors& in) -> Tensors {
           return {cross_entropies(in[0], in[1], in[2], first, texts, threshold)};
@@ -68,7 +68,7 @@ Tensor by_blocks(const Tensor& a, const Tensor& b, const Tensor& scale, const Te
 // Of rows [N, E]; threshold 0: no conflicts.
 Tensor symmetric_loss(const Tensor& x, const Tensor& texts, const Tensor& logit_scale,
                       double threshold) {
-  const std::int64_t n = x.size(0);
+  const int64_t n = x.size(0);
   const Tensor scale = ops_detail::prepared(logit_scale).reshape({});
   if (n == 0) return sum(x) + sum(texts) + scale * 0.0;
   const Tensor a = normalize(ops_detail::prepared(x), 1),

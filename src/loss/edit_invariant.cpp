@@ -2,17 +2,16 @@
 
 #include <cmath>
 
+#include "kernels/hd.h"
 #include "ops/common.h"
 
 namespace dropin::edit_invariant {
 
-static std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 void check_options(const EditInvariantSequenceLossOptions& o) {
   DROPIN_CHECK(!o.ngrams.empty(), OptionError, kWho, ": ngrams is empty, expected an order");
   DROPIN_CHECK(o.weights.empty() || o.weights.size() == o.ngrams.size(), OptionError, kWho, ": ",
-               static_cast<std::int64_t>(o.weights.size()), " weights, expected one for each of ",
-               static_cast<std::int64_t>(o.ngrams.size()), " ngrams");
+               static_cast<int64_t>(o.weights.size()), " weights, expected one for each of ",
+               static_cast<int64_t>(o.ngrams.size()), " ngrams");
   double total = 0;
   for (const double w : o.weights) {
     DROPIN_CHECK(w >= 0 && std::isfinite(w), OptionError, kWho, ": a weight is ", w,
@@ -50,7 +49,7 @@ void check_inputs(const Tensor& logits, const Tensor& target, const EditInvarian
                ": logits is ", logits.sizes(), ", expected [B, T > 0, V > 0]");
   ops_detail::need_floating(kWho, logits);
   ops_detail::need_int64(kWho, "target", target);
-  const std::int64_t batch = logits.size(0), length = logits.size(1);
+  const int64_t batch = logits.size(0), length = logits.size(1);
   DROPIN_CHECK(target.dim() == 2 && target.size(0) == batch, ShapeError, kWho, ": target is ",
                target.sizes(), ", expected [", batch, ", S] because logits is ", logits.sizes());
   check_mask("target_padding_mask", args.target_padding_mask, target.sizes());
@@ -60,7 +59,7 @@ void check_inputs(const Tensor& logits, const Tensor& target, const EditInvarian
                ", so the target is expected to be as long as the output: ", target.size(1), " for ",
                length);
   if (!args.gumbel.defined()) return;
-  const Shape want{static_cast<std::int64_t>(o.ngrams.size()), batch, length, target.size(1)};
+  const Shape want{static_cast<int64_t>(o.ngrams.size()), batch, length, target.size(1)};
   DROPIN_CHECK(args.gumbel.sizes() == want, ShapeError, kWho, ": gumbel is ", args.gumbel.sizes(),
                ", expected ", want);
   ops_detail::need_floating(kWho, args.gumbel);
@@ -68,7 +67,7 @@ void check_inputs(const Tensor& logits, const Tensor& target, const EditInvarian
                ": gumbel holds NaN or infinity, expected finite noise");
 }
 
-Rows valid_rows(const Tensor& mask, std::int64_t batch, std::int64_t length) {
+Rows valid_rows(const Tensor& mask, int64_t batch, int64_t length) {
   Rows r(at(batch), std::vector<bool>(at(length), true));
   if (!mask.defined()) return r;
   const std::vector<double> m = mask.to_vector();
@@ -76,13 +75,13 @@ Rows valid_rows(const Tensor& mask, std::int64_t batch, std::int64_t length) {
   return r;
 }
 
-Rows valid_targets(const Tensor& target, const Tensor& mask, std::int64_t vocabulary,
-                   std::int64_t ignore_index) {
-  const std::int64_t length = target.size(1);
+Rows valid_targets(const Tensor& target, const Tensor& mask, int64_t vocabulary,
+                   int64_t ignore_index) {
+  const int64_t length = target.size(1);
   Rows r = valid_rows(mask, target.size(0), length);
-  const std::vector<std::int64_t> ids = target.to_vector<std::int64_t>();
-  for (std::int64_t i = 0; i < target.numel(); ++i) {
-    const std::int64_t id = ids[at(i)], b = i / length, s = i % length;
+  const std::vector<int64_t> ids = target.to_vector<int64_t>();
+  for (int64_t i = 0; i < target.numel(); ++i) {
+    const int64_t id = ids[at(i)], b = i / length, s = i % length;
     if (id == ignore_index) r[at(b)][at(s)] = false;
     DROPIN_CHECK(!r[at(b)][at(s)] || (id >= 0 && id < vocabulary), IndexError, kWho,
                  ": the target of sample ", b, " at position ", s, " is ", id, ", expected 0 to ",
@@ -97,8 +96,8 @@ void check_valid_logits(const Tensor& logits, const Rows& valid) {
   const auto length = at(logits.size(1));
   for (std::size_t i = 0; i < most.size(); ++i)
     DROPIN_CHECK(!valid[i / length][i % length] || std::isfinite(most[i]), Error, kWho,
-                 ": the logits of sample ", static_cast<std::int64_t>(i / length), " at position ",
-                 static_cast<std::int64_t>(i % length), " reach ", most[i],
+                 ": the logits of sample ", static_cast<int64_t>(i / length), " at position ",
+                 static_cast<int64_t>(i % length), " reach ", most[i],
                  ", expected a finite greatest logit");
 }
 

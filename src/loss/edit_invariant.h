@@ -11,10 +11,10 @@ void check_options(const EditInvariantSequenceLossOptions& o);
 void check_inputs(const Tensor& logits, const Tensor& target, const EditInvariantArgs& args,
                   const EditInvariantSequenceLossOptions& o);
 /// Where the mask, which may be undefined, is false.
-Rows valid_rows(const Tensor& mask, std::int64_t batch, std::int64_t length);
+Rows valid_rows(const Tensor& mask, int64_t batch, int64_t length);
 /// Targets that count, whose ids are checked.
-Rows valid_targets(const Tensor& target, const Tensor& mask, std::int64_t vocabulary,
-                   std::int64_t ignore_index);
+Rows valid_targets(const Tensor& target, const Tensor& mask, int64_t vocabulary,
+                   int64_t ignore_index);
 void check_valid_logits(const Tensor& logits, const Rows& valid);
 
 }  // namespace dropin::edit_invariant

@@ -64,7 +64,7 @@ namespace {
 
 constexpr const char* kKernel = "geodesic_flow_kernel";
 
-Tensor checked_rows(const char* name, const Tensor& x, std::int64_t width,
+Tensor checked_rows(const char* name, const Tensor& x, int64_t width,
                     const GeodesicFlowKernelOptions& o) {
   DROPIN_CHECK(x.dim() == 2 && x.size(0) > 0 && x.size(1) > 0 && (width < 0 || x.size(1) == width),
                ShapeError, kKernel, ": ", name, " is ", x.sizes(),
@@ -80,7 +80,7 @@ detail::GeodesicSizes sizes_of(const GeodesicFlowKernelOptions& o) {
   detail::check_geodesic_options(kKernel, o.center, o.rank_tol);
   DROPIN_CHECK(o.source_dim >= 0 && o.target_dim >= 0, OptionError, kKernel, ": source_dim ",
                o.source_dim, " and target_dim ", o.target_dim, ", expected 0 (the rank) or more");
-  auto most = [](std::int64_t n) { return n > 0 ? n : INT64_MAX; };
+  auto most = [](int64_t n) { return n > 0 ? n : INT64_MAX; };
   return {most(o.source_dim), most(o.target_dim), o.rank_tol};
 }
 

@@ -8,10 +8,10 @@ namespace dropin::geodesic {
 static constexpr double kRightAngle = 1e-6;  ///< cosines up to this have no unique geodesic
 
 static Subspace subspace_of(std::string_view who, const char* name, const Tensor& rows,
-                            std::int64_t most, double tolerance) {
+                            int64_t most, double tolerance) {
   const SVD d = svd(rows);
   const std::vector<double> s = d.S.to_vector();
-  std::int64_t rank = 0;
+  int64_t rank = 0;
   for (const double v : s) rank += v > tolerance * s[0] && v > 0;
   DROPIN_CHECK(rank > 0, Error, who, ": the subspace of ", name,
                " has no dimensions, expected rows that differ from what centring takes away");
@@ -82,11 +82,11 @@ Tensor form(const Flow& f, const Tensor& x, const Tensor& y) {
 
 // How turns of the principal vectors change the kernel: [k, k].
 static Tensor turned(const Flow& f, const Tensor& C, const Tensor& D, const Tensor& E) {
-  const auto k = static_cast<std::int64_t>(f.theta.size());
+  const auto k = static_cast<int64_t>(f.theta.size());
   Tensor core = zeros({k, k}, kFloat64);
   const auto c = C.to_vector(), d = D.to_vector(), e = E.to_vector();
-  for (std::int64_t i = 0; i < k; ++i)
-    for (std::int64_t j = 0; j < k; ++j) {
+  for (int64_t i = 0; i < k; ++i)
+    for (int64_t j = 0; j < k; ++j) {
       const auto a = static_cast<std::size_t>(i), b = static_cast<std::size_t>(j);
       const double gi = f.cosine[a], gj = f.cosine[b];
       if (gi == 0 && gj == 0) continue;
@@ -116,7 +116,7 @@ static Tensor rows_gradient(const Subspace& s, const Tensor& basis_gradient) {
   const Tensor R1 = s.R.narrow(1, 0, s.kept), S1 = s.S.narrow(0, 0, s.kept);
   Tensor g = matmul(R1 / S1, (basis_gradient - matmul(s.Q, W)).mT());
   if (s.rank == s.kept) return g;
-  const std::int64_t rest = s.rank - s.kept;
+  const int64_t rest = s.rank - s.kept;
   const Tensor R2 = s.R.narrow(1, s.kept, rest), S2 = s.S.narrow(0, s.kept, rest),
                Q2 = s.Q.narrow(1, s.kept, rest);
   const Tensor F = W.narrow(0, s.kept, rest) / (square(S1) - square(S2).unsqueeze(1));

@@ -10,7 +10,7 @@ namespace dropin::geodesic {
 // gradient needs of the others.
 struct Subspace {
   Tensor Q, S, R;  ///< [d, r], [r], [m, r]
-  std::int64_t rank, kept;
+  int64_t rank, kept;
   Tensor basis() const { return Q.narrow(1, 0, kept); }
 };
 

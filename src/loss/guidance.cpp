@@ -12,8 +12,8 @@ FamilyInfo GuidanceLoss::family() {
       "image [B, d], text [1 or B, d], image_source, text_source, image_reference (optional) "
       "-> loss [], similarity [B]";
   f.inputs = [](const Json&, const SampleSpec& s) -> Sample {
-    static constexpr std::int64_t kBatches[] = {6, 4, 16, 64};
-    const std::int64_t n = s.batch >= 0 ? s.batch : s.of(kBatches), d = s.size ? 512 : 12;
+    static constexpr int64_t kBatches[] = {6, 4, 16, 64};
+    const int64_t n = s.batch >= 0 ? s.batch : s.of(kBatches), d = s.size ? 512 : 12;
     auto rows = [&](std::uint64_t more) {
       SampleSpec other = s;
       other.seed += more;
@@ -55,8 +55,8 @@ void check_choice(std::string_view who, const std::string& text_reduce,
 }
 
 // Rows of length 1 in float64; `rows` < 0: as many as there are.
-Tensor unit_rows(std::string_view who, const char* name, const Tensor& x, std::int64_t rows,
-                 std::int64_t width) {
+Tensor unit_rows(std::string_view who, const char* name, const Tensor& x, int64_t rows,
+                 int64_t width) {
   DROPIN_CHECK(x.dim() == 2 && x.size(0) > 0 && (rows < 0 || x.size(0) == rows) &&
                    x.size(1) == width && width > 0,
                ShapeError, who, ": ", name, " is ", x.sizes(), ", expected [",
@@ -69,18 +69,18 @@ Tensor unit_rows(std::string_view who, const char* name, const Tensor& x, std::i
 }
 
 struct Directions {
-  Tensor image;                    ///< n(image)
-  Tensor x;                        ///< [B, d], unit rows where moved
-  Tensor y;                        ///< [1 or B, d] unit rows
-  Tensor moved;                    ///< bool [B]
-  std::vector<std::int64_t> rows;  ///< those that moved
+  Tensor image;               ///< n(image)
+  Tensor x;                   ///< [B, d], unit rows where moved
+  Tensor y;                   ///< [1 or B, d] unit rows
+  Tensor moved;               ///< bool [B]
+  std::vector<int64_t> rows;  ///< those that moved
 };
 
 Directions directions(std::string_view who, const Tensor& image, const Tensor& text,
                       const GuidanceArgs& args, bool average) {
   DROPIN_CHECK(image.dim() == 2, ShapeError, who, ": image is ", image.sizes(),
                ", expected [B >= 1, d]");
-  const std::int64_t count = image.size(0), width = image.size(1);
+  const int64_t count = image.size(0), width = image.size(1);
   Directions d;
   d.image = unit_rows(who, "image", image, -1, width);
   Tensor e = unit_rows(who, "text", text, -1, width);
@@ -97,7 +97,7 @@ Directions directions(std::string_view who, const Tensor& image, const Tensor& t
     D = D - unit_rows(who, "image_source", args.image_source, count, width);
   d.moved = norm(D.detach(), {1}) > kStill;
   d.x = where(d.moved.unsqueeze(1), normalize(D, 1), D);
-  for (const auto v : nonzero(d.moved).to_vector<std::int64_t>()) d.rows.push_back(v);
+  for (const auto v : nonzero(d.moved).to_vector<int64_t>()) d.rows.push_back(v);
   return d;
 }
 
@@ -116,8 +116,8 @@ Tensor root(const Tensor& square) {  // not below 1e-8, and without slope there
 }
 Tensor geodesic_cosine(std::string_view who, const Tensor& x, const Tensor& y, const Tensor& source,
                        const Tensor& target, const GeodesicDistillationLossOptions& o,
-                       std::int64_t count) {
-  const std::int64_t most = count <= 2 ? count : count - 2;
+                       int64_t count) {
+  const int64_t most = count <= 2 ? count : count - 2;
   const detail::GeodesicForms f = detail::geodesic_forms(
       who, x, y, detail::centred(source, o.center), detail::centred(target, o.center),
       {std::min(o.source_dim, most), std::min(o.target_dim, most), o.rank_tol}, o.detach_kernel);
@@ -167,7 +167,7 @@ Guidance GeodesicDistillationLoss::forward(const Tensor& image, const Tensor& te
             .detach();
   const Tensor y = d.y.size(0) == 1 ? d.y.expand(d.x.sizes()) : d.y;
   Tensor similarity = sum(d.x * y, {1});  // of rows that have not moved
-  const auto moved = static_cast<std::int64_t>(d.rows.size());
+  const auto moved = static_cast<int64_t>(d.rows.size());
   if (moved > 0) {
     const Tensor index = tensor(d.rows), x = index_select(d.x, 0, index),
                  own = d.y.size(0) == 1 ? d.y : index_select(d.y, 0, index);

@@ -10,11 +10,10 @@ namespace {
 
 // logits [2, L, V] and ids of as many positions.
 Sample sequences(const SampleSpec& s) {
-  static constexpr std::int64_t kLengths[] = {6, 16, 64, 128}, kWords[] = {9, 512, 8192, 32768};
-  const std::int64_t length = s.length >= 0 ? s.length : s.of(kLengths), batch = s.batch >= 0
-                                                                                     ? s.batch
-                                                                                 : s.size ? 8
-                                                                                          : 2;
+  static constexpr int64_t kLengths[] = {6, 16, 64, 128}, kWords[] = {9, 512, 8192, 32768};
+  const int64_t length = s.length >= 0 ? s.length : s.of(kLengths), batch = s.batch >= 0 ? s.batch
+                                                                            : s.size     ? 8
+                                                                                         : 2;
   return {{{"logits", s.normal({batch, length, s.of(kWords)})},
            {"target", s.integers(s.of(kWords), {batch, length})}}};
 }
@@ -71,8 +70,8 @@ void register_guidance(Registry& r) {
         return {{"kernel", k.kernel}, {"theta", k.theta}};
       },
       .inputs = [](const auto&, const SampleSpec& s) -> Sample {
-        static constexpr std::int64_t kRows[] = {4, 8, 16, 64};
-        const std::int64_t n = s.length >= 0 ? s.length : s.of(kRows), d = s.size ? 512 : 9;
+        static constexpr int64_t kRows[] = {4, 8, 16, 64};
+        const int64_t n = s.length >= 0 ? s.length : s.of(kRows), d = s.size ? 512 : 9;
         SampleSpec other = s;
         other.seed += 1;
         return {{{"source", s.normal({n, d})}, {"target", other.normal({n, d})}}, {}, n};
@@ -87,8 +86,8 @@ Tensor normal(const SampleSpec& s, std::uint64_t more, const Shape& sizes) {
   other.seed += more;
   return other.normal(sizes);
 }
-std::int64_t pairs_of(const SampleSpec& s) {
-  static constexpr std::int64_t kPairs[] = {5, 64, 1024, 4096};
+int64_t pairs_of(const SampleSpec& s) {
+  static constexpr int64_t kPairs[] = {5, 64, 1024, 4096};
   return s.length >= 0 ? s.length : s.of(kPairs);
 }
 // Two images of n / 2 regions.

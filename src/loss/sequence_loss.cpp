@@ -5,6 +5,7 @@
 #include <map>
 #include <utility>
 
+#include "kernels/hd.h"
 #include "loss/edit_invariant.h"
 #include "ops/common.h"
 
@@ -14,10 +15,8 @@ namespace {
 
 using namespace edit_invariant;
 
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
-Tensor as_tensor(const Rows& rows, std::int64_t length, const Device& device) {
-  Tensor t = empty({static_cast<std::int64_t>(rows.size()), length}, kBool);
+Tensor as_tensor(const Rows& rows, int64_t length, const Device& device) {
+  Tensor t = empty({static_cast<int64_t>(rows.size()), length}, kBool);
   bool* p = t.data<bool>();
   for (const auto& row : rows)
     for (const bool v : row) *p++ = v;
@@ -25,36 +24,36 @@ Tensor as_tensor(const Rows& rows, std::int64_t length, const Device& device) {
 }
 
 // For each position the number of valid ones from there on without a gap.
-std::vector<std::vector<std::int64_t>> runs_of(const Rows& valid) {
-  std::vector<std::vector<std::int64_t>> runs;
+std::vector<std::vector<int64_t>> runs_of(const Rows& valid) {
+  std::vector<std::vector<int64_t>> runs;
   for (const auto& row : valid) {
-    std::vector<std::int64_t> r(row.size());
+    std::vector<int64_t> r(row.size());
     for (std::size_t i = row.size(), n = 0; i-- > 0;)
-      r[i] = static_cast<std::int64_t>(n = row[i] ? n + 1 : 0);
+      r[i] = static_cast<int64_t>(n = row[i] ? n + 1 : 0);
     runs.push_back(std::move(r));
   }
   return runs;
 }
-std::int64_t longest(const std::vector<std::int64_t>& runs) {
+int64_t longest(const std::vector<int64_t>& runs) {
   return runs.empty() ? 0 : *std::max_element(runs.begin(), runs.end());
 }
 
 struct Order {
-  std::int64_t n, entry;  ///< windows of n; the entry of ngrams it came from first
+  int64_t n, entry;  ///< windows of n; the entry of ngrams it came from first
   double weight;
 };
 // The orders of a sample whose longest common run is `most`.
-std::vector<Order> orders_of(std::int64_t most, const EditInvariantSequenceLossOptions& o) {
+std::vector<Order> orders_of(int64_t most, const EditInvariantSequenceLossOptions& o) {
   std::vector<Order> kept;
   double total = 0;
   for (std::size_t k = 0; k < o.ngrams.size(); ++k) {
-    const std::int64_t n = o.ngrams[k] > 0 ? o.ngrams[k] : most + o.ngrams[k];
+    const int64_t n = o.ngrams[k] > 0 ? o.ngrams[k] : most + o.ngrams[k];
     if (n < 1 || n > most) continue;
     const double w = o.weights.empty() ? 1 : o.weights[k];
     const auto same =
         std::find_if(kept.begin(), kept.end(), [n](const Order& x) { return x.n == n; });
     if (same == kept.end())
-      kept.push_back({n, static_cast<std::int64_t>(k), w});
+      kept.push_back({n, static_cast<int64_t>(k), w});
     else if (o.weights.empty())
       continue;
     else
@@ -67,17 +66,17 @@ std::vector<Order> orders_of(std::int64_t most, const EditInvariantSequenceLossO
 }
 
 // Sums of a over n steps along the diagonal from each position: [B, T - n + 1, S - n + 1].
-Tensor diagonal_sums(const Tensor& a, std::int64_t n) {
-  const std::int64_t rows = a.size(1) - n + 1, columns = a.size(2) - n + 1;
+Tensor diagonal_sums(const Tensor& a, int64_t n) {
+  const int64_t rows = a.size(1) - n + 1, columns = a.size(2) - n + 1;
   Tensor total, part = a;  // part: sums of k steps
-  for (std::int64_t k = 1, from = 0; k <= n; k *= 2) {
+  for (int64_t k = 1, from = 0; k <= n; k *= 2) {
     if (n & k) {
       const Tensor cut = part.narrow(1, from, rows).narrow(2, from, columns);
       total = total.defined() ? total + cut : cut;
       from += k;
     }
     if (2 * k > n) break;
-    const std::int64_t h = part.size(1) - k, w = part.size(2) - k;
+    const int64_t h = part.size(1) - k, w = part.size(2) - k;
     part = part.narrow(1, 0, h).narrow(2, 0, w) + part.narrow(1, k, h).narrow(2, k, w);
   }
   return total;
@@ -85,29 +84,29 @@ Tensor diagonal_sums(const Tensor& a, std::int64_t n) {
 
 // The samples that use one order.
 struct Group {
-  std::vector<std::int64_t> samples;
+  std::vector<int64_t> samples;
   std::vector<double> weights;
 };
 
 struct Problem {
   const EditInvariantSequenceLossOptions& o;
   const EditInvariantArgs& args;
-  std::vector<std::vector<std::int64_t>> output_runs, target_runs;
+  std::vector<std::vector<int64_t>> output_runs, target_runs;
   double samples = 0;  ///< in the mean
 };
 
 // Where windows of n start, [samples, 1 or I, 1 or J].
-Tensor starts(const std::vector<std::vector<std::int64_t>>& runs, const Group& g, std::int64_t n,
-              std::int64_t count, const Device& device) {
+Tensor starts(const std::vector<std::vector<int64_t>>& runs, const Group& g, int64_t n,
+              int64_t count, const Device& device) {
   Rows r;
-  for (const std::int64_t b : g.samples) {
+  for (const int64_t b : g.samples) {
     r.emplace_back();
-    for (std::int64_t i = 0; i < count; ++i) r.back().push_back(runs[at(b)][at(i)] >= n);
+    for (int64_t i = 0; i < count; ++i) r.back().push_back(runs[at(b)][at(i)] >= n);
   }
   return as_tensor(r, count, device);
 }
 
-Tensor noise_of(const Problem& p, const Group& g, std::int64_t entry, const Tensor& index,
+Tensor noise_of(const Problem& p, const Group& g, int64_t entry, const Tensor& index,
                 const Tensor& c) {
   if (p.o.position != "gumbel_softmax") return {};
   if (p.args.gumbel.defined())
@@ -121,11 +120,10 @@ Tensor noise_of(const Problem& p, const Group& g, std::int64_t entry, const Tens
 }
 
 // sum over the group's samples of weight * L_n.
-Tensor group_loss(const Problem& p, const Group& g, std::int64_t n, std::int64_t entry,
-                  const Tensor& a) {
+Tensor group_loss(const Problem& p, const Group& g, int64_t n, int64_t entry, const Tensor& a) {
   const double none = -std::numeric_limits<double>::infinity();
   const Device& device = a.device();
-  const auto count = static_cast<std::int64_t>(g.samples.size());
+  const auto count = static_cast<int64_t>(g.samples.size());
   const Tensor index = tensor(g.samples).to(device);
   const Tensor sums = diagonal_sums(count == a.size(0) ? a : index_select(a, 0, index), n);
   const Tensor outputs = starts(p.output_runs, g, n, sums.size(1), device).unsqueeze(2),
@@ -164,7 +162,7 @@ EditInvariantLosses EditInvariantSequenceLoss(const Tensor& logits, const Tensor
                                               const EditInvariantSequenceLossOptions& o) {
   check_options(o);
   check_inputs(logits, target, args, o);
-  const std::int64_t batch = logits.size(0), T = logits.size(1), S = target.size(1);
+  const int64_t batch = logits.size(0), T = logits.size(1), S = target.size(1);
   const Device& device = logits.device();
   const Rows targets =
       valid_targets(target, args.target_padding_mask, logits.size(2), o.ignore_index);
@@ -184,10 +182,9 @@ EditInvariantLosses EditInvariantSequenceLoss(const Tensor& logits, const Tensor
                a = where(logp > o.min_log_prob, logp, o.min_log_prob);
 
   Problem p{o, args, runs_of(outputs), runs_of(targets)};
-  std::map<std::pair<std::int64_t, std::int64_t>, Group> groups;
-  for (std::int64_t b = 0; b < batch; ++b) {
-    const std::int64_t most =
-        std::min(longest(p.output_runs[at(b)]), longest(p.target_runs[at(b)]));
+  std::map<std::pair<int64_t, int64_t>, Group> groups;
+  for (int64_t b = 0; b < batch; ++b) {
+    const int64_t most = std::min(longest(p.output_runs[at(b)]), longest(p.target_runs[at(b)]));
     if (most < 1) continue;
     p.samples += 1;
     for (const Order& order : orders_of(most, o)) {

@@ -12,9 +12,9 @@ using namespace metric;
 namespace {
 
 constexpr double kNothing = 1e-12;  ///< a normalizer up to this is none
-using Latents = std::vector<std::int64_t>;
+using Latents = std::vector<int64_t>;
 
-bool any_latent(std::int64_t) { return true; }
+bool any_latent(int64_t) { return true; }
 
 // Off the tape; who asks for a gradient is told.
 Tensor piecewise(std::string_view who, const Tensor& y, const Tensor& z) {
@@ -27,10 +27,10 @@ Tensor piecewise(std::string_view who, const Tensor& y, const Tensor& z) {
 // An attribute's gap, before it is divided.
 struct Gap {
   double lead = 0, normalizer = 0;
-  std::int64_t to = -1, other = -1;  ///< other: the attribute taken from the normalizer
+  int64_t to = -1, other = -1;  ///< other: the attribute taken from the normalizer
 };
 
-double divided(const Data& d, std::int64_t i, const Gap& g) {
+double divided(const Data& d, int64_t i, const Gap& g) {
   if (g.normalizer > kNothing) return g.lead / g.normalizer;
   if (d.o.degenerate == "nan") return std::numeric_limits<double>::quiet_NaN();
   if (g.other < 0)
@@ -40,15 +40,15 @@ double divided(const Data& d, std::int64_t i, const Gap& g) {
                " (normalizer ", g.normalizer, "), expected attributes that differ"});
 }
 
-using Rule = Gap (*)(const Data&, const Table& mi, const Latents& reg, std::int64_t i);
+using Rule = Gap (*)(const Data&, const Table& mi, const Latents& reg, int64_t i);
 
-Gap mig_gap(const Data& d, const Table& mi, const Latents& reg, std::int64_t i) {
-  auto value = [&](std::int64_t n) { return mi(n, i); };
-  const std::int64_t j = reg.empty() ? best_of(d.D, value, any_latent) : reg[at(i)];
-  const std::int64_t k = best_of(d.D, value, [j](std::int64_t n) { return n != j; });
+Gap mig_gap(const Data& d, const Table& mi, const Latents& reg, int64_t i) {
+  auto value = [&](int64_t n) { return mi(n, i); };
+  const int64_t j = reg.empty() ? best_of(d.D, value, any_latent) : reg[at(i)];
+  const int64_t k = best_of(d.D, value, [j](int64_t n) { return n != j; });
   return {mi(j, i) - mi(k, i), d.between(i, i), k, -1};
 }
-Gap dmig_gap(const Data& d, const Table& mi, const Latents& reg, std::int64_t i) {
+Gap dmig_gap(const Data& d, const Table& mi, const Latents& reg, int64_t i) {
   Gap g = mig_gap(d, mi, reg, i);
   const auto l = std::find(reg.begin(), reg.end(), g.to);
   if (l == reg.end()) return g;
@@ -56,17 +56,17 @@ Gap dmig_gap(const Data& d, const Table& mi, const Latents& reg, std::int64_t i)
   g.normalizer -= d.between(i, g.other);
   return g;
 }
-Gap xmig_gap(const Data& d, const Table& mi, const Latents& reg, std::int64_t i) {
-  const std::int64_t k = best_of(
-      d.D, [&](std::int64_t n) { return mi(n, i); },
-      [&](std::int64_t n) { return std::find(reg.begin(), reg.end(), n) == reg.end(); });
+Gap xmig_gap(const Data& d, const Table& mi, const Latents& reg, int64_t i) {
+  const int64_t k = best_of(
+      d.D, [&](int64_t n) { return mi(n, i); },
+      [&](int64_t n) { return std::find(reg.begin(), reg.end(), n) == reg.end(); });
   DROPIN_CHECK(k >= 0, ShapeError, d.who, ": every latent is in reg_dim, expected one outside");
   return {mi(reg[at(i)], i) - mi(k, i), d.between(i, i), k, -1};
 }
-Gap dlig_gap(const Data& d, const Table& mi, const Latents& reg, std::int64_t i) {
-  const std::int64_t j = reg[at(i)];
-  const std::int64_t k = best_of(
-      d.A, [&](std::int64_t n) { return mi(j, n); }, [i](std::int64_t n) { return n != i; });
+Gap dlig_gap(const Data& d, const Table& mi, const Latents& reg, int64_t i) {
+  const int64_t j = reg[at(i)];
+  const int64_t k = best_of(
+      d.A, [&](int64_t n) { return mi(j, n); }, [i](int64_t n) { return n != i; });
   return {mi(j, i) - mi(j, k), d.between(i, i) - d.between(i, k), k, k};
 }
 
@@ -78,14 +78,14 @@ void check_attributes(const Data& d) {
 }
 
 Tensor vector(const std::vector<double>& v, const TensorOptions& o) {
-  return tensor(v, Shape{static_cast<std::int64_t>(v.size())}, o);
+  return tensor(v, Shape{static_cast<int64_t>(v.size())}, o);
 }
 
 DisentanglementScores gaps(const Data& d, const Tensor& z, const Latents& reg, const Table& mi,
                            Rule rule) {
   std::vector<double> y, normalizer;
   Latents to;
-  for (std::int64_t i = 0; i < d.A; ++i) {
+  for (int64_t i = 0; i < d.A; ++i) {
     const Gap g = rule(d, mi, reg, i);
     y.push_back(divided(d, i, g));
     normalizer.push_back(g.normalizer);
@@ -131,9 +131,9 @@ DisentanglementScores modularity(const Tensor& z, const Tensor& a,
   check_attributes(d);
   const Table mi = d.mutual();
   std::vector<double> y;
-  for (std::int64_t n = 0; n < d.D; ++n) {
+  for (int64_t n = 0; n < d.D; ++n) {
     double most = 0, total = 0;
-    for (std::int64_t i = 0; i < d.A; ++i) {
+    for (int64_t i = 0; i < d.A; ++i) {
       most = std::max(most, mi(n, i) * mi(n, i));
       total += mi(n, i) * mi(n, i);
     }
@@ -153,8 +153,8 @@ DependencyAwareBundle dependency_aware_bundle(const Tensor& z, const Tensor& a,
   const Table mi = d.mutual();
   auto score = [&](Rule rule) { return gaps(d, z, reg, mi, rule).y; };
   Table t(d.A, d.A);
-  for (std::int64_t i = 0; i < d.A; ++i)
-    for (std::int64_t l = 0; l < d.A; ++l) t(i, l) = d.between(i, l);
+  for (int64_t i = 0; i < d.A; ++i)
+    for (int64_t l = 0; l < d.A; ++l) t(i, l) = d.between(i, l);
   return {score(mig_gap),  score(dmig_gap),     score(xmig_gap),
           score(dlig_gap), mi.tensor(d.result), t.tensor(d.result)};
 }

@@ -21,7 +21,7 @@ void check_options(std::string_view who, const DisentanglementOptions& o) {
 }
 
 std::vector<Column> columns_of(std::string_view who, const char* name, const Tensor& x) {
-  const std::int64_t width = x.dim() == 2 ? x.size(1) : 1;
+  const int64_t width = x.dim() == 2 ? x.size(1) : 1;
   const std::vector<double> all = x.detach().to_vector();
   std::vector<Column> r(at(width));
   for (std::size_t i = 0; i < all.size(); ++i) {
@@ -32,7 +32,7 @@ std::vector<Column> columns_of(std::string_view who, const char* name, const Ten
   return r;
 }
 
-std::vector<bool> label_flags(std::string_view who, const Json& discrete, std::int64_t columns) {
+std::vector<bool> label_flags(std::string_view who, const Json& discrete, int64_t columns) {
   if (discrete.is_bool()) return std::vector<bool>(at(columns), discrete.as_bool());
   DROPIN_CHECK(discrete.is_array() && discrete.size() == at(columns), OptionError, who,
                ": discrete is ", discrete.dump(), ", expected a bool or ", columns, " of them");
@@ -58,8 +58,8 @@ Data::Data(std::string_view name, const Tensor& zs, const Tensor& as,
                zs.size(0), "]");
   z = columns_of(who, "z", zs);
   a = columns_of(who, "a", as);
-  D = static_cast<std::int64_t>(z.size());
-  A = static_cast<std::int64_t>(a.size());
+  D = static_cast<int64_t>(z.size());
+  A = static_cast<int64_t>(a.size());
   label = label_flags(who, o.discrete, A);
   ids.resize(a.size());
   for (std::size_t i = 0; i < a.size(); ++i)
@@ -67,33 +67,33 @@ Data::Data(std::string_view name, const Tensor& zs, const Tensor& as,
   result = {is_floating(zs.dtype()) ? zs.dtype() : kFloat32, zs.device()};
 }
 
-std::vector<std::int64_t> Data::meant_latents(bool fill) const {
-  std::vector<std::int64_t> r = o.reg_dim;
+std::vector<int64_t> Data::meant_latents(bool fill) const {
+  std::vector<int64_t> r = o.reg_dim;
   if (r.empty() && fill) {
     DROPIN_CHECK(D >= A, ShapeError, who, ": ", D, " latents for ", A,
                  " attributes, expected one for each, or reg_dim");
-    for (std::int64_t i = 0; i < A; ++i) r.push_back(i);
+    for (int64_t i = 0; i < A; ++i) r.push_back(i);
   }
-  DROPIN_CHECK(r.empty() || static_cast<std::int64_t>(r.size()) == A, OptionError, who,
-               ": reg_dim has ", static_cast<std::int64_t>(r.size()),
-               " entries, expected one for each of ", A, " attributes");
-  for (const std::int64_t d : r)
+  DROPIN_CHECK(r.empty() || static_cast<int64_t>(r.size()) == A, OptionError, who, ": reg_dim has ",
+               static_cast<int64_t>(r.size()), " entries, expected one for each of ", A,
+               " attributes");
+  for (const int64_t d : r)
     DROPIN_CHECK(d >= 0 && d < D, OptionError, who, ": reg_dim holds ", d, ", expected 0 to ",
                  D - 1);
   return r;
 }
 
 Table Data::mutual() const {
-  const auto samples = static_cast<std::int64_t>(z[0].size());
+  const auto samples = static_cast<int64_t>(z[0].size());
   Table r(D, A);
   const Noise noise{o.noise, static_cast<std::uint64_t>(o.seed)};
   const bool counting = o.estimator == "histogram";
-  for (std::int64_t i = 0; !counting && i < A; ++i)
+  for (int64_t i = 0; !counting && i < A; ++i)
     DROPIN_CHECK(label[at(i)] || samples > o.n_neighbors, ShapeError, who, ": ", samples,
                  " samples, expected more than n_neighbors = ", o.n_neighbors);
-  parallel_for(D * A, 1, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t p = begin; p < end; ++p) {
-      const std::int64_t d = p / A, i = p % A;
+  parallel_for(D * A, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t d = p / A, i = p % A;
       if (counting) {
         r(d, i) = information(binned(z[at(d)], o.bins),
                               label[at(i)] ? ids[at(i)] : binned(a[at(i)], o.bins));
@@ -105,13 +105,13 @@ Table Data::mutual() const {
                     : information(x, prepared(a[at(i)], Role::Target, noise), o.n_neighbors);
     }
   });
-  for (std::int64_t i = 0; i < A; ++i)
+  for (int64_t i = 0; i < A; ++i)
     DROPIN_CHECK(r(0, i) >= 0, Error, who, ": no label of attribute ", i,
                  " occurs twice, expected some that do");
   return r;
 }
 
-double Data::between(std::int64_t i, std::int64_t l) const {
+double Data::between(int64_t i, int64_t l) const {
   const Column &x = a[at(i)], &y = a[at(l)];
   if (o.estimator == "histogram")
     return information(label[at(i)] ? ids[at(i)] : binned(x, o.bins),

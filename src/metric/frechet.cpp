@@ -8,7 +8,7 @@ namespace {
 
 constexpr const char* kWho = "frechet_distance";
 
-Tensor checked(const char* name, const Tensor& x, std::int64_t dims) {
+Tensor checked(const char* name, const Tensor& x, int64_t dims) {
   DROPIN_CHECK(x.dim() == dims, ShapeError, kWho, ": ", name, " is ", x.sizes(), ", expected ",
                dims == 1 ? "[D]" : "two dimensions");
   DROPIN_CHECK(is_floating(x.dtype()), DTypeError, kWho, ": ", name, " is ", x.dtype(),
@@ -23,7 +23,7 @@ struct Side {
   Tensor rows;  ///< centred samples over sqrt(N - 1); undefined: given by its statistics
   Tensor mean, factor;
   double trace = 0;
-  std::int64_t count = 0;
+  int64_t count = 0;
 };
 
 Tensor symmetric_factor(const Tensor& cov) {
@@ -41,7 +41,7 @@ Side side_of(const char* name, const FeatureSide& given) {
   if (stats) {
     s.mean = checked((prefix + " mean").c_str(), given.mean, 1);
     const Tensor cov = checked((prefix + " cov").c_str(), given.cov, 2);
-    const std::int64_t d = s.mean.size(0);
+    const int64_t d = s.mean.size(0);
     DROPIN_CHECK(d > 0 && cov.sizes() == (Shape{d, d}), ShapeError, kWho, ": the ", name,
                  " cov is ", cov.sizes(), ", expected [", d, ", ", d, "]");
     DROPIN_CHECK(amax(abs(cov - cov.mT())).item() <= 1e-4 * amax(abs(cov)).item(), Error, kWho,
@@ -66,7 +66,7 @@ Tensor samples_gradient(const Side& s, const Side& other) {
   const SVD d = svd(matmul(s.rows, other.factor.mT()));
   const std::vector<double> sizes = d.S.to_vector();
   const auto most = static_cast<double>(std::max(s.count, other.factor.size(0)));
-  std::int64_t kept = 0;
+  int64_t kept = 0;
   for (const double v : sizes) kept += v > most * 0x1p-52 * sizes[0];
   Tensor g = s.rows * 2.0;
   if (kept > 0)

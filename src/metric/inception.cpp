@@ -60,9 +60,9 @@ InceptionScore inception_score(const Tensor& logits, const Tensor& probs,
   const Tensor table = class_table(who, logits, probs);
   DROPIN_CHECK(o.splits >= 1 && o.splits <= table.size(0), OptionError, who, ": splits is ",
                o.splits, ", expected 1 to ", table.size(0), ", the number of samples");
-  const std::int64_t n = table.size(0) / o.splits;
+  const int64_t n = table.size(0) / o.splits;
   Tensors parts;
-  for (std::int64_t s = 0; s < o.splits; ++s)
+  for (int64_t s = 0; s < o.splits; ++s)
     parts.push_back(score_of(table.narrow(0, s * n, n), logits.defined()));
   const Tensor scores = stack(parts), y = mean(scores);
   const Tensor& like = logits.defined() ? logits : probs;
@@ -72,14 +72,14 @@ InceptionScore inception_score(const Tensor& logits, const Tensor& probs,
 
 namespace {
 
-using Rows = std::vector<std::int64_t>;
+using Rows = std::vector<int64_t>;
 
-std::vector<Rows> given_subsets(std::string_view who, const Tensor& indices, std::int64_t n) {
+std::vector<Rows> given_subsets(std::string_view who, const Tensor& indices, int64_t n) {
   DROPIN_CHECK(indices.dim() == 2 && indices.dtype() == kInt64, ShapeError, who, ": indices are ",
                indices.dtype(), " ", indices.sizes(), ", expected int64 [P, K]");
   DROPIN_CHECK(indices.size(0) >= 2, ShapeError, who, ": indices are ", indices.sizes(),
                ", expected two subsets or more");
-  const Rows all = indices.to_vector<std::int64_t>();
+  const Rows all = indices.to_vector<int64_t>();
   std::vector<Rows> r(static_cast<std::size_t>(indices.size(0)));
   for (std::size_t i = 0; i < all.size(); ++i) {
     DROPIN_CHECK(all[i] >= -1 && all[i] < n, IndexError, who, ": indices hold ", all[i],
@@ -89,8 +89,7 @@ std::vector<Rows> given_subsets(std::string_view who, const Tensor& indices, std
   return r;
 }
 
-std::vector<Rows> drawn_subsets(std::string_view who, std::int64_t n,
-                                const ExtrapolationOptions& o) {
+std::vector<Rows> drawn_subsets(std::string_view who, int64_t n, const ExtrapolationOptions& o) {
   DROPIN_CHECK(o.sampling == "shuffle" || o.sampling == "nested" || o.sampling == "prefix" ||
                    o.sampling == "bootstrap",
                OptionError, who, ": sampling is \"", o.sampling,
@@ -101,36 +100,36 @@ std::vector<Rows> drawn_subsets(std::string_view who, std::int64_t n,
                o.min_points, ", expected 2 to less than the ", n, " samples there are");
   metric::Draws draws(static_cast<std::uint64_t>(o.seed));
   Rows order(static_cast<std::size_t>(n));
-  std::iota(order.begin(), order.end(), std::int64_t{0});
+  std::iota(order.begin(), order.end(), int64_t{0});
   if (o.sampling == "nested") metric::shuffle(order, n, draws);
   const double step = static_cast<double>(n - o.min_points) / static_cast<double>(o.num_points - 1);
   std::vector<Rows> r;
-  for (std::int64_t p = 0; p < o.num_points; ++p) {
-    const std::int64_t size = p + 1 == o.num_points
-                                  ? n
-                                  : static_cast<std::int64_t>(static_cast<double>(o.min_points) +
-                                                              static_cast<double>(p) * step);
+  for (int64_t p = 0; p < o.num_points; ++p) {
+    const int64_t size = p + 1 == o.num_points
+                             ? n
+                             : static_cast<int64_t>(static_cast<double>(o.min_points) +
+                                                    static_cast<double>(p) * step);
     if (o.sampling == "shuffle") metric::shuffle(order, size, draws);
     r.emplace_back(order.begin(), order.begin() + size);
     if (o.sampling == "bootstrap")
-      for (std::int64_t& row : r.back())
-        row = static_cast<std::int64_t>(draws.below(static_cast<std::uint64_t>(n)));
+      for (int64_t& row : r.back())
+        row = static_cast<int64_t>(draws.below(static_cast<std::uint64_t>(n)));
   }
   return r;
 }
 
 // The line through value(rows) of each subset against 1 / size.
 template <class Value>
-Extrapolation extrapolated(std::string_view who, std::int64_t n, const Tensor& indices,
+Extrapolation extrapolated(std::string_view who, int64_t n, const Tensor& indices,
                            const ExtrapolationOptions& o, const TensorOptions& like, Value value) {
   no_grad guard;
   const std::vector<Rows> subsets =
       indices.defined() ? given_subsets(who, indices, n) : drawn_subsets(who, n, o);
   Rows sizes;
-  for (const Rows& rows : subsets) sizes.push_back(static_cast<std::int64_t>(rows.size()));
+  for (const Rows& rows : subsets) sizes.push_back(static_cast<int64_t>(rows.size()));
   bool differ = false;
   for (std::size_t p = 0; p < sizes.size(); ++p) {
-    DROPIN_CHECK(sizes[p] > 0, ShapeError, who, ": subset ", static_cast<std::int64_t>(p),
+    DROPIN_CHECK(sizes[p] > 0, ShapeError, who, ": subset ", static_cast<int64_t>(p),
                  " is empty, expected samples");
     differ = differ || sizes[p] != sizes[0];
   }
@@ -151,7 +150,7 @@ Extrapolation extrapolated(std::string_view who, std::int64_t n, const Tensor& i
   }
   const double slope = up / down;
   return {scalar(f_mean - slope * x_mean, like), scalar(slope, like),
-          tensor(values, Shape{static_cast<std::int64_t>(values.size())}, like),
+          tensor(values, Shape{static_cast<int64_t>(values.size())}, like),
           tensor(sizes).to(like.device)};
 }
 

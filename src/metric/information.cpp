@@ -65,7 +65,7 @@ class Smallest {
 
 }  // namespace
 
-double information(const Column& x, const Column& y, std::int64_t k) {
+double information(const Column& x, const Column& y, int64_t k) {
   const std::size_t n = x.size();
   const Column psi = digammas(n + 1);
   double total = 0;
@@ -84,9 +84,9 @@ double information(const Column& x, const Column& y, std::int64_t k) {
   return std::max(0.0, psi[n] + psi[static_cast<std::size_t>(k)] - total / static_cast<double>(n));
 }
 
-double information(const Column& x, const Labels& c, std::int64_t k) {
-  std::map<std::int64_t, std::size_t> counts;
-  for (const std::int64_t v : c) ++counts[v];
+double information(const Column& x, const Labels& c, int64_t k) {
+  std::map<int64_t, std::size_t> counts;
+  for (const int64_t v : c) ++counts[v];
   std::vector<std::size_t> staying;
   for (std::size_t i = 0; i < x.size(); ++i)
     if (counts[c[i]] > 1) staying.push_back(i);
@@ -107,8 +107,8 @@ double information(const Column& x, const Labels& c, std::int64_t k) {
 }
 
 double information(const Labels& a, const Labels& b) {
-  std::map<std::pair<std::int64_t, std::int64_t>, double> both;
-  std::map<std::int64_t, double> first, second;
+  std::map<std::pair<int64_t, int64_t>, double> both;
+  std::map<int64_t, double> first, second;
   const double share = 1 / static_cast<double>(a.size());
   for (std::size_t i = 0; i < a.size(); ++i) {
     both[{a[i], b[i]}] += 1;
@@ -131,12 +131,12 @@ Labels labels_of(const Column& x) {
   return r;
 }
 
-Labels binned(const Column& x, std::int64_t bins) {
+Labels binned(const Column& x, int64_t bins) {
   const auto [low, high] = std::minmax_element(x.begin(), x.end());
   const double start = *low, step = (*high - start) / static_cast<double>(bins);
   Labels r;
   for (const double v : x) {
-    std::int64_t label = 0;
+    int64_t label = 0;
     while (label < bins && start + static_cast<double>(label) * step <= v) ++label;
     r.push_back(label);
   }

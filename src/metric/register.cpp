@@ -9,8 +9,8 @@ namespace dropin {
 namespace {
 
 Sample image_text(const SampleSpec& s) {
-  static constexpr std::int64_t kRows[] = {5, 64, 1024, 16384};
-  const std::int64_t n = s.length >= 0 ? s.length : s.of(kRows), width = s.size ? 512 : 6;
+  static constexpr int64_t kRows[] = {5, 64, 1024, 16384};
+  const int64_t n = s.length >= 0 ? s.length : s.of(kRows), width = s.size ? 512 : 6;
   SampleSpec other = s;
   other.seed += 1;
   return {{{"image_features", s.normal({n, width})}, {"text_features", other.normal({n, width})}},
@@ -20,8 +20,8 @@ Sample image_text(const SampleSpec& s) {
 
 // Latents of which the first ones follow the attributes.
 Sample latents(const SampleSpec& s) {
-  static constexpr std::int64_t kRows[] = {30, 100, 400, 1000};
-  const std::int64_t n = s.length >= 0 ? s.length : s.of(kRows);
+  static constexpr int64_t kRows[] = {30, 100, 400, 1000};
+  const int64_t n = s.length >= 0 ? s.length : s.of(kRows);
   SampleSpec other = s;
   other.seed += 1;
   const Tensor a = other.normal({n, 3});
@@ -67,12 +67,12 @@ void register_disentanglement(Registry& r) {
 
 constexpr const char* kInfinity = "Chong, Forsyth 2020, arXiv 1911.07023";
 
-std::int64_t samples_of(const SampleSpec& s) {
-  static constexpr std::int64_t kRows[] = {20, 64, 512, 2048};
+int64_t samples_of(const SampleSpec& s) {
+  static constexpr int64_t kRows[] = {20, 64, 512, 2048};
   return s.length >= 0 ? s.length : s.of(kRows);
 }
 Sample two_sets(const SampleSpec& s) {
-  const std::int64_t n = samples_of(s), width = s.size ? 64 : 4;
+  const int64_t n = samples_of(s), width = s.size ? 64 : 4;
   SampleSpec other = s;
   other.seed += 1;
   return {{{"features", s.normal({n, width})}, {"reference", other.normal({n + 3, width}) + 0.2}},
@@ -80,7 +80,7 @@ Sample two_sets(const SampleSpec& s) {
           n};
 }
 Sample class_logits(const SampleSpec& s) {
-  const std::int64_t n = samples_of(s);
+  const int64_t n = samples_of(s);
   return {{{"logits", s.normal({n, s.size ? 1000 : 5})}}, {}, n};
 }
 FeatureSide reference_of(const Arguments& in) {

@@ -60,20 +60,20 @@ Line fitted(const Column& z, const std::vector<double>& t, double cost) {
 
 // Share of samples whose label the classifiers find. `labels` 0, 1, ... by rising value.
 double accuracy(const Column& z, const Labels& labels, double cost) {
-  const std::int64_t classes = *std::max_element(labels.begin(), labels.end()) + 1;
+  const int64_t classes = *std::max_element(labels.begin(), labels.end()) + 1;
   std::vector<Line> lines;
-  for (std::int64_t c = classes == 2 ? 1 : 0; c < classes; ++c) {
+  for (int64_t c = classes == 2 ? 1 : 0; c < classes; ++c) {
     std::vector<double> t;
-    for (const std::int64_t v : labels) t.push_back(v == c ? 1 : -1);
+    for (const int64_t v : labels) t.push_back(v == c ? 1 : -1);
     lines.push_back(fitted(z, t, cost));
   }
   double right = 0;
   for (std::size_t i = 0; i < z.size(); ++i) {
-    std::int64_t found = 0;
+    int64_t found = 0;
     if (classes == 2) {
       found = lines[0](z[i]) > 0;
     } else {
-      for (std::int64_t c = 1; c < classes; ++c)
+      for (int64_t c = 1; c < classes; ++c)
         if (lines[at(c)](z[i]) > lines[at(found)](z[i])) found = c;
     }
     right += found == labels[i];
@@ -82,7 +82,7 @@ double accuracy(const Column& z, const Labels& labels, double cost) {
 }
 
 // Squared correlation of each column of z [N, D] with one attribute [N]: [D], recorded.
-Tensor correlations(const Data& d, const Tensor& z, const Tensor& a, std::int64_t i) {
+Tensor correlations(const Data& d, const Tensor& z, const Tensor& a, int64_t i) {
   const Tensor x = z - mean(z, {0}, true), y = (a - mean(a)).unsqueeze(1);
   const Tensor size = sum(square(y));
   const Column& values = d.a[at(i)];
@@ -90,7 +90,7 @@ Tensor correlations(const Data& d, const Tensor& z, const Tensor& a, std::int64_
                Error, d.who, ": attribute ", i, " is constant, expected one that varies");
   const Tensor power = sum(square(x), {0}), share = sum(x * y, {0});
   const Tensor still =
-      power.detach() <= d.o.thresh * static_cast<double>(std::max<std::int64_t>(1, z.size(0) - 1));
+      power.detach() <= d.o.thresh * static_cast<double>(std::max<int64_t>(1, z.size(0) - 1));
   return where(still, 0.0, square(share) / (where(still, 1.0, power) * size));
 }
 
@@ -99,11 +99,11 @@ Tensor correlations(const Data& d, const Tensor& z, const Tensor& a, std::int64_
 DisentanglementScores sap(const Tensor& z, const Tensor& a, const DisentanglementOptions& o) {
   const Data d("sap", z, a, o);
   DROPIN_CHECK(d.D >= 2, ShapeError, d.who, ": ", d.D, " latent, expected 2 or more for a gap");
-  const std::vector<std::int64_t> reg = d.meant_latents(o.fill_reg_dim);
+  const std::vector<int64_t> reg = d.meant_latents(o.fill_reg_dim);
   const Tensor zs = z.to(kCPU).to(kFloat64),
                as = (a.dim() == 1 ? a.unsqueeze(1) : a).to(kCPU).to(kFloat64);
   Tensors columns;
-  for (std::int64_t i = 0; i < d.A; ++i) {
+  for (int64_t i = 0; i < d.A; ++i) {
     if (!d.label[at(i)]) {
       columns.push_back(correlations(d, zs, as.select(1, i), i));
       continue;
@@ -117,15 +117,14 @@ DisentanglementScores sap(const Tensor& z, const Tensor& a, const Disentanglemen
   }
   const Tensor score = stack(columns, 1);
   const std::vector<double> values = score.detach().to_vector();
-  std::vector<std::int64_t> best, second;
-  for (std::int64_t i = 0; i < d.A; ++i) {
-    auto value = [&](std::int64_t n) { return values[at(n * d.A + i)]; };
-    const std::int64_t j =
-        reg.empty() ? best_of(d.D, value, [](std::int64_t) { return true; }) : reg[at(i)];
+  std::vector<int64_t> best, second;
+  for (int64_t i = 0; i < d.A; ++i) {
+    auto value = [&](int64_t n) { return values[at(n * d.A + i)]; };
+    const int64_t j = reg.empty() ? best_of(d.D, value, [](int64_t) { return true; }) : reg[at(i)];
     best.push_back(j);
-    second.push_back(best_of(d.D, value, [j](std::int64_t n) { return n != j; }));
+    second.push_back(best_of(d.D, value, [j](int64_t n) { return n != j; }));
   }
-  auto row = [&](const std::vector<std::int64_t>& rows) {
+  auto row = [&](const std::vector<int64_t>& rows) {
     return gather(score, 0, tensor(rows).unsqueeze(0)).squeeze(0);
   };
   auto as_result = [&](const Tensor& t) { return t.to(d.result.dtype).to(d.result.device); };

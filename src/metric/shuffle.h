@@ -27,7 +27,7 @@ class Draws {
 };
 
 /// A random choice, in random order, to the first `count` places.
-inline void shuffle(std::vector<std::int64_t>& order, std::int64_t count, Draws& draws) {
+inline void shuffle(std::vector<int64_t>& order, int64_t count, Draws& draws) {
   for (std::size_t i = 0; i < static_cast<std::size_t>(count); ++i)
     std::swap(order[i], order[i + draws.below(order.size() - i)]);
 }

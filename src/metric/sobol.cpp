@@ -11,8 +11,8 @@ FamilyInfo NoiseSampler::family() {
   f.call = "count [] int64 -> y [count, dim]";
   f.options = [](int size) { return json_of({{"dim", size ? 128 : 3}}); };
   f.inputs = [](const Json&, const SampleSpec& s) -> Sample {
-    static constexpr std::int64_t kCounts[] = {5, 64, 4096, 65536};
-    const std::int64_t n = s.length >= 0 ? s.length : s.of(kCounts);
+    static constexpr int64_t kCounts[] = {5, 64, 4096, 65536};
+    const int64_t n = s.length >= 0 ? s.length : s.of(kCounts);
     return {{{"count", scalar(n, kInt64)}}, {}, n};
   };
   f.bad_inputs = [](const Json&) -> std::vector<BadInput> {
@@ -28,11 +28,11 @@ FamilyInfo NoiseSampler::family() {
   return f;
 }
 
-std::int64_t NoiseSampler::count_of(const NamedTensors& in) const {
+int64_t NoiseSampler::count_of(const NamedTensors& in) const {
   const Tensor count = in.get("count", type());
   DROPIN_CHECK(count.dtype() == kInt64 && count.dim() == 0, ShapeError, type(), ": count is ",
                count.dtype(), " ", count.sizes(), ", expected int64 []");
-  const std::int64_t n = count.item<std::int64_t>();
+  const int64_t n = count.item<int64_t>();
   DROPIN_CHECK(n >= 0, OptionError, type(), ": count is ", n, ", expected 0 or more");
   return n;
 }
@@ -43,10 +43,10 @@ NormalSampler::NormalSampler(const NormalSamplerOptions& o) : Component(o) {
   DROPIN_CHECK(o.dim > 0, OptionError, who(), ": dim is ", o.dim, ", expected a positive number");
 }
 
-Tensor NormalSampler::draw(std::int64_t count, Generator* g) {
+Tensor NormalSampler::draw(int64_t count, Generator* g) {
   DROPIN_CHECK(count >= 0, OptionError, who(), ": count is ", count, ", expected 0 or more");
   Tensor r = empty({count, options_.dim});
-  for (std::int64_t i = 0; i < count; ++i) r.select(0, i).copy_(randn({options_.dim}, {}, g));
+  for (int64_t i = 0; i < count; ++i) r.select(0, i).copy_(randn({options_.dim}, {}, g));
   return r;
 }
 
@@ -54,8 +54,8 @@ namespace {
 
 // The points' numbers, after a check that there are as many; `index` moves on.
 std::vector<std::uint64_t> taken(std::string_view who, const detail::SobolState& s, Tensor& index,
-                                 std::int64_t count, const SobolOptions& o) {
-  const std::int64_t start = index.item<std::int64_t>(), all = std::int64_t{1} << o.bits;
+                                 int64_t count, const SobolOptions& o) {
+  const int64_t start = index.item<int64_t>(), all = int64_t{1} << o.bits;
   DROPIN_CHECK(count >= 0, OptionError, who, ": count is ", count, ", expected 0 or more");
   DROPIN_CHECK(start >= 0 && count <= all - start, StateError, who, ": points ", start, " to ",
                start, " + ", count, ", expected at most 2^bits = ", all, " in all");
@@ -66,10 +66,9 @@ std::vector<std::uint64_t> taken(std::string_view who, const detail::SobolState&
 }
 
 // In float32 the top 24 bits, so that none rounds to 1.
-Tensor uniforms(const std::vector<std::uint64_t>& x, std::int64_t count, std::int64_t dim,
-                std::int64_t bits) {
+Tensor uniforms(const std::vector<std::uint64_t>& x, int64_t count, int64_t dim, int64_t bits) {
   Tensor y = empty({count, dim});
-  const int drop = static_cast<int>(std::max<std::int64_t>(0, bits - 24));
+  const int drop = static_cast<int>(std::max<int64_t>(0, bits - 24));
   for (std::size_t i = 0; i < x.size(); ++i)
     y.data<float>()[i] =
         std::ldexp(static_cast<float>(x[i] >> drop), drop - static_cast<int>(bits));
@@ -130,7 +129,7 @@ SobolSequence::SobolSequence(const SobolOptions& o) : Component(o) {
   index_ = &buffer("index", scalar(0, kInt64));
 }
 
-Tensor SobolSequence::draw(std::int64_t count) {
+Tensor SobolSequence::draw(int64_t count) {
   return uniforms(taken(who(), {*directions_, *shift_}, *index_, count, options_), count,
                   options_.dim, options_.bits);
 }
@@ -150,27 +149,27 @@ SobolNormal::SobolNormal(const SobolNormalOptions& o)
                ": transform is \"", o.transform, "\", expected inverse or box_muller");
   DROPIN_CHECK(o.endpoint == "shrink" || o.endpoint == "midpoint", OptionError, who(),
                ": endpoint is \"", o.endpoint, "\", expected shrink or midpoint");
-  const std::int64_t rows = o.transform == "inverse" ? o.dim : (o.dim + 1) / 2 * 2;
+  const int64_t rows = o.transform == "inverse" ? o.dim : (o.dim + 1) / 2 * 2;
   const detail::SobolState s = detail::sobol_state(who(), rows, points_);
   directions_ = &buffer("sobolstate", s.directions);
   shift_ = &buffer("shift", s.shift);
   index_ = &buffer("index", scalar(0, kInt64));
 }
 
-Tensor SobolNormal::draw(std::int64_t count) {
+Tensor SobolNormal::draw(int64_t count) {
   const auto& o = options_;
   const std::vector<std::uint64_t> x =
       taken(who(), {*directions_, *shift_}, *index_, count, points_);
-  const std::int64_t rows = shift_->size(0);
+  const int64_t rows = shift_->size(0);
   const double cell = std::ldexp(1.0, -static_cast<int>(o.bits)), kept = 1 - 0x1p-23;
   Tensor y = empty({count, o.dim});
   float* out = y.data<float>();
-  for (std::int64_t i = 0; i < count; ++i)
-    for (std::int64_t d = 0; d < o.dim; ++d) {
+  for (int64_t i = 0; i < count; ++i)
+    for (int64_t d = 0; d < o.dim; ++d) {
       const std::uint64_t* point = x.data() + i * rows;
       double z;
       if (o.transform == "box_muller") {
-        const std::int64_t pair = d / 2 * 2;
+        const int64_t pair = d / 2 * 2;
         const double a = point[pair] == 0 ? cell / 2 : static_cast<double>(point[pair]) * cell,
                      angle = 2 * std::numbers::pi * static_cast<double>(point[pair + 1]) * cell;
         z = std::sqrt(-2 * std::log(a)) * (d % 2 == 0 ? std::cos(angle) : std::sin(angle));

@@ -2,9 +2,9 @@
 
 namespace dropin {
 
-Sample sample_maps(const SampleSpec& s, std::int64_t channels, std::int64_t h, std::int64_t w) {
-  const std::int64_t side = 64 << ((s.size - 1) / 2);
-  const std::int64_t batch = s.batch >= 0 ? s.batch : s.size == 0 ? 2 : s.size == 1 ? 1 : 8;
+Sample sample_maps(const SampleSpec& s, int64_t channels, int64_t h, int64_t w) {
+  const int64_t side = 64 << ((s.size - 1) / 2);
+  const int64_t batch = s.batch >= 0 ? s.batch : s.size == 0 ? 2 : s.size == 1 ? 1 : 8;
   return {{{"x", s.normal({batch, channels, s.size ? side : h, s.size ? side : w})}}};
 }
 

@@ -13,10 +13,10 @@ FastMaskIoUNet::FastMaskIoUNet(const FastMaskIoUNetOptions& o) : Component(o) {
                ", expected a positive number");
   DROPIN_CHECK(!o.channels.empty(), OptionError, who(),
                ": channels is empty, expected at least one layer");
-  for (const std::int64_t c : o.channels)
+  for (const int64_t c : o.channels)
     DROPIN_CHECK(c > 0, OptionError, who(), ": channels holds ", c, ", expected positive numbers");
   net_ = child<Sequential>("maskiou_net");
-  auto layer = [&](std::int64_t in, std::int64_t out, std::int64_t kernel, std::int64_t stride) {
+  auto layer = [&](int64_t in, int64_t out, int64_t kernel, int64_t stride) {
     auto conv = Box<Conv2d>(new Conv2d(
         {.in_channels = in, .out_channels = out, .kernel_size = kernel, .stride = stride}));
     Tensors p = conv->parameters();
@@ -25,19 +25,19 @@ FastMaskIoUNet::FastMaskIoUNet(const FastMaskIoUNetOptions& o) : Component(o) {
     p[1].zero_();
     net_->add(Box<Module>(std::move(conv))).add(Box<Module>(new ReLU));
   };
-  std::int64_t in = 1;
-  for (const std::int64_t c : o.channels) layer(std::exchange(in, c), c, 3, 2);
+  int64_t in = 1;
+  for (const int64_t c : o.channels) layer(std::exchange(in, c), c, 3, 2);
   layer(in, o.num_classes, 1, 1);
 }
 
 void FastMaskIoUNet::check(const Tensor& x) const {
   DROPIN_CHECK(x.dim() == 4 && x.size(1) == 1, ShapeError, who(), ": x is ", x.sizes(),
                ", expected [N, 1, h, w]");
-  std::int64_t least = 1;
+  int64_t least = 1;
   for (std::size_t i = 0; i < options_.channels.size(); ++i) least = 2 * least + 1;
   DROPIN_CHECK(x.size(2) >= least && x.size(3) >= least, ShapeError, who(), ": x is ", x.sizes(),
                ", expected sides of at least ", least, " because there are ",
-               static_cast<std::int64_t>(options_.channels.size()), " layers");
+               static_cast<int64_t>(options_.channels.size()), " layers");
 }
 
 Tensor FastMaskIoUNet::forward(const Tensor& x) {
@@ -59,7 +59,7 @@ Tensor FastMaskIoUNet::forward(const Tensor& x, const Tensor& classes) {
   for (std::size_t i = 0; i + 2 < layers.size(); ++i) h = detail::call_layer(*layers[i].second, h);
   const Tensors last =
       layers[layers.size() - 2].second->parameters();  // weight [classes, C, 1, 1], bias [classes]
-  const std::int64_t n = h.size(0), c = h.size(1);
+  const int64_t n = h.size(0), c = h.size(1);
   const Tensor w = index_select(last[0], 0, classes).reshape({n, 1, c});
   const Tensor y =
       relu(matmul(w, h.flatten(2)) + index_select(last[1], 0, classes).reshape({n, 1, 1}));

@@ -20,7 +20,7 @@ void check_act(std::string_view who, const std::string& act) {
 
 SqueezeExcite::SqueezeExcite(const SqueezeExciteOptions& o) : Component(o) {
   check_act(who(), o.act);
-  auto conv = [&](const char* name, std::int64_t in, std::int64_t out) {
+  auto conv = [&](const char* name, int64_t in, int64_t out) {
     Child<Conv2d> c =
         child<Conv2d>(name, {.in_channels = in, .out_channels = out, .kernel_size = 1});
     no_grad guard;
@@ -49,8 +49,8 @@ MixNetBlock::MixNetBlock(const MixNetBlockOptions& o) : Component(o) {
   DROPIN_CHECK(o.se_ratio >= 0, OptionError, who(), ": se_ratio is ", o.se_ratio,
                ", expected 0 (none) or more");
   check_act(who(), o.act);
-  const std::int64_t inner = o.in_channels * o.expand_ratio;
-  auto norm = [&](const char* name, std::int64_t c) {
+  const int64_t inner = o.in_channels * o.expand_ratio;
+  auto norm = [&](const char* name, int64_t c) {
     return child<BatchNorm2d>(name,
                               {.num_features = c, .eps = o.bn_eps, .momentum = o.bn_momentum});
   };
@@ -70,8 +70,8 @@ MixNetBlock::MixNetBlock(const MixNetBlockOptions& o) : Component(o) {
   if (o.se_ratio > 0)
     se_ = child<SqueezeExcite>(
         "se", {.channels = inner,
-               .reduced = std::max<std::int64_t>(
-                   1, static_cast<std::int64_t>(static_cast<double>(o.in_channels) * o.se_ratio)),
+               .reduced = std::max<int64_t>(
+                   1, static_cast<int64_t>(static_cast<double>(o.in_channels) * o.se_ratio)),
                .act = o.act});
   conv_pwl_ = child<MixConv2d>("conv_pwl", {.in_channels = inner,
                                             .out_channels = o.out_channels,
@@ -116,9 +116,9 @@ void MixNetBlock::translate_state(StateDict& state, const std::string& prefix,
 namespace {
 
 struct Row {
-  std::int64_t repeats, stage;
-  std::vector<std::int64_t> dw;
-  std::int64_t expand_groups, project_groups, stride, expand, in, out;
+  int64_t repeats, stage;
+  std::vector<int64_t> dw;
+  int64_t expand_groups, project_groups, stride, expand, in, out;
   double se;
 };
 // Figure 5 of the paper; relu in the first stages, swish once there is squeeze and excitation.
@@ -158,36 +158,33 @@ MixNet::MixNet(const MixNetOptions& o) : Component(o) {
   DROPIN_CHECK(dropout_ >= 0 && dropout_ < 1, OptionError, who(), ": dropout is ", dropout_,
                ", expected 0 to below 1");
   const double factor = o.width_multiplier > 0 ? o.width_multiplier : o.variant == "l" ? 1.3 : 1;
-  auto width = [&](std::int64_t c) -> std::int64_t {
+  auto width = [&](int64_t c) -> int64_t {
     if (factor == 1) return c;
     const double want = static_cast<double>(c) * factor;
-    const std::int64_t r = std::max<std::int64_t>(8, static_cast<std::int64_t>(want + 4) / 8 * 8);
+    const int64_t r = std::max<int64_t>(8, static_cast<int64_t>(want + 4) / 8 * 8);
     return static_cast<double>(r) < 0.9 * want ? r + 8 : r;
   };
-  auto ones_of = [](std::int64_t n) {
-    return std::vector<std::int64_t>(static_cast<std::size_t>(n), 1);
-  };
+  auto ones_of = [](int64_t n) { return std::vector<int64_t>(static_cast<std::size_t>(n), 1); };
   const std::vector<Row>& rows = o.variant == "s" ? kSmall : kMedium;
-  auto conv = [&](const char* name, std::int64_t in, std::int64_t out, std::int64_t kernel,
-                  std::int64_t stride) {
+  auto conv = [&](const char* name, int64_t in, int64_t out, int64_t kernel, int64_t stride) {
     return child<MixConv2d>(name, {.in_channels = in,
                                    .out_channels = out,
                                    .kernel_size = kernel,
                                    .stride = stride,
                                    .depthwise = false});
   };
-  const std::int64_t stem = width(rows[0].in), last = width(rows.back().out), head = 1536;
+  const int64_t stem = width(rows[0].in), last = width(rows.back().out), head = 1536;
   conv_stem_ = conv("conv_stem", o.in_channels, stem, 3, 2);
   bn1_ = child<BatchNorm2d>("bn1", {.num_features = stem, .eps = 1e-3, .momentum = 0.01});
   stages_ = child<Sequential>("blocks");
-  std::int64_t at = -1;
+  int64_t at = -1;
   for (const Row& r : rows) {
     if (r.stage != at) {
       at = r.stage;
       stages_->add(Box<Module>(new Sequential));
     }
     auto& list = static_cast<Sequential&>(*stages_->children().back().second);
-    for (std::int64_t i = 0; i < r.repeats; ++i)
+    for (int64_t i = 0; i < r.repeats; ++i)
       list.add(Box<Module>(new MixNetBlock({.in_channels = width(i ? r.out : r.in),
                                             .out_channels = width(r.out),
                                             .expand_ratio = r.expand,

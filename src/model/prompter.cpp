@@ -15,7 +15,7 @@ FamilyInfo Prompter::family() {
     return json_of({{"embed_dim", size ? 512 : 12}, {"text_dim", size ? 512 : 5}});
   };
   f.bad_inputs = [](const Json& o) -> std::vector<BadInput> {
-    const std::int64_t c = option_or(o, {"embed_dim"}, 12);
+    const int64_t c = option_or(o, {"embed_dim"}, 12);
     const bool text = o.find("prompt") && *o.find("prompt") == Json("text");
     const char* name = text ? "text_features" : "boxes";
     return {{{{"image_features", zeros({2, 3, c + 1})}, {name, zeros({2, 1, text ? 5 : 4})}}},
@@ -31,9 +31,9 @@ std::vector<std::string> Prompter::examples() {
 }
 
 Sample Prompter::sample(const PrompterOptions& o, const SampleSpec& s) {
-  static constexpr std::int64_t kTokens[] = {6, 49, 196, 1024};
-  const std::int64_t batch = s.batch >= 0 ? s.batch : 2, regions = s.size ? 16 : 3,
-                     tokens = s.length >= 0 ? s.length : s.of(kTokens);
+  static constexpr int64_t kTokens[] = {6, 49, 196, 1024};
+  const int64_t batch = s.batch >= 0 ? s.batch : 2, regions = s.size ? 16 : 3,
+                tokens = s.length >= 0 ? s.length : s.of(kTokens);
   const Tensor image = s.normal({batch, tokens, o.embed_dim});
   SampleSpec other = s;
   other.seed += 1;
@@ -53,8 +53,8 @@ Prompter::Prompter(const PrompterOptions& o) : Component(o) {
                " and mlp_ratio ", o.mlp_ratio, ", expected 0 or more and a positive number");
   DROPIN_CHECK(o.prompt == "box" || o.prompt == "text" || o.prompt == "both", OptionError, who(),
                ": prompt is \"", o.prompt, "\", expected box, text or both");
-  const std::int64_t c = o.embed_dim;
-  auto linear = [this](const char* name, std::int64_t in, std::int64_t out, bool bias = true) {
+  const int64_t c = o.embed_dim;
+  auto linear = [this](const char* name, int64_t in, int64_t out, bool bias = true) {
     Child<Linear> r = child<Linear>(name, {.in_features = in, .out_features = out, .bias = bias});
     no_grad guard;
     r.as()->weight().copy_(init::xavier_uniform({out, in}, in, out));
@@ -78,7 +78,7 @@ Prompter::Prompter(const PrompterOptions& o) : Component(o) {
   v_ = linear("v_proj", c, c);
   out_ = linear("out_proj", c, c);
   mlp_ = child<MLP>("mlp", {.embed_dim = c, .hidden_dim = c * o.mlp_ratio});
-  const std::int64_t hidden = c * o.mlp_ratio;
+  const int64_t hidden = c * o.mlp_ratio;
   for (auto& [name, p] : mlp_->named_parameters()) {
     no_grad guard;
     p.copy_(p.dim() == 2 ? init::xavier_uniform(p.sizes(), c, hidden) : zeros_like(p));
@@ -91,7 +91,7 @@ Prompter::Prompter(const PrompterOptions& o) : Component(o) {
 
 // [B, L, C] -> [B, heads, L, C / heads]
 Tensor Prompter::heads(const Tensor& x) const {
-  const std::int64_t h = options_.num_heads;
+  const int64_t h = options_.num_heads;
   return x.reshape({x.size(0), x.size(1), h, options_.embed_dim / h}).transpose(1, 2);
 }
 
@@ -107,7 +107,7 @@ Prompter::Cache Prompter::cache(const Tensor& image_features) {
 }
 
 // For each coordinate sin(2^k pi c), then cos(2^k pi c).
-Tensor Prompter::embedded_boxes(const Tensor& boxes, std::int64_t batch) {
+Tensor Prompter::embedded_boxes(const Tensor& boxes, int64_t batch) {
   DROPIN_CHECK(box_embed_, OptionError, who(), ": boxes were given, but prompt is \"",
                options_.prompt, "\", expected box or both");
   DROPIN_CHECK(boxes.dim() == 3 && boxes.size(0) == batch && boxes.size(2) == 4, ShapeError, who(),
@@ -122,7 +122,7 @@ Tensor Prompter::embedded_boxes(const Tensor& boxes, std::int64_t batch) {
                  " to ", all[i], ", expected x1 <= x2 and y1 <= y2");
   }
   std::vector<double> rates;
-  for (std::int64_t k = 0; k < options_.num_freqs; ++k)
+  for (int64_t k = 0; k < options_.num_freqs; ++k)
     rates.push_back(std::ldexp(std::numbers::pi, static_cast<int>(k)));
   const Tensor angles =
       boxes.unsqueeze(3) * tensor(rates, {boxes.dtype(), boxes.device()});  // [B, M, 4, F]
@@ -131,7 +131,7 @@ Tensor Prompter::embedded_boxes(const Tensor& boxes, std::int64_t batch) {
          *box_embed_;
 }
 
-Tensor Prompter::embedded_texts(const Tensor& text, std::int64_t batch) {
+Tensor Prompter::embedded_texts(const Tensor& text, int64_t batch) {
   DROPIN_CHECK(text_embed_, OptionError, who(), ": text_features were given, but prompt is \"",
                options_.prompt, "\", expected text or both");
   DROPIN_CHECK(text.dim() == 3 && text.size(0) == batch && text.size(2) == options_.text_dim,
@@ -146,10 +146,10 @@ Prompter::Result Prompter::forward(const Cache& image, const Tensor& boxes,
                                    const Tensor& text_features) {
   DROPIN_CHECK(boxes.defined() != text_features.defined(), StateError, who(),
                ": expected either boxes or text_features");
-  const std::int64_t batch = image.k.size(0), c = options_.embed_dim;
+  const int64_t batch = image.k.size(0), c = options_.embed_dim;
   const Tensor e =
       boxes.defined() ? embedded_boxes(boxes, batch) : embedded_texts(text_features, batch);
-  const std::int64_t prompts = e.size(1), tokens = image.k.size(2);
+  const int64_t prompts = e.size(1), tokens = image.k.size(2);
   const Tensor own = norm1_(e), q = heads(q_(own)), k = heads(k_(own)), v = heads(v_(own));
   // each prompt's own key is one more column beside the image's
   const Tensor scores = concat({matmul(q, image.k.mT()), sum(q * k, {3}, true)}, 3) *

@@ -12,7 +12,7 @@ Transformer::Transformer(const TransformerOptions& o) : Component(o) {
       child<Embedding>("tokens", {.num_embeddings = o.vocab_size, .embedding_dim = o.embed_dim});
   positions_ = &parameter(
       "positions", o.rope == "none" ? init::normal({o.max_len, o.embed_dim}, 0.02) : Tensor());
-  for (std::int64_t i = 0; i < o.num_layers; ++i)
+  for (int64_t i = 0; i < o.num_layers; ++i)
     blocks_.push_back(child<TransformerBlock>("block" + std::to_string(i), o));
   norm_ = child<LayerNorm>("norm", {.normalized_shape = {o.embed_dim}});
   if (!o.tie_weights)
@@ -43,7 +43,7 @@ Tensor Transformer::logits(const Tensor& h) {
 
 Tensor Transformer::forward(const Tensor& ids, const SequenceArgs& args) {
   check_ids(ids);
-  const std::int64_t length = ids.size(1);
+  const int64_t length = ids.size(1);
   DROPIN_CHECK(!positions_->defined() || length <= options_.max_len, ShapeError, who(), ": ",
                length, " tokens, expected at most max_len = ", options_.max_len);
   Tensor h = tokens_(ids);
@@ -59,30 +59,30 @@ namespace {
 // Real tokens seen per entry; what was seen last is remembered by the base.
 class SeenTokens : public SequenceState {
  public:
-  explicit SeenTokens(std::int64_t batch)
+  explicit SeenTokens(int64_t batch)
       : SequenceState(batch), real(static_cast<std::size_t>(batch), 0) {}
-  std::vector<std::int64_t> real;
+  std::vector<int64_t> real;
 
  protected:
-  Box<SequenceState> pick(const std::vector<std::int64_t>& rows) const override {
+  Box<SequenceState> pick(const std::vector<int64_t>& rows) const override {
     auto s = Box<SeenTokens>(new SeenTokens(*this));
     s->real.clear();
-    for (const std::int64_t row : rows) s->real.push_back(real[static_cast<std::size_t>(row)]);
+    for (const int64_t row : rows) s->real.push_back(real[static_cast<std::size_t>(row)]);
     return s;
   }
-  void take_back(std::int64_t, const std::vector<std::int64_t>& gone) override {
+  void take_back(int64_t, const std::vector<int64_t>& gone) override {
     for (std::size_t b = 0; b < real.size(); ++b) real[b] -= gone[b];
   }
 };
 
 // Where each token of a step stands: the number of real tokens before it. Counts them into `seen`.
-Tensor places_of(const Tensor& ids, const Tensor& padding, std::vector<std::int64_t>& seen) {
+Tensor places_of(const Tensor& ids, const Tensor& padding, std::vector<int64_t>& seen) {
   Tensor places = zeros(ids.sizes(), kInt64);
-  auto* at = places.data<std::int64_t>();
-  const std::int64_t n = ids.size(1);
-  for (std::int64_t b = 0; b < ids.size(0); ++b) {
-    std::int64_t& count = seen[static_cast<std::size_t>(b)];
-    for (std::int64_t i = 0; i < n; ++i) {
+  auto* at = places.data<int64_t>();
+  const int64_t n = ids.size(1);
+  for (int64_t b = 0; b < ids.size(0); ++b) {
+    int64_t& count = seen[static_cast<std::size_t>(b)];
+    for (int64_t i = 0; i < n; ++i) {
       const bool real = !padding.defined() || !padding.data<bool>()[b * n + i];
       at[b * n + i] = real ? count++ : 0;
     }
@@ -98,21 +98,21 @@ TransformerState TransformerState::clone() const {
   return s;
 }
 
-TransformerState TransformerState::select(const std::vector<std::int64_t>& indices) const {
+TransformerState TransformerState::select(const std::vector<int64_t>& indices) const {
   TransformerState s;
   s.seen_ = seen_->select(indices);
   for (const auto& l : layers_) s.layers_.push_back(l->select(indices));
   return s;
 }
 
-void TransformerState::rollback(std::int64_t n) {
+void TransformerState::rollback(int64_t n) {
   TransformerState s = clone();
   for (auto& l : s.layers_) l->rollback(n);
   s.seen_->rollback(n);
   *this = std::move(s);
 }
 
-TransformerState Transformer::init_state(std::int64_t batch, const StateOptions& options) {
+TransformerState Transformer::init_state(int64_t batch, const StateOptions& options) {
   TransformerState s;
   for (auto& b : blocks_)
     s.layers_.push_back(b->mixer().init_state(batch, options_.max_len, options));
@@ -133,9 +133,9 @@ Tensor Transformer::step(const Tensor& ids, TransformerState& state, const StepA
   no_grad guard;
   auto& seen = static_cast<SeenTokens&>(*state.seen_);
   const Tensor padding = mask.defined() ? mask.to(kCPU).contiguous() : Tensor();
-  std::vector<std::int64_t> real = seen.real;
+  std::vector<int64_t> real = seen.real;
   const Tensor places = places_of(ids, padding, real);
-  for (const std::int64_t count : real)
+  for (const int64_t count : real)
     DROPIN_CHECK(!positions_->defined() || count <= options_.max_len, ShapeError, who(), ": ",
                  count, " tokens, expected at most max_len = ", options_.max_len);
   Tensor h = embed(ids, places.to(ids.device()));

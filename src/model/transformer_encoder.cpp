@@ -85,17 +85,17 @@ std::vector<std::string> TransformerEncoder::examples() {
 }
 
 Sample TransformerEncoder::sample(const Options& o, const SampleSpec& s) {
-  static constexpr std::int64_t kLengths[] = {9, 16, 128, 512};
-  const std::int64_t most = o.max_len ? o.max_len : kLengths[3];
+  static constexpr int64_t kLengths[] = {9, 16, 128, 512};
+  const int64_t most = o.max_len ? o.max_len : kLengths[3];
   if (o.vocab_size > 0) return sample_ids(s, o.vocab_size, std::min(s.of(kLengths), most));
-  const std::int64_t length = s.length >= 0 ? s.length : std::min(s.of(kLengths), most),
-                     batch = s.batch >= 0 ? s.batch : 2;
+  const int64_t length = s.length >= 0 ? s.length : std::min(s.of(kLengths), most),
+                batch = s.batch >= 0 ? s.batch : 2;
   return {{{"x", s.normal({batch, length, o.embed_dim})}}};
 }
 
 Work TransformerEncoder::work(const Workload& w) {
   const bool ids = !is_floating(w.x.dtype());
-  const std::int64_t tokens = ids ? w.x.numel() : w.x.size(0) * w.x.size(1);
+  const int64_t tokens = ids ? w.x.numel() : w.x.size(0) * w.x.size(1);
   return work_of_places(w, static_cast<double>(tokens));
 }
 
@@ -120,7 +120,7 @@ TransformerEncoder::TransformerEncoder(const TransformerEncoderOptions& o) : Com
                               {.num_embeddings = o.type_vocab_size, .embedding_dim = o.embed_dim});
   if (o.embedding_norm.value_or(o.vocab_size > 0 && !o.norm_first))
     norm_embedding_ = child<LayerNorm>("norm_embedding", norm);
-  for (std::int64_t i = 0; i < o.num_layers; ++i)
+  for (int64_t i = 0; i < o.num_layers; ++i)
     layers_.push_back(child<TransformerEncoderLayer>("layer" + std::to_string(i), o));
   if (o.final_norm.value_or(o.norm_first)) norm_ = child<LayerNorm>("norm", norm);
   if (o.pooling == "tanh")
@@ -139,7 +139,7 @@ Tensor TransformerEncoder::embed(const Tensor& x, const EncoderArgs& args) {
     DROPIN_CHECK(x.dim() == 3 && x.size(2) == o.embed_dim && is_floating(x.dtype()), ShapeError,
                  who(), ": x is ", x.dtype(), " ", x.sizes(), ", expected floats [B, L, ",
                  o.embed_dim, "] because embed_dim = ", o.embed_dim, " and vocab_size = 0");
-  const std::int64_t length = x.size(1);
+  const int64_t length = x.size(1);
   DROPIN_CHECK(!o.max_len || length <= o.max_len, ShapeError, who(), ": ", length,
                " tokens, expected at most max_len = ", o.max_len);
   const Tensor& types = args.token_type_ids;
@@ -196,7 +196,7 @@ void TransformerEncoder::translate_state(StateDict& state, const std::string& pr
                           renamed);
   detail::rename_prefixes(state, prefix + "norm_embedding.",
                           {{"gamma", "weight"}, {"beta", "bias"}}, renamed);
-  for (std::int64_t i = 0; i < options_.num_layers; ++i) {
+  for (int64_t i = 0; i < options_.num_layers; ++i) {
     const std::string n = std::to_string(i) + ".", ours = "layer" + n;
     detail::rename_prefixes(
         state, prefix,

@@ -17,14 +17,14 @@ double cubic(double t) {
 }
 
 // [to, from]: row i has the weights of the source for target i; pixel centres, borders repeated.
-Tensor resize_matrix(std::int64_t from, std::int64_t to, const TensorOptions& like) {
+Tensor resize_matrix(int64_t from, int64_t to, const TensorOptions& like) {
   std::vector<double> w(static_cast<std::size_t>(from * to), 0.0);
-  for (std::int64_t i = 0; i < to; ++i) {
+  for (int64_t i = 0; i < to; ++i) {
     const double at =
         (static_cast<double>(i) + 0.5) * static_cast<double>(from) / static_cast<double>(to) - 0.5;
-    const auto base = static_cast<std::int64_t>(std::floor(at));
-    for (std::int64_t k = base - 1; k <= base + 2; ++k) {
-      const std::int64_t j = std::clamp<std::int64_t>(k, 0, from - 1);
+    const auto base = static_cast<int64_t>(std::floor(at));
+    for (int64_t k = base - 1; k <= base + 2; ++k) {
+      const int64_t j = std::clamp<int64_t>(k, 0, from - 1);
       w[static_cast<std::size_t>(i * from + j)] += cubic(at - static_cast<double>(k));
     }
   }
@@ -56,7 +56,7 @@ VisionTransformer::VisionTransformer(const VisionTransformerOptions& o) : Compon
                                                .kernel_size = o.patch_size,
                                                .stride = o.patch_size});
   class_token_ = &parameter("class_token", o.class_token ? zeros({1, 1, o.embed_dim}) : Tensor());
-  const std::int64_t patches = o.image_size.h / o.patch_size.h * (o.image_size.w / o.patch_size.w);
+  const int64_t patches = o.image_size.h / o.patch_size.h * (o.image_size.w / o.patch_size.w);
   positions_ =
       &parameter("positions", init::trunc_normal({prefix_tokens() + patches, o.embed_dim}, 0.02));
   encoder_ = child<TransformerEncoder>("encoder", {.embed_dim = o.embed_dim,
@@ -72,10 +72,10 @@ VisionTransformer::VisionTransformer(const VisionTransformerOptions& o) : Compon
     head_ = child<Linear>("head", {.in_features = o.embed_dim, .out_features = o.num_classes});
 }
 
-Tensor VisionTransformer::positions(std::int64_t h, std::int64_t w) const {
+Tensor VisionTransformer::positions(int64_t h, int64_t w) const {
   const auto& o = options_;
-  const std::int64_t gh = o.image_size.h / o.patch_size.h, gw = o.image_size.w / o.patch_size.w,
-                     first = prefix_tokens();
+  const int64_t gh = o.image_size.h / o.patch_size.h, gw = o.image_size.w / o.patch_size.w,
+                first = prefix_tokens();
   if (h == gh && w == gw) return *positions_;
   const Tensor grid = positions_->narrow(0, first, gh * gw);
   const TensorOptions like = grid.options();
@@ -94,7 +94,7 @@ Tensor VisionTransformer::forward(const Tensor& x) {
                ", H, W], H and W positive multiples of patch_size ", o.patch_size.h, " x ",
                o.patch_size.w);
   const Tensor p = patch_embed_(x);  // [B, D, h, w]
-  const std::int64_t batch = p.size(0), h = p.size(2), w = p.size(3);
+  const int64_t batch = p.size(0), h = p.size(2), w = p.size(3);
   Tensor z = p.reshape({batch, o.embed_dim, h * w}).transpose(1, 2);
   if (o.class_token) z = concat({class_token_->expand({batch, 1, o.embed_dim}), z}, 1);
   z = encoder_(dropout(z + positions(h, w), o.dropout, is_training()));

@@ -85,8 +85,8 @@ Tensors Module::parameters() const {
   for (auto& [n, t] : named_parameters()) r.push_back(t);
   return r;
 }
-std::int64_t Module::num_parameters() const {
-  std::int64_t n = 0;
+int64_t Module::num_parameters() const {
+  int64_t n = 0;
   for (auto& [name, t] : named_parameters()) n += t.numel();
   return n;
 }

@@ -9,7 +9,7 @@ Sample detail::sample_normalized(const SampleSpec& s, const OneOrMany& normalize
   Shape sizes;
   const Shape all = rows.inputs.begin()->second.sizes();
   for (int i = 0; i + 1 < static_cast<int>(all.size()); ++i) sizes.push_back(all[i]);
-  for (const std::int64_t n : normalized_shape.values) sizes.push_back(n);
+  for (const int64_t n : normalized_shape.values) sizes.push_back(n);
   return {{{"x", s.normal(sizes)}}};
 }
 
@@ -24,7 +24,7 @@ FamilyInfo Norm::family() {
     return o;
   };
   f.inputs = [](const Json& o, const SampleSpec& s) {
-    const std::int64_t channels = picture_size(s.size).channels;
+    const int64_t channels = picture_size(s.size).channels;
     return sample_pictures(s, option_or(o, {"num_features", "num_channels"}, channels));
   };
   f.bad_inputs = bad_shape({2, 5});

@@ -7,20 +7,20 @@ namespace dropin {
 namespace detail {
 
 namespace {
-MXParams stored_params(std::int64_t axis, const MXProductParams& p) {
+MXParams stored_params(int64_t axis, const MXProductParams& p) {
   return {.format = p.second,
           .axis = axis,
           .block_size = p.block_size,
           .rounding = p.rounding == "stochastic" ? "even" : p.rounding,
           .scale_mode = p.scale_mode};
 }
-std::int64_t row_bytes(const Shape& sizes, const std::string& format) {
+int64_t row_bytes(const Shape& sizes, const std::string& format) {
   return (sizes.numel() / sizes[0] * mx_bits(format) + 7) / 8;
 }
-Shape scale_shape(Shape sizes, std::int64_t axis, const MXProductParams& p) {
+Shape scale_shape(Shape sizes, int64_t axis, const MXProductParams& p) {
   const bool nv = p.second == "NVFP4";
   const int at = static_cast<int>(axis < 0 ? axis + sizes.size() : axis);
-  const std::int64_t block = nv ? 16 : p.block_size, blocks = (sizes[at] + block - 1) / block;
+  const int64_t block = nv ? 16 : p.block_size, blocks = (sizes[at] + block - 1) / block;
   if (nv) {  // the axis was moved to the end
     sizes[at] = sizes[sizes.size() - 1];
     sizes[sizes.size() - 1] = blocks;
@@ -33,17 +33,17 @@ Shape scale_shape(Shape sizes, std::int64_t axis, const MXProductParams& p) {
 Tensor pack_rows(const Tensor& codes, int width) {
   const Tensor flat = codes.contiguous().reshape({codes.size(0), -1});
   if (width == 8) return flat.clone();
-  const std::int64_t n = flat.size(1), bytes = (n * width + 7) / 8;
+  const int64_t n = flat.size(1), bytes = (n * width + 7) / 8;
   Tensor r = empty({flat.size(0), bytes}, flat.options());
-  for (std::int64_t i = 0; i < flat.size(0); ++i)
+  for (int64_t i = 0; i < flat.size(0); ++i)
     r[i].copy_(fewbit_pack(flat[i], width).narrow(0, 0, bytes));
   return r;
 }
-Tensor unpack_rows(const Tensor& packed, int width, std::int64_t n) {
+Tensor unpack_rows(const Tensor& packed, int width, int64_t n) {
   if (width == 8) return packed;
-  const std::int64_t whole = (n + 7) / 8 * width;
+  const int64_t whole = (n + 7) / 8 * width;
   Tensor r = empty({packed.size(0), n}, packed.options());
-  for (std::int64_t i = 0; i < packed.size(0); ++i) {
+  for (int64_t i = 0; i < packed.size(0); ++i) {
     Tensor row = zeros({whole}, packed.options());
     row.narrow(0, 0, packed.size(1)).copy_(packed[i]);
     r[i].copy_(fewbit_unpack(row, width, n));
@@ -52,7 +52,7 @@ Tensor unpack_rows(const Tensor& packed, int width, std::int64_t n) {
 }
 }  // namespace
 
-void FrozenWeight::freeze(std::string_view who, const Tensor& weight, std::int64_t axis,
+void FrozenWeight::freeze(std::string_view who, const Tensor& weight, int64_t axis,
                           const MXProductParams& p) const {
   DROPIN_CHECK(p.second != "none", OptionError, who,
                ": freeze: weight_format is none; there are no codes to keep");
@@ -70,7 +70,7 @@ void FrozenWeight::freeze(std::string_view who, const Tensor& weight, std::int64
   *scales = q.scales;
 }
 
-Tensor FrozenWeight::thaw(const Shape& sizes, std::int64_t axis, const MXProductParams& p) const {
+Tensor FrozenWeight::thaw(const Shape& sizes, int64_t axis, const MXProductParams& p) const {
   no_grad guard;
   const Tensor c = unpack_rows(*codes, mx_bits(p.second), sizes.numel() / sizes[0]).reshape(sizes);
   if (p.second == "NVFP4")
@@ -80,8 +80,8 @@ Tensor FrozenWeight::thaw(const Shape& sizes, std::int64_t axis, const MXProduct
   return dequantize_mx(c, *scales, stored_params(axis, p));
 }
 
-void FrozenWeight::prepare(std::string_view who, Tensor& weight, const Shape& sizes,
-                           std::int64_t axis, const MXProductParams& p, const StateDict& state,
+void FrozenWeight::prepare(std::string_view who, Tensor& weight, const Shape& sizes, int64_t axis,
+                           const MXProductParams& p, const StateDict& state,
                            const std::string& prefix) const {
   const Tensor c = state.find(prefix + "weight_codes"), s = state.find(prefix + "weight_scales");
   if (!c.defined()) {

@@ -7,7 +7,7 @@ namespace {
 
 struct QuantizeMXOptions {
   std::string format = "MXFP8_E4M3";
-  std::int64_t axis = -1, block_size = 32;
+  int64_t axis = -1, block_size = 32;
   std::string rounding = "even", scale_mode = "floor";
   bool packed = false;
   static void fields(auto&& f) {
@@ -22,9 +22,9 @@ struct QuantizeMXOptions {
 };
 struct DequantizeMXOptions {
   std::string format = "MXFP8_E4M3";
-  std::int64_t axis = -1, block_size = 32;
+  int64_t axis = -1, block_size = 32;
   bool packed = false;
-  std::optional<std::int64_t> size = std::nullopt;
+  std::optional<int64_t> size = std::nullopt;
   static void fields(auto&& f) {
     using O = DequantizeMXOptions;
     f("format", &O::format, "MXFP8_E4M3, MXFP8_E5M2, MXFP6_E3M2, MXFP6_E2M3, MXFP4_E2M1 or MXINT8");
@@ -36,7 +36,7 @@ struct DequantizeMXOptions {
 };
 /// A format by its own name: x -> codes, scales and y, what they stand for.
 struct FormatOptions {
-  std::int64_t axis = -1, block_size = 32;
+  int64_t axis = -1, block_size = 32;
   std::string rounding = "even", scale_mode = "floor";
   static void fields(auto&& f) {
     using O = FormatOptions;

@@ -96,17 +96,17 @@ Tensor weighted_values(const Tensor& weights, const Tensor& v, bool masked) {
   return clean + extra;
 }
 
-Tensor alibi_slopes(std::int64_t heads, const TensorOptions& o) {
-  auto powers = [](std::int64_t n) {
+Tensor alibi_slopes(int64_t heads, const TensorOptions& o) {
+  auto powers = [](int64_t n) {
     std::vector<double> s;
-    for (std::int64_t h = 0; h < n; ++h)
+    for (int64_t h = 0; h < n; ++h)
       s.push_back(std::pow(2.0, -8.0 * static_cast<double>(h + 1) / static_cast<double>(n)));
     return s;
   };
-  std::int64_t p = 1;
+  int64_t p = 1;
   while (2 * p <= heads) p *= 2;
   std::vector<double> s = powers(p), more = powers(2 * p);
-  for (std::int64_t i = 0; static_cast<std::int64_t>(s.size()) < heads; i += 2)
+  for (int64_t i = 0; static_cast<int64_t>(s.size()) < heads; i += 2)
     s.push_back(more[static_cast<std::size_t>(i)]);
   return tensor(s, o);
 }
@@ -114,17 +114,17 @@ Tensor alibi_slopes(std::int64_t heads, const TensorOptions& o) {
 namespace {
 
 // Who sees whom along strands, [H, L, L] bool (true = forbidden), the window included.
-Tensor strand_mask(const AttentionParams& p, std::int64_t length) {
-  const auto heads = static_cast<std::int64_t>(p.step.size()),
-             segment = p.segment > 0 ? p.segment : std::max<std::int64_t>(length, 1);
+Tensor strand_mask(const AttentionParams& p, int64_t length) {
+  const auto heads = static_cast<int64_t>(p.step.size()),
+             segment = p.segment > 0 ? p.segment : std::max<int64_t>(length, 1);
   Tensor mask = empty({heads, length, length}, kBool);
   bool* m = mask.data<bool>();
-  for (std::int64_t h = 0; h < heads; ++h) {
-    const std::int64_t step = p.step[static_cast<std::size_t>(h)],
-                       first = p.first.empty() ? -1 : p.first[static_cast<std::size_t>(h)];
-    for (std::int64_t i = 0; i < length; ++i)
-      for (std::int64_t j = 0; j < length; ++j) {
-        const std::int64_t u = i % segment, w = j % segment, apart = w / step - u / step;
+  for (int64_t h = 0; h < heads; ++h) {
+    const int64_t step = p.step[static_cast<std::size_t>(h)],
+                  first = p.first.empty() ? -1 : p.first[static_cast<std::size_t>(h)];
+    for (int64_t i = 0; i < length; ++i)
+      for (int64_t j = 0; j < length; ++j) {
+        const int64_t u = i % segment, w = j % segment, apart = w / step - u / step;
         bool seen =
             i / segment == j / segment && u % step == w % step && (first < 0 || u % step == first);
         if (p.causal) seen = seen && apart <= 0;
@@ -137,7 +137,7 @@ Tensor strand_mask(const AttentionParams& p, std::int64_t length) {
 }
 
 // Position of query 0 among the keys.
-std::int64_t query_offset(const AttentionParams& p, std::int64_t lq, std::int64_t lk) {
+int64_t query_offset(const AttentionParams& p, int64_t lq, int64_t lk) {
   return p.causal_offset.value_or(p.causal ? lk - lq : 0);
 }
 
@@ -175,7 +175,7 @@ Tensor log_of_sum(const Tensor& s, Tensor* rest) {
 Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
                         const AttentionParams& p, Tensor* weights, Tensor* lse, Tensor* rest) {
   check_heads("attention", q, k_, v_, p);
-  const std::int64_t groups = q.size(1) / k_.size(1), lq = q.size(2), lk = k_.size(2);
+  const int64_t groups = q.size(1) / k_.size(1), lq = q.size(2), lk = k_.size(2);
   const Tensor k = groups > 1 ? repeat_interleave(k_, groups, 1) : k_,
                v = groups > 1 ? repeat_interleave(v_, groups, 1) : v_;
   const double scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3)))),
@@ -227,19 +227,19 @@ namespace {
 // A pattern as the kernels take it.
 struct Pattern {
   kernels::AttentionSpec spec;
-  std::vector<std::int64_t> step, first;
+  std::vector<int64_t> step, first;
   Tensor slopes, pad, forbidden, added;
 
   Pattern(const Tensor& q, const Tensor& k, const AttentionParams& p)
       : step(p.step), first(p.first) {
-    const std::int64_t b = q.size(0), h = q.size(1), lq = q.size(2), lk = k.size(2);
+    const int64_t b = q.size(0), h = q.size(1), lq = q.size(2), lk = k.size(2);
     spec.kind = p.sigmoid_bias ? kernels::ScoreKind::Sigmoid : kernels::ScoreKind::Softmax;
     spec.scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3))));
     spec.bias = p.sigmoid_bias.value_or(0);
     spec.offset = query_offset(p, lq, lk);
     if (p.window_left) spec.left = -*p.window_left;
     if (p.window_right) spec.right = *p.window_right;
-    if (p.causal) spec.right = std::min<std::int64_t>(spec.right, 0);
+    if (p.causal) spec.right = std::min<int64_t>(spec.right, 0);
     spec.alibi_offset = lk - lq;
     spec.segment = p.segment;
     if (p.alibi) slopes = alibi_slopes(h).to(q.device());
@@ -375,7 +375,7 @@ AttentionWithLse merge(const std::vector<AttentionWithLse>& parts, bool exact_gr
   const Tensor blind = (r.lse == -inf).unsqueeze(-1),
                alphas = masked_fill(softmax(masked_fill(near, blind, 0), -1), blind, 0);
   for (std::size_t i = 0; i < parts.size(); ++i) {
-    const Tensor alpha = alphas.narrow(-1, static_cast<std::int64_t>(i), 1).to(parts[i].o.dtype()),
+    const Tensor alpha = alphas.narrow(-1, static_cast<int64_t>(i), 1).to(parts[i].o.dtype()),
                  share = parts[i].o * (exact_gradient ? alpha : alpha.detach());
     r.o = r.o.defined() ? r.o + share : share;
   }
@@ -424,7 +424,7 @@ AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tenso
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                     const Tensor& attn_mask, double dropout_p, bool is_causal,
                                     std::optional<double> scale,
-                                    std::optional<std::int64_t> causal_offset) {
+                                    std::optional<int64_t> causal_offset) {
   AttentionParams p;
   p.scale = scale;
   p.causal = is_causal;
@@ -441,10 +441,10 @@ namespace {
 Tensor turned(const Tensor& x, std::string_view style, double base, const Tensor& positions) {
   if (style != "half" && style != "interleaved")
     fail<OptionError>({"rope: style is \"", style, "\", expected none, half or interleaved"});
-  const std::int64_t d = x.size(-1), half = d / 2;
+  const int64_t d = x.size(-1), half = d / 2;
   if (d % 2) fail<ShapeError>({"rope: the head width ", d, " is odd; rotary positions turn pairs"});
   Tensor speed = empty({half}, kFloat64);
-  for (std::int64_t c = 0; c < half; ++c)
+  for (int64_t c = 0; c < half; ++c)
     speed.data<double>()[c] =
         std::pow(base, -2.0 * static_cast<double>(c) / static_cast<double>(d));
   const Tensor angle = positions.unsqueeze(-1) * speed;
@@ -464,7 +464,7 @@ Tensor turned(const Tensor& x, std::string_view style, double base, const Tensor
 
 }  // namespace
 
-Tensor rope(const Tensor& x, std::string_view style, double base, std::int64_t start) {
+Tensor rope(const Tensor& x, std::string_view style, double base, int64_t start) {
   if (style == "none") return x;
   const double first = static_cast<double>(start);
   return turned(x, style, base,
@@ -481,7 +481,7 @@ Tensor rope(const Tensor& x, std::string_view style, double base, const Tensor& 
   return turned(x, style, base, positions.to(Device{}).to(kFloat64).unsqueeze(1));
 }
 
-Tensor split_heads(const Tensor& x, std::int64_t heads) {
+Tensor split_heads(const Tensor& x, int64_t heads) {
   if (x.dim() != 3 || heads <= 0 || x.size(2) % heads)
     fail<ShapeError>(
         {"split_heads: x is ", x.sizes(), ", expected [B, L, H * Dh] with H = ", heads});

@@ -16,16 +16,16 @@ bool is_ternary(const char* who, std::string_view variant) {
                "\", expected b1 or b1.58");
   return variant == "b1.58";
 }
-std::int64_t row_bytes(std::int64_t k, bool ternary) { return ternary ? (k + 3) / 4 : (k + 7) / 8; }
+int64_t row_bytes(int64_t k, bool ternary) { return ternary ? (k + 3) / 4 : (k + 7) / 8; }
 
-BitPackedWeight pack(const Tensor& weight, bool ternary, std::int64_t groups) {
+BitPackedWeight pack(const Tensor& weight, bool ternary, int64_t groups) {
   const Tensor w = weight.detach().to(kFloat32).contiguous();
   BitPackedWeight r{empty({w.size(0), row_bytes(w.size(1), ternary)}, {kUInt8, w.device()}),
                     empty({groups}, w.options())};
   run<kernels::bit_pack_weight>(w.device(), ternary, w.in(), r.packed.out(), r.scale.out());
   return r;
 }
-Tensor unpack(const BitPackedWeight& p, bool ternary, std::int64_t k) {
+Tensor unpack(const BitPackedWeight& p, bool ternary, int64_t k) {
   Tensor w = empty({p.packed.size(0), k}, p.scale.options());
   run<kernels::bit_unpack_weight>(w.device(), ternary, p.packed.in(), p.scale.in(), w.out());
   return w;
@@ -40,7 +40,7 @@ Tensor straight_through(const Tensor& value, const Tensor& x) {
 }  // namespace
 
 BitPackedWeight bitlinear_pack_weight(const Tensor& weight, std::string_view variant,
-                                      std::int64_t groups) {
+                                      int64_t groups) {
   const bool ternary = is_ternary("bitlinear_pack_weight", variant);
   ops_detail::need_floating("bitlinear_pack_weight", weight);
   DROPIN_CHECK(weight.dim() == 2 && weight.numel() > 0, ShapeError,
@@ -53,13 +53,13 @@ BitPackedWeight bitlinear_pack_weight(const Tensor& weight, std::string_view var
 }
 
 Tensor bitlinear_unpack_weight(const Tensor& packed, const Tensor& scale, std::string_view variant,
-                               std::int64_t in_features) {
+                               int64_t in_features) {
   const bool ternary = is_ternary("bitlinear_unpack_weight", variant);
   DROPIN_CHECK(packed.dtype() == kUInt8, DTypeError, "bitlinear_unpack_weight: packed is ",
                packed.dtype(), ", expected uint8");
   DROPIN_CHECK(packed.dim() == 2, ShapeError, "bitlinear_unpack_weight: packed is ", packed.sizes(),
                ", expected [out, bytes]");
-  const std::int64_t k = in_features ? in_features : packed.size(1) * (ternary ? 4 : 8);
+  const int64_t k = in_features ? in_features : packed.size(1) * (ternary ? 4 : 8);
   DROPIN_CHECK(k > 0 && row_bytes(k, ternary) == packed.size(1), ShapeError,
                "bitlinear_unpack_weight: packed is ", packed.sizes(), ", expected [out, ",
                row_bytes(k, ternary), "] for in_features ", in_features, " of variant ", variant);
@@ -69,7 +69,7 @@ Tensor bitlinear_unpack_weight(const Tensor& packed, const Tensor& scale, std::s
   if (ternary) {
     const Tensor bytes = packed.to(kCPU).contiguous();
     const std::uint8_t* b = bytes.data<std::uint8_t>();
-    for (std::int64_t i = 0; i < bytes.numel(); ++i)
+    for (int64_t i = 0; i < bytes.numel(); ++i)
       DROPIN_CHECK((b[i] & b[i] >> 1 & 0x55) == 0, Error, "bitlinear_unpack_weight: packed holds ",
                    static_cast<int>(b[i]), " in row ", i / packed.size(1),
                    ", where a weight has code 3, which stands for none");
@@ -79,7 +79,7 @@ Tensor bitlinear_unpack_weight(const Tensor& packed, const Tensor& scale, std::s
 
 Tensor plain::bit_linear(const Tensor& h, const Tensor& weight, const Tensor& bias,
                          const BitLinearParams& p) {
-  const std::int64_t k = h.size(-1), n = weight.size(0);
+  const int64_t k = h.size(-1), n = weight.size(0);
   Tensor hq, wq;
   {
     no_grad guard;
@@ -120,7 +120,7 @@ Tensor bit_linear(const Tensor& h_, const Tensor& weight, const Tensor& bias,
   DROPIN_CHECK(h_.dim() > 0 && h_.size(-1) > 0 && h_.size(-1) % p.act_groups == 0, ShapeError,
                "bit_linear: h is ", h_.sizes(),
                ", expected [*, K] with K divisible by act_groups = ", p.act_groups);
-  const std::int64_t k = h_.size(-1), n = weight.defined() ? weight.size(0) : given.packed.size(0);
+  const int64_t k = h_.size(-1), n = weight.defined() ? weight.size(0) : given.packed.size(0);
   if (weight.defined())
     DROPIN_CHECK(weight.dim() == 2 && weight.size(1) == k, ShapeError, "bit_linear: weight is ",
                  weight.sizes(), ", expected [out, ", k, "]");
@@ -134,7 +134,7 @@ Tensor bit_linear(const Tensor& h_, const Tensor& weight, const Tensor& bias,
                                   p.act_groups};
   const BitPackedWeight w =
       given.packed.defined() ? given : pack(weight, p.ternary, p.weight_groups);
-  const std::int64_t m = h.size(0), scales = p.per_tensor ? 1 : m;
+  const int64_t m = h.size(0), scales = p.per_tensor ? 1 : m;
   Tensor q = empty({m, k}, {kInt8, h.device()}), t = empty({scales, p.act_groups}, h.options()),
          e = p.shift ? empty({scales, p.act_groups}, h.options()) : Tensor();
   run<kernels::bit_quantize_activations>(h.device(), a, h.in(), q.out(), t.out(),

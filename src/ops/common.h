@@ -34,6 +34,6 @@ inline Tensor prepared(const Tensor& x) {
   return x.defined() ? x.to(compute_type(x.dtype())).contiguous() : x;
 }
 /// The sorted, wrapped, distinct dims as a bit mask; all dims when empty.
-std::uint32_t dim_mask(const Shape& dims, std::int64_t ndim, const char* who);
+std::uint32_t dim_mask(const Shape& dims, int64_t ndim, const char* who);
 
 }  // namespace dropin::ops_detail

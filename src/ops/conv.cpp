@@ -85,7 +85,7 @@ Shape conv_sizes(const Tensor& x, const Tensor& w, const Tensor& bias, const Con
   if (x.dim() != 4) fail<ShapeError>({"conv2d: x is ", x.sizes(), ", expected [B, C, H, W]"});
   if (w.dim() != 4)
     fail<ShapeError>({"conv2d: weight is ", w.sizes(), ", expected [O, C / groups, kh, kw]"});
-  const std::int64_t c = x.size(1), o = w.size(0);
+  const int64_t c = x.size(1), o = w.size(0);
   if (p.groups <= 0 || c % p.groups || o % p.groups)
     fail<OptionError>({"conv2d: ", c, " input and ", o,
                        " output channels are not divisible by groups ", p.groups});
@@ -101,8 +101,8 @@ Shape conv_sizes(const Tensor& x, const Tensor& w, const Tensor& bias, const Con
         w.size(static_cast<int>(i) + 2) <= 0)
       fail<OptionError>(
           {"conv2d: kernel size, stride and dilation must be positive and padding not negative"});
-    const std::int64_t room = x.size(static_cast<int>(i) + 2) + p.pad_begin[i] + p.pad_end[i],
-                       reach = p.dilation[i] * (w.size(static_cast<int>(i) + 2) - 1) + 1;
+    const int64_t room = x.size(static_cast<int>(i) + 2) + p.pad_begin[i] + p.pad_end[i],
+                  reach = p.dilation[i] * (w.size(static_cast<int>(i) + 2) - 1) + 1;
     if (room < reach)
       fail<ShapeError>({"conv2d: x is ", x.sizes(), ": the padded size ", room,
                         " is smaller than the kernel's reach ", reach, " (empty output)"});
@@ -131,9 +131,8 @@ Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const ConvPa
   return general_conv2d(x, w, bias, p);
 }
 
-Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, std::int64_t stride,
-              std::int64_t pad_begin, std::int64_t pad_end, std::int64_t dilation,
-              std::int64_t groups) {
+Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, int64_t stride,
+              int64_t pad_begin, int64_t pad_end, int64_t dilation, int64_t groups) {
   if (x.dim() != 3) fail<ShapeError>({"conv1d: x is ", x.sizes(), ", expected [B, C, L]"});
   if (w.dim() != 3)
     fail<ShapeError>({"conv1d: weight is ", w.sizes(), ", expected [O, C / groups, k]"});
@@ -153,9 +152,9 @@ namespace plain {
 Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups,
                               const Pair& stride) {
   Tensors parts;
-  std::int64_t at = 0;
+  int64_t at = 0;
   for (const DepthwiseGroup& g : groups) {
-    const std::int64_t c = g.weight.size(0);
+    const int64_t c = g.weight.size(0);
     parts.push_back(general_conv2d(x.narrow(1, at, c), g.weight, g.bias,
                                    {.stride = stride,
                                     .pad_begin = g.pad_begin,
@@ -190,9 +189,9 @@ Tensor mixed_depthwise_conv2d(const Tensor& x_, const std::vector<DepthwiseGroup
   need_floating(who, x_);
   if (x_.dim() != 4) fail<ShapeError>({who, ": x is ", x_.sizes(), ", expected [B, C, H, W]"});
   Shape y_sizes;
-  std::int64_t channels = 0;
+  int64_t channels = 0;
   for (const DepthwiseGroup& g : groups_) {
-    const std::int64_t c = g.weight.dim() == 4 ? g.weight.size(0) : -1;
+    const int64_t c = g.weight.dim() == 4 ? g.weight.size(0) : -1;
     if (c <= 0 || channels + c > x_.size(1))
       fail<ShapeError>({who, ": weight is ", g.weight.sizes(),
                         ", expected [C_i, 1, kh, kw] with all C_i adding up to the ", x_.size(1),
@@ -236,8 +235,8 @@ Tensor mixed_depthwise_conv2d(const Tensor& x_, const std::vector<DepthwiseGroup
   for (const DepthwiseGroup& g : groups)
     runs.push_back({g.weight.in(), g.bias.in(), {}, {}, geometry_of(g)});
   run<kernels::mixed_depthwise_forward>(
-      x.device(), x.in(),
-      kernels::DepthwiseRuns{runs.data(), static_cast<std::int64_t>(runs.size())}, y.out());
+      x.device(), x.in(), kernels::DepthwiseRuns{runs.data(), static_cast<int64_t>(runs.size())},
+      y.out());
   Tensors saved{x};
   for (DepthwiseGroup& g : groups) {
     saved.push_back(g.weight);
@@ -276,21 +275,19 @@ Tensor mixed_depthwise_conv2d(const Tensor& x_, const std::vector<DepthwiseGroup
                }
                run<kernels::mixed_depthwise_backward>(
                    x.device(), g.in(), x.in(),
-                   kernels::DepthwiseRuns{runs.data(), static_cast<std::int64_t>(n)}, out[0].out());
+                   kernels::DepthwiseRuns{runs.data(), static_cast<int64_t>(n)}, out[0].out());
                return out;
              })[0]
       .to(x_.dtype());
 }
 
-Pair same_padding(std::int64_t kernel, std::int64_t dilation) {
-  const std::int64_t total = dilation * (kernel - 1);
+Pair same_padding(int64_t kernel, int64_t dilation) {
+  const int64_t total = dilation * (kernel - 1);
   return {total / 2, total - total / 2};
 }
-Pair tf_same_padding(std::int64_t n, std::int64_t kernel, std::int64_t stride,
-                     std::int64_t dilation) {
-  const std::int64_t out = ceil_div(n, stride),
-                     total = std::max<std::int64_t>(
-                         (out - 1) * stride + dilation * (kernel - 1) + 1 - n, 0);
+Pair tf_same_padding(int64_t n, int64_t kernel, int64_t stride, int64_t dilation) {
+  const int64_t out = ceil_div(n, stride),
+                total = std::max<int64_t>((out - 1) * stride + dilation * (kernel - 1) + 1 - n, 0);
   return {total / 2, total - total / 2};
 }
 
@@ -323,11 +320,11 @@ Shape pooled_sizes(const char* who, const Tensor& x, const PoolParams& p) {
     if (p.padding[i] > p.kernel[i] / 2)
       fail<OptionError>(
           {who, ": padding ", p.padding[i], " is more than half of the kernel size ", p.kernel[i]});
-    const std::int64_t span = x.size(d) + 2 * p.padding[i] - p.dilation[i] * (p.kernel[i] - 1) - 1;
+    const int64_t span = x.size(d) + 2 * p.padding[i] - p.dilation[i] * (p.kernel[i] - 1) - 1;
     // Windows from the first on; with ceil_mode one more that begins inside, though it ends
     // outside.
-    const std::int64_t s = p.stride[i], whole = span < 0 ? (span - s + 1) / s : span / s;
-    std::int64_t n = (p.ceil_mode && whole * s < span ? whole + 1 : whole) + 1;
+    const int64_t s = p.stride[i], whole = span < 0 ? (span - s + 1) / s : span / s;
+    int64_t n = (p.ceil_mode && whole * s < span ? whole + 1 : whole) + 1;
     if (p.ceil_mode && (n - 1) * s >= x.size(d) + p.padding[i]) --n;
     if (n < 1 || x.size(d) < 1)
       fail<ShapeError>({who, ": x is ", x.sizes(), ": smaller than the kernel (empty output)"});

@@ -13,13 +13,12 @@ namespace plain {
 
 Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& mask, const Tensor& w,
                      const Tensor& bias, const ConvParams& p) {
-  const std::int64_t B = x.size(0), C = x.size(1), H = x.size(2), W = x.size(3), O = w.size(0),
-                     kh = w.size(2), kw = w.size(3), K = kh * kw;
-  const std::int64_t P = offset.size(2), Q = offset.size(3), G = offset.size(1) / (2 * K),
-                     N = K * P * Q;
+  const int64_t B = x.size(0), C = x.size(1), H = x.size(2), W = x.size(3), O = w.size(0),
+                kh = w.size(2), kw = w.size(3), K = kh * kw;
+  const int64_t P = offset.size(2), Q = offset.size(3), G = offset.size(1) / (2 * K), N = K * P * Q;
   const TensorOptions real = x.options(), whole{kInt64, x.device()};
   // where the taps stand without offsets: rows [kh, 1, P, 1], columns [1, kw, 1, Q]
-  auto stands = [&](std::int64_t k, std::int64_t out, std::size_t axis) {
+  auto stands = [&](int64_t k, int64_t out, std::size_t axis) {
     return arange(0, static_cast<double>(k), 1, real).unsqueeze(1) *
                static_cast<double>(p.dilation[axis]) +
            (arange(0, static_cast<double>(out), 1, real) * static_cast<double>(p.stride[axis]) -
@@ -50,7 +49,7 @@ Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& mask, 
       samples = samples.defined() ? samples + s : s;
     }
   if (mask.defined()) samples = samples * mask.reshape({B, G, 1, N});
-  const std::int64_t depth = C / p.groups * K;
+  const int64_t depth = C / p.groups * K;
   const Tensor y = matmul(w.reshape({p.groups, O / p.groups, depth}),
                           samples.reshape({B, p.groups, depth, P * Q}))
                        .reshape({B, O, P, Q});
@@ -66,7 +65,7 @@ Tensor deform_conv2d(const Tensor& x_, const Tensor& offset_, const Tensor& mask
   if (x_.dim() != 4) fail<ShapeError>({who, ": x is ", x_.sizes(), ", expected [B, C, H, W]"});
   if (w_.dim() != 4)
     fail<ShapeError>({who, ": weight is ", w_.sizes(), ", expected [O, C / groups, kh, kw]"});
-  const std::int64_t B = x_.size(0), C = x_.size(1), O = w_.size(0), K = w_.size(2) * w_.size(3);
+  const int64_t B = x_.size(0), C = x_.size(1), O = w_.size(0), K = w_.size(2) * w_.size(3);
   if (p.groups <= 0 || C % p.groups || O % p.groups)
     fail<OptionError>({who, ": ", C, " input and ", O,
                        " output channels are not divisible by groups ", p.groups});
@@ -84,8 +83,8 @@ Tensor deform_conv2d(const Tensor& x_, const Tensor& offset_, const Tensor& mask
     if (p.pad_begin[i] != p.pad_end[i])
       fail<OptionError>({who, ": padding ", p.pad_begin[i], " and ", p.pad_end[i],
                          ", expected the same on both sides"});
-    const std::int64_t room = x_.size(d) + 2 * p.pad_begin[i],
-                       reach = p.dilation[i] * (w_.size(d) - 1) + 1;
+    const int64_t room = x_.size(d) + 2 * p.pad_begin[i],
+                  reach = p.dilation[i] * (w_.size(d) - 1) + 1;
     if (room < reach)
       fail<ShapeError>({who, ": x is ", x_.sizes(), ": the padded size ", room,
                         " is smaller than the kernel's reach ", reach, " (empty output)"});
@@ -96,7 +95,7 @@ Tensor deform_conv2d(const Tensor& x_, const Tensor& offset_, const Tensor& mask
       offset_.size(3) != out[1])
     fail<ShapeError>({who, ": offset is ", offset_.sizes(), ", expected [", B, ", 2 G ", K, ", ",
                       out[0], ", ", out[1], "] with G dividing the ", C, " channels of x"});
-  const std::int64_t G = offset_.size(1) / (2 * K);
+  const int64_t G = offset_.size(1) / (2 * K);
   if (mask_.defined() && !(mask_.sizes() == Shape{B, G * K, out[0], out[1]}))
     fail<ShapeError>(
         {who, ": mask is ", mask_.sizes(), ", expected ", Shape{B, G * K, out[0], out[1]}});

@@ -77,7 +77,7 @@ bool exact_split(const FewBitFunctionSpec& f, kernels::FewBitForward& k,
   }
 }
 
-std::int64_t packed_size(std::int64_t n, std::int64_t bits) { return (n + 7) / 8 * bits; }
+int64_t packed_size(int64_t n, int64_t bits) { return (n + 7) / 8 * bits; }
 
 }  // namespace
 
@@ -144,7 +144,7 @@ Tensor fewbit_activation(const Tensor& x_, const FewBitFunctionSpec& f, const Te
       });
 }
 
-Tensor fewbit_pack(const Tensor& codes_, std::int64_t bits) {
+Tensor fewbit_pack(const Tensor& codes_, int64_t bits) {
   DROPIN_CHECK(bits >= 1 && bits <= 8, OptionError, "fewbit_pack: bits is ", bits,
                ", expected 1 to 8");
   DROPIN_CHECK(codes_.dtype() == kUInt8, DTypeError, "fewbit_pack: codes are ", codes_.dtype(),
@@ -156,7 +156,7 @@ Tensor fewbit_pack(const Tensor& codes_, std::int64_t bits) {
   return packed;
 }
 
-Tensor fewbit_unpack(const Tensor& packed_, std::int64_t bits, std::int64_t size) {
+Tensor fewbit_unpack(const Tensor& packed_, int64_t bits, int64_t size) {
   DROPIN_CHECK(bits >= 1 && bits <= 8, OptionError, "fewbit_unpack: bits is ", bits,
                ", expected 1 to 8");
   DROPIN_CHECK(size >= 0, OptionError, "fewbit_unpack: size is ", size, ", expected at least 0");

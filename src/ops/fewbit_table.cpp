@@ -110,7 +110,7 @@ void fill_levels(const Curve& c, double from, double to, FewBitTable& t) {
   }
 }
 
-void check(const Curve& c, std::int64_t bits, bool fold, double domain) {
+void check(const Curve& c, int64_t bits, bool fold, double domain) {
   DROPIN_CHECK(bits >= 1 && bits <= 8, OptionError, "fewbit_table: bits is ", bits,
                ", expected 1 to 8");
   DROPIN_CHECK(!fold || c.symmetry == Symmetry::Even, OptionError,
@@ -135,7 +135,7 @@ bool fewbit_even(std::string_view activation) {
   return curve_of(activation).symmetry == Symmetry::Even;
 }
 
-FewBitTable solve_fewbit_table(std::string_view activation, std::int64_t bits, bool fold,
+FewBitTable solve_fewbit_table(std::string_view activation, int64_t bits, bool fold,
                                double domain) {
   const Curve& c = curve_of(activation);
   check(c, bits, fold, domain);
@@ -203,7 +203,7 @@ FewBitTable solve_fewbit_table(std::string_view activation, std::int64_t bits, b
   return t;
 }
 
-FewBitTable fewbit_table(std::string_view activation, std::int64_t bits, bool fold, double domain) {
+FewBitTable fewbit_table(std::string_view activation, int64_t bits, bool fold, double domain) {
   const Curve& c = curve_of(activation);
   check(c, bits, fold, domain);
   if (domain == 100)

@@ -11,15 +11,15 @@ using ops_detail::prepared;
 
 namespace {
 
-std::int64_t product(const Shape& s, int begin, int end) {
-  std::int64_t n = 1;
+int64_t product(const Shape& s, int begin, int end) {
+  int64_t n = 1;
   for (int i = begin; i < end; ++i) n *= s[i];
   return n;
 }
 
 // x is contiguous; `d` is the transformed dimension, n the length of the signal.
-Tensor run_fft(const Tensor& x, kernels::Fft kind, int d, std::int64_t n, bool inverse,
-               double scale, const Shape& sizes) {
+Tensor run_fft(const Tensor& x, kernels::Fft kind, int d, int64_t n, bool inverse, double scale,
+               const Shape& sizes) {
   const int last =
       kind == kernels::Fft::RealToHalf ? static_cast<int>(x.dim()) : static_cast<int>(x.dim()) - 1;
   Tensor y = empty(sizes, x.options());
@@ -31,7 +31,7 @@ Tensor run_fft(const Tensor& x, kernels::Fft kind, int d, std::int64_t n, bool i
 }
 
 // dimension d of x cut or filled with zeros to n
-Tensor resized(const Tensor& x, int d, std::int64_t n) {
+Tensor resized(const Tensor& x, int d, int64_t n) {
   if (x.size(d) == n) return x;
   if (x.size(d) > n) return x.narrow(d, 0, n);
   Shape pads;
@@ -51,7 +51,7 @@ Tensor complex_fft(const Tensor& x_, int d, bool inverse, double scale) {
 
 Tensor real_to_half(const Tensor& x_, int d) {
   const Tensor x = x_.contiguous();
-  const std::int64_t n = x.size(d);
+  const int64_t n = x.size(d);
   Shape sizes = x.sizes();
   sizes[d] = n / 2 + 1;
   sizes.push_back(2);
@@ -61,7 +61,7 @@ Tensor real_to_half(const Tensor& x_, int d) {
                 });
 }
 
-Tensor half_to_real(const Tensor& x_, int d, std::int64_t n) {
+Tensor half_to_real(const Tensor& x_, int d, int64_t n) {
   const Tensor x = x_.contiguous();
   Shape sizes(x.sizes().begin(), x.dim() - 1);
   sizes[d] = n;
@@ -78,7 +78,7 @@ Tensor half_to_real(const Tensor& x_, int d, std::int64_t n) {
                 });
 }
 
-int complex_dim(const char* who, const Tensor& x, std::int64_t dim) {
+int complex_dim(const char* who, const Tensor& x, int64_t dim) {
   need_floating(who, x);
   if (x.dim() < 2 || x.size(-1) != 2)
     fail<ShapeError>({who, ": x is ", x.sizes(),
@@ -86,11 +86,11 @@ int complex_dim(const char* who, const Tensor& x, std::int64_t dim) {
   const int d = wrap_dim(dim, x.dim() - 1, who);
   if (x.size(d) == 0)
     fail<ShapeError>({who, ": x is ", x.sizes(), ", expected at least one sample along dimension ",
-                      static_cast<std::int64_t>(d)});
+                      static_cast<int64_t>(d)});
   return d;
 }
 
-Tensor complex_op(const char* who, const Tensor& x, std::int64_t dim, bool inverse) {
+Tensor complex_op(const char* who, const Tensor& x, int64_t dim, bool inverse) {
   const int d = complex_dim(who, x, dim);
   return complex_fft(prepared(x), d, inverse, inverse ? 1 / static_cast<double>(x.size(d)) : 1)
       .to(x.dtype());
@@ -98,10 +98,10 @@ Tensor complex_op(const char* who, const Tensor& x, std::int64_t dim, bool inver
 
 }  // namespace
 
-Tensor fft(const Tensor& x, std::int64_t dim) { return complex_op("fft", x, dim, false); }
-Tensor ifft(const Tensor& x, std::int64_t dim) { return complex_op("ifft", x, dim, true); }
+Tensor fft(const Tensor& x, int64_t dim) { return complex_op("fft", x, dim, false); }
+Tensor ifft(const Tensor& x, int64_t dim) { return complex_op("ifft", x, dim, true); }
 
-Tensor rfft(const Tensor& x, std::int64_t n, std::int64_t dim) {
+Tensor rfft(const Tensor& x, int64_t n, int64_t dim) {
   need_floating("rfft", x);
   if (x.dim() == 0) fail<ShapeError>({"rfft: x is a scalar, expected at least one dimension"});
   const int d = wrap_dim(dim, x.dim(), "rfft");
@@ -109,11 +109,11 @@ Tensor rfft(const Tensor& x, std::int64_t n, std::int64_t dim) {
   if (n == 0) n = x.size(d);
   if (n == 0)
     fail<ShapeError>({"rfft: x is ", x.sizes(), ", expected at least one sample along dimension ",
-                      static_cast<std::int64_t>(d)});
+                      static_cast<int64_t>(d)});
   return real_to_half(resized(prepared(x), d, n), d).to(x.dtype());
 }
 
-Tensor irfft(const Tensor& x, std::int64_t n, std::int64_t dim) {
+Tensor irfft(const Tensor& x, int64_t n, int64_t dim) {
   const int d = complex_dim("irfft", x, dim);
   if (n < 0) fail<OptionError>({"irfft: n is ", n, ", expected a length, or 0 for 2 (m - 1)"});
   if (n == 0) n = 2 * (x.size(d) - 1);

@@ -17,21 +17,21 @@ namespace plain {
 
 Tensor fft_conv(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs& args) {
   const Tensor x = args.pre_gate.defined() ? u * args.pre_gate : u;
-  const std::int64_t length = u.size(2);
+  const int64_t length = u.size(2);
   Tensor y = D.defined() ? x * D.unsqueeze(1) : zeros_like(x);
-  for (std::int64_t s = 0; s < k.size(1); ++s)
+  for (int64_t s = 0; s < k.size(1); ++s)
     y = y + pad(x.narrow(2, 0, length - s) * k.narrow(1, s, 1), {s, 0});
   if (args.k_rev.defined())
-    for (std::int64_t s = 0; s < args.k_rev.size(1); ++s)
+    for (int64_t s = 0; s < args.k_rev.size(1); ++s)
       y = y + pad(x.narrow(2, s, length - s) * args.k_rev.narrow(1, s, 1), {0, s});
   return args.post_gate.defined() ? y * args.post_gate : y;
 }
 
 Tensor causal_depthwise_conv(const Tensor& x, const Tensor& weight, const Tensor& bias) {
-  const std::int64_t length = x.size(1), taps = weight.size(2);
+  const int64_t length = x.size(1), taps = weight.size(2);
   Tensor y = bias.defined() ? zeros_like(x) + bias : zeros_like(x);
-  for (std::int64_t j = 0; j < taps; ++j)
-    if (const std::int64_t lag = taps - 1 - j; lag < length)
+  for (int64_t j = 0; j < taps; ++j)
+    if (const int64_t lag = taps - 1 - j; lag < length)
       y = y + pad(x.narrow(1, 0, length - lag) * weight.select(2, j).select(1, 0), {0, 0, lag, 0});
   return y;
 }
@@ -40,7 +40,7 @@ Tensor causal_depthwise_conv(const Tensor& x, const Tensor& weight, const Tensor
 
 namespace {
 
-constexpr std::int64_t kPlainLength = 128;  // up to here the definition is quick enough
+constexpr int64_t kPlainLength = 128;  // up to here the definition is quick enough
 
 // a b, or a conj(b), of complex [..., 2]
 Tensor complex_product(const Tensor& a, const Tensor& b, bool conjugate = false) {
@@ -52,8 +52,8 @@ Tensor complex_product(const Tensor& a, const Tensor& b, bool conjugate = false)
 // The same function from the recorded transforms: O(L log L) in any type, with all derivatives.
 Tensor by_transforms(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs& args) {
   const Tensor x = args.pre_gate.defined() ? u * args.pre_gate : u;
-  const std::int64_t length = u.size(2);
-  std::int64_t n = 1;
+  const int64_t length = u.size(2);
+  int64_t n = 1;
   while (n < 2 * length) n *= 2;
   const Tensor xf = rfft(x, n);
   Tensor yf = complex_product(xf, rfft(k, n));
@@ -71,7 +71,7 @@ void check(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs&
   constexpr const char* who = "fft_conv";
   need_floating(who, u);
   if (u.dim() != 3) fail<ShapeError>({who, ": u is ", u.sizes(), ", expected [B, C, L]"});
-  const std::int64_t channels = u.size(1), length = u.size(2);
+  const int64_t channels = u.size(1), length = u.size(2);
   if (length == 0) fail<ShapeError>({who, ": u is ", u.sizes(), ", expected L of at least 1"});
   auto filter = [&](const char* what, const Tensor& f) {
     if (!is_floating(f.dtype()))
@@ -99,20 +99,20 @@ void check(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs&
   gate("post_gate", args.post_gate);
 }
 
-std::int64_t spectrum_size(const Device& device, std::int64_t channels, std::int64_t length) {
-  std::int64_t floats = 0;
+int64_t spectrum_size(const Device& device, int64_t channels, int64_t length) {
+  int64_t floats = 0;
   run<kernels::fft_conv_size>(device, channels, length, &floats);
   return floats;
 }
 // float32 and the 16-bit types have the kernels, up to the length that the device's hold.
-bool fused(const Tensor& u, std::int64_t length) {
+bool fused(const Tensor& u, int64_t length) {
   return ops_detail::compute_type(u.dtype()) == kFloat32 &&
          has_kernels<kernels::fft_conv_size, kernels::fft_conv_spectrum, kernels::fft_conv_forward,
                      kernels::fft_conv_backward>(u.device()) &&
          (u.device().is_cpu() ||
           (spectrum_size(u.device(), 1, length) > 0 && (u.dim() < 3 || u.size(0) <= 65535)));
 }
-Tensor spectrum_of(const Tensor& k, const Tensor& k_rev, std::int64_t length) {
+Tensor spectrum_of(const Tensor& k, const Tensor& k_rev, int64_t length) {
   Tensor s = empty({spectrum_size(k.device(), k.size(0), length)}, k.options());
   run<kernels::fft_conv_spectrum>(k.device(), k.in(), k_rev.in(), length, s.out());
   return s;
@@ -172,7 +172,7 @@ Tensor fused_fft_conv(const Tensor& u, const Tensor& k, const Tensor& D, const F
 
 }  // namespace
 
-Tensor fft_conv_spectrum(const Tensor& k, std::int64_t length, const Tensor& k_rev) {
+Tensor fft_conv_spectrum(const Tensor& k, int64_t length, const Tensor& k_rev) {
   constexpr const char* who = "fft_conv_spectrum";
   need_floating(who, k);
   for (const Tensor& f : {k, k_rev})
@@ -188,7 +188,7 @@ Tensor fft_conv_spectrum(const Tensor& k, std::int64_t length, const Tensor& k_r
 Tensor fft_conv(const Tensor& u, const Tensor& k, const Tensor& D, const FftConvArgs& args) {
   check(u, k, D, args);
   if (!fused(u, u.size(2))) return reference(u, k, D, args);
-  const std::int64_t want =
+  const int64_t want =
       args.spectrum.defined() ? spectrum_size(u.device(), u.size(1), u.size(2)) : 0;
   if (args.spectrum.defined() &&
       (args.spectrum.dtype() != kFloat32 || args.spectrum.numel() != want))

@@ -20,7 +20,7 @@ namespace {
 
 constexpr double kNone = -std::numeric_limits<double>::infinity();
 
-void check(const char* who, const Tensor& p, const Tensor& k, const Tensor& v, std::int64_t chunk) {
+void check(const char* who, const Tensor& p, const Tensor& k, const Tensor& v, int64_t chunk) {
   for (const Tensor* t : {&p, &k, &v}) ops_detail::need_floating(who, *t);
   if (p.dim() != 4 || !(k.sizes() == p.sizes()) || v.dim() != 4 || v.size(0) != p.size(0) ||
       v.size(1) != p.size(1) || v.size(2) != p.size(2))
@@ -44,8 +44,8 @@ Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v
   // Tokens in chunks of c. What came before a chunk counts as one more token, of score `top` +
   // `sum` (the log of the sum so far; beside a large maximum, which top holds, a log would be lost)
   // and, per latent, value `u` (the mean so far).
-  const std::int64_t b = p.size(0), h = p.size(1), t = p.size(2), n = p.size(3), d = v.size(3),
-                     step = 32;
+  const int64_t b = p.size(0), h = p.size(1), t = p.size(2), n = p.size(3), d = v.size(3),
+                step = 32;
   Tensor top = zeros({b, h, 1, n}, k.options()), sum = full({b, h, 1, n}, kNone, k.options()),
          u = zeros({b, h, n, d}, v.options());
   if (state.defined()) {
@@ -56,8 +56,8 @@ Tensor plain::latent_attention(const Tensor& p, const Tensor& k, const Tensor& v
     u = s / masked_fill(z, z == 0, 1).unsqueeze(-1);
   }
   Tensors outputs;
-  for (std::int64_t t0 = 0; t0 < t; t0 += step) {
-    const std::int64_t c = std::min(step, t - t0);
+  for (int64_t t0 = 0; t0 < t; t0 += step) {
+    const int64_t c = std::min(step, t - t0);
     const Tensor now = k.narrow(2, t0, c), before = top;
     {
       no_grad guard;
@@ -101,8 +101,8 @@ bool has_fused(const Tensor& p) {
 
 }  // namespace
 
-Tensor latent_state(std::int64_t batch, std::int64_t heads, std::int64_t latents,
-                    std::int64_t width, const TensorOptions& o) {
+Tensor latent_state(int64_t batch, int64_t heads, int64_t latents, int64_t width,
+                    const TensorOptions& o) {
   Tensor s = zeros({batch, heads, kernels::latent_state_size(latents, width)},
                    {o.dtype == kFloat64 ? kFloat64 : kFloat32, o.device});
   s.narrow(2, 0, latents).fill_(kNone);
@@ -110,7 +110,7 @@ Tensor latent_state(std::int64_t batch, std::int64_t heads, std::int64_t latents
 }
 
 Tensor latent_scan(const Tensor& p_, const Tensor& k_, const Tensor& v_, const Tensor& state,
-                   std::int64_t chunk) {
+                   int64_t chunk) {
   check("latent_scan", p_, k_, v_, chunk);
   const Shape want{p_.size(0), p_.size(1), kernels::latent_state_size(p_.size(3), v_.size(3))};
   if (!(state.sizes() == want) || !state.is_contiguous())
@@ -126,7 +126,7 @@ Tensor latent_scan(const Tensor& p_, const Tensor& k_, const Tensor& v_, const T
 }
 
 Tensor latent_attention(const Tensor& p_, const Tensor& k_, const Tensor& v_, bool causal,
-                        const Tensor& key_padding_mask, std::int64_t chunk) {
+                        const Tensor& key_padding_mask, int64_t chunk) {
   check("latent_attention", p_, k_, v_, chunk);
   Tensor k = k_, v = v_;
   if (key_padding_mask.defined()) {
@@ -145,8 +145,8 @@ Tensor latent_attention(const Tensor& p_, const Tensor& k_, const Tensor& v_, bo
   const Tensor p = laid_out(p_);
   k = laid_out(k);
   v = laid_out(v);
-  const std::int64_t b = p.size(0), h = p.size(1), t = p.size(2), n = p.size(3), d = v.size(3),
-                     size = kernels::latent_state_size(n, d);
+  const int64_t b = p.size(0), h = p.size(1), t = p.size(2), n = p.size(3), d = v.size(3),
+                size = kernels::latent_state_size(n, d);
   Tensor o = heads_last(v.sizes(), v.device()), state = latent_state(b, h, n, d, v.options()), kept;
   const bool recorded =
       grad_enabled() && (p.requires_grad() || k.requires_grad() || v.requires_grad());

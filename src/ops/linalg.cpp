@@ -21,16 +21,16 @@ void need_matrices(const char* who, const Tensor& a, bool square) {
   if (!a.device().is_cpu())
     fail<DeviceError>({who, ": decompositions run on the cpu; move the tensor with to(kCPU)"});
 }
-Shape with_last(const Shape& s, std::initializer_list<std::int64_t> last) {
+Shape with_last(const Shape& s, std::initializer_list<int64_t> last) {
   Shape r(s.begin(), s.size() - 2);
-  for (std::int64_t n : last) r.push_back(n);
+  for (int64_t n : last) r.push_back(n);
   return r;
 }
 // Calls f(T*, index) with the element type, for each matrix of the batch.
 template <class F>
 void each_matrix(const Tensor& a, F f) {
-  const std::int64_t size = a.size(-1) * a.size(-2), count = size ? a.numel() / size : 0;
-  for (std::int64_t i = 0; i < count; ++i) {
+  const int64_t size = a.size(-1) * a.size(-2), count = size ? a.numel() / size : 0;
+  for (int64_t i = 0; i < count; ++i) {
     if (a.dtype() == kFloat64)
       f(a.data<double>() + i * size, i);
     else
@@ -38,7 +38,7 @@ void each_matrix(const Tensor& a, F f) {
   }
 }
 template <class T>
-T* part(const Tensor& t, std::int64_t i, std::int64_t size, T*) {
+T* part(const Tensor& t, int64_t i, int64_t size, T*) {
   return t.data<T>() + i * size;
 }
 
@@ -53,11 +53,11 @@ Tensor inverse_differences(const Tensor& x) {
 SVD svd(const Tensor& a_) {
   need_matrices("svd", a_, false);
   const Tensor a = ops_detail::prepared(a_), raw = a.detach();
-  const std::int64_t m = a.size(-2), n = a.size(-1), k = std::min(m, n);
+  const int64_t m = a.size(-2), n = a.size(-1), k = std::min(m, n);
   Tensor u = empty(with_last(a.sizes(), {m, k}), a.options()),
          s = empty(with_last(a.sizes(), {k}), a.options()),
          vh = empty(with_last(a.sizes(), {k, n}), a.options());
-  each_matrix(raw, [&](auto* p, std::int64_t i) {
+  each_matrix(raw, [&](auto* p, int64_t i) {
     cpu::svd(m, n, p, part(u, i, m * k, p), part(s, i, k, p), part(vh, i, k * n, p));
   });
   Tensors r = record_many("svd", {u, s, vh}, {a}, {u, s, vh},
@@ -91,10 +91,10 @@ SVD svd(const Tensor& a_) {
 QR qr(const Tensor& a_) {
   need_matrices("qr", a_, false);
   const Tensor a = ops_detail::prepared(a_), raw = a.detach();
-  const std::int64_t m = a.size(-2), n = a.size(-1), k = std::min(m, n);
+  const int64_t m = a.size(-2), n = a.size(-1), k = std::min(m, n);
   Tensor q = empty(with_last(a.sizes(), {m, k}), a.options()),
          r = empty(with_last(a.sizes(), {k, n}), a.options());
-  each_matrix(raw, [&](auto* p, std::int64_t i) {
+  each_matrix(raw, [&](auto* p, int64_t i) {
     cpu::qr(m, n, p, part(q, i, m * k, p), part(r, i, k * n, p));
   });
   Tensors out = record_many(
@@ -117,9 +117,9 @@ QR qr(const Tensor& a_) {
 Eigh eigh(const Tensor& a_) {
   need_matrices("eigh", a_, true);
   const Tensor a = ops_detail::prepared(a_), raw = a.detach();
-  const std::int64_t n = a.size(-1);
+  const int64_t n = a.size(-1);
   Tensor w = empty(with_last(a.sizes(), {n}), a.options()), v = empty(a.sizes(), a.options());
-  each_matrix(raw, [&](auto* p, std::int64_t i) {
+  each_matrix(raw, [&](auto* p, int64_t i) {
     if (!cpu::eigh(n, p, part(w, i, n, p), part(v, i, n * n, p)))
       fail<Error>({"eigh: matrix ", i, " did not converge (NaN or Inf in it?)"});
   });
@@ -137,19 +137,19 @@ Eigh eigh(const Tensor& a_) {
 Tensor solve(const Tensor& a_, const Tensor& b_) {
   need_matrices("solve", a_, true);
   need_matrices("solve", b_, false);
-  const std::int64_t n = a_.size(-1), k = b_.size(-1);
+  const int64_t n = a_.size(-1), k = b_.size(-1);
   if (b_.size(-2) != n) fail<ShapeError>({"solve: a is ", a_.sizes(), ", b is ", b_.sizes()});
   const DType t = promote(a_.dtype(), b_.dtype());
   const Shape batch =
       broadcast_shapes(Shape(a_.sizes().begin(), static_cast<int>(a_.dim()) - 2),
                        Shape(b_.sizes().begin(), static_cast<int>(b_.dim()) - 2), "solve");
   Shape sa = batch, sb = batch;
-  for (std::int64_t s : {n, n}) sa.push_back(s);
-  for (std::int64_t s : {n, k}) sb.push_back(s);
+  for (int64_t s : {n, n}) sa.push_back(s);
+  for (int64_t s : {n, k}) sb.push_back(s);
   const Tensor a = ops_detail::prepared(a_.to(t).expand(sa)),
                b = ops_detail::prepared(b_.to(t).expand(sb)), ra = a.detach(), rb = b.detach();
   Tensor x = empty(sb, a.options());
-  each_matrix(ra, [&](auto* p, std::int64_t i) {
+  each_matrix(ra, [&](auto* p, int64_t i) {
     if (!cpu::solve(n, k, p, part(rb, i, n * k, p), part(x, i, n * k, p)))
       fail<Error>({"solve: matrix ", i, " is singular"});
   });

@@ -30,7 +30,7 @@ void same_sizes(const char* who, const Tensor& x, const Tensor& y) {
 
 // In recorded operations; the oracle of the kernel and the way to second derivatives.
 Tensor plain_cross_entropy(const Tensor& x, const Tensor& target, const Tensor& weight,
-                           std::int64_t ignore_index, double smoothing) {
+                           int64_t ignore_index, double smoothing) {
   const Tensor keep = ne(target, full({}, ignore_index, target.options()));
   const Tensor t = where(keep, target, zeros_like(target)).unsqueeze(1), logp = log_softmax(x, -1);
   Tensor hit = -gather(logp, 1, t).squeeze(1), smooth = -logp;
@@ -46,7 +46,7 @@ Tensor plain_cross_entropy(const Tensor& x, const Tensor& target, const Tensor& 
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& weight_,
-                     std::string_view reduction, std::int64_t ignore_index, double smoothing) {
+                     std::string_view reduction, int64_t ignore_index, double smoothing) {
   const char* who = "cross_entropy";
   need_floating(who, logits);
   need_int64(who, "the target", target);
@@ -59,7 +59,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& w
   if (!(target.sizes() == want))
     fail<ShapeError>({who, ": the target is ", target.sizes(), ", expected ", want, " for logits ",
                       logits.sizes()});
-  const std::int64_t c = logits.size(1);
+  const int64_t c = logits.size(1);
   if (weight_.defined() && !(weight_.sizes() == Shape{c}))
     fail<ShapeError>({who, ": weight is ", weight_.sizes(), ", expected [", c, "]"});
   if (logits.dim() > 2) {
@@ -76,7 +76,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& w
   }
   const Tensor x = ops_detail::prepared(logits), t = target.detach().contiguous(),
                w = weight_.defined() ? weight_.detach().to(x.dtype()).contiguous() : Tensor();
-  const std::int64_t n = x.size(0);
+  const int64_t n = x.size(0);
   Tensor loss = empty({n}, x.options()), lse = empty({n}, x.options());
   run<kernels::cross_entropy_forward>(
       x.device(), kernels::CrossEntropyInputs{x.in(), t.in(), w.in(), ignore_index, smoothing},

@@ -19,18 +19,18 @@ Tensor raw_matmul(const Tensor& a, const Tensor& b) {
   const Shape sa = a.sizes(), sb = b.sizes();
   Shape ba(sa.begin(), sa.size() - 2), bb(sb.begin(), sb.size() - 2);
   const Shape batch = broadcast_shapes(ba, bb, "matmul");
-  const std::int64_t m = sa[sa.size() - 2], k = sa.back(), n = sb.back(), t = batch.numel();
+  const int64_t m = sa[sa.size() - 2], k = sa.back(), n = sb.back(), t = batch.numel();
   Shape sizes = batch;
   sizes.push_back(m);
   sizes.push_back(n);
   Tensor y = empty(sizes, a.options());
-  auto flattened = [&](const Tensor& x, std::int64_t rows, std::int64_t columns) {
+  auto flattened = [&](const Tensor& x, int64_t rows, int64_t columns) {
     Shape full = batch;
     full.push_back(rows);
     full.push_back(columns);
     Tensor e = detail::broadcast_to(x, full);
     // merge the batch dims if one stride serves them all (0 for a repeated operand)
-    std::int64_t stride = 0, extent = 1;
+    int64_t stride = 0, extent = 1;
     bool even = true;
     for (int i = batch.size() - 1; i >= 0; --i) {
       if (batch[i] == 1) continue;
@@ -79,7 +79,7 @@ Tensor matmul(const Tensor& a_, const Tensor& b_) {
   const DType t = promote(a_.dtype(), b_.dtype());
   if (t == kBool) fail<DTypeError>({"matmul: not for bool"});
   Tensor a = a_.to(t), b = b_.to(t);
-  const std::int64_t ka = a.size(-1), kb = b.dim() == 1 ? b.size(0) : b.size(-2);
+  const int64_t ka = a.size(-1), kb = b.dim() == 1 ? b.size(0) : b.size(-2);
   if (ka != kb)
     fail<ShapeError>(
         {"matmul: ", a.sizes(), " by ", b.sizes(), ": inner sizes ", ka, " and ", kb, " differ"});
@@ -106,7 +106,7 @@ Tensor linear(const Tensor& x_, const Tensor& w_, const Tensor& bias_) {
   const DType t = promote(x_.dtype(), w_.dtype());
   const Tensor w = w_.to(t), bias = bias_.defined() ? bias_.to(t) : Tensor();
   const Tensor x = x_.to(t).contiguous().reshape(
-      {x_.size(-1) ? -1 : x_.numel() / std::max<std::int64_t>(x_.size(-1), 1), x_.size(-1)});
+      {x_.size(-1) ? -1 : x_.numel() / std::max<int64_t>(x_.size(-1), 1), x_.size(-1)});
   Shape sizes = x_.sizes();
   sizes[sizes.size() - 1] = w.size(0);
   if (x_.size(-1) == 0) return bias.defined() ? bias.expand(sizes) : zeros(sizes, w.options());
@@ -128,7 +128,7 @@ Tensor linear(const Tensor& x_, const Tensor& w_, const Tensor& bias_) {
 
 namespace {
 
-std::string expand_ellipsis(std::string_view text, std::int64_t dims, std::string_view equation,
+std::string expand_ellipsis(std::string_view text, int64_t dims, std::string_view equation,
                             int& widest) {
   std::string out;
   const std::size_t dots = text.find("...");
@@ -138,18 +138,18 @@ std::string expand_ellipsis(std::string_view text, std::int64_t dims, std::strin
     for (char c : text)
       if (c != ' ') out += c;
   } else {
-    const std::int64_t n = dims - static_cast<std::int64_t>(letters);
+    const int64_t n = dims - static_cast<int64_t>(letters);
     if (n < 0)
       fail<ShapeError>({"einsum: \"", equation, "\": \"", text,
                         "\" names more dimensions than the operand's ", dims});
     widest = std::max(widest, static_cast<int>(n));
     for (char c : text.substr(0, dots))
       if (c != ' ') out += c;
-    for (std::int64_t i = n; i-- > 0;) out += static_cast<char>('0' + i);
+    for (int64_t i = n; i-- > 0;) out += static_cast<char>('0' + i);
     for (char c : text.substr(dots + 3))
       if (c != ' ') out += c;
   }
-  if (static_cast<std::int64_t>(out.size()) != dims)
+  if (static_cast<int64_t>(out.size()) != dims)
     fail<ShapeError>({"einsum: \"", equation, "\": \"", text, "\" is for ", out.size(),
                       " dimensions, the operand has ", dims});
   for (char c : out)
@@ -166,7 +166,7 @@ Tensor without_repeats(Tensor x, std::string& labels, std::string_view equation)
     if (x.sizes()[static_cast<int>(i)] != x.sizes()[static_cast<int>(j)])
       fail<ShapeError>(
           {"einsum: \"", equation, "\": '", std::string(1, labels[i]), "' stands for two sizes"});
-    x = x.diagonal(0, static_cast<std::int64_t>(i), static_cast<std::int64_t>(j));
+    x = x.diagonal(0, static_cast<int64_t>(i), static_cast<int64_t>(j));
     const char c = labels[i];
     labels.erase(j, 1);
     labels.erase(i, 1);
@@ -178,7 +178,7 @@ Tensor without_repeats(Tensor x, std::string& labels, std::string_view equation)
 
 Tensor arranged(const Tensor& x, const std::string& labels, const std::string& order) {
   Shape dims;
-  for (char c : order) dims.push_back(static_cast<std::int64_t>(labels.find(c)));
+  for (char c : order) dims.push_back(static_cast<int64_t>(labels.find(c)));
   return x.permute(dims);
 }
 
@@ -187,7 +187,7 @@ Tensor sum_out(const Tensor& x, std::string& labels, const std::string& needed) 
   std::string left;
   for (std::size_t i = 0; i < labels.size(); ++i) {
     if (needed.find(labels[i]) == std::string::npos)
-      dims.push_back(static_cast<std::int64_t>(i));
+      dims.push_back(static_cast<int64_t>(i));
     else
       left += labels[i];
   }
@@ -207,15 +207,15 @@ Tensor contract(const Tensor& a, const std::string& la, const Tensor& b, const s
     if (la.find(c) == std::string::npos) right += c;
   auto size = [&](char c) {
     const std::size_t i = la.find(c), j = lb.find(c);
-    const std::int64_t x = i == std::string::npos ? 1 : a.sizes()[static_cast<int>(i)],
-                       y = j == std::string::npos ? 1 : b.sizes()[static_cast<int>(j)];
+    const int64_t x = i == std::string::npos ? 1 : a.sizes()[static_cast<int>(i)],
+                  y = j == std::string::npos ? 1 : b.sizes()[static_cast<int>(j)];
     if (x != y && x != 1 && y != 1)
       fail<ShapeError>({"einsum: \"", equation, "\": '", std::string(1, c), "' is ", x,
                         " in one operand and ", y, " in another"});
     return std::max(x == 0 || y == 0 ? 0 : x, x == 0 || y == 0 ? 0 : y);
   };
   auto sizes_of = [&](const std::string& s) {
-    std::vector<std::int64_t> v;
+    std::vector<int64_t> v;
     for (char c : s) v.push_back(size(c));
     return v;
   };
@@ -223,7 +223,7 @@ Tensor contract(const Tensor& a, const std::string& la, const Tensor& b, const s
                     const std::string& first, const std::string& second) {
     Shape full(sizes_of(order));
     Shape flat(sizes_of(batch));
-    std::int64_t f = 1, s = 1;
+    int64_t f = 1, s = 1;
     for (char c : first) f *= size(c);
     for (char c : second) s *= size(c);
     flat.push_back(f);
@@ -269,7 +269,7 @@ Tensor einsum(std::string_view equation, const Tensors& operands) {
     }
   } else {
     std::string_view text = equation.substr(arrow + 2);
-    std::int64_t dims = text.find("...") == std::string_view::npos ? 0 : widest;
+    int64_t dims = text.find("...") == std::string_view::npos ? 0 : widest;
     for (std::size_t i = 0; i < text.size(); ++i) dims += text[i] != '.' && text[i] != ' ';
     int ignored = 0;
     result = expand_ellipsis(text, dims, equation, ignored);

@@ -49,13 +49,13 @@ MxArgs args_for(std::string_view who, const MXParams& p, const Shape& sizes) {
   a.n = sizes[axis];
   for (int i = 0; i < axis; ++i) a.outer *= sizes[i];
   for (int i = axis + 1; i < sizes.size(); ++i) a.inner *= sizes[i];
-  a.block = std::min(a.block, std::max<std::int64_t>(a.n, 1));
+  a.block = std::min(a.block, std::max<int64_t>(a.n, 1));
   return a;
 }
 int axis_of(const MXParams& p, const Shape& sizes) {
   return static_cast<int>(p.axis < 0 ? p.axis + sizes.size() : p.axis);
 }
-Shape scale_sizes(Shape sizes, int axis, std::int64_t block) {
+Shape scale_sizes(Shape sizes, int axis, int64_t block) {
   sizes[axis] = (sizes[axis] + block - 1) / block;
   return sizes;
 }
@@ -91,7 +91,7 @@ MXTensor quantize_mx(const Tensor& x_, const MXParams& p, bool packed) {
 }
 
 Tensor dequantize_mx(const Tensor& codes_, const Tensor& scales_, const MXParams& p, bool packed,
-                     std::int64_t size) {
+                     int64_t size) {
   DROPIN_CHECK(codes_.dtype() == kUInt8 && scales_.dtype() == kUInt8, DTypeError,
                "dequantize_mx: codes are ", codes_.dtype(), " and scales ", scales_.dtype(),
                ", expected uint8");
@@ -99,7 +99,7 @@ Tensor dequantize_mx(const Tensor& codes_, const Tensor& scales_, const MXParams
   DROPIN_CHECK(sizes.size() > 0, ShapeError,
                "dequantize_mx: codes are a scalar, expected at least one dimension");
   if (packed) {
-    const std::int64_t bytes = sizes[sizes.size() - 1];
+    const int64_t bytes = sizes[sizes.size() - 1];
     const int width = mx_bits(p.format);
     DROPIN_CHECK(size >= 0 && (size * width + 7) / 8 == bytes, ShapeError,
                  "dequantize_mx: codes are ", codes_.sizes(), ", expected a last dimension of ",
@@ -176,8 +176,7 @@ Tensor quantized(const Tensor& x_, const MXParams& p) {
 }
 
 // One operand along one axis, in the format of a layer.
-Tensor along(const Tensor& x, const std::string& format, std::int64_t axis,
-             const MXProductParams& p) {
+Tensor along(const Tensor& x, const std::string& format, int64_t axis, const MXProductParams& p) {
   return quantized(x, {.format = format,
                        .axis = axis,
                        .block_size = p.block_size,

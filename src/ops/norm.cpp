@@ -45,8 +45,8 @@ void check_affine(const char* who, const char* what, const Tensor& t, const Shap
     fail<ShapeError>({who, ": ", what, " is ", t.sizes(), ", expected ", want});
 }
 // Positions per channel of x [B, C, *].
-std::int64_t positions(const Tensor& x) {
-  std::int64_t n = 1;
+int64_t positions(const Tensor& x) {
+  int64_t n = 1;
   for (int i = 2; i < x.dim(); ++i) n *= x.sizes()[i];
   return n;
 }
@@ -66,7 +66,7 @@ Tensor layer_norm(const Tensor& x_, const Shape& normalized, const Tensor& weigh
   const Tensor x = prepared(x_);
   auto like_x = [&](const Tensor& t) { return t.defined() ? t.to(x.dtype()).contiguous() : t; };
   const Tensor w = like_x(weight_), b = like_x(bias_);
-  const std::int64_t n = normalized.numel(), rows = n ? x.numel() / n : 0;
+  const int64_t n = normalized.numel(), rows = n ? x.numel() / n : 0;
   Tensor y = empty_like(x), mean = empty({rows}, x.options()), rstd = empty({rows}, x.options());
   run<kernels::layer_norm_forward>(x.device(), kernels::NormInputs{x.in(), n, w.in(), b.in(), eps},
                                    y.out(), mean.out(), rstd.out());
@@ -96,7 +96,7 @@ Tensor layer_norm(const Tensor& x_, const Shape& normalized, const Tensor& weigh
 Tensor rms_norm(const Tensor& x_, const Tensor& weight_, double eps) {
   need_floating("rms_norm", x_);
   if (x_.dim() == 0) fail<ShapeError>({"rms_norm: x is a scalar, expected [*, D]"});
-  const std::int64_t n = x_.size(-1);
+  const int64_t n = x_.size(-1);
   check_affine("rms_norm", "weight", weight_, {n});
   const Tensor x = prepared(x_),
                w = weight_.defined() ? weight_.to(x.dtype()).contiguous() : weight_;
@@ -121,15 +121,15 @@ Tensor rms_norm(const Tensor& x_, const Tensor& weight_, double eps) {
       .to(x_.dtype());
 }
 
-Tensor group_norm(const Tensor& x, std::int64_t groups, const Tensor& weight, const Tensor& bias,
+Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias,
                   double eps) {
   if (x.dim() < 2) fail<ShapeError>({"group_norm: x is ", x.sizes(), ", expected [B, C, *]"});
-  const std::int64_t c = x.size(1);
+  const int64_t c = x.size(1);
   if (groups <= 0 || c % groups)
     fail<OptionError>({"group_norm: ", c, " channels are not divisible into ", groups, " groups"});
   check_affine("group_norm", "weight", weight, {c});
   check_affine("group_norm", "bias", bias, {c});
-  const std::int64_t spatial = positions(x);
+  const int64_t spatial = positions(x);
   // normalise rows of one group each, then scale per channel
   Tensor y = layer_norm(x.reshape({x.size(0) * groups, c / groups * spatial}),
                         {c / groups * spatial}, {}, {}, eps)
@@ -144,14 +144,14 @@ Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& ru
                   double eps) {
   need_floating("batch_norm", x_);
   if (x_.dim() < 2) fail<ShapeError>({"batch_norm: x is ", x_.sizes(), ", expected [B, C, *]"});
-  const std::int64_t c = x_.size(1);
+  const int64_t c = x_.size(1);
   check_affine("batch_norm", "weight", weight_, {c});
   check_affine("batch_norm", "bias", bias_, {c});
   check_affine("batch_norm", "running_mean", running_mean, {c});
   check_affine("batch_norm", "running_var", running_var, {c});
   if (!training && !(running_mean.defined() && running_var.defined()))
     fail<Error>({"batch_norm: not training, and there are no running statistics"});
-  const std::int64_t n = c ? x_.numel() / c : 0;
+  const int64_t n = c ? x_.numel() / c : 0;
   if (training && n == 1)
     fail<ShapeError>({"batch_norm: expected more than 1 value per channel when training, got x of ",
                       x_.sizes()});

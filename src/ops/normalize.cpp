@@ -6,7 +6,7 @@
 
 namespace dropin {
 
-Tensor normalize(const Tensor& x, std::int64_t dim, double eps) {
+Tensor normalize(const Tensor& x, int64_t dim, double eps) {
   ops_detail::need_floating("normalize", x);
   if (!(eps > 0)) fail<OptionError>({"normalize: eps is ", eps, ", expected a positive number"});
   const int d = wrap_dim(dim, x.dim(), "normalize");

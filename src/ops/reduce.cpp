@@ -14,10 +14,10 @@ using kernels::Reduce;
 using ops_detail::dim_mask;
 using ops_detail::need_floating;
 
-std::uint32_t ops_detail::dim_mask(const Shape& dims, std::int64_t ndim, const char* who) {
+std::uint32_t ops_detail::dim_mask(const Shape& dims, int64_t ndim, const char* who) {
   if (dims.empty()) return (1u << ndim) - 1;
   std::uint32_t m = 0;
-  for (std::int64_t d : dims) {
+  for (int64_t d : dims) {
     const int w = wrap_dim(d, ndim, who);
     if (m >> w & 1) fail<IndexError>({who, ": dimension ", d, " is named twice in ", dims});
     m |= 1u << w;
@@ -39,8 +39,8 @@ Shape dropped_sizes(const Shape& s, std::uint32_t mask) {
     if (!(mask >> i & 1)) r.push_back(s[i]);
   return r;
 }
-std::int64_t reduced_count(const Shape& s, std::uint32_t mask) {
-  std::int64_t n = 1;
+int64_t reduced_count(const Shape& s, std::uint32_t mask) {
+  int64_t n = 1;
   for (int i = 0; i < s.size(); ++i)
     if (mask >> i & 1) n *= s[i];
   return n;
@@ -102,17 +102,16 @@ Tensor prod(const Tensor& x, const Shape& dims, bool keepdim) {
         for (int i = 0; i < order.size(); ++i) back[static_cast<int>(order[i])] = i;
         const Tensor p = v.permute(order),
                      flat = kept < v.dim() ? p.flatten(kept, -1) : p.unsqueeze(-1);
-        const std::int64_t n = flat.size(-1);
+        const int64_t n = flat.size(-1);
         Shape edge = flat.sizes();
         edge[edge.size() - 1] = 1;
         const Tensor one = ones(edge, flat.options());
-        const Tensor before =
-            cumprod(concat({one, flat.narrow(-1, 0, std::max<std::int64_t>(n - 1, 0))}, -1)
-                        .narrow(-1, 0, n),
-                    -1);
+        const Tensor before = cumprod(
+            concat({one, flat.narrow(-1, 0, std::max<int64_t>(n - 1, 0))}, -1).narrow(-1, 0, n),
+            -1);
         const Tensor reversed = flip(flat, {-1});
         const Tensor after =
-            flip(cumprod(concat({one, reversed.narrow(-1, 0, std::max<std::int64_t>(n - 1, 0))}, -1)
+            flip(cumprod(concat({one, reversed.narrow(-1, 0, std::max<int64_t>(n - 1, 0))}, -1)
                              .narrow(-1, 0, n),
                          -1),
                  {-1});
@@ -225,7 +224,7 @@ Tensor norm(const Tensor& x, const Shape& dims, bool keepdim) {
 
 namespace {
 
-Tensor arg(bool maximum, const char* who, const Tensor& x, std::int64_t dim, bool keepdim) {
+Tensor arg(bool maximum, const char* who, const Tensor& x, int64_t dim, bool keepdim) {
   const int d = wrap_dim(dim, x.dim(), who);
   if (x.dim() == 0) return zeros({}, {kInt64, x.device()});
   if (x.sizes()[d] == 0)
@@ -238,7 +237,7 @@ Tensor arg(bool maximum, const char* who, const Tensor& x, std::int64_t dim, boo
   return keepdim ? y : y.squeeze(d);
 }
 
-ValuesIndices pick(bool maximum, const char* who, const Tensor& x, std::int64_t dim, bool keepdim) {
+ValuesIndices pick(bool maximum, const char* who, const Tensor& x, int64_t dim, bool keepdim) {
   if (x.dim() == 0) return {affine(x, 1, 0), zeros({}, {kInt64, x.device()})};
   const int d = wrap_dim(dim, x.dim(), who);
   Tensor index = arg(maximum, who, x, d, true), values = gather(x, d, index);
@@ -248,7 +247,7 @@ ValuesIndices pick(bool maximum, const char* who, const Tensor& x, std::int64_t 
 
 // Runs f on x with dim moved last and contiguous, and moves it back.
 template <class F>
-ValuesIndices along_last(const Tensor& x, std::int64_t dim, const char* who, F f) {
+ValuesIndices along_last(const Tensor& x, int64_t dim, const char* who, F f) {
   if (x.dim() == 0) {
     auto [v, i] = along_last(x.reshape({1}), 0, who, f);
     return {v.reshape({}), i.reshape({})};
@@ -261,32 +260,32 @@ ValuesIndices along_last(const Tensor& x, std::int64_t dim, const char* who, F f
 
 }  // namespace
 
-ValuesIndices max(const Tensor& x, std::int64_t dim, bool keepdim) {
+ValuesIndices max(const Tensor& x, int64_t dim, bool keepdim) {
   return pick(true, "max", x, dim, keepdim);
 }
-ValuesIndices min(const Tensor& x, std::int64_t dim, bool keepdim) {
+ValuesIndices min(const Tensor& x, int64_t dim, bool keepdim) {
   return pick(false, "min", x, dim, keepdim);
 }
-Tensor argmax(const Tensor& x, std::int64_t dim, bool keepdim) {
+Tensor argmax(const Tensor& x, int64_t dim, bool keepdim) {
   return arg(true, "argmax", x, dim, keepdim);
 }
-Tensor argmin(const Tensor& x, std::int64_t dim, bool keepdim) {
+Tensor argmin(const Tensor& x, int64_t dim, bool keepdim) {
   return arg(false, "argmin", x, dim, keepdim);
 }
 
-ValuesIndices sort(const Tensor& x, std::int64_t dim, bool descending) {
+ValuesIndices sort(const Tensor& x, int64_t dim, bool descending) {
   return along_last(x, dim, "sort", [descending](const Tensor& t) {
     Tensor v = empty_like(t), i = empty(t.sizes(), {kInt64, t.device()});
     run<kernels::sort>(t.device(), t.in(), descending, v.out(), i.out());
     return i;
   });
 }
-Tensor argsort(const Tensor& x, std::int64_t dim, bool descending) {
+Tensor argsort(const Tensor& x, int64_t dim, bool descending) {
   return sort(x.detach(), dim, descending).indices;
 }
 
-ValuesIndices topk(const Tensor& x, std::int64_t k, std::int64_t dim, bool largest) {
-  const std::int64_t n = x.dim() ? x.size(dim) : 1;
+ValuesIndices topk(const Tensor& x, int64_t k, int64_t dim, bool largest) {
+  const int64_t n = x.dim() ? x.size(dim) : 1;
   if (k < 0 || k > n) fail<IndexError>({"topk: k is ", k, ", dimension ", dim, " has ", n});
   return along_last(x, dim, "topk", [k, largest](const Tensor& t) {
     Shape s = t.sizes();
@@ -315,13 +314,13 @@ Tensor cumsum_from(const Tensor& x, int d, bool reverse) {
 
 }  // namespace
 
-Tensor cumsum(const Tensor& x, std::int64_t dim) {
+Tensor cumsum(const Tensor& x, int64_t dim) {
   const int d = wrap_dim(dim, x.dim(), "cumsum");
   if (x.dim() == 0) return affine(x, 1, 0);
   return cumsum_from(is_floating(x.dtype()) ? x : x.to(kInt64), d, false);
 }
 
-Tensor cumprod(const Tensor& x_, std::int64_t dim) {
+Tensor cumprod(const Tensor& x_, int64_t dim) {
   const int d = wrap_dim(dim, x_.dim(), "cumprod");
   if (x_.dim() == 0) return affine(x_, 1, 0);
   if (!is_floating(x_.dtype())) return scan(kernels::Scan::CumProd, x_.to(kInt64), d);
@@ -332,10 +331,10 @@ Tensor cumprod(const Tensor& x_, std::int64_t dim) {
     if (!any(v.detach() == 0.0).item<bool>()) return {cumsum_from(g * p, d, true) / v};
     // with zeros: gx_i = sum_{j >= i} g_j prod_{k <= j, k != i} x_k, one i at a time
     Tensors parts;
-    const std::int64_t n = v.size(d);
+    const int64_t n = v.size(d);
     const Tensor past_zero =
         scan(kernels::Scan::CumMax, (v.detach() == 0).to(kFloat32), d).to(kBool);
-    for (std::int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n; ++i) {
       Tensor tail = v.narrow(d, i, n - i);
       tail = concat({ones_like(tail.narrow(d, 0, 1)), tail.narrow(d, 1, n - i - 1)}, d);
       Tensor lead = i ? p.narrow(d, i - 1, 1) : ones_like(tail.narrow(d, 0, 1));
@@ -347,7 +346,7 @@ Tensor cumprod(const Tensor& x_, std::int64_t dim) {
   });
 }
 
-Tensor logcumsumexp(const Tensor& x, std::int64_t dim) {
+Tensor logcumsumexp(const Tensor& x, int64_t dim) {
   need_floating("logcumsumexp", x);
   const int d = wrap_dim(dim, x.dim(), "logcumsumexp");
   if (x.dim() == 0) return affine(x, 1, 0);
@@ -362,7 +361,7 @@ Tensor logcumsumexp(const Tensor& x, std::int64_t dim) {
   });
 }
 
-Tensor cummax(const Tensor& x, std::int64_t dim) {
+Tensor cummax(const Tensor& x, int64_t dim) {
   const int d = wrap_dim(dim, x.dim(), "cummax");
   if (x.dim() == 0) return affine(x, 1, 0);
   Tensor y = scan(kernels::Scan::CumMax, x, d);
@@ -371,7 +370,7 @@ Tensor cummax(const Tensor& x, std::int64_t dim) {
     // equal values
     const Tensor hit = logical_or(s[0] == s[1], isnan(s[0]));
     Shape one(s[0].sizes());
-    for (std::int64_t& n : one) n = 1;
+    for (int64_t& n : one) n = 1;
     one[d] = s[0].size(d);
     const Tensor position = arange(s[0].size(d)).to(g.device()).reshape(one);
     const Tensor source =
@@ -385,7 +384,7 @@ Tensor cummax(const Tensor& x, std::int64_t dim) {
 
 namespace {
 
-Tensor softmax_along(const Tensor& x_, std::int64_t dim, bool log_form) {
+Tensor softmax_along(const Tensor& x_, int64_t dim, bool log_form) {
   const char* who = log_form ? "log_softmax" : "softmax";
   need_floating(who, x_);
   const int d = wrap_dim(dim, x_.dim(), who);
@@ -407,8 +406,8 @@ Tensor softmax_along(const Tensor& x_, std::int64_t dim, bool log_form) {
 
 }  // namespace
 
-Tensor softmax(const Tensor& x, std::int64_t dim) { return softmax_along(x, dim, false); }
-Tensor log_softmax(const Tensor& x, std::int64_t dim) { return softmax_along(x, dim, true); }
+Tensor softmax(const Tensor& x, int64_t dim) { return softmax_along(x, dim, false); }
+Tensor log_softmax(const Tensor& x, int64_t dim) { return softmax_along(x, dim, true); }
 
 Tensor Tensor::sum() const { return dropin::sum(*this); }
 Tensor Tensor::sum(const Shape& dims, bool keepdim) const {
@@ -436,12 +435,12 @@ Tensor Tensor::std(const Shape& dims, double correction, bool keepdim) const {
 Tensor Tensor::norm(const Shape& dims, bool keepdim) const {
   return dropin::norm(*this, dims, keepdim);
 }
-Tensor Tensor::argmax(std::int64_t dim, bool keepdim) const {
+Tensor Tensor::argmax(int64_t dim, bool keepdim) const {
   return dropin::argmax(*this, dim, keepdim);
 }
-Tensor Tensor::argmin(std::int64_t dim, bool keepdim) const {
+Tensor Tensor::argmin(int64_t dim, bool keepdim) const {
   return dropin::argmin(*this, dim, keepdim);
 }
-Tensor Tensor::softmax(std::int64_t dim) const { return dropin::softmax(*this, dim); }
+Tensor Tensor::softmax(int64_t dim) const { return dropin::softmax(*this, dim); }
 
 }  // namespace dropin

@@ -10,7 +10,7 @@ namespace dropin {
 using ops_detail::need_int64;
 using ops_detail::same_device;
 
-Tensor concat(const Tensors& xs, std::int64_t dim) {
+Tensor concat(const Tensors& xs, int64_t dim) {
   if (xs.empty()) fail<ShapeError>({"concat: no tensors"});
   const int d = wrap_dim(dim, xs[0].dim(), "concat");
   if (xs[0].dim() == 0) fail<ShapeError>({"concat: scalars cannot be joined; use stack"});
@@ -30,12 +30,12 @@ Tensor concat(const Tensors& xs, std::int64_t dim) {
                         xs[0].sizes(), " outside dimension ", d});
   }
   Tensor y = empty(sizes, {t, xs[0].device()});
-  std::vector<std::int64_t> lengths;
+  std::vector<int64_t> lengths;
   Tensors inputs;
-  std::int64_t at = 0;
+  int64_t at = 0;
   for (const Tensor& x : xs) {
     inputs.push_back(x.to(t));
-    const std::int64_t n = x.sizes()[d];
+    const int64_t n = x.sizes()[d];
     lengths.push_back(n);
     Tensor part =
         detail::alias(y, x.sizes(), y.strides(), y.storage_offset() + at * y.strides()[d]);
@@ -45,7 +45,7 @@ Tensor concat(const Tensors& xs, std::int64_t dim) {
   return record("concat", y, inputs.data(), inputs.size(), nullptr, 0,
                 [d, lengths](const Saved& s, const Tensor& g) {
                   Tensors gx(lengths.size());
-                  std::int64_t start = 0;
+                  int64_t start = 0;
                   for (std::size_t i = 0; i < lengths.size(); ++i) {
                     if (s.needs(static_cast<int>(i))) gx[i] = g.narrow(d, start, lengths[i]);
                     start += lengths[i];
@@ -54,7 +54,7 @@ Tensor concat(const Tensors& xs, std::int64_t dim) {
                 });
 }
 
-Tensor stack(const Tensors& xs, std::int64_t dim) {
+Tensor stack(const Tensors& xs, int64_t dim) {
   if (xs.empty()) fail<ShapeError>({"stack: no tensors"});
   Tensors r;
   for (std::size_t i = 0; i < xs.size(); ++i) {
@@ -65,16 +65,16 @@ Tensor stack(const Tensors& xs, std::int64_t dim) {
   return concat(r, dim);
 }
 
-Tensors split(const Tensor& x, const Shape& sizes, std::int64_t dim) {
+Tensors split(const Tensor& x, const Shape& sizes, int64_t dim) {
   if (sizes.numel() >= 0 && [&] {
-        std::int64_t total = 0;
-        for (std::int64_t n : sizes) total += n;
+        int64_t total = 0;
+        for (int64_t n : sizes) total += n;
         return total;
       }() != x.size(dim))
     fail<ShapeError>({"split: parts ", sizes, " of dimension ", dim, ", which has ", x.size(dim)});
   Tensors r;
-  std::int64_t at = 0;
-  for (std::int64_t n : sizes) {
+  int64_t at = 0;
+  for (int64_t n : sizes) {
     r.push_back(x.narrow(dim, at, n));
     at += n;
   }
@@ -82,19 +82,19 @@ Tensors split(const Tensor& x, const Shape& sizes, std::int64_t dim) {
   return r;
 }
 
-Tensors split(const Tensor& x, std::int64_t size, std::int64_t dim) {
+Tensors split(const Tensor& x, int64_t size, int64_t dim) {
   if (size <= 0) fail<ShapeError>({"split: size is ", size, ", expected at least 1"});
-  const std::int64_t n = x.size(dim);
+  const int64_t n = x.size(dim);
   Tensors r;
-  for (std::int64_t at = 0; at < n || at == 0; at += size)
+  for (int64_t at = 0; at < n || at == 0; at += size)
     r.push_back(x.narrow(dim, at, std::min(size, n - at)));
   detail::several_views(r);
   return r;
 }
 
-Tensors chunk(const Tensor& x, std::int64_t chunks, std::int64_t dim) {
+Tensors chunk(const Tensor& x, int64_t chunks, int64_t dim) {
   if (chunks <= 0) fail<ShapeError>({"chunk: chunks is ", chunks, ", expected at least 1"});
-  return split(x, std::max<std::int64_t>(1, (x.size(dim) + chunks - 1) / chunks), dim);
+  return split(x, std::max<int64_t>(1, (x.size(dim) + chunks - 1) / chunks), dim);
 }
 
 Tensor pad(const Tensor& x, const Shape& pads, double value) {
@@ -102,44 +102,43 @@ Tensor pad(const Tensor& x, const Shape& pads, double value) {
     fail<ShapeError>({"pad: ", pads, " for a tensor of ", x.dim(),
                       " dimensions; expected {left, right} pairs from the last one"});
   Shape sizes = x.sizes();
-  std::int64_t offset = 0;
+  int64_t offset = 0;
   Tensor inner = x;
   for (int i = 0; i < pads.size() / 2; ++i) {
     const int d = static_cast<int>(x.dim()) - 1 - i;
-    const std::int64_t left = pads[2 * i], right = pads[2 * i + 1];
+    const int64_t left = pads[2 * i], right = pads[2 * i + 1];
     if (sizes[d] + left + right < 0)
       fail<ShapeError>({"pad: ", pads, " leaves a negative size of ", x.sizes()});
     sizes[d] += left + right;
     if (left < 0 || right < 0)
-      inner = inner.narrow(
-          d, std::max<std::int64_t>(-left, 0),
-          inner.size(d) + std::min<std::int64_t>(left, 0) + std::min<std::int64_t>(right, 0));
+      inner =
+          inner.narrow(d, std::max<int64_t>(-left, 0),
+                       inner.size(d) + std::min<int64_t>(left, 0) + std::min<int64_t>(right, 0));
   }
   Tensor y = full(sizes, value, x.options());
   for (int i = 0; i < pads.size() / 2; ++i)
-    offset +=
-        std::max<std::int64_t>(pads[2 * i], 0) * y.strides()[static_cast<int>(x.dim()) - 1 - i];
+    offset += std::max<int64_t>(pads[2 * i], 0) * y.strides()[static_cast<int>(x.dim()) - 1 - i];
   Tensor part = detail::alias(y, inner.sizes(), y.strides(), offset);
   run<kernels::copy>(y.device(), inner.in(), part.out());
   Shape back = pads;
-  for (std::int64_t& p : back) p = -p;
+  for (int64_t& p : back) p = -p;
   return record("pad", y, {x}, {},
                 [back](const Saved&, const Tensor& g) -> Tensors { return {pad(g, back, 0)}; });
 }
 
 Tensor flip(const Tensor& x, const Shape& dims) {
   Tensor y = x;
-  for (std::int64_t d : dims) {
-    const std::int64_t n = y.size(d);
+  for (int64_t d : dims) {
+    const int64_t n = y.size(d);
     Tensor index = empty({n}, kInt64);
-    for (std::int64_t i = 0; i < n; ++i) index.data<std::int64_t>()[i] = n - 1 - i;
+    for (int64_t i = 0; i < n; ++i) index.data<int64_t>()[i] = n - 1 - i;
     y = index_select(y, d, index.to(x.device()));
   }
   return y;
 }
 
-Tensor roll(const Tensor& x, std::int64_t shift, std::int64_t dim) {
-  const std::int64_t n = x.size(dim);
+Tensor roll(const Tensor& x, int64_t shift, int64_t dim) {
+  const int64_t n = x.size(dim);
   if (n == 0) return x;
   shift = ((shift % n) + n) % n;
   if (!shift) return x;
@@ -162,7 +161,7 @@ Tensor repeat(const Tensor& x, const Shape& repeats) {
   return y;
 }
 
-Tensor repeat_interleave(const Tensor& x, std::int64_t repeats, std::int64_t dim) {
+Tensor repeat_interleave(const Tensor& x, int64_t repeats, int64_t dim) {
   if (x.dim() == 0)
     fail<ShapeError>({"repeat_interleave: x is [], expected at least one dimension"});
   const int d = wrap_dim(dim, x.dim(), "repeat_interleave");
@@ -175,8 +174,7 @@ Tensor repeat_interleave(const Tensor& x, std::int64_t repeats, std::int64_t dim
 namespace {
 
 // True where column - row <= diagonal.
-Tensor lower_mask(std::int64_t rows, std::int64_t columns, std::int64_t diagonal,
-                  const Device& device) {
+Tensor lower_mask(int64_t rows, int64_t columns, int64_t diagonal, const Device& device) {
   const Tensor r = arange(rows).to(device).unsqueeze(1),
                c = arange(columns).to(device).unsqueeze(0);
   return c - r <= diagonal;
@@ -187,16 +185,16 @@ void need_matrix(const char* who, const Tensor& x) {
 
 }  // namespace
 
-Tensor tril(const Tensor& x, std::int64_t diagonal) {
+Tensor tril(const Tensor& x, int64_t diagonal) {
   need_matrix("tril", x);
   return where(lower_mask(x.size(-2), x.size(-1), diagonal, x.device()), x, 0);
 }
-Tensor triu(const Tensor& x, std::int64_t diagonal) {
+Tensor triu(const Tensor& x, int64_t diagonal) {
   need_matrix("triu", x);
   return where(lower_mask(x.size(-2), x.size(-1), diagonal - 1, x.device()), 0, x);
 }
 
-Tensor one_hot(const Tensor& index, std::int64_t classes) {
+Tensor one_hot(const Tensor& index, int64_t classes) {
   need_int64("one_hot", "the index", index);
   Shape s = index.sizes();
   s.push_back(classes);
@@ -224,7 +222,7 @@ void check_source(const char* who, const Tensor& x, const Tensor& src) {
     fail<DTypeError>({who, ": src is ", src.dtype(), ", the tensor ", x.dtype()});
 }
 
-Tensor scattered(const char* who, const Tensor& x, std::int64_t dim, const Tensor& index,
+Tensor scattered(const char* who, const Tensor& x, int64_t dim, const Tensor& index,
                  const Tensor& src_, bool add) {
   const int d = wrap_dim(dim, x.dim(), who);
   check_gather(who, x, d, index);
@@ -243,7 +241,7 @@ Tensor scattered(const char* who, const Tensor& x, std::int64_t dim, const Tenso
 
 }  // namespace
 
-Tensor gather(const Tensor& x, std::int64_t dim, const Tensor& index) {
+Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
   const int d = wrap_dim(dim, x.dim(), "gather");
   check_gather("gather", x, d, index);
   Tensor y = empty(index.sizes(), x.options());
@@ -254,17 +252,17 @@ Tensor gather(const Tensor& x, std::int64_t dim, const Tensor& index) {
                 });
 }
 
-Tensor scatter(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src) {
+Tensor scatter(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& src) {
   return scattered("scatter", x, dim, index, src, false);
 }
-Tensor scatter_add(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src) {
+Tensor scatter_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& src) {
   if (is_floating(x.dtype()) && item_size(x.dtype()) == 2)  // sums of 16 bits would stop growing
     return scattered("scatter_add", x.to(kFloat32), dim, index, src.to(kFloat32), true)
         .to(x.dtype());
   return scattered("scatter_add", x, dim, index, src, true);
 }
 
-Tensor index_select(const Tensor& x, std::int64_t dim, const Tensor& index) {
+Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
   const int d = wrap_dim(dim, x.dim(), "index_select");
   need_int64("index_select", "the index", index);
   same_device("index_select", x, index);
@@ -281,7 +279,7 @@ Tensor index_select(const Tensor& x, std::int64_t dim, const Tensor& index) {
                 });
 }
 
-Tensor index_add(const Tensor& x, std::int64_t dim, const Tensor& index, const Tensor& src_) {
+Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor& src_) {
   const int d = wrap_dim(dim, x.dim(), "index_add");
   need_int64("index_add", "the index", index);
   same_device("index_add", x, index);
@@ -302,13 +300,13 @@ Tensor index_add(const Tensor& x, std::int64_t dim, const Tensor& index, const T
 Tensor nonzero(const Tensor& x) {
   const Tensor flat = x.detach().contiguous();
   Tensor all = empty({flat.numel()}, {kInt64, x.device()});
-  std::int64_t count = 0;
+  int64_t count = 0;
   run<kernels::nonzero>(x.device(), flat.in(), all.out(), &count);
   Tensor positions = all.narrow(0, 0, count).to(kCPU), out = empty({count, x.dim()}, kInt64);
-  for (std::int64_t i = 0; i < count; ++i) {
-    std::int64_t p = positions.data<std::int64_t>()[i];
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t p = positions.data<int64_t>()[i];
     for (int d = static_cast<int>(x.dim()) - 1; d >= 0; --d) {
-      out.data<std::int64_t>()[i * x.dim() + d] = p % x.sizes()[d];
+      out.data<int64_t>()[i * x.dim() + d] = p % x.sizes()[d];
       p /= x.sizes()[d];
     }
   }
@@ -321,19 +319,19 @@ Tensor masked_select(const Tensor& x, const Tensor& mask) {
   const Shape sizes = broadcast_shapes(x.sizes(), mask.sizes(), "masked_select");
   const Tensor m = mask.detach().expand(sizes).contiguous();
   Tensor all = empty({m.numel()}, {kInt64, x.device()});
-  std::int64_t count = 0;
+  int64_t count = 0;
   run<kernels::nonzero>(x.device(), m.in(), all.out(), &count);
   return index_select(x.expand(sizes).reshape({-1}), 0, all.narrow(0, 0, count));
 }
 
-Tensor embedding(const Tensor& weight, const Tensor& ids, std::int64_t padding_idx) {
+Tensor embedding(const Tensor& weight, const Tensor& ids, int64_t padding_idx) {
   need_int64("embedding", "ids", ids);
   same_device("embedding", weight, ids);
   if (weight.dim() != 2)
     fail<ShapeError>(
         {"embedding: weight is ", weight.sizes(), ", expected [num_embeddings, embedding_dim]"});
   const Tensor flat = ids.detach().contiguous().reshape({-1});
-  const std::int64_t rows = weight.size(0), width = weight.size(1);
+  const int64_t rows = weight.size(0), width = weight.size(1);
   Shape sizes = ids.sizes();
   sizes.push_back(width);
   Tensor y = empty(sizes, weight.options());
@@ -341,8 +339,8 @@ Tensor embedding(const Tensor& weight, const Tensor& ids, std::int64_t padding_i
     run<kernels::index_select>(weight.device(), weight.in(), 0, flat.in(),
                                y.view({flat.numel(), width}).out());
   } catch (const IndexError&) {
-    fail<IndexError>({"embedding: index out of range: ids from ", amin(flat).item<std::int64_t>(),
-                      " to ", amax(flat).item<std::int64_t>(), ", expected 0 to ", rows - 1,
+    fail<IndexError>({"embedding: index out of range: ids from ", amin(flat).item<int64_t>(),
+                      " to ", amax(flat).item<int64_t>(), ", expected 0 to ", rows - 1,
                       " (num_embeddings = ", rows, ")"});
   }
   return record(

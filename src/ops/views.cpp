@@ -41,19 +41,18 @@ Tensor pasted(const Tensor& g, const Shape& sizes, View&& view) {
 
 }  // namespace
 
-Tensor Tensor::slice(std::int64_t dim_, std::int64_t start, std::int64_t end,
-                     std::int64_t step) const {
+Tensor Tensor::slice(int64_t dim_, int64_t start, int64_t end, int64_t step) const {
   const int d = wrap_dim(dim_, dim(), "slice");
   if (dim() == 0) fail<IndexError>({"slice: a scalar has no dimension to slice"});
   if (step <= 0) fail<IndexError>({"slice: step is ", step, ", expected at least 1"});
-  const std::int64_t n = sizes()[d];
+  const int64_t n = sizes()[d];
   if (start < 0) start += n;
   if (end < 0) end += n;
-  start = std::clamp<std::int64_t>(start, 0, n);
-  end = std::clamp<std::int64_t>(end, start, n);
+  start = std::clamp<int64_t>(start, 0, n);
+  end = std::clamp<int64_t>(end, start, n);
   Shape s = sizes(), st = strides();
   s[d] = (end - start + step - 1) / step;
-  const std::int64_t offset = storage_offset() + start * st[d];
+  const int64_t offset = storage_offset() + start * st[d];
   st[d] *= step;
   return viewed(
       "slice", alias(*this, s, st, offset), *this,
@@ -62,8 +61,8 @@ Tensor Tensor::slice(std::int64_t dim_, std::int64_t start, std::int64_t end,
       });
 }
 
-Tensor Tensor::narrow(std::int64_t dim_, std::int64_t start, std::int64_t length) const {
-  const std::int64_t n = size(dim_);
+Tensor Tensor::narrow(int64_t dim_, int64_t start, int64_t length) const {
+  const int64_t n = size(dim_);
   if (start < 0) start += n;
   if (start < 0 || length < 0 || start > n - length)
     fail<IndexError>(
@@ -71,15 +70,15 @@ Tensor Tensor::narrow(std::int64_t dim_, std::int64_t start, std::int64_t length
   return slice(dim_, start, start + length);
 }
 
-Tensor Tensor::select(std::int64_t dim_, std::int64_t index) const {
+Tensor Tensor::select(int64_t dim_, int64_t index) const {
   const int d = wrap_dim(dim_, dim(), "select");
-  const std::int64_t n = size(d);
+  const int64_t n = size(d);
   if (index < -n || index >= n)
     fail<IndexError>(
         {"select: index ", index, " is out of range for dimension ", dim_, " of size ", n});
   if (index < 0) index += n;
   Shape s = sizes(), st = strides();
-  const std::int64_t offset = storage_offset() + index * st[d];
+  const int64_t offset = storage_offset() + index * st[d];
   s.erase(d);
   st.erase(d);
   return viewed("select", alias(*this, s, st, offset), *this,
@@ -88,7 +87,7 @@ Tensor Tensor::select(std::int64_t dim_, std::int64_t index) const {
                 });
 }
 
-Tensor Tensor::transpose(std::int64_t d0, std::int64_t d1) const {
+Tensor Tensor::transpose(int64_t d0, int64_t d1) const {
   const int a = wrap_dim(d0, dim(), "transpose"), b = wrap_dim(d1, dim(), "transpose");
   Shape s = sizes(), st = strides();
   if (dim()) {
@@ -122,7 +121,7 @@ Tensor Tensor::expand(const Shape& want) const {
   if (lead < 0) fail<ShapeError>({"expand: ", sizes(), " cannot become ", want});
   Shape s = want;
   for (int i = 0; i < want.size(); ++i) {
-    const std::int64_t have = i < lead ? 1 : sizes()[i - lead];
+    const int64_t have = i < lead ? 1 : sizes()[i - lead];
     if (s[i] == -1 && i >= lead) s[i] = have;
     if (s[i] < 0 || (have != s[i] && have != 1))
       fail<ShapeError>({"expand: ", sizes(), " cannot become ", want});
@@ -133,7 +132,7 @@ Tensor Tensor::expand(const Shape& want) const {
       [sizes = sizes()](const Saved&, const Tensor& g) -> Tensors { return {sum_to(g, sizes)}; });
 }
 
-Tensor Tensor::unsqueeze(std::int64_t dim_) const {
+Tensor Tensor::unsqueeze(int64_t dim_) const {
   const int d = wrap_dim(dim_, dim() + 1, "unsqueeze");
   Shape s = sizes(), st = strides();
   st.insert(d, d < dim() ? s[d] * st[d] : 1);
@@ -142,7 +141,7 @@ Tensor Tensor::unsqueeze(std::int64_t dim_) const {
                 [d](const Saved&, const Tensor& g) -> Tensors { return {g.squeeze(d)}; });
 }
 
-Tensor Tensor::squeeze(std::int64_t dim_) const {
+Tensor Tensor::squeeze(int64_t dim_) const {
   const int d = wrap_dim(dim_, dim(), "squeeze");
   if (dim() == 0 || sizes()[d] != 1) return *this;
   Shape s = sizes(), st = strides();
@@ -155,7 +154,7 @@ Tensor Tensor::squeeze(std::int64_t dim_) const {
 namespace {
 
 Shape resolve_sizes(const Shape& have, Shape want, const char* who) {
-  std::int64_t known = 1, n = have.numel();
+  int64_t known = 1, n = have.numel();
   int free = -1;
   for (int i = 0; i < want.size(); ++i) {
     if (want[i] == -1) {
@@ -185,7 +184,7 @@ bool view_strides(const Tensor& t, const Shape& want, Shape& strides) {
   // first.
   strides = want;
   int next = want.size() - 1;
-  std::int64_t run_size = 1, filled = 1, step = t.strides().back();
+  int64_t run_size = 1, filled = 1, step = t.strides().back();
   for (int d = static_cast<int>(t.dim()) - 1; d >= 0; --d) {
     run_size *= t.sizes()[d];
     if (d > 0 && (t.sizes()[d - 1] == 1 || t.strides()[d - 1] == run_size * step)) continue;
@@ -220,22 +219,22 @@ Tensor Tensor::reshape(const Shape& want) const {
   return view_strides(*this, s, st) ? view(s) : clone().view(s);
 }
 
-Tensor Tensor::flatten(std::int64_t start, std::int64_t end) const {
+Tensor Tensor::flatten(int64_t start, int64_t end) const {
   if (dim() == 0) return reshape({1});
   const int a = wrap_dim(start, dim(), "flatten"), b = wrap_dim(end, dim(), "flatten");
   if (a > b) fail<IndexError>({"flatten: start ", start, " comes after end ", end});
   Shape s;
   for (int i = 0; i < a; ++i) s.push_back(sizes()[i]);
-  std::int64_t n = 1;
+  int64_t n = 1;
   for (int i = a; i <= b; ++i) n *= sizes()[i];
   s.push_back(n);
   for (int i = b + 1; i < dim(); ++i) s.push_back(sizes()[i]);
   return reshape(s);
 }
 
-Tensor Tensor::unfold(std::int64_t dim_, std::int64_t size, std::int64_t step) const {
+Tensor Tensor::unfold(int64_t dim_, int64_t size, int64_t step) const {
   const int d = wrap_dim(dim_, dim(), "unfold");
-  const std::int64_t n = dim() ? sizes()[d] : 1;
+  const int64_t n = dim() ? sizes()[d] : 1;
   if (size < 0 || size > n || step <= 0)
     fail<ShapeError>({"unfold: windows of ", size, " every ", step, " over dimension ", dim_,
                       ", which has ", n});
@@ -247,11 +246,10 @@ Tensor Tensor::unfold(std::int64_t dim_, std::int64_t size, std::int64_t step) c
   return viewed("unfold", alias(*this, s, st, storage_offset()), *this,
                 [d, size, step, n](const Saved&, const Tensor& g) -> Tensors {
                   // element i of window w came from position w * step + i
-                  const std::int64_t windows = g.size(d);
+                  const int64_t windows = g.size(d);
                   Tensor index = empty({windows * size}, kInt64);
-                  for (std::int64_t w = 0, k = 0; w < windows; ++w)
-                    for (std::int64_t i = 0; i < size; ++i)
-                      index.data<std::int64_t>()[k++] = w * step + i;
+                  for (int64_t w = 0, k = 0; w < windows; ++w)
+                    for (int64_t i = 0; i < size; ++i) index.data<int64_t>()[k++] = w * step + i;
                   Shape order;
                   for (int i = 0; i <= d; ++i) order.push_back(i);
                   order.push_back(g.dim() - 1);
@@ -263,16 +261,16 @@ Tensor Tensor::unfold(std::int64_t dim_, std::int64_t size, std::int64_t step) c
                 });
 }
 
-Tensor Tensor::diagonal(std::int64_t offset, std::int64_t d0, std::int64_t d1) const {
+Tensor Tensor::diagonal(int64_t offset, int64_t d0, int64_t d1) const {
   const int a = wrap_dim(d0, dim(), "diagonal"), b = wrap_dim(d1, dim(), "diagonal");
   if (a == b) fail<IndexError>({"diagonal: the two dimensions are the same"});
   Shape s = sizes(), st = strides();
-  const std::int64_t n = std::max<std::int64_t>(
+  const int64_t n = std::max<int64_t>(
       0, offset >= 0 ? std::min(s[a], s[b] - offset) : std::min(s[a] + offset, s[b]));
-  const std::int64_t at = storage_offset() + (n == 0        ? 0
-                                              : offset >= 0 ? offset * st[b]
-                                                            : -offset * st[a]);
-  const std::int64_t step = st[a] + st[b];
+  const int64_t at = storage_offset() + (n == 0        ? 0
+                                         : offset >= 0 ? offset * st[b]
+                                                       : -offset * st[a]);
+  const int64_t step = st[a] + st[b];
   s.erase(std::max(a, b));
   st.erase(std::max(a, b));
   s.erase(std::min(a, b));
@@ -313,7 +311,7 @@ Tensor Tensor::to(const Device& where) const {
   const Tensor x = detach().contiguous();
   Tensor y = empty(sizes(), {dtype(), where});
   const Device& side = where.is_cpu() ? device() : where;
-  const std::int64_t bytes = numel() * item_size(dtype());
+  const int64_t bytes = numel() * item_size(dtype());
   run<kernels::device_copy>(side, y.data_ptr(), where.is_cpu(),
                             static_cast<const void*>(x.data_ptr()), device().is_cpu(), bytes);
   return record("to", y, {*this}, {}, [from = device()](const Saved&, const Tensor& g) -> Tensors {

@@ -7,7 +7,7 @@ FamilyInfo Optimizer::family() {
   f.name = kFamily;
   f.call = "parameters and their gradients -> new parameters, by step()";
   f.inputs = [](const Json&, const SampleSpec& s) {  // one parameter
-    static constexpr std::int64_t kValues[] = {15, 4096, 1 << 18, 1 << 24};
+    static constexpr int64_t kValues[] = {15, 4096, 1 << 18, 1 << 24};
     return Sample{{{"x", s.normal({s.of(kValues)})}}};
   };
   f.label = [](const Shape& x) { return "n:" + std::to_string(x[0]); };

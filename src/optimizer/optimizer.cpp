@@ -226,7 +226,7 @@ namespace {
 constexpr std::string_view kGroups = "param_groups.";
 
 Tensor bytes_of(const std::string& text) {
-  Tensor t = empty({static_cast<std::int64_t>(text.size())}, kUInt8);
+  Tensor t = empty({static_cast<int64_t>(text.size())}, kUInt8);
   std::copy(text.begin(), text.end(), t.data<std::uint8_t>());
   return t;
 }
@@ -236,7 +236,7 @@ Tensor option_to_tensor(const Json& v) {
   if (v.is_bool()) return full({}, v.as_bool(), kBool);
   if (v.is_int()) {
     Tensor t = empty({}, kInt64);
-    *t.data<std::int64_t>() = v.as_int();
+    *t.data<int64_t>() = v.as_int();
     return t;
   }
   if (v.is_double()) return scalar(v.as_double(), kFloat64);
@@ -263,8 +263,8 @@ Json option_from_tensor(const Tensor& t_in) {
     return list;
   }
   if (t.dtype() == kBool) return Json(t.item<bool>());
-  if (t.dtype() == kInt64) return Json(*t.data<std::int64_t>());
-  return is_floating(t.dtype()) ? Json(t.item()) : Json(t.item<std::int64_t>());
+  if (t.dtype() == kInt64) return Json(*t.data<int64_t>());
+  return is_floating(t.dtype()) ? Json(t.item()) : Json(t.item<int64_t>());
 }
 
 // Switches of torch's own implementations in its param_groups, which change no number.
@@ -302,12 +302,12 @@ StateDict Optimizer::state_dict() const {
         s.set(fmt::format("state.{}.{}", i, n), t);
       ++i;
     }
-  std::int64_t first = 0;
+  int64_t first = 0;
   for (std::size_t k = 0; k < groups_.size(); ++k) {
     const ParamGroup& g = groups_[k];
     for (const auto& [n, v] : g.options.items())
       s.set(fmt::format("{}{}.{}", kGroups, k, n), option_to_tensor(v));
-    const auto count = static_cast<std::int64_t>(g.params.size());
+    const auto count = static_cast<int64_t>(g.params.size());
     s.set(fmt::format("{}{}.initial_lr", kGroups, k), scalar(g.initial_lr, kFloat64));
     s.set(fmt::format("{}{}.params", kGroups, k),
           arange(static_cast<double>(first), static_cast<double>(first + count)));
@@ -319,7 +319,7 @@ StateDict Optimizer::state_dict() const {
 // The groups with the options of a state; the present ones when it has none.
 std::vector<ParamGroup> Optimizer::restored_groups(const StateDict& state) const {
   std::vector<Json> changes;
-  std::vector<std::int64_t> counts;
+  std::vector<int64_t> counts;
   std::vector<std::optional<double>> initial;
   for (const auto& [n, t] : state) {
     if (n.rfind(kGroups, 0) != 0) continue;
@@ -353,10 +353,10 @@ std::vector<ParamGroup> Optimizer::restored_groups(const StateDict& state) const
   };
   bool fits = changes.size() == groups.size();
   for (std::size_t k = 0; fits && k < groups.size(); ++k)
-    fits = counts[k] == static_cast<std::int64_t>(groups[k].params.size());
+    fits = counts[k] == static_cast<int64_t>(groups[k].params.size());
   if (!fits)
     fail<StateError>({type(), ": the state has ", changes.size(), " parameter groups (of ",
-                      sizes(counts, [](std::int64_t c) { return c; }),
+                      sizes(counts, [](int64_t c) { return c; }),
                       " parameters; -1: no params entry), ", "this optimizer ", groups.size(),
                       " (of ", sizes(groups, [](const ParamGroup& g) { return g.params.size(); }),
                       ")"});
@@ -458,8 +458,8 @@ bool Optimizer::holds(const Tensor& p, bool* has_state) const {
   return false;
 }
 
-std::int64_t Optimizer::state_bytes() const {
-  std::int64_t n = 0;
+int64_t Optimizer::state_bytes() const {
+  int64_t n = 0;
   for (const Held& h : states_)
     for (const auto& [name, t] : h.state) n += t.numel() * item_size(t.dtype());
   return n;
@@ -496,7 +496,7 @@ void adam(const Tensor& p, const Tensor& g_in, NamedTensors& state, double lr,
           bool decoupled) {
   if (amsgrad && !state.contains("max_exp_avg_sq")) state.set("max_exp_avg_sq", state_like(p));
   Tensor count = state.find("step");
-  const auto step = static_cast<std::int64_t>(count.item()) + 1;
+  const auto step = static_cast<int64_t>(count.item()) + 1;
   const DType dtype = step_dtype(p.dtype());
   const Tensor g = g_in.to(dtype);
   update_as(dtype, p, [&](const Tensor& t) {
@@ -587,8 +587,7 @@ double clip_grad_norm_(const Tensors& params, double max_norm) {
   return n;
 }
 
-double warmup_cosine(std::int64_t step, std::int64_t warmup, std::int64_t total, double lr,
-                     double min_lr) {
+double warmup_cosine(int64_t step, int64_t warmup, int64_t total, double lr, double min_lr) {
   if (step < warmup) return lr * static_cast<double>(step + 1) / static_cast<double>(warmup);
   const double t =
       total > warmup

@@ -22,7 +22,7 @@ Tensor create_dynamic_map(bool is_signed) {
   return t;
 }
 
-Blockwise quantize_blockwise(const Tensor& x_, bool is_signed, std::int64_t block_size) {
+Blockwise quantize_blockwise(const Tensor& x_, bool is_signed, int64_t block_size) {
   DROPIN_CHECK(is_floating(x_.dtype()), DTypeError, "quantize_blockwise: x is ", x_.dtype(),
                ", expected a floating-point tensor");
   DROPIN_CHECK(block_size >= 1, OptionError, "quantize_blockwise: block_size is ", block_size,
@@ -37,14 +37,14 @@ Blockwise quantize_blockwise(const Tensor& x_, bool is_signed, std::int64_t bloc
 }
 
 Tensor dequantize_blockwise(const Tensor& codes_, const Tensor& absmax_, bool is_signed,
-                            std::int64_t block_size) {
+                            int64_t block_size) {
   DROPIN_CHECK(codes_.dtype() == kUInt8, DTypeError, "dequantize_blockwise: codes are ",
                codes_.dtype(), ", expected uint8");
   DROPIN_CHECK(is_floating(absmax_.dtype()), DTypeError, "dequantize_blockwise: absmax is ",
                absmax_.dtype(), ", expected float32");
   DROPIN_CHECK(block_size >= 1, OptionError, "dequantize_blockwise: block_size is ", block_size,
                ", expected at least 1");
-  const std::int64_t blocks = ceil_div(codes_.numel(), block_size);
+  const int64_t blocks = ceil_div(codes_.numel(), block_size);
   DROPIN_CHECK(absmax_.dim() == 1 && absmax_.size(0) == blocks, ShapeError,
                "dequantize_blockwise: absmax is ", absmax_.sizes(), ", expected [", blocks,
                "] for codes of ", codes_.sizes(), " in blocks of ", block_size);
@@ -84,7 +84,7 @@ void check_eps8(std::string_view who, double eps) {
 
 // --- which state
 
-void Overrides8::set(const Tensor& p, std::int64_t bits) {
+void Overrides8::set(const Tensor& p, int64_t bits) {
   for (auto& [t, b] : bits_)
     if (t.is_same(p)) {
       b = bits;
@@ -92,7 +92,7 @@ void Overrides8::set(const Tensor& p, std::int64_t bits) {
     }
   bits_.emplace_back(p, bits);
 }
-bool Overrides8::eight(const Tensor& p, std::int64_t min_size) const {
+bool Overrides8::eight(const Tensor& p, int64_t min_size) const {
   for (const auto& [t, b] : bits_)
     if (t.is_same(p)) return b == 8;
   return p.numel() >= min_size && !keeps_full_state(p);
@@ -108,8 +108,7 @@ static_assert(static_cast<int>(Kind8::Adagrad) == static_cast<int>(kernels::Rule
 
 // The factor that brings the gradient's norm down to a percentile of the last 100; norms that are
 // not finite are not remembered.
-double clipped_scale(const Tensor& g, std::int64_t step, std::int64_t percentile,
-                     NamedTensors& state) {
+double clipped_scale(const Tensor& g, int64_t step, int64_t percentile, NamedTensors& state) {
   const double n = norm(g.to(kFloat32)).item(), square = n * n;
   Tensor history = state.find("gnorm_vec");
   if (!std::isfinite(square)) return 1;
@@ -145,7 +144,7 @@ NamedTensors start8(const Rule8Options& o, bool eight, const Tensor& p) {
 }
 
 void update8(const Rule8Options& o, const Tensor& p, const Tensor& g_, NamedTensors& state) {
-  const std::int64_t n = p.numel(), b = o.common.block_size;
+  const int64_t n = p.numel(), b = o.common.block_size;
   Tensor step = state.find("step");
   kernels::Step8 a{rule_of(o.kind),
                    o.lr,
@@ -154,7 +153,7 @@ void update8(const Rule8Options& o, const Tensor& p, const Tensor& g_, NamedTens
                    o.eps,
                    o.common.weight_decay,
                    1,
-                   static_cast<std::int64_t>(step.item()) + 1,
+                   static_cast<int64_t>(step.item()) + 1,
                    b};
   if (o.common.percentile_clipping < 100 && n > 0)
     a.gradient_scale = clipped_scale(g_, a.step, o.common.percentile_clipping, state);
@@ -181,10 +180,10 @@ void check_state8(std::string_view who, const Common8& o, bool two, const Tensor
                   NamedTensors& state) {
   if (state.size() == 0) return;
   const Tensor block = state.take("block_size");
-  const std::int64_t b = o.block_size, n = p.numel();
+  const int64_t b = o.block_size, n = p.numel();
   const bool eight = state.contains("absmax1") || state.contains("absmax2");
-  if (block.defined() && block.item<std::int64_t>() != b)
-    fail<StateError>({who, ": state.", i, " has block_size ", block.item<std::int64_t>(),
+  if (block.defined() && block.item<int64_t>() != b)
+    fail<StateError>({who, ": state.", i, " has block_size ", block.item<int64_t>(),
                       ", this optimizer has block_size ", b});
   DROPIN_CHECK(state.contains("step") && state.find("step").numel() == 1, StateError, who,
                ": state.", i, " has no step");

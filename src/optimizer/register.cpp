@@ -13,7 +13,7 @@ struct MapOptions {
 };
 struct BlockwiseOptions {
   bool is_signed = true;
-  std::int64_t block_size = 256;
+  int64_t block_size = 256;
   static void fields(auto&& f) {
     f("signed", &BlockwiseOptions::is_signed, "the map of [-1, 1], or of [0, 1]");
     f("block_size", &BlockwiseOptions::block_size, "values that share a scale");

@@ -10,7 +10,7 @@ namespace {
 using Flags = std::vector<bool>;
 
 // The `count` largest of those that may be chosen, lower indices first; NaN is smallest.
-Flags largest(const std::vector<double>& value, const Flags& may, std::int64_t count) {
+Flags largest(const std::vector<double>& value, const Flags& may, int64_t count) {
   std::vector<std::size_t> order;
   for (std::size_t i = 0; i < value.size(); ++i)
     if (may[i]) order.push_back(i);
@@ -51,19 +51,19 @@ RiglMasks rigl_update(const Tensor& weight, const Tensor& mask, const Tensor& de
   const std::vector<double> w = weight.to_vector(), g = dense_grad.to_vector();
   Flags active;
   for (const double m : mask.to_vector()) active.push_back(m != 0);
-  const auto ones = static_cast<std::int64_t>(std::count(active.begin(), active.end(), true)),
-             all = static_cast<std::int64_t>(w.size());
+  const auto ones = static_cast<int64_t>(std::count(active.begin(), active.end(), true)),
+             all = static_cast<int64_t>(w.size());
   if (std::any_of(w.begin(), w.end(), [](double x) { return std::isnan(x); }) ||
       std::any_of(g.begin(), g.end(), [](double x) { return std::isnan(x); }))
     warn_once("rigl_update: weights or gradients hold NaN, which counts as smallest");
-  const auto pruned = static_cast<std::int64_t>(o.drop_fraction * static_cast<double>(ones));
+  const auto pruned = static_cast<int64_t>(o.drop_fraction * static_cast<double>(ones));
   const Flags kept = largest(w, active, ones - pruned);
-  const std::int64_t left = ones - pruned,
-                     wanted = static_cast<std::int64_t>(
-                         (1 - o.sparsity) * static_cast<double>(all) - static_cast<double>(left));
+  const int64_t left = ones - pruned,
+                wanted = static_cast<int64_t>((1 - o.sparsity) * static_cast<double>(all) -
+                                              static_cast<double>(left));
   Flags rest;
   for (const bool k : kept) rest.push_back(!k);
-  const Flags grown = largest(g, rest, std::max<std::int64_t>(wanted, 0));
+  const Flags grown = largest(g, rest, std::max<int64_t>(wanted, 0));
   Flags next = kept;
   for (std::size_t i = 0; i < next.size(); ++i) next[i] = next[i] || grown[i];
   return {as_tensor(next, mask), as_tensor(grown, mask)};
@@ -73,7 +73,7 @@ RigLSparsifier::RigLSparsifier(Optimizer& optimizer, std::vector<MaskedParameter
                                const RigLOptions& o)
     : optimizer_(optimizer), params_(std::move(params)), options_(o) {
   const char* who = "RigLSparsifier";
-  end_ = o.end ? o.end : static_cast<std::int64_t>(0.75 * static_cast<double>(o.total_steps));
+  end_ = o.end ? o.end : static_cast<int64_t>(0.75 * static_cast<double>(o.total_steps));
   DROPIN_CHECK(o.method == "rigl" || o.method == "set" || o.method == "static", OptionError, who,
                ": method is \"", o.method, "\", expected rigl, set or static");
   DROPIN_CHECK(o.schedule == "cosine" || o.schedule == "constant" || o.schedule == "exponential",
@@ -95,14 +95,14 @@ RigLSparsifier::RigLSparsifier(Optimizer& optimizer, std::vector<MaskedParameter
     if (p.want_dense_grad) p.want_dense_grad(changes_at(1));
 }
 
-bool RigLSparsifier::changes_at(std::int64_t t) const {
+bool RigLSparsifier::changes_at(int64_t t) const {
   return options_.method != "static" && options_.begin < t && t < end_ &&
          t % options_.frequency == 0;
 }
 
-double RigLSparsifier::drop_fraction_at(std::int64_t t) const {
+double RigLSparsifier::drop_fraction_at(int64_t t) const {
   const double part = static_cast<double>(t - options_.begin) /
-                      static_cast<double>(std::max<std::int64_t>(end_ - options_.begin, 1));
+                      static_cast<double>(std::max<int64_t>(end_ - options_.begin, 1));
   if (options_.schedule == "constant") return options_.drop_fraction;
   return options_.drop_fraction * (options_.schedule == "cosine"
                                        ? 0.5 + 0.5 * std::cos(M_PI * part)
@@ -174,7 +174,7 @@ std::vector<double> erk_densities(const std::vector<Shape>& shapes, double spars
   std::vector<double> size, raw, density(shapes.size(), 0);
   for (const Shape& s : shapes) {
     double product = 1, total = 0;
-    for (const std::int64_t n : s) {
+    for (const int64_t n : s) {
       product *= static_cast<double>(n);
       total += static_cast<double>(n);
     }

@@ -9,7 +9,7 @@ FamilyInfo HiddenEdit::family() {
   f.name = kFamily;
   f.call = "x [*, D], positions [B, K] int64 -> y [*, D]";
   f.options = [](int size) {
-    const std::int64_t width = size ? 512 : 8;
+    const int64_t width = size ? 512 : 8;
     return json_of(
         {{"embed_dim", width}, {"features", width}, {"low_rank_dimension", size ? 16 : 3}});
   };
@@ -37,10 +37,10 @@ Tensor edited_rows(std::string_view who, const Tensor& x, const Tensor& position
   DROPIN_CHECK(positions.dim() == 2 && positions.size(0) == x.size(0), ShapeError, who,
                ": positions are ", positions.sizes(), ", expected [", x.size(0), ", K]");
   const Tensor at = positions.to(Device{}).to(kInt64).contiguous();
-  const std::int64_t length = x.size(1), k = at.size(1);
-  std::vector<std::int64_t> rows;
-  for (std::int64_t i = 0; i < at.numel(); ++i) {
-    const std::int64_t p = at.data<std::int64_t>()[i];
+  const int64_t length = x.size(1), k = at.size(1);
+  std::vector<int64_t> rows;
+  for (int64_t i = 0; i < at.numel(); ++i) {
+    const int64_t p = at.data<int64_t>()[i];
     DROPIN_CHECK(p >= -1 && p < length, IndexError, who, ": positions hold ", p,
                  ", expected -1 (unused) to ", length - 1);
     if (p >= 0) rows.push_back(i / k * length + p);
@@ -52,7 +52,7 @@ Tensor edited_rows(std::string_view who, const Tensor& x, const Tensor& position
 }  // namespace
 
 Tensor HiddenEdit::forward(const Tensor& x, const Tensor& positions) {
-  const std::int64_t d = width();
+  const int64_t d = width();
   DROPIN_CHECK(x.dim() > 0 && x.size(-1) == d, ShapeError, type(), ": x is ", x.sizes(),
                ", expected [*, ", d, "]");
   DROPIN_CHECK(is_floating(x.dtype()), DTypeError, type(), ": x is ", x.dtype(),
@@ -93,8 +93,7 @@ Adapter::Adapter(const AdapterOptions& o) : Component(o) {
                o.embed_dim, " must be positive and bottleneck ", o.bottleneck, " not negative");
   detail::check_activation(who(), "activation", o.activation);
   detail::check_dropout(who(), o.dropout);
-  const std::int64_t middle =
-      o.bottleneck ? o.bottleneck : std::max<std::int64_t>(1, o.embed_dim / 8);
+  const int64_t middle = o.bottleneck ? o.bottleneck : std::max<int64_t>(1, o.embed_dim / 8);
   down_ = child<Linear>("down", {.in_features = o.embed_dim, .out_features = middle});
   up_ = child<Linear>("up", {.in_features = middle, .out_features = o.embed_dim});
   no_grad guard;

@@ -8,7 +8,7 @@ namespace {
 /// Holds norm.weight and norm.bias.
 class NormAffine : public Module {
  public:
-  NormAffine(std::int64_t k, bool bias) {
+  NormAffine(int64_t k, bool bias) {
     weight = &parameter("weight", ones({k}));
     this->bias = &parameter("bias", bias ? zeros({k}) : Tensor());
   }
@@ -69,7 +69,7 @@ BitLinear::BitLinear(const BitLinearOptions& o) : Component(o), cache_(new Cache
 Tensor BitLinear::normalize(const Tensor& x) const {
   const auto& o = options_;
   if (o.norm == "none") return norm_weight_ ? x * *norm_weight_ : x;
-  const std::int64_t k = o.in_features, slice = k / o.act_groups;
+  const int64_t k = o.in_features, slice = k / o.act_groups;
   const Tensor w = norm_weight_ ? *norm_weight_ : Tensor(), b = norm_bias_ ? *norm_bias_ : Tensor();
   if (o.act_groups == 1)
     return rms_ ? rms_norm(x, w, o.norm_eps) : layer_norm(x, {k}, w, b, o.norm_eps);
@@ -141,8 +141,7 @@ void BitLinear::translate_state(StateDict& state, const std::string& prefix,
   const auto& o = options_;
   const Tensor p = state.find(prefix + "weight_packed"), s = state.find(prefix + "weight_scale"),
                w = state.find(prefix + "weight");
-  const std::int64_t planes = params_.ternary ? 4 : 8,
-                     bytes = (o.in_features + planes - 1) / planes;
+  const int64_t planes = params_.ternary ? 4 : 8, bytes = (o.in_features + planes - 1) / planes;
   if (p.defined()) {
     DROPIN_CHECK(p.dtype() == kUInt8, StateError, who(), ": ", prefix, "weight_packed is ",
                  p.dtype(), ", expected uint8");
@@ -155,8 +154,8 @@ void BitLinear::translate_state(StateDict& state, const std::string& prefix,
                  o.weight_groups, "]");
     const Tensor c = p.to(kCPU).contiguous();
     const std::uint8_t* b = c.data<std::uint8_t>();
-    const std::int64_t spare = bytes * planes - o.in_features;
-    for (std::int64_t i = 0; i < p.numel(); ++i) {
+    const int64_t spare = bytes * planes - o.in_features;
+    for (int64_t i = 0; i < p.numel(); ++i) {
       bool good = !params_.ternary || (b[i] & b[i] >> 1 & 0x55) == 0;
       if ((i + 1) % bytes == 0 && spare) {
         const int used = static_cast<int>((planes - spare) * 8 / planes);

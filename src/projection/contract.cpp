@@ -22,7 +22,7 @@ FamilyInfo MatrixProduct::family() {
   f.name = kFamily;
   f.call = "a [.., M, K], b [.., K, N] -> y [.., M, N]";
   f.inputs = [](const Json&, const SampleSpec& s) {
-    const std::int64_t n = s.size ? 512 : 8;
+    const int64_t n = s.size ? 512 : 8;
     SampleSpec other = s;
     other.seed = s.seed + 1;
     return Sample{{{"a", sample_rows(s, n).inputs.find("x")}, {"b", other.normal({n, n})}}, {"b"}};

@@ -4,7 +4,7 @@
 
 namespace dropin {
 
-void detail::FrozenProjection::create(std::int64_t in, std::int64_t out, bool bias, double p_drop) {
+void detail::FrozenProjection::create(int64_t in, int64_t out, bool bias, double p_drop) {
   DROPIN_CHECK(in > 0 && out > 0, OptionError, type(), ": in_features ", in, " and out_features ",
                out, " must be positive");
   check_dropout(type(), p_drop);
@@ -29,15 +29,15 @@ void detail::FrozenProjection::unmerge() {
   added_ = {};
 }
 
-std::int64_t detail::FrozenProjection::num_trainable() const {
-  std::int64_t n = 0;
+int64_t detail::FrozenProjection::num_trainable() const {
+  int64_t n = 0;
   for (const Tensor& p : parameters())
     if (p.requires_grad()) n += p.numel();
   return n;
 }
 
 Tensor detail::FrozenProjection::forward(const Tensor& x) {
-  const std::int64_t in = weight_->size(1);
+  const int64_t in = weight_->size(1);
   DROPIN_CHECK(x.dim() > 0 && x.size(-1) == in, ShapeError, type(), ": x is ", x.sizes(),
                ", expected [*, ", in, "] because in_features = ", in);
   DROPIN_CHECK(is_floating(x.dtype()), DTypeError, type(), ": x is ", x.dtype(),

@@ -28,18 +28,18 @@ Tensor orthonormal(const Tensor& a) {
 
 // An orthogonal [d, d] that begins with the orthonormal columns of q [d, r].
 Tensor completed(const Tensor& q) {
-  const std::int64_t d = q.size(0);
+  const int64_t d = q.size(0);
   const Tensor more = concat({q.detach().to(kFloat64), randn({d, d - q.size(1)}, kFloat64)}, 1);
   return orthonormal(more).to(q.dtype());
 }
 
 // X with -1 on the diagonal: no reflection turns anything.
-Tensor unturned(std::int64_t d, std::int64_t r) { return eye(d, r) * -1.0; }
+Tensor unturned(int64_t d, int64_t r) { return eye(d, r) * -1.0; }
 
 }  // namespace
 
 void LowRankEdit::create(std::string_view who, const ReFTOptions& o, bool subtracts) {
-  const std::int64_t d = o.embed_dim, r = o.low_rank_dimension;
+  const int64_t d = o.embed_dim, r = o.low_rank_dimension;
   DROPIN_CHECK(d > 0, OptionError, who, ": embed_dim is ", d, ", expected a positive number");
   DROPIN_CHECK(o.parametrization == "householder" || o.parametrization == "none", OptionError, who,
                ": parametrization is \"", o.parametrization, "\", expected householder or none");
@@ -88,7 +88,7 @@ Tensor LowRankEdit::rotation() const {
   if (!base_) return *rotate_;
   const Tensor x = *rotate_;
   Tensor columns = eye(width_, rank_, x.options());
-  for (std::int64_t j = rank_ - 1; j >= 0; --j) {
+  for (int64_t j = rank_ - 1; j >= 0; --j) {
     const Tensor below = x.select(1, j).narrow(0, j + 1, width_ - j - 1),
                  v = concat({zeros({j}, x.options()), ones({1}, x.options()), below}, 0);
     const Tensor scaled = v * (2.0 / sum(square(v)));
@@ -141,9 +141,9 @@ void LowRankEdit::translate_state(StateDict& state, const std::string& prefix,
 
 namespace {
 // "f3" or "l4": the number; -1 when the text has another form.
-std::int64_t count_of(std::string_view text, char kind) {
+int64_t count_of(std::string_view text, char kind) {
   if (text.size() < 2 || text[0] != kind) return -1;
-  std::int64_t n = -1;
+  int64_t n = -1;
   const auto [end, error] = std::from_chars(text.data() + 1, text.data() + text.size(), n);
   return error == std::errc() && end == text.data() + text.size() ? n : -1;
 }
@@ -153,7 +153,7 @@ Tensor reft_positions(const Tensor& lengths_in, const std::string& positions) {
   const char* who = "reft_positions";
   const std::string_view text = positions;
   const std::size_t plus = text.find('+');
-  std::int64_t first = 0, last = 0;
+  int64_t first = 0, last = 0;
   if (plus != std::string_view::npos) {
     first = count_of(text.substr(0, plus), 'f');
     last = count_of(text.substr(plus + 1), 'l');
@@ -168,15 +168,15 @@ Tensor reft_positions(const Tensor& lengths_in, const std::string& positions) {
                ": lengths are ", lengths_in.dtype(), ", expected int64");
   DROPIN_CHECK(lengths_in.dim() == 1, ShapeError, who, ": lengths are ", lengths_in.sizes(),
                ", expected [B]");
-  const std::vector<std::int64_t> lengths = lengths_in.to_vector<std::int64_t>();
-  const auto batch = static_cast<std::int64_t>(lengths.size());
+  const std::vector<int64_t> lengths = lengths_in.to_vector<int64_t>();
+  const auto batch = static_cast<int64_t>(lengths.size());
   Tensor y = full({batch, first + last}, -1, kInt64);
-  std::int64_t* row = y.data<std::int64_t>();
-  for (const std::int64_t n : lengths) {
+  int64_t* row = y.data<int64_t>();
+  for (const int64_t n : lengths) {
     DROPIN_CHECK(n >= 0, IndexError, who, ": lengths hold ", n, ", expected 0 or more");
-    std::int64_t at = 0;
-    for (std::int64_t i = 0; i < std::min(n / 2, first); ++i) row[at++] = i;
-    for (std::int64_t i = n - std::min(n / 2, last); i < n; ++i) row[at++] = i;
+    int64_t at = 0;
+    for (int64_t i = 0; i < std::min(n / 2, first); ++i) row[at++] = i;
+    for (int64_t i = n - std::min(n / 2, last); i < n; ++i) row[at++] = i;
     row += first + last;
   }
   return y.to(lengths_in.device());

@@ -13,7 +13,7 @@ namespace dropin {
 namespace {
 struct PackWeightOptions {
   std::string variant = "b1";
-  std::int64_t weight_groups = 1;
+  int64_t weight_groups = 1;
   static void fields(auto&& f) {
     f("variant", &PackWeightOptions::variant, "\"b1\" or \"b1.58\"");
     f("weight_groups", &PackWeightOptions::weight_groups, "groups of rows with a scale each");
@@ -21,7 +21,7 @@ struct PackWeightOptions {
 };
 struct UnpackWeightOptions {
   std::string variant = "b1";
-  std::int64_t weight_groups = 1, in_features = 0;
+  int64_t weight_groups = 1, in_features = 0;
   static void fields(auto&& f) {
     using O = UnpackWeightOptions;
     f("variant", &O::variant, "\"b1\" or \"b1.58\"");

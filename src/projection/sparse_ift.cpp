@@ -6,7 +6,7 @@ namespace dropin {
 
 namespace {
 
-double real(std::int64_t n) { return static_cast<double>(n); }
+double real(int64_t n) { return static_cast<double>(n); }
 
 void check_sparse(std::string_view who, const detail::SparseIFTOptions& o) {
   DROPIN_CHECK(o.sparsity > 0 && o.sparsity < 1, OptionError, who, ": sparsity is ", o.sparsity,
@@ -30,12 +30,12 @@ void check_sparse(std::string_view who, const detail::SparseIFTOptions& o) {
 Tensor start_mask(const Tensor& w, const detail::SparseIFTOptions& o) {
   const double density = o.density.value_or(1 - o.sparsity),
                none = o.density ? 1 - *o.density : o.sparsity;
-  const std::int64_t n = w.numel();
+  const int64_t n = w.numel();
   if (o.mask_init == "dense") return ones(w.sizes(), kBool);
   if (o.mask_init == "random") return rand(w.sizes()) < density;
   const bool largest = o.mask_init == "topk";
-  const std::int64_t active = largest ? n - static_cast<std::int64_t>(none * real(n))
-                                      : static_cast<std::int64_t>(density * real(n));
+  const int64_t active =
+      largest ? n - static_cast<int64_t>(none * real(n)) : static_cast<int64_t>(density * real(n));
   const Tensor order = largest ? argsort(abs(w.detach()).reshape({-1}), -1, true) : randperm(n);
   const Tensor at = order.narrow(0, 0, active);
   return (scatter(zeros({n}), 0, at, ones({active})) > 0.0).reshape(w.sizes());
@@ -56,13 +56,13 @@ struct detail::SparseIFT::Builder {
   const SparseIFTOptions& o;
   Shape kernel;  // empty: matrices
 
-  Shape sizes(std::int64_t rows, std::int64_t columns, bool first) const {
+  Shape sizes(int64_t rows, int64_t columns, bool first) const {
     if (kernel.size() == 0) return {rows, columns};
     return first ? Shape{rows, columns, kernel[0], kernel[1]} : Shape{rows, columns, 1, 1};
   }
   Weight weight(const Host& host, const Shape& z, bool factor, bool sparse) const {
     const double shrink = o.rescale_init ? std::sqrt(1 - o.sparsity) : 1;
-    const std::int64_t fan_out = z[0] * (z.size() == 4 ? z[2] * z[3] : 1);
+    const int64_t fan_out = z[0] * (z.size() == 4 ? z[2] * z[3] : 1);
     const Tensor start = z.size() == 4 || factor
                              ? init::normal(z, std::sqrt(2 / real(fan_out)) / shrink)
                              : init::default_uniform(z, z[1]) / shrink;
@@ -77,15 +77,15 @@ struct detail::SparseIFT::Builder {
       return p.add_buffer(n, t);
     };
     h.bundle = [&p](const std::string& n) -> Parameters& { return p.bundle(n); };
-    h.norm = [&p](const std::string& n, std::int64_t width) {
+    h.norm = [&p](const std::string& n, int64_t width) {
       return p.child<BatchNorm2d>(n, {.num_features = width});
     };
     return h;
   }
 };
 
-void detail::SparseIFT::create(std::string_view who, const SparseIFTOptions& o, std::int64_t in,
-                               std::int64_t out, const Shape& kernel, const Host& host) {
+void detail::SparseIFT::create(std::string_view who, const SparseIFTOptions& o, int64_t in,
+                               int64_t out, const Shape& kernel, const Host& host) {
   DROPIN_CHECK(in > 0 && out > 0, OptionError, who, ": sizes ", in, " and ", out,
                " must be positive");
   check_sparse(who, o);
@@ -96,16 +96,16 @@ void detail::SparseIFT::create(std::string_view who, const SparseIFTOptions& o, 
   out_ = out;
   const Builder b{o, kernel};
   const double s = o.sparsity;
-  const std::int64_t area = kernel.size() ? kernel[0] * kernel[1] : 1;
+  const int64_t area = kernel.size() ? kernel[0] * kernel[1] : 1;
   if (o.transform == "wide") {
     const double k = std::sqrt(1 / (1 - s));
-    if (o.widen_in) in_ = static_cast<std::int64_t>(std::floor(k * real(in) + 1e-6));
-    if (o.widen_out) out_ = static_cast<std::int64_t>(std::floor(k * real(out) + 1e-6));
+    if (o.widen_in) in_ = static_cast<int64_t>(std::floor(k * real(in) + 1e-6));
+    if (o.widen_out) out_ = static_cast<int64_t>(std::floor(k * real(out) + 1e-6));
     first_.push_back(b.weight(host, b.sizes(out_, in_, true), false, true));
   } else if (o.transform == "parallel") {
-    const auto n = static_cast<std::int64_t>(std::max(1.0, std::nearbyint(1 / (1 - s))));
+    const auto n = static_cast<int64_t>(std::max(1.0, std::nearbyint(1 / (1 - s))));
     Parameters& all = host.bundle("branches");
-    for (std::int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < n; ++j) {
       const Host branch = Builder::within(all.bundle(std::to_string(j)));
       first_.push_back(b.weight(branch, b.sizes(out, in, true), false, true));
       if (o.norm == "batchnorm") norms_.push_back(branch.norm("norm", out));
@@ -113,7 +113,7 @@ void detail::SparseIFT::create(std::string_view who, const SparseIFTOptions& o, 
   } else {
     const bool doped = o.transform == "doped";
     const double from = real(area * in), to = real(out);
-    const auto rank = static_cast<std::int64_t>(
+    const auto rank = static_cast<int64_t>(
         doped ? std::floor(s * from * to / (from + to))
               : std::ceil(from * to /
                           (o.sparse_u_only ? (1 - s) * from + to : (1 - s) * (from + to))));
@@ -195,7 +195,7 @@ SparseIFTLinear::SparseIFTLinear(const SparseIFTLinearOptions& o) : Component(o)
   };
   host.buffer = [this](const std::string& n, const Tensor& t) -> Tensor& { return buffer(n, t); };
   host.bundle = [this](const std::string& n) -> Parameters& { return *child<Parameters>(n).as(); };
-  host.norm = [this](const std::string& n, std::int64_t width) {
+  host.norm = [this](const std::string& n, int64_t width) {
     return child<BatchNorm2d>(n, {.num_features = width});
   };
   core_.create(who(), o, o.in_features, o.out_features, {}, host);

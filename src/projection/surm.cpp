@@ -6,8 +6,8 @@ namespace dropin {
 
 namespace {
 
-void check_structure(std::string_view who, const detail::StructureOptions& o, std::int64_t in,
-                     std::int64_t out) {
+void check_structure(std::string_view who, const detail::StructureOptions& o, int64_t in,
+                     int64_t out) {
   DROPIN_CHECK(in > 0 && out > 0, OptionError, who, ": sizes ", in, " and ", out,
                " must be positive");
   DROPIN_CHECK(o.structure == "circulant" || o.structure == "toeplitz" ||
@@ -30,10 +30,10 @@ void check_structure(std::string_view who, const detail::StructureOptions& o, st
 }
 
 // The divisor nearest to the square root, the smaller of two.
-std::int64_t middle_divisor(std::int64_t n) {
+int64_t middle_divisor(int64_t n) {
   const double root = std::sqrt(static_cast<double>(n));
-  std::int64_t best = 1;
-  for (std::int64_t d = 1; d <= n; ++d)
+  int64_t best = 1;
+  for (int64_t d = 1; d <= n; ++d)
     if (n % d == 0 &&
         std::abs(static_cast<double>(d) - root) < std::abs(static_cast<double>(best) - root))
       best = d;
@@ -42,11 +42,11 @@ std::int64_t middle_divisor(std::int64_t n) {
 
 // Entries v[index_ij] of a matrix, or with `signs` minus them above the diagonal.
 Tensor by_index(const Tensor& v, const Tensor& index, bool signs = false) {
-  const std::int64_t n = v.size(0);
+  const int64_t n = v.size(0);
   const Tensor m = index_select(v, 0, index.to(v.device()).reshape({-1})).reshape({n, n});
   return signs ? tril(m) - triu(m, 1) : m;
 }
-Tensor difference(std::int64_t n) { return arange(n).unsqueeze(1) - arange(n).unsqueeze(0); }
+Tensor difference(int64_t n) { return arange(n).unsqueeze(1) - arange(n).unsqueeze(0); }
 Tensor circulant(const Tensor& c) {
   return by_index(c, remainder(difference(c.size(0)), c.size(0)));
 }
@@ -58,7 +58,7 @@ Tensor symmetric(const Tensor& t) { return by_index(t, abs(difference(t.size(0))
 }  // namespace
 
 detail::StructuredMatrix::StructuredMatrix(std::string_view who, const StructureOptions& o,
-                                           std::int64_t in, std::int64_t out, Parameters& into)
+                                           int64_t in, int64_t out, Parameters& into)
     : in_(in), out_(out) {
   check_structure(who, o, in, out);
   if (o.structure == "ldr") {
@@ -67,8 +67,8 @@ detail::StructuredMatrix::StructuredMatrix(std::string_view who, const Structure
     a_ = &into.add("H", init::normal({o.num_terms, in}, o.init_std));
   } else if (o.structure == "kronecker") {
     kind_ = Kind::Kronecker;
-    const std::int64_t rows = o.kron_shape.empty() ? middle_divisor(out) : o.kron_shape[0],
-                       columns = o.kron_shape.empty() ? middle_divisor(in) : o.kron_shape[1];
+    const int64_t rows = o.kron_shape.empty() ? middle_divisor(out) : o.kron_shape[0],
+                  columns = o.kron_shape.empty() ? middle_divisor(in) : o.kron_shape[1];
     a_ = &into.add("A", init::normal({rows, columns}, o.init_std));
     b_ = &into.add("B", zeros({out / rows, in / columns}));
   } else {
@@ -92,7 +92,7 @@ Tensor detail::StructuredMatrix::apply(const Tensor& x) const {
     return matmul(matmul(*b_, rows), a_->mT()).reshape(sizes);
   }
   Tensor y;
-  for (std::int64_t k = 0; k < a_->size(0); ++k) {
+  for (int64_t k = 0; k < a_->size(0); ++k) {
     const Tensor term =
         linear(linear(x, skew_circulant(a_->select(0, k))), circulant(b_->select(0, k)));
     y = y.defined() ? y + term : term;
@@ -148,7 +148,7 @@ std::vector<std::string> SURMAdapter::examples() {
 
 Json SURMAdapter::options_from(std::string_view, const Json& options, const Json&) {
   Json r = Json::object();
-  if (const std::int64_t width = option_or(options, {"embed_dim", "features"}, 0))
+  if (const int64_t width = option_or(options, {"embed_dim", "features"}, 0))
     r.set("features", width);
   for (const char* same : {"activation", "dropout"})
     if (const Json* v = options.find(same)) r.set(same, *v);

@@ -17,7 +17,7 @@ VqEma vq_ema_update(const Tensor& x, const Tensor& indices, const VqEma& before,
   detail::check_moving_average(who, o.decay, o.eps);
   DROPIN_CHECK(before.embedding.dim() == 2, ShapeError, who, ": embedding is ",
                before.embedding.sizes(), ", expected [K, D]");
-  const std::int64_t codes = before.embedding.size(0), width = before.embedding.size(1);
+  const int64_t codes = before.embedding.size(0), width = before.embedding.size(1);
   DROPIN_CHECK(before.ema_cluster_size.sizes() == Shape{codes} &&
                    before.ema_w.sizes() == before.embedding.sizes(),
                ShapeError, who, ": ema_cluster_size is ", before.ema_cluster_size.sizes(),
@@ -34,7 +34,7 @@ VqEma vq_ema_update(const Tensor& x, const Tensor& indices, const VqEma& before,
   std::vector<double> size = before.ema_cluster_size.to_vector(), w = before.ema_w.to_vector();
   std::vector<double> count(size.size()), sums(w.size());
   const std::vector<double> frames = x.to_vector();
-  const auto ids = indices.to_vector<std::int64_t>();
+  const auto ids = indices.to_vector<int64_t>();
   const auto stride = static_cast<std::size_t>(width);
   for (std::size_t i = 0; i < ids.size(); ++i) {
     DROPIN_CHECK(ids[i] >= 0 && ids[i] < codes, IndexError, who, ": index ", ids[i],

@@ -6,10 +6,10 @@ namespace dropin {
 namespace {
 
 constexpr const char* kUnits = "Hsu et al. 2021, arXiv 2012.15454";
-constexpr std::int64_t kCodes = 5;
+constexpr int64_t kCodes = 5;
 
-std::int64_t frames_of(const SampleSpec& s) {
-  static constexpr std::int64_t kFrames[] = {9, 64, 4096, 65536};
+int64_t frames_of(const SampleSpec& s) {
+  static constexpr int64_t kFrames[] = {9, 64, 4096, 65536};
   return s.length >= 0 ? s.length : s.of(kFrames);
 }
 
@@ -30,7 +30,7 @@ void register_functions(Registry& r) {
                 {"ema_w", r.ema_w}};
       },
       .inputs = [](const auto&, const SampleSpec& s) -> Sample {
-        const std::int64_t n = frames_of(s), width = s.size ? 256 : 6;
+        const int64_t n = frames_of(s), width = s.size ? 256 : 6;
         const Tensor table =
             SampleSpec{.dtype = s.dtype, .seed = s.seed + 1}.normal({kCodes, width});
         return {{{"x", s.normal({n, width})},
@@ -52,9 +52,9 @@ void register_functions(Registry& r) {
         return {{"units", u.units}, {"durations", u.durations}, {"unit_lengths", u.unit_lengths}};
       },
       .inputs = [](const NoOptions&, const SampleSpec& s) -> Sample {
-        const std::int64_t n = frames_of(s);
+        const int64_t n = frames_of(s);
         return {{{"indices", s.integers(2, {2, n})},
-                 {"lengths", tensor(std::vector<std::int64_t>{n, n / 2})}},
+                 {"lengths", tensor(std::vector<int64_t>{n, n / 2})}},
                 {},
                 n};
       }});

@@ -10,8 +10,8 @@ namespace dropin {
 
 namespace {
 
-void check_codebook(std::string_view who, std::int64_t codes, std::int64_t width, double cost,
-                    std::int64_t channel_dim) {
+void check_codebook(std::string_view who, int64_t codes, int64_t width, double cost,
+                    int64_t channel_dim) {
   DROPIN_CHECK(codes > 0 && width > 0, OptionError, who, ": num_embeddings ", codes,
                " and embedding_dim ", width, " must be positive");
   DROPIN_CHECK(cost >= 0 && std::isfinite(cost), OptionError, who, ": commitment_cost is ", cost,
@@ -21,7 +21,7 @@ void check_codebook(std::string_view who, std::int64_t codes, std::int64_t width
 }
 
 // x with D last, and back.
-Tensor channels_last(std::string_view who, const Tensor& x, std::int64_t width, bool second) {
+Tensor channels_last(std::string_view who, const Tensor& x, int64_t width, bool second) {
   const bool fits =
       second ? x.dim() >= 3 && x.size(1) == width : x.dim() >= 1 && x.size(-1) == width;
   DROPIN_CHECK(fits, ShapeError, who, ": x is ", x.sizes(), ", expected ",
@@ -30,14 +30,14 @@ Tensor channels_last(std::string_view who, const Tensor& x, std::int64_t width, 
                ", expected a floating-point tensor");
   if (!second) return x;
   Shape order{0};
-  for (std::int64_t d = 2; d < x.dim(); ++d) order.push_back(d);
+  for (int64_t d = 2; d < x.dim(); ++d) order.push_back(d);
   order.push_back(1);
   return x.permute(order);
 }
 Tensor channels_back(const Tensor& y, bool second) {
   if (!second) return y;
   Shape order{0, y.dim() - 1};
-  for (std::int64_t d = 1; d + 1 < y.dim(); ++d) order.push_back(d);
+  for (int64_t d = 1; d + 1 < y.dim(); ++d) order.push_back(d);
   return y.permute(order);
 }
 
@@ -53,7 +53,7 @@ struct Nearest {
 };
 Nearest nearest(const Tensor& z, const Tensor& codebook) {
   Shape sizes = z.sizes();
-  const std::int64_t width = sizes.back();
+  const int64_t width = sizes.back();
   sizes.erase(sizes.size() - 1);
   const Tensor index = detail::nearest_codes(z.detach().reshape({sizes.numel(), width}), codebook);
   return {index.reshape(sizes), index_select(codebook, 0, index).reshape(z.sizes()).to(z.dtype())};
@@ -164,16 +164,16 @@ void SegmentalUnitQuantizer::ema_update() {
   sum_->copy_(r.ema_w);
 }
 
-std::int64_t SegmentalUnitQuantizer::reset_dead_codes(double threshold, Generator* g) {
+int64_t SegmentalUnitQuantizer::reset_dead_codes(double threshold, Generator* g) {
   DROPIN_CHECK(frames_.defined() && frames_.size(0) > 0, StateError, who(),
                ": reset_dead_codes() without frames, expected a forward in training before");
   no_grad guard;
   const std::vector<double> sizes = size_->to_vector();
-  std::int64_t count = 0;
+  int64_t count = 0;
   for (std::size_t k = 0; k < sizes.size(); ++k) {
     if (!(sizes[k] < threshold)) continue;
-    const auto code = static_cast<std::int64_t>(k);
-    const std::int64_t row = randint(0, frames_.size(0), {1}, kInt64, g).item<std::int64_t>();
+    const auto code = static_cast<int64_t>(k);
+    const int64_t row = randint(0, frames_.size(0), {1}, kInt64, g).item<int64_t>();
     const Tensor frame = frames_.select(0, row);
     codes_->weight().select(0, code).copy_(frame);
     sum_->select(0, code).copy_(frame * options_.init_ema_mass);

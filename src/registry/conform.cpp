@@ -82,7 +82,7 @@ Case read_case(const std::string& path, const SafetensorsFile& file) {
   return c;
 }
 
-std::string position(std::int64_t flat, const Shape& sizes) {
+std::string position(int64_t flat, const Shape& sizes) {
   Shape p = sizes;
   for (int d = sizes.size() - 1; d >= 0; --d) {
     p[d] = flat % sizes[d];
@@ -123,7 +123,7 @@ TensorCheck compare(std::string name, const Tensor& got_, const Tensor& want, co
   }
   const Tensor got = got_.detach().to(kCPU);
   const std::vector<double> g = got.to_vector(), w = want.to_vector();
-  std::int64_t wrong = 0, worst_at = -1;
+  int64_t wrong = 0, worst_at = -1;
   for (std::size_t i = 0; i < g.size(); ++i) {
     double error = std::abs(g[i] - w[i]), share = 0;
     bool good;
@@ -145,7 +145,7 @@ TensorCheck compare(std::string name, const Tensor& got_, const Tensor& want, co
     }
     if (worst_at < 0 || share > r.worst) {
       r.worst = share;
-      worst_at = static_cast<std::int64_t>(i);
+      worst_at = static_cast<int64_t>(i);
     }
   }
   if (exact) r.worst = static_cast<double>(wrong);
@@ -159,9 +159,9 @@ TensorCheck compare(std::string name, const Tensor& got_, const Tensor& want, co
 }
 
 /// "3.0": step 3, parameter 0. StateError on anything else.
-std::pair<std::int64_t, std::size_t> step_and_index(const char* prefix, const std::string& name,
-                                                    std::size_t params) {
-  std::int64_t step = 0;
+std::pair<int64_t, std::size_t> step_and_index(const char* prefix, const std::string& name,
+                                               std::size_t params) {
+  int64_t step = 0;
   std::size_t index = 0;
   const char *at = name.data(), *end = at + name.size();
   const auto a = std::from_chars(at, end, step);
@@ -185,17 +185,17 @@ void run_optimizer(const Case& c, const Device& device, CaseResult& r) {
   if (params.size() != c.parameters.size())
     fail<StateError>({"param.<i> must be numbered from 0 without gaps"});
   Box<Optimizer> optimizer = make_optimizer(c.name, params, c.config);
-  std::set<std::int64_t> given;
+  std::set<int64_t> given;
   for (const auto& [n, t] : c.step_gradients)
     given.insert(step_and_index("grad.", n, params.size()).first);
-  const std::int64_t steps = static_cast<std::int64_t>(given.size());
+  const int64_t steps = static_cast<int64_t>(given.size());
   if (steps && *given.rbegin() != steps)
     fail<StateError>({"grad.<step>.<i>: there are gradients of ", steps,
                       " steps, but the last is step ", *given.rbegin()});
   for (const auto& [n, t] : c.outputs)
     if (step_and_index("output.", n, params.size()).first > steps)
       fail<StateError>({"output.", n, ": the gradients end at step ", steps});
-  for (std::int64_t s = 1; s <= steps; ++s) {
+  for (int64_t s = 1; s <= steps; ++s) {
     for (std::size_t i = 0; i < params.size(); ++i) {
       const Tensor g = c.step_gradients.find(fmt::format("{}.{}", s, i));
       params[i].set_grad(g.defined() ? g.to(device).clone() : Tensor());

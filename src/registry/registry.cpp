@@ -17,11 +17,6 @@ template <class T>
                      nearest_name(name, names.data(), names.size()), "\"; ", many, ": ", list});
 }
 
-Json with(Json options, const Json& changes) {
-  for (const auto& [k, v] : changes.items()) options.set(k, v);
-  return options;
-}
-
 }  // namespace
 
 void Registry::insert(ComponentInfo c) {
@@ -53,15 +48,15 @@ void Registry::add_preset(std::string name, std::string_view of, const Json& opt
   }
   if (c.make_module)
     c.make_module = [make = c.make_module, options](const Json& j) {
-      return make(with(options, j));
+      return make(options.with(j));
     };
   if (c.make_optimizer)
     c.make_optimizer = [make = c.make_optimizer, options](const Tensors& p, const Json& j) {
-      return make(p, with(options, j));
+      return make(p, options.with(j));
     };
   if (c.call)
     c.call = [call = c.call, options](const Json& j, const NamedTensors& in) {
-      return call(with(options, j), in);
+      return call(options.with(j), in);
     };
   c.examples.clear();
   insert(std::move(c));
@@ -117,13 +112,13 @@ Json sample_options(const ComponentInfo& c, int size) {
   const FamilyInfo& family = registry().family(c);
   Json o = Json::object();
   if (family.options) fill_options(o, c, family.options(size));
-  return size == 0 && !c.sample.empty() ? with(o, Json::parse(c.sample)) : o;
+  return size == 0 && !c.sample.empty() ? o.with(Json::parse(c.sample)) : o;
 }
 
 Json all_options(const ComponentInfo& c, const Json& options) {
   Json all = Json::object();
   for (const FieldInfo& f : c.options) all.set(f.name, f.value);
-  return with(all, options);
+  return all.with(options);
 }
 
 Sample sample_inputs(const ComponentInfo& c, const Json& options, const SampleSpec& spec) {

@@ -24,11 +24,6 @@ Json replacing_options(const ComponentInfo& from, const Json& old_options, const
 
 namespace {
 
-Json with(Json options, const Json& changes) {
-  for (const auto& [k, v] : changes.items()) options.set(k, v);
-  return options;
-}
-
 struct Planned {
   Module* parent;
   std::string child, path;
@@ -120,7 +115,7 @@ void plan(Module& m, const std::string& path, const ComponentInfo& from, const C
     }
     const FamilyInfo& family = registry().family(to);
     const Json given = replacing_options(from, child->options_json(), around, to);
-    Planned p{&m, name, here, to.make_module(with(given, own_options(family, to, options))), {}};
+    Planned p{&m, name, here, to.make_module(given.with(own_options(family, to, options))), {}};
     if (family.conflict)
       if (const std::string why = family.conflict(*child, *p.module, options); !why.empty())
         fail<OptionError>({"swap: ", to.name, " for ", from.name, " at ", here, ": ", why});

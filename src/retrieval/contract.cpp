@@ -8,9 +8,9 @@ FamilyInfo DecisionRule::family() {
   f.call = "probs [B, K] -> prediction [B] int64, scores [B, N]";
   f.options = [](int size) { return json_of({{"num_classes", size ? 1000 : 5}}); };
   f.inputs = [](const Json& o, const SampleSpec& s) -> Sample {
-    static constexpr std::int64_t kBatches[] = {2, 64, 1024, 16384};
-    const std::int64_t batch = s.batch >= 0 ? s.batch : s.of(kBatches),
-                       classes = option_or(o, {"num_classes"}, s.size ? 1000 : 5);
+    static constexpr int64_t kBatches[] = {2, 64, 1024, 16384};
+    const int64_t batch = s.batch >= 0 ? s.batch : s.of(kBatches),
+                  classes = option_or(o, {"num_classes"}, s.size ? 1000 : 5);
     return {{{"probs", softmax(s.normal({batch, classes}), 1)}}};
   };
   f.bad_inputs = [](const Json&) -> std::vector<BadInput> {
@@ -26,7 +26,7 @@ NamedTensors DecisionRule::call(const NamedTensors& in) {
   return r;
 }
 
-void detail::check_probs(std::string_view who, const Tensor& probs, std::int64_t classes) {
+void detail::check_probs(std::string_view who, const Tensor& probs, int64_t classes) {
   DROPIN_CHECK(probs.dim() == 2 && probs.size(1) > 0, ShapeError, who, ": probs is ", probs.sizes(),
                ", expected [B, K >= 1]");
   DROPIN_CHECK(classes < 0 || probs.size(1) == classes, ShapeError, who, ": probs is ",

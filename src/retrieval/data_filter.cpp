@@ -1,4 +1,5 @@
 #include "dropin/retrieval/data_filter.h"
+#include "kernels/hd.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,17 +10,15 @@ namespace dropin {
 namespace {
 
 constexpr double kNothing = std::numeric_limits<double>::infinity();
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 void check_options(std::string_view who, const ImageTextFilterOptions& o) {
-  const auto columns = static_cast<std::int64_t>(o.metrics.size());
+  const auto columns = static_cast<int64_t>(o.metrics.size());
   DROPIN_CHECK(columns > 0, OptionError, who, ": metrics is empty, expected a column at least");
   DROPIN_CHECK(o.value.size() == o.metrics.size(), OptionError, who, ": ",
-               static_cast<std::int64_t>(o.value.size()), " values, expected one for each of ",
-               columns, " metrics");
+               static_cast<int64_t>(o.value.size()), " values, expected one for each of ", columns,
+               " metrics");
   DROPIN_CHECK(o.rule.empty() || o.rule.size() == o.metrics.size(), OptionError, who, ": ",
-               static_cast<std::int64_t>(o.rule.size()), " rules, expected one for each of ",
-               columns, " metrics");
+               static_cast<int64_t>(o.rule.size()), " rules, expected one for each of ", columns,
+               " metrics");
   for (std::size_t k = 0; k < o.value.size(); ++k) {
     const std::string rule = o.rule.empty() ? "threshold" : o.rule[k];
     DROPIN_CHECK(rule == "threshold" || rule == "fraction", OptionError, who, ": rule is \"", rule,
@@ -38,7 +37,7 @@ void check_options(std::string_view who, const ImageTextFilterOptions& o) {
 // Columns of scores.
 std::vector<std::vector<double>> columns_of(std::string_view who, const Tensor& scores,
                                             const ImageTextFilterOptions& o) {
-  const auto columns = static_cast<std::int64_t>(o.metrics.size());
+  const auto columns = static_cast<int64_t>(o.metrics.size());
   DROPIN_CHECK(scores.dim() == 2 && scores.size(1) == columns, ShapeError, who, ": scores is ",
                scores.sizes(), ", expected [N, ", columns, "], a column for each metric");
   DROPIN_CHECK(is_floating(scores.dtype()), DTypeError, who, ": scores is ", scores.dtype(),
@@ -52,16 +51,16 @@ std::vector<std::vector<double>> columns_of(std::string_view who, const Tensor& 
 // What a column is compared with, and how many of the rows that equal it pass (-1: all).
 struct Limit {
   double threshold = kNothing;
-  std::int64_t ties = 0;
+  int64_t ties = 0;
 };
 Limit limit_of(const ImageTextFilterOptions& o, std::size_t k, std::vector<double> values) {
   if (o.rule.empty() || o.rule[k] == "threshold") return {o.value[k], -1};
   const auto rows = static_cast<double>(values.size());
-  auto count = static_cast<std::int64_t>(std::floor(o.value[k] * rows + 1e-9));
+  auto count = static_cast<int64_t>(std::floor(o.value[k] * rows + 1e-9));
   if (o.off_by_one) ++count;
   values.erase(std::remove_if(values.begin(), values.end(), [](double v) { return std::isnan(v); }),
                values.end());
-  count = std::min(count, static_cast<std::int64_t>(values.size()));
+  count = std::min(count, static_cast<int64_t>(values.size()));
   if (count == 0) return {};
   const auto border = values.begin() + (count - 1);
   std::nth_element(values.begin(), border, values.end(), std::greater<>());
@@ -72,7 +71,7 @@ Limit limit_of(const ImageTextFilterOptions& o, std::size_t k, std::vector<doubl
 }
 
 // Which values pass; `ties` of those that equal the threshold are used up.
-std::vector<bool> passing(const std::vector<double>& values, double threshold, std::int64_t ties) {
+std::vector<bool> passing(const std::vector<double>& values, double threshold, int64_t ties) {
   std::vector<bool> r;
   r.reserve(values.size());
   for (const double v : values) {
@@ -85,7 +84,7 @@ std::vector<bool> passing(const std::vector<double>& values, double threshold, s
 
 Tensor combined(const std::vector<std::vector<bool>>& columns, bool all) {
   const std::size_t rows = columns[0].size();
-  Tensor mask = empty({static_cast<std::int64_t>(rows)}, kBool);
+  Tensor mask = empty({static_cast<int64_t>(rows)}, kBool);
   for (std::size_t i = 0; i < rows; ++i) {
     bool keep = all;
     for (const auto& c : columns) keep = all ? keep && c[i] : keep || c[i];
@@ -110,8 +109,7 @@ Filtered filtered(std::string_view who, const Tensor& scores, const ImageTextFil
     thresholds.push_back(limit.threshold);
   }
   const Tensor mask = combined(passes, o.combine == "and").to(scores.device());
-  return {mask,
-          tensor(thresholds, {static_cast<std::int64_t>(thresholds.size())}, scores.options()),
+  return {mask, tensor(thresholds, {static_cast<int64_t>(thresholds.size())}, scores.options()),
           sum(mask)};
 }
 
@@ -156,7 +154,7 @@ ImageTextFilterStream::ImageTextFilterStream(const ImageTextFilterOptions& o) : 
   check_options(kStream, o);
 }
 
-void ImageTextFilterStream::observe(std::int64_t shard, const Tensor& scores) {
+void ImageTextFilterStream::observe(int64_t shard, const Tensor& scores) {
   DROPIN_CHECK(!final_, StateError, kStream, ": observe() after finalize()");
   DROPIN_CHECK(!shards_.count(shard), StateError, kStream, ": shard ", shard,
                " was observed before, expected each once");
@@ -185,10 +183,10 @@ Tensor ImageTextFilterStream::finalize() {
     ties_.push_back(limit.ties);
   }
   final_ = true;
-  return tensor(thresholds_, {static_cast<std::int64_t>(thresholds_.size())}, kFloat64);
+  return tensor(thresholds_, {static_cast<int64_t>(thresholds_.size())}, kFloat64);
 }
 
-Tensor ImageTextFilterStream::select(std::int64_t shard, const Tensor& scores) const {
+Tensor ImageTextFilterStream::select(int64_t shard, const Tensor& scores) const {
   DROPIN_CHECK(final_, StateError, kStream, ": select() before finalize()");
   DROPIN_CHECK(shards_.count(shard), StateError, kStream, ": shard ", shard,
                " was not observed, expected one that was");
@@ -198,11 +196,11 @@ Tensor ImageTextFilterStream::select(std::int64_t shard, const Tensor& scores) c
     double threshold = thresholds_[k];
     if (options_.rule.empty() || options_.rule[k] == "threshold")
       threshold = scalar(threshold, kFloat64).to(scores.dtype()).item();
-    std::int64_t ties = ties_[k];
+    int64_t ties = ties_[k];
     for (const auto& [id, before] : shards_) {
       if (id >= shard || ties <= 0) break;
-      ties -= std::min(ties, static_cast<std::int64_t>(
-                                 std::count(before[k].begin(), before[k].end(), threshold)));
+      ties -= std::min(
+          ties, static_cast<int64_t>(std::count(before[k].begin(), before[k].end(), threshold)));
     }
     passes.push_back(passing(columns[k], threshold, ties));
   }

@@ -6,11 +6,10 @@ namespace dropin {
 
 namespace {
 
-Tensor counted(std::int64_t n) { return arange(0, n).to(kInt64); }
+Tensor counted(int64_t n) { return arange(0, n).to(kInt64); }
 
 // probs as float64 on the CPU, checked, divided by the sums where asked.
-Tensor checked_rows(std::string_view who, const Tensor& probs, std::int64_t classes,
-                    bool normalize) {
+Tensor checked_rows(std::string_view who, const Tensor& probs, int64_t classes, bool normalize) {
   detail::check_probs(who, probs, classes);
   const Tensor p = probs.to(kCPU).to(kFloat64);
   DROPIN_CHECK(p.numel() == 0 || !any(p.detach() < 0.0).item<bool>(), Error, who,
@@ -31,7 +30,7 @@ Tensor expected_distances(const Tensor& p, const LabelDistances& d) {
                std::numeric_limits<double>::infinity(), scores);
 }
 
-Tensor best_classes(const Tensor& scores, std::int64_t first_observed) {
+Tensor best_classes(const Tensor& scores, int64_t first_observed) {
   const Tensor s = scores.detach();
   if (s.size(0) == 0) return empty({0}, kInt64);
   const Tensor least = amin(s, {1}), unknown = any(isnan(s), {1});
@@ -68,13 +67,13 @@ void LokiPredictor::set_metric(const Tensor& dist, const Tensor& observed) {
   *observed_ = seen.to(observed_->device()).clone();
 }
 
-LokiPredictor LokiPredictor::from_tree(const std::vector<std::int64_t>& parents,
-                                       const Tensor& observed, const LokiPredictorOptions& o) {
+LokiPredictor LokiPredictor::from_tree(const std::vector<int64_t>& parents, const Tensor& observed,
+                                       const LokiPredictorOptions& o) {
   LokiPredictor p(o);
   p.set_metric(tree_distances(parents), observed);
   return p;
 }
-LokiPredictor LokiPredictor::from_graph(std::int64_t nodes, const std::vector<GraphEdge>& edges,
+LokiPredictor LokiPredictor::from_graph(int64_t nodes, const std::vector<GraphEdge>& edges,
                                         const Tensor& observed, const LokiPredictorOptions& o) {
   LokiPredictor p(o);
   p.set_metric(graph_distances(nodes, edges), observed);
@@ -141,9 +140,9 @@ Tensor frechet_mean_predict(const Tensor& probs, const Tensor& dist, const Tenso
   check_label_metric(who, dist, observed);
   const LabelDistances d = label_distances(dist, observed);
   const Tensor p = checked_rows(who, probs, d.squared.size(0), false);
-  const std::int64_t rows = std::max<std::int64_t>(1, (std::int64_t{1} << 22) / d.squared.size(1));
+  const int64_t rows = std::max<int64_t>(1, (int64_t{1} << 22) / d.squared.size(1));
   Tensors parts{empty({0}, kInt64)};  // blocks of rows: never [B, N]
-  for (std::int64_t b = 0; b < p.size(0); b += rows)
+  for (int64_t b = 0; b < p.size(0); b += rows)
     parts.push_back(best_classes(
         expected_distances(p.slice(0, b, std::min(b + rows, p.size(0))), d), d.first_observed));
   return concat(parts).to(probs.device());
@@ -160,14 +159,14 @@ Tensor mean_squared_distance(const Tensor& prediction, const Tensor& target, con
   DROPIN_CHECK(prediction.dtype() == kInt64 && target.dtype() == kInt64, DTypeError, who,
                ": prediction is ", prediction.dtype(), ", target ", target.dtype(),
                ", expected int64");
-  const std::int64_t n = dist.size(0);
+  const int64_t n = dist.size(0);
   const std::vector<double> d = dist.to_vector();
-  const auto p = prediction.to_vector<std::int64_t>(), t = target.to_vector<std::int64_t>();
+  const auto p = prediction.to_vector<int64_t>(), t = target.to_vector<int64_t>();
   double total = 0;
   for (std::size_t i = 0; i < p.size(); ++i) {
-    for (const std::int64_t v : {p[i], t[i]})
-      DROPIN_CHECK(v >= 0 && v < n, IndexError, who, ": class ", v, " at ",
-                   static_cast<std::int64_t>(i), ", expected 0 to ", n - 1);
+    for (const int64_t v : {p[i], t[i]})
+      DROPIN_CHECK(v >= 0 && v < n, IndexError, who, ": class ", v, " at ", static_cast<int64_t>(i),
+                   ", expected 0 to ", n - 1);
     const double x = d[static_cast<std::size_t>(p[i] * n + t[i])];
     total += x * x;
   }

@@ -10,22 +10,22 @@ namespace {
 constexpr const char* kWho = "merge_embeddings";
 
 // Row of the batch where the condition holds, -1: nowhere.
-std::int64_t first_true(const Tensor& flags) {
+int64_t first_true(const Tensor& flags) {
   const Tensor at = nonzero(flags.detach());
-  return at.size(0) ? at.to_vector<std::int64_t>()[0] : -1;
+  return at.size(0) ? at.to_vector<int64_t>()[0] : -1;
 }
 
 Tensor lengths(const Tensor& v) { return norm(v, {1}, true); }
 
 void check_length(const Tensor& y, double least, const char* what) {
-  const std::int64_t row = first_true(lengths(y.detach()).squeeze(1) <= least);
+  const int64_t row = first_true(lengths(y.detach()).squeeze(1) <= least);
   DROPIN_CHECK(row < 0, Error, kWho, ": ", what, " of query ", row,
                " has length 0, expected a direction");
 }
 
 // Parts a and b [B, E] with weights [B, 1]: sin((1-t) th)/sin th a + sin(t th)/sin th b.
 Tensor slerp(const Tensor& a, const Tensor& b, const Tensor& wa, const Tensor& wb) {
-  const std::int64_t row = first_true((wa + wb).squeeze(1) == 0.0);
+  const int64_t row = first_true((wa + wb).squeeze(1) == 0.0);
   DROPIN_CHECK(row < 0, Error, kWho, ": the weights of a pair of query ", row,
                " sum to 0, expected another sum");
   check_length(a, 0, "a part");
@@ -95,14 +95,13 @@ Tensor merge_embeddings(const Tensor& vectors, const Tensor& weights,
   Tensor y;
   if (o.method == "slerp" || o.method == "slerp_sequential") {
     Parts parts;
-    for (std::int64_t i = 0; i < v.size(1); ++i)
-      parts.emplace_back(v.select(1, i), w.narrow(1, i, 1));
+    for (int64_t i = 0; i < v.size(1); ++i) parts.emplace_back(v.select(1, i), w.narrow(1, i, 1));
     y = o.method == "slerp" ? slerp_by_pairs(std::move(parts)) : slerp_in_turn(parts);
   } else {
     y = sum(v * w.unsqueeze(2), {1});
     if (o.method != "sum") {
       const Tensor total = sum(w, {1}, true);
-      const std::int64_t row = first_true(total.squeeze(1) == 0.0);
+      const int64_t row = first_true(total.squeeze(1) == 0.0);
       DROPIN_CHECK(row < 0, Error, kWho, ": the weights of query ", row,
                    " sum to 0, expected another sum");
       y = y / total;

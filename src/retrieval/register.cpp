@@ -14,17 +14,17 @@ constexpr const char* kLoki = "Roberts et al. 2023, arXiv 2307.12226";
 
 // A tree of n nodes, each below the one of half its number, and its first three observed.
 Sample tree(const SampleSpec& s) {
-  static constexpr std::int64_t kNodes[] = {11, 32, 128, 256};
-  const std::int64_t n = s.length >= 0 ? s.length : s.of(kNodes);
-  std::vector<std::int64_t> parents, observed;
-  for (std::int64_t v = 0; v < n; ++v) parents.push_back(v ? (v - 1) / 2 : -1);
-  for (std::int64_t v = n - 1; v >= 0 && observed.size() < 3; --v) observed.push_back(v);
+  static constexpr int64_t kNodes[] = {11, 32, 128, 256};
+  const int64_t n = s.length >= 0 ? s.length : s.of(kNodes);
+  std::vector<int64_t> parents, observed;
+  for (int64_t v = 0; v < n; ++v) parents.push_back(v ? (v - 1) / 2 : -1);
+  for (int64_t v = n - 1; v >= 0 && observed.size() < 3; --v) observed.push_back(v);
   return {{{"dist", tree_distances(parents).to(s.dtype)}, {"observed", tensor(observed)}}, {}, n};
 }
 Sample predictions(const SampleSpec& s) {
   const Tensor dist = tree(s).inputs.find("dist");
-  const std::int64_t n = dist.size(0);
-  return {{{"prediction", s.integers(std::max<std::int64_t>(n, 1), {n})},
+  const int64_t n = dist.size(0);
+  return {{{"prediction", s.integers(std::max<int64_t>(n, 1), {n})},
            {"target", arange(0, n).to(kInt64)},
            {"dist", dist}},
           {},
@@ -66,7 +66,7 @@ void register_labels(Registry& r) {
       .inputs =
           [](const NoOptions&, const SampleSpec& s) {
             Sample t = tree(s);
-            const std::int64_t k = t.inputs.find("observed").size(0);
+            const int64_t k = t.inputs.find("observed").size(0);
             return Sample{{{"probs", softmax(s.normal({t.count, k}), 1)},
                            {"dist", t.inputs.find("dist")},
                            {"observed", t.inputs.find("observed")}},
@@ -89,8 +89,8 @@ NamedTensors named(const Filtered& f) {
 }
 // Two columns of whole numbers, as a scoring model answers, one of them unknown.
 Sample quality_scores(const SampleSpec& s) {
-  static constexpr std::int64_t kRows[] = {40, 1024, 1 << 17, 1 << 22};
-  const std::int64_t n = s.length >= 0 ? s.length : s.of(kRows);
+  static constexpr int64_t kRows[] = {40, 1024, 1 << 17, 1 << 22};
+  const int64_t n = s.length >= 0 ? s.length : s.of(kRows);
   const Tensor scores = s.integers(101, {n, 2}).to(s.dtype);
   if (n > 3) scores.narrow(0, 3, 1).fill_(std::nan(""));
   return {{{"scores", scores}}, {}, n};
@@ -124,8 +124,8 @@ void register_filters(Registry& r) {
 
 // Five weighted parts per query.
 Sample query_parts(const SampleSpec& s) {
-  static constexpr std::int64_t kQueries[] = {3, 64, 1024, 16384};
-  const std::int64_t n = s.length >= 0 ? s.length : s.of(kQueries), width = s.size ? 512 : 6;
+  static constexpr int64_t kQueries[] = {3, 64, 1024, 16384};
+  const int64_t n = s.length >= 0 ? s.length : s.of(kQueries), width = s.size ? 512 : 6;
   SampleSpec other = s;
   other.seed += 1;
   return {

@@ -12,8 +12,8 @@ FamilyInfo VectorIndex::family() {
   f.call = "queries [Q, E], filter [N] bool (optional) -> ids [Q, k] int64, scores [Q, k]";
   f.options = [](int size) { return json_of({{"dim", size ? 256 : 6}}); };
   f.inputs = [](const Json& o, const SampleSpec& s) -> Sample {
-    static constexpr std::int64_t kQueries[] = {2, 16, 256, 4096};
-    const std::int64_t count = s.batch >= 0 ? s.batch : s.of(kQueries);
+    static constexpr int64_t kQueries[] = {2, 16, 256, 4096};
+    const int64_t count = s.batch >= 0 ? s.batch : s.of(kQueries);
     return {{{"queries", s.normal({count, option_or(o, {"dim"}, 6)})}}};
   };
   f.bad_inputs = [](const Json&) -> std::vector<BadInput> {
@@ -30,7 +30,7 @@ NamedTensors VectorIndex::call(const NamedTensors& in) {
   return {{"ids", found.ids}, {"scores", found.scores}};
 }
 
-void VectorIndex::init_store(std::int64_t dim) {
+void VectorIndex::init_store(int64_t dim) {
   DROPIN_CHECK(dim > 0, OptionError, type(), ": dim is ", dim, ", expected a positive number");
   dim_ = dim;
   vectors_ = &buffer("vectors", zeros({0, dim}));
@@ -38,12 +38,12 @@ void VectorIndex::init_store(std::int64_t dim) {
   ids_ = &buffer("ids", Tensor());
 }
 
-std::vector<std::int64_t> VectorIndex::ids() const {
-  return (ids_->defined() ? *ids_ : arange(0, size()).to(kInt64)).to_vector<std::int64_t>();
+std::vector<int64_t> VectorIndex::ids() const {
+  return (ids_->defined() ? *ids_ : arange(0, size()).to(kInt64)).to_vector<int64_t>();
 }
 
-std::int64_t VectorIndex::row_of(std::int64_t id) const {
-  const std::vector<std::int64_t> all = ids();
+int64_t VectorIndex::row_of(int64_t id) const {
+  const std::vector<int64_t> all = ids();
   const auto at = std::find(all.begin(), all.end(), id);
   DROPIN_CHECK(at != all.end(), IndexError, type(), ": no document ", id, ", expected one of ",
                size(), " stored ids");
@@ -62,7 +62,7 @@ void VectorIndex::add(const Tensor& vectors, const Tensor& ids, const Tensor& fi
                vectors.sizes(), ", expected [n, ", dim_, "]");
   DROPIN_CHECK(is_floating(vectors.dtype()), DTypeError, type(), ": vectors are ", vectors.dtype(),
                ", expected a floating-point tensor");
-  const std::int64_t n = vectors.size(0);
+  const int64_t n = vectors.size(0);
   DROPIN_CHECK(!ids.defined() || (ids.dtype() == kInt64 && ids.sizes() == Shape{n}), ShapeError,
                type(), ": ids are expected int64 [", n, "]");
   DROPIN_CHECK(size() == 0 || fields.defined() == fields_->defined(), ShapeError, type(),
@@ -72,14 +72,13 @@ void VectorIndex::add(const Tensor& vectors, const Tensor& ids, const Tensor& fi
                ShapeError, type(), ": fields are ", fields.defined() ? fields.sizes() : Shape{},
                ", expected [", n, ", F] as those before");
   check_finite(type(), "vectors", vectors);
-  std::vector<std::int64_t> all = this->ids();
+  std::vector<int64_t> all = this->ids();
   const bool counted = !ids.defined() && !ids_->defined();
-  std::unordered_set<std::int64_t> known(all.begin(), all.end());
-  std::int64_t next = all.empty() ? 0 : *std::max_element(all.begin(), all.end()) + 1;
-  std::vector<std::int64_t> fresh =
-      ids.defined() ? ids.to_vector<std::int64_t>() : std::vector<std::int64_t>();
-  while (static_cast<std::int64_t>(fresh.size()) < n) fresh.push_back(next++);
-  for (const std::int64_t id : fresh) {
+  std::unordered_set<int64_t> known(all.begin(), all.end());
+  int64_t next = all.empty() ? 0 : *std::max_element(all.begin(), all.end()) + 1;
+  std::vector<int64_t> fresh = ids.defined() ? ids.to_vector<int64_t>() : std::vector<int64_t>();
+  while (static_cast<int64_t>(fresh.size()) < n) fresh.push_back(next++);
+  for (const int64_t id : fresh) {
     DROPIN_CHECK(id >= 0, IndexError, type(), ": id ", id, ", expected 0 or more");
     DROPIN_CHECK(known.insert(id).second, Error, type(), ": document ", id,
                  " is there already, expected a new id; update() replaces one");
@@ -94,14 +93,14 @@ void VectorIndex::add(const Tensor& vectors, const Tensor& ids, const Tensor& fi
   if (!counted) *ids_ = tensor(all).to(vectors_->device());
 }
 
-void VectorIndex::remove(const std::vector<std::int64_t>& ids) {
-  for (const std::int64_t id : ids) row_of(id);
-  const std::unordered_set<std::int64_t> gone(ids.begin(), ids.end());
-  std::vector<std::int64_t> rows, left;
-  const std::vector<std::int64_t> all = this->ids();
+void VectorIndex::remove(const std::vector<int64_t>& ids) {
+  for (const int64_t id : ids) row_of(id);
+  const std::unordered_set<int64_t> gone(ids.begin(), ids.end());
+  std::vector<int64_t> rows, left;
+  const std::vector<int64_t> all = this->ids();
   for (std::size_t i = 0; i < all.size(); ++i)
     if (!gone.count(all[i])) {
-      rows.push_back(static_cast<std::int64_t>(i));
+      rows.push_back(static_cast<int64_t>(i));
       left.push_back(all[i]);
     }
   no_grad guard;
@@ -111,16 +110,16 @@ void VectorIndex::remove(const std::vector<std::int64_t>& ids) {
   *ids_ = tensor(left).to(vectors_->device());
 }
 
-void VectorIndex::update(const std::vector<std::int64_t>& ids, const Tensor& vectors) {
-  const Shape want{static_cast<std::int64_t>(ids.size()), dim_};
+void VectorIndex::update(const std::vector<int64_t>& ids, const Tensor& vectors) {
+  const Shape want{static_cast<int64_t>(ids.size()), dim_};
   DROPIN_CHECK(vectors.sizes() == want, ShapeError, type(), ": vectors are ", vectors.sizes(),
                ", expected ", want);
   check_finite(type(), "vectors", vectors);
-  std::vector<std::int64_t> rows;
-  for (const std::int64_t id : ids) rows.push_back(row_of(id));
+  std::vector<int64_t> rows;
+  for (const int64_t id : ids) rows.push_back(row_of(id));
   no_grad guard;
   for (std::size_t i = 0; i < rows.size(); ++i)
-    vectors_->select(0, rows[i]).copy_(vectors.select(0, static_cast<std::int64_t>(i)));
+    vectors_->select(0, rows[i]).copy_(vectors.select(0, static_cast<int64_t>(i)));
 }
 
 void VectorIndex::check_queries(const Tensor& queries, const SearchArgs& args) const {
@@ -141,7 +140,7 @@ void VectorIndex::translate_state(StateDict& state, const std::string& prefix,
   const Tensor v = state.find(prefix + "vectors"), f = state.find(prefix + "fields"),
                i = state.find(prefix + "ids");
   if (!v.defined()) return;
-  const std::int64_t n = v.dim() == 2 ? v.size(0) : -1;
+  const int64_t n = v.dim() == 2 ? v.size(0) : -1;
   DROPIN_CHECK(v.dim() == 2 && v.size(1) == dim_, StateError, type(), ": ", prefix, "vectors are ",
                v.sizes(), ", expected [N, ", dim_, "]");
   DROPIN_CHECK(!f.defined() || (f.dim() == 2 && f.size(0) == n), StateError, type(), ": ", prefix,

@@ -50,21 +50,20 @@ Rows first_centres(const Rows& rows, std::size_t k, std::uint64_t seed) {
 
 }  // namespace
 
-std::vector<std::int64_t> VectorSearchIndex::cluster(const std::vector<std::int64_t>& ids,
-                                                     std::int64_t k, std::uint64_t seed) const {
-  DROPIN_CHECK(k >= 1 && k <= static_cast<std::int64_t>(ids.size()), OptionError, who(),
-               ": cluster: k is ", k, ", expected 1 to ", static_cast<std::int64_t>(ids.size()),
+std::vector<int64_t> VectorSearchIndex::cluster(const std::vector<int64_t>& ids, int64_t k,
+                                                std::uint64_t seed) const {
+  DROPIN_CHECK(k >= 1 && k <= static_cast<int64_t>(ids.size()), OptionError, who(),
+               ": cluster: k is ", k, ", expected 1 to ", static_cast<int64_t>(ids.size()),
                ", the number of documents");
   Rows rows;
-  for (const std::int64_t id : ids)
-    rows.push_back(unit(vectors().select(0, row_of(id)).to_vector()));
+  for (const int64_t id : ids) rows.push_back(unit(vectors().select(0, row_of(id)).to_vector()));
   Rows centres = first_centres(rows, static_cast<std::size_t>(k), seed);
-  std::vector<std::int64_t> group(rows.size(), -1);
+  std::vector<int64_t> group(rows.size(), -1);
   for (int step = 0; step < kSteps; ++step) {
     bool changed = false;
     for (std::size_t i = 0; i < rows.size(); ++i) {
-      std::int64_t best = 0;
-      for (std::int64_t c = 1; c < k; ++c)
+      int64_t best = 0;
+      for (int64_t c = 1; c < k; ++c)
         if (dot(rows[i], centres[static_cast<std::size_t>(c)]) >
             dot(rows[i], centres[static_cast<std::size_t>(best)]))
           best = c;
@@ -85,33 +84,32 @@ std::vector<std::int64_t> VectorSearchIndex::cluster(const std::vector<std::int6
   return group;
 }
 
-Found VectorSearchIndex::recommend(const std::vector<std::int64_t>& ids,
+Found VectorSearchIndex::recommend(const std::vector<int64_t>& ids,
                                    const std::vector<double>& weights, const std::string& method) {
   DROPIN_CHECK(!ids.empty() && weights.size() == ids.size(), OptionError, who(),
-               ": recommend: ", static_cast<std::int64_t>(weights.size()),
-               " weights, expected one for each of ", static_cast<std::int64_t>(ids.size()),
+               ": recommend: ", static_cast<int64_t>(weights.size()),
+               " weights, expected one for each of ", static_cast<int64_t>(ids.size()),
                " documents, one at least");
   Tensors parts;
-  for (const std::int64_t id : ids) parts.push_back(vectors().select(0, row_of(id)));
+  for (const int64_t id : ids) parts.push_back(vectors().select(0, row_of(id)));
   const Tensor w = tensor(weights).to(vectors().dtype()).unsqueeze(0);
   SearchArgs args;
   args.exclude_ids = ids;
   return search(merge_embeddings(stack(parts).unsqueeze(0), w, {.method = method}), args);
 }
 
-std::vector<std::int64_t> VectorSearchIndex::path(std::int64_t from, std::int64_t to,
-                                                  std::int64_t n) {
+std::vector<int64_t> VectorSearchIndex::path(int64_t from, int64_t to, int64_t n) {
   DROPIN_CHECK(n >= 2, OptionError, who(), ": path: n is ", n, ", expected 2 or more");
   const Tensor ends =
       stack({vectors().select(0, row_of(from)), vectors().select(0, row_of(to))}).unsqueeze(0);
   SearchArgs args;
-  std::vector<std::int64_t> shown;
-  for (std::int64_t j = 0; j < n; ++j) {
+  std::vector<int64_t> shown;
+  for (int64_t j = 0; j < n; ++j) {
     const double t = static_cast<double>(j) / static_cast<double>(n - 1);
     const Tensor q =
         merge_embeddings(ends, tensor(std::vector<double>{1 - t, t}, {1, 2}, vectors().options()),
                          {.method = "slerp"});
-    const std::int64_t id = search(q, args).ids.select(1, 0).to_vector<std::int64_t>()[0];
+    const int64_t id = search(q, args).ids.select(1, 0).to_vector<int64_t>()[0];
     if (id < 0) break;  // every document was shown
     shown.push_back(id);
     args.exclude_ids = shown;
@@ -133,8 +131,8 @@ std::vector<double> VectorSearchIndex::modifiers(bool multiply) const {
   const auto& columns = multiply ? options_.multiply_fields : options_.add_fields;
   const auto& weights = multiply ? options_.multiply_weights : options_.add_weights;
   if (columns.empty() || size() == 0) return {};
-  const std::int64_t width = fields().defined() ? fields().size(1) : 0;
-  for (const std::int64_t c : columns)
+  const int64_t width = fields().defined() ? fields().size(1) : 0;
+  for (const int64_t c : columns)
     DROPIN_CHECK(c < width, OptionError, who(), ": field ", c, " of documents with ", width,
                  " fields, expected one that is there");
   const std::vector<double> f = fields().to_vector();
@@ -154,8 +152,8 @@ Tensor VectorSearchIndex::scores_for(const Tensor& queries, const Tensor& ids) c
   DROPIN_CHECK(ids.dtype() == kInt64 && ids.dim() == 2 && ids.size(0) == queries.size(0),
                ShapeError, who(), ": ids are ", ids.sizes(), ", expected int64 [", queries.size(0),
                ", k]");
-  std::vector<std::int64_t> rows;
-  for (const std::int64_t id : ids.to_vector<std::int64_t>()) rows.push_back(row_of(id));
+  std::vector<int64_t> rows;
+  for (const int64_t id : ids.to_vector<int64_t>()) rows.push_back(row_of(id));
   Tensor d = index_select(stored(), 0, tensor(rows).to(queries.device()))
                  .reshape({ids.size(0), ids.size(1), queries.size(1)})
                  .to(queries.dtype());

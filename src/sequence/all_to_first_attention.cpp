@@ -53,7 +53,7 @@ Tensor clips_of(std::string_view who, const Tensor& x, const AllToFirstAttention
 Tensor AllToFirstAttention::forward(const Tensor& x_in, const SequenceArgs& args) {
   const auto& o = options_;
   const Tensor x = clips_of(who(), x_in, o);
-  const std::int64_t b = x.size(0), f = x.size(1), n = x.size(2), d = x.size(3), h = o.num_heads;
+  const int64_t b = x.size(0), f = x.size(1), n = x.size(2), d = x.size(3), h = o.num_heads;
   detail::check_mask(who(), "key_padding_mask", args.key_padding_mask,
                      detail::broadcast_to(zeros({1, 1}), {b, n}));
   detail::refuse(who(), "attn_mask", args.attn_mask, "frames see the whole reference frame");

@@ -11,10 +11,10 @@ struct RecentState : SequenceState {
   void parts(auto&& f) { f(recent.data); }
 
  protected:
-  Box<SequenceState> pick(const std::vector<std::int64_t>& rows) const override {
+  Box<SequenceState> pick(const std::vector<int64_t>& rows) const override {
     return detail::picked(*this, rows);
   }
-  void take_back(std::int64_t n, const std::vector<std::int64_t>& real) override {
+  void take_back(int64_t n, const std::vector<int64_t>& real) override {
     recent.take_back(n, real);
   }
 };
@@ -42,7 +42,7 @@ Tensor CausalConv1d::forward(const Tensor& x, const SequenceArgs& args) {
       .transpose(1, 2);
 }
 
-Box<SequenceState> CausalConv1d::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> CausalConv1d::init_state(int64_t batch, int64_t max_len,
                                             const StateOptions& options) {
   detail::check_state_sizes(who(), batch, max_len, options);
   auto s = Box<RecentState>(new RecentState(batch));

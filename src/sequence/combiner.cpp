@@ -1,12 +1,11 @@
 #include "sequence/combiner.h"
-
-#include <limits>
+#include "kernels/hd.h"
 
 namespace dropin::combiner {
 
 namespace {
 
-constexpr double kInf = std::numeric_limits<double>::infinity();
+using kernels::kInf;
 
 // x [*, e] that is `empty` where live [*] is false.
 Tensor only(const Tensor& x, const Tensor& live, double empty) {
@@ -21,7 +20,7 @@ Tensor running_max(const Tensor& x) {
   Tensor source;
   {
     no_grad guard;
-    const Tensor top = cummax(x.detach(), -2), least = full({1}, -kInf, x.options());
+    const Tensor top = cummax(x.detach(), -2), least = full({1}, -kInf<double>, x.options());
     Shape row = x.sizes();
     row[static_cast<int>(x.dim()) - 2] = 1;
     const Tensor earlier =
@@ -41,10 +40,10 @@ Tensor counts(const Tensor& live, const TensorOptions& like) { return live.to(li
 Summary whole(const Region& r, const std::string& pool) {
   const Tensor exists = any(r.live, {-1});
   auto pooled = [&](const Tensor& x) {
-    if (pool == "max") return only(max(only(x, r.live, -kInf), -2).values, exists, 0);
+    if (pool == "max") return only(max(only(x, r.live, -kInf<double>), -2).values, exists, 0);
     const Tensor all = sum(only(x, r.live, 0), {-2});
     if (pool == "sum") return all;
-    return all / clamp(sum(counts(r.live, x.options()), {-1}, true), 1, kInf);
+    return all / clamp(sum(counts(r.live, x.options()), {-1}, true), 1, kInf<double>);
   };
   const Tensor q = pooled(r.pool_q), logits = matmul(r.k, q.unsqueeze(-1)).squeeze(-1);
   const Tensor p = masked_softmax(logits, logical_not(r.live));
@@ -54,16 +53,16 @@ Summary whole(const Region& r, const std::string& pool) {
 namespace {
 // Of place u: the tokens before it. Of equal maxima, the first or the last gets the gradient.
 Summary prefixes(const Region& r, const std::string& pool, bool first) {
-  const std::int64_t len = r.k.size(-2);
+  const int64_t len = r.k.size(-2);
   const Tensor number = later(cumsum(counts(r.live, r.k.options()), -1).unsqueeze(-1)),
                exists = number.squeeze(-1) > 0.0;
   auto pooled = [&](const Tensor& x) {
     if (pool == "max") {
-      const Tensor real = only(x, r.live, -kInf);
+      const Tensor real = only(x, r.live, -kInf<double>);
       return only(later(first ? running_max(real) : cummax(real, -2)), exists, 0);
     }
     const Tensor all = later(cumsum(only(x, r.live, 0), -2));
-    return pool == "sum" ? all : all / clamp(number, 1, kInf);
+    return pool == "sum" ? all : all / clamp(number, 1, kInf<double>);
   };
   const Tensor u = arange(len).to(r.k.device());
   const Tensor forbidden =
@@ -122,9 +121,9 @@ Tensor attend(const std::vector<Keys>& parts, double p_drop, bool training) {
   }
   const Tensor weights = masked_softmax(concat(scores, -1), concat(forbidden, -1));
   Tensor y;
-  std::int64_t at = 0;
+  int64_t at = 0;
   for (const Keys& p : parts) {
-    const std::int64_t m = p.scores.size(-1);
+    const int64_t m = p.scores.size(-1);
     const Tensor own = weights.narrow(-1, at, m);
     const Tensor z = p.values(p.direct ? dropout(own, p_drop, training) : own);
     y = y.defined() ? y + z : z;

@@ -46,10 +46,10 @@ inline Tensor either(const Tensor& a, const Tensor& b) { return logical_or(a, b)
 /// and keys of row u lie in [.., n, m, e]; by columns, keys of column c lie in [.., s, m, e].
 class Rows {
  public:
-  Rows(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pad_mask, std::int64_t span)
+  Rows(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& pad_mask, int64_t span)
       : s(span), n((q.size(2) + span - 1) / span), length(q.size(2)) {
     Tensor dead = pad_mask.defined() ? pad_mask : zeros({q.size(0), length}, {kBool, q.device()});
-    const std::int64_t rest = n * s - length;
+    const int64_t rest = n * s - length;
     if (rest) dead = concat({dead, ones({q.size(0), rest}, {kBool, q.device()})}, 1);
     live = logical_not(dead).reshape({q.size(0), 1, n, s});
     query = in_rows(q);
@@ -77,7 +77,7 @@ class Rows {
   Tensor hidden_rows(bool later, bool own) const { return hidden(row, later, own).unsqueeze(1); }
   Tensor hidden_columns(bool later, bool own) const { return hidden(column, later, own); }
 
-  std::int64_t s, n, length;
+  int64_t s, n, length;
   Tensor query, key, value, live, row, column;
 
  private:

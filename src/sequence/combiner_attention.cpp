@@ -57,12 +57,12 @@ CombinerAttention::CombinerAttention(const CombinerAttentionOptions& o) : Compon
                ": variant logsparse hides the future; causal = false is not to be had");
   DROPIN_CHECK(o.row_summary == "none" || o.variant == "axial_rowmajor", OptionError, who(),
                ": row_summary is \"", o.row_summary, "\", expected none with variant ", o.variant);
-  const std::int64_t d = o.embed_dim, dh = d / o.num_heads;
+  const int64_t d = o.embed_dim, dh = d / o.num_heads;
   add_projections(d, o.bias, o.bias);
   auto xavier = [](const Shape& s) { return init::xavier_uniform(s, s[1], s[0]); };
   init_projections(xavier);
   no_grad guard;
-  auto square = [&](const char* name, std::int64_t width, bool bias) {
+  auto square = [&](const char* name, int64_t width, bool bias) {
     const Child<Linear> c =
         child<Linear>(name, {.in_features = width, .out_features = width, .bias = bias});
     c.as()->weight().copy_(xavier({width, width}));
@@ -80,7 +80,7 @@ CombinerAttention::CombinerAttention(const CombinerAttentionOptions& o) : Compon
 }
 
 Tensor CombinerAttention::scaled_queries(const Tensor& x) const {
-  const std::int64_t h = options_.num_heads, dh = options_.embed_dim / h;
+  const int64_t h = options_.num_heads, dh = options_.embed_dim / h;
   return split_heads(q_proj_(x), h) * (1 / std::sqrt(static_cast<double>(dh)));
 }
 
@@ -90,8 +90,8 @@ Tensor CombinerAttention::acted(const Tensor& x, const Child<Linear>& deep) cons
 
 Tensor CombinerAttention::mix_rows(const Tokens& t) const {
   const auto& o = options_;
-  const std::int64_t length = t.q.size(2);
-  std::int64_t s = o.span;
+  const int64_t length = t.q.size(2);
+  int64_t s = o.span;
   if (s == 0)
     while (s * s < length) ++s;
   const Rows r(t.q, t.k, t.v, t.pad, s);
@@ -128,7 +128,7 @@ Tensor CombinerAttention::mix_rows(const Tokens& t) const {
 
 Tensor CombinerAttention::mix_log(const Tokens& t) const {
   const auto& o = options_;
-  const std::int64_t b = t.q.size(0), h = t.q.size(1), l = t.q.size(2), e = t.q.size(3);
+  const int64_t b = t.q.size(0), h = t.q.size(1), l = t.q.size(2), e = t.q.size(3);
   const Tensor dead = (t.pad.defined() ? t.pad : zeros({b, l}, {kBool, t.q.device()})).unsqueeze(1),
                live = logical_not(dead);
   std::vector<Keys> parts;
@@ -139,16 +139,16 @@ Tensor CombinerAttention::mix_log(const Tokens& t) const {
   };
   add(t.k, t.v, dead.unsqueeze(-1), true);
   const Region all{acted(t.q, pool_q_), acted(t.k, pool_k_), t.k, t.v, live};
-  for (std::int64_t level = 0; (l - 1) >> level > 0; ++level) {
-    const std::int64_t blocks = l >> level, size = std::int64_t{1} << level;
+  for (int64_t level = 0; (l - 1) >> level > 0; ++level) {
+    const int64_t blocks = l >> level, size = int64_t{1} << level;
     Region cut = all.each([&](const Tensor& x) {
       return x.dim() == 4 ? x.narrow(2, 0, blocks * size).reshape({b, h, blocks, size, e})
                           : x.narrow(2, 0, blocks * size).reshape({b, 1, blocks, size});
     });
     const Summary w = combiner::whole(cut, o.pool);
     Tensor at = empty({l}, kInt64), unset = empty({l}, kBool);
-    for (std::int64_t i = 0; i < l; ++i) {
-      at.data<std::int64_t>()[i] = std::max<std::int64_t>((i >> level) - 1, 0);
+    for (int64_t i = 0; i < l; ++i) {
+      at.data<int64_t>()[i] = std::max<int64_t>((i >> level) - 1, 0);
       unset.data<bool>()[i] = ((i >> level) & 1) == 0;
     }
     at = at.to(t.q.device());
@@ -188,12 +188,12 @@ struct CombinerAttention::State : KeyValueState {
   }
 
  protected:
-  Box<SequenceState> pick(const std::vector<std::int64_t>& r) const override {
+  Box<SequenceState> pick(const std::vector<int64_t>& r) const override {
     return detail::picked(*this, r);
   }
 };
 
-Box<SequenceState> CombinerAttention::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> CombinerAttention::init_state(int64_t batch, int64_t max_len,
                                                  const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
@@ -219,7 +219,7 @@ Tensor CombinerAttention::step(const Tensor& x_t, SequenceState& state, const St
                k = split_heads(k_proj_(x), o.num_heads), v = split_heads(v_proj_(x), o.num_heads);
   const Tensor y =
       detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
-        const std::int64_t t = s.length_of(run), held = t + run.fresh;
+        const int64_t t = s.length_of(run), held = t + run.fresh;
         run.of(s.queries).narrow(2, t, run.fresh).copy_(run.fresh_of(q, 2));
         Tensor inputs;
         if (s.inputs.defined()) {

@@ -12,15 +12,15 @@ void detail::init_attention(const Child<Linear>& q, const Child<Linear>& k, cons
   no_grad guard;
   for (auto* p : {&q, &k, &v}) {
     Tensor& w = p->as()->weight();
-    const std::int64_t fan_in = w.size(1), fan_out = packed ? 3 * w.size(0) : w.size(0);
+    const int64_t fan_in = w.size(1), fan_out = packed ? 3 * w.size(0) : w.size(0);
     w.copy_(init::xavier_uniform(w.sizes(), fan_in, fan_out));
   }
   for (auto* p : {&q, &k, &v, &out})
     if (p->as()->bias().defined()) p->as()->bias().zero_();
 }
 
-void detail::check_heads_options(std::string_view who, std::int64_t embed_dim,
-                                 std::int64_t num_heads, const std::string& rope, double dropout) {
+void detail::check_heads_options(std::string_view who, int64_t embed_dim, int64_t num_heads,
+                                 const std::string& rope, double dropout) {
   DROPIN_CHECK(embed_dim > 0 && num_heads > 0, OptionError, who, ": embed_dim ", embed_dim,
                " and num_heads ", num_heads, " must be positive");
   DROPIN_CHECK(embed_dim % num_heads == 0, OptionError, who, ": embed_dim ", embed_dim,
@@ -35,8 +35,8 @@ void detail::check_heads_options(std::string_view who, std::int64_t embed_dim,
 }
 
 void detail::check_attention_inputs(std::string_view who, const Tensor& query, const Tensor& key,
-                                    const Tensor& value, std::int64_t embed_dim, std::int64_t kdim,
-                                    std::int64_t vdim) {
+                                    const Tensor& value, int64_t embed_dim, int64_t kdim,
+                                    int64_t vdim) {
   DROPIN_CHECK(query.dim() == 3 && query.size(2) == embed_dim, ShapeError, who, ": ",
                query.is_same(key) ? "x" : "query", " is ", query.sizes(), ", expected [B, L, ",
                embed_dim, "] because embed_dim = ", embed_dim);
@@ -48,8 +48,8 @@ void detail::check_attention_inputs(std::string_view who, const Tensor& query, c
                key.size(1), ", ", vdim, "]");
 }
 
-Tensor detail::check_attn_mask(std::string_view who, const Tensor& m, std::int64_t batch,
-                               std::int64_t heads, std::int64_t lq, std::int64_t lk) {
+Tensor detail::check_attn_mask(std::string_view who, const Tensor& m, int64_t batch, int64_t heads,
+                               int64_t lq, int64_t lk) {
   if (!m.defined()) return m;
   const bool flat = m.dim() == 2 && m.size(0) == lq && m.size(1) == lk;
   const bool full = m.dim() == 4 && m.size(0) == batch && (m.size(1) == 1 || m.size(1) == heads) &&
@@ -59,7 +59,7 @@ Tensor detail::check_attn_mask(std::string_view who, const Tensor& m, std::int64
   return m;
 }
 
-void detail::check_sequence(std::string_view who, const Tensor& x, std::int64_t embed_dim,
+void detail::check_sequence(std::string_view who, const Tensor& x, int64_t embed_dim,
                             const SequenceArgs& args) {
   DROPIN_CHECK(x.dim() == 3 && x.size(2) == embed_dim, ShapeError, who, ": x is ", x.sizes(),
                ", expected [B, L, ", embed_dim, "] because embed_dim = ", embed_dim);
@@ -81,8 +81,8 @@ void detail::refuse(std::string_view who, const char* name, const Tensor& given,
   DROPIN_CHECK(!given.defined(), OptionError, who, ": ", name, " is not supported: ", why);
 }
 
-Tensor detail::forbidden_pairs(const SequenceArgs& args, bool causal, std::int64_t lq,
-                               std::int64_t lk, const Device& device) {
+Tensor detail::forbidden_pairs(const SequenceArgs& args, bool causal, int64_t lq, int64_t lk,
+                               const Device& device) {
   Tensor forbidden;
   auto forbid = [&](const Tensor& m) {
     forbidden = forbidden.defined() ? logical_or(forbidden, m) : m;
@@ -109,7 +109,7 @@ Tensor detail::without_padding(const Tensor& heads, const Tensor& pad) {
                        : heads;
 }
 
-void ProjectedMixer::add_projections(std::int64_t d, bool bias, bool out_bias) {
+void ProjectedMixer::add_projections(int64_t d, bool bias, bool out_bias) {
   q_proj_ = child<Linear>("q_proj", {.in_features = d, .out_features = d, .bias = bias});
   k_proj_ = child<Linear>("k_proj", {.in_features = d, .out_features = d, .bias = bias});
   v_proj_ = child<Linear>("v_proj", {.in_features = d, .out_features = d, .bias = bias});
@@ -137,7 +137,7 @@ void detail::translate_in_proj(StateDict& state, const std::string& prefix,
     const Tensor t = state.find(packed);
     if (t.defined() && t.dim() >= 1 && t.size(0) % 3 == 0) {
       state.take(packed);
-      const std::int64_t n = t.size(0) / 3;
+      const int64_t n = t.size(0) / 3;
       int i = 0;
       for (const char* which : {"q_proj.", "k_proj.", "v_proj."})
         state.set(prefix + which + kind, t.narrow(0, n * i++, n));

@@ -3,10 +3,10 @@
 namespace dropin {
 
 namespace {
-constexpr std::int64_t kLengths[] = {9, 64, 256, 1024, 4096, 16384};
+constexpr int64_t kLengths[] = {9, 64, 256, 1024, 4096, 16384};
 
 std::vector<BadInput> bad_sequences(const Json& o) {
-  const std::int64_t width = option_or(o, {"embed_dim", "d_model"}, 8);
+  const int64_t width = option_or(o, {"embed_dim", "d_model"}, 8);
   const Tensor x = zeros({2, 8, width});
   return {{{{"x", zeros({2, 5})}}},
           {{{"x", zeros({2, 8, width + 1})}}},
@@ -42,9 +42,9 @@ FamilyInfo SequenceMixer::family() {
   f.peer_sizes = 4;
   f.sweeps = {{"window", {32, 64, 128, 256, 512, 1024}, 4}};  // time should follow it
   f.options = [](int size) {
-    const std::int64_t width = size ? 256 : 8;
+    const int64_t width = size ? 256 : 8;
     Json grid = Json::array();  // of patches, about as many
-    for (int i = 0; i < 2; ++i) grid.push_back(std::int64_t{4} << size);
+    for (int i = 0; i < 2; ++i) grid.push_back(int64_t{4} << size);
     Json o = json_of({{"embed_dim", width},
                       {"d_model", width},
                       {"num_heads", size ? 4 : 2},
@@ -55,8 +55,8 @@ FamilyInfo SequenceMixer::family() {
     return o;
   };
   f.inputs = [](const Json& o, const SampleSpec& s) {
-    const std::int64_t length = s.length >= 0 ? s.length : s.of(kLengths),
-                       batch = s.batch >= 0 ? s.batch : (s.size ? 1 : 2);
+    const int64_t length = s.length >= 0 ? s.length : s.of(kLengths),
+                  batch = s.batch >= 0 ? s.batch : (s.size ? 1 : 2);
     return Sample{{{"x", s.normal({batch, length, option_or(o, {"embed_dim", "d_model"}, 256)})}}};
   };
   f.bad_inputs = bad_sequences;
@@ -66,7 +66,7 @@ FamilyInfo SequenceMixer::family() {
   return f;
 }
 
-Box<SequenceState> SequenceMixer::init_state(std::int64_t, std::int64_t, const StateOptions&) {
+Box<SequenceState> SequenceMixer::init_state(int64_t, int64_t, const StateOptions&) {
   fail<OptionError>({type(), ": these options have no step(); a decoding member is causal"});
 }
 Tensor SequenceMixer::step(const Tensor&, SequenceState&, const StepArgs&) {

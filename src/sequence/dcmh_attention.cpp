@@ -25,9 +25,9 @@ DCMHAttention::DCMHAttention(const DCMHAttentionOptions& o) : Component(o) {
                ", expected 0 (none) or a positive base");
   add_projections(o.embed_dim, o.bias, o.bias);
   init_projections([](const Shape& s) { return init::xavier_uniform(s, s[1], s[0]); });
-  const std::int64_t d = o.embed_dim, h = o.num_heads, dh = d / h,
-                     hidden = o.dyn_hidden ? o.dyn_hidden : 4 * h;
-  auto real = [](std::int64_t n) { return static_cast<double>(n); };
+  const int64_t d = o.embed_dim, h = o.num_heads, dh = d / h,
+                hidden = o.dyn_hidden ? o.dyn_hidden : 4 * h;
+  auto real = [](int64_t n) { return static_cast<double>(n); };
   if (o.qk_norm) {
     q_scale_ = &child<Parameters>("q_norm").as()->add("scale", ones({dh}));
     k_scale_ = &child<Parameters>("k_norm").as()->add("scale", ones({dh}));
@@ -49,11 +49,11 @@ Tensor DCMHAttention::project(const Child<Linear>& proj, const Tensor* scale,
   return scale ? rms_norm(heads, *scale, 1e-6) : heads;
 }
 
-Tensor DCMHAttention::dynamic(const Tensor& x, std::int64_t side) const {
-  const std::int64_t b = x.size(0), l = x.size(1), d = options_.embed_dim, h = options_.num_heads,
-                     r = options_.rank;
+Tensor DCMHAttention::dynamic(const Tensor& x, int64_t side) const {
+  const int64_t b = x.size(0), l = x.size(1), d = options_.embed_dim, h = options_.num_heads,
+                r = options_.rank;
   Tensors parts;
-  for (const std::int64_t c : {side, side + 2}) {
+  for (const int64_t c : {side, side + 2}) {
     const Tensor hidden = gelu(matmul(x, dw1_->select(2, c).reshape({d, -1})));
     const Tensor w =
         matmul(hidden, qkw_->select(1, c).reshape({-1, 2 * r * h})).reshape({b, l, 2 * r, h});
@@ -66,9 +66,9 @@ Tensor DCMHAttention::dynamic(const Tensor& x, std::int64_t side) const {
 
 namespace {
 // a [B, T, S, H] times the matrices of its rows t: factors [B, T, (2R + 1) H].
-Tensor mixed(const Tensor& a, const Tensor& factors, std::int64_t rank) {
-  const std::int64_t h = a.size(3), b = a.size(0), t = a.size(1);
-  auto part = [&](std::int64_t from) {
+Tensor mixed(const Tensor& a, const Tensor& factors, int64_t rank) {
+  const int64_t h = a.size(3), b = a.size(0), t = a.size(1);
+  auto part = [&](int64_t from) {
     return factors.narrow(2, from, rank * h).reshape({b, t, rank, h});
   };
   return matmul(matmul(a, part(0).mT()), part(rank * h)) +
@@ -76,10 +76,10 @@ Tensor mixed(const Tensor& a, const Tensor& factors, std::int64_t rank) {
 }
 }  // namespace
 
-Tensor DCMHAttention::compose(const Tensor& a, std::int64_t stage, const Tensor& of_queries,
+Tensor DCMHAttention::compose(const Tensor& a, int64_t stage, const Tensor& of_queries,
                               const Tensor& of_keys) const {
   const auto& o = options_;
-  const std::int64_t width = (2 * o.rank + 1) * o.num_heads;
+  const int64_t width = (2 * o.rank + 1) * o.num_heads;
   Tensor y = a;
   if (static_[stage]) y = y + matmul(a, static_[stage]->squeeze(0));
   if (o.query_wise) y = y + mixed(a, of_queries.narrow(2, stage * width, width), o.rank);
@@ -103,7 +103,7 @@ Tensor DCMHAttention::mix(const Tensor& q, const Tensor& k, const Tensor& v,
   return weighted_values(after, v, hidden.defined());
 }
 
-Tensor DCMHAttention::forbidden(const SequenceArgs& args, std::int64_t lq, std::int64_t lk,
+Tensor DCMHAttention::forbidden(const SequenceArgs& args, int64_t lq, int64_t lk,
                                 const Device& device) const {
   const Tensor all = detail::forbidden_pairs(args, options_.causal, lq, lk, device);
   if (options_.window_size == 0) return all;
@@ -117,7 +117,7 @@ Tensor DCMHAttention::forward(const Tensor& x, const SequenceArgs& args) {
   detail::check_sequence(who(), x, o.embed_dim, args);
   detail::refuse(who(), "global_attention_mask", args.global_attention_mask,
                  detail::kNoGlobalTokens);
-  const std::int64_t l = x.size(1);
+  const int64_t l = x.size(1);
   detail::check_attn_mask(who(), args.attn_mask, x.size(0), o.num_heads, l, l);
   const Tensor& pad = args.key_padding_mask;
   const Tensor clean = pad.defined() ? masked_fill(x, pad.unsqueeze(-1), 0) : x;
@@ -139,12 +139,12 @@ struct DCMHAttention::State : KeyValueState {
   }
 
  protected:
-  Box<SequenceState> pick(const std::vector<std::int64_t>& r) const override {
+  Box<SequenceState> pick(const std::vector<int64_t>& r) const override {
     return detail::picked(*this, r);
   }
 };
 
-Box<SequenceState> DCMHAttention::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> DCMHAttention::init_state(int64_t batch, int64_t max_len,
                                              const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
@@ -169,7 +169,7 @@ Tensor DCMHAttention::step(const Tensor& x_t, SequenceState& state, const StepAr
                of_queries = dynamic(x, 0), of_keys = dynamic(x, 1);
   const Tensor y =
       detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
-        const std::int64_t t = s.length_of(run), held = t + run.fresh;
+        const int64_t t = s.length_of(run), held = t + run.fresh;
         auto turn = [&](const Tensor& heads) {
           return detail::rope_of(run, tokens, run.fresh_of(heads, 2), style, o.rope_base, t);
         };

@@ -14,13 +14,13 @@ std::vector<std::string> DilatedAttention::examples() {
 
 DilatedAttention::DilatedAttention(const DilatedAttentionOptions& o) : Component(o) {
   detail::check_heads_options(who(), o.embed_dim, o.num_heads, o.rope, o.dropout);
-  const auto w = static_cast<std::int64_t>(o.segment_length.size()),
-             r = static_cast<std::int64_t>(o.dilated_ratio.size());
+  const auto w = static_cast<int64_t>(o.segment_length.size()),
+             r = static_cast<int64_t>(o.dilated_ratio.size());
   DROPIN_CHECK(w > 0 && w == r, OptionError, who(), ": segment_length has ", w,
                " and dilated_ratio ", r, " entries, expected the same number, at least 1");
-  for (std::int64_t x : o.segment_length)
+  for (int64_t x : o.segment_length)
     DROPIN_CHECK(x >= 1, OptionError, who(), ": segment_length has ", x, ", expected at least 1");
-  for (std::int64_t x : o.dilated_ratio)
+  for (int64_t x : o.dilated_ratio)
     DROPIN_CHECK(x >= 1, OptionError, who(), ": dilated_ratio has ", x, ", expected at least 1");
   DROPIN_CHECK(o.head_offset == "grouped" || o.head_offset == "modulo", OptionError, who(),
                ": head_offset is \"", o.head_offset, "\", expected grouped or modulo");
@@ -43,8 +43,8 @@ DilatedAttention::DilatedAttention(const DilatedAttentionOptions& o) : Component
   if (o.bias) out_proj_.as()->bias().zero_();
 }
 
-std::int64_t DilatedAttention::offset(std::size_t pattern, std::int64_t head) const {
-  const std::int64_t r = options_.dilated_ratio[pattern], h = options_.num_heads;
+int64_t DilatedAttention::offset(std::size_t pattern, int64_t head) const {
+  const int64_t r = options_.dilated_ratio[pattern], h = options_.num_heads;
   return options_.head_offset == "modulo" ? head % r : head / ((h + r - 1) / r);
 }
 
@@ -53,7 +53,7 @@ AttentionParams DilatedAttention::pattern(std::size_t i) const {
   p.causal = options_.causal;
   p.dropout_p = is_training() ? options_.dropout : 0;
   p.segment = options_.segment_length[i];
-  for (std::int64_t j = 0; j < options_.num_heads; ++j) {
+  for (int64_t j = 0; j < options_.num_heads; ++j) {
     p.step.push_back(options_.dilated_ratio[i]);
     p.first.push_back(offset(i, j));
   }
@@ -110,17 +110,17 @@ Tensor DilatedAttention::forward_distributed(const Tensor& x, Communicator& c) {
   detail::check_sequence(who(), x, o.embed_dim, {});
   DROPIN_CHECK(x.dtype() == kFloat32 || x.dtype() == kFloat64, DTypeError, who(), ": x_local is ",
                x.dtype(), ", expected float32 or float64");
-  const std::int64_t l = x.size(1), b = x.size(0), h = o.num_heads, dh = o.embed_dim / h;
+  const int64_t l = x.size(1), b = x.size(0), h = o.num_heads, dh = o.embed_dim / h;
   DROPIN_CHECK(l > 0, ShapeError, who(), ": x_local is ", x.sizes(),
                ", expected at least one token per rank");
-  for (std::int64_t w : o.segment_length) {
+  for (int64_t w : o.segment_length) {
     DROPIN_CHECK(w % l == 0 || l % w == 0, ShapeError, who(), ": segment_length ", w, " and the ",
                  l, " tokens of a rank are not multiples of each other");
     DROPIN_CHECK(w <= l || c.size() % (w / l) == 0, ShapeError, who(), ": segments of ", w,
                  " tokens span ", w / l, " ranks, of which the ", c.size(),
                  " ranks are not a multiple");
   }
-  const std::int64_t start = c.rank() * l;
+  const int64_t start = c.rank() * l;
   const Tensor q = rope(split_heads(q_proj_(x), h), o.rope, o.rope_base, start),
                k = rope(split_heads(k_proj_(x), h), o.rope, o.rope_base, start),
                v = split_heads(v_proj_(x), h);
@@ -130,27 +130,27 @@ Tensor DilatedAttention::forward_distributed(const Tensor& x, Communicator& c) {
     if (o.segment_length[i] <= l) local.push_back(pattern(i));
   if (!local.empty()) parts.push_back(attention_mixture(q, k, v, local, o.mix_grad));
   for (std::size_t i = 0; i < o.segment_length.size(); ++i) {
-    const std::int64_t w = o.segment_length[i], r = o.dilated_ratio[i], ranks = w / l;
+    const int64_t w = o.segment_length[i], r = o.dilated_ratio[i], ranks = w / l;
     if (w <= l) continue;
-    const std::int64_t leader = c.rank() / ranks * ranks, m = (l + r - 1) / r;
+    const int64_t leader = c.rank() / ranks * ranks, m = (l + r - 1) / r;
     // row a of rank `of` takes part in head j when its index in the segment is offset(i, j) modulo
     // r
-    auto row = [&](std::int64_t of, std::int64_t j, std::int64_t t) {
-      const std::int64_t base = (of - leader) * l, first = ((offset(i, j) - base) % r + r) % r,
-                         a = first + t * r;
-      return a < l ? a : std::int64_t{-1};
+    auto row = [&](int64_t of, int64_t j, int64_t t) {
+      const int64_t base = (of - leader) * l, first = ((offset(i, j) - base) % r + r) % r,
+                    a = first + t * r;
+      return a < l ? a : int64_t{-1};
     };
     Tensor index = empty({1, h, m, 1}, kInt64), target = empty({1, h, m, 1}, kInt64),
            hidden = empty({1, h, m, ranks * m}, kBool);
-    for (std::int64_t j = 0; j < h; ++j)
-      for (std::int64_t t = 0; t < m; ++t) {
-        const std::int64_t a = row(c.rank(), j, t);
-        index.data<std::int64_t>()[j * m + t] = std::max<std::int64_t>(a, 0);
-        target.data<std::int64_t>()[j * m + t] =
+    for (int64_t j = 0; j < h; ++j)
+      for (int64_t t = 0; t < m; ++t) {
+        const int64_t a = row(c.rank(), j, t);
+        index.data<int64_t>()[j * m + t] = std::max<int64_t>(a, 0);
+        target.data<int64_t>()[j * m + t] =
             a < 0 ? l : a;  // rows of none go to a row that is cut off
-        for (std::int64_t of = 0; of < ranks; ++of)
-          for (std::int64_t u = 0; u < m; ++u) {
-            const std::int64_t key = row(leader + of, j, u);
+        for (int64_t of = 0; of < ranks; ++of)
+          for (int64_t u = 0; u < m; ++u) {
+            const int64_t key = row(leader + of, j, u);
             hidden.data<bool>()[(j * m + t) * ranks * m + of * m + u] =
                 key < 0 || (o.causal && (leader + of) * l + key > start + a);
           }
@@ -183,28 +183,28 @@ Tensor DilatedAttention::forward_distributed(const Tensor& x, Communicator& c) {
 // Keys and values from the oldest current segment on, and those of `keep` tokens before.
 struct DilatedAttention::State : KeyValueState {
   using KeyValueState::KeyValueState;
-  std::vector<std::int64_t> segments;
-  std::int64_t keep = 0;
-  std::int64_t first_needed(std::int64_t t) const override {
-    std::int64_t first = t;
-    for (std::int64_t w : segments) first = std::min(first, t / w * w);
+  std::vector<int64_t> segments;
+  int64_t keep = 0;
+  int64_t first_needed(int64_t t) const override {
+    int64_t first = t;
+    for (int64_t w : segments) first = std::min(first, t / w * w);
     return first;
   }
 
  protected:
-  Box<SequenceState> pick(const std::vector<std::int64_t>& r) const override {
+  Box<SequenceState> pick(const std::vector<int64_t>& r) const override {
     return detail::picked(*this, r);
   }
 };
 
-Box<SequenceState> DilatedAttention::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> DilatedAttention::init_state(int64_t batch, int64_t max_len,
                                                 const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
   detail::check_state_sizes(who(), batch, max_len, options);
-  const std::int64_t longest = *std::max_element(o.segment_length.begin(), o.segment_length.end()),
-                     capacity = longest < (max_len - options.keep) / 2 ? 2 * longest + options.keep
-                                                                       : max_len;
+  const int64_t longest = *std::max_element(o.segment_length.begin(), o.segment_length.end()),
+                capacity =
+                    longest < (max_len - options.keep) / 2 ? 2 * longest + options.keep : max_len;
   auto s = Box<State>(new State(batch, max_len, o.num_heads, capacity, o.embed_dim / o.num_heads,
                                 parameters()[0].options()));
   s->segments = o.segment_length;
@@ -215,28 +215,28 @@ Box<SequenceState> DilatedAttention::init_state(std::int64_t batch, std::int64_t
 Tensor DilatedAttention::step_run(State& s, const detail::RowRun& run, const Tensor& q,
                                   const Tensor& k, const Tensor& v) const {
   const auto& o = options_;
-  const std::int64_t h = o.num_heads, b = run.rows, dh = o.embed_dim / h;
+  const int64_t h = o.num_heads, b = run.rows, dh = o.embed_dim / h;
   Tensor y = empty(q.sizes(), q.options());
-  for (std::int64_t done = 0; done < run.fresh; ++done) {
+  for (int64_t done = 0; done < run.fresh; ++done) {
     const detail::StateRow& row = s.rows[static_cast<std::size_t>(run.begin)];
-    const std::int64_t t = row.length;
+    const int64_t t = row.length;
     if (t - row.start == s.keys.size(2))
-      s.forget(run, s.first_needed(std::max<std::int64_t>(t - s.keep, 0)));
-    const std::int64_t start = row.start;
+      s.forget(run, s.first_needed(std::max<int64_t>(t - s.keep, 0)));
+    const int64_t start = row.start;
     const auto [keys, values] = s.append(run, k.narrow(2, done, 1), v.narrow(2, done, 1));
     std::vector<AttentionWithLse> parts;
     for (std::size_t i = 0; i < o.segment_length.size(); ++i) {
-      const std::int64_t w = o.segment_length[i], r = o.dilated_ratio[i], segment = t / w * w,
-                         turn = (t - segment) % r;
+      const int64_t w = o.segment_length[i], r = o.dilated_ratio[i], segment = t / w * w,
+                    turn = (t - segment) % r;
       AttentionWithLse a{zeros({b, h, 1, dh}, q.options()),
                          full({b, h, 1}, -std::numeric_limits<double>::infinity(), q.options()),
                          zeros({b, h, 1}, q.options())};
       // the heads in which this token takes part: neighbours ("grouped") or every r-th ("modulo")
-      std::int64_t first = 0;
+      int64_t first = 0;
       while (first < h && offset(i, first) != turn) ++first;
       if (first < h) {
-        const std::int64_t every = o.head_offset == "modulo" ? r : 1;
-        std::int64_t last = first;
+        const int64_t every = o.head_offset == "modulo" ? r : 1;
+        int64_t last = first;
         while (last + every < h && offset(i, last + every) == turn) last += every;
         auto heads = [&](const Tensor& x) { return x.slice(1, first, last + 1, every); };
         auto mine = [&](const Tensor& c) {
@@ -267,7 +267,7 @@ Tensor DilatedAttention::step(const Tensor& x_t, SequenceState& state, const Ste
                v = tokens.packed(split_heads(v_proj_(x_t), o.num_heads), 2);
   const Tensor y =
       detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
-        const std::int64_t t = s.length_of(run);
+        const int64_t t = s.length_of(run);
         auto turn = [&](const Tensor& x) {
           return detail::rope_of(run, tokens, run.fresh_of(x, 2), o.rope, o.rope_base, t);
         };

@@ -10,14 +10,14 @@
 namespace dropin {
 namespace detail {
 
-HyenaPositions::HyenaPositions(std::int64_t l_max, std::int64_t emb_dim, bool learned) {
-  const std::int64_t bands = (emb_dim - 1) / 2;
-  const double last = static_cast<double>(std::max<std::int64_t>(l_max - 1, 1));
+HyenaPositions::HyenaPositions(int64_t l_max, int64_t emb_dim, bool learned) {
+  const int64_t bands = (emb_dim - 1) / 2;
+  const double last = static_cast<double>(std::max<int64_t>(l_max - 1, 1));
   Tensor table = empty({1, l_max, emb_dim}), time = empty({1, l_max, 1});
-  for (std::int64_t p = 0; p < l_max; ++p) {
+  for (int64_t p = 0; p < l_max; ++p) {
     float* row = table.data<float>() + p * emb_dim;
     time.data<float>()[p] = row[0] = static_cast<float>(static_cast<double>(p) / last);
-    for (std::int64_t i = 0; i < bands; ++i) {
+    for (int64_t i = 0; i < bands; ++i) {
       const double f = bands == 1 ? 1e-4
                                   : 1e-4 + static_cast<double>(i) *
                                                (static_cast<double>(bands - 1) - 1e-4) /
@@ -33,8 +33,8 @@ HyenaPositions::HyenaPositions(std::int64_t l_max, std::int64_t emb_dim, bool le
 }
 
 HyenaNetwork::HyenaNetwork(const HyenaFilterOptions& o) {
-  const std::int64_t n = o.num_inner_mlps, width = o.filter_order;
-  for (std::int64_t i = 0; i <= n + 1; ++i) {
+  const int64_t n = o.num_inner_mlps, width = o.filter_order;
+  for (int64_t i = 0; i <= n + 1; ++i) {
     linear_.push_back(
         child<Linear>(std::to_string(2 * i), {.in_features = i ? width : o.emb_dim,
                                               .out_features = i <= n ? width : o.d_model,
@@ -68,7 +68,7 @@ HyenaWindow::HyenaWindow(const HyenaFilterOptions& o) {
   const double slow = std::log(o.target) / o.slow_decay_pct,
                fast = std::log(o.target) / o.fast_decay_pct;
   Tensor d = empty({1, 1, o.d_model});
-  for (std::int64_t c = 0; c < o.d_model; ++c)
+  for (int64_t c = 0; c < o.d_model; ++c)
     d.data<float>()[c] =
         static_cast<float>(o.d_model == 1 ? slow
                                           : slow + (fast - slow) * static_cast<double>(c) /
@@ -84,7 +84,7 @@ HyenaWindow::HyenaWindow(const HyenaFilterOptions& o) {
 // with the same version.
 struct HyenaFilter::Kept {
   std::mutex mutex;
-  std::int64_t length = -1, steps = 0;
+  int64_t length = -1, steps = 0;
   bool channel_major = true;
   std::vector<std::pair<Ref<Storage>, std::uint32_t>> from;
   std::vector<detail::HyenaTaps> taps;
@@ -118,7 +118,7 @@ HyenaFilter::HyenaFilter(const HyenaFilterOptions& o) : Component(o), kept_(new 
 HyenaFilter::HyenaFilter(HyenaFilter&&) noexcept = default;
 HyenaFilter::~HyenaFilter() = default;
 
-Tensor HyenaFilter::filter(std::int64_t length) const {
+Tensor HyenaFilter::filter(int64_t length) const {
   const auto& o = options_;
   DROPIN_CHECK(length >= 1 && length <= o.l_max, ShapeError, who(), ": the sequence has length ",
                length, ", expected 1 to l_max = ", o.l_max);
@@ -130,12 +130,12 @@ Tensor HyenaFilter::filter(std::int64_t length) const {
   return o.normalized ? h / sum(abs(h), {-1}, true) : h;
 }
 
-std::vector<detail::HyenaTaps> HyenaFilter::make_taps(std::int64_t length, std::int64_t steps,
+std::vector<detail::HyenaTaps> HyenaFilter::make_taps(int64_t length, int64_t steps,
                                                       bool channel_major) const {
   const Tensor h = filter(length);
-  const std::int64_t channels = options_.d_model / steps;
+  const int64_t channels = options_.d_model / steps;
   std::vector<detail::HyenaTaps> r;
-  for (std::int64_t o = 0; o < steps; ++o) {
+  for (int64_t o = 0; o < steps; ++o) {
     auto part = [&](const Tensor& x) {
       return channel_major ? x.slice(-1, o, kEnd, steps) : x.narrow(-1, o * channels, channels);
     };
@@ -144,7 +144,7 @@ std::vector<detail::HyenaTaps> HyenaFilter::make_taps(std::int64_t length, std::
   return r;
 }
 
-std::vector<detail::HyenaTaps> HyenaFilter::taps(std::int64_t length, std::int64_t steps,
+std::vector<detail::HyenaTaps> HyenaFilter::taps(int64_t length, int64_t steps,
                                                  bool channel_major) const {
   const auto state = [&] {
     Tensors all = parameters();
@@ -207,14 +207,14 @@ namespace {
 // A depthwise Conv1d's parameters; HyenaOperator applies them on [B, L, C].
 class ShortFilter : public Module {
  public:
-  ShortFilter(std::int64_t channels, std::int64_t taps) {
+  ShortFilter(int64_t channels, int64_t taps) {
     weight = &parameter("weight", init::default_uniform({channels, 1, taps}, taps));
     bias = &parameter("bias", init::default_uniform({channels}, taps));
   }
   Tensor *weight, *bias;
 };
 
-constexpr std::int64_t kBlock = 32;  // tokens whose interaction is summed directly
+constexpr int64_t kBlock = 32;  // tokens whose interaction is summed directly
 
 // What one long convolution keeps: its inputs, and what earlier blocks add to each output to come.
 struct Stream {
@@ -225,8 +225,8 @@ struct Stream {
 };
 // The first n tokens x [R, n, D] of a run: their outputs, and in sums what they add to all later
 // ones.
-Tensor convolve_first(Stream& s, const detail::RowRun& run, const Tensor& x, std::int64_t max_len) {
-  const std::int64_t n = x.size(1);
+Tensor convolve_first(Stream& s, const detail::RowRun& run, const Tensor& x, int64_t max_len) {
+  const int64_t n = x.size(1);
   run.of(s.inputs).narrow(1, 0, n).copy_(x);
   const Tensor all = n == max_len ? x : pad(x, {0, 0, 0, max_len - n});
   Tensor sums = run.of(s.sums);
@@ -241,24 +241,24 @@ struct HyenaState : SequenceState {
   std::vector<Stream> streams;
   detail::RecentTokens recent;  // the last inputs [B, .., (N + 1) D] of the short convolution
   std::vector<detail::StateRow> rows;
-  std::int64_t max_len = 0;
+  int64_t max_len = 0;
   void parts(auto&& f) {
     for (Stream& s : streams) f(s.inputs), f(s.sums);
     f(recent.data), f(rows);
   }
 
  protected:
-  Box<SequenceState> pick(const std::vector<std::int64_t>& r) const override {
+  Box<SequenceState> pick(const std::vector<int64_t>& r) const override {
     return detail::picked(*this, r);
   }
   // What is left becomes the tokens that came at once.
-  void take_back(std::int64_t n, const std::vector<std::int64_t>& real) override {
+  void take_back(int64_t n, const std::vector<int64_t>& real) override {
     no_grad guard;
     recent.take_back(n, real);
     for (std::size_t b = 0; b < rows.size(); ++b) {
       if (real[b] == 0) continue;
-      const std::int64_t left = rows[b].length - real[b];
-      const detail::RowRun run{static_cast<std::int64_t>(b), 1, left};
+      const int64_t left = rows[b].length - real[b];
+      const detail::RowRun run{static_cast<int64_t>(b), 1, left};
       for (Stream& s : streams) {
         if (left)
           convolve_first(s, run, run.fresh_of(s.inputs, 1).clone(), max_len);
@@ -306,7 +306,7 @@ HyenaOperator::HyenaOperator(const HyenaOperatorOptions& o) : Component(o) {
                ", expected 0 <= dropout < 1");
   DROPIN_CHECK(o.num_heads == 1 && o.num_blocks == 1, OptionError, who(), ": num_heads ",
                o.num_heads, " and num_blocks ", o.num_blocks, ": only 1 is supported");
-  const std::int64_t wide = (o.order + 1) * o.d_model;
+  const int64_t wide = (o.order + 1) * o.d_model;
   in_proj_ = child<Linear>("in_proj", {.in_features = o.d_model, .out_features = wide});
   out_proj_ = child<Linear>("out_proj", {.in_features = o.d_model, .out_features = o.d_model});
   auto* taps = child<ShortFilter>("short_filter", wide, o.short_filter_order).as();
@@ -332,10 +332,10 @@ HyenaOperator::HyenaOperator(const HyenaOperatorOptions& o) : Component(o) {
 namespace {
 // The blocks of D channels of z [B, L, n D] as [B, D, L] each. They are views; their gradients are
 // joined once, not padded with zeros and added one by one.
-Tensors channel_blocks(const Tensor& z, std::int64_t n) {
-  const std::int64_t d = z.size(2) / n;
+Tensors channel_blocks(const Tensor& z, int64_t n) {
+  const int64_t d = z.size(2) / n;
   Tensors blocks;
-  for (std::int64_t i = 0; i < n; ++i)
+  for (int64_t i = 0; i < n; ++i)
     blocks.push_back(detail::alias(z, {z.size(0), d, z.size(1)},
                                    {z.stride(0), z.stride(2), z.stride(1)},
                                    z.storage_offset() + i * d * z.stride(2)));
@@ -346,7 +346,7 @@ Tensors channel_blocks(const Tensor& z, std::int64_t n) {
         TensorOptions like;
         for (const Tensor& g : gs)
           if (g.defined()) like = g.options();
-        for (std::int64_t i = 0; i < n; ++i) {
+        for (int64_t i = 0; i < n; ++i) {
           const Tensor& g = gs[static_cast<std::size_t>(i)];
           parts.push_back(g.defined() ? g.transpose(1, 2) : zeros({sizes[0], sizes[1], d}, like));
         }
@@ -375,7 +375,7 @@ Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
   detail::refuse(who(), "attn_mask", args.attn_mask, "a convolution has no scores");
   detail::refuse(who(), "global_attention_mask", args.global_attention_mask,
                  detail::kNoGlobalTokens);
-  const std::int64_t length = x_.size(1);
+  const int64_t length = x_.size(1);
   DROPIN_CHECK(length >= 1 && length <= o.l_max, ShapeError, who(), ": x is ", x_.sizes(),
                ", expected 1 <= L <= l_max = ", o.l_max);
   const Tensor pad =
@@ -384,12 +384,12 @@ Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
   const Tensor z =
       masked(causal_depthwise_conv(masked(in_proj_(masked(x_))), *short_weight_, *short_bias_));
   const Tensors blocks = channel_blocks(z, o.order + 1);
-  auto block = [&](std::int64_t i) { return blocks[static_cast<std::size_t>(i)]; };
+  auto block = [&](int64_t i) { return blocks[static_cast<std::size_t>(i)]; };
   const std::vector<detail::HyenaTaps> taps =
       filter().taps(length, o.order - 1, o.filter_layout == "channel_major");
   const bool noisy = is_training() && o.dropout > 0;
   Tensor v = block(o.order);
-  for (std::int64_t s = 0; s < o.order - 1;
+  for (int64_t s = 0; s < o.order - 1;
        ++s) {  // the gate before step s is the gate after step s - 1
     const detail::HyenaTaps& t = taps[static_cast<std::size_t>(s)];
     if (noisy)
@@ -405,7 +405,7 @@ Tensor HyenaOperator::forward(const Tensor& x_, const SequenceArgs& args) {
   return out_proj_(activate(v.transpose(1, 2)));
 }
 
-Box<SequenceState> HyenaOperator::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> HyenaOperator::init_state(int64_t batch, int64_t max_len,
                                              const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(batch >= 0 && max_len >= 1, OptionError, who(), ": init_state(", batch, ", ",
@@ -436,20 +436,20 @@ namespace {
 
 // The next token x [R, 1, D] of a run, number t; `origin` tokens came at once before. Tokens of the
 // current block are summed one by one.
-Tensor convolve_next(Stream& s, const detail::RowRun& run, const Tensor& x, std::int64_t t,
-                     std::int64_t origin, std::int64_t max_len) {
+Tensor convolve_next(Stream& s, const detail::RowRun& run, const Tensor& x, int64_t t,
+                     int64_t origin, int64_t max_len) {
   const Tensor inputs = run.of(s.inputs), sums = run.of(s.sums);
   inputs.narrow(1, t, 1).copy_(x);
-  const std::int64_t at = t - origin, begin = t - at % kBlock, count = t + 1 - begin;
+  const int64_t at = t - origin, begin = t - at % kBlock, count = t + 1 - begin;
   Tensor y =
       sums.narrow(1, t, 1) +
       sum(inputs.narrow(1, begin, count) * s.reversed.narrow(0, max_len - count, count), {1}, true);
   if (s.D.defined()) y = y + x * s.D;
-  const std::int64_t done = at + 1;
+  const int64_t done = at + 1;
   if (done % kBlock != 0 || t + 1 >= max_len) return y;
   // a block of `size` is complete: what it adds to the `size` outputs after it
-  const std::int64_t size = done & -done, reach = std::min(size, max_len - (t + 1)),
-                     taps = std::min(2 * size, max_len);
+  const int64_t size = done & -done, reach = std::min(size, max_len - (t + 1)),
+                taps = std::min(2 * size, max_len);
   const auto p = static_cast<std::size_t>(std::countr_zero(static_cast<std::uint64_t>(size)));
   if (s.spectra.size() <= p) s.spectra.resize(p + 1);
   const Tensor k = s.k.narrow(1, 0, taps),
@@ -469,7 +469,7 @@ Tensor HyenaOperator::step(const Tensor& x_t, SequenceState& state, const StepAr
   const detail::StepTokens tokens = detail::check_step(who(), x_t, s, args, {.width = o.d_model});
   detail::check_room(who(), s.rows, tokens, s.max_len);
   no_grad guard;
-  const std::int64_t n = tokens.n, d = o.d_model;
+  const int64_t n = tokens.n, d = o.d_model;
   if (n == 0) return x_t.clone();
   const Tensor u = tokens.packed(in_proj_(x_t), 1),
                z = causal_depthwise_conv(s.recent.before(u), *short_weight_, *short_bias_)
@@ -478,20 +478,20 @@ Tensor HyenaOperator::step(const Tensor& x_t, SequenceState& state, const StepAr
   const Tensor y = detail::step_rows(
       s.rows, tokens, {x_t.size(0), n, d}, 1, z.options(), [&](const detail::RowRun& run) {
         Tensors out;
-        for (std::int64_t t = 0; t < run.fresh;) {
+        for (int64_t t = 0; t < run.fresh;) {
           const detail::StateRow row = s.rows[static_cast<std::size_t>(run.begin)];
-          const std::int64_t count = row.length == 0 ? run.fresh : 1;
+          const int64_t count = row.length == 0 ? run.fresh : 1;
           const Tensor now = run.of(z).narrow(1, t, count);
-          auto block = [&](std::int64_t i) { return now.narrow(2, i * d, d); };
+          auto block = [&](int64_t i) { return now.narrow(2, i * d, d); };
           Tensor v = block(o.order);
-          for (std::int64_t i = 0; i < o.order - 1; ++i) {
+          for (int64_t i = 0; i < o.order - 1; ++i) {
             v = v * block(o.order - 1 - i);
             Stream& stream = s.streams[static_cast<std::size_t>(i)];
             v = count > 1 ? convolve_first(stream, run, v, s.max_len)
                           : convolve_next(stream, run, v, row.length, row.start, s.max_len);
           }
           out.push_back(v * block(0));
-          for (std::int64_t b = run.begin; b < run.begin + run.rows; ++b)
+          for (int64_t b = run.begin; b < run.begin + run.rows; ++b)
             s.rows[static_cast<std::size_t>(b)] = {row.length + count,
                                                    count > 1 ? count : row.start};
           t += count;

@@ -16,12 +16,10 @@ struct LatentState : SequenceState {
   void parts(auto&& f) { f(sums), f(kept.before, 0); }
 
  protected:
-  Box<SequenceState> pick(const std::vector<std::int64_t>& rows) const override {
+  Box<SequenceState> pick(const std::vector<int64_t>& rows) const override {
     return detail::picked(*this, rows);
   }
-  void take_back(std::int64_t n, const std::vector<std::int64_t>&) override {
-    sums = kept.take_back(n)[0];
-  }
+  void take_back(int64_t n, const std::vector<int64_t>&) override { sums = kept.take_back(n)[0]; }
 };
 
 }  // namespace
@@ -33,7 +31,7 @@ std::vector<std::string> LatentAttention::examples() {
 
 LatentAttention::LatentAttention(const LatentAttentionOptions& o) : Component(o) {
   detail::check_heads_options(who(), o.embed_dim, o.num_heads, "none", o.dropout);
-  const std::int64_t n = latents(), d = o.embed_dim;
+  const int64_t n = latents(), d = o.embed_dim;
   DROPIN_CHECK(n >= o.num_heads && n % o.num_heads == 0, OptionError, who(), ": num_latents ", n,
                " is not a positive multiple of num_heads ", o.num_heads);
   DROPIN_CHECK(o.chunk_size >= 1, OptionError, who(), ": chunk_size is ", o.chunk_size,
@@ -70,7 +68,7 @@ Tensor LatentAttention::forward(const Tensor& x, const SequenceArgs& args) {
                                    o.causal, args.key_padding_mask, o.chunk_size)));
 }
 
-Box<SequenceState> LatentAttention::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> LatentAttention::init_state(int64_t batch, int64_t max_len,
                                                const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
@@ -97,7 +95,7 @@ Tensor LatentAttention::step(const Tensor& x_t, SequenceState& state, const Step
                     -std::numeric_limits<double>::infinity());
   const Tensor y = detail::step_remembered(
       s.kept, tokens.n,
-      [&](std::int64_t first, std::int64_t n) {
+      [&](int64_t first, int64_t n) {
         return merge_heads(latent_scan(p.narrow(2, first, n), k.narrow(2, first, n),
                                        v.narrow(2, first, n), s.sums, o.chunk_size));
       },

@@ -20,10 +20,10 @@ LongformerAttention::LongformerAttention(const LongformerAttentionOptions& o) : 
                ", expected -1 (as window) or more");
   DROPIN_CHECK(!o.causal || o.window_right <= 0, OptionError, who(), ": window_right is ",
                o.window_right, ", but a causal token sees nothing to its right");
-  const auto n = static_cast<std::int64_t>(o.dilation.values.size());
+  const auto n = static_cast<int64_t>(o.dilation.values.size());
   DROPIN_CHECK(n == 1 || n == o.num_heads, OptionError, who(), ": dilation has ", n,
                " entries, expected 1 or num_heads = ", o.num_heads);
-  for (std::int64_t d : o.dilation.values)
+  for (int64_t d : o.dilation.values)
     DROPIN_CHECK(d >= 1, OptionError, who(), ": dilation is ", d, ", expected at least 1");
   const LinearOptions square{
       .in_features = o.embed_dim, .out_features = o.embed_dim, .bias = o.bias};
@@ -59,32 +59,32 @@ Tensor LongformerAttention::heads(const Child<Linear>& proj, const Tensor& x, bo
 
 // Where the global tokens of a batch stand.
 struct LongformerAttention::GlobalPlaces {
-  std::int64_t batch, length, most = 0;  ///< most: G, global tokens of the entry that has most
-  Tensor flags;                          ///< [B, L] bool
-  Tensor places;                         ///< [B, G] int64; the unused ones of an entry are 0
-  Tensor unused;                         ///< [B, G] bool
-  Tensor from, to;  ///< rows of [B G] and the rows of [B L] that they stand for
+  int64_t batch, length, most = 0;  ///< most: G, global tokens of the entry that has most
+  Tensor flags;                     ///< [B, L] bool
+  Tensor places;                    ///< [B, G] int64; the unused ones of an entry are 0
+  Tensor unused;                    ///< [B, G] bool
+  Tensor from, to;                  ///< rows of [B G] and the rows of [B L] that they stand for
 
   explicit GlobalPlaces(const Tensor& global)
       : batch(global.size(0)), length(global.size(1)), flags(global) {
     const Tensor on_cpu = global.to(Device{}).contiguous();
     const bool* flag = on_cpu.data<bool>();
-    for (std::int64_t i = 0; i < batch; ++i)
-      most = std::max(most, static_cast<std::int64_t>(
-                                std::count(flag + i * length, flag + (i + 1) * length, true)));
+    for (int64_t i = 0; i < batch; ++i)
+      most = std::max(
+          most, static_cast<int64_t>(std::count(flag + i * length, flag + (i + 1) * length, true)));
     places = zeros({batch, most}, kInt64);
     unused = ones({batch, most}, kBool);
-    std::vector<std::int64_t> rows_from, rows_to;
-    for (std::int64_t i = 0; i < batch; ++i)
-      for (std::int64_t t = 0, next = i * most; t < length; ++t) {
+    std::vector<int64_t> rows_from, rows_to;
+    for (int64_t i = 0; i < batch; ++i)
+      for (int64_t t = 0, next = i * most; t < length; ++t) {
         if (!flag[i * length + t]) continue;
-        places.data<std::int64_t>()[next] = t;
+        places.data<int64_t>()[next] = t;
         unused.data<bool>()[next] = false;
         rows_from.push_back(next++);
         rows_to.push_back(i * length + t);
       }
-    auto indices = [&](std::vector<std::int64_t>& v) {
-      const auto n = static_cast<std::int64_t>(v.size());
+    auto indices = [&](std::vector<int64_t>& v) {
+      const auto n = static_cast<int64_t>(v.size());
       return from_blob(v.data(), {n}, kInt64).to(global.device()).clone();
     };
     from = indices(rows_from);
@@ -104,11 +104,11 @@ struct LongformerAttention::GlobalPlaces {
   }
   /// Of attn_mask the rows (dim 2) or columns (dim 3) of the global tokens, and what must not be
   /// seen besides; undefined where nothing is hidden.
-  Tensor of_mask(const Tensor& mask, std::int64_t dim, const Tensor& hidden) const {
+  Tensor of_mask(const Tensor& mask, int64_t dim, const Tensor& hidden) const {
     if (!mask.defined()) return hidden;
     const Tensor wide = mask.dim() == 2 ? mask.reshape({1, 1, length, length}) : mask;
-    const std::int64_t heads = wide.size(1), rows = dim == 2 ? most : length,
-                       columns = dim == 2 ? length : most;
+    const int64_t heads = wide.size(1), rows = dim == 2 ? most : length,
+                  columns = dim == 2 ? length : most;
     const Tensor at =
         dim == 2 ? places.reshape({batch, 1, most, 1}) : places.reshape({batch, 1, 1, most});
     const Tensor m = gather(detail::broadcast_to(wide, {batch, heads, length, length}), dim,
@@ -119,7 +119,7 @@ struct LongformerAttention::GlobalPlaces {
   }
   /// y [B, L, D] with the rows of the global tokens taken from far [B, G, D].
   Tensor put(const Tensor& y, const Tensor& far) const {
-    const std::int64_t d = y.size(2), n = to.size(0);
+    const int64_t d = y.size(2), n = to.size(0);
     const Tensor source = index_select(far.reshape({batch * most, d}), 0, from);
     return scatter(y.reshape({batch * length, d}), 0, detail::broadcast_to(to.unsqueeze(1), {n, d}),
                    source)
@@ -136,7 +136,7 @@ AttentionParams LongformerAttention::window_params(const SequenceArgs& args) con
   p.window_left = o.window;
   p.window_right = right();
   if (*std::max_element(o.dilation.values.begin(), o.dilation.values.end()) > 1)
-    for (std::int64_t i = 0; i < o.num_heads; ++i) p.step.push_back(dilation(i));
+    for (int64_t i = 0; i < o.num_heads; ++i) p.step.push_back(dilation(i));
   p.key_padding_mask = args.key_padding_mask;
   p.attn_mask = args.attn_mask;
   return p;
@@ -179,7 +179,7 @@ Tensor LongformerAttention::globals_see(const Tensor& x, const GlobalPlaces& g,
 
 Tensor LongformerAttention::forward(const Tensor& given, const SequenceArgs& args) {
   detail::check_sequence(who(), given, options_.embed_dim, args);
-  const std::int64_t length = given.size(1);
+  const int64_t length = given.size(1);
   const Tensor& pad = args.key_padding_mask;
   detail::check_attn_mask(who(), args.attn_mask, given.size(0), options_.num_heads, length, length);
   Tensor global = args.global_attention_mask;
@@ -207,9 +207,9 @@ Tensor LongformerAttention::forward(const Tensor& given, const SequenceArgs& arg
 struct LongformerAttention::State : KeyValueState {
   using KeyValueState::KeyValueState;
   Tensor global_keys, global_values, global;  // undefined without global tokens
-  std::int64_t reach = 0, keep = 0;
-  std::int64_t first_needed(std::int64_t t) const override {
-    return global.defined() ? 0 : std::max<std::int64_t>(t - reach, 0);
+  int64_t reach = 0, keep = 0;
+  int64_t first_needed(int64_t t) const override {
+    return global.defined() ? 0 : std::max<int64_t>(t - reach, 0);
   }
   void parts(auto&& f) {
     KeyValueState::parts(f);
@@ -217,7 +217,7 @@ struct LongformerAttention::State : KeyValueState {
   }
 
  protected:
-  Box<SequenceState> pick(const std::vector<std::int64_t>& r) const override {
+  Box<SequenceState> pick(const std::vector<int64_t>& r) const override {
     return detail::picked(*this, r);
   }
 };
@@ -227,17 +227,17 @@ struct LongformerAttention::Projected {
   Tensor global;                                 // [B, n] bool
 };
 
-Box<SequenceState> LongformerAttention::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> LongformerAttention::init_state(int64_t batch, int64_t max_len,
                                                    const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
   detail::check_state_sizes(who(), batch, max_len, options, true);
   DROPIN_CHECK(!options.global_tokens || o.global_attention, OptionError, who(),
                ": global tokens need global_attention = true");
-  const std::int64_t reach =
+  const int64_t reach =
       o.window * *std::max_element(o.dilation.values.begin(), o.dilation.values.end());
   // twice what is kept, so that moving the kept half to the front costs one copy per token
-  const std::int64_t capacity =
+  const int64_t capacity =
       options.global_tokens ? max_len : std::min(max_len, 2 * (reach + 1 + options.keep));
   const TensorOptions like = parameters()[0].options();
   auto s =
@@ -255,7 +255,7 @@ Box<SequenceState> LongformerAttention::init_state(std::int64_t batch, std::int6
 Tensor LongformerAttention::step_run(State& s, const detail::RowRun& run,
                                      const detail::StepTokens& tokens, const Projected& p) const {
   const auto& o = options_;
-  const std::int64_t capacity = s.keys.size(2), h = o.num_heads, t0 = s.length_of(run);
+  const int64_t capacity = s.keys.size(2), h = o.num_heads, t0 = s.length_of(run);
   auto turned = [&](const Tensor& x) {
     return detail::rope_of(run, tokens, run.fresh_of(x, 2), o.rope, o.rope_base, t0);
   };
@@ -269,19 +269,19 @@ Tensor LongformerAttention::step_run(State& s, const detail::RowRun& run,
     if (p.global.defined()) global = run.fresh_of(p.global, 1);
   }
   Tensors outputs;
-  for (std::int64_t done = 0; done < run.fresh;) {
+  for (int64_t done = 0; done < run.fresh;) {
     const detail::StateRow& row = s.rows[static_cast<std::size_t>(run.begin)];
     if (row.length - row.start == capacity)
       s.forget(run, row.length - std::min(capacity, s.reach + s.keep));
-    const std::int64_t held = row.length - row.start,
-                       n = std::min(run.fresh - done, capacity - held), m = held + n;
+    const int64_t held = row.length - row.start, n = std::min(run.fresh - done, capacity - held),
+                  m = held + n;
     const auto [keys, values] = s.append(run, k.narrow(2, done, n), v.narrow(2, done, n));
     // a query sees the keys of its head's window, and those that are global
     Tensor hidden = empty({h, n, m}, kBool);
-    for (std::int64_t head = 0; head < h; ++head)
-      for (std::int64_t i = 0; i < n; ++i)
-        for (std::int64_t j = 0; j < m; ++j) {
-          const std::int64_t back = held + i - j;
+    for (int64_t head = 0; head < h; ++head)
+      for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < m; ++j) {
+          const int64_t back = held + i - j;
           hidden.data<bool>()[(head * n + i) * m + j] =
               back < 0 || back > o.window * dilation(head) || back % dilation(head) != 0;
         }

@@ -13,7 +13,7 @@ std::vector<std::string> LookHereAttention::examples() {
 }
 
 Sample LookHereAttention::sample(const Options& o, const SampleSpec& s) {
-  const std::int64_t batch = s.batch >= 0 ? s.batch : (s.size ? 1 : 2);
+  const int64_t batch = s.batch >= 0 ? s.batch : (s.size ? 1 : 2);
   return {{{"x", s.normal({batch, o.prefix_tokens + o.grid[0] * o.grid[1], o.embed_dim})}}};
 }
 
@@ -24,7 +24,7 @@ LookHereAttention::LookHereAttention(const LookHereAttentionOptions& o) : Compon
   init_projections([](const Shape& sizes) { return init::trunc_normal(sizes, 0.02); });
 }
 
-void LookHereAttention::set_grid(std::int64_t height, std::int64_t width, double slope) {
+void LookHereAttention::set_grid(int64_t height, int64_t width, double slope) {
   LookHereAttentionOptions o = options_;
   o.grid = {height, width};
   o.slope = slope;
@@ -39,7 +39,7 @@ Tensor LookHereAttention::forward(const Tensor& x, const SequenceArgs& args) {
   detail::refuse(who(), "key_padding_mask", args.key_padding_mask, why);
   detail::refuse(who(), "attn_mask", args.attn_mask, why);
   detail::refuse(who(), "global_attention_mask", args.global_attention_mask, why);
-  const std::int64_t n = table_.tokens();
+  const int64_t n = table_.tokens();
   DROPIN_CHECK(x.size(1) == n, ShapeError, who(), ": x is ", x.sizes(), ", expected [B, ", n, ", ",
                o.embed_dim, "] because grid = [", o.grid[0], ", ", o.grid[1],
                "] and prefix_tokens = ", o.prefix_tokens);
@@ -47,10 +47,10 @@ Tensor LookHereAttention::forward(const Tensor& x, const SequenceArgs& args) {
                v = split_heads(v_proj_(x), o.num_heads);
   const DType wide = x.dtype() == kFloat64 ? kFloat64 : kFloat32;
   // a few rows of the table at a time, so that it never stands in memory
-  const std::int64_t rows = std::max<std::int64_t>(1, (std::int64_t{1} << 22) / (o.num_heads * n));
+  const int64_t rows = std::max<int64_t>(1, (int64_t{1} << 22) / (o.num_heads * n));
   Tensors out;
-  for (std::int64_t first = 0; first < n; first += rows) {
-    const std::int64_t count = std::min(rows, n - first);
+  for (int64_t first = 0; first < n; first += rows) {
+    const int64_t count = std::min(rows, n - first);
     const Tensor table = table_.rows(first, count);
     const Tensor cost = where(table <= -1e38, -std::numeric_limits<double>::infinity(), table);
     out.push_back(attention(q.narrow(2, first, count), k, v,

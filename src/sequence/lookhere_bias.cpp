@@ -11,22 +11,22 @@ namespace {
 constexpr double kBlocked = -3.3895313892515355e38;  // minus the largest finite bfloat16
 
 // What a view sees of a key at (dx, dy) from the query, y down.
-using View = bool (*)(std::int64_t dx, std::int64_t dy);
-bool everything(std::int64_t, std::int64_t) { return true; }
-bool up(std::int64_t, std::int64_t dy) { return dy <= 0; }
-bool down(std::int64_t, std::int64_t dy) { return dy >= 0; }
-bool left(std::int64_t dx, std::int64_t) { return dx <= 0; }
-bool right(std::int64_t dx, std::int64_t) { return dx >= 0; }
-bool wedge_up(std::int64_t dx, std::int64_t dy) { return std::abs(dx) <= -dy; }
-bool wedge_down(std::int64_t dx, std::int64_t dy) { return std::abs(dx) <= dy; }
-bool wedge_left(std::int64_t dx, std::int64_t dy) { return std::abs(dy) <= -dx; }
-bool wedge_right(std::int64_t dx, std::int64_t dy) { return std::abs(dy) <= dx; }
+using View = bool (*)(int64_t dx, int64_t dy);
+bool everything(int64_t, int64_t) { return true; }
+bool up(int64_t, int64_t dy) { return dy <= 0; }
+bool down(int64_t, int64_t dy) { return dy >= 0; }
+bool left(int64_t dx, int64_t) { return dx <= 0; }
+bool right(int64_t dx, int64_t) { return dx >= 0; }
+bool wedge_up(int64_t dx, int64_t dy) { return std::abs(dx) <= -dy; }
+bool wedge_down(int64_t dx, int64_t dy) { return std::abs(dx) <= dy; }
+bool wedge_left(int64_t dx, int64_t dy) { return std::abs(dy) <= -dx; }
+bool wedge_right(int64_t dx, int64_t dy) { return std::abs(dy) <= dx; }
 template <View A, View B>
-bool both(std::int64_t dx, std::int64_t dy) {
+bool both(int64_t dx, int64_t dy) {
   return A(dx, dy) && B(dx, dy);
 }
 template <View A, View B>
-bool either(std::int64_t dx, std::int64_t dy) {
+bool either(int64_t dx, int64_t dy) {
   return A(dx, dy) || B(dx, dy);
 }
 
@@ -86,7 +86,7 @@ const std::vector<Group>& groups() {
 
 struct HeadGroup {
   const Group* group;
-  std::int64_t heads;
+  int64_t heads;
 };
 
 // The groups of head_directions, neighbours of one name merged.
@@ -108,16 +108,16 @@ std::vector<HeadGroup> head_groups(std::string_view who, const LookHereBiasOptio
                  "zerocorners or zerotriangles, joined by \"-\"");
     at = end + 1;
   }
-  static const std::map<std::pair<std::int64_t, std::size_t>, std::vector<std::int64_t>> shares{
+  static const std::map<std::pair<int64_t, std::size_t>, std::vector<int64_t>> shares{
       {{6, 2}, {4, 2}},  {{12, 2}, {8, 4}},    {{12, 3}, {4, 4, 4}},
       {{16, 2}, {8, 8}}, {{16, 3}, {8, 4, 4}}, {{16, 4}, {4, 4, 4, 4}}};
-  std::vector<std::int64_t> share{o.num_heads};
+  std::vector<int64_t> share{o.num_heads};
   if (named.size() > 1) {
     const auto found = shares.find({o.num_heads, named.size()});
-    share = found == shares.end() ? std::vector<std::int64_t>{} : found->second;
+    share = found == shares.end() ? std::vector<int64_t>{} : found->second;
   }
   DROPIN_CHECK(!share.empty() && (named.size() > 1 || o.num_heads % 4 == 0), OptionError, who,
-               ": num_heads ", o.num_heads, " and ", static_cast<std::int64_t>(named.size()),
+               ": num_heads ", o.num_heads, " and ", static_cast<int64_t>(named.size()),
                " groups, expected a multiple of 4 for one group, 6 or 12 or 16 for two, 12 or 16 "
                "for three, 16 for four");
   std::vector<HeadGroup> merged;
@@ -134,7 +134,7 @@ std::vector<HeadGroup> head_groups(std::string_view who, const LookHereBiasOptio
   return merged;
 }
 
-double head_slope(const HeadGroup& g, std::int64_t head) {
+double head_slope(const HeadGroup& g, int64_t head) {
   if (g.group->directed) return std::pow(2.0, -static_cast<double>(1 + head / 4));
   return std::pow(4.0, -static_cast<double>(1 + (g.heads > 4 ? head / (g.heads / 4) : head)));
 }
@@ -163,28 +163,28 @@ detail::LookHereTable::LookHereTable(std::string_view who, const LookHereBiasOpt
   height_ = o.grid[0];
   width_ = o.grid[1];
   prefix_ = o.prefix_tokens;
-  const std::int64_t h = height_, w = width_, across = 2 * w - 1;
+  const int64_t h = height_, w = width_, across = 2 * w - 1;
   moved_ = zeros({o.num_heads, 2 * h - 1, across}, kFloat64);
   keyed_ = zeros({o.num_heads, h, w}, kFloat64);
-  auto cost = [&](std::int64_t dx, std::int64_t dy) {
+  auto cost = [&](int64_t dx, int64_t dy) {
     const double square = static_cast<double>(dx * dx + dy * dy), far = std::sqrt(square);
     return o.distance == "sqrt" ? std::sqrt(far) : o.distance == "square" ? square : far;
   };
   double *moved = moved_.data<double>(), *keyed = keyed_.data<double>();
   for (const HeadGroup& g : merged)
-    for (std::int64_t i = 0; i < g.heads; ++i, moved += (2 * h - 1) * across, keyed += h * w) {
+    for (int64_t i = 0; i < g.heads; ++i, moved += (2 * h - 1) * across, keyed += h * w) {
       const double steep =
           i % 4 < g.group->costly ? o.slope * head_slope(g, i) : 0;  // of a costless view
       const double blocked = o.fill_with == "inf"    ? kBlocked
                              : o.fill_with == "zero" ? 0
                                                      : -steep * cost(w - 1, h - 1);
       by_key_.push_back(g.group->by_key);
-      for (std::int64_t dy = 1 - h; dy < h; ++dy)
-        for (std::int64_t dx = 1 - w; dx < w; ++dx)
+      for (int64_t dy = 1 - h; dy < h; ++dy)
+        for (int64_t dx = 1 - w; dx < w; ++dx)
           moved[(dy + h - 1) * across + dx + w - 1] =
               g.group->views[i % 4](dx, dy) ? -steep * cost(dx, dy) : blocked;
-      for (std::int64_t y = 0; y < h; ++y)
-        for (std::int64_t x = 0; x < w; ++x)
+      for (int64_t y = 0; y < h; ++y)
+        for (int64_t x = 0; x < w; ++x)
           keyed[y * w + x] = -steep * std::hypot(static_cast<double>(x) - 0.5 * (w - 1),
                                                  static_cast<double>(y) - 0.5 * (h - 1));
     }
@@ -192,18 +192,17 @@ detail::LookHereTable::LookHereTable(std::string_view who, const LookHereBiasOpt
     for (Tensor* t : {&moved_, &keyed_}) *t = t->to(kFloat32).to(kBFloat16).to(kFloat64);
 }
 
-Tensor detail::LookHereTable::rows(std::int64_t first, std::int64_t count) const {
-  const std::int64_t h = height_, w = width_, n = tokens(),
-                     heads = static_cast<std::int64_t>(by_key_.size());
+Tensor detail::LookHereTable::rows(int64_t first, int64_t count) const {
+  const int64_t h = height_, w = width_, n = tokens(), heads = static_cast<int64_t>(by_key_.size());
   Tensor table = zeros({heads, count, n}, kFloat64);
   double* row = table.data<double>();
-  for (std::int64_t head = 0; head < heads; ++head) {
+  for (int64_t head = 0; head < heads; ++head) {
     const double *moved = moved_.data<double>() + head * (2 * h - 1) * (2 * w - 1),
                  *keyed = keyed_.data<double>() + head * h * w;
-    for (std::int64_t q = first; q < first + count; ++q, row += n) {
+    for (int64_t q = first; q < first + count; ++q, row += n) {
       if (q < prefix_) continue;
-      const std::int64_t y0 = (q - prefix_) / w, x0 = (q - prefix_) % w;
-      for (std::int64_t y = 0; y < h; ++y)
+      const int64_t y0 = (q - prefix_) / w, x0 = (q - prefix_) % w;
+      for (int64_t y = 0; y < h; ++y)
         std::copy_n(by_key_[static_cast<std::size_t>(head)]
                         ? keyed + y * w
                         : moved + (y - y0 + h - 1) * (2 * w - 1) + w - 1 - x0,

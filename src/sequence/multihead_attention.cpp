@@ -6,8 +6,8 @@ namespace dropin {
 
 MultiheadAttention::MultiheadAttention(const MultiheadAttentionOptions& o) : Component(o) {
   detail::check_heads_options(who(), o.embed_dim, o.num_heads, o.rope, o.dropout);
-  const std::int64_t hk = kv_heads(), dh = o.embed_dim / o.num_heads,
-                     kdim = o.kdim.value_or(o.embed_dim), vdim = o.vdim.value_or(o.embed_dim);
+  const int64_t hk = kv_heads(), dh = o.embed_dim / o.num_heads,
+                kdim = o.kdim.value_or(o.embed_dim), vdim = o.vdim.value_or(o.embed_dim);
   DROPIN_CHECK(hk > 0 && o.num_heads % hk == 0, OptionError, who(), ": num_heads ", o.num_heads,
                " is not divisible by num_kv_heads ", hk);
   DROPIN_CHECK(kdim > 0 && vdim > 0, OptionError, who(), ": kdim ", kdim, " and vdim ", vdim,
@@ -30,7 +30,7 @@ MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const
                  detail::kNoGlobalTokens);
   detail::check_attention_inputs(who(), query, key, value, o.embed_dim,
                                  o.kdim.value_or(o.embed_dim), o.vdim.value_or(o.embed_dim));
-  const std::int64_t lq = query.size(1), lk = key.size(1);
+  const int64_t lq = query.size(1), lk = key.size(1);
   AttentionParams p;
   p.scale = o.scale;
   p.causal = o.causal;
@@ -38,7 +38,7 @@ MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const
   p.dropout_p = is_training() ? o.dropout : 0;
   p.key_padding_mask = args.key_padding_mask;
   p.attn_mask = detail::check_attn_mask(who(), args.attn_mask, query.size(0), o.num_heads, lq, lk);
-  const std::int64_t shift = o.causal ? lk - lq : 0;
+  const int64_t shift = o.causal ? lk - lq : 0;
   const Tensor q = rope(split_heads(q_proj_(query), o.num_heads), o.rope, o.rope_base, shift);
   const Tensor k = rope(split_heads(k_proj_(key), kv_heads()), o.rope, o.rope_base),
                v = split_heads(v_proj_(value), kv_heads());
@@ -55,7 +55,7 @@ MultiheadAttention::Result MultiheadAttention::attend(const Tensor& query, const
   return r;
 }
 
-Box<SequenceState> MultiheadAttention::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> MultiheadAttention::init_state(int64_t batch, int64_t max_len,
                                                   const StateOptions& options) {
   DROPIN_CHECK(options_.causal, OptionError, who(), ": step() needs causal = true");
   detail::check_state_sizes(who(), batch, max_len, options);
@@ -77,7 +77,7 @@ Tensor MultiheadAttention::step(const Tensor& x_t, SequenceState& state, const S
                v = tokens.packed(split_heads(v_proj_(x_t), kv_heads()), 2);
   const Tensor y =
       detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
-        const std::int64_t t = s.length_of(run);
+        const int64_t t = s.length_of(run);
         auto turn = [&](const Tensor& x) {
           return detail::rope_of(run, tokens, run.fresh_of(x, 2), o.rope, o.rope_base, t);
         };

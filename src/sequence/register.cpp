@@ -71,9 +71,9 @@ void register_sequence(Registry& r) {
                                 .keep_spectra = o.keep_spectra})}};
       },
       .inputs = [](const FftConvOptions&, const SampleSpec& s) -> Sample {
-        static constexpr std::int64_t kLengths[] = {9, 16, 4096, 131072};
-        const std::int64_t length = s.length >= 0 ? s.length : s.of(kLengths),
-                           channels = s.size ? 64 : 4, batch = s.batch >= 0 ? s.batch : 1;
+        static constexpr int64_t kLengths[] = {9, 16, 4096, 131072};
+        const int64_t length = s.length >= 0 ? s.length : s.of(kLengths),
+                      channels = s.size ? 64 : 4, batch = s.batch >= 0 ? s.batch : 1;
         return {{{"u", s.normal({batch, channels, length})},
                  {"k", s.normal({channels, length})},
                  {"D", s.normal({channels})}},

@@ -19,11 +19,10 @@ std::vector<std::string> RelativePositionAttention::examples() {
 // table for each pair.
 class RelativePositionAttention::Distances {
  public:
-  Distances(std::int64_t max_position, bool directed, std::int64_t n, std::int64_t keys,
-            std::int64_t offset)
+  Distances(int64_t max_position, bool directed, int64_t n, int64_t keys, int64_t offset)
       : far_(max_position - 1), directed_(directed), n_(n), keys_(keys), offset_(offset) {}
   /// of [B, n, K] int64: query minus key.
-  Distances(std::int64_t max_position, bool directed, const Tensor& of)
+  Distances(int64_t max_position, bool directed, const Tensor& of)
       : far_(max_position - 1), directed_(directed), n_(of.size(1)), keys_(of.size(2)), of_(of) {}
   Distances undirected(bool yes) const {
     Distances d = *this;
@@ -51,7 +50,7 @@ class RelativePositionAttention::Distances {
     return matmul(straightened(p), window(table, false));
   }
   /// table[r_ij] of queries [first, first + count): [1 or B, count, K, width].
-  Tensor rows(const Tensor& table, std::int64_t first, std::int64_t count) const {
+  Tensor rows(const Tensor& table, int64_t first, int64_t count) const {
     Tensor d = of_;
     if (!d.defined())
       d = (arange(offset_, offset_ + n_).unsqueeze(1) - arange(keys_).unsqueeze(0)).unsqueeze(0);
@@ -64,19 +63,19 @@ class RelativePositionAttention::Distances {
   Tensor row(const Tensor& d) const {
     return directed_ ? clamp(d, -far_, far_) + far_ : clamp(abs(d), 0, far_);
   }
-  Tensor pairs(std::int64_t heads) const {
+  Tensor pairs(int64_t heads) const {
     return row(of_).unsqueeze(1).expand({of_.size(0), heads, n_, keys_}).contiguous();
   }
   /// The table's rows of distances offset + n - 1 - m, m = 0 .. n + K - 2, or in the other order.
   Tensor window(const Tensor& table, bool ascending) const {
-    const std::int64_t top = offset_ + n_ - 1, bottom = top - (n_ + keys_ - 2);
+    const int64_t top = offset_ + n_ - 1, bottom = top - (n_ + keys_ - 2);
     const Tensor d = ascending ? arange(bottom, top + 1) : arange(top, bottom - 1, -1);
     return index_select(table, 0, row(d).to(table.device()));
   }
   /// Row a of x [B, H, n, n + K - 1] from column n - 1 - a on: [B, H, n, K], a view.
-  static Tensor skewed(const Tensor& x, std::int64_t n, std::int64_t keys) {
+  static Tensor skewed(const Tensor& x, int64_t n, int64_t keys) {
     if (n < 2) return x;
-    const std::int64_t wide = n + keys - 2;
+    const int64_t wide = n + keys - 2;
     return x.flatten(2)
         .narrow(2, n - 1, n * wide)
         .reshape({x.size(0), x.size(1), n, wide})
@@ -89,9 +88,9 @@ class RelativePositionAttention::Distances {
         .reshape({p.size(0), p.size(1), n_, n_ + keys_ - 1});
   }
 
-  std::int64_t far_;
+  int64_t far_;
   bool directed_;
-  std::int64_t n_, keys_, offset_ = 0;
+  int64_t n_, keys_, offset_ = 0;
   Tensor of_;
 };
 
@@ -107,7 +106,7 @@ RelativePositionAttention::RelativePositionAttention(const RelativePositionAtten
   DROPIN_CHECK(o.max_position >= 1, OptionError, who(), ": max_position is ", o.max_position,
                ", expected at least 1");
   add_projections(o.embed_dim, o.bias, o.bias);
-  const std::int64_t all = 2 * o.max_position - 1, dh = o.embed_dim / o.num_heads;
+  const int64_t all = 2 * o.max_position - 1, dh = o.embed_dim / o.num_heads;
   const Tensor table = m == "m1"   ? ones({o.max_position, 1})
                        : m == "m2" ? ones({all, 1})
                        : m == "m3" ? ones({all, dh})
@@ -122,15 +121,14 @@ RelativePositionAttention::RelativePositionAttention(const RelativePositionAtten
 namespace {
 // sum_d q_id k_jd a_ijd, a few queries at a time, each computed again in backward.
 Tensor threefold(const Tensor& q, const Tensor& k,
-                 const std::function<Tensor(const Tensor&, std::int64_t, std::int64_t)>& rows_of,
+                 const std::function<Tensor(const Tensor&, int64_t, int64_t)>& rows_of,
                  const Tensor& table) {
-  const std::int64_t n = q.size(2),
-                     one = std::max<std::int64_t>(1, q.size(0) * q.size(1) * k.size(2) * q.size(3)),
-                     chunk = std::clamp<std::int64_t>((std::int64_t{1} << 22) / one, 1,
-                                                      std::max<std::int64_t>(n, 1));
+  const int64_t n = q.size(2),
+                one = std::max<int64_t>(1, q.size(0) * q.size(1) * k.size(2) * q.size(3)),
+                chunk = std::clamp<int64_t>((int64_t{1} << 22) / one, 1, std::max<int64_t>(n, 1));
   Tensors out;
-  for (std::int64_t first = 0; first < n; first += chunk) {
-    const std::int64_t count = std::min(chunk, n - first);
+  for (int64_t first = 0; first < n; first += chunk) {
+    const int64_t count = std::min(chunk, n - first);
     auto scores = [=](const Tensors& in) -> Tensors {  // [B, H, count, K, e] by [B, H, K, e]
       const Tensor turned = in[0].unsqueeze(3) * rows_of(in[2], first, count).unsqueeze(1);
       return {sum(turned * in[1].unsqueeze(2), {-1})};
@@ -148,7 +146,7 @@ Tensor RelativePositionAttention::scores(const Tensor& q, const Tensor& k,
   if (m == "m3")
     return threefold(
         q, k,
-        [d](const Tensor& table, std::int64_t first, std::int64_t count) {
+        [d](const Tensor& table, int64_t first, int64_t count) {
           return d.rows(table, first, count);
         },
         *distance_);
@@ -175,7 +173,7 @@ Tensor RelativePositionAttention::forward(const Tensor& x, const SequenceArgs& a
   detail::check_sequence(who(), x, o.embed_dim, args);
   detail::refuse(who(), "global_attention_mask", args.global_attention_mask,
                  detail::kNoGlobalTokens);
-  const std::int64_t l = x.size(1);
+  const int64_t l = x.size(1);
   detail::check_attn_mask(who(), args.attn_mask, x.size(0), o.num_heads, l, l);
   auto heads = [&](const Child<Linear>& proj) { return split_heads(proj(x), o.num_heads); };
   return out_proj_(merge_heads(
@@ -185,7 +183,7 @@ Tensor RelativePositionAttention::forward(const Tensor& x, const SequenceArgs& a
           detail::forbidden_pairs(args, o.causal, l, l, x.device()), args.attn_mask)));
 }
 
-Box<SequenceState> RelativePositionAttention::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> RelativePositionAttention::init_state(int64_t batch, int64_t max_len,
                                                          const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
@@ -208,7 +206,7 @@ Tensor RelativePositionAttention::step(const Tensor& x_t, SequenceState& state,
   const Tensor q = heads(q_proj_), k = heads(k_proj_), v = heads(v_proj_);
   const Tensor y =
       detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
-        const std::int64_t t = s.length_of(run), held = t + run.fresh;
+        const int64_t t = s.length_of(run), held = t + run.fresh;
         Distances d(o.max_position, true, run.fresh, held, t);
         if (s.append_positions(run, tokens)) {
           const Tensor at = run.of(s.positions);

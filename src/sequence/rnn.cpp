@@ -5,7 +5,7 @@
 namespace dropin {
 namespace detail {
 
-void RecurrentLayer::build(const RNNOptions& o, std::int64_t gates) {
+void RecurrentLayer::build(const RNNOptions& o, int64_t gates) {
   input_ = o.input_size ? o.input_size : o.embed_dim;
   hidden_ = o.hidden_size ? o.hidden_size : o.embed_dim;
   DROPIN_CHECK(input_ > 0 && hidden_ > 0, OptionError, type(), ": input_size ", input_,
@@ -13,7 +13,7 @@ void RecurrentLayer::build(const RNNOptions& o, std::int64_t gates) {
   DROPIN_CHECK(o.num_layers > 0, OptionError, type(), ": num_layers is ", o.num_layers,
                ", expected a positive number");
   const double bound = 1 / std::sqrt(static_cast<double>(hidden_));
-  for (std::int64_t l = 0; l < o.num_layers; ++l) {
+  for (int64_t l = 0; l < o.num_layers; ++l) {
     const std::string tail = "_l" + std::to_string(l);
     auto make = [&](const char* name, const Shape& sizes, bool wanted) {
       return &parameter(name + tail, wanted ? init::uniform(sizes, bound) : Tensor());
@@ -34,10 +34,10 @@ Tensor RecurrentLayer::run(const Tensor& x, RecurrentState& s) const {
     const Weights& w = layers_[l];
     const Tensor gi =
         linear(y, *w.w_ih, *w.b_ih);  // the input's share of all gates, every step at once
-    Tensor h = s.h[static_cast<std::int64_t>(l)],
-           c = s.c.defined() ? s.c[static_cast<std::int64_t>(l)] : Tensor();
+    Tensor h = s.h[static_cast<int64_t>(l)],
+           c = s.c.defined() ? s.c[static_cast<int64_t>(l)] : Tensor();
     Tensors out;
-    for (std::int64_t t = 0; t < y.size(1); ++t) {
+    for (int64_t t = 0; t < y.size(1); ++t) {
       cell(gi.select(1, t), *w.w_hh, *w.b_hh, h, c);
       out.push_back(h);
     }
@@ -52,7 +52,7 @@ Tensor RecurrentLayer::run(const Tensor& x, RecurrentState& s) const {
 
 Tensor RecurrentLayer::run_over(const Tensor& x, const Tensor& padding, RecurrentState& s) const {
   Tensors out;
-  for (std::int64_t t = 0; t < x.size(1); ++t) {
+  for (int64_t t = 0; t < x.size(1); ++t) {
     RecurrentState next;
     next.h = s.h;
     next.c = s.c;
@@ -76,12 +76,12 @@ Tensor RecurrentLayer::forward(const Tensor& x, const SequenceArgs& args) {
   return args.key_padding_mask.defined() ? run_over(x, args.key_padding_mask, s) : run(x, s);
 }
 
-Box<SequenceState> RecurrentLayer::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> RecurrentLayer::init_state(int64_t batch, int64_t max_len,
                                               const StateOptions& options) {
   check_state_sizes(type(), batch, max_len, options);
   auto s = Box<RecurrentState>(new RecurrentState(batch));
   const TensorOptions like = layers_[0].w_ih->options();
-  s->h = zeros({static_cast<std::int64_t>(layers_.size()), batch, hidden_}, like);
+  s->h = zeros({static_cast<int64_t>(layers_.size()), batch, hidden_}, like);
   if (has_cell()) s->c = zeros_like(s->h);
   s->kept.keep = options.keep;
   return s;
@@ -90,14 +90,14 @@ Box<SequenceState> RecurrentLayer::init_state(std::int64_t batch, std::int64_t m
 Tensor RecurrentLayer::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
   auto& s = own_state<RecurrentState>(type(), state);
   const StepTokens tokens = check_step(type(), x_t, s, args, {.width = input_});
-  const Shape want{static_cast<std::int64_t>(layers_.size()), x_t.size(0), hidden_};
+  const Shape want{static_cast<int64_t>(layers_.size()), x_t.size(0), hidden_};
   DROPIN_CHECK(s.h.sizes() == want && s.c.defined() == has_cell(), StateError, type(),
                ": the state is of another layer: its h is ", s.h.sizes(), ", expected ", want,
                has_cell() ? " and c" : " and no c");
   no_grad guard;
   const Tensor y = step_remembered(
       s.kept, tokens.n,
-      [&](std::int64_t first, std::int64_t n) {
+      [&](int64_t first, int64_t n) {
         const Tensor x = x_t.narrow(1, first, n);
         return tokens.padding.defined() ? run_over(x, tokens.hidden.narrow(1, first, n), s)
                                         : run(x, s);

@@ -1,25 +1,23 @@
 #include "sequence/scatterbrain.h"
+#include "kernels/hd.h"
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
 namespace dropin::scatterbrain {
 
 namespace {
-constexpr double kInf = std::numeric_limits<double>::infinity();
+using kernels::kInf;
 
 // [.., L, d] with zeros up to `length` tokens.
-Tensor filled(const Tensor& x, std::int64_t length) {
-  return pad(x, {0, 0, 0, length - x.size(-2)});
-}
-Tensor in_blocks(const Tensor& x, std::int64_t size) {
+Tensor filled(const Tensor& x, int64_t length) { return pad(x, {0, 0, 0, length - x.size(-2)}); }
+Tensor in_blocks(const Tensor& x, int64_t size) {
   return x.reshape({x.size(0), x.size(1), x.size(2) / size, size, x.size(3)});
 }
 }  // namespace
 
-Round window(std::int64_t length, std::int64_t w, bool causal, const Tensor& live) {
-  const std::int64_t c = std::clamp<std::int64_t>(w, 1, length), blocks = (length + c - 1) / c;
+Round window(int64_t length, int64_t w, bool causal, const Tensor& live) {
+  const int64_t c = std::clamp<int64_t>(w, 1, length), blocks = (length + c - 1) / c;
   Round r;
   r.queries = [=](const Tensor& x) { return in_blocks(filled(x, blocks * c), c); };
   r.keys = [=](const Tensor& x) {  // the block before, the own, the next
@@ -42,7 +40,7 @@ Round window(std::int64_t length, std::int64_t w, bool causal, const Tensor& liv
 namespace {
 // Places of each token [B, H, L] in the order of their projections: live ones first.
 Tensor order_of(const Tensor& projected, const Tensor& live) {
-  const Tensor known = where(isnan(projected), kInf, projected);
+  const Tensor known = where(isnan(projected), kInf<double>, projected);
   return argsort(where(live, known, std::nan("")), -1);
 }
 Tensor largest_square(const Tensor& squares, const Tensor& live) {
@@ -50,11 +48,11 @@ Tensor largest_square(const Tensor& squares, const Tensor& live) {
 }
 }  // namespace
 
-std::vector<Round> clusters(const Tensor& q_, const Tensor& k_, const Tensor& alpha_,
-                            std::int64_t size, bool causal, const Tensor& live_) {
+std::vector<Round> clusters(const Tensor& q_, const Tensor& k_, const Tensor& alpha_, int64_t size,
+                            bool causal, const Tensor& live_) {
   no_grad guard;
-  const std::int64_t b = q_.size(0), h = q_.size(1), length = q_.size(2), e = q_.size(3),
-                     blocks = (length + size - 1) / size, all = blocks * size;
+  const int64_t b = q_.size(0), h = q_.size(1), length = q_.size(2), e = q_.size(3),
+                blocks = (length + size - 1) / size, all = blocks * size;
   const Tensor q = filled(q_.detach(), all), k = filled(k_.detach(), all),
                alpha = alpha_.to(q.dtype());
   const Tensor real = (live_.defined() ? live_ : ones({b, length}, {kBool, q.device()}));
@@ -73,7 +71,7 @@ std::vector<Round> clusters(const Tensor& q_, const Tensor& k_, const Tensor& al
   };
   std::vector<Round> rounds;
   std::vector<std::pair<Tensor, Tensor>> met;  // cluster numbers of queries and keys
-  for (std::int64_t t = 0; t < alpha.size(1); ++t) {
+  for (int64_t t = 0; t < alpha.size(1); ++t) {
     const Tensor a = alpha.select(1, t), first = a.narrow(0, 0, e).unsqueeze(-1);
     const Tensor order_q =
                      order_of(matmul(q, first).squeeze(-1) + room(q2) * a.select(0, e + 1), live),
@@ -103,8 +101,8 @@ std::vector<Round> clusters(const Tensor& q_, const Tensor& k_, const Tensor& al
 
 Tensor low_rank(const Tensor& phi_q, const Tensor& phi_k, const Tensor& v, bool causal) {
   if (!causal) return matmul(phi_q, matmul(phi_k.mT(), v));
-  const std::int64_t length = phi_q.size(2), c = std::min<std::int64_t>(64, length),
-                     all = (length + c - 1) / c * c;
+  const int64_t length = phi_q.size(2), c = std::min<int64_t>(64, length),
+                all = (length + c - 1) / c * c;
   const Tensor q = in_blocks(filled(phi_q, all), c), k = in_blocks(filled(phi_k, all), c),
                values = in_blocks(filled(v, all), c);
   const Tensor own = matmul(k.mT(), values),

@@ -16,11 +16,11 @@ struct Round {
 };
 
 /// i - w div 2 <= j < i + (w + 1) div 2; live [B, L] bool, undefined: all.
-Round window(std::int64_t length, std::int64_t w, bool causal, const Tensor& live);
+Round window(int64_t length, int64_t w, bool causal, const Tensor& live);
 /// Clusters of equal size by each column of alpha [e + 2, n_hashes]; a pair that met in an earlier
 /// round is hidden.
-std::vector<Round> clusters(const Tensor& q, const Tensor& k, const Tensor& alpha,
-                            std::int64_t size, bool causal, const Tensor& live);
+std::vector<Round> clusters(const Tensor& q, const Tensor& k, const Tensor& alpha, int64_t size,
+                            bool causal, const Tensor& live);
 
 /// phi_q_i . sum_j phi_k_j v_j, [B, H, L, *], over all j or j <= i, a piece at a time.
 Tensor low_rank(const Tensor& phi_q, const Tensor& phi_k, const Tensor& v, bool causal);

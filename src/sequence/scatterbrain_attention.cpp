@@ -14,15 +14,15 @@ std::vector<std::string> ScatterbrainAttention::examples() {
 }
 
 namespace {
-std::int64_t feature_rows(const ScatterbrainAttentionOptions& o) {
+int64_t feature_rows(const ScatterbrainAttentionOptions& o) {
   const auto e = static_cast<double>(o.embed_dim / o.num_heads);
-  return (o.nb_features ? o.nb_features : static_cast<std::int64_t>(e * std::log(e))) / 2;
+  return (o.nb_features ? o.nb_features : static_cast<int64_t>(e * std::log(e))) / 2;
 }
 
 // [r, e]: blocks of e orthogonal rows, of the lengths of normal ones or of sqrt(e).
-Tensor orthogonal_rows(std::int64_t rows, std::int64_t e, std::int64_t scaling, Generator* g) {
+Tensor orthogonal_rows(int64_t rows, int64_t e, int64_t scaling, Generator* g) {
   Tensors blocks;
-  for (std::int64_t done = 0; done < rows; done += e) {
+  for (int64_t done = 0; done < rows; done += e) {
     const QR d = qr(randn({e, e}, kFloat64, g));
     const Tensor signs = where(d.R.diagonal() < 0.0, full({e}, -1.0, kFloat64), 1.0);
     blocks.push_back((d.Q * signs).mT().narrow(0, 0, std::min(e, rows - done)));
@@ -59,7 +59,7 @@ ScatterbrainAttention::ScatterbrainAttention(const ScatterbrainAttentionOptions&
   DROPIN_CHECK(o.softmax_temp >= 0 && std::isfinite(o.softmax_temp), OptionError, who(),
                ": softmax_temp is ", o.softmax_temp, ", expected 0 (1 / sqrt(e)) or a factor");
   add_projections(o.embed_dim, o.bias, o.bias);
-  const std::int64_t e = o.embed_dim / o.num_heads;
+  const int64_t e = o.embed_dim / o.num_heads;
   Generator own(static_cast<std::uint64_t>(o.seed.value_or(0)));
   Generator* g = o.seed ? &own : nullptr;
   projection_ =
@@ -69,7 +69,7 @@ ScatterbrainAttention::ScatterbrainAttention(const ScatterbrainAttentionOptions&
 
 void ScatterbrainAttention::redraw() {
   no_grad guard;
-  const std::int64_t e = options_.embed_dim / options_.num_heads;
+  const int64_t e = options_.embed_dim / options_.num_heads;
   projection_->copy_(orthogonal_rows(feature_rows(options_), e, options_.ortho_scaling, nullptr));
   if (alpha_) alpha_->copy_(randn({e + 2, options_.n_hashes}));
 }
@@ -129,7 +129,7 @@ Tensor ScatterbrainAttention::mix(const Tensor& q, const Tensor& k, const Tensor
                                      r.hidden.to(q.device()), 0);
     total = total + r.back(matmul(exact - share, r.keys(values)));
   }
-  const std::int64_t e = v.size(3);
+  const int64_t e = v.size(3);
   return total.narrow(-1, 0, e) / clamp(total.narrow(-1, e, 1), 1e-24, inf);
 }
 
@@ -148,7 +148,7 @@ Tensor ScatterbrainAttention::forward(const Tensor& x, const SequenceArgs& args)
                       pad_mask.defined() ? logical_not(pad_mask) : Tensor())));
 }
 
-Box<SequenceState> ScatterbrainAttention::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> ScatterbrainAttention::init_state(int64_t batch, int64_t max_len,
                                                      const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(causal(), OptionError, who(),
@@ -172,7 +172,7 @@ Tensor ScatterbrainAttention::step(const Tensor& x_t, SequenceState& state, cons
   const Tensor q = heads(q_proj_), k = heads(k_proj_), v = heads(v_proj_);
   const Tensor y =
       detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
-        const std::int64_t t = s.length_of(run);
+        const int64_t t = s.length_of(run);
         const auto [keys, values] = s.append(run, run.fresh_of(k, 2), run.fresh_of(v, 2));
         const Tensor before = zeros({run.rows, o.num_heads, t, q.size(3)}, q.options());
         return mix(concat({before, run.fresh_of(q, 2)}, 2), keys, values, {})

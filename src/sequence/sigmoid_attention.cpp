@@ -13,8 +13,8 @@ std::vector<std::string> SigmoidAttention::examples() {
 
 SigmoidAttention::SigmoidAttention(const SigmoidAttentionOptions& o) : Component(o) {
   detail::check_heads_options(who(), o.embed_dim, o.num_heads, o.rope, o.dropout);
-  const std::int64_t d = o.embed_dim, dh = d / o.num_heads, kdim = o.kdim.value_or(d),
-                     vdim = o.vdim.value_or(d);
+  const int64_t d = o.embed_dim, dh = d / o.num_heads, kdim = o.kdim.value_or(d),
+                vdim = o.vdim.value_or(d);
   DROPIN_CHECK(kdim > 0 && vdim > 0, OptionError, who(), ": kdim ", kdim, " and vdim ", vdim,
                " must be positive");
   DROPIN_CHECK(o.sigmoid_bias.name.empty() || o.sigmoid_bias.name == "-log_n", OptionError, who(),
@@ -51,10 +51,10 @@ SigmoidAttention::SigmoidAttention(const SigmoidAttentionOptions& o) : Component
       &parameter("sigmoid_bias", o.learned_bias ? full({o.num_heads}, bias_for(1)) : Tensor());
 }
 
-double SigmoidAttention::bias_for(std::int64_t keys) const {
+double SigmoidAttention::bias_for(int64_t keys) const {
   if (options_.sigmoid_bias.name.empty()) return options_.sigmoid_bias.number;
   return -std::log(static_cast<double>(options_.max_seq_len > 0 ? options_.max_seq_len
-                                                                : std::max<std::int64_t>(keys, 1)));
+                                                                : std::max<int64_t>(keys, 1)));
 }
 
 Tensor SigmoidAttention::project(const Child<Linear>& proj, const Child<LayerNorm>& norm,
@@ -65,7 +65,7 @@ Tensor SigmoidAttention::project(const Child<Linear>& proj, const Child<LayerNor
 
 Tensor SigmoidAttention::mix(Tensor q, Tensor k, const Tensor& v, AttentionParams p) const {
   const auto& o = options_;
-  const std::int64_t lq = q.size(2), lk = k.size(2);
+  const int64_t lq = q.size(2), lk = k.size(2);
   p.causal = o.causal;
   p.causal_offset = lk - lq;
   if (o.window[0] >= 0) p.window_left = o.window[0];
@@ -92,7 +92,7 @@ Tensor SigmoidAttention::attend(const Tensor& query, const Tensor& key, const Te
   const auto& o = options_;
   detail::check_attention_inputs(who(), query, key, value, o.embed_dim,
                                  o.kdim.value_or(o.embed_dim), o.vdim.value_or(o.embed_dim));
-  const std::int64_t lq = query.size(1), lk = key.size(1);
+  const int64_t lq = query.size(1), lk = key.size(1);
   DROPIN_CHECK(lk > 0 || lq == 0 || o.sigmoid_bias.name.empty() || o.max_seq_len > 0, ShapeError,
                who(), ": key is ", key.sizes(),
                ", expected at least one key because sigmoid_bias = \"-log_n\"");
@@ -116,7 +116,7 @@ Tensor SigmoidAttention::attend(const Tensor& query, const Tensor& key, const Te
   return finish(mix(q, k, split_heads(v_proj_(value), o.num_heads), p));
 }
 
-Box<SequenceState> SigmoidAttention::init_state(std::int64_t batch, std::int64_t max_len,
+Box<SequenceState> SigmoidAttention::init_state(int64_t batch, int64_t max_len,
                                                 const StateOptions& options) {
   const auto& o = options_;
   DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
@@ -142,7 +142,7 @@ Tensor SigmoidAttention::step(const Tensor& x_t, SequenceState& state, const Ste
                v = tokens.packed(split_heads(v_proj_(x_t), o.num_heads), 2);
   const Tensor y =
       detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
-        const std::int64_t t = s.length_of(run);
+        const int64_t t = s.length_of(run);
         auto turn = [&](const Tensor& x) {
           return detail::rope_of(run, tokens, run.fresh_of(x, 2), o.rope, o.rope_base, t);
         };

@@ -3,27 +3,28 @@
 #include <numeric>
 
 #include "dropin/sequence/common.h"
+#include "kernels/hd.h"
 
 namespace dropin {
 
-Box<SequenceState> SequenceState::pick(const std::vector<std::int64_t>&) const {
+Box<SequenceState> SequenceState::pick(const std::vector<int64_t>&) const {
   fail<StateError>({"SequenceState: this kind of state cannot be copied or reordered"});
 }
-void SequenceState::take_back(std::int64_t, const std::vector<std::int64_t>&) {
+void SequenceState::take_back(int64_t, const std::vector<int64_t>&) {
   fail<StateError>({"SequenceState: this kind of state cannot take tokens back"});
 }
 
-Box<SequenceState> SequenceState::select(const std::vector<std::int64_t>& indices) const {
-  for (std::int64_t i : indices)
+Box<SequenceState> SequenceState::select(const std::vector<int64_t>& indices) const {
+  for (int64_t i : indices)
     DROPIN_CHECK(i >= 0 && i < batch_, IndexError, "SequenceState: select: index ", i,
                  ", expected 0 to ", batch_ - 1, " because the state has batch ", batch_);
   Box<SequenceState> s = pick(indices);
-  s->batch_ = static_cast<std::int64_t>(indices.size());
+  s->batch_ = static_cast<int64_t>(indices.size());
   s->length_ = length_;
   s->padded_ = padded_;
   for (Padded& p : s->padded_) {
     std::vector<bool> rows;
-    for (std::int64_t i : indices) rows.push_back(p.rows[static_cast<std::size_t>(i)]);
+    for (int64_t i : indices) rows.push_back(p.rows[static_cast<std::size_t>(i)]);
     p.rows = std::move(rows);
   }
   return s;
@@ -34,22 +35,22 @@ Box<SequenceState> SequenceState::select(const Tensor& indices) const {
   DROPIN_CHECK(indices.dim() == 1, ShapeError, "SequenceState: select: indices are ",
                indices.sizes(), ", expected [n]");
   const Tensor i = indices.to(Device{}).contiguous();
-  const std::int64_t* first = i.data<std::int64_t>();
-  return select(std::vector<std::int64_t>(first, first + i.numel()));
+  const int64_t* first = i.data<int64_t>();
+  return select(std::vector<int64_t>(first, first + i.numel()));
 }
 Box<SequenceState> SequenceState::clone() const {
-  std::vector<std::int64_t> all(static_cast<std::size_t>(batch_));
+  std::vector<int64_t> all(static_cast<std::size_t>(batch_));
   std::iota(all.begin(), all.end(), 0);
   return select(all);
 }
 
-void SequenceState::rollback(std::int64_t n) {
+void SequenceState::rollback(int64_t n) {
   DROPIN_CHECK(n >= 0 && n <= length_, StateError, "SequenceState: rollback(", n,
                "): the state has seen ", length_, " tokens");
   if (n == 0) return;
   const auto from = std::find_if(padded_.begin(), padded_.end(),
                                  [&](const Padded& p) { return p.at >= length_ - n; });
-  std::vector<std::int64_t> real(static_cast<std::size_t>(batch_), n);
+  std::vector<int64_t> real(static_cast<std::size_t>(batch_), n);
   for (auto p = from; p != padded_.end(); ++p)
     for (std::size_t b = 0; b < real.size(); ++b) real[b] -= p->rows[b];
   take_back(n, real);
@@ -57,10 +58,10 @@ void SequenceState::rollback(std::int64_t n) {
   length_ -= n;
 }
 
-void SequenceState::saw(std::int64_t n, const Tensor& padding) {
-  for (std::int64_t i = 0; padding.defined() && i < n; ++i) {
+void SequenceState::saw(int64_t n, const Tensor& padding) {
+  for (int64_t i = 0; padding.defined() && i < n; ++i) {
     Padded p{length_ + i, {}};
-    for (std::int64_t b = 0; b < batch_; ++b) p.rows.push_back(padding.data<bool>()[b * n + i]);
+    for (int64_t b = 0; b < batch_; ++b) p.rows.push_back(padding.data<bool>()[b * n + i]);
     if (std::find(p.rows.begin(), p.rows.end(), true) != p.rows.end())
       padded_.push_back(std::move(p));
   }
@@ -68,14 +69,11 @@ void SequenceState::saw(std::int64_t n, const Tensor& padding) {
 }
 
 namespace {
-std::size_t at(std::int64_t i) { return static_cast<std::size_t>(i); }
-
 // x [B, W, ...] -> [B, width, ...]: row b from column first[b] on, along `dim`.
-Tensor shifted(const Tensor& x, std::int64_t dim, const std::vector<std::int64_t>& first,
-               std::int64_t width) {
-  const auto batch = static_cast<std::int64_t>(first.size());
+Tensor shifted(const Tensor& x, int64_t dim, const std::vector<int64_t>& first, int64_t width) {
+  const auto batch = static_cast<int64_t>(first.size());
   const bool alike =
-      std::all_of(first.begin(), first.end(), [&](std::int64_t f) { return f == first[0]; });
+      std::all_of(first.begin(), first.end(), [&](int64_t f) { return f == first[0]; });
   if (alike) return x.narrow(dim, batch ? first[0] : 0, width).clone();
   Tensor y = empty(
       [&] {
@@ -84,13 +82,13 @@ Tensor shifted(const Tensor& x, std::int64_t dim, const std::vector<std::int64_t
         return s;
       }(),
       x.options());
-  for (std::int64_t b = 0; b < batch; ++b)
+  for (int64_t b = 0; b < batch; ++b)
     y.narrow(0, b, 1).copy_(x.narrow(0, b, 1).narrow(dim, first[at(b)], width));
   return y;
 }
 
 // `index` [B, n] along dimension `dim` of something shaped as x.
-Tensor along(const Tensor& index, const Tensor& x, std::int64_t dim) {
+Tensor along(const Tensor& index, const Tensor& x, int64_t dim) {
   Shape s = x.sizes();
   for (int i = 1; i < x.dim(); ++i)
     if (i != dim) s[i] = 1;
@@ -98,12 +96,12 @@ Tensor along(const Tensor& index, const Tensor& x, std::int64_t dim) {
 }
 }  // namespace
 
-Tensor detail::StepTokens::packed(const Tensor& x, std::int64_t dim) const {
+Tensor detail::StepTokens::packed(const Tensor& x, int64_t dim) const {
   if (!padding.defined()) return x;
   const Tensor clean = masked_fill(x, along(hidden, x, dim), 0);
   return gather(clean, dim, broadcast_to(along(order, x, dim), x.sizes()));
 }
-Tensor detail::StepTokens::unpacked(const Tensor& y, std::int64_t dim) const {
+Tensor detail::StepTokens::unpacked(const Tensor& y, int64_t dim) const {
   if (!padding.defined()) return y;
   return masked_fill(gather(y, dim, broadcast_to(along(place, y, dim), y.sizes())),
                      along(hidden, y, dim), 0);
@@ -124,7 +122,7 @@ detail::StepTokens detail::check_step(std::string_view who, const Tensor& x_t,
   if (!limits.global_tokens)
     refuse(who, "global_attention_mask", args.global_attention_mask, kNoGlobalTokens);
   if (!limits.positions) refuse(who, "positions", args.positions, kNoPositions);
-  const std::int64_t batch = x_t.size(0), n = x_t.size(1);
+  const int64_t batch = x_t.size(0), n = x_t.size(1);
   if (args.positions.defined()) {
     DROPIN_CHECK(args.positions.dtype() == kInt64, DTypeError, who, ": positions are ",
                  args.positions.dtype(), ", expected int64");
@@ -143,10 +141,10 @@ detail::StepTokens detail::check_step(std::string_view who, const Tensor& x_t,
   t.hidden = args.key_padding_mask;
   t.order = zeros({batch, n}, kInt64);
   t.place = zeros({batch, n}, kInt64);
-  std::int64_t *order = t.order.data<std::int64_t>(), *place = t.place.data<std::int64_t>();
-  for (std::int64_t b = 0; b < batch; ++b, hidden += n, order += n, place += n) {
-    std::int64_t real = 0, last = n;
-    for (std::int64_t i = 0; i < n; ++i) {
+  int64_t *order = t.order.data<int64_t>(), *place = t.place.data<int64_t>();
+  for (int64_t b = 0; b < batch; ++b, hidden += n, order += n, place += n) {
+    int64_t real = 0, last = n;
+    for (int64_t i = 0; i < n; ++i) {
       place[i] = hidden[i] ? --last : real++;
       order[place[i]] = i;
     }
@@ -159,14 +157,14 @@ detail::StepTokens detail::check_step(std::string_view who, const Tensor& x_t,
 }
 
 void detail::check_room(std::string_view who, const std::vector<StateRow>& rows,
-                        const StepTokens& tokens, std::int64_t max_len) {
+                        const StepTokens& tokens, int64_t max_len) {
   for (std::size_t b = 0; b < rows.size(); ++b)
     DROPIN_CHECK(rows[b].length + tokens.fresh[b] <= max_len, StateError, who,
                  ": the state is full: ", rows[b].length, " tokens and ", tokens.fresh[b],
                  " more exceed its capacity of ", max_len);
 }
 
-void detail::check_state_sizes(std::string_view who, std::int64_t batch, std::int64_t max_len,
+void detail::check_state_sizes(std::string_view who, int64_t batch, int64_t max_len,
                                const StateOptions& options, bool global_tokens) {
   DROPIN_CHECK(batch >= 0 && max_len >= 0, OptionError, who, ": init_state(", batch, ", ", max_len,
                "): sizes must not be negative");
@@ -183,29 +181,29 @@ std::vector<detail::RowRun> detail::runs_of(const std::vector<StateRow>& rows,
     if (b > 0 && rows[b] == rows[b - 1] && tokens.fresh[b] == tokens.fresh[b - 1])
       ++runs.back().rows;
     else
-      runs.push_back({static_cast<std::int64_t>(b), 1, tokens.fresh[b]});
+      runs.push_back({static_cast<int64_t>(b), 1, tokens.fresh[b]});
   return runs;
 }
 
-void detail::RowPicker::operator()(Tensor& t, std::int64_t dim) const {
+void detail::RowPicker::operator()(Tensor& t, int64_t dim) const {
   if (!t.defined()) return;
   no_grad guard;
-  std::vector<std::int64_t> rows = rows_;
-  const auto n = static_cast<std::int64_t>(rows.size());
+  std::vector<int64_t> rows = rows_;
+  const auto n = static_cast<int64_t>(rows.size());
   t = index_select(t, dim, from_blob(rows.data(), {n}, kInt64).to(t.device()).clone());
 }
-void detail::RowPicker::operator()(std::vector<Tensors>& lists, std::int64_t dim) const {
+void detail::RowPicker::operator()(std::vector<Tensors>& lists, int64_t dim) const {
   for (Tensors& list : lists)
     for (Tensor& t : list) (*this)(t, dim);
 }
 void detail::RowPicker::operator()(std::vector<StateRow>& rows) const {
   std::vector<StateRow> r;
-  for (std::int64_t b : rows_) r.push_back(rows[at(b)]);
+  for (int64_t b : rows_) r.push_back(rows[at(b)]);
   rows = std::move(r);
 }
 
 namespace {
-void check_kept(std::int64_t n, std::int64_t kept) {
+void check_kept(int64_t n, int64_t kept) {
   DROPIN_CHECK(n <= kept, StateError, "SequenceState: rollback(", n, "): the state keeps ", kept,
                " of its last tokens; init_state(batch, max_len, {.keep = n}) keeps more");
 }
@@ -213,19 +211,18 @@ void check_kept(std::int64_t n, std::int64_t kept) {
 
 void detail::Snapshots::push(Tensors state) {
   before.push_back(std::move(state));
-  if (static_cast<std::int64_t>(before.size()) > keep) before.erase(before.begin());
+  if (static_cast<int64_t>(before.size()) > keep) before.erase(before.begin());
 }
-Tensors detail::Snapshots::take_back(std::int64_t n) {
-  check_kept(n, static_cast<std::int64_t>(before.size()));
+Tensors detail::Snapshots::take_back(int64_t n) {
+  check_kept(n, static_cast<int64_t>(before.size()));
   const std::size_t left = before.size() - at(n);
   Tensors state = before[left];
   before.resize(left);
   return state;
 }
 
-detail::RecentTokens::RecentTokens(std::int64_t batch, std::int64_t window_in,
-                                   std::int64_t channels, const StateOptions& options,
-                                   const TensorOptions& like)
+detail::RecentTokens::RecentTokens(int64_t batch, int64_t window_in, int64_t channels,
+                                   const StateOptions& options, const TensorOptions& like)
     : data(zeros({batch, options.keep + window_in, channels}, like)),
       window(window_in),
       keep(options.keep) {}
@@ -236,26 +233,25 @@ void detail::RecentTokens::push(const Tensor& x, const StepTokens& tokens) {
   data = shifted(concat({data, x}, 1), 1, tokens.fresh, keep + window);
   kept = std::min(keep, kept + tokens.n);
 }
-void detail::RecentTokens::take_back(std::int64_t n, const std::vector<std::int64_t>& real) {
+void detail::RecentTokens::take_back(int64_t n, const std::vector<int64_t>& real) {
   check_kept(n, kept);
   // older tokens move up, and what stands before them is never looked at
-  std::vector<std::int64_t> first;
-  for (std::int64_t r : real) first.push_back(n - r);
+  std::vector<int64_t> first;
+  for (int64_t r : real) first.push_back(n - r);
   const Tensor none = zeros({data.size(0), n, data.size(2)}, data.options());
   data = shifted(concat({none, data}, 1), 1, first, keep + window);
   kept -= n;
 }
 
-KeyValueState::KeyValueState(std::int64_t batch, std::int64_t max_len_in, std::int64_t heads,
-                             std::int64_t capacity, std::int64_t width, const TensorOptions& like)
+KeyValueState::KeyValueState(int64_t batch, int64_t max_len_in, int64_t heads, int64_t capacity,
+                             int64_t width, const TensorOptions& like)
     : SequenceState(batch), max_len(max_len_in) {
   keys = zeros({batch, heads, capacity, width}, like);
   values = zeros_like(keys);
   rows.resize(at(batch));
 }
 
-void KeyValueState::check_heads(std::string_view who, std::int64_t heads,
-                                std::int64_t width) const {
+void KeyValueState::check_heads(std::string_view who, int64_t heads, int64_t width) const {
   DROPIN_CHECK(keys.size(1) == heads && keys.size(3) == width, StateError, who,
                ": the state is for ", keys.size(1), " heads of width ", keys.size(3),
                ", this layer has ", heads, " of ", width);
@@ -264,24 +260,24 @@ void KeyValueState::check_heads(std::string_view who, std::int64_t heads,
 std::pair<Tensor, Tensor> KeyValueState::append(const detail::RowRun& run, const Tensor& k,
                                                 const Tensor& v) {
   const detail::StateRow row = rows[at(run.begin)];
-  const std::int64_t held = row.length - row.start, n = k.size(2);
+  const int64_t held = row.length - row.start, n = k.size(2);
   const Tensor own_keys = run.of(keys), own_values = run.of(values);
   own_keys.narrow(2, held, n).copy_(k);
   own_values.narrow(2, held, n).copy_(v);
-  for (std::int64_t b = run.begin; b < run.begin + run.rows; ++b) rows[at(b)].length += n;
+  for (int64_t b = run.begin; b < run.begin + run.rows; ++b) rows[at(b)].length += n;
   return {own_keys.narrow(2, 0, held + n), own_values.narrow(2, 0, held + n)};
 }
 
 bool KeyValueState::append_positions(const detail::RowRun& run, const detail::StepTokens& tokens) {
   if (!tokens.positions.defined() && !positions.defined()) return false;
-  auto counted = [&](std::int64_t from, std::int64_t to) {
+  auto counted = [&](int64_t from, int64_t to) {
     return arange(static_cast<double>(from), static_cast<double>(to)).to(kInt64).to(keys.device());
   };
   if (!positions.defined()) {
     const Shape all{keys.size(0), keys.size(2)};
     positions = detail::broadcast_to(counted(0, keys.size(2)), all).clone();
   }
-  const std::int64_t t = rows[at(run.begin)].length;
+  const int64_t t = rows[at(run.begin)].length;
   run.of(positions)
       .narrow(1, t, run.fresh)
       .copy_(tokens.positions.defined()
@@ -290,9 +286,9 @@ bool KeyValueState::append_positions(const detail::RowRun& run, const detail::St
   return true;
 }
 
-Tensor KeyValueState::alibi(const detail::RowRun& run, std::int64_t heads,
+Tensor KeyValueState::alibi(const detail::RowRun& run, int64_t heads,
                             const TensorOptions& like) const {
-  const std::int64_t t = rows[at(run.begin)].length, held = t + run.fresh;
+  const int64_t t = rows[at(run.begin)].length, held = t + run.fresh;
   const Tensor p = run.of(positions).to(kFloat64),
                distance = abs(p.narrow(1, t, run.fresh).reshape({run.rows, 1, run.fresh, 1}) -
                               p.narrow(1, 0, held).reshape({run.rows, 1, 1, held}));
@@ -301,7 +297,7 @@ Tensor KeyValueState::alibi(const detail::RowRun& run, std::int64_t heads,
 }
 
 void KeyValueState::set_alibi(AttentionParams& p, const detail::RowRun& run,
-                              const detail::StepTokens& tokens, std::int64_t heads,
+                              const detail::StepTokens& tokens, int64_t heads,
                               const TensorOptions& like) {
   p.alibi = !append_positions(run, tokens);
   if (!p.alibi) p.attn_mask = alibi(run, heads, like);
@@ -309,24 +305,24 @@ void KeyValueState::set_alibi(AttentionParams& p, const detail::RowRun& run,
 
 detail::StepTokens KeyValueState::check_step(std::string_view who, const Tensor& x_t,
                                              const StepArgs& args, const detail::StepLimits& limits,
-                                             std::int64_t heads, std::int64_t width) const {
+                                             int64_t heads, int64_t width) const {
   detail::StepTokens tokens = detail::check_step(who, x_t, *this, args, limits);
   check_heads(who, heads, width);
   detail::check_room(who, rows, tokens, max_len);
   return tokens;
 }
 
-void KeyValueState::forget(const detail::RowRun& run, std::int64_t first) {
+void KeyValueState::forget(const detail::RowRun& run, int64_t first) {
   const detail::StateRow row = rows[at(run.begin)];
-  const std::int64_t gone = first - row.start, left = row.length - first;
+  const int64_t gone = first - row.start, left = row.length - first;
   for (const Tensor& all : {run.of(keys), run.of(values)})
     all.narrow(2, 0, left).copy_(all.narrow(2, gone, left).clone());
-  for (std::int64_t b = run.begin; b < run.begin + run.rows; ++b) rows[at(b)].start = first;
+  for (int64_t b = run.begin; b < run.begin + run.rows; ++b) rows[at(b)].start = first;
 }
 
-void KeyValueState::take_back(std::int64_t n, const std::vector<std::int64_t>& real) {
+void KeyValueState::take_back(int64_t n, const std::vector<int64_t>& real) {
   for (std::size_t b = 0; b < rows.size(); ++b) {
-    const std::int64_t t = rows[b].length - real[b];
+    const int64_t t = rows[b].length - real[b];
     DROPIN_CHECK(first_needed(t) >= rows[b].start, StateError, "SequenceState: rollback(", n,
                  "): token ", t, " needs tokens from ", first_needed(t),
                  " on, and the state keeps those from ", rows[b].start,
@@ -336,7 +332,7 @@ void KeyValueState::take_back(std::int64_t n, const std::vector<std::int64_t>& r
 }
 
 Tensor detail::rope_of(const RowRun& run, const StepTokens& tokens, const Tensor& x,
-                       const std::string& style, double base, std::int64_t start) {
+                       const std::string& style, double base, int64_t start) {
   return tokens.positions.defined() ? rope(x, style, base, run.fresh_of(tokens.positions, 1))
                                     : rope(x, style, base, start);
 }

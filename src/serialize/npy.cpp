@@ -123,7 +123,7 @@ class HeaderParser {
     while (!take(')')) {
       if (!comma) bad({"expected , or ) at byte ", at_});
       blanks();
-      std::int64_t n = 0;
+      int64_t n = 0;
       const std::size_t first = at_;
       for (; at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9'; ++at_)
         if (__builtin_mul_overflow(n, 10, &n) || __builtin_add_overflow(n, text_[at_] - '0', &n))
@@ -143,9 +143,9 @@ class HeaderParser {
   Header header_;
 };
 
-void swap_bytes(void* data, std::int64_t count, std::int64_t width) {
+void swap_bytes(void* data, int64_t count, int64_t width) {
   auto* p = static_cast<unsigned char*>(data);
-  for (std::int64_t i = 0; i < count; ++i) std::reverse(p + i * width, p + (i + 1) * width);
+  for (int64_t i = 0; i < count; ++i) std::reverse(p + i * width, p + (i + 1) * width);
 }
 
 }  // namespace
@@ -174,10 +174,10 @@ Tensor parse_npy(const void* data, std::size_t bytes, const std::string& file) {
                    file)
           .run();
 
-  const std::int64_t width = item_size(h.dtype);
-  std::int64_t need = width;
+  const int64_t width = item_size(h.dtype);
+  int64_t need = width;
   bool nothing = false;
-  for (const std::int64_t n : h.shape) {
+  for (const int64_t n : h.shape) {
     if (n == 0)
       nothing = true;
     else if (__builtin_mul_overflow(need, n, &need))
@@ -190,7 +190,7 @@ Tensor parse_npy(const void* data, std::size_t bytes, const std::string& file) {
         {file, ": ", have, " bytes of data, shape ", h.shape, " of ", h.dtype, " needs ", need});
   const unsigned char* content = p + start + length;
   if (h.dtype == DType::Boolean)
-    for (std::int64_t i = 0; i < need; ++i)
+    for (int64_t i = 0; i < need; ++i)
       if (content[i] > 1)
         fail<FileError>({file, ": a bool byte is ", static_cast<int>(content[i])});
 
@@ -218,7 +218,7 @@ void save_npy(const std::string& path, const Tensor& tensor) {
   if (!type)
     fail<DTypeError>({path, ": npy has no ", t.dtype(), "; convert it first, .to(kFloat32)"});
   std::string shape;
-  for (const std::int64_t n : t.sizes()) shape += join({shape.empty() ? "" : " ", n, ","});
+  for (const int64_t n : t.sizes()) shape += join({shape.empty() ? "" : " ", n, ","});
   if (t.dim() > 1) shape.pop_back();
   std::string header =
       join({"{'descr': '", type->bytes == 1 ? "|" : "<", std::string(1, type->kind), type->bytes,

@@ -76,12 +76,12 @@ Entry parse_entry(const std::string& file, const std::string& name, const Json& 
   const Json& shape = *j.find("shape");
   if (!shape.is_array() || shape.size() > abi::kMaxDims)
     bad({"shape ", quote(shape), " is not a list of at most 8 sizes"});
-  std::int64_t bits = e.foreign ? e.foreign->bits : 8 * item_size(e.dtype);
+  int64_t bits = e.foreign ? e.foreign->bits : 8 * item_size(e.dtype);
   bool empty = false;
   for (std::size_t i = 0; i < shape.size(); ++i) {
     if (!shape[i].is_int() || shape[i].as_int() < 0)
       bad({"shape ", quote(shape), " has an entry that is not a size"});
-    const std::int64_t n = shape[i].as_int();
+    const int64_t n = shape[i].as_int();
     e.shape.push_back(n);
     // Zeros apart: the strides of [0, 2^40, 2^40] overflow, though it holds nothing.
     if (n == 0)
@@ -91,7 +91,7 @@ Entry parse_entry(const std::string& file, const std::string& name, const Json& 
   }
   if (!empty && bits % 8 != 0)
     bad({"shape ", quote(shape), " of ", quote(type), " does not fill whole bytes"});
-  const std::int64_t bytes = empty ? 0 : bits / 8;
+  const int64_t bytes = empty ? 0 : bits / 8;
   const Json& range = *j.find("data_offsets");
   if (!range.is_array() || range.size() != 2 || !range[0].is_int() || !range[1].is_int() ||
       range[0].as_int() < 0 || range[1].as_int() < range[0].as_int())
@@ -224,7 +224,7 @@ SafetensorsFile read_all(Source& in) {
     if (e.dtype == DType::Boolean) {
       const auto* byte = static_cast<const unsigned char*>(
           t.data_ptr());  // as bool, another value would be undefined
-      for (std::int64_t i = 0; i < t.numel(); ++i)
+      for (int64_t i = 0; i < t.numel(); ++i)
         if (byte[i] > 1)
           fail<FileError>(
               {file, ": tensor \"", e.name, "\": a BOOL byte is ", static_cast<int>(byte[i])});
@@ -382,7 +382,7 @@ void save_safetensors(const std::string& path,
     sorted.emplace_back(n, t.detach().to(kCPU).contiguous());
   }
   std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
-    const std::int64_t x = item_size(a.second.dtype()), y = item_size(b.second.dtype());
+    const int64_t x = item_size(a.second.dtype()), y = item_size(b.second.dtype());
     return x != y ? x > y : a.first < b.first;
   });
   std::string header = "{";
@@ -401,14 +401,14 @@ void save_safetensors(const std::string& path,
     }
     header += '}';
   }
-  std::int64_t at = 0;
+  int64_t at = 0;
   for (const auto& [n, t] : sorted) {
     const char* type = "";
     for (const TypeName& k : kTypes)
       if (k.type == t.dtype()) type = k.name;
     Json shape = Json::array();
-    for (std::int64_t s : t.sizes()) shape.push_back(Json(s));
-    const std::int64_t end = at + t.numel() * item_size(t.dtype());
+    for (int64_t s : t.sizes()) shape.push_back(Json(s));
+    const int64_t end = at + t.numel() * item_size(t.dtype());
     key(n);
     header += join({"{\"dtype\":\"", type, "\",\"shape\":", shape.dump(), ",\"data_offsets\":[", at,
                     ",", end, "]}"});

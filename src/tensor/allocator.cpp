@@ -65,8 +65,8 @@ void system_release(void* p, std::size_t bytes) {
 struct Cache {
   std::mutex mutex;
   std::vector<void*> free_blocks[kClasses];
-  std::atomic<std::int64_t> allocated{0}, peak{0}, reserved{0};
-  std::atomic<std::int64_t> fail_in{-1};
+  std::atomic<int64_t> allocated{0}, peak{0}, reserved{0};
+  std::atomic<int64_t> fail_in{-1};
 };
 constexpr int kMaxDevices = 16;
 Cache& cache(const Device& device = kCPU) {
@@ -83,8 +83,8 @@ bool plausible(std::size_t bytes) {
     return pages > 0 && size > 0 ? static_cast<std::size_t>(pages) * static_cast<std::size_t>(size)
                                  : SIZE_MAX / 4;
   }();
-  return bytes <= total && static_cast<std::size_t>(std::max<std::int64_t>(cache().allocated.load(),
-                                                                           0)) <= total - bytes;
+  return bytes <= total &&
+         static_cast<std::size_t>(std::max<int64_t>(cache().allocated.load(), 0)) <= total - bytes;
 }
 
 void* cpu_allocate(std::size_t bytes) {
@@ -108,7 +108,7 @@ void* cpu_allocate(std::size_t bytes) {
     empty_cache(kCPU);
     p = system_allocate(real);
   }
-  if (p) c.reserved.fetch_add(static_cast<std::int64_t>(real));
+  if (p) c.reserved.fetch_add(static_cast<int64_t>(real));
   return p;
 }
 
@@ -125,7 +125,7 @@ void* device_allocate(std::size_t bytes, const Device& device) {
   if (c.fail_in.load(std::memory_order_relaxed) >= 0 && c.fail_in.fetch_sub(1) == 0) return nullptr;
   void* p = nullptr;
   if (!cached()) {
-    run<kernels::device_allocate>(device, static_cast<std::int64_t>(bytes), &p);
+    run<kernels::device_allocate>(device, static_cast<int64_t>(bytes), &p);
     return p;
   }
   const int k = device_class(bytes);
@@ -141,7 +141,7 @@ void* device_allocate(std::size_t bytes, const Device& device) {
   const std::size_t real = class_bytes(k);
   auto ask = [&] {
     try {
-      run<kernels::device_allocate>(device, static_cast<std::int64_t>(real), &p);
+      run<kernels::device_allocate>(device, static_cast<int64_t>(real), &p);
     } catch (const OutOfMemoryError&) {
       p = nullptr;
     }
@@ -151,18 +151,18 @@ void* device_allocate(std::size_t bytes, const Device& device) {
     empty_cache(device);
     ask();
   }
-  if (p) c.reserved.fetch_add(static_cast<std::int64_t>(real));
+  if (p) c.reserved.fetch_add(static_cast<int64_t>(real));
   return p;
 }
 void device_release(void* p, std::size_t bytes, const Device& device) {
   if (auto f = detail::slot<kernels::device_release>(device.type))
-    f(detail::kernel_context(device), p, static_cast<std::int64_t>(bytes));
+    f(detail::kernel_context(device), p, static_cast<int64_t>(bytes));
 }
 
-void account(std::int64_t bytes, const Device& device) {
+void account(int64_t bytes, const Device& device) {
   Cache& c = cache(device);
-  const std::int64_t now = c.allocated.fetch_add(bytes, std::memory_order_relaxed) + bytes;
-  std::int64_t peak = c.peak.load(std::memory_order_relaxed);
+  const int64_t now = c.allocated.fetch_add(bytes, std::memory_order_relaxed) + bytes;
+  int64_t peak = c.peak.load(std::memory_order_relaxed);
   while (now > peak && !c.peak.compare_exchange_weak(peak, now, std::memory_order_relaxed)) {
   }
 }
@@ -178,14 +178,14 @@ void* allocate(std::size_t bytes, const Device& device) {
   if (!p)
     fail<OutOfMemoryError>({"out of memory: ", static_cast<double>(bytes), " bytes on ", device,
                             " (", memory_stats(device).allocated, " in use)"});
-  account(static_cast<std::int64_t>(bytes), device);
+  account(static_cast<int64_t>(bytes), device);
   return p;
 }
 
 void release(void* p, std::size_t bytes, const Device& device) noexcept {
   if (!p) return;
   Cache& c = cache(device);
-  c.allocated.fetch_sub(static_cast<std::int64_t>(bytes), std::memory_order_relaxed);
+  c.allocated.fetch_sub(static_cast<int64_t>(bytes), std::memory_order_relaxed);
   if (device.is_cpu() && bytes < kSmall) return std::free(p);
   if (!device.is_cpu() && !cached()) return device_release(p, bytes, device);
   const int k = device.is_cpu() ? size_class(bytes) : device_class(bytes);
@@ -193,7 +193,7 @@ void release(void* p, std::size_t bytes, const Device& device) noexcept {
     std::lock_guard lock(c.mutex);
     c.free_blocks[k].push_back(p);
   } catch (...) {  // no memory for the list itself
-    c.reserved.fetch_sub(static_cast<std::int64_t>(class_bytes(k)));
+    c.reserved.fetch_sub(static_cast<int64_t>(class_bytes(k)));
     if (device.is_cpu())
       system_release(p, class_bytes(k));
     else
@@ -220,13 +220,13 @@ void empty_cache(const Device& device) {
         system_release(p, class_bytes(k));
       else
         device_release(p, class_bytes(k), device);
-      c.reserved.fetch_sub(static_cast<std::int64_t>(class_bytes(k)));
+      c.reserved.fetch_sub(static_cast<int64_t>(class_bytes(k)));
     }
     c.free_blocks[k].clear();
   }
 }
 
-void fail_allocation_after(std::int64_t n, const Device& device) { cache(device).fail_in.store(n); }
+void fail_allocation_after(int64_t n, const Device& device) { cache(device).fail_in.store(n); }
 
 Storage::Storage(std::size_t bytes, const Device& device)
     : data_(detail::allocate(bytes, device)), bytes_(bytes), device_(device) {}

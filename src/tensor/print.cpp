@@ -59,13 +59,13 @@ struct Printer {
 
   std::string element(const Tensor& x) const {
     if (!real && t.dtype() != kBool)
-      return fmt::format("{:>{}}", fmt::format("{}", x.item<std::int64_t>()), width);
+      return fmt::format("{:>{}}", fmt::format("{}", x.item<int64_t>()), width);
     const double v = x.item();
     if (t.dtype() == kBool) return fmt::format("{:>{}}", v != 0 ? "True" : "False", width);
     return f.one(v);
   }
   std::string row(const Tensor& x, int indent) const {
-    const std::int64_t n = x.size(0);
+    const int64_t n = x.size(0);
     std::string out = "[";
     const std::size_t each = std::max<std::size_t>(
         1, (static_cast<std::size_t>(kLine) - static_cast<std::size_t>(indent)) /
@@ -78,7 +78,7 @@ struct Printer {
       if (!last) out += (printed + 1) % each == 0 ? "," : ", ";
       ++printed;
     };
-    for (std::int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n; ++i) {
       if (summarise && n > 2 * kEdge && i == kEdge) {
         put("...", false);
         i = n - kEdge;
@@ -93,8 +93,8 @@ struct Printer {
     std::string out = "[";
     const std::string gap = "," + std::string(static_cast<std::size_t>(x.dim()) - 1, '\n') +
                             std::string(static_cast<std::size_t>(indent) + 1, ' ');
-    const std::int64_t n = x.size(0);
-    for (std::int64_t i = 0; i < n; ++i) {
+    const int64_t n = x.size(0);
+    for (int64_t i = 0; i < n; ++i) {
       if (i) out += gap;
       if (summarise && n > 2 * kEdge && i == kEdge) {
         out += "..." + gap;
@@ -109,12 +109,12 @@ struct Printer {
 // The values that will be shown.
 void collect(const Tensor& x, bool summarise, std::vector<double>& out) {
   if (x.dim() == 0) return out.push_back(x.item());
-  const std::int64_t n = x.size(0);
+  const int64_t n = x.size(0);
   if (x.dim() == 1 && !(summarise && n > 2 * kEdge)) {
     for (double v : x.to_vector()) out.push_back(v);
     return;
   }
-  for (std::int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < n; ++i) {
     if (summarise && n > 2 * kEdge && i == kEdge) i = n - kEdge;
     collect(x[i], summarise, out);
   }

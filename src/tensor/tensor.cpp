@@ -20,25 +20,23 @@ void Tensor::wrong_type(DType asked) const {
   fail<DTypeError>({"tensor: data<", asked, ">() on a tensor of dtype ", dtype()});
 }
 
-int wrap_dim(std::int64_t dim, std::int64_t ndim, const char* who) {
-  const std::int64_t n = ndim == 0 ? 1 : ndim;  // torch: a scalar has the dims -1 and 0
+int wrap_dim(int64_t dim, int64_t ndim, const char* who) {
+  const int64_t n = ndim == 0 ? 1 : ndim;  // torch: a scalar has the dims -1 and 0
   if (dim < -n || dim >= n)
     fail<IndexError>(
         {who, ": dimension ", dim, " is out of range for a tensor of ", ndim, " dimensions"});
   return static_cast<int>(dim < 0 ? dim + n : dim);
 }
 
-std::int64_t Tensor::size(std::int64_t d) const {
+int64_t Tensor::size(int64_t d) const {
   if (dim() == 0) fail<IndexError>({"size: dimension ", d, " of a scalar"});
   return get().sizes[wrap_dim(d, dim(), "size")];
 }
-std::int64_t Tensor::stride(std::int64_t d) const {
-  return get().strides[wrap_dim(d, dim(), "stride")];
-}
+int64_t Tensor::stride(int64_t d) const { return get().strides[wrap_dim(d, dim(), "stride")]; }
 
 bool Tensor::is_contiguous() const {
   const TensorImpl& t = get();
-  std::int64_t expect = 1;
+  int64_t expect = 1;
   for (int i = t.sizes.size() - 1; i >= 0; --i) {
     if (t.sizes[i] != 1 && t.strides[i] != expect) return t.numel == 0;
     expect *= t.sizes[i];
@@ -64,17 +62,16 @@ abi::TensorOut Tensor::out() const {
   return r;
 }
 
-std::int64_t Scalar::to_int64() const {
+int64_t Scalar::to_int64() const {
   if (!is_floating()) return whole_;
   if (real_ != real_) return 0;
-  if (real_ >= 0x1p63) return std::numeric_limits<std::int64_t>::max();
-  return real_ <= -0x1p63 ? std::numeric_limits<std::int64_t>::min()
-                          : static_cast<std::int64_t>(real_);
+  if (real_ >= 0x1p63) return std::numeric_limits<int64_t>::max();
+  return real_ <= -0x1p63 ? std::numeric_limits<int64_t>::min() : static_cast<int64_t>(real_);
 }
 
-std::vector<std::int64_t> Tensor::whole_values() const {
+std::vector<int64_t> Tensor::whole_values() const {
   const Tensor x = detach().to(kInt64).to(kCPU).contiguous();
-  const std::int64_t* p = x.data<std::int64_t>();
+  const int64_t* p = x.data<int64_t>();
   return {p, p + x.numel()};
 }
 std::vector<double> Tensor::values() const {
@@ -88,24 +85,24 @@ void check_single(const Tensor& t) {
     fail<ShapeError>({"item: the tensor is ", t.sizes(), ", expected exactly one element"});
 }
 }  // namespace
-std::int64_t Tensor::item_as_int64() const {
+int64_t Tensor::item_as_int64() const {
   check_single(*this);
-  if (dtype() == kInt64 && device().is_cpu()) return *data<std::int64_t>();
+  if (dtype() == kInt64 && device().is_cpu()) return *data<int64_t>();
   return whole_values()[0];
 }
 double Tensor::item_as_double() const {
   check_single(*this);
   if (dtype() == kFloat32 && device().is_cpu()) return *data<float>();
-  if (dtype() == kInt64 && device().is_cpu()) return static_cast<double>(*data<std::int64_t>());
+  if (dtype() == kInt64 && device().is_cpu()) return static_cast<double>(*data<int64_t>());
   return values()[0];
 }
 
 namespace {
 
 std::size_t checked_bytes(const Shape& sizes, DType dtype) {
-  std::int64_t n = item_size(dtype);
+  int64_t n = item_size(dtype);
   bool empty = false;
-  for (std::int64_t s : sizes) {
+  for (int64_t s : sizes) {
     if (s < 0) fail<ShapeError>({"tensor: negative size in ", sizes});
     if (s == 0)
       empty = true;
@@ -116,7 +113,7 @@ std::size_t checked_bytes(const Shape& sizes, DType dtype) {
   return empty ? 0 : static_cast<std::size_t>(n);
 }
 
-Tensor make(Ref<Storage> storage, const Shape& sizes, const Shape& strides, std::int64_t offset,
+Tensor make(Ref<Storage> storage, const Shape& sizes, const Shape& strides, int64_t offset,
             DType dtype) {
   auto impl = make_ref<TensorImpl>();
   impl->storage = std::move(storage);
@@ -132,7 +129,7 @@ Tensor make(Ref<Storage> storage, const Shape& sizes, const Shape& strides, std:
 
 namespace detail {
 
-Tensor alias(const Tensor& x, const Shape& sizes, const Shape& strides, std::int64_t offset) {
+Tensor alias(const Tensor& x, const Shape& sizes, const Shape& strides, int64_t offset) {
   return make(x.impl()->storage, sizes, strides, offset, x.dtype());
 }
 
@@ -148,8 +145,8 @@ Tensor broadcast_to(const Tensor& x, const Shape& sizes) {
 void fill(const Tensor& t, const Scalar& value) {
   const double v = value.to_double();
   if (!value.fits_double()) {  // the kernel takes a double; an integer goes by way of a tensor
-    const std::int64_t whole = value.to_int64();
-    const Tensor one = from_blob(const_cast<std::int64_t*>(&whole), {}, kInt64);
+    const int64_t whole = value.to_int64();
+    const Tensor one = from_blob(const_cast<int64_t*>(&whole), {}, kInt64);
     run<kernels::copy>(t.device(), broadcast_to(one.to(t.dtype()).to(t.device()), t.sizes()).in(),
                        t.out());
   } else if (v == 0 && !std::signbit(v) && t.device().is_cpu() && t.is_contiguous()) {
@@ -179,41 +176,39 @@ Tensor ones_like(const Tensor& x) { return ones(x.sizes(), x.options()); }
 Tensor scalar(const Scalar& value, const TensorOptions& o) { return full({}, value, o); }
 
 Tensor tensor(const std::vector<double>& values, const Shape& sizes, const TensorOptions& o) {
-  if (sizes.numel() != static_cast<std::int64_t>(values.size()))
+  if (sizes.numel() != static_cast<int64_t>(values.size()))
     fail<ShapeError>({"tensor: ", values.size(), " values for the shape ", sizes});
   Tensor t = empty(sizes, kFloat64);
   std::copy(values.begin(), values.end(), t.data<double>());
   return t.to(o.dtype).to(o.device);
 }
 Tensor tensor(const std::vector<double>& values, const TensorOptions& o) {
-  return tensor(values, {static_cast<std::int64_t>(values.size())}, o);
+  return tensor(values, {static_cast<int64_t>(values.size())}, o);
 }
 
-Tensor detail::whole_tensor(const std::vector<std::int64_t>& values, const Shape& sizes,
+Tensor detail::whole_tensor(const std::vector<int64_t>& values, const Shape& sizes,
                             const TensorOptions& o) {
-  if (sizes.numel() != static_cast<std::int64_t>(values.size()))
+  if (sizes.numel() != static_cast<int64_t>(values.size()))
     fail<ShapeError>({"tensor: ", values.size(), " values for the shape ", sizes});
   Tensor t = empty(sizes, kInt64);
-  std::copy(values.begin(), values.end(), t.data<std::int64_t>());
+  std::copy(values.begin(), values.end(), t.data<int64_t>());
   return t.to(o.dtype).to(o.device);
 }
 
 namespace {
 
-Tensor whole_range(std::int64_t start, std::int64_t end, std::int64_t step,
-                   const TensorOptions& o) {
+Tensor whole_range(int64_t start, int64_t end, int64_t step, const TensorOptions& o) {
   // counted in unsigned numbers: the distance of two int64 may not be one
-  const auto u = [](std::int64_t v) { return static_cast<std::uint64_t>(v); };
+  const auto u = [](int64_t v) { return static_cast<std::uint64_t>(v); };
   const std::uint64_t distance = step > 0 ? u(end) - u(start) : u(start) - u(end);
   const std::uint64_t stride = step > 0 ? u(step) : 0 - u(step);
   const bool any = step > 0 ? start < end : start > end;
   const std::uint64_t count = any ? (distance - 1) / stride + 1 : 0;
   if (count > std::uint64_t{1'000'000'000'000})
     fail<OutOfMemoryError>({"arange: ", static_cast<double>(count), " values"});
-  std::vector<std::int64_t> v(count);
-  for (std::uint64_t i = 0; i < count; ++i)
-    v[i] = static_cast<std::int64_t>(u(start) + i * u(step));
-  return detail::whole_tensor(v, {static_cast<std::int64_t>(count)}, o);
+  std::vector<int64_t> v(count);
+  for (std::uint64_t i = 0; i < count; ++i) v[i] = static_cast<int64_t>(u(start) + i * u(step));
+  return detail::whole_tensor(v, {static_cast<int64_t>(count)}, o);
 }
 
 }  // namespace
@@ -236,10 +231,10 @@ Tensor arange(const Scalar& start, const Scalar& end, const Scalar& step) {
   return arange(start, end, step, real ? kFloat32 : kInt64);
 }
 Tensor arange(const Scalar& end) { return arange(0, end); }
-Tensor linspace(double start, double end, std::int64_t steps, const TensorOptions& o) {
+Tensor linspace(double start, double end, int64_t steps, const TensorOptions& o) {
   if (steps < 0) fail<OptionError>({"linspace: steps is ", steps, ", expected at least 0"});
   std::vector<double> v(static_cast<std::size_t>(steps));
-  for (std::int64_t i = 0; i < steps; ++i) {  // from both ends, so that the last value is exact
+  for (int64_t i = 0; i < steps; ++i) {  // from both ends, so that the last value is exact
     const double d = steps > 1 ? (end - start) / static_cast<double>(steps - 1) : 0;
     v[static_cast<std::size_t>(i)] = i < steps / 2 || steps == 1
                                          ? start + static_cast<double>(i) * d
@@ -247,7 +242,7 @@ Tensor linspace(double start, double end, std::int64_t steps, const TensorOption
   }
   return tensor(v, o);
 }
-Tensor eye(std::int64_t n, std::int64_t m, const TensorOptions& o) {
+Tensor eye(int64_t n, int64_t m, const TensorOptions& o) {
   if (m < 0) m = n;
   Tensor t = zeros({n, m}, o);
   Tensor d = detail::alias(t, {std::min(n, m)}, {m + 1}, 0);
@@ -262,7 +257,7 @@ Tensor from_blob(void* data, const Shape& sizes, const TensorOptions& o, const S
   if (!strides.empty()) {
     if (strides.size() != sizes.size())
       fail<ShapeError>({"from_blob: strides ", strides, " for the shape ", sizes});
-    std::int64_t last = 0;
+    int64_t last = 0;
     for (int i = 0; i < sizes.size(); ++i) {
       if (strides[i] < 0) fail<ShapeError>({"from_blob: negative stride in ", strides});
       last += (sizes[i] - 1) * strides[i];
@@ -304,7 +299,7 @@ Tensor randn(const Shape& sizes, const TensorOptions& o, Generator* g) {
   detail::random_into(t, kernels::Distribution::Normal, 0, 1, g);
   return t;
 }
-Tensor randint(std::int64_t low, std::int64_t high, const Shape& sizes, const TensorOptions& o,
+Tensor randint(int64_t low, int64_t high, const Shape& sizes, const TensorOptions& o,
                Generator* g) {
   if (low >= high) fail<OptionError>({"randint: the range ", low, " to ", high, " is empty"});
   Tensor t = empty(sizes, {kInt64, o.device});
@@ -312,13 +307,13 @@ Tensor randint(std::int64_t low, std::int64_t high, const Shape& sizes, const Te
                       static_cast<double>(high), g);
   return t.to(o.dtype);
 }
-Tensor randperm(std::int64_t n, Generator* g) {
+Tensor randperm(int64_t n, Generator* g) {
   if (n < 0) fail<OptionError>({"randperm: n is ", n});
   Tensor keys = rand({n}, kFloat64, g), order = empty({n}, kInt64);
   const double* k = keys.data<double>();
-  std::int64_t* p = order.data<std::int64_t>();
-  for (std::int64_t i = 0; i < n; ++i) p[i] = i;
-  std::stable_sort(p, p + n, [k](std::int64_t a, std::int64_t b) { return k[a] < k[b]; });
+  int64_t* p = order.data<int64_t>();
+  for (int64_t i = 0; i < n; ++i) p[i] = i;
+  std::stable_sort(p, p + n, [k](int64_t a, int64_t b) { return k[a] < k[b]; });
   return order;
 }
 

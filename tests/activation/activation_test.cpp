@@ -10,7 +10,7 @@ using testing::expect_values;
 
 template <class M>
 void expect_slopes(M& m, const std::vector<double>& at, const std::vector<double>& slopes) {
-  const Tensor x = tensor(at, {static_cast<std::int64_t>(at.size())}, kFloat64).requires_grad_();
+  const Tensor x = tensor(at, {static_cast<int64_t>(at.size())}, kFloat64).requires_grad_();
   sum(m(x)).backward();
   expect_values(x.grad(), slopes, 1e-12);
 }

@@ -78,15 +78,15 @@ TEST(FewBitTable, LeavesTheLeastError) {
 }
 
 TEST(FewBitPack, IsOneBitStream) {
-  for (std::int64_t bits = 1; bits <= 8; ++bits)
-    for (const std::int64_t n : {0, 1, 7, 8, 9, 64, 1027}) {
+  for (int64_t bits = 1; bits <= 8; ++bits)
+    for (const int64_t n : {0, 1, 7, 8, 9, 64, 1027}) {
       Generator g(3);
       const Tensor codes = randint(0, 1 << bits, {n}, kInt64, &g).to(kUInt8);
       const Tensor packed = fewbit_pack(codes, bits);
       ASSERT_EQ(packed.numel(), (n + 7) / 8 * bits);
       const auto c = codes.to_vector<int>(), p = packed.to_vector<int>();
-      for (std::int64_t i = 0; i < packed.numel() * 8; ++i) {
-        const std::int64_t code = i / bits;
+      for (int64_t i = 0; i < packed.numel() * 8; ++i) {
+        const int64_t code = i / bits;
         const int want = code < n ? c[static_cast<std::size_t>(code)] >> (i % bits) & 1 : 0;
         ASSERT_EQ(p[static_cast<std::size_t>(i / 8)] >> (i % 8) & 1, want)
             << "bits " << bits << " n " << n << " bit " << i;
@@ -120,11 +120,11 @@ TEST(FewBit, ForwardIsExactAndBackwardIsTheTable) {
     for (int bits = 1; bits <= 4; ++bits)
       for (const bool fold : {false, true})
         for (const DType dtype : {kFloat32, kFloat64})
-          for (const std::int64_t n : {1, 8, 1001, 70'003}) {
+          for (const int64_t n : {1, 8, 1001, 70'003}) {
             if (fold && !fewbit_even(name)) continue;
             const FewBitTable t = fewbit_table(name, bits, fold);
             Tensor x = (random({n}, dtype, 5) * 3.0).clone();
-            auto set = [&](std::int64_t i, double v) { x.select(0, i).fill_(v); };
+            auto set = [&](int64_t i, double v) { x.select(0, i).fill_(v); };
             if (n > 8) {
               set(0, t.borders[0]);  // in the tensor's precision, as the table is
               set(1, 0), set(2, 60), set(3, -60), set(4, NAN), set(5, INFINITY), set(6, -INFINITY);
@@ -213,20 +213,20 @@ TEST(FewBit, PiecewiseLinearGradientsAreExact) {
 // Bytes that the tape of f holds: what is allocated while its result lives beyond what it was
 // before and the result itself.
 template <class F>
-std::int64_t kept_bytes(F f) {
-  const std::int64_t before = memory_stats().allocated;
+int64_t kept_bytes(F f) {
+  const int64_t before = memory_stats().allocated;
   Tensor y = f();
-  const std::int64_t after = memory_stats().allocated;
-  const std::int64_t result = y.numel() * item_size(y.dtype());
+  const int64_t after = memory_stats().allocated;
+  const int64_t result = y.numel() * item_size(y.dtype());
   return after - before - result;
 }
 
 TEST(FewBit, KeepsBitsForBackward) {
-  const std::int64_t n = 1 << 20;
+  const int64_t n = 1 << 20;
   Tensor leaf = random({n}, kFloat32).requires_grad_();
   for (int bits = 1; bits <= 4; ++bits) {
     FewBitGELU f({.bits = bits});
-    const std::int64_t kept = kept_bytes(
+    const int64_t kept = kept_bytes(
         [&] { return f(leaf * 1.0); });  // the product's result is free once its codes are made
     EXPECT_GE(kept, n * bits / 8);
     EXPECT_LE(kept, n * bits / 8 + 8192) << bits;
@@ -239,7 +239,7 @@ TEST(FewBit, KeepsBitsForBackward) {
         << "no codes without a gradient";
   }
   FewBitReLU6 r;
-  const std::int64_t one = kept_bytes([&] { return r(leaf * 1.0); });
+  const int64_t one = kept_bytes([&] { return r(leaf * 1.0); });
   EXPECT_LE(one, n / 8 + 8192);
 }
 
@@ -247,7 +247,7 @@ TEST(FewBit, TapeOfADeepNetwork) {
   // 12 x (Linear, GELU) without the Linears' own inputs differing: what the activations add
   auto tape = [](bool few) {
     manual_seed(1);
-    const std::int64_t width = 256, rows = 512;
+    const int64_t width = 256, rows = 512;
     std::vector<Box<Linear>> layers;
     for (int i = 0; i < 12; ++i)
       layers.emplace_back(new Linear({.in_features = width, .out_features = width}));
@@ -259,8 +259,8 @@ TEST(FewBit, TapeOfADeepNetwork) {
       return h;
     });
   };
-  const std::int64_t element = 512 * 256;
-  const std::int64_t standard = tape(false), few = tape(true);
+  const int64_t element = 512 * 256;
+  const int64_t standard = tape(false), few = tape(true);
   EXPECT_NEAR(static_cast<double>(standard - few) / static_cast<double>(12 * element), 4 - 3.0 / 8,
               0.05)
       << "bytes saved per element and activation";

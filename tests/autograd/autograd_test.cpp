@@ -195,7 +195,7 @@ TEST(Autograd, CheckpointGivesTheSameGradientsWithLessMemory) {
   w.set_grad({});
   x.set_grad({});
   manual_seed(5);
-  const std::int64_t before = memory_stats().allocated;
+  const int64_t before = memory_stats().allocated;
   Tensor y = checkpoint(block, {x})[0];
   EXPECT_LE(memory_stats().allocated - before, 2 * 64 * 64 * 4) << "only the output is kept";
   rand({3});  // moves the stream between forward and backward

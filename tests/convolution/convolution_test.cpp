@@ -32,20 +32,20 @@ Tensor channels_last(const Tensor& x) {
 }
 
 TEST(MixConv2d, SplitsChannelsAsThePaperAndTheCode) {
-  const auto split = [](std::int64_t c, std::int64_t g, const char* how) {
+  const auto split = [](int64_t c, int64_t g, const char* how) {
     return MixConv2d::split("test", c, g, how);
   };
-  EXPECT_EQ(split(11, 3, "equal"), (std::vector<std::int64_t>{5, 3, 3}));
-  EXPECT_EQ(split(10, 3, "equal"), (std::vector<std::int64_t>{4, 3, 3}));
-  EXPECT_EQ(split(32, 4, "exponential"), (std::vector<std::int64_t>{16, 8, 4, 4}));
-  EXPECT_EQ(split(12, 4, "exponential"), (std::vector<std::int64_t>{7, 3, 1, 1}));
-  EXPECT_EQ(split(8, 4, "exponential"), (std::vector<std::int64_t>{4, 2, 1, 1}));
+  EXPECT_EQ(split(11, 3, "equal"), (std::vector<int64_t>{5, 3, 3}));
+  EXPECT_EQ(split(10, 3, "equal"), (std::vector<int64_t>{4, 3, 3}));
+  EXPECT_EQ(split(32, 4, "exponential"), (std::vector<int64_t>{16, 8, 4, 4}));
+  EXPECT_EQ(split(12, 4, "exponential"), (std::vector<int64_t>{7, 3, 1, 1}));
+  EXPECT_EQ(split(8, 4, "exponential"), (std::vector<int64_t>{4, 2, 1, 1}));
   EXPECT_ERROR(split(7, 4, "exponential"), OptionError, "too many for 7 channels");
   EXPECT_ERROR(split(2, 3, "equal"), OptionError, "a group would be empty");
 }
 
 TEST(MixConv2d, EqualsItsPartsInBothLayoutsAndInEveryGradient) {
-  for (const std::int64_t stride : {1, 2, 3})
+  for (const int64_t stride : {1, 2, 3})
     for (const bool last : {false, true}) {
       const Tensors data{random({2, 13, 12, 17}, kFloat64, 1),
                          random({5, 1, 3, 3}, kFloat64, 2),
@@ -159,12 +159,12 @@ TEST(MixConv2d, NotANumberStaysInItsChannel) {
   x[0][2].fill_(std::nanf(""));
   no_grad guard;
   const Tensor y = m.forward(x);
-  for (std::int64_t c = 0; c < 5; ++c) EXPECT_EQ(any(isnan(y[0][c])).item() != 0, c == 2);
+  for (int64_t c = 0; c < 5; ++c) EXPECT_EQ(any(isnan(y[0][c])).item() != 0, c == 2);
 }
 
 TEST(MixConv2d, RefusesBadOptionsByName) {
-  EXPECT_ERROR(MixConv2d({.in_channels = 4, .kernel_size = std::vector<std::int64_t>{}}),
-               OptionError, "kernel_size is empty");
+  EXPECT_ERROR(MixConv2d({.in_channels = 4, .kernel_size = std::vector<int64_t>{}}), OptionError,
+               "kernel_size is empty");
   EXPECT_ERROR(MixConv2d({.in_channels = 4, .kernel_size = {3, 0}}), OptionError,
                "kernel_size holds 0");
   EXPECT_ERROR(MixConv2d({.in_channels = 4, .kernel_size = {3, 4}, .padding = "symmetric"}),
@@ -222,10 +222,10 @@ TEST(DepthwiseConv2d, KeepsChannelsLast) {
 }
 
 // Products of convolutions and linear layers, and the squeeze's, for one picture.
-double multiply_adds(MixNet& net, std::int64_t side) {
+double multiply_adds(MixNet& net, int64_t side) {
   double total = 0, area = static_cast<double>(side * side);
   double out = area / 4;  // after the stem
-  std::int64_t block = 0;
+  int64_t block = 0;
   net.apply([&](const std::string& path, Module& m) {
     if (m.type() == "MixNetBlock") ++block;
     if (path.find("classifier") != std::string::npos || m.type() == "SqueezeExcite") return;
@@ -235,7 +235,7 @@ double multiply_adds(MixNet& net, std::int64_t side) {
       return;
     }
     if (m.type() != "MixConv2d") return;
-    const std::int64_t stride = m.options_json().find("stride")->as_int();
+    const int64_t stride = m.options_json().find("stride")->as_int();
     if (path != "conv_stem") out /= static_cast<double>(stride * stride);
     for (const Tensor& p : m.parameters()) total += static_cast<double>(p.numel()) * out;
   });
@@ -279,12 +279,11 @@ struct Deform {
   Tensors data;  // x, offset, mask, weight, bias
   ConvParams p;
 };
-Deform deform_case(std::int64_t B, std::int64_t C, std::int64_t O, std::int64_t groups,
-                   std::int64_t G, std::int64_t kh, std::int64_t kw, std::int64_t h, std::int64_t w,
-                   const ConvParams& p) {
-  const std::int64_t P = (h + 2 * p.pad_begin[0] - p.dilation[0] * (kh - 1) - 1) / p.stride[0] + 1,
-                     Q = (w + 2 * p.pad_begin[1] - p.dilation[1] * (kw - 1) - 1) / p.stride[1] + 1,
-                     K = kh * kw;
+Deform deform_case(int64_t B, int64_t C, int64_t O, int64_t groups, int64_t G, int64_t kh,
+                   int64_t kw, int64_t h, int64_t w, const ConvParams& p) {
+  const int64_t P = (h + 2 * p.pad_begin[0] - p.dilation[0] * (kh - 1) - 1) / p.stride[0] + 1,
+                Q = (w + 2 * p.pad_begin[1] - p.dilation[1] * (kw - 1) - 1) / p.stride[1] + 1,
+                K = kh * kw;
   Deform d{{random({B, C, h, w}, kFloat64, 1), random({B, 2 * G * K, P, Q}, kFloat64, 2) * 2.0,
             random({B, G * K, P, Q}, kFloat64, 3), random({O, C / groups, kh, kw}, kFloat64, 4),
             random({O}, kFloat64, 5)},

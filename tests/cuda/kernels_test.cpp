@@ -142,7 +142,7 @@ TEST_F(Cuda, ReductionsAndScans) {
       agrees("logsumexp", {x}, [&](const Tensors& v) { return logsumexp(v[0], dims); });
       agrees("var", {x}, [&](const Tensors& v) { return var(v[0], dims, 0); });
     }
-    for (const std::int64_t d : {0, 1, 2}) {
+    for (const int64_t d : {0, 1, 2}) {
       agrees("softmax", {x}, [&](const Tensors& v) { return softmax(v[0], d); });
       agrees(
           "cumsum", {x}, [&](const Tensors& v) { return cumsum(v[0], d); }, 1e-4);
@@ -173,7 +173,7 @@ TEST_F(Cuda, IndexingIsCheckedAndInOrder) {
 }
 
 TEST_F(Cuda, NormsAndLosses) {
-  for (const std::int64_t n : {1, 31, 257, 1500}) {
+  for (const int64_t n : {1, 31, 257, 1500}) {
     const Tensor x = noise({9, n}), w = noise({n}, kFloat32, 2), b = noise({n}, kFloat32, 3);
     agrees(
         "layer_norm", {x, w, b},
@@ -231,8 +231,8 @@ TEST_F(Cuda, ConvolutionsAndPools) {
 }
 
 TEST_F(Cuda, AttentionOfEveryPattern) {
-  const std::int64_t L = 150;
-  for (const std::int64_t D : {8, 64, 72, 128, 160}) {  // beyond 128 without the tiled kernel
+  const int64_t L = 150;
+  for (const int64_t D : {8, 64, 72, 128, 160}) {  // beyond 128 without the tiled kernel
     const Tensors qkv{noise({2, 2, L, D}), noise({2, 2, L, D}, kFloat32, 2),
                       noise({2, 2, L, D}, kFloat32, 3)};
     auto run = [&](const char* what, const std::function<AttentionParams(const Device&)>& make,
@@ -299,14 +299,14 @@ TEST_F(Cuda, WhatIsNotSeenDoesNotLeak) {
 
 TEST_F(Cuda, LatentAndLongConvolutions) {
   for (const bool causal : {true, false})
-    for (const std::int64_t t : {1, 64, 150})
-      for (const std::int64_t n : {5, 80})  // beyond 64 latents without the kernel
+    for (const int64_t t : {1, 64, 150})
+      for (const int64_t n : {5, 80})  // beyond 64 latents without the kernel
         agrees(
             "latent",
             {softmax(noise({2, 2, t, n}), -1), noise({2, 2, t, n}, kFloat32, 2),
              noise({2, 2, t, 24}, kFloat32, 3)},
             [&](const Tensors& v) { return latent_attention(v[0], v[1], v[2], causal); }, 1e-4);
-  for (const std::int64_t l : {1, 2, 31, 64, 100, 300}) {
+  for (const int64_t l : {1, 2, 31, 64, 100, 300}) {
     agrees(
         "fft_conv",
         {noise({2, 3, l}), noise({3, l}, kFloat32, 2), noise({3}, kFloat32, 3),
@@ -318,7 +318,7 @@ TEST_F(Cuda, LatentAndLongConvolutions) {
     agrees("short", {noise({2, l, 5}), noise({5, 1, 3}, kFloat32, 2), noise({5}, kFloat32, 3)},
            [](const Tensors& v) { return causal_depthwise_conv(v[0], v[1], v[2]); });
   }
-  for (const std::int64_t n : {1, 2, 12, 64, 100})
+  for (const int64_t n : {1, 2, 12, 64, 100})
     agrees(
         "fft", {noise({3, n, 4})}, [](const Tensors& v) { return rfft(v[0], 0, 1); }, 1e-5);
 }
@@ -330,7 +330,7 @@ TEST_F(Cuda, MxOfEveryMagnitudeRoundingAndAxis) {
     for (double m : {1.0, 1.25, 1.46875, 1.53125, 1.75, 1.96875})
       values.push_back((values.size() % 3 ? 1 : -1) * std::ldexp(m, e));
   while (values.size() % 96) values.push_back(0);
-  const auto rows = static_cast<std::int64_t>(values.size() / 96);
+  const auto rows = static_cast<int64_t>(values.size() / 96);
   Tensor x = tensor(values, {rows, 96});
   x.select(0, 3).narrow(0, 5, 1).fill_(NAN);
   x.select(0, 5).narrow(0, 70, 1).fill_(-INFINITY);
@@ -338,8 +338,8 @@ TEST_F(Cuda, MxOfEveryMagnitudeRoundingAndAxis) {
        {"MXFP8_E4M3", "MXFP8_E5M2", "MXFP6_E3M2", "MXFP6_E2M3", "MXFP4_E2M1", "MXINT8"})
     for (const char* r : {"even", "away", "zero"})
       for (const char* mode : {"floor", "ceil"})
-        for (const std::int64_t axis : {-1, 0})
-          for (const std::int64_t block : {32, 16}) {
+        for (const int64_t axis : {-1, 0})
+          for (const int64_t block : {32, 16}) {
             const MXParams p{
                 .format = f, .axis = axis, .block_size = block, .rounding = r, .scale_mode = mode};
             const MXTensor a = quantize_mx(x, p), b = quantize_mx(x.to(kCUDA), p);
@@ -380,7 +380,7 @@ TEST_F(Cuda, AfterAForkTheChildIsToldSo) {
 
 TEST_F(Cuda, LowBitFormats) {
   const Tensor x = noise({33, 130}) * 3.0, c = x.to(kCUDA);
-  for (const std::int64_t width : {130, 160})  // a last block that is short; rows of whole blocks
+  for (const int64_t width : {130, 160})  // a last block that is short; rows of whole blocks
     for (const char* f :
          {"MXFP8_E4M3", "MXFP8_E5M2", "MXFP6_E3M2", "MXFP6_E2M3", "MXFP4_E2M1", "MXINT8"})
       for (const bool packed : {false, true}) {
@@ -401,7 +401,7 @@ TEST_F(Cuda, LowBitFormats) {
                            dequantize_blockwise(b.codes, b.absmax, true, 64).to(kCPU)),
             0);
   for (const bool ternary : {true, false})
-    for (const std::int64_t k : {7, 64, 96, 130}) {
+    for (const int64_t k : {7, 64, 96, 130}) {
       BitLinearParams p;
       p.ternary = ternary;
       agrees("bit_linear", {noise({5, k}), noise({12, k}, kFloat32, 2), noise({12}, kFloat32, 3)},
@@ -446,7 +446,7 @@ TEST_F(Cuda, EightBitCodesAreTheCpusAtEveryMidpoint) {
     for (int k = 0; k < 3000; ++k)
       v.push_back((is_signed && k % 2 ? -1.0f : 1.0f) *
                   std::pow(10.0f, -static_cast<float>(k) / 400));
-    for (const std::int64_t block : {16, 256, 1000}) {
+    for (const int64_t block : {16, 256, 1000}) {
       std::vector<float> all;  // every block's largest is 1: codes of the values themselves
       for (std::size_t k = 0; k < v.size(); ++k) {
         if (all.size() % static_cast<std::size_t>(block) == 0) all.push_back(1);
@@ -487,8 +487,7 @@ TEST_F(Cuda, MixedDevicesAndMissingDevicesAreRefusedInWords) {
   EXPECT_ERROR(layer_norm(c, {3}, noise({3}), {}), DeviceError,
                "layer_norm_forward: tensors on cuda:0 and cpu");
   EXPECT_ERROR(zeros({2}, Device("cuda:9")), DeviceError, "cuda:9: there");
-  EXPECT_ERROR(empty({std::int64_t{1} << 45}, {kFloat32, kCUDA}), OutOfMemoryError,
-               "out of memory");
+  EXPECT_ERROR(empty({int64_t{1} << 45}, {kFloat32, kCUDA}), OutOfMemoryError, "out of memory");
   EXPECT_EQ(max_difference((c + 1.0).to(kCPU), x + 1.0), 0) << "and work goes on";
 }
 

@@ -69,7 +69,7 @@ TEST(Masks, CropFollowsTheRealNumberRule) {
               1.5, 1,   2,   2,   3,    3,   NAN,  0,   1,  1,  -INFINITY, 0,  INFINITY, 1},
              {7, 4}, kFloat64);
   const Tensor window = crop_window(b, 4, 10, 1);
-  const auto columns = [&](std::int64_t n) { return window[n][1].to(kInt64).to_vector(); };
+  const auto columns = [&](int64_t n) { return window[n][1].to(kInt64).to_vector(); };
   EXPECT_EQ(columns(0), (std::vector<double>{0, 0, 1, 1, 1, 1, 0, 0, 0, 0}));  // 2 <= c < 6
   EXPECT_EQ(columns(1), (std::vector<double>{0, 0, 0, 1, 1, 1, 1, 0, 0, 0}));  // 2.1 <= c < 6.2
   EXPECT_EQ(columns(2), (std::vector<double>(10, 0.0)));  // left of the picture
@@ -83,8 +83,8 @@ TEST(Masks, CropFollowsTheRealNumberRule) {
 }
 
 TEST(Masks, FusedInsideTheBoxesIsTheComposition) {
-  for (const auto& [k, h, w] : {std::array<std::int64_t, 3>{32, 19, 70}, {1, 5, 3}, {5, 40, 33}}) {
-    const std::int64_t n = 9;
+  for (const auto& [k, h, w] : {std::array<int64_t, 3>{32, 19, 70}, {1, 5, 3}, {5, 40, 33}}) {
+    const int64_t n = 9;
     Tensor boxes = random({n, 4}, kFloat32, 3) * 0.7 + 0.5;
     boxes[1].fill_(NAN);
     boxes[2].fill_(-5);

@@ -14,7 +14,7 @@ using testing::expect_values;
 const float kNan = std::nanf(""), kInf = INFINITY;
 
 Tensor boxes_of(const std::vector<double>& v, DType t = kFloat32) {
-  return tensor(v, {static_cast<std::int64_t>(v.size() / 4), 4}, t);
+  return tensor(v, {static_cast<int64_t>(v.size() / 4), 4}, t);
 }
 
 // Crowded boxes on a grid of whole numbers, so that IoUs often equal a threshold exactly; scores in
@@ -22,16 +22,16 @@ Tensor boxes_of(const std::vector<double>& v, DType t = kFloat32) {
 struct Scene {
   Tensor boxes, scores;
 };
-Scene scene(std::int64_t n, std::int64_t classes, std::uint64_t seed, double extent = 60) {
+Scene scene(int64_t n, int64_t classes, std::uint64_t seed, double extent = 60) {
   Generator g(seed);
-  const Tensor at = randint(0, static_cast<std::int64_t>(extent), {n, 2}, kInt64, &g).to(kFloat32),
+  const Tensor at = randint(0, static_cast<int64_t>(extent), {n, 2}, kInt64, &g).to(kFloat32),
                size = randint(0, 30, {n, 2}, kInt64, &g).to(kFloat32);
   const Tensor scores =
       randint(0, 64, classes ? Shape{classes, n} : Shape{n}, kInt64, &g).to(kFloat32) * (1.0 / 64);
   return {concat({at, at + size}, 1), scores};
 }
 
-double iou(const std::vector<double>& b, std::int64_t i, std::int64_t j) {
+double iou(const std::vector<double>& b, int64_t i, int64_t j) {
   const double *p = b.data() + 4 * i, *q = b.data() + 4 * j;
   const double w = std::max(0.0, std::min(p[2], q[2]) - std::max(p[0], q[0])),
                h = std::max(0.0, std::min(p[3], q[3]) - std::max(p[1], q[1]));
@@ -39,29 +39,28 @@ double iou(const std::vector<double>& b, std::int64_t i, std::int64_t j) {
   return all > 0 ? w * h / all : 0;
 }
 
-std::vector<std::int64_t> sorted(const std::vector<double>& scores) {
-  std::vector<std::int64_t> order(scores.size());
-  for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<std::int64_t>(i);
+std::vector<int64_t> sorted(const std::vector<double>& scores) {
+  std::vector<int64_t> order(scores.size());
+  for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int64_t>(i);
   std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) {
     return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
   });
   return order;
 }
 // The definitions, word by word.
-std::vector<std::int64_t> plain_greedy(const std::vector<double>& boxes,
-                                       const std::vector<double>& scores, double threshold) {
-  std::vector<std::int64_t> kept;
-  for (const std::int64_t j : sorted(scores)) {
+std::vector<int64_t> plain_greedy(const std::vector<double>& boxes,
+                                  const std::vector<double>& scores, double threshold) {
+  std::vector<int64_t> kept;
+  for (const int64_t j : sorted(scores)) {
     bool stays = true;
-    for (const std::int64_t i : kept) stays = stays && !(iou(boxes, i, j) > threshold);
+    for (const int64_t i : kept) stays = stays && !(iou(boxes, i, j) > threshold);
     if (stays) kept.push_back(j);
   }
   return kept;
 }
-std::vector<std::int64_t> plain_fast(const std::vector<double>& boxes,
-                                     const std::vector<double>& scores, double threshold,
-                                     std::size_t top_k) {
-  std::vector<std::int64_t> order = sorted(scores), kept;
+std::vector<int64_t> plain_fast(const std::vector<double>& boxes, const std::vector<double>& scores,
+                                double threshold, std::size_t top_k) {
+  std::vector<int64_t> order = sorted(scores), kept;
   if (top_k && order.size() > top_k) order.resize(top_k);
   for (std::size_t j = 0; j < order.size(); ++j) {
     double m = 0;
@@ -72,15 +71,15 @@ std::vector<std::int64_t> plain_fast(const std::vector<double>& boxes,
 }
 
 TEST(Nms, KeepsWhatTheDefinitionKeepsIncludingTies) {
-  for (const std::int64_t n : {1, 2, 15, 16, 17, 33, 200, 700})
+  for (const int64_t n : {1, 2, 15, 16, 17, 33, 200, 700})
     for (const double t : {0.0, 0.25, 1.0 / 3, 0.4, 0.5, 0.7, 1.0})
       for (std::uint64_t seed = 1; seed < 4; ++seed) {
         const Scene s = scene(n, 0, seed);
         const auto want = plain_greedy(s.boxes.to_vector(), s.scores.to_vector(), t);
-        EXPECT_EQ(nms(s.boxes, s.scores, {.iou_threshold = t}).to_vector<std::int64_t>(), want)
+        EXPECT_EQ(nms(s.boxes, s.scores, {.iou_threshold = t}).to_vector<int64_t>(), want)
             << n << " boxes, threshold " << t;
         EXPECT_EQ(nms(s.boxes.to(kFloat64), s.scores.to(kFloat64), {.iou_threshold = t})
-                      .to_vector<std::int64_t>(),
+                      .to_vector<int64_t>(),
                   want)
             << "float64";
       }
@@ -88,14 +87,13 @@ TEST(Nms, KeepsWhatTheDefinitionKeepsIncludingTies) {
 
 TEST(Nms, IsTheSameFarFromOneAndForAnyNumberOfThreads) {
   const Scene s = scene(300, 4, 5);
-  const auto want = nms(s.boxes, s.scores[0]).to_vector<std::int64_t>();
+  const auto want = nms(s.boxes, s.scores[0]).to_vector<int64_t>();
   for (const int scale : {-60, -10, 40, 57})
-    EXPECT_EQ(
-        nms(s.boxes.to(kFloat64) * std::ldexp(1.0, scale), s.scores[0]).to_vector<std::int64_t>(),
-        want)
+    EXPECT_EQ(nms(s.boxes.to(kFloat64) * std::ldexp(1.0, scale), s.scores[0]).to_vector<int64_t>(),
+              want)
         << scale;
   for (const int scale : {-10, 10, -60, -75, 30, 60})
-    EXPECT_EQ(nms(s.boxes * std::ldexp(1.0, scale), s.scores[0]).to_vector<std::int64_t>(), want)
+    EXPECT_EQ(nms(s.boxes * std::ldexp(1.0, scale), s.scores[0]).to_vector<int64_t>(), want)
         << scale;
   const int before = get_num_threads();
   Tensor indices[3];
@@ -133,18 +131,18 @@ TEST(BatchedNms, IsNmsWithinEachClass) {
   const Scene s = scene(250, 0, 8);
   Generator g(3);
   const Tensor idxs = randint(-2, 3, {250}, kInt64, &g);
-  std::vector<std::int64_t> want;
+  std::vector<int64_t> want;
   for (int c = -2; c < 3; ++c) {
     std::vector<double> b, p;
-    std::vector<std::int64_t> ids;
-    for (std::int64_t i = 0; i < 250; ++i)
+    std::vector<int64_t> ids;
+    for (int64_t i = 0; i < 250; ++i)
       if (idxs.to_vector()[static_cast<std::size_t>(i)] == c) {
         ids.push_back(i);
         for (int k = 0; k < 4; ++k)
           b.push_back(s.boxes[i].to_vector()[static_cast<std::size_t>(k)]);
         p.push_back(s.scores[i].item());
       }
-    for (const std::int64_t k : plain_greedy(b, p, 0.5))
+    for (const int64_t k : plain_greedy(b, p, 0.5))
       want.push_back(ids[static_cast<std::size_t>(k)]);
   }
   std::sort(want.begin(), want.end());
@@ -152,19 +150,18 @@ TEST(BatchedNms, IsNmsWithinEachClass) {
   std::stable_sort(want.begin(), want.end(), [&](auto a, auto b) {
     return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
   });
-  EXPECT_EQ(batched_nms(s.boxes, s.scores, idxs).to_vector<std::int64_t>(), want);
+  EXPECT_EQ(batched_nms(s.boxes, s.scores, idxs).to_vector<int64_t>(), want);
 }
 
 TEST(FastNms, FollowsTheDefinitionAndKeepsASubsetOfGreedy) {
-  for (const std::int64_t top_k : {0, 20, 200}) {
+  for (const int64_t top_k : {0, 20, 200}) {
     const Scene s = scene(320, 5, 11);
     const Detections d =
         fast_nms(s.boxes, s.scores,
                  {.iou_threshold = 0.4, .top_k = top_k, .conf_threshold = -1, .max_detections = 0});
-    const auto classes = d.classes.to_vector<std::int64_t>(),
-               indices = d.indices.to_vector<std::int64_t>();
-    for (std::int64_t c = 0; c < 5; ++c) {
-      std::vector<std::int64_t> got;
+    const auto classes = d.classes.to_vector<int64_t>(), indices = d.indices.to_vector<int64_t>();
+    for (int64_t c = 0; c < 5; ++c) {
+      std::vector<int64_t> got;
       for (std::size_t k = 0; k < classes.size(); ++k)
         if (classes[k] == c) got.push_back(indices[k]);
       EXPECT_EQ(got, plain_fast(s.boxes.to_vector(), s.scores[c].to_vector(), 0.4,
@@ -173,13 +170,12 @@ TEST(FastNms, FollowsTheDefinitionAndKeepsASubsetOfGreedy) {
       auto order = sorted(s.scores[c].to_vector());
       if (top_k) order.resize(std::min<std::size_t>(order.size(), static_cast<std::size_t>(top_k)));
       const Tensor at = tensor(std::vector<double>(order.begin(), order.end()), kInt64);
-      std::set<std::int64_t> greedy;
-      for (const std::int64_t k : nms(index_select(s.boxes, 0, at),
-                                      index_select(s.scores[c], 0, at), {.iou_threshold = 0.4})
-                                      .to_vector<std::int64_t>())
+      std::set<int64_t> greedy;
+      for (const int64_t k : nms(index_select(s.boxes, 0, at), index_select(s.scores[c], 0, at),
+                                 {.iou_threshold = 0.4})
+                                 .to_vector<int64_t>())
         greedy.insert(order[static_cast<std::size_t>(k)]);
-      for (const std::int64_t k : got)
-        EXPECT_TRUE(greedy.count(k)) << "class " << c << ", box " << k;
+      for (const int64_t k : got) EXPECT_TRUE(greedy.count(k)) << "class " << c << ", box " << k;
     }
     const auto scores = d.scores.to_vector();
     for (std::size_t k = 1; k < scores.size(); ++k)
@@ -256,7 +252,7 @@ TEST(Suppression, NoBoxesAndOneBox) {
   EXPECT_EQ(batched_nms(none, nothing, zeros({0}, kInt64)).sizes(), Shape{0});
   EXPECT_EQ(soft_nms(none, nothing).scores.sizes(), Shape{0});
   EXPECT_EQ(matrix_nms(none, nothing, zeros({0}, kInt64)).scores.sizes(), Shape{0});
-  for (const std::int64_t classes : {0, 1, 80})
+  for (const int64_t classes : {0, 1, 80})
     EXPECT_EQ(fast_nms(none, zeros({classes, 0})).classes.sizes(), Shape{0});
   EXPECT_EQ(fast_nms(one, zeros({0, 1})).indices.sizes(), Shape{0});
   EXPECT_EQ(fast_nms(one, zeros({3, 1})).scores.sizes(), Shape{0});  // no candidate

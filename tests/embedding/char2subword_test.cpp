@@ -29,8 +29,8 @@ TEST(Char2Subword, TokensAreIndependentOfTheirPaddingAndNeighbours) {
         tensor({3, 1, 4, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 2, 8, 7, 6}, {4, 5}, kInt64);
     const Tensor y = m(ids);
     EXPECT_EQ(max_difference(y[2], zeros({5}, kFloat64)), 0) << "no character";
-    const std::int64_t lengths[] = {3, 1, 0, 5};
-    for (const std::int64_t w : {0, 1, 3})
+    const int64_t lengths[] = {3, 1, 0, 5};
+    for (const int64_t w : {0, 1, 3})
       EXPECT_LT(max_difference(m(ids[w].narrow(0, 0, lengths[w])), y[w]), 1e-12) << w;
     EXPECT_EQ(m(ids.reshape({2, 2, 5})).sizes(), (Shape{2, 2, 5}));
     EXPECT_EQ(max_difference(m(zeros({3, 0}, kInt64)), zeros({3, 5}, kFloat64)), 0);
@@ -80,12 +80,12 @@ TEST(Char2Subword, KeptEmbeddingsAreThoseOfTheModule) {
 TEST(CharVocab, NumbersCharactersByFirstAppearance) {
   const CharVocab v({"ab", "b\xC3\xA9"});
   EXPECT_EQ(v.size(), 5);
-  EXPECT_EQ(v.encode("\xC3\xA9xa", 9), (std::vector<std::int64_t>{4, 1, 2}));
-  EXPECT_EQ(v.encode("aba", 2), (std::vector<std::int64_t>{2, 3}));
-  EXPECT_EQ(v.encode("\xFF\xC3", 9), (std::vector<std::int64_t>{1, 1})) << "no UTF-8";
+  EXPECT_EQ(v.encode("\xC3\xA9xa", 9), (std::vector<int64_t>{4, 1, 2}));
+  EXPECT_EQ(v.encode("aba", 2), (std::vector<int64_t>{2, 3}));
+  EXPECT_EQ(v.encode("\xFF\xC3", 9), (std::vector<int64_t>{1, 1})) << "no UTF-8";
   const CharVocab pieces({"ing"}, true);
-  EXPECT_EQ(pieces.encode("##in", 9), (std::vector<std::int64_t>{2, 3, 4}));
-  EXPECT_EQ(pieces.encode("#i", 9), (std::vector<std::int64_t>{1, 3}));
+  EXPECT_EQ(pieces.encode("##in", 9), (std::vector<int64_t>{2, 3, 4}));
+  EXPECT_EQ(pieces.encode("#i", 9), (std::vector<int64_t>{1, 3}));
 }
 
 TEST(CharNoise, ChangesOneCharacterAtMost) {
@@ -111,18 +111,18 @@ TEST(Char2SubwordLoss, IsTheSumOfItsTerms) {
   const Tensor e = random({3, 4}).requires_grad_(), table = random({6, 4}, kFloat64, 2),
                target = tensor({5, 0, 2}, {3}, kInt64);
   double want = 0;
-  auto row = [](const Tensor& t, std::int64_t i) { return t.detach()[i]; };
+  auto row = [](const Tensor& t, int64_t i) { return t.detach()[i]; };
   auto cosine = [](const Tensor& a, const Tensor& b) {
     return sum(a * b).item() / (norm(a).item() * norm(b).item());
   };
-  for (std::int64_t i = 0; i < 3; ++i) {
-    const std::int64_t k = target[i].item<std::int64_t>();
+  for (int64_t i = 0; i < 3; ++i) {
+    const int64_t k = target[i].item<int64_t>();
     const Tensor x = row(e, i), y = row(table, k);
     want += 0.5 * (1 - cosine(x, y)) / 3 + 0.25 * sum(square(x - y)).item() / 3;
     const Tensor logits = matmul(table, x);
     want -= 2 * (logits - logsumexp(logits, {0}))[k].item() / 3;
-    std::vector<std::pair<double, std::int64_t>> near;
-    for (std::int64_t j = 0; j < 6; ++j)
+    std::vector<std::pair<double, int64_t>> near;
+    for (int64_t j = 0; j < 6; ++j)
       if (j != k) near.emplace_back(sum(square(row(table, j) - y)).item(), j);
     std::sort(near.begin(), near.end());
     for (std::size_t a = 0; a < 2; ++a) {

@@ -16,7 +16,7 @@
 #include "support.h"
 
 namespace {
-std::atomic<std::int64_t> requests_left{-1};  // operator new's own countdown; negative: off
+std::atomic<int64_t> requests_left{-1};  // operator new's own countdown; negative: off
 bool refused() {
   return requests_left.load(std::memory_order_relaxed) >= 0 && requests_left.fetch_sub(1) == 0;
 }
@@ -63,10 +63,10 @@ using testing::TemporaryFolder;
 
 /// Fails request number 0, 1, 2, ... of `work` until it gets through; how many faults there were.
 int until_through(
-    const std::function<void(std::int64_t)>& arm, const std::function<void()>& work,
+    const std::function<void(int64_t)>& arm, const std::function<void()>& work,
     const std::function<void()>& after = [] {}) {
   work();  // what is made once and kept (pools, plans, tables) is there before the count
-  const std::int64_t before = memory_stats().allocated;
+  const int64_t before = memory_stats().allocated;
   for (int n = 0; n < 200000; ++n) {
     bool through = true;
     arm(n);
@@ -86,10 +86,10 @@ int until_through(
   ADD_FAILURE() << "never got through";
   return 0;
 }
-void fail_tensor(std::int64_t n) { fail_allocation_after(n); }
-void fail_new(std::int64_t n) { requests_left.store(n); }
+void fail_tensor(int64_t n) { fail_allocation_after(n); }
+void fail_new(int64_t n) { requests_left.store(n); }
 
-TrainingState at_step(std::int64_t n) {
+TrainingState at_step(int64_t n) {
   TrainingState s;
   s.step = n;
   return s;

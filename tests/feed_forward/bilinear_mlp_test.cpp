@@ -19,13 +19,12 @@ TEST(BilinearMLP, IsAQuadraticFormOfItsInput) {
     const Tensor plus = bias ? matmul(u, m.state_dict().find("o.bias")) : zeros({3}, kFloat64);
     EXPECT_LT(max_difference(einsum("nd,kde,ne->nk", {in, q, in}) + plus, want), 1e-11);
     EXPECT_EQ(max_difference(q, q.mT()), 0);
-    const std::int64_t width = q.size(1);
+    const int64_t width = q.size(1);
     EXPECT_LT(max_difference(m.truncated(u, width, x), want), 1e-11) << "all eigenpairs";
     const BilinearMLP::Eigen e = m.eigen(u);
     EXPECT_LT(max_difference(einsum("kid,ki,kie->kde", {e.vectors, e.values, e.vectors}), q),
               1e-11);
-    for (std::int64_t i = 1; i < width; ++i)
-      EXPECT_GE(e.values[0][i].item(), e.values[0][i - 1].item());
+    for (int64_t i = 1; i < width; ++i) EXPECT_GE(e.values[0][i].item(), e.values[0][i - 1].item());
   }
 }
 
@@ -35,8 +34,8 @@ TEST(BilinearMLP, TruncationKeepsTheLargest) {
   const Tensor x = random({5, 6}), u = random({2, 6}, kFloat64, 3);
   const BilinearMLP::Eigen e = m.eigen(u);
   const Tensor parts = square(einsum("nd,kid->nki", {x, e.vectors})) * e.values;  // [N, K, D]
-  for (std::int64_t k = 0; k < 2; ++k) {
-    const std::int64_t top = argmax(abs(e.values[k]), 0).item<std::int64_t>();
+  for (int64_t k = 0; k < 2; ++k) {
+    const int64_t top = argmax(abs(e.values[k]), 0).item<int64_t>();
     EXPECT_LT(max_difference(m.truncated(u, 1, x).select(1, k), parts.select(1, k).select(1, top)),
               1e-12);
     const Tensor both = parts.select(1, k).select(1, 0) + parts.select(1, k).select(1, 5);
@@ -52,7 +51,7 @@ TEST(BilinearMLP, HosvdIsTheSvdOfTheInteractions) {
   const SVD want = svd(all);
   const BilinearMLP::Directions got = m.hosvd(3);
   EXPECT_LT(max_difference(got.values, want.S.narrow(0, 0, 3)), 1e-7);
-  for (std::int64_t i = 0; i < 3; ++i) {
+  for (int64_t i = 0; i < 3; ++i) {
     EXPECT_NEAR(std::abs(sum(got.outputs[i] * want.U.select(1, i)).item()), 1, 1e-6);
     EXPECT_NEAR(std::abs(sum(got.interactions[i].flatten() * want.Vh[i]).item()), 1, 1e-6);
   }

@@ -8,7 +8,7 @@ namespace {
 using testing::max_difference;
 using testing::random;
 
-TopKMoEOptions top_k(std::int64_t k, std::int64_t experts = 5) {
+TopKMoEOptions top_k(int64_t k, int64_t experts = 5) {
   TopKMoEOptions o;
   o.d_model = 6;
   o.d_ff = 8;
@@ -16,7 +16,7 @@ TopKMoEOptions top_k(std::int64_t k, std::int64_t experts = 5) {
   o.top_k = k;
   return o;
 }
-ReMoEOptions rectified(std::int64_t k = 2) {
+ReMoEOptions rectified(int64_t k = 2) {
   ReMoEOptions o;
   o.d_model = 6;
   o.d_ff = 8;
@@ -81,7 +81,7 @@ TEST(ReMoE, MaskedTokensTakeNoPart) {
 
 TEST(ReMoE, IsContinuousAndTopKIsNot) {
   no_grad guard;
-  auto largest_step = [](MixtureOfExperts& m, std::int64_t steps) {
+  auto largest_step = [](MixtureOfExperts& m, int64_t steps) {
     const Tensor a = random({1, 6}, kFloat64, 1) * 2.0, b = random({1, 6}, kFloat64, 5) * 2.0,
                  t = linspace(0, 1, steps, kFloat64).unsqueeze(1);
     const Tensor y = m(a + (b - a) * t);
@@ -182,7 +182,7 @@ TEST(TopKMoE, CapacityDropsTokens) {
     x.select(1, 0).copy_(tensor({1, 3, 2, 3, -1, -2, 0.5, -2}, {8}, kFloat64));
     const Tensor gates = m.gates(x);
     std::vector<double> kept;
-    for (std::int64_t t = 0; t < 8; ++t) kept.push_back(sum(gates[t]).item() > 0);
+    for (int64_t t = 0; t < 8; ++t) kept.push_back(sum(gates[t]).item() > 0);
     // expert 0: tokens 0, 1, 2, 3, 6; expert 1: 4, 5, 7; the larger gates are those further out
     EXPECT_EQ(kept, policy == std::string("probs") ? (std::vector<double>{0, 1, 0, 1, 0, 1, 0, 1})
                                                    : (std::vector<double>{1, 1, 0, 0, 1, 1, 0, 0}));

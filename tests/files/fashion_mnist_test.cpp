@@ -117,11 +117,9 @@ TEST(FashionMNIST, LoadsEveryPictureOnceAnEpoch) {
 
 TEST(FashionMNIST, TakesABatchLargerThanTheSet) {
   const Data d(3);
-  EXPECT_EQ(FashionMNIST(d.options)
-                .loader(std::numeric_limits<std::int64_t>::max(), false)
-                .next()
-                .x.size(0),
-            3);
+  EXPECT_EQ(
+      FashionMNIST(d.options).loader(std::numeric_limits<int64_t>::max(), false).next().x.size(0),
+      3);
 }
 
 TEST(FashionMNIST, RefusesEachBadFileInItsOwnWords) {

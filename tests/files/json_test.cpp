@@ -34,9 +34,9 @@ TEST(Json, PrintsWithIndentation) {
 }
 
 TEST(Json, KeepsIntegersApartFromReals) {
-  EXPECT_EQ(Json::parse("9223372036854775807").as_int(), std::numeric_limits<std::int64_t>::max());
-  EXPECT_EQ(Json::parse("-9223372036854775808").as_int(), std::numeric_limits<std::int64_t>::min());
-  EXPECT_EQ(Json(std::numeric_limits<std::int64_t>::min()).dump(), "-9223372036854775808");
+  EXPECT_EQ(Json::parse("9223372036854775807").as_int(), std::numeric_limits<int64_t>::max());
+  EXPECT_EQ(Json::parse("-9223372036854775808").as_int(), std::numeric_limits<int64_t>::min());
+  EXPECT_EQ(Json(std::numeric_limits<int64_t>::min()).dump(), "-9223372036854775808");
   EXPECT_TRUE(Json::parse("9223372036854775808").is_double());
   EXPECT_TRUE(Json::parse("-9223372036854775809").is_double());
   EXPECT_TRUE(Json::parse("1.0").is_double());

@@ -51,7 +51,7 @@ TEST(Npy, ReadsEachDtypeInBothByteOrders) {
                 .data<std::int32_t>()[0],
             -2);
   EXPECT_EQ(parse(npy(dict(">i8", "False", "(1,)"), std::string("\0\0\0\0\0\0\x01\x02", 8)))
-                .data<std::int64_t>()[0],
+                .data<int64_t>()[0],
             258);
   EXPECT_EQ(parse(npy(dict("|i1", "False", "(1,)"), "\xff")).data<std::int8_t>()[0], -1);
   EXPECT_EQ(parse(npy(dict("|u1", "False", "(1,)"), "\xff")).data<std::uint8_t>()[0], 255);

@@ -33,7 +33,7 @@ TEST(Safetensors, ReadsNamesShapesDataAndMetadata) {
       std::string("\x05\0\0\0\0\0\0\0\x01\xff", 10)));
   ASSERT_EQ(f.tensors.size(), 2u);
   EXPECT_EQ(f.tensors[0].first, "a") << "in the order of the data";
-  EXPECT_EQ(f.tensors[0].second.item<std::int64_t>(), 5);
+  EXPECT_EQ(f.tensors[0].second.item<int64_t>(), 5);
   EXPECT_EQ(f.tensors[0].second.dim(), 0);
   EXPECT_EQ(f.tensors[1].second.sizes(), (Shape{2, 1}));
   EXPECT_EQ(f.tensors[1].second.data<std::uint8_t>()[1], 255);

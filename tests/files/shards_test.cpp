@@ -109,7 +109,7 @@ TEST(ForeignTypes, DoNotHideTheOtherTensors) {
     const std::string bytes = with_foreign(c.dtype, "[2,4]", c.bytes);
     const SafetensorsFile f = parse_safetensors(bytes.data(), bytes.size(), "here");
     ASSERT_EQ(f.tensors.size(), 2u) << c.dtype;
-    EXPECT_EQ(*f.get("z").data<std::int64_t>(), 0x0101010101010101);
+    EXPECT_EQ(*f.get("z").data<int64_t>(), 0x0101010101010101);
     ASSERT_EQ(f.unread.size(), 1u);
     EXPECT_EQ(f.unread[0].name, "x");
     EXPECT_EQ(f.unread[0].dtype, c.dtype);

@@ -134,7 +134,7 @@ TEST(Floor, Vision) {
   const Threads one(1);
   const Tensor x = normal({1, 32, 40, 40}, 1), g = normal({1, 32, 40, 40}, 2);
   std::vector<DepthwiseGroup> groups;
-  for (const std::int64_t k : {3, 5, 7, 9})
+  for (const int64_t k : {3, 5, 7, 9})
     groups.push_back(
         {normal({8, 1, k, k}, 3).requires_grad_(), {}, {k / 2, k / 2}, {k / 2, k / 2}});
   auto both = [=](auto f) -> Call {

@@ -19,7 +19,7 @@
 
 namespace dropin::test {
 
-using Sizes = std::vector<std::int64_t>;
+using Sizes = std::vector<int64_t>;
 inline constexpr double kInf = std::numeric_limits<double>::infinity();
 inline const double kNaN = std::numeric_limits<double>::quiet_NaN();
 
@@ -33,8 +33,8 @@ enum class Layout {
 inline constexpr Layout kLayouts[] = {Layout::Dense, Layout::Transposed, Layout::Strided,
                                       Layout::Reversed};
 
-inline std::int64_t count(const Sizes& s) {
-  return std::accumulate(s.begin(), s.end(), std::int64_t{1}, std::multiplies<>());
+inline int64_t count(const Sizes& s) {
+  return std::accumulate(s.begin(), s.end(), int64_t{1}, std::multiplies<>());
 }
 
 /// Values are read and written as double, by row-major index; storage has guard bytes that check()
@@ -48,10 +48,10 @@ class Array {
     if (layout == Layout::Transposed && n >= 2) std::swap(order[n - 1], order[n - 2]);
     if (layout == Layout::Reversed) std::reverse(order.begin(), order.end());
     strides_.resize(static_cast<std::size_t>(n));
-    std::int64_t step = layout == Layout::Strided ? 2 : 1;
+    int64_t step = layout == Layout::Strided ? 2 : 1;
     for (int i = n - 1; i >= 0; --i) {
       strides_[order[i]] = step;
-      step *= std::max<std::int64_t>(1, sizes_[order[i]]);
+      step *= std::max<int64_t>(1, sizes_[order[i]]);
     }
     bytes_.assign(static_cast<std::size_t>((step + 2) * item_size(t) + 2 * kGuard), 0);
     std::memset(bytes_.data(), kMark, kGuard);
@@ -78,11 +78,11 @@ class Array {
     fill(t);
     return t;
   }
-  std::int64_t size() const { return count(sizes_); }
+  int64_t size() const { return count(sizes_); }
   const Sizes& sizes() const { return sizes_; }
   DType dtype() const { return dtype_; }
 
-  double operator[](std::int64_t flat) const {
+  double operator[](int64_t flat) const {
     return visit_dtype(dtype_, [&](auto zero) {
       decltype(zero) v;
       std::memcpy(&v, at(flat), sizeof v);
@@ -92,7 +92,7 @@ class Array {
         return static_cast<double>(v);
     });
   }
-  void set(std::int64_t flat, double value) {
+  void set(int64_t flat, double value) {
     visit_dtype(dtype_, [&](auto zero) {
       using T = decltype(zero);
       T v;
@@ -108,12 +108,11 @@ class Array {
   Array& random(double lo, double hi, unsigned seed = 1) {
     std::mt19937_64 rng(seed);
     std::uniform_real_distribution<double> u(lo, hi);
-    for (std::int64_t i = 0; i < size(); ++i)
-      set(i, is_floating(dtype_) ? u(rng) : std::round(u(rng)));
+    for (int64_t i = 0; i < size(); ++i) set(i, is_floating(dtype_) ? u(rng) : std::round(u(rng)));
     return *this;
   }
   Array& values(const std::vector<double>& v) {
-    for (std::int64_t i = 0; i < size(); ++i) set(i, v[static_cast<std::size_t>(i) % v.size()]);
+    for (int64_t i = 0; i < size(); ++i) set(i, v[static_cast<std::size_t>(i) % v.size()]);
     return *this;
   }
   void check_guards() const {
@@ -132,8 +131,8 @@ class Array {
     t.ndim = static_cast<int>(sizes_.size());
     for (int i = 0; i < t.ndim; ++i) t.sizes[i] = sizes_[i], t.strides[i] = strides_[i];
   }
-  char* at(std::int64_t flat) const {
-    std::int64_t offset = 0;
+  char* at(int64_t flat) const {
+    int64_t offset = 0;
     for (int i = static_cast<int>(sizes_.size()) - 1; i >= 0; --i) {
       offset += flat % sizes_[i] * strides_[i];
       flat /= sizes_[i];
@@ -181,11 +180,11 @@ inline bool close(DType t, double got, double want, double ulps, double floor = 
          ulps * epsilon(t) * std::max({std::fabs(want), floor, smallest(t)});
 }
 
-inline void expect_close(const Array& got, const std::function<double(std::int64_t)>& want,
-                         double ulps, double floor, const std::string& what) {
+inline void expect_close(const Array& got, const std::function<double(int64_t)>& want, double ulps,
+                         double floor, const std::string& what) {
   got.check_guards();
   int shown = 0;
-  for (std::int64_t i = 0; i < got.size() && shown < 3; ++i) {
+  for (int64_t i = 0; i < got.size() && shown < 3; ++i) {
     const double w = want(i);
     if (close(got.dtype(), got[i], w, ulps, floor)) continue;
     ADD_FAILURE() << what << " [" << i << "]: got " << got[i] << ", want " << w << ", off by "

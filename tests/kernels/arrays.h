@@ -18,12 +18,12 @@ template <class T>
 class Array {
  public:
   Array() = default;
-  explicit Array(std::vector<std::int64_t> sizes, std::vector<int> order = {}) {
+  explicit Array(std::vector<int64_t> sizes, std::vector<int> order = {}) {
     t_.ndim = static_cast<int>(sizes.size());
     t_.dtype = dtype_of<T>::value;
     if (order.empty())
       for (int i = 0; i < t_.ndim; ++i) order.push_back(i);
-    std::int64_t n = 1;
+    int64_t n = 1;
     for (int i = t_.ndim - 1; i >= 0; --i) {
       t_.strides[order[i]] = n;
       n *= sizes[order[i]];
@@ -41,23 +41,23 @@ class Array {
   }
   T* data() { return reinterpret_cast<T*>(storage_.data()); }
   const T* data() const { return reinterpret_cast<const T*>(storage_.data()); }
-  std::int64_t numel() const { return n_; }
-  std::int64_t size(int i) const { return t_.sizes[i]; }
+  int64_t numel() const { return n_; }
+  int64_t size(int i) const { return t_.sizes[i]; }
   template <class... I>
   T& operator()(I... i) {
-    std::int64_t at = 0;
+    int64_t at = 0;
     int d = 0;
     ((at += i * t_.strides[d++]), ...);
     return data()[at];
   }
   Array& fill(T v) {
-    for (std::int64_t i = 0; i < n_; ++i) data()[i] = v;
+    for (int64_t i = 0; i < n_; ++i) data()[i] = v;
     return *this;
   }
   Array& random(unsigned seed, double low = -1, double high = 1) {
     std::mt19937 g(seed);
     std::uniform_real_distribution<double> u(low, high);
-    for (std::int64_t i = 0; i < n_; ++i) data()[i] = static_cast<T>(u(g));
+    for (int64_t i = 0; i < n_; ++i) data()[i] = static_cast<T>(u(g));
     return *this;
   }
   bool guarded() const {
@@ -69,10 +69,10 @@ class Array {
   const abi::TensorOut& out() { return t_; }
 
  private:
-  static constexpr std::int64_t kGuard = 16;
+  static constexpr int64_t kGuard = 16;
   std::vector<unsigned char> storage_;
   abi::TensorOut t_;
-  std::int64_t n_ = 0;
+  int64_t n_ = 0;
 };
 
 struct WithThreads {

@@ -14,12 +14,12 @@ using testing::Array;
 using testing::WithThreads;
 
 struct Case {
-  std::int64_t b, c, o, h, w, kh, kw;
+  int64_t b, c, o, h, w, kh, kw;
   ConvGeometry g;
 };
 
-std::int64_t out_size(const Case& k, int d) {
-  const std::int64_t in[2] = {k.h, k.w}, kernel[2] = {k.kh, k.kw};
+int64_t out_size(const Case& k, int d) {
+  const int64_t in[2] = {k.h, k.w}, kernel[2] = {k.kh, k.kw};
   return (in[d] + k.g.pad_begin[d] + k.g.pad_end[d] - k.g.dilation[d] * (kernel[d] - 1) - 1) /
              k.g.stride[d] +
          1;
@@ -29,16 +29,16 @@ std::int64_t out_size(const Case& k, int d) {
 /// weights.
 template <class F>
 void each_product(const Case& k, F&& f) {
-  const std::int64_t cg = k.c / k.g.groups, og = k.o / k.g.groups;
-  for (std::int64_t b = 0; b < k.b; ++b)
-    for (std::int64_t o = 0; o < k.o; ++o)
-      for (std::int64_t p = 0; p < out_size(k, 0); ++p)
-        for (std::int64_t q = 0; q < out_size(k, 1); ++q)
-          for (std::int64_t c = 0; c < cg; ++c)
-            for (std::int64_t i = 0; i < k.kh; ++i)
-              for (std::int64_t j = 0; j < k.kw; ++j) {
-                const std::int64_t h = p * k.g.stride[0] + i * k.g.dilation[0] - k.g.pad_begin[0],
-                                   w = q * k.g.stride[1] + j * k.g.dilation[1] - k.g.pad_begin[1];
+  const int64_t cg = k.c / k.g.groups, og = k.o / k.g.groups;
+  for (int64_t b = 0; b < k.b; ++b)
+    for (int64_t o = 0; o < k.o; ++o)
+      for (int64_t p = 0; p < out_size(k, 0); ++p)
+        for (int64_t q = 0; q < out_size(k, 1); ++q)
+          for (int64_t c = 0; c < cg; ++c)
+            for (int64_t i = 0; i < k.kh; ++i)
+              for (int64_t j = 0; j < k.kw; ++j) {
+                const int64_t h = p * k.g.stride[0] + i * k.g.dilation[0] - k.g.pad_begin[0],
+                              w = q * k.g.stride[1] + j * k.g.dilation[1] - k.g.pad_begin[1];
                 if (h >= 0 && h < k.h && w >= 0 && w < k.w)
                   f(b, o, p, q, o / og * cg + c, c, i, j, h, w);
               }
@@ -48,7 +48,7 @@ template <class T>
 void expect_near(Array<T>& got, Array<double>& want, const char* what) {
   EXPECT_TRUE(got.guarded()) << what;
   double worst = 0, largest = 1;
-  for (std::int64_t i = 0; i < got.numel(); ++i) {
+  for (int64_t i = 0; i < got.numel(); ++i) {
     largest = std::max(largest, std::abs(want.data()[i]));
     const double e = std::abs(static_cast<double>(got.data()[i]) - want.data()[i]);
     if (!(e <= worst)) worst = e;
@@ -63,7 +63,7 @@ void check(const Case& k) {
                << " k " << k.kh << "x" << k.kw << " groups " << k.g.groups << " stride "
                << k.g.stride[0] << " dilation " << k.g.dilation[0] << " onednn "
                << cpu::onednn_enabled() << " threads " << get_num_threads());
-  const std::int64_t P = out_size(k, 0), Q = out_size(k, 1), cg = k.c / k.g.groups;
+  const int64_t P = out_size(k, 0), Q = out_size(k, 1), cg = k.c / k.g.groups;
   const T nan = std::numeric_limits<T>::quiet_NaN();
   Array<T> x = Array<T>({k.b, k.c, k.h, k.w}).random(1),
            w = Array<T>({k.o, cg, k.kh, k.kw}).random(2), bias = Array<T>({k.o}).random(3),
@@ -81,10 +81,10 @@ void check(const Case& k) {
       });
   run<kernels::conv2d_forward>(kCPU, x.in(), w.in(), abi::TensorIn{}, k.g, y.fill(nan).out());
   expect_near(y, want_y, "y without bias");
-  for (std::int64_t b = 0; b < k.b; ++b)
-    for (std::int64_t o = 0; o < k.o; ++o)
-      for (std::int64_t p = 0; p < P; ++p)
-        for (std::int64_t q = 0; q < Q; ++q) {
+  for (int64_t b = 0; b < k.b; ++b)
+    for (int64_t o = 0; o < k.o; ++o)
+      for (int64_t p = 0; p < P; ++p)
+        for (int64_t q = 0; q < Q; ++q) {
           want_y(b, o, p, q) += static_cast<double>(bias(o));
           want_gb(o) += static_cast<double>(gy(b, o, p, q));
         }
@@ -172,7 +172,7 @@ TEST(Conv2d, TheSecondCallCreatesNoPrimitive) {
                                          abi::TensorOut{});
   };
   all();
-  const std::int64_t created = cpu::onednn_primitives_created();
+  const int64_t created = cpu::onednn_primitives_created();
   all();
   EXPECT_EQ(cpu::onednn_primitives_created(), created);
 }

@@ -15,10 +15,10 @@ using kernels::DepthwiseRun;
 using testing::WithThreads;
 
 struct Group {
-  std::int64_t channels, kh, kw, pad_top, pad_left, pad_bottom, pad_right, dh = 1, dw = 1;
+  int64_t channels, kh, kw, pad_top, pad_left, pad_bottom, pad_right, dh = 1, dw = 1;
 };
 struct Case {
-  std::int64_t batch, h, w, sh, sw;
+  int64_t batch, h, w, sh, sw;
   std::vector<Group> groups;
 };
 
@@ -32,38 +32,38 @@ struct Lcg {
 
 // An image array in either layout; `at` is [b, c, h, w].
 struct Image {
-  std::int64_t B, C, H, W;
+  int64_t B, C, H, W;
   bool last;
   std::vector<float> v;
-  Image(std::int64_t b, std::int64_t c, std::int64_t h, std::int64_t w, bool l)
+  Image(int64_t b, int64_t c, int64_t h, int64_t w, bool l)
       : B(b), C(c), H(h), W(w), last(l), v(static_cast<std::size_t>(b * c * h * w) + 1, 77.0f) {}
-  float& operator()(std::int64_t b, std::int64_t c, std::int64_t h, std::int64_t w) {
+  float& operator()(int64_t b, int64_t c, int64_t h, int64_t w) {
     return v[static_cast<std::size_t>(last ? ((b * H + h) * W + w) * C + c
                                            : ((b * C + c) * H + h) * W + w)];
   }
   abi::TensorOut view() {
     abi::TensorOut t;
     t.data = v.data(), t.ndim = 4;
-    const std::int64_t sizes[] = {B, C, H, W}, plain[] = {C * H * W, H * W, W, 1},
-                       wide[] = {C * H * W, 1, W * C, C};
+    const int64_t sizes[] = {B, C, H, W}, plain[] = {C * H * W, H * W, W, 1},
+                  wide[] = {C * H * W, 1, W * C, C};
     for (int i = 0; i < 4; ++i) t.sizes[i] = sizes[i], t.strides[i] = last ? wide[i] : plain[i];
     return t;
   }
   void fill(float x) { std::fill(v.begin(), v.end() - 1, x); }
   void random(std::uint64_t seed) {
     Lcg r{seed};
-    for (std::int64_t b = 0; b < B; ++b)
-      for (std::int64_t c = 0; c < C; ++c)
-        for (std::int64_t h = 0; h < H; ++h)
-          for (std::int64_t w = 0; w < W; ++w) (*this)(b, c, h, w) = r();
+    for (int64_t b = 0; b < B; ++b)
+      for (int64_t c = 0; c < C; ++c)
+        for (int64_t h = 0; h < H; ++h)
+          for (int64_t w = 0; w < W; ++w) (*this)(b, c, h, w) = r();
   }
 };
 
-abi::TensorOut vector_of(std::vector<float>& v, std::initializer_list<std::int64_t> sizes) {
+abi::TensorOut vector_of(std::vector<float>& v, std::initializer_list<int64_t> sizes) {
   abi::TensorOut t;
   t.data = v.data(), t.ndim = static_cast<int>(sizes.size());
-  std::int64_t step = 1, i = t.ndim;
-  for (const std::int64_t* s = sizes.end(); s != sizes.begin();)
+  int64_t step = 1, i = t.ndim;
+  for (const int64_t* s = sizes.end(); s != sizes.begin();)
     t.sizes[--i] = *--s, t.strides[i] = step, step *= *s;
   return t;
 }
@@ -74,11 +74,11 @@ void check(const Case& k, bool last) {
                << k.sw << " first kernel " << k.groups[0].kh << "x" << k.groups[0].kw
                << " dilation " << k.groups[0].dh << "x" << k.groups[0].dw << " channels "
                << k.groups[0].channels << (last ? " channels-last" : ""));
-  std::int64_t C = 0;
+  int64_t C = 0;
   for (const Group& g : k.groups) C += g.channels;
   const Group& g0 = k.groups[0];
-  const std::int64_t P = (k.h + g0.pad_top + g0.pad_bottom - g0.dh * (g0.kh - 1) - 1) / k.sh + 1,
-                     Q = (k.w + g0.pad_left + g0.pad_right - g0.dw * (g0.kw - 1) - 1) / k.sw + 1;
+  const int64_t P = (k.h + g0.pad_top + g0.pad_bottom - g0.dh * (g0.kh - 1) - 1) / k.sh + 1,
+                Q = (k.w + g0.pad_left + g0.pad_right - g0.dw * (g0.kw - 1) - 1) / k.sw + 1;
   Image x(k.batch, C, k.h, k.w, last), y(k.batch, C, P, Q, last), gy(k.batch, C, P, Q, last),
       gx(k.batch, C, k.h, k.w, last);
   x.random(1), gy.random(2);
@@ -103,7 +103,7 @@ void check(const Case& k, bool last) {
          ConvGeometry{
              {k.sh, k.sw}, {g.dh, g.dw}, {g.pad_top, g.pad_left}, {g.pad_bottom, g.pad_right}}});
   }
-  const kernels::DepthwiseRuns runs_of_call{runs.data(), static_cast<std::int64_t>(runs.size())};
+  const kernels::DepthwiseRuns runs_of_call{runs.data(), static_cast<int64_t>(runs.size())};
   run<kernels::mixed_depthwise_forward>(kCPU, x.view(), runs_of_call, y.view());
   run<kernels::mixed_depthwise_backward>(kCPU, gy.view(), x.view(), runs_of_call, gx.view());
   EXPECT_EQ(y.v.back(), 77.0f);
@@ -114,22 +114,22 @@ void check(const Case& k, bool last) {
     const double e = std::abs(got - want) / scale;
     if (!(e <= worst)) worst = e;
   };
-  std::int64_t c0 = 0;
+  int64_t c0 = 0;
   for (std::size_t i = 0; i < k.groups.size(); ++i) {
     const Group& g = k.groups[i];
-    for (std::int64_t c = 0; c < g.channels; ++c) {
+    for (int64_t c = 0; c < g.channels; ++c) {
       std::vector<double> want_gw(static_cast<std::size_t>(g.kh * g.kw), 0.0);
       double want_gb = 0;
-      for (std::int64_t b = 0; b < k.batch; ++b)
-        for (std::int64_t p = 0; p < P; ++p)
-          for (std::int64_t q = 0; q < Q; ++q) {
+      for (int64_t b = 0; b < k.batch; ++b)
+        for (int64_t p = 0; p < P; ++p)
+          for (int64_t q = 0; q < Q; ++q) {
             double s = bias[i][static_cast<std::size_t>(c)];
             const double gr = gy(b, c0 + c, p, q);
             want_gb += gr;
-            for (std::int64_t m = 0; m < g.kh; ++m)
-              for (std::int64_t n = 0; n < g.kw; ++n) {
-                const std::int64_t h = p * k.sh + m * g.dh - g.pad_top,
-                                   v = q * k.sw + n * g.dw - g.pad_left;
+            for (int64_t m = 0; m < g.kh; ++m)
+              for (int64_t n = 0; n < g.kw; ++n) {
+                const int64_t h = p * k.sh + m * g.dh - g.pad_top,
+                              v = q * k.sw + n * g.dw - g.pad_left;
                 if (h < 0 || h >= k.h || v < 0 || v >= k.w) continue;
                 const double wv = w[i][static_cast<std::size_t>((c * g.kh + m) * g.kw + n)],
                              xv = x(b, c0 + c, h, v);
@@ -140,7 +140,7 @@ void check(const Case& k, bool last) {
               }
             note(worst_y, y(b, c0 + c, p, q), s, 4);
           }
-      for (std::int64_t t = 0; t < g.kh * g.kw; ++t)
+      for (int64_t t = 0; t < g.kh * g.kw; ++t)
         note(worst_gw, gw[i][static_cast<std::size_t>(c * g.kh * g.kw + t)],
              want_gw[static_cast<std::size_t>(t)], std::sqrt(1.0 * k.batch * P * Q) + 1);
       note(worst_gb, gb[i][static_cast<std::size_t>(c)], want_gb,
@@ -148,10 +148,10 @@ void check(const Case& k, bool last) {
     }
     c0 += g.channels;
   }
-  for (std::int64_t b = 0; b < k.batch; ++b)
-    for (std::int64_t c = 0; c < C; ++c)
-      for (std::int64_t h = 0; h < k.h; ++h)
-        for (std::int64_t v = 0; v < k.w; ++v)
+  for (int64_t b = 0; b < k.batch; ++b)
+    for (int64_t c = 0; c < C; ++c)
+      for (int64_t h = 0; h < k.h; ++h)
+        for (int64_t v = 0; v < k.w; ++v)
           note(worst_gx, gx(b, c, h, v),
                want_gx[static_cast<std::size_t>(((b * C + c) * k.h + h) * k.w + v)], 4);
   EXPECT_LT(worst_y, 2e-6) << "y";
@@ -162,15 +162,14 @@ void check(const Case& k, bool last) {
 
 TEST(Depthwise, AgreesWithTheLoopsForEveryKernelStrideAndDilation) {
   for (const bool last : {false, true})
-    for (std::int64_t kh = 1; kh <= 13; ++kh)
-      for (const std::int64_t s : {1, 2, 3})
-        for (const std::int64_t d : {1, 2, 3}) {
-          const std::int64_t kw = kh % 3 == 0   ? kh - 1
-                                  : kh % 5 == 0 ? 1
-                                                : kh,
-                             reach = d * (kh - 1), across = d * (kw - 1);
-          for (const auto& [h, w] :
-               {std::pair<std::int64_t, std::int64_t>{7, 14}, {19, 5}, {1, 33}})
+    for (int64_t kh = 1; kh <= 13; ++kh)
+      for (const int64_t s : {1, 2, 3})
+        for (const int64_t d : {1, 2, 3}) {
+          const int64_t kw = kh % 3 == 0   ? kh - 1
+                             : kh % 5 == 0 ? 1
+                                           : kh,
+                        reach = d * (kh - 1), across = d * (kw - 1);
+          for (const auto& [h, w] : {std::pair<int64_t, int64_t>{7, 14}, {19, 5}, {1, 33}})
             check({1,
                    h,
                    w,
@@ -243,9 +242,9 @@ TEST(Depthwise, WhatIsNotFiniteStaysWhereItIsSeen) {
     run<kernels::mixed_depthwise_forward>(kCPU, x.view(), kernels::DepthwiseRuns{&r, 1}, y.view());
     run<kernels::mixed_depthwise_backward>(kCPU, gy.view(), x.view(), kernels::DepthwiseRuns{&r, 1},
                                            gx.view());
-    for (std::int64_t c = 0; c < 3; ++c)
-      for (std::int64_t h = 0; h < 9; ++h)
-        for (std::int64_t v = 0; v < 11; ++v)
+    for (int64_t c = 0; c < 3; ++c)
+      for (int64_t h = 0; h < 9; ++h)
+        for (int64_t v = 0; v < 11; ++v)
           EXPECT_EQ(std::isfinite(y(0, c, h, v)), !(c == 1 && h >= 3 && h <= 5 && v >= 9))
               << c << " " << h << " " << v;
     for (int t = 0; t < 27; ++t)

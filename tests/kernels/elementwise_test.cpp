@@ -82,14 +82,14 @@ DType result_type(Unary op, DType t) { return op >= Unary::LogicalNot ? kBool : 
 TEST(Unary, MatchesDoubleOnEveryFloatTypeAndSize) {
   for (const UnaryCase& c : kUnary)
     for (DType t : kFloats)
-      for (std::int64_t n : {0, 1, 3, 16, 1031}) {
+      for (int64_t n : {0, 1, 3, 16, 1031}) {
         if (t == kFloat16 && std::max(std::fabs(c.lo), c.hi) > 1000) continue;
         Array x(t, {n}), y(result_type(c.op, t), {n});
         x.random(c.lo, c.hi);
         run<kernels::unary>(kCPU, c.op, x.in(), y.out());
         // in 16 bits the input is what counts, and the result is rounded once
         expect_close(
-            y, [&](std::int64_t i) { return c.f(x[i]); },
+            y, [&](int64_t i) { return c.f(x[i]); },
             std::max(c.ulps, is_floating(y.dtype()) ? 0.51 : 0.0), c.floor,
             std::string(c.name) + " " + name(t));
       }
@@ -101,12 +101,12 @@ TEST(Unary, TreatsSpecialValuesLikeTheCLibrary) {
                                        1e-40, 2,    -2,    709.7, -745, 710};
   for (const UnaryCase& c : kUnary)
     for (DType t : {kFloat32, kFloat64}) {
-      const std::int64_t n = static_cast<std::int64_t>(special.size());
+      const int64_t n = static_cast<int64_t>(special.size());
       Array x(t, {n}), y(result_type(c.op, t), {n});
       x.values(special);
       run<kernels::unary>(kCPU, c.op, x.in(), y.out());
       expect_close(
-          y, [&](std::int64_t i) { return c.f(x[i]); }, std::max(c.ulps, 4.0),
+          y, [&](int64_t i) { return c.f(x[i]); }, std::max(c.ulps, 4.0),
           std::max(c.floor, t == kFloat32 ? 1e-28 : 1e-290),
           std::string(c.name) + " special " + name(t));
     }
@@ -122,7 +122,7 @@ TEST(Unary, TakesEveryLayout) {
           x.random(-3, 3);
           with_threads([&] { run<kernels::unary>(kCPU, Unary::Square, x.in(), y.out()); });
           expect_close(
-              y, [&](std::int64_t i) { return x[i] * x[i]; }, 1, 0, "square");
+              y, [&](int64_t i) { return x[i] * x[i]; }, 1, 0, "square");
         }
 }
 
@@ -133,7 +133,7 @@ TEST(Unary, ReadsBroadcastInputs) {
   Array y(kFloat32, s);
   run<kernels::unary>(kCPU, Unary::Neg, x.broadcast(s), y.out());
   expect_close(
-      y, [&](std::int64_t i) { return -x[i / 210 * 3 + i % 3]; }, 0, 0, "neg");
+      y, [&](int64_t i) { return -x[i / 210 * 3 + i % 3]; }, 0, 0, "neg");
 }
 
 TEST(Unary, IntegersWrapAndOthersAreRefused) {
@@ -142,14 +142,14 @@ TEST(Unary, IntegersWrapAndOthersAreRefused) {
     x.random(t == kUInt8 ? 0 : -11, 11);
     run<kernels::unary>(kCPU, Unary::Square, x.in(), y.out());
     expect_close(
-        y, [&](std::int64_t i) { return x[i] * x[i]; }, 0, 0, "square");
+        y, [&](int64_t i) { return x[i] * x[i]; }, 0, 0, "square");
     run<kernels::unary>(kCPU, Unary::Sign, x.in(), y.out());
     expect_close(
-        y, [&](std::int64_t i) { return sign(x[i]); }, 0, 0, "sign");
+        y, [&](int64_t i) { return sign(x[i]); }, 0, 0, "sign");
     if (t != kUInt8) {
       run<kernels::unary>(kCPU, Unary::Abs, x.in(), y.out());
       expect_close(
-          y, [&](std::int64_t i) { return std::fabs(x[i]); }, 0, 0, "abs");
+          y, [&](int64_t i) { return std::fabs(x[i]); }, 0, 0, "abs");
     }
     EXPECT_THROW(run<kernels::unary>(kCPU, Unary::Exp, x.in(), y.out()), DTypeError);
   }
@@ -192,7 +192,7 @@ TEST(UnaryGrad, MatchesTheDerivative) {
   };
   for (const Case& c : cases)
     for (DType t : kFloats)
-      for (std::int64_t n : {1, 77}) {
+      for (int64_t n : {1, 77}) {
         if (c.op == UnaryGrad::GeluTanh && t == kFloat64)
           continue;  // the reference is a difference quotient
         Array g(t, {n}), s(t, {n}), gx(t, {n});
@@ -200,14 +200,14 @@ TEST(UnaryGrad, MatchesTheDerivative) {
         s.random(c.lo, c.hi, 5);
         run<kernels::unary_grad>(kCPU, c.op, g.in(), s.in(), gx.out());
         expect_close(
-            gx, [&](std::int64_t i) { return g[i] * c.slope(s[i]); }, std::max(c.ulps, 0.6), 0.02,
+            gx, [&](int64_t i) { return g[i] * c.slope(s[i]); }, std::max(c.ulps, 0.6), 0.02,
             std::string("grad ") + c.name + " " + name(t));
       }
 }
 
 TEST(UnaryGrad, HasLimitsAtLargeAndInfiniteValues) {
   const std::vector<double> at = {-kInf, -1e38, -1e20, -1000, 1000, 1e20, 1e38, kInf, kNaN};
-  const std::int64_t n = static_cast<std::int64_t>(at.size());
+  const int64_t n = static_cast<int64_t>(at.size());
   for (UnaryGrad op : {UnaryGrad::Silu, UnaryGrad::Gelu, UnaryGrad::GeluTanh, UnaryGrad::Softplus})
     for (DType t : {kFloat32, kFloat64, kBFloat16}) {
       Array g(t, {n}), s(t, {n}), gx(t, {n});
@@ -215,9 +215,9 @@ TEST(UnaryGrad, HasLimitsAtLargeAndInfiniteValues) {
       s.values(at);
       run<kernels::unary_grad>(kCPU, op, g.in(), s.in(), gx.out());
       expect_close(
-          gx, [&](std::int64_t i) { return std::isnan(at[i]) ? kNaN
-                                           : at[i] > 0       ? 3
-                                                             : 0; }, 0, 0,
+          gx, [&](int64_t i) { return std::isnan(at[i]) ? kNaN
+                                      : at[i] > 0       ? 3
+                                                        : 0; }, 0, 0,
           "limit");
     }
 }
@@ -260,7 +260,7 @@ DType result_type(Binary op, DType t) { return op >= Binary::Eq ? kBool : t; }
 TEST(Binary, MatchesDoubleOnEveryDType) {
   for (const BinaryCase& c : kBinary)
     for (DType t : kAll)
-      for (std::int64_t n : {0, 1, 16, 1031}) {
+      for (int64_t n : {0, 1, 16, 1031}) {
         if (!is_floating(t) && (c.op == Binary::Div || c.op == Binary::Atan2)) continue;
         if (t == kBool && c.op < Binary::Eq) continue;
         if (t == kUInt8 && c.op == Binary::Sub) continue;
@@ -276,27 +276,27 @@ TEST(Binary, MatchesDoubleOnEveryDType) {
                                      : -9,
                  c.op == Binary::Pow && !is_floating(t) ? 3 : 9, 2);
         if (c.op == Binary::FloorDiv || c.op == Binary::Remainder)
-          for (std::int64_t i = 0; i < n; ++i)
+          for (int64_t i = 0; i < n; ++i)
             if (b[i] == 0) b.set(i, 3);
         run<kernels::binary>(kCPU, c.op, a.in(), b.in(), y.out());
         expect_close(
-            y, [&](std::int64_t i) { return c.f(a[i], b[i]); }, c.ulps, 0,
+            y, [&](int64_t i) { return c.f(a[i], b[i]); }, c.ulps, 0,
             std::string(c.name) + " " + name(t));
       }
 }
 
 TEST(Binary, SpecialValues) {
   const std::vector<double> v = {0.0, -0.0, 1, -1, kInf, -kInf, kNaN, 2.5, -2.5};
-  const std::int64_t n = 81;
+  const int64_t n = 81;
   for (DType t : {kFloat32, kFloat64}) {
     Array a(t, {n}), b(t, {n});
-    for (std::int64_t i = 0; i < n; ++i) a.set(i, v[i / 9]), b.set(i, v[i % 9]);
+    for (int64_t i = 0; i < n; ++i) a.set(i, v[i / 9]), b.set(i, v[i % 9]);
     for (const BinaryCase& c : kBinary) {
       if (c.op == Binary::FloorDiv || c.op == Binary::Remainder) continue;
       Array y(result_type(c.op, t), {n});
       run<kernels::binary>(kCPU, c.op, a.in(), b.in(), y.out());
       expect_close(
-          y, [&](std::int64_t i) { return c.f(a[i], b[i]); }, c.ulps, 0,
+          y, [&](int64_t i) { return c.f(a[i], b[i]); }, c.ulps, 0,
           std::string(c.name) + " special");
     }
   }
@@ -340,13 +340,13 @@ TEST(Binary, BroadcastsAndTakesEveryLayout) {
             auto f = [&](double u, double v) { return op == Binary::Add ? u + v : double(u < v); };
             run<kernels::binary>(kCPU, op, a.in(), row.broadcast(s), y.out());
             expect_close(
-                y, [&](std::int64_t i) { return f(a[i], row[i % s.back()]); }, 1, 0, "row");
+                y, [&](int64_t i) { return f(a[i], row[i % s.back()]); }, 1, 0, "row");
             run<kernels::binary>(kCPU, op, column.broadcast(s), a.in(), y.out());
-            const std::int64_t inner = count(s) / s[0];
+            const int64_t inner = count(s) / s[0];
             with_threads(
                 [&] { run<kernels::binary>(kCPU, op, column.broadcast(s), a.in(), y.out()); });
             expect_close(
-                y, [&](std::int64_t i) { return f(column[i / inner], a[i]); }, 1, 0, "column");
+                y, [&](int64_t i) { return f(column[i / inner], a[i]); }, 1, 0, "column");
           }
 }
 
@@ -358,17 +358,17 @@ TEST(Binary, RepeatsShortRowsAndTakesLargeTransposedOperands) {
     with_threads(
         [&] { run<kernels::binary>(kCPU, Binary::Add, x.in(), bias.broadcast(s), y.out()); });
     expect_close(
-        y, [&](std::int64_t i) { return x[i] + bias[i % s.back()]; }, 1, 0, "row");
+        y, [&](int64_t i) { return x[i] + bias[i % s.back()]; }, 1, 0, "row");
     run<kernels::binary>(kCPU, Binary::Sub, y.in(), x.in(), y.out());
     expect_close(
         y,
-        [&](std::int64_t i) {
+        [&](int64_t i) {
           return static_cast<double>(static_cast<float>(x[i] + bias[i % s.back()])) - x[i];
         },
         1, 0, "over its input");
     run<kernels::copy>(kCPU, z.in(), w.out());
     expect_close(
-        w, [&](std::int64_t i) { return z[i]; }, 0, 0, "converted");
+        w, [&](int64_t i) { return z[i]; }, 0, 0, "converted");
   }
 }
 
@@ -376,10 +376,10 @@ TEST(Binary, MayWriteOverItsInput) {
   Array a(kFloat32, {1000}), b(kFloat32, {1000});
   a.random(-1, 1, 1), b.random(-1, 1, 2);
   std::vector<double> want;
-  for (std::int64_t i = 0; i < 1000; ++i) want.push_back(a[i] - b[i]);
+  for (int64_t i = 0; i < 1000; ++i) want.push_back(a[i] - b[i]);
   run<kernels::binary>(kCPU, Binary::Sub, a.in(), b.in(), a.out());
   expect_close(
-      a, [&](std::int64_t i) { return want[i]; }, 1, 0, "sub in place");
+      a, [&](int64_t i) { return want[i]; }, 1, 0, "sub in place");
 }
 
 TEST(Affine, AndAxpyAndClampAndWhere) {
@@ -392,23 +392,23 @@ TEST(Affine, AndAxpyAndClampAndWhere) {
     Array before = y;
     run<kernels::affine>(kCPU, x.in(), 2.0, 3.0, y.out());
     expect_close(
-        y, [&](std::int64_t i) { return 2 * x[i] + 3; }, 1, 0, "affine");
+        y, [&](int64_t i) { return 2 * x[i] + 3; }, 1, 0, "affine");
     y = before;
     run<kernels::axpy>(kCPU, 2.0, lo.broadcast(s), y.out());
     expect_close(
-        y, [&](std::int64_t i) { return before[i] + 2 * lo[i % 77]; }, 1, 0, "axpy");
+        y, [&](int64_t i) { return before[i] + 2 * lo[i % 77]; }, 1, 0, "axpy");
     run<kernels::clamp>(kCPU, x.in(), 2.0, 5.0, y.out());
     expect_close(
-        y, [&](std::int64_t i) { return std::min(std::max(x[i], 2.0), 5.0); }, 0, 0, "clamp");
+        y, [&](int64_t i) { return std::min(std::max(x[i], 2.0), 5.0); }, 0, 0, "clamp");
     for (Layout l : {Layout::Dense, Layout::Transposed}) {
       Array c(kBool, s, l), one(t, {1, 1});
       c.random(0, 1, 4), one.set(0, 7);
       run<kernels::where>(kCPU, c.in(), x.in(), one.broadcast(s), y.out());
       expect_close(
-          y, [&](std::int64_t i) { return c[i] ? x[i] : 7; }, 0, 0, "where");
+          y, [&](int64_t i) { return c[i] ? x[i] : 7; }, 0, 0, "where");
       run<kernels::where>(kCPU, c.in(), lo.broadcast(s), x.in(), y.out());
       expect_close(
-          y, [&](std::int64_t i) { return c[i] ? lo[i % 77] : x[i]; }, 0, 0, "where");
+          y, [&](int64_t i) { return c[i] ? lo[i % 77] : x[i]; }, 0, 0, "where");
     }
   }
   Array x(kFloat32, {3}), y(kFloat32, {3});
@@ -423,7 +423,7 @@ TEST(Affine, FactorsBeyondTheIntegersSaturate) {
   Array x(kInt64, {3}), y(kInt64, {3});
   x.values({0, 1, -1});
   run<kernels::affine>(kCPU, x.in(), 1.0, kInf, y.out());
-  EXPECT_EQ(y.out().as<std::int64_t>()[0], std::numeric_limits<std::int64_t>::max());
+  EXPECT_EQ(y.out().as<int64_t>()[0], std::numeric_limits<int64_t>::max());
   run<kernels::affine>(kCPU, x.in(), kNaN, -2.5, y.out());
   EXPECT_EQ(y[1], -2);
   run<kernels::axpy>(kCPU, -1e300, x.in(), y.out());
@@ -454,7 +454,7 @@ TEST(Copy, ConvertsEveryPairInEveryLayout) {
           x.random(from == kUInt8 || to == kUInt8 ? 0 : -100, 100);
           run<kernels::copy>(kCPU, x.in(), y.out());
           expect_close(
-              y, [&](std::int64_t i) { return converted(x[i], from, to); }, 0.51, 0,
+              y, [&](int64_t i) { return converted(x[i], from, to); }, 0.51, 0,
               std::string(name(from)) + " to " + name(to));
         }
 }
@@ -466,14 +466,14 @@ TEST(Copy, SaturatesAndRounds) {
       x.values({kNaN, kInf, -kInf, 1e30, -1e30, -1.75, 3.99});
       run<kernels::copy>(kCPU, x.in(), y.out());
       expect_close(
-          y, [&](std::int64_t i) { return converted(x[i], from, to); }, 0, 0,
+          y, [&](int64_t i) { return converted(x[i], from, to); }, 0, 0,
           std::string(name(from)) + " to " + name(to));
     }
   for (DType to :
        {kBFloat16, kFloat16}) {  // vectors agree with the scalar conversion, ties included
     Array x(kFloat32, {4096}), y(to, {4096});
     std::mt19937 rng(3);
-    for (std::int64_t i = 0; i < 4096; ++i) {
+    for (int64_t i = 0; i < 4096; ++i) {
       std::uint32_t u = static_cast<std::uint32_t>(rng());
       if (i % 3 == 0) u = (u & 0xffff0000u) | 0x8000u;
       if (i % 3 == 1) u = (u & 0x87ffe000u) | 0x38001000u;
@@ -486,7 +486,7 @@ TEST(Copy, SaturatesAndRounds) {
     run<kernels::copy>(kCPU, x.in(), y.out());
     expect_close(
         y,
-        [&](std::int64_t i) {
+        [&](int64_t i) {
           const float f = static_cast<float>(x[i]);
           return static_cast<double>(to == kBFloat16 ? static_cast<float>(bfloat16(f))
                                                      : static_cast<float>(float16(f)));
@@ -495,7 +495,7 @@ TEST(Copy, SaturatesAndRounds) {
     Array back(kFloat32, {4096});
     run<kernels::copy>(kCPU, y.in(), back.out());
     expect_close(
-        back, [&](std::int64_t i) { return y[i]; }, 0, 0, "back");
+        back, [&](int64_t i) { return y[i]; }, 0, 0, "back");
   }
 }
 
@@ -510,9 +510,9 @@ TEST(Copy, TransposesEveryItemSize) {
         run<kernels::copy>(kCPU, x.in(), z.out());
       });
       expect_close(
-          y, [&](std::int64_t i) { return x[i]; }, 0, 0, "transposed");
+          y, [&](int64_t i) { return x[i]; }, 0, 0, "transposed");
       expect_close(
-          z, [&](std::int64_t i) { return x[i]; }, 0, 0, "transposed");
+          z, [&](int64_t i) { return x[i]; }, 0, 0, "transposed");
     }
 }
 
@@ -522,7 +522,7 @@ TEST(Fill, WritesEveryDTypeAndLayout) {
       Array y(t, {5, 90}, l);
       run<kernels::fill>(kCPU, 3.0, y.out());
       expect_close(
-          y, [&](std::int64_t) { return t == kBool ? 1.0 : 3.0; }, 0, 0, name(t));
+          y, [&](int64_t) { return t == kBool ? 1.0 : 3.0; }, 0, 0, name(t));
     }
   Array y(kInt8, {2});
   run<kernels::fill>(kCPU, 1e9, y.out());

@@ -11,7 +11,7 @@ namespace {
 
 // n values of `in` from its element `skip` on: misaligned where skip is odd.
 template <class T>
-T from(const T& in, std::int64_t skip, std::int64_t n) {
+T from(const T& in, int64_t skip, int64_t n) {
   T view = in;
   view.data = static_cast<const float*>(in.data) + skip;
   view.sizes[0] = n;
@@ -19,8 +19,8 @@ T from(const T& in, std::int64_t skip, std::int64_t n) {
 }
 
 TEST(Example, EveryCountMisalignedWithinGuards) {
-  for (std::int64_t n = 0; n <= 3 * 16 + 2; ++n)  // past two vectors of every instruction set
-    for (const std::int64_t skip : {0, 1, 3}) {
+  for (int64_t n = 0; n <= 3 * 16 + 2; ++n)  // past two vectors of every instruction set
+    for (const int64_t skip : {0, 1, 3}) {
       Array<float> x({n + skip}), z({n + skip}), y({n + skip});
       x.random(1);
       z.random(2);
@@ -28,8 +28,8 @@ TEST(Example, EveryCountMisalignedWithinGuards) {
       run<kernels::example_scaled_sum>(
           kCPU, kernels::ExampleInputs{from(x.in(), skip, n), from(z.in(), skip, n), 2.0, -0.5},
           from(y.out(), skip, n));
-      for (std::int64_t i = 0; i < skip; ++i) ASSERT_EQ(y.data()[i], 7) << "before the array";
-      for (std::int64_t i = skip; i < n + skip; ++i)
+      for (int64_t i = 0; i < skip; ++i) ASSERT_EQ(y.data()[i], 7) << "before the array";
+      for (int64_t i = skip; i < n + skip; ++i)
         ASSERT_NEAR(y.data()[i], 2.0 * x.data()[i] - 0.5 * z.data()[i], 1e-6) << n << " at " << i;
       ASSERT_TRUE(y.guarded()) << n;
     }
@@ -37,12 +37,12 @@ TEST(Example, EveryCountMisalignedWithinGuards) {
 
 TEST(Example, ManyValuesOnTwoThreads) {
   const WithThreads two(2);
-  const std::int64_t n = 100'003;
+  const int64_t n = 100'003;
   Array<float> x({n}), z({n}), y({n});
   x.random(1);
   z.random(2);
   run<kernels::example_scaled_sum>(kCPU, kernels::ExampleInputs{x.in(), z.in(), 1.0, 1.0}, y.out());
-  for (std::int64_t i = 0; i < n; ++i) ASSERT_EQ(y.data()[i], x.data()[i] + z.data()[i]) << i;
+  for (int64_t i = 0; i < n; ++i) ASSERT_EQ(y.data()[i], x.data()[i] + z.data()[i]) << i;
 }
 
 TEST(Example, RefusesOtherSizesAndTypes) {

@@ -32,8 +32,8 @@ struct Layout {
 
 /// Against a loop in double, the error relative to the sum of the magnitudes.
 template <class T>
-void check_matmul(std::int64_t t, std::int64_t m, std::int64_t n, std::int64_t k, double beta,
-                  const Layout& l = {}, bool broadcast = false) {
+void check_matmul(int64_t t, int64_t m, int64_t n, int64_t k, double beta, const Layout& l = {},
+                  bool broadcast = false) {
   Array<T> a = Array<T>({t, m, k}, l.a).random(1),
            b = Array<T>({broadcast ? 1 : t, k, n}, l.b).random(2), c({t, m, n}, l.c);
   if (beta == 0)
@@ -46,11 +46,11 @@ void check_matmul(std::int64_t t, std::int64_t m, std::int64_t n, std::int64_t k
   run<kernels::matmul>(kCPU, a.in(), b_in, beta, c.out());
   EXPECT_TRUE(c.guarded());
   double worst = 0;
-  for (std::int64_t u = 0; u < t; ++u)
-    for (std::int64_t i = 0; i < m; ++i)
-      for (std::int64_t j = 0; j < n; ++j) {
+  for (int64_t u = 0; u < t; ++u)
+    for (int64_t i = 0; i < m; ++i)
+      for (int64_t j = 0; j < n; ++j) {
         double want = beta == 0 ? 0 : beta * static_cast<double>(before(u, i, j)), magnitude = 1;
-        for (std::int64_t p = 0; p < k; ++p) {
+        for (int64_t p = 0; p < k; ++p) {
           const double x =
               static_cast<double>(a(u, i, p)) * static_cast<double>(b(broadcast ? 0 : u, p, j));
           want += x;
@@ -73,7 +73,7 @@ TYPED_TEST(Matmul, AgreesWithTheLoopForOddSizesAndAllLayouts) {
   const std::vector<std::vector<int>> orders = {{0, 1, 2}, {0, 2, 1}, {1, 0, 2}, {2, 1, 0}};
   for (bool onednn : {true, false}) {
     WithOneDnn with(onednn);
-    for (auto [t, m, n, k] : std::vector<std::array<std::int64_t, 4>>{
+    for (auto [t, m, n, k] : std::vector<std::array<int64_t, 4>>{
              {1, 1, 1, 1}, {2, 3, 5, 7}, {3, 1, 17, 33}, {1, 33, 1, 19}, {2, 13, 50, 65}})
       for (const auto& a : orders)
         for (const auto& b : orders)
@@ -113,13 +113,13 @@ TEST(MatmulIntegers, WrapAround) {
   a(0, 0, 0) = 1 << 30, a(0, 0, 1) = 3, b(0, 0, 0) = 4, b(0, 1, 0) = 5, c(0, 0, 0) = 7;
   run<kernels::matmul>(kCPU, a.in(), b.in(), 2.0, c.out());
   EXPECT_EQ(c(0, 0, 0), 29);
-  Array<std::int64_t> p = Array<std::int64_t>({2, 5, 3}, {0, 2, 1}).random(1, -50, 50),
-                      q = Array<std::int64_t>({2, 3, 4}).random(2, -50, 50), r({2, 5, 4});
+  Array<int64_t> p = Array<int64_t>({2, 5, 3}, {0, 2, 1}).random(1, -50, 50),
+                 q = Array<int64_t>({2, 3, 4}).random(2, -50, 50), r({2, 5, 4});
   run<kernels::matmul>(kCPU, p.in(), q.in(), 0.0, r.out());
   for (int t = 0; t < 2; ++t)
     for (int i = 0; i < 5; ++i)
       for (int j = 0; j < 4; ++j) {
-        std::int64_t want = 0;
+        int64_t want = 0;
         for (int k = 0; k < 3; ++k) want += p(t, i, k) * q(t, k, j);
         EXPECT_EQ(r(t, i, j), want);
       }
@@ -134,18 +134,18 @@ TYPED_TEST(Linear, AgreesWithTheLoop) {
   for (int threads : {1, 3})
     for (bool onednn : {true, false})
       for (bool with_bias : {false, true})
-        for (auto [m, n, k] : std::vector<std::array<std::int64_t, 3>>{{1, 1, 1},
-                                                                       {1, 1000, 300},
-                                                                       {2, 257, 129},
-                                                                       {3, 65, 100},
-                                                                       {4, 30, 8},
-                                                                       {7, 9, 40},
-                                                                       {16, 33, 511},
-                                                                       {31, 64, 64},
-                                                                       {33, 31, 65},
-                                                                       {300, 10, 77},
-                                                                       {0, 3, 4},
-                                                                       {5, 4, 0}}) {
+        for (auto [m, n, k] : std::vector<std::array<int64_t, 3>>{{1, 1, 1},
+                                                                  {1, 1000, 300},
+                                                                  {2, 257, 129},
+                                                                  {3, 65, 100},
+                                                                  {4, 30, 8},
+                                                                  {7, 9, 40},
+                                                                  {16, 33, 511},
+                                                                  {31, 64, 64},
+                                                                  {33, 31, 65},
+                                                                  {300, 10, 77},
+                                                                  {0, 3, 4},
+                                                                  {5, 4, 0}}) {
           WithThreads w(threads);
           WithOneDnn o(onednn);
           Array<T> x = Array<T>({m, k}).random(1), wt = Array<T>({n, k}).random(2),
@@ -155,10 +155,10 @@ TYPED_TEST(Linear, AgreesWithTheLoop) {
                                        y.out());
           EXPECT_TRUE(y.guarded());
           double worst = 0;
-          for (std::int64_t i = 0; i < m; ++i)
-            for (std::int64_t j = 0; j < n; ++j) {
+          for (int64_t i = 0; i < m; ++i)
+            for (int64_t j = 0; j < n; ++j) {
               double want = with_bias ? static_cast<double>(bias(j)) : 0, magnitude = 1;
-              for (std::int64_t p = 0; p < k; ++p) {
+              for (int64_t p = 0; p < k; ++p) {
                 const double v = static_cast<double>(x(i, p)) * static_cast<double>(wt(j, p));
                 want += v;
                 magnitude += std::abs(v);

@@ -5,7 +5,7 @@ namespace dropin::test {
 namespace {
 
 struct RowShape {
-  std::int64_t rows, n;
+  int64_t rows, n;
 };
 const RowShape kRows[] = {{0, 5}, {1, 1}, {3, 7}, {5, 64}, {2, 3000}, {700, 33}};
 constexpr double kEps = 1e-5;
@@ -15,20 +15,20 @@ struct Reference {
   std::vector<long double> hat, y, gx, gw, gb, rstd;
   Reference(const Array& x, const Array& g, const Array& w, const Array& b, RowShape s, bool center)
       : gw(s.n), gb(s.n) {
-    for (std::int64_t r = 0; r < s.rows; ++r) {
+    for (int64_t r = 0; r < s.rows; ++r) {
       const long double n = static_cast<long double>(s.n);
       long double m = 0, v = 0, c1 = 0, c2 = 0;
-      for (std::int64_t j = 0; center && j < s.n; ++j) m += x[r * s.n + j] / n;
-      for (std::int64_t j = 0; j < s.n; ++j) v += (x[r * s.n + j] - m) * (x[r * s.n + j] - m) / n;
+      for (int64_t j = 0; center && j < s.n; ++j) m += x[r * s.n + j] / n;
+      for (int64_t j = 0; j < s.n; ++j) v += (x[r * s.n + j] - m) * (x[r * s.n + j] - m) / n;
       rstd.push_back(1 / std::sqrt(v + kEps));
-      for (std::int64_t j = 0; j < s.n; ++j) {
-        const std::int64_t i = r * s.n + j;
+      for (int64_t j = 0; j < s.n; ++j) {
+        const int64_t i = r * s.n + j;
         hat.push_back((x[i] - m) * rstd[r]);
         y.push_back(hat[i] * w[j] + (center ? b[j] : 0));
         gw[j] += g[i] * hat[i], gb[j] += g[i];
         c1 += g[i] * w[j] / n, c2 += g[i] * w[j] * hat[i] / n;
       }
-      for (std::int64_t j = 0; j < s.n; ++j)
+      for (int64_t j = 0; j < s.n; ++j)
         gx.push_back(rstd[r] * (g[r * s.n + j] * w[j] - (center ? c1 : 0) - hat[r * s.n + j] * c2));
     }
   }
@@ -59,16 +59,16 @@ TEST(LayerNorm, MatchesDoubleForwardAndBackward) {
           if (s.n == 1) continue;                     // no spread: only eps is left
           const double loose = offset != 0 ? 20 : 1;  // the mean is rounded to x's dtype
           expect_close(
-              y, [&](std::int64_t i) { return want.y[i]; }, 6 * loose, 1, "y");
+              y, [&](int64_t i) { return want.y[i]; }, 6 * loose, 1, "y");
           expect_close(
-              rstd, [&](std::int64_t i) { return want.rstd[i]; }, 4 * loose, 0, "rstd");
+              rstd, [&](int64_t i) { return want.rstd[i]; }, 4 * loose, 0, "rstd");
           expect_close(
-              gx, [&](std::int64_t i) { return want.gx[i]; }, 12 * loose, 1, "gx");
+              gx, [&](int64_t i) { return want.gx[i]; }, 12 * loose, 1, "gx");
           if (!affine) continue;
           expect_close(
-              gw, [&](std::int64_t i) { return want.gw[i]; }, 8 * loose, 30, "gw");
+              gw, [&](int64_t i) { return want.gw[i]; }, 8 * loose, 30, "gw");
           expect_close(
-              gb, [&](std::int64_t i) { return want.gb[i]; }, 8, 30, "gb");
+              gb, [&](int64_t i) { return want.gb[i]; }, 8, 30, "gb");
         }
 }
 
@@ -82,7 +82,7 @@ TEST(LayerNorm, TakesNoGradientOfX) {
 }
 
 TEST(LayerNorm, WeightGradientDoesNotDependOnTheNumberOfThreads) {
-  const std::int64_t rows = 3000, n = 100;
+  const int64_t rows = 3000, n = 100;
   Array x(kFloat32, {rows, n}), g(kFloat32, {rows, n}), mean(kFloat32, {rows}),
       rstd(kFloat32, {rows}), gw(kFloat32, {n}), first(kFloat32, {n});
   x.random(-1, 1), g.random(-1, 1, 2), rstd.values({1.5});
@@ -92,7 +92,7 @@ TEST(LayerNorm, WeightGradientDoesNotDependOnTheNumberOfThreads) {
     run<kernels::layer_norm_backward>(kCPU, g.in(), kernels::NormInputs{x.in(), n}, mean.in(),
                                       rstd.in(), kernels::NormGradients{{}, gw.out(), {}});
     if (threads == 1) first = gw;
-    for (std::int64_t j = 0; j < n; ++j) ASSERT_EQ(gw[j], first[j]);
+    for (int64_t j = 0; j < n; ++j) ASSERT_EQ(gw[j], first[j]);
   }
   set_num_threads(before);
 }
@@ -115,12 +115,12 @@ TEST(RmsNorm, MatchesDoubleForwardAndBackward) {
             kCPU, g.in(), in, rstd.in(),
             kernels::NormGradients{gx.out(), weighted ? gw.out() : abi::TensorOut{}, {}});
         expect_close(
-            y, [&](std::int64_t i) { return want.y[i]; }, 6, 0, "y");
+            y, [&](int64_t i) { return want.y[i]; }, 6, 0, "y");
         expect_close(
-            gx, [&](std::int64_t i) { return want.gx[i]; }, 16, 2, "gx");
+            gx, [&](int64_t i) { return want.gx[i]; }, 16, 2, "gx");
         if (weighted)
           expect_close(
-              gw, [&](std::int64_t i) { return want.gw[i]; }, 8, 30, "gw");
+              gw, [&](int64_t i) { return want.gw[i]; }, 8, 30, "gw");
       }
 }
 
@@ -130,7 +130,7 @@ TEST(BatchNorm, MatchesDoubleForwardAndBackward) {
     for (DType t : {kFloat32, kFloat64})
       for (bool affine : {true, false})
         for (bool training : {true, false}) {
-          const std::int64_t c = s[1], inner = count(s) / s[0] / c;
+          const int64_t c = s[1], inner = count(s) / s[0] / c;
           const long double n = static_cast<long double>(s[0] * inner);
           Array x(t, s), g(t, s), y(t, s), gx(t, s), mean(t, {c}), var(t, {c}), rstd(t, {c}),
               w(t, {c}), b(t, {c}), gw(t, {c}), gb(t, {c});
@@ -142,12 +142,12 @@ TEST(BatchNorm, MatchesDoubleForwardAndBackward) {
           const abi::TensorIn weight = affine ? w.in() : abi::TensorIn{},
                               bias = affine ? b.in() : abi::TensorIn{};
           std::vector<long double> m(c), v(c), total(c), dot(c);
-          auto channel = [&](std::int64_t i) { return i / inner % c; };
-          for (std::int64_t i = 0; i < x.size(); ++i) m[channel(i)] += x[i] / n;
-          for (std::int64_t i = 0; i < x.size(); ++i)
+          auto channel = [&](int64_t i) { return i / inner % c; };
+          for (int64_t i = 0; i < x.size(); ++i) m[channel(i)] += x[i] / n;
+          for (int64_t i = 0; i < x.size(); ++i)
             v[channel(i)] += (x[i] - m[channel(i)]) * (x[i] - m[channel(i)]) / n;
-          auto r = [&](std::int64_t k) { return 1 / std::sqrt(v[k] + kEps); };
-          for (std::int64_t i = 0; i < x.size(); ++i)
+          auto r = [&](int64_t k) { return 1 / std::sqrt(v[k] + kEps); };
+          for (int64_t i = 0; i < x.size(); ++i)
             total[channel(i)] += g[i],
                 dot[channel(i)] += g[i] * (x[i] - m[channel(i)]) * r(channel(i));
           with_threads([&] {
@@ -160,28 +160,28 @@ TEST(BatchNorm, MatchesDoubleForwardAndBackward) {
                                        affine ? gb.out() : abi::TensorOut{}});
           });
           expect_close(
-              mean, [&](std::int64_t k) { return m[k]; }, 6, 0, "mean");
+              mean, [&](int64_t k) { return m[k]; }, 6, 0, "mean");
           expect_close(
-              var, [&](std::int64_t k) { return v[k]; }, 8, 0, "var");
+              var, [&](int64_t k) { return v[k]; }, 8, 0, "var");
           expect_close(
               y,
-              [&](std::int64_t i) {
+              [&](int64_t i) {
                 return (x[i] - m[channel(i)]) * r(channel(i)) * w[channel(i)] + b[channel(i)];
               },
               12, 2, "y");
           expect_close(
               gx,
-              [&](std::int64_t i) {
-                const std::int64_t k = channel(i);
+              [&](int64_t i) {
+                const int64_t k = channel(i);
                 if (!training) return g[i] * w[k] * r(k);
                 return w[k] * r(k) * (g[i] - total[k] / n - (x[i] - m[k]) * r(k) * dot[k] / n);
               },
               12, 1, "gx");
           if (!affine) continue;
           expect_close(
-              gw, [&](std::int64_t k) { return dot[k]; }, 12, 60, "gw");
+              gw, [&](int64_t k) { return dot[k]; }, 12, 60, "gw");
           expect_close(
-              gb, [&](std::int64_t k) { return total[k]; }, 12, 60, "gb");
+              gb, [&](int64_t k) { return total[k]; }, 12, 60, "gb");
         }
 }
 

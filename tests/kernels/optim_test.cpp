@@ -11,13 +11,13 @@ struct Adam {
 
 TEST(AdamStep, FollowsTheFormulaOverManySteps) {
   for (DType t : {kFloat32, kFloat64})
-    for (std::int64_t n : {0, 1, 5, 37, 70000})
+    for (int64_t n : {0, 1, 5, 37, 70000})
       for (const Adam& a : {Adam{}, Adam{.decay = 0.1}, Adam{.decay = 0.1, .decoupled = true},
                             Adam{.maximize = true, .amsgrad = true}, Adam{.beta1 = 0.3}}) {
         Array p(t, {n}), g(t, {n}), m(t, {n}), v(t, {n}), top(t, {n});
         p.random(-1, 1, 1);
         std::vector<double> rp, rm(n), rv(n), rtop(n);
-        for (std::int64_t i = 0; i < n; ++i) rp.push_back(p[i]);
+        for (int64_t i = 0; i < n; ++i) rp.push_back(p[i]);
         for (int step = 1; step <= 4; ++step) {
           g.random(-1, 1, 10 + step);
           run<kernels::adam_step>(kCPU,
@@ -25,7 +25,7 @@ TEST(AdamStep, FollowsTheFormulaOverManySteps) {
                                                     a.decoupled, a.maximize, step},
                                   p.out(), g.in(), m.out(), v.out(),
                                   a.amsgrad ? top.out() : abi::TensorOut{});
-          for (std::int64_t i = 0; i < n; ++i) {
+          for (int64_t i = 0; i < n; ++i) {
             double e = a.maximize ? -g[i] : g[i];
             if (a.decoupled)
               rp[i] *= 1 - a.lr * a.decay;
@@ -40,20 +40,20 @@ TEST(AdamStep, FollowsTheFormulaOverManySteps) {
           }
         }
         expect_close(
-            p, [&](std::int64_t i) { return rp[i]; }, 8, 1, "p");
+            p, [&](int64_t i) { return rp[i]; }, 8, 1, "p");
         expect_close(
-            m, [&](std::int64_t i) { return rm[i]; }, 8, 0.3, "m");
+            m, [&](int64_t i) { return rm[i]; }, 8, 0.3, "m");
         expect_close(
-            v, [&](std::int64_t i) { return rv[i]; }, 12, 0, "v");
+            v, [&](int64_t i) { return rv[i]; }, 12, 0, "v");
         if (a.amsgrad)
           expect_close(
-              top, [&](std::int64_t i) { return rtop[i]; }, 12, 0, "vmax");
+              top, [&](int64_t i) { return rtop[i]; }, 12, 0, "vmax");
       }
 }
 
 TEST(SgdStep, FollowsTheFormulaOverManySteps) {
   for (DType t : {kFloat32, kFloat64})
-    for (std::int64_t n : {0, 1, 5, 37, 70000})
+    for (int64_t n : {0, 1, 5, 37, 70000})
       for (int variant = 0; variant < 24; ++variant) {
         const double momentum = variant & 1 ? 0.9 : 0, dampening = variant & 2 ? 0.2 : 0,
                      decay = variant & 4 ? 0.1 : 0, lr = 0.1;
@@ -61,13 +61,13 @@ TEST(SgdStep, FollowsTheFormulaOverManySteps) {
         Array p(t, {n}), g(t, {n}), buf(t, {n});
         p.random(-1, 1, 1);
         std::vector<double> rp, rb(n);
-        for (std::int64_t i = 0; i < n; ++i) rp.push_back(p[i]);
+        for (int64_t i = 0; i < n; ++i) rp.push_back(p[i]);
         for (int step = 0; step < 3; ++step) {
           g.random(-1, 1, 10 + step);
           run<kernels::sgd_step>(
               kCPU, kernels::SgdStep{lr, momentum, dampening, decay, nesterov, maximize, step == 0},
               p.out(), g.in(), momentum != 0 ? buf.out() : abi::TensorOut{});
-          for (std::int64_t i = 0; i < n; ++i) {
+          for (int64_t i = 0; i < n; ++i) {
             double e = (maximize ? -g[i] : g[i]) + decay * rp[i];
             if (momentum != 0) {
               rb[i] = step == 0 ? e : momentum * rb[i] + (1 - dampening) * e;
@@ -77,7 +77,7 @@ TEST(SgdStep, FollowsTheFormulaOverManySteps) {
           }
         }
         expect_close(
-            p, [&](std::int64_t i) { return rp[i]; }, 6, 1, "p");
+            p, [&](int64_t i) { return rp[i]; }, 6, 1, "p");
       }
 }
 

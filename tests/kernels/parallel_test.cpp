@@ -21,10 +21,10 @@ namespace {
 
 using testing::WithThreads;
 
-std::map<std::int64_t, std::int64_t> ranges_of(std::int64_t n, std::int64_t grain) {
-  std::map<std::int64_t, std::int64_t> out;
+std::map<int64_t, int64_t> ranges_of(int64_t n, int64_t grain) {
+  std::map<int64_t, int64_t> out;
   std::mutex m;
-  parallel_for(n, grain, [&](std::int64_t b, std::int64_t e) {
+  parallel_for(n, grain, [&](int64_t b, int64_t e) {
     std::lock_guard<std::mutex> lock(m);
     out[b] = e;
   });
@@ -34,9 +34,9 @@ std::map<std::int64_t, std::int64_t> ranges_of(std::int64_t n, std::int64_t grai
 TEST(Parallel, RangesCoverEverythingOnceAndAreAtLeastTheGrain) {
   for (int threads : {1, 2, 3, 7}) {
     WithThreads w(threads);
-    for (std::int64_t n : {0, 1, 2, 3, 5, 16, 17, 100, 1001})
-      for (std::int64_t grain : {0, 1, 2, 7, 64, 5000}) {
-        std::int64_t at = 0;
+    for (int64_t n : {0, 1, 2, 3, 5, 16, 17, 100, 1001})
+      for (int64_t grain : {0, 1, 2, 7, 64, 5000}) {
+        int64_t at = 0;
         const auto ranges = ranges_of(n, grain);
         for (auto [b, e] : ranges) {
           EXPECT_EQ(b, at);
@@ -54,7 +54,7 @@ TEST(Parallel, NestedRegionsRunTheSameRangesSerially) {
   WithThreads w(3);
   const auto outside = ranges_of(100, 5);
   std::atomic<int> equal{0};
-  parallel_for(8, 1, [&](std::int64_t b, std::int64_t e) {
+  parallel_for(8, 1, [&](int64_t b, int64_t e) {
     EXPECT_TRUE(in_parallel_region());
     for (; b < e; ++b) equal += ranges_of(100, 5) == outside;
   });
@@ -66,12 +66,12 @@ TEST(Parallel, TheFirstExceptionArrivesAndThePoolGoesOn) {
   WithThreads w(4);
   for (int round = 0; round < 50; ++round) {
     EXPECT_THROW(parallel_for(64, 1,
-                              [&](std::int64_t b, std::int64_t e) {
+                              [&](int64_t b, int64_t e) {
                                 if (b <= 33 && 33 < e) throw std::out_of_range("33");
                               }),
                  std::out_of_range);
-    std::atomic<std::int64_t> sum{0};
-    parallel_for(64, 1, [&](std::int64_t b, std::int64_t e) { sum += e - b; });
+    std::atomic<int64_t> sum{0};
+    parallel_for(64, 1, [&](int64_t b, int64_t e) { sum += e - b; });
     EXPECT_EQ(sum, 64);
   }
   EXPECT_FALSE(in_parallel_region());
@@ -80,15 +80,15 @@ TEST(Parallel, TheFirstExceptionArrivesAndThePoolGoesOn) {
 TEST(Parallel, ManyThreadsMayCallAtOnce) {
   WithThreads w(3);
   std::vector<std::thread> users;
-  std::atomic<std::int64_t> total{0};
+  std::atomic<int64_t> total{0};
   for (int u = 0; u < 4; ++u)
     users.emplace_back([&] {
       for (int round = 0; round < 500; ++round) {
-        std::vector<std::int64_t> out(200);
-        parallel_for(200, 10, [&](std::int64_t b, std::int64_t e) {
+        std::vector<int64_t> out(200);
+        parallel_for(200, 10, [&](int64_t b, int64_t e) {
           for (; b < e; ++b) out[b] = b;
         });
-        total += std::accumulate(out.begin(), out.end(), std::int64_t{0});
+        total += std::accumulate(out.begin(), out.end(), int64_t{0});
       }
     });
   for (auto& t : users) t.join();
@@ -110,9 +110,9 @@ TEST(Parallel, WorksAgainAfterFork) {
   ASSERT_GE(child, 0);
   if (child == 0) {
     alarm(20);
-    std::atomic<std::int64_t> sum{0};
+    std::atomic<int64_t> sum{0};
     for (int i = 0; i < 100; ++i)
-      parallel_for(1000, 1, [&](std::int64_t b, std::int64_t e) { sum += e - b; });
+      parallel_for(1000, 1, [&](int64_t b, int64_t e) { sum += e - b; });
     _exit(sum == 100000 ? 0 : 1);
   }
   int status = 0;
@@ -126,7 +126,7 @@ TEST(Parallel, AnEmptyRegionCostsMicroseconds) {
   double best = 1e9;
   for (int round = 0; round < 20; ++round) {
     const auto t0 = std::chrono::steady_clock::now();
-    for (int i = 0; i < 1000; ++i) parallel_for(2, 1, [](std::int64_t, std::int64_t) {});
+    for (int i = 0; i < 1000; ++i) parallel_for(2, 1, [](int64_t, int64_t) {});
     best = std::min(
         best,
         std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - t0).count() /

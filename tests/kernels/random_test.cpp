@@ -40,7 +40,7 @@ TYPED_TEST_SUITE(Random, Types);
 
 TYPED_TEST(Random, ElementsDependOnTheirPositionOnly) {
   using T = TypeParam;
-  const std::int64_t per = std::is_same_v<T, double> ? 2 : 4;  // elements a block
+  const int64_t per = std::is_same_v<T, double> ? 2 : 4;  // elements a block
   for (Distribution d : {Distribution::Uniform, Distribution::Normal, Distribution::Bernoulli}) {
     Array<T> all({300001}), other({300001}), tail({101});
     {
@@ -52,24 +52,24 @@ TYPED_TEST(Random, ElementsDependOnTheirPositionOnly) {
     run<kernels::random_fill>(kCPU, d, 0.25, 2.0, std::uint64_t{42}, std::uint64_t{7 + 1000},
                               tail.out());
     EXPECT_TRUE(all.guarded() && tail.guarded());
-    for (std::int64_t i = 0; i < all.numel(); ++i)
+    for (int64_t i = 0; i < all.numel(); ++i)
       ASSERT_EQ(static_cast<double>(all(i)), static_cast<double>(other(i)));
-    for (std::int64_t i = 0; i < 101; ++i)
+    for (int64_t i = 0; i < 101; ++i)
       ASSERT_EQ(static_cast<double>(tail(i)), static_cast<double>(all(1000 * per + i)));
   }
 }
 
 TYPED_TEST(Random, MomentsAndRanges) {
   using T = TypeParam;
-  const std::int64_t n = 400000;
+  const int64_t n = 400000;
   Array<T> y({n});
   auto moments = [&](double& mean, double& var, double& low, double& high) {
     mean = var = 0, low = 1e9, high = -1e9;
-    for (std::int64_t i = 0; i < n; ++i) {
+    for (int64_t i = 0; i < n; ++i) {
       const double v = static_cast<double>(y(i));
       mean += v / n, low = std::min(low, v), high = std::max(high, v);
     }
-    for (std::int64_t i = 0; i < n; ++i)
+    for (int64_t i = 0; i < n; ++i)
       var += (static_cast<double>(y(i)) - mean) * (static_cast<double>(y(i)) - mean) / n;
   };
   double mean, var, low, high;
@@ -114,12 +114,12 @@ TEST(RandomWords, BecomeNumbersAsDocumented) {
 }
 
 TEST(RandomNormal, IsAccurateEverywhere) {
-  const std::int64_t n = 1 << 16;
+  const int64_t n = 1 << 16;
   Array<float> z({n});
   run<kernels::random_fill>(kCPU, Distribution::Normal, 0.0, 1.0, std::uint64_t{9},
                             std::uint64_t{0}, z.out());
   double worst = 0;
-  for (std::int64_t i = 0; i < n; i += 2) {
+  for (int64_t i = 0; i < n; i += 2) {
     const philox::Block b = philox::block(9, i / 4);
     const std::uint32_t w0 = b.w[i % 4], w1 = b.w[i % 4 + 1];
     const double r = std::sqrt(-2 * std::log(((w0 >> 8) + 1) / 16777216.0)),
@@ -131,12 +131,12 @@ TEST(RandomNormal, IsAccurateEverywhere) {
 }
 
 TEST(RandomNormal, IsAccurateInFloat64) {
-  const std::int64_t n = 1 << 16;
+  const int64_t n = 1 << 16;
   Array<double> z({n});
   run<kernels::random_fill>(kCPU, Distribution::Normal, 0.0, 1.0, std::uint64_t{9},
                             std::uint64_t{0}, z.out());
   double worst = 0;
-  for (std::int64_t i = 0; i < n; i += 2) {
+  for (int64_t i = 0; i < n; i += 2) {
     const philox::Block b = philox::block(9, i / 2);
     const double r = std::sqrt(-2 * std::log(philox::open_double(b.w[0], b.w[1]))),
                  angle = 2 * M_PI * philox::unit_double(b.w[2], b.w[3]);
@@ -151,26 +151,26 @@ TEST(RandomWords, CarryIntoTheUpperCounter) {
   Array<float> u({2000});
   run<kernels::random_fill>(kCPU, Distribution::Uniform, 0.0, 1.0, std::uint64_t{3}, offset,
                             u.out());
-  for (std::int64_t i = 0; i < 2000; ++i)
+  for (int64_t i = 0; i < 2000; ++i)
     ASSERT_EQ(u(i), philox::unit_float(
                         philox::block(3, offset + static_cast<std::uint64_t>(i / 4)).w[i % 4]));
 }
 
 TEST(RandomIntegers, FillTheirRangeEvenly) {
-  const std::int64_t n = 300000;
-  Array<std::int64_t> y({n});
+  const int64_t n = 300000;
+  Array<int64_t> y({n});
   run<kernels::random_fill>(kCPU, Distribution::Integer, -3.0, 4.0, std::uint64_t{5},
                             std::uint64_t{0}, y.out());
-  std::int64_t counts[7] = {};
-  for (std::int64_t i = 0; i < n; ++i) {
+  int64_t counts[7] = {};
+  for (int64_t i = 0; i < n; ++i) {
     ASSERT_TRUE(y(i) >= -3 && y(i) < 4);
     ++counts[y(i) + 3];
   }
-  for (std::int64_t c : counts) EXPECT_NEAR(static_cast<double>(c), n / 7.0, 1000);
+  for (int64_t c : counts) EXPECT_NEAR(static_cast<double>(c), n / 7.0, 1000);
   Array<float> f({100});
   run<kernels::random_fill>(kCPU, Distribution::Integer, -3.0, 4.0, std::uint64_t{5},
                             std::uint64_t{0}, f.out());
-  for (std::int64_t i = 0; i < 100; ++i) EXPECT_EQ(f(i), static_cast<float>(y(i)));
+  for (int64_t i = 0; i < 100; ++i) EXPECT_EQ(f(i), static_cast<float>(y(i)));
   EXPECT_THROW(run<kernels::random_fill>(kCPU, Distribution::Integer, 4.0, 4.0, std::uint64_t{5},
                                          std::uint64_t{0}, y.out()),
                Error);
@@ -181,22 +181,21 @@ TEST(RandomIntegers, FillTheirRangeEvenly) {
 
 TYPED_TEST(Random, DropoutScalesWhatItKeeps) {
   using T = TypeParam;
-  const std::int64_t n = 100003;
+  const int64_t n = 100003;
   Array<T> x = Array<T>({n}).random(1), y({n});
   Array<bool> mask({n});
   run<kernels::dropout>(kCPU, x.in(), 0.2, std::uint64_t{3}, std::uint64_t{4}, y.out(), mask.out());
   EXPECT_TRUE(y.guarded() && mask.guarded());
-  std::int64_t kept = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
+  int64_t kept = 0;
+  for (int64_t i = 0; i < n; ++i) {
     kept += mask(i);
     ASSERT_NEAR(static_cast<double>(y(i)), mask(i) ? static_cast<double>(x(i)) / 0.8 : 0.0, 1e-2);
   }
   EXPECT_NEAR(static_cast<double>(kept) / n, 0.8, 0.01);
   run<kernels::dropout>(kCPU, x.in(), 0.0, std::uint64_t{3}, std::uint64_t{4}, y.out(), mask.out());
-  for (std::int64_t i = 0; i < n; ++i)
-    ASSERT_EQ(static_cast<double>(y(i)), static_cast<double>(x(i)));
+  for (int64_t i = 0; i < n; ++i) ASSERT_EQ(static_cast<double>(y(i)), static_cast<double>(x(i)));
   run<kernels::dropout>(kCPU, x.in(), 1.0, std::uint64_t{3}, std::uint64_t{4}, y.out(), mask.out());
-  for (std::int64_t i = 0; i < n; ++i) ASSERT_EQ(static_cast<double>(y(i)), 0.0);
+  for (int64_t i = 0; i < n; ++i) ASSERT_EQ(static_cast<double>(y(i)), 0.0);
 }
 
 }  // namespace

@@ -17,10 +17,10 @@ Sizes kept(const Sizes& s, std::uint32_t mask) {
 std::vector<std::vector<double>> groups(const Array& x, std::uint32_t mask) {
   const Sizes k = kept(x.sizes(), mask);
   std::vector<std::vector<double>> g(static_cast<std::size_t>(count(k)));
-  for (std::int64_t i = 0; i < x.size(); ++i) {
-    std::int64_t rest = i, to = 0, step = 1;
+  for (int64_t i = 0; i < x.size(); ++i) {
+    int64_t rest = i, to = 0, step = 1;
     for (int d = static_cast<int>(k.size()) - 1; d >= 0; --d) {
-      const std::int64_t at = rest % x.sizes()[d];
+      const int64_t at = rest % x.sizes()[d];
       rest /= x.sizes()[d];
       if (!(mask >> d & 1)) to += at * step;
       step *= k[d];
@@ -86,8 +86,8 @@ TEST(Reduce, FloatsMatchDoubleForEveryMaskAndLayout) {
                            : op == Reduce::LogSumExp || op == Reduce::Mean ? 0.5
                                                                            : 0;
             expect_close(
-                y, [&](std::int64_t i) { return expected(op, g[i]); },
-                op == Reduce::SumSquares ? 8 : 4, floor,
+                y, [&](int64_t i) { return expected(op, g[i]); }, op == Reduce::SumSquares ? 8 : 4,
+                floor,
                 "op " + std::to_string(int(op)) + " mask " + std::to_string(mask) + " " + name(t));
           }
         }
@@ -100,7 +100,7 @@ TEST(Reduce, Products) {
     const auto g = groups(x, 2);
     run<kernels::reduce>(kCPU, Reduce::Prod, x.in(), 2u, y.out());
     expect_close(
-        y, [&](std::int64_t i) { return expected(Reduce::Prod, g[i]); }, 6, 0, name(t));
+        y, [&](int64_t i) { return expected(Reduce::Prod, g[i]); }, 6, 0, name(t));
   }
 }
 
@@ -116,7 +116,7 @@ TEST(Reduce, IntegersAndBool) {
             Array y(op == Reduce::Sum ? kInt64 : t, kept(s, mask));
             run<kernels::reduce>(kCPU, op, x.in(), mask, y.out());
             expect_close(
-                y, [&](std::int64_t i) { return expected(op, g[i]); }, 0, 0, name(t));
+                y, [&](int64_t i) { return expected(op, g[i]); }, 0, 0, name(t));
           }
         }
         Array x(kBool, s, l);
@@ -126,7 +126,7 @@ TEST(Reduce, IntegersAndBool) {
           Array y(kBool, kept(s, mask), l);
           run<kernels::reduce>(kCPU, op, x.in(), mask, y.out());
           expect_close(
-              y, [&](std::int64_t i) { return expected(op, g[i]); }, 0, 0, "bool");
+              y, [&](int64_t i) { return expected(op, g[i]); }, 0, 0, "bool");
         }
       }
 }
@@ -153,8 +153,8 @@ TEST(Reduce, EmptyAndBroadcastInputs) {
 
 TEST(Reduce, SpecialValues) {
   for (DType t : {kFloat32, kFloat64})
-    for (std::int64_t n : {5, 100})
-      for (std::int64_t at : {std::int64_t{0}, std::int64_t{3}, n - 1})
+    for (int64_t n : {5, 100})
+      for (int64_t at : {int64_t{0}, int64_t{3}, n - 1})
         for (double v : {kNaN, kInf, -kInf}) {
           Array x(t, {n, 1}), wide(t, {n, 40});
           x.random(-1, 1), x.set(at, v);
@@ -163,11 +163,10 @@ TEST(Reduce, SpecialValues) {
             Array y(t, {1, 1}), z(t, {1, 40});
             run<kernels::reduce>(kCPU, op, x.in(), 1u, y.out());
             expect_close(
-                y, [&](std::int64_t) { return expected(op, groups(x, 1)[0]); }, 4, 1, "row");
+                y, [&](int64_t) { return expected(op, groups(x, 1)[0]); }, 4, 1, "row");
             run<kernels::reduce>(kCPU, op, wide.in(), 1u, z.out());
             expect_close(
-                z, [&](std::int64_t i) { return expected(op, groups(wide, 1)[i]); }, 6, 5,
-                "column");
+                z, [&](int64_t i) { return expected(op, groups(wide, 1)[i]); }, 6, 5, "column");
           }
         }
   Array x(kFloat32, {2}), y(kFloat32, {1});
@@ -188,12 +187,12 @@ TEST(Reduce, DoesNotDependOnTheNumberOfThreads) {
       set_num_threads(3);
       run<kernels::reduce>(kCPU, Reduce::Sum, x.in(), mask, many.out());
       set_num_threads(before);
-      for (std::int64_t i = 0; i < one.size(); ++i) ASSERT_EQ(one[i], many[i]);
+      for (int64_t i = 0; i < one.size(); ++i) ASSERT_EQ(one[i], many[i]);
     }
 }
 
 TEST(Reduce, SumsManyFloatsAccurately) {
-  const std::int64_t n = 5000000;
+  const int64_t n = 5000000;
   Array x(kFloat32, {n}), y(kFloat32, {1});
   x.values({0.1});
   run<kernels::reduce>(kCPU, Reduce::Sum, x.in(), 1u, y.out());
@@ -211,7 +210,7 @@ TEST(VarMean, MatchesTwoPassesInDouble) {
             x.random(offset - 2, offset + 2);
             run<kernels::var_mean>(kCPU, x.in(), mask, 1.0, var.out(), mean.out());
             const auto g = groups(x, mask);
-            auto stats = [&](std::int64_t i, bool second) {
+            auto stats = [&](int64_t i, bool second) {
               long double m = 0, v = 0;
               for (double e : g[i]) m += e;
               m /= static_cast<long double>(g[i].size());
@@ -220,9 +219,9 @@ TEST(VarMean, MatchesTwoPassesInDouble) {
                   second ? v / std::max(0.0, static_cast<double>(g[i].size()) - 1) : m);
             };
             expect_close(
-                mean, [&](std::int64_t i) { return stats(i, false); }, 6, 1, "mean");
+                mean, [&](int64_t i) { return stats(i, false); }, 6, 1, "mean");
             expect_close(
-                var, [&](std::int64_t i) { return stats(i, true); }, 8, 0.1, "var");
+                var, [&](int64_t i) { return stats(i, true); }, 8, 0.1, "var");
           }
 }
 
@@ -235,12 +234,12 @@ TEST(ArgReduce, FindsTheFirstAndPrefersNaN) {
             Array x(t, s, l), y(kInt64, kept(s, 1u << dim));
             x.random(0, 20);
             if (is_floating(t) && s.size() == 2)
-              for (std::int64_t i = 0; i < x.size(); i += 61) x.set(i, kNaN);
+              for (int64_t i = 0; i < x.size(); i += 61) x.set(i, kNaN);
             run<kernels::arg_reduce>(kCPU, maximum, x.in(), dim, y.out());
             const auto g = groups(x, 1u << dim);
             expect_close(
                 y,
-                [&](std::int64_t i) {
+                [&](int64_t i) {
                   std::size_t best = 0;
                   for (std::size_t j = 1; j < g[i].size(); ++j) {
                     if (std::isnan(g[i][best])) break;
@@ -270,16 +269,16 @@ TEST(Scan, MatchesTheLoop) {
               else
                 x.random(0, 3);
               run<kernels::scan>(kCPU, op, x.in(), dim, reverse, y.out());
-              std::int64_t inner = 1;
+              int64_t inner = 1;
               for (std::size_t i = dim + 1; i < s.size(); ++i) inner *= s[i];
-              const std::int64_t n = s[dim];
+              const int64_t n = s[dim];
               expect_close(
                   y,
-                  [&](std::int64_t i) {
-                    const std::int64_t at = i / inner % n, base = i - at * inner;
+                  [&](int64_t i) {
+                    const int64_t at = i / inner % n, base = i - at * inner;
                     double acc = 0;
                     bool first = true;
-                    for (std::int64_t k = reverse ? n - 1 : 0;; k += reverse ? -1 : 1) {
+                    for (int64_t k = reverse ? n - 1 : 0;; k += reverse ? -1 : 1) {
                       const double v = x[base + k * inner];
                       if (first)
                         acc = v;

@@ -10,11 +10,11 @@ namespace {
 double reference(const Tensor& x, const Tensor& t, double scale, double threshold) {
   const Tensor a = x / norm(x, {1}, true), b = t / norm(t, {1}, true);
   const Tensor s = matmul(a, b.mT()) * scale, near = matmul(b, b.mT());
-  const std::int64_t n = x.size(0);
+  const int64_t n = x.size(0);
   double total = 0;
-  for (std::int64_t i = 0; i < n; ++i) {
+  for (int64_t i = 0; i < n; ++i) {
     double rows = 0, columns = 0;
-    for (std::int64_t j = 0; j < n; ++j) {
+    for (int64_t j = 0; j < n; ++j) {
       if (i != j && threshold > 0 && near.select(0, i).select(0, j).item() > threshold) continue;
       rows += std::exp(s.select(0, i).select(0, j).item());
       columns += std::exp(s.select(0, j).select(0, i).item());
@@ -34,7 +34,7 @@ TEST(ClipLoss, AgreesWithItsDefinition) {
 }
 
 TEST(ClipLoss, OfManyRowsGoesByBlocks) {
-  const std::int64_t n = 5000;
+  const int64_t n = 5000;
   Tensor x = random({n, 3}, kFloat32, 1).requires_grad_(), t = random({n, 3}, kFloat32, 2);
   const Tensor s = full({}, 2.0);
   const Tensor y = ClipLoss(x, t, s), g = grad({y}, {x})[0];
@@ -58,7 +58,7 @@ TEST(RegionTextContrastiveLoss, CollectsValidRegionsAndDropsConflicts) {
   t.select(0, 1).select(0, 2).copy_(t.select(0, 0).select(0, 0) * 2.0);  // the same caption
   const Tensor mask = tensor(std::vector<bool>{true, true, false, false, true, true}, {2, 3});
   auto valid = [&](const Tensor& v) {
-    return index_select(v.reshape({6, 4}), 0, tensor(std::vector<std::int64_t>{0, 1, 4, 5}));
+    return index_select(v.reshape({6, 4}), 0, tensor(std::vector<int64_t>{0, 1, 4, 5}));
   };
   for (const double threshold : {0.0, 0.9, -1.0})
     EXPECT_NEAR(RegionTextContrastiveLoss(x, t, s, mask, {.conflict_threshold = threshold}).item(),

@@ -11,7 +11,7 @@ namespace {
 using Options = EditInvariantSequenceLossOptions;
 using Flags = std::vector<std::vector<bool>>;
 
-Tensor ids(const std::vector<std::int64_t>& v, const Shape& sizes) { return tensor(v, sizes); }
+Tensor ids(const std::vector<int64_t>& v, const Shape& sizes) { return tensor(v, sizes); }
 
 // Windows of n valid positions in a row.
 std::vector<int> windows(const std::vector<bool>& valid, int n) {
@@ -53,19 +53,19 @@ double order_loss(const Options& o, const std::vector<std::vector<double>>& a, c
 }
 
 // ngram_loss by the page's steps.
-double reference(const Options& o, const Tensor& logits, const std::vector<std::int64_t>& target,
+double reference(const Options& o, const Tensor& logits, const std::vector<int64_t>& target,
                  const Flags& outputs, const Flags& targets, const Tensor& gumbel) {
   const Tensor logp = o.from_log_probs ? logits : log_softmax(logits, 2);
-  const std::int64_t S = static_cast<std::int64_t>(targets[0].size());
+  const int64_t S = static_cast<int64_t>(targets[0].size());
   double total = 0;
   int samples = 0;
   for (std::size_t b = 0; b < targets.size(); ++b) {
-    const auto sample = static_cast<std::int64_t>(b);
+    const auto sample = static_cast<int64_t>(b);
     std::vector<std::vector<double>> a;
-    for (std::int64_t t = 0; t < logits.size(1); ++t) {
+    for (int64_t t = 0; t < logits.size(1); ++t) {
       a.emplace_back();
-      for (std::int64_t s = 0; s < S; ++s) {
-        const std::int64_t id = target[static_cast<std::size_t>(sample * S + s)];
+      for (int64_t s = 0; s < S; ++s) {
+        const int64_t id = target[static_cast<std::size_t>(sample * S + s)];
         const bool counts = targets[b][static_cast<std::size_t>(s)];
         a.back().push_back(
             counts
@@ -94,10 +94,9 @@ double reference(const Options& o, const Tensor& logits, const std::vector<std::
       sum = 1;
     }
     for (const auto& [n, w, entry] : kept) {
-      const Tensor noise =
-          gumbel.defined() && o.position == "gumbel_softmax"
-              ? gumbel.select(0, static_cast<std::int64_t>(entry)).select(0, sample)
-              : Tensor();
+      const Tensor noise = gumbel.defined() && o.position == "gumbel_softmax"
+                               ? gumbel.select(0, static_cast<int64_t>(entry)).select(0, sample)
+                               : Tensor();
       total += w / sum * order_loss(o, a, noise, outputs[b], targets[b], static_cast<int>(n));
     }
   }
@@ -105,23 +104,23 @@ double reference(const Options& o, const Tensor& logits, const std::vector<std::
 }
 
 TEST(EditInvariantSequenceLoss, AgreesWithItsDefinition) {
-  const std::int64_t B = 4, T = 6, S = 5, V = 7;
+  const int64_t B = 4, T = 6, S = 5, V = 7;
   const Tensor logits = random({B, T, V}, kFloat64, 3) * 4.0;
-  std::vector<std::int64_t> target;
-  for (std::int64_t i = 0; i < B * S; ++i) target.push_back((i * i + 2) % V);
+  std::vector<int64_t> target;
+  for (int64_t i = 0; i < B * S; ++i) target.push_back((i * i + 2) % V);
   Tensor out_mask = zeros({B, T}, kBool), in_mask = zeros({B, S}, kBool);
   Flags outputs(B, std::vector<bool>(T, true)), targets(B, std::vector<bool>(S, true));
-  auto hide = [](Tensor& mask, Flags& flags, std::int64_t b, std::int64_t i) {
+  auto hide = [](Tensor& mask, Flags& flags, int64_t b, int64_t i) {
     mask.select(0, b).narrow(0, i, 1).fill_(true);
     flags[static_cast<std::size_t>(b)][static_cast<std::size_t>(i)] = false;
   };
   hide(out_mask, outputs, 0, 2);  // holes
   hide(in_mask, targets, 1, 1);
   hide(in_mask, targets, 1, 4);
-  for (std::int64_t i = 0; i < S; ++i) hide(in_mask, targets, 2, i);  // nothing at all
+  for (int64_t i = 0; i < S; ++i) hide(in_mask, targets, 2, i);  // nothing at all
   for (const char* position : {"softmax", "logsumexp", "gumbel_softmax"})
-    for (const std::vector<std::int64_t>& ngrams :
-         std::vector<std::vector<std::int64_t>>{{1}, {2, 0}, {3, -1, 2, 3}, {9}, {-7, 4}, {5, 1}})
+    for (const std::vector<int64_t>& ngrams :
+         std::vector<std::vector<int64_t>>{{1}, {2, 0}, {3, -1, 2, 3}, {9}, {-7, 4}, {5, 1}})
       for (const bool weighted : {false, true})
         for (const bool normalized : {false, true}) {
           Options o;
@@ -135,7 +134,7 @@ TEST(EditInvariantSequenceLoss, AgreesWithItsDefinition) {
           EditInvariantArgs args;
           args.output_padding_mask = out_mask;
           args.target_padding_mask = in_mask;
-          args.gumbel = random({static_cast<std::int64_t>(ngrams.size()), B, T, S}, kFloat64, 8);
+          args.gumbel = random({static_cast<int64_t>(ngrams.size()), B, T, S}, kFloat64, 8);
           const Tensor x = normalized ? log_softmax(logits, 2) : logits;
           const double got =
               EditInvariantSequenceLoss(x, ids(target, {B, S}), args, o).ngram_loss.item();
@@ -174,7 +173,7 @@ TEST(EditInvariantSequenceLoss, LogsumexpIsTheLowerAndOrderOfTheBatchDoesNotMatt
 
 TEST(EditInvariantSequenceLoss, ForgivesAShiftThatCrossEntropyPunishes) {
   Tensor logits = zeros({1, 8, 12}, kFloat64);
-  for (std::int64_t t = 0; t < 8; ++t) logits.select(0, 0).select(0, t).narrow(0, t, 1).fill_(10);
+  for (int64_t t = 0; t < 8; ++t) logits.select(0, 0).select(0, t).narrow(0, t, 1).fill_(10);
   const Tensor target = ids({1, 2, 3, 4, 5, 6, 7, 8}, {1, 8});
   Options o;
   o.ngrams = {2, 3, 4};

@@ -9,9 +9,7 @@
 namespace dropin::testing {
 namespace {
 
-Tensor rows(std::int64_t n, std::int64_t d, std::uint64_t seed) {
-  return random({n, d}, kFloat64, seed);
-}
+Tensor rows(int64_t n, int64_t d, std::uint64_t seed) { return random({n, d}, kFloat64, seed); }
 
 // The mean of the projections along the flow, by Gauss-Legendre on pieces of [0, 1].
 Tensor integral(const GeodesicFactors& f) {
@@ -29,7 +27,7 @@ Tensor integral(const GeodesicFactors& f) {
       const double z = (piece + 0.5 + 0.5 * node[k]) / kPieces;
       Tensors columns;
       for (std::size_t i = 0; i < theta.size(); ++i) {
-        const auto at = static_cast<std::int64_t>(i);
+        const auto at = static_cast<int64_t>(i);
         const double s = std::sin(theta[i]),
                      a = theta[i] < 1e-9 ? 1 - z : std::sin((1 - z) * theta[i]) / s,
                      b = theta[i] < 1e-9 ? z : std::sin(z * theta[i]) / s;

@@ -14,7 +14,7 @@ Tensor uniform(const Shape& sizes, std::uint64_t seed) {
 
 // The page's data: a_0 of 8 values, a_1 = a_0 with probability q, a_2 of 4; perfect latents z_i and
 // two of noise.
-std::pair<Tensor, Tensor> dependent(double q, std::int64_t n) {
+std::pair<Tensor, Tensor> dependent(double q, int64_t n) {
   const Tensor u = uniform({n, 4}, 3);
   const Tensor a0 = floor(u.select(1, 0) * 8.0), other = floor(u.select(1, 1) * 8.0),
                a1 = where(u.select(1, 2) < q, a0, other), a2 = floor(u.select(1, 3) * 4.0);

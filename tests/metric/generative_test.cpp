@@ -112,10 +112,10 @@ TEST(FidInfinity, TakesTheSubsetsItSays) {
   o.sampling = "prefix";
   const Extrapolation e = fid_infinity(x, statistics(y), {}, o);
   Tensor rows = full({4, 30}, -1, kInt64);
-  const auto sizes = e.sizes.to_vector<std::int64_t>();
+  const auto sizes = e.sizes.to_vector<int64_t>();
   for (std::size_t p = 0; p < 4; ++p)
-    for (std::int64_t i = 0; i < sizes[p]; ++i)
-      rows.data<std::int64_t>()[static_cast<std::int64_t>(p) * 30 + i] = i;
+    for (int64_t i = 0; i < sizes[p]; ++i)
+      rows.data<int64_t>()[static_cast<int64_t>(p) * 30 + i] = i;
   const Extrapolation given = fid_infinity(x, statistics(y), rows);
   EXPECT_EQ(max_difference(e.values, given.values), 0);
   EXPECT_EQ(e.y.item(), given.y.item());

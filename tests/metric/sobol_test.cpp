@@ -7,7 +7,7 @@
 namespace dropin::testing {
 namespace {
 
-Tensor points(SobolOptions o, std::int64_t count) { return SobolSequence(o).draw(count); }
+Tensor points(SobolOptions o, int64_t count) { return SobolSequence(o).draw(count); }
 
 TEST(SobolSequence, BeginsAsPublished) {
   expect_values(sobol_sequence({.dim = 3, .count = 4, .scramble = "none"}),
@@ -16,11 +16,11 @@ TEST(SobolSequence, BeginsAsPublished) {
 
 TEST(SobolSequence, FillsEveryCellOnceUnderEveryScrambling) {
   for (const char* scramble : {"none", "shift", "lms", "owen"})
-    for (const std::int64_t bits : {8, 30, 32}) {
+    for (const int64_t bits : {8, 30, 32}) {
       const Tensor x = points({.dim = 7, .bits = bits, .scramble = scramble, .seed = 5}, 64);
       EXPECT_GE(amin(x).item(), 0);
       EXPECT_LT(amax(x).item(), 1);
-      for (std::int64_t d = 0; d < 7; ++d) {
+      for (int64_t d = 0; d < 7; ++d) {
         auto cells = floor(x.select(1, d) * 64.0).to_vector();
         std::sort(cells.begin(), cells.end());
         for (std::size_t i = 0; i < cells.size(); ++i)
@@ -49,7 +49,7 @@ TEST(SobolSequence, IsTheFunctionAtAnyPlace) {
 TEST(SobolSequence, ReordersWithinBlocksOnly) {
   const Tensor plain = points({.dim = 2}, 16), mixed = points({.dim = 2, .reorder_block = 8}, 16);
   EXPECT_GT(max_difference(plain, mixed), 0);
-  for (const std::int64_t block : {0, 8}) {
+  for (const int64_t block : {0, 8}) {
     auto a = plain.narrow(0, block, 8).select(1, 0).to_vector(),
          b = mixed.narrow(0, block, 8).select(1, 0).to_vector();
     std::sort(a.begin(), a.end());
@@ -99,7 +99,7 @@ TEST(SobolNormal, AveragesBetterThanIndependentNoise) {
     return amax(abs(mean(z, {0}))).item() + amax(abs(var(z, {0}) - 1.0)).item();
   };
   double sobol = 0, independent = 0;
-  for (std::int64_t seed = 0; seed < 5; ++seed)
+  for (int64_t seed = 0; seed < 5; ++seed)
     for (const char* transform : {"inverse", "box_muller"}) {
       SobolNormal a({.dim = 6, .seed = seed, .transform = transform});
       NormalSampler b({.dim = 6});

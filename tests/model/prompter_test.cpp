@@ -5,7 +5,7 @@
 namespace dropin::testing {
 namespace {
 
-Tensor boxes(std::int64_t batch, std::int64_t count, std::uint64_t seed = 3) {
+Tensor boxes(int64_t batch, int64_t count, std::uint64_t seed = 3) {
   const Tensor low = sigmoid(random({batch, count, 2}, kFloat64, seed)) * 0.5;
   return concat({low, low + 0.4}, 2);
 }
@@ -17,7 +17,7 @@ TEST(Prompter, PromptsSeeThemselvesAndTheImageOnly) {
   const Tensor image = random({2, 7, 12}), four = boxes(2, 4);
   const Prompter::Result r = p.forward(image, four);
   const Prompter::Cache kept = p.cache(image);
-  for (std::int64_t i = 0; i < 4; ++i)
+  for (int64_t i = 0; i < 4; ++i)
     EXPECT_LT(max_difference(p.forward(kept, four.narrow(1, i, 1)).y, r.y.narrow(1, i, 1)), 1e-12);
   EXPECT_EQ(r.y.sizes(), (Shape{2, 4, 5}));
   EXPECT_EQ(r.hidden.sizes(), (Shape{2, 4, 12}));

@@ -146,7 +146,7 @@ TEST(Transformer, StepEqualsForward) {
     TransformerState s = m.init_state(2);
     const Tensor first = m.step(ids.narrow(1, 0, 3), s);
     EXPECT_LT(max_difference(first, all.narrow(1, 0, 3)), 1e-5);
-    for (std::int64_t t = 3; t < 7; ++t)
+    for (int64_t t = 3; t < 7; ++t)
       EXPECT_LT(max_difference(m.step(ids.narrow(1, t, 1), s), all.narrow(1, t, 1)), 1e-5);
     if (positions == std::string("none"))
       EXPECT_ERROR(m(randint(0, 11, {1, 9})), ShapeError, "max_len");

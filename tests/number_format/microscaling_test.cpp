@@ -26,8 +26,8 @@ Tensor mixed(const Shape& sizes, std::uint64_t seed) {
   Generator g(seed + 1);
   const Tensor kind = randint(0, 100, {x.numel()}, kInt64, &g);
   float* p = x.data<float>();
-  for (std::int64_t i = 0; i < x.numel(); ++i) {
-    const std::int64_t region = i / 97 % 8, k = kind.data<std::int64_t>()[i];
+  for (int64_t i = 0; i < x.numel(); ++i) {
+    const int64_t region = i / 97 % 8, k = kind.data<int64_t>()[i];
     if (region == 1) p[i] *= 1e-38f;
     if (region == 2) p[i] *= 1e-42f;
     if (region == 3) p[i] *= 1e38f;
@@ -53,7 +53,7 @@ TEST(Microscaling, EqualsTheDefinitionBitForBit) {
   for (int f = 0; f < 6; ++f)
     for (int r = 0; r < 3; ++r)
       for (const bool ceil : {false, true})
-        for (const std::int64_t block : {1, 3, 16, 32, 100})
+        for (const int64_t block : {1, 3, 16, 32, 100})
           for (const int axis : {0, 1, 2}) {
             const Tensor x = mixed({13, 37, 41}, static_cast<std::uint64_t>(f * 10 + r));
             const MXParams p{kFormats[f], axis, block, roundings[r], ceil ? "ceil" : "floor"};
@@ -61,17 +61,17 @@ TEST(Microscaling, EqualsTheDefinitionBitForBit) {
             const Tensor fake = fake_quantize_mx(x, p), y = dequantize_mx(q.codes, q.scales, p);
             MxArgs a{static_cast<MxFormat>(f), static_cast<MxRounding>(r), ceil};
             const Shape s = x.sizes();
-            std::int64_t outer = 1, inner = 1;
-            const std::int64_t n = s[axis], blocks = (n + block - 1) / block;
+            int64_t outer = 1, inner = 1;
+            const int64_t n = s[axis], blocks = (n + block - 1) / block;
             for (int i = 0; i < axis; ++i) outer *= s[i];
             for (int i = axis + 1; i < 3; ++i) inner *= s[i];
             std::vector<std::uint8_t> codes(static_cast<std::size_t>(x.numel())),
                 scales(static_cast<std::size_t>(q.scales.numel()));
             std::vector<float> values(codes.size());
-            for (std::int64_t o = 0; o < outer; ++o)
-              for (std::int64_t b = 0; b < blocks; ++b)
-                for (std::int64_t c = 0; c < inner; ++c) {
-                  const std::int64_t at = (o * n + b * block) * inner + c;
+            for (int64_t o = 0; o < outer; ++o)
+              for (int64_t b = 0; b < blocks; ++b)
+                for (int64_t c = 0; c < inner; ++c) {
+                  const int64_t at = (o * n + b * block) * inner + c;
                   kernels::mx_block<float>(a, x.data<float>() + at, nullptr,
                                            std::min(block, n - b * block), inner, codes.data() + at,
                                            scales.data() + (o * blocks + b) * inner + c,
@@ -126,17 +126,17 @@ TEST(Microscaling, TheDefinitionRoundsToTheNearestValue) {
 
 TEST(Microscaling, PackedRowsAreBitStreamsOfTrueSize) {
   for (const char* format : kFormats)
-    for (const std::int64_t n : {1, 2, 7, 8, 31, 32, 33, 50, 256})
-      for (const std::int64_t block : {5, 32}) {
+    for (const int64_t n : {1, 2, 7, 8, 31, 32, 33, 50, 256})
+      for (const int64_t block : {5, 32}) {
         const Tensor x = random({4, n}, kFloat32, static_cast<std::uint64_t>(n));
         const MXParams p{.format = format, .block_size = block};
         const MXTensor a = quantize_mx(x, p), b = quantize_mx(x, p, true);
         const int w = mx_bits(format);
-        const std::int64_t bytes = (n * w + 7) / 8;
+        const int64_t bytes = (n * w + 7) / 8;
         ASSERT_EQ(b.codes.sizes(), (Shape{4, bytes}));
         const auto codes = a.codes.to_vector<int>(), packed = b.codes.to_vector<int>();
-        for (std::int64_t r = 0; r < 4; ++r)
-          for (std::int64_t i = 0; i < bytes * 8; ++i) {
+        for (int64_t r = 0; r < 4; ++r)
+          for (int64_t i = 0; i < bytes * 8; ++i) {
             const int want =
                 i / w < n ? codes[static_cast<std::size_t>(r * n + i / w)] >> (i % w) & 1 : 0;
             ASSERT_EQ(packed[static_cast<std::size_t>(r * bytes + i / 8)] >> (i % 8) & 1, want)
@@ -183,7 +183,7 @@ TEST(Microscaling, NoiseIsAsMeasuredInTheSpecification) {
   Tensor wild = x.clone();
   Generator g(5);
   const Tensor u = rand({wild.numel()}, kFloat32, &g);
-  for (std::int64_t i = 0; i < wild.numel(); ++i)
+  for (int64_t i = 0; i < wild.numel(); ++i)
     if (u.data<float>()[i] < 0.001f) wild.data<float>()[i] *= 100;
   for (auto [format, want] : {std::pair{"int8", 3.3},
                               {"MXFP4_E2M1", 14.5},
@@ -202,15 +202,15 @@ TEST(NVFP4, FollowsItsFloat32Order) {
   for (double v : x.to_vector()) top = std::max(top, static_cast<float>(std::abs(v)));
   const float t = top / 2688.0f;
   EXPECT_EQ(q.tensor_scale.item(), t);
-  for (std::int64_t r = 0; r < 5; ++r)
-    for (std::int64_t b = 0; b < 3; ++b) {
+  for (int64_t r = 0; r < 5; ++r)
+    for (int64_t b = 0; b < 3; ++b) {
       float most = 0;
-      for (std::int64_t i = b * 16; i < std::min<std::int64_t>(39, b * 16 + 16); ++i)
+      for (int64_t i = b * 16; i < std::min<int64_t>(39, b * 16 + 16); ++i)
         most = std::max(most, std::abs(x.data<float>()[r * 39 + i]));
       const std::uint8_t scale = kernels::mx_encode(most / 6.0f / t, MxFormat::E4M3);
       EXPECT_EQ(q.scales.data<std::uint8_t>()[r * 3 + b], scale);
       const float s = static_cast<float>(kernels::mx_decode(scale, MxFormat::E4M3)) * t;
-      for (std::int64_t i = b * 16; i < std::min<std::int64_t>(39, b * 16 + 16); ++i)
+      for (int64_t i = b * 16; i < std::min<int64_t>(39, b * 16 + 16); ++i)
         EXPECT_EQ(q.codes.data<std::uint8_t>()[r * 39 + i],
                   kernels::mx_encode(x.data<float>()[r * 39 + i] / s, MxFormat::E2M1));
     }
@@ -223,7 +223,7 @@ TEST(NVFP4, FollowsItsFloat32Order) {
   bad.data<float>()[0] = NAN;
   const NVFP4Tensor n = quantize_nvfp4(bad);
   const Tensor y = dequantize_nvfp4(n.codes, n.scales, n.tensor_scale);
-  for (std::int64_t i = 0; i < 39; ++i)
+  for (int64_t i = 0; i < 39; ++i)
     EXPECT_EQ(std::isnan(y.data<float>()[i]), i < 16) << "poisons its block";
 }
 
@@ -275,7 +275,7 @@ TEST(MXLinear, QuantizesEachOperandAlongWhatIsSummed) {
       const Tensor y = l(x), g = random(y.sizes(), kFloat32, 3);
       y.backward(g);
       no_grad guard;
-      auto q = [&](const Tensor& t, const char* f, std::int64_t axis) {
+      auto q = [&](const Tensor& t, const char* f, int64_t axis) {
         return fake_quantize_mx(t, {.format = f, .axis = axis, .block_size = 16});
       };
       EXPECT_LT(max_difference(y.detach(), linear(q(x, "MXINT8", -1), q(w, "MXFP4_E2M1", -1), b)),
@@ -350,7 +350,7 @@ TEST(MXMatmul, SharedSecondOperand) {
   const Tensor y = m(a, b), g = random(y.sizes(), kFloat32, 3);
   y.backward(g);
   no_grad guard;
-  auto q = [&](const Tensor& t, const char* f, std::int64_t axis) {
+  auto q = [&](const Tensor& t, const char* f, int64_t axis) {
     return fake_quantize_mx(t, {.format = f, .axis = axis});
   };
   EXPECT_LT(max_difference(y.detach(), matmul(q(a, "MXFP6_E2M3", -1), q(b, "MXINT8", -2))), 1e-5);

@@ -11,7 +11,7 @@ using testing::max_difference;
 using testing::random;
 
 struct Case {
-  std::int64_t batch, channels, length, taps;
+  int64_t batch, channels, length, taps;
   bool reversed = false, pre = false, post = false, skip = true, channels_last = false,
        keep = false;
 };
@@ -25,12 +25,12 @@ void PrintTo(const Case& c, std::ostream* os) {
 std::vector<Case> cases() {
   std::vector<Case> r;
   // direct sums, every radix and their mixtures, lengths that are not a transform's
-  for (const std::int64_t l :
+  for (const int64_t l :
        {1,   2,   7,   31,  32,  33,  36,  40,  47,  48,  60,  64,  65,  80,  96,  100,
         127, 128, 144, 160, 180, 200, 225, 240, 256, 300, 333, 400, 512, 625, 720, 1000})
     r.push_back({2, 9, l, l, false, l % 3 == 0, l % 2 == 0});
-  for (const std::int64_t l : {20, 64, 130, 520}) {
-    r.push_back({2, 3, l, std::min<std::int64_t>(l, 7), true, true, true});
+  for (const int64_t l : {20, 64, 130, 520}) {
+    r.push_back({2, 3, l, std::min<int64_t>(l, 7), true, true, true});
     r.push_back({3, 16, l, l, true, false, true, false, true});
     r.push_back({1, 8, l, 1, true, true, false, true, true, true});
     r.push_back({2, 17, l, l / 2, false, true, true, true, true, true});
@@ -82,8 +82,7 @@ TEST_P(EveryFftConv, EqualsTheDefinitionAndItsGradients) {
       sequence(1),
       random({c.channels, c.taps}, kFloat32, 2),
       optional(c.skip, random({c.channels}, kFloat32, 3)),
-      optional(c.reversed,
-               random({c.channels, std::max<std::int64_t>(1, c.taps - 1)}, kFloat32, 4)),
+      optional(c.reversed, random({c.channels, std::max<int64_t>(1, c.taps - 1)}, kFloat32, 4)),
       optional(c.pre, sequence(5)),
       optional(c.post, sequence(6))};
   Tensors wide;
@@ -128,11 +127,11 @@ TEST(FftConv,
 }
 
 TEST(FftConv, GradientsAndTheirGradientsAgreeWithDifferences) {
-  for (const std::int64_t l : {1, 5, 140}) {
+  for (const int64_t l : {1, 5, 140}) {
     auto leaf = [&](const Shape& s, std::uint64_t seed) {
       return random(s, kFloat64, seed).requires_grad_();
     };
-    const Tensors in{leaf({2, 2, l}, 1), leaf({2, std::min<std::int64_t>(l, 4)}, 2),
+    const Tensors in{leaf({2, 2, l}, 1), leaf({2, std::min<int64_t>(l, 4)}, 2),
                      leaf({2}, 3),       leaf({2, 1}, 4),
                      leaf({2, 2, l}, 5), leaf({2, 2, l}, 6)};
     auto f = [](const Tensors& v) -> Tensors {
@@ -164,11 +163,11 @@ TEST(FftConv, GradientsAndTheirGradientsAgreeWithDifferences) {
 TEST(FftConv, TheFutureDoesNotReachThePast) {
   // 1e-6 of the row's maximum is the bound of the specification; the transform itself stays well
   // below, the direct sum is exact
-  for (const std::int64_t l : {32, 64, 1000, 16384}) {
+  for (const int64_t l : {32, 64, 1000, 16384}) {
     const Tensor u = random({1, 8, l}, kFloat32), k = random({8, l}, kFloat32, 2),
                  y = fft_conv(u, k);
     const double top = amax(abs(y)).item();
-    for (const std::int64_t cut : {l / 4, l - 1}) {
+    for (const int64_t cut : {l / 4, l - 1}) {
       Tensor changed = u.clone();
       changed.narrow(2, cut, l - cut).mul_(-1);
       const double moved =
@@ -202,8 +201,8 @@ TEST(FftConv, ANonFiniteSampleSpoilsItsRowOnly) {
     Tensor v = u.clone();
     v.data<float>()[3 * 200 + 150] = bad;  // batch 0, channel 3
     const Tensor y = fft_conv(v, k);
-    for (std::int64_t b = 0; b < 2; ++b)
-      for (std::int64_t c = 0; c < 9; ++c) {
+    for (int64_t b = 0; b < 2; ++b)
+      for (int64_t c = 0; c < 9; ++c) {
         if (b == 0 && c == 3)
           EXPECT_TRUE(std::isnan(sum(y[b][c]).item()));
         else
@@ -247,8 +246,8 @@ TEST(FftConv, RefusesWhatDoesNotFit) {
 }
 
 TEST(CausalDepthwiseConv, EqualsTheDefinition) {
-  for (const std::int64_t taps : {1, 3, 4, 9})
-    for (const std::int64_t l : {1, 2, 7, 700}) {
+  for (const int64_t taps : {1, 3, 4, 9})
+    for (const int64_t l : {1, 2, 7, 700}) {
       const Tensors wide{random({3, l, 13}, kFloat64, 1), random({13, 1, taps}, kFloat64, 2),
                          random({13}, kFloat64, 3)};
       const Tensor w = random({3, l, 13}, kFloat64, 4);

@@ -13,11 +13,11 @@ using testing::random;
 
 // sum_t x[t] exp(sign 2 pi i k t / n) along dimension 0 of [n, 2]
 Tensor by_definition(const Tensor& x, double sign) {
-  const std::int64_t n = x.size(0);
+  const int64_t n = x.size(0);
   const auto v = x.to_vector();
   std::vector<double> y(static_cast<std::size_t>(2 * n));
-  for (std::int64_t k = 0; k < n; ++k)
-    for (std::int64_t t = 0; t < n; ++t) {
+  for (int64_t k = 0; k < n; ++k)
+    for (int64_t t = 0; t < n; ++t) {
       const double a = sign * 2 * std::numbers::pi * static_cast<double>(k * t % n) /
                        static_cast<double>(n),
                    c = std::cos(a), s = std::sin(a);
@@ -31,7 +31,7 @@ Tensor by_definition(const Tensor& x, double sign) {
 double length_of(const Tensor& x) { return std::sqrt(sum(square(x.to(kFloat64))).item()); }
 
 TEST(Fft, EqualsTheDefinitionAtAnyLength) {
-  for (const std::int64_t n :
+  for (const int64_t n :
        {1,  2,  3,  4,  5,  6,  7,  8,   9,   11,  12,  13,  15,  16,  17,  19,
         25, 30, 31, 49, 60, 64, 97, 121, 128, 143, 169, 210, 243, 289, 509, 1000}) {
     const Tensor x = random({n, 2}, kFloat64, static_cast<std::uint64_t>(n)),
@@ -46,7 +46,7 @@ TEST(Fft, EqualsTheDefinitionAtAnyLength) {
 }
 
 TEST(Fft, RealTransformsAreTheHalfOfTheComplexOnes) {
-  for (const std::int64_t n : {1, 2, 3, 4, 5, 8, 17, 30, 37, 64}) {
+  for (const int64_t n : {1, 2, 3, 4, 5, 8, 17, 30, 37, 64}) {
     const Tensor x = random({3, n, 4}, kFloat64), full = fft(stack({x, zeros_like(x)}, -1), 1),
                  half = rfft(x, 0, 1);
     EXPECT_EQ(half.sizes(), (Shape{3, n / 2 + 1, 4, 2}));
@@ -62,25 +62,24 @@ TEST(Fft, RealTransformsAreTheHalfOfTheComplexOnes) {
 
 TEST(Fft, ManySignalsAndStridesAreOneSignalEach) {
   const Tensor x = random({5, 24, 7, 2}, kFloat64), y = fft(x, 1);
-  for (std::int64_t i = 0; i < 5; ++i)
-    for (std::int64_t j = 0; j < 7; ++j)
+  for (int64_t i = 0; i < 5; ++i)
+    for (int64_t j = 0; j < 7; ++j)
       EXPECT_LT(max_difference(y[i].select(1, j), by_definition(x[i].select(1, j), -1)), 1e-11);
   EXPECT_LT(max_difference(fft(x.transpose(0, 1), 0), y.transpose(0, 1)), 1e-13);
   EXPECT_LT(max_difference(fft(x, -2), y), 1e-13);
 }
 
 TEST(Fft, AMillionSamplesKeepSixDigits) {
-  for (const std::int64_t n :
-       {std::int64_t{1} << 20, std::int64_t{1000003}}) {  // a power of two and a prime
+  for (const int64_t n : {int64_t{1} << 20, int64_t{1000003}}) {  // a power of two and a prime
     const Tensor x = random({n, 2}, kFloat32, 3), wide = fft(x.to(kFloat64)), narrow = fft(x);
     EXPECT_LT(length_of(narrow.to(kFloat64) - wide), 1e-6 * length_of(wide)) << n;
     EXPECT_LT(max_difference(narrow.to(kFloat64), wide), 1e-6 * amax(abs(wide)).item()) << n;
     EXPECT_LT(length_of(ifft(wide) - x.to(kFloat64)), 1e-12 * length_of(x)) << n;
     // single frequencies by their sums, against the double transform itself
     const auto v = x.to_vector();
-    for (const std::int64_t k : {std::int64_t{0}, std::int64_t{1}, n / 3, n - 1}) {
+    for (const int64_t k : {int64_t{0}, int64_t{1}, n / 3, n - 1}) {
       double re = 0, im = 0;
-      for (std::int64_t t = 0; t < n; ++t) {
+      for (int64_t t = 0; t < n; ++t) {
         const double a = -2 * std::numbers::pi * static_cast<double>(k * t % n) /
                          static_cast<double>(n),
                      c = std::cos(a), s = std::sin(a);
@@ -96,7 +95,7 @@ TEST(Fft, AMillionSamplesKeepSixDigits) {
 }
 
 TEST(Fft, GradientsAgreeWithDifferences) {
-  for (const std::int64_t n : {1, 4, 5, 6, 17}) {
+  for (const int64_t n : {1, 4, 5, 6, 17}) {
     Tensor z = random({2, n, 3, 2}, kFloat64).requires_grad_(),
            x = random({2, n, 3}, kFloat64).requires_grad_(),
            h = random({2, n / 2 + 1, 3, 2}, kFloat64).requires_grad_();

@@ -46,14 +46,13 @@ int nearest_by_distance(const kernels::DynamicMap& m, float x) {
 TEST(QuantizeBlockwise, CodesAreExact) {
   for (const bool is_signed : {true, false}) {
     const auto& map = dynamic_map(is_signed);
-    for (const std::int64_t block : {16, 32, 100, 256, 2048})
+    for (const int64_t block : {16, 32, 100, 256, 2048})
       for (const double scale : {1.0, 3e-6, 1e-38, 7e-42, 2e38}) {
         Generator g(static_cast<std::uint64_t>(block));
-        const std::int64_t n = 5 * 2048 + 37;
+        const int64_t n = 5 * 2048 + 37;
         Tensor x = randn({n}, kFloat32, &g);
         float* p = x.data<float>();
-        for (std::int64_t i = 0; i < n;
-             ++i) {  // values of every decade, midpoints and their neighbours
+        for (int64_t i = 0; i < n; ++i) {  // values of every decade, midpoints and their neighbours
           const double decade = std::pow(10.0, -static_cast<double>(i % 9));
           float v = static_cast<float>(std::clamp(p[i] * 0.3 * decade, -1.0, 1.0));
           if (i % 3 == 0) v = map.mid[i / 3 % 255];
@@ -65,10 +64,10 @@ TEST(QuantizeBlockwise, CodesAreExact) {
         }
         const Blockwise q = quantize_blockwise(x, is_signed, block);
         const Tensor y = dequantize_blockwise(q.codes, q.absmax, is_signed, block);
-        std::int64_t wrong = 0;
-        for (std::int64_t i = 0; i < n; ++i) {
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < n; ++i) {
           float top = 0;
-          for (std::int64_t k = i / block * block; k < std::min(n, (i / block + 1) * block); ++k)
+          for (int64_t k = i / block * block; k < std::min(n, (i / block + 1) * block); ++k)
             top = std::max(top, std::abs(p[k]));
           ASSERT_EQ(q.absmax.data<float>()[i / block], top);
           const int want = nearest_by_distance(map, top > 0 ? p[i] / top : 0);
@@ -83,15 +82,15 @@ TEST(QuantizeBlockwise, CodesAreExact) {
 /// Every `step`-th float of [0, 1] and its negatives, times absmax, against a search in the
 /// midpoints.
 void check_floats(std::uint32_t step, float absmax) {
-  constexpr std::int64_t kBlock = 256, kSize = kBlock * 4096;
+  constexpr int64_t kBlock = 256, kSize = kBlock * 4096;
   const std::uint32_t one = 0x3f800000u;
   for (const bool is_signed : {true, false}) {
     const auto& map = dynamic_map(is_signed);
     const Tensor x = empty({kSize});
     float* p = x.data<float>();
-    std::int64_t wrong = 0;
+    int64_t wrong = 0;
     for (std::uint32_t bits = 0; bits <= one;) {
-      for (std::int64_t i = 0; i < kSize; ++i) {
+      for (int64_t i = 0; i < kSize; ++i) {
         const std::uint32_t b = std::min(bits, one);
         float v = 1;  // each block's first value is its largest
         if (i % kBlock) std::memcpy(&v, &b, 4), bits += step;
@@ -99,7 +98,7 @@ void check_floats(std::uint32_t step, float absmax) {
       }
       const auto [codes, scales] = quantize_blockwise(x, is_signed, kBlock);
       const std::uint8_t* c = codes.data<std::uint8_t>();
-      for (std::int64_t i = 0; i < kSize; ++i) wrong += c[i] != map.nearest(p[i] / absmax);
+      for (int64_t i = 0; i < kSize; ++i) wrong += c[i] != map.nearest(p[i] / absmax);
     }
     EXPECT_EQ(wrong, 0) << (is_signed ? "signed" : "unsigned") << ", absmax " << absmax;
   }
@@ -137,7 +136,7 @@ TEST(QuantizeBlockwise, EdgesAndBadInput) {
 struct Reference {
   std::string rule;
   double lr, beta1, beta2, eps, decay;
-  std::int64_t block;
+  int64_t block;
   bool bytes;
   std::vector<double> p, s1, s2;
   int t = 0;
@@ -207,8 +206,8 @@ TEST(Optimizers8bit, FollowTheirFormulas) {
        0.9, 1e-8, 0.05},
       {"Adagrad8bit", "adagrad", R"({"lr": 0.01, "weight_decay": 0.02})", 0.01, 0, 0, 1e-10, 0.02}};
   for (const Case& c : cases)
-    for (const std::int64_t n : {1, 5, 255, 4096, 5003})
-      for (const std::int64_t block : {16, 256, 1000})
+    for (const int64_t n : {1, 5, 255, 4096, 5003})
+      for (const int64_t block : {16, 256, 1000})
         for (const bool bytes : {true, false}) {
           Tensor p = parameter({n}, 3);
           Json o = Json::parse(c.options);
@@ -239,7 +238,7 @@ TEST(Optimizers8bit, FollowTheirFormulas) {
           // a state next to a midpoint may round the other way in float, and later moves its
           // parameter by a share of a cell
           const auto got = p.to_vector();
-          std::int64_t off = 0;
+          int64_t off = 0;
           for (std::size_t i = 0; i < got.size(); ++i) {
             off += std::abs(got[i] - r.p[i]) > 2e-6;
             EXPECT_NEAR(got[i], r.p[i], 3e-3) << c.name << " at " << i;
@@ -273,14 +272,14 @@ TEST(Optimizers8bit, NonFiniteAndHugeGradientsStayOutOfTheState) {
     Box<Optimizer> opt =
         make_optimizer(name, {p}, Json::parse(R"({"lr": 0.01, "weight_decay": 0.1})"));
     Tensor g = random({5000}, kFloat32, 4).clone();
-    for (std::int64_t i = 0; i < 5000; i += 7) g.data<float>()[i] = i % 2 ? NAN : -INFINITY;
+    for (int64_t i = 0; i < 5000; i += 7) g.data<float>()[i] = i % 2 ? NAN : -INFINITY;
     g.data<float>()[1] = 1e30f;
     g.data<float>()[2] = 3e38f;
     p.set_grad(g);
     opt->step();
     p.set_grad(g);
     opt->step();
-    for (std::int64_t i = 0; i < 5000; i += 7)
+    for (int64_t i = 0; i < 5000; i += 7)
       EXPECT_EQ(p.data<float>()[i], before.data<float>()[i]) << name << " " << i;
     for (const auto& [n, t] : opt->state_dict())
       if (n.find("absmax") != std::string::npos) {
@@ -290,14 +289,14 @@ TEST(Optimizers8bit, NonFiniteAndHugeGradientsStayOutOfTheState) {
 }
 
 TEST(Optimizers8bit, StateIsReallyOneByte) {
-  const std::int64_t n = 100'003;
+  const int64_t n = 100'003;
   Tensor p = parameter({n});
   Adam8bit opt({p});
   AdamW standard({p}, {});
   p.set_grad(random({n}, kFloat32, 2));
-  const std::int64_t allocated = memory_stats().allocated;
+  const int64_t allocated = memory_stats().allocated;
   opt.step();
-  const std::int64_t taken = memory_stats().allocated - allocated;
+  const int64_t taken = memory_stats().allocated - allocated;
   EXPECT_EQ(opt.state_bytes(), 2 * n + 8 * ((n + 255) / 256) + 4);
   EXPECT_LE(taken, opt.state_bytes() + 5 * 4096) << "what the allocator handed out agrees";
   standard.step();
@@ -471,7 +470,7 @@ TEST(StableEmbedding, NormalisesRowsAndSparesThePadding) {
 }
 
 TEST(Optimizers8bit, ASquareBeyondAllFloatsMovesNothing) {
-  for (const std::int64_t least : {16, 4096}) {  // bytes, and floats
+  for (const int64_t least : {16, 4096}) {  // bytes, and floats
     Tensor p = ones({64}).requires_grad_();
     p.set_grad(full({64}, 1e25));
     Adam8bit o({p}, {.lr = 0.1, .min_8bit_size = least});

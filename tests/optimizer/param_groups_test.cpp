@@ -115,9 +115,9 @@ TEST(Groups, EveryOptimizersOptionsAreInItsState) {
 struct OddOptions {
   double lr = 1;
   std::string name = "none";
-  std::vector<std::int64_t> sizes = {};
+  std::vector<int64_t> sizes = {};
   std::optional<double> bound = std::nullopt;
-  std::int64_t large = (std::int64_t{1} << 60) + 1;
+  int64_t large = (int64_t{1} << 60) + 1;
   bool on = false;
   static void fields(auto&& f) {
     using O = OddOptions;
@@ -151,7 +151,7 @@ TEST(Groups, OptionsOfEveryKindSurvive) {
                              .name = "a \"b\" \xc3\xa9",
                              .sizes = {3, 1},
                              .bound = 0.1,
-                             .large = (std::int64_t{1} << 60) + 3,
+                             .large = (int64_t{1} << 60) + 3,
                              .on = true});
   Odd two({parameter({2})});
   two.load_state_dict(one.state_dict());

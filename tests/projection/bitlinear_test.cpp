@@ -19,24 +19,24 @@ using testing::random;
 
 TEST(BitPack, StorageIsAsSpecified) {
   for (const bool ternary : {false, true})
-    for (const std::int64_t k : {1, 3, 4, 5, 8, 9, 43, 256})
-      for (const std::int64_t groups : {1, 3}) {
+    for (const int64_t k : {1, 3, 4, 5, 8, 9, 43, 256})
+      for (const int64_t groups : {1, 3}) {
         const Tensor w = random({6, k}, kFloat32, static_cast<std::uint64_t>(k));
         const BitPackedWeight p = bitlinear_pack_weight(w, ternary ? "b1.58" : "b1", groups);
-        const std::int64_t per = ternary ? 4 : 8, bytes = (k + per - 1) / per, rows = 6 / groups;
+        const int64_t per = ternary ? 4 : 8, bytes = (k + per - 1) / per, rows = 6 / groups;
         ASSERT_EQ(p.packed.sizes(), (Shape{6, bytes}));
         const auto v = w.to_vector(), scale = p.scale.to_vector();
         const auto b = p.packed.to_vector<int>();
         const Tensor back = bitlinear_unpack_weight(p.packed, p.scale, ternary ? "b1.58" : "b1", k);
-        for (std::int64_t g = 0; g < groups; ++g) {
+        for (int64_t g = 0; g < groups; ++g) {
           double sum = 0, size = 0;
-          for (std::int64_t i = g * rows * k; i < (g + 1) * rows * k; ++i)
+          for (int64_t i = g * rows * k; i < (g + 1) * rows * k; ++i)
             sum += v[static_cast<std::size_t>(i)], size += std::abs(v[static_cast<std::size_t>(i)]);
           const double mean = sum / static_cast<double>(rows * k),
                        s = size / static_cast<double>(rows * k);
           EXPECT_NEAR(scale[static_cast<std::size_t>(g)], s, 1e-6);
-          for (std::int64_t r = g * rows; r < (g + 1) * rows; ++r)
-            for (std::int64_t i = 0; i < bytes * per; ++i) {
+          for (int64_t r = g * rows; r < (g + 1) * rows; ++r)
+            for (int64_t i = 0; i < bytes * per; ++i) {
               const int bits = b[static_cast<std::size_t>(r * bytes + i / per)];
               const int code = ternary ? bits >> 2 * (i % 4) & 3 : bits >> (i % 8) & 1;
               if (i >= k) {
@@ -86,13 +86,13 @@ TEST(BitPack, AllZeroWeights) {
 // The worst sums there are, on every width: exact integers, no overflow.
 TEST(BitProduct, SumsAreExact) {
   for (const bool ternary : {false, true})
-    for (const std::int64_t m : {1, 2, 3, 4, 5, 6, 17})
-      for (const std::int64_t k : {1, 31, 67, 130, 1000, 8192 + 77})
-        for (const std::int64_t groups : {1, 2, 5})
+    for (const int64_t m : {1, 2, 3, 4, 5, 6, 17})
+      for (const int64_t k : {1, 31, 67, 130, 1000, 8192 + 77})
+        for (const int64_t groups : {1, 2, 5})
           for (const bool shift : {false, true})
             for (const int fill : {0, 1, 2}) {
               if (k % groups || (k > 4000 && m > 6)) continue;
-              const std::int64_t n = 37;
+              const int64_t n = 37;
               Generator g(static_cast<std::uint64_t>(k + m));
               Tensor w = randint(ternary ? -1 : 0, 2, {n, k}, kInt64, &g).to(kFloat32),
                      q = randint(-128, 128, {m, k}, kInt64, &g).to(kInt8);
@@ -101,10 +101,10 @@ TEST(BitProduct, SumsAreExact) {
               if (fill == 2) w = full({n, k}, -1), q = full({m, k}, 127, kInt8);
               if (shift) q = clamp(q.to(kFloat32), 0, 127).to(kInt8);
               // codes written by hand: packing measures a scale, here it is 1
-              const std::int64_t per = ternary ? 4 : 8, bytes = (k + per - 1) / per;
+              const int64_t per = ternary ? 4 : 8, bytes = (k + per - 1) / per;
               Tensor packed = full({n, bytes}, ternary ? 0x55 : 0, kUInt8);
-              for (std::int64_t r = 0; r < n; ++r)
-                for (std::int64_t i = 0; i < k; ++i) {
+              for (int64_t r = 0; r < n; ++r)
+                for (int64_t i = 0; i < k; ++i) {
                   const int v = static_cast<int>(w.data<float>()[r * k + i]);
                   std::uint8_t& b = packed.data<std::uint8_t>()[r * bytes + i / per];
                   if (ternary)
@@ -136,9 +136,9 @@ TEST(BitLinear, IntegerRouteEqualsTheDefinition) {
     for (const char* per : {"token", "tensor"})
       for (const char* mode : {"absmax", "shift"})
         for (const char* norm : {"auto", "none", "rms", "layer"})
-          for (const std::int64_t groups : {1, 3})
-            for (const std::int64_t k : {3, 66, 129})
-              for (const std::int64_t m : {1, 7}) {
+          for (const int64_t groups : {1, 3})
+            for (const int64_t k : {3, 66, 129})
+              for (const int64_t m : {1, 7}) {
                 BitLinearOptions o{.in_features = k,
                                    .out_features = 12,
                                    .variant = variant,
@@ -310,9 +310,9 @@ TEST(BitLinear, KeepsOneBytePerActivation) {
   BitLinear l({.in_features = 256, .out_features = 256, .bias = false, .norm = "none"});
   const Tensor leaf = random({1024, 256}, kFloat32).requires_grad_();
   l(leaf * 1.0);  // the cache of the weight
-  const std::int64_t before = memory_stats().allocated;
+  const int64_t before = memory_stats().allocated;
   const Tensor y = l(leaf * 1.0);
-  const std::int64_t kept = memory_stats().allocated - before - y.numel() * 4;
+  const int64_t kept = memory_stats().allocated - before - y.numel() * 4;
   EXPECT_GE(kept, 1024 * 256);
   EXPECT_LE(kept, 1024 * 256 + 1024 * 8 + 16384)
       << "int8 activations, a scale per token; the packed weight is shared";
@@ -342,7 +342,7 @@ TEST(BitLinear, NewWeightsAreSeen) {
 
 TEST(BitLinear, ThreadsDoNotMatter) {
   const int threads = get_num_threads();
-  for (const std::int64_t m : {1, 100}) {
+  for (const int64_t m : {1, 100}) {
     std::vector<Tensor> r;
     for (int t : {1, 2, 3}) {
       set_num_threads(t);

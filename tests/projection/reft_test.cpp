@@ -10,9 +10,9 @@ using testing::random;
 
 // R^T by the page: the product of reflections, one matrix each.
 Tensor by_reflections(const Tensor& x, const Tensor& base) {
-  const std::int64_t d = x.size(0), r = x.size(1);
+  const int64_t d = x.size(0), r = x.size(1);
   Tensor product = eye(d, d, kFloat64);
-  for (std::int64_t j = 0; j < r; ++j) {
+  for (int64_t j = 0; j < r; ++j) {
     Tensor v = zeros({d}, kFloat64);
     v.narrow(0, j, d - j).copy_(x.select(1, j).narrow(0, j, d - j));
     v[j] = 1.0;
@@ -64,7 +64,7 @@ TEST(LoReFT, OtherRowsPassBitByBit) {
   LoReFT m({.embed_dim = 6, .low_rank_dimension = 2});
   const Tensor x = random({2, 5, 6}, kFloat32), all = m(x);
   const Tensor y = m(x, tensor({0, 3, 3, -1, -1, -1, -1, -1}, {2, 4}, kInt64));
-  for (std::int64_t t = 0; t < 5; ++t) {
+  for (int64_t t = 0; t < 5; ++t) {
     const bool edited = t == 0 || t == 3;
     EXPECT_EQ(max_difference(y[0][t], edited ? all[0][t] : x[0][t]) < 1e-6, true) << t;
     if (!edited) EXPECT_EQ(max_difference(y[0][t], x[0][t]), 0);

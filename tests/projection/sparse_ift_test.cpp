@@ -26,7 +26,7 @@ double active(const Tensor& mask) { return sum(mask.to(kFloat64)).item(); }
 TEST(SparseIFTLinear, SizesAreThePapers) {
   struct Row {
     double s;
-    std::int64_t in, out, branches, factor, u_only, doped;
+    int64_t in, out, branches, factor, u_only, doped;
   };
   for (const Row& r : {Row{0.5, 16, 14, 2, 11, 8, 2},
                        {0.75, 24, 20, 4, 22, 10, 4},

@@ -9,7 +9,7 @@ namespace {
 using testing::max_difference;
 using testing::random;
 
-SURMLinearOptions layer(const std::string& structure, std::int64_t n) {
+SURMLinearOptions layer(const std::string& structure, int64_t n) {
   SURMLinearOptions o;
   o.structure = structure;
   o.in_features = o.out_features = n;
@@ -26,40 +26,36 @@ void shake(Module& m) {
 Tensor by_definition(const SURMLinear& m) {
   const auto& o = m.options();
   const StateDict s = m.state_dict();
-  const std::int64_t in = o.in_features, out = o.out_features;
+  const int64_t in = o.in_features, out = o.out_features;
   auto row = [&](const char* name) { return s.find(name).to_vector(); };
   auto filled = [&](auto entry) {
     Tensor t = zeros({out, in}, kFloat64);
-    for (std::int64_t i = 0; i < out; ++i)
-      for (std::int64_t j = 0; j < in; ++j) t.data<double>()[i * in + j] = entry(i, j);
+    for (int64_t i = 0; i < out; ++i)
+      for (int64_t j = 0; j < in; ++j) t.data<double>()[i * in + j] = entry(i, j);
     return t;
   };
-  auto at = [](const std::vector<double>& v, std::int64_t i) {
-    return v[static_cast<std::size_t>(i)];
-  };
+  auto at = [](const std::vector<double>& v, int64_t i) { return v[static_cast<std::size_t>(i)]; };
   auto cyclic = [&](const std::vector<double>& c) {
-    return filled([&](std::int64_t i, std::int64_t j) { return at(c, (i - j + in) % in); });
+    return filled([&](int64_t i, int64_t j) { return at(c, (i - j + in) % in); });
   };
   auto skew = [&](const std::vector<double>& h) {
-    return filled(
-        [&](std::int64_t i, std::int64_t j) { return i >= j ? at(h, i - j) : -at(h, in + i - j); });
+    return filled([&](int64_t i, int64_t j) { return i >= j ? at(h, i - j) : -at(h, in + i - j); });
   };
   auto even = [&](const std::vector<double>& t) {
-    return filled([&](std::int64_t i, std::int64_t j) { return at(t, std::abs(i - j)); });
+    return filled([&](int64_t i, int64_t j) { return at(t, std::abs(i - j)); });
   };
   if (o.structure == "ldr") {
     Tensor total = zeros({out, in}, kFloat64);
-    for (std::int64_t k = 0; k < o.num_terms; ++k)
+    for (int64_t k = 0; k < o.num_terms; ++k)
       total = total + matmul(cyclic(s.find("surm.G")[k].to_vector()),
                              skew(s.find("surm.H")[k].to_vector()));
     return total;
   }
   if (o.structure == "kronecker") {
     const Tensor a = s.find("surm.A"), b = s.find("surm.B");
-    const std::int64_t a1 = a.size(0), a2 = a.size(1);
-    return filled([&](std::int64_t i, std::int64_t j) {
-      return b[i / a1][j / a2].item() * a[i % a1][j % a2].item();
-    });
+    const int64_t a1 = a.size(0), a2 = a.size(1);
+    return filled(
+        [&](int64_t i, int64_t j) { return b[i / a1][j / a2].item() * a[i % a1][j % a2].item(); });
   }
   std::vector<double> product = row("surm.A");
   if (o.use_prod && o.structure == "toeplitz" && o.toeplitz_product == "matrix")
@@ -71,7 +67,7 @@ Tensor by_definition(const SURMLinear& m) {
 
 std::vector<SURMLinearOptions> structures() {
   std::vector<SURMLinearOptions> all;
-  for (const std::int64_t n : {1, 2, 7, 8})
+  for (const int64_t n : {1, 2, 7, 8})
     for (const char* s : {"circulant", "toeplitz", "ldr", "kronecker"}) {
       SURMLinearOptions o = layer(s, n);
       o.alpha = 0.5;

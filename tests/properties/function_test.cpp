@@ -93,7 +93,7 @@ TEST_P(EveryFunction, DeclaredInvariancesHold) {
 }
 
 TEST_P(EveryFunction, EmptyAndLengthOneInputsGiveResultsOrWords) {
-  for (const std::int64_t length : {0, 1}) {
+  for (const int64_t length : {0, 1}) {
     try {
       const Inputs in = inputs_for(GetParam(), -1, kFloat32, 5, length);
       EXPECT_GT(call(in.all).size(), 0u) << "length " << length;

@@ -106,7 +106,7 @@ TEST_P(EveryMember, BatchEntriesAreIndependent) {
   m->eval();
   const Inputs in = inputs_for(GetParam(), 3);
   const Tensor y = run(*m, in.all);
-  for (std::int64_t b = 0; b < 3; ++b) {
+  for (int64_t b = 0; b < 3; ++b) {
     const NamedTensors one = in.each([b](const Tensor& t) { return t.narrow(0, b, 1); });
     EXPECT_LT(max_difference(run(*m, one), y.narrow(0, b, 1)), 1e-9) << "sample " << b;
   }

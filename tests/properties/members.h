@@ -88,8 +88,8 @@ struct Inputs {
     return r;
   }
 };
-inline Inputs inputs_for(const Member& m, std::int64_t batch = -1, DType dtype = kFloat64,
-                         std::uint64_t seed = 5, std::int64_t length = -1) {
+inline Inputs inputs_for(const Member& m, int64_t batch = -1, DType dtype = kFloat64,
+                         std::uint64_t seed = 5, int64_t length = -1) {
   const Sample s = sample_inputs(*m.info, m.options,
                                  {.batch = batch, .length = length, .dtype = dtype, .seed = seed});
   Inputs r{{}, s.inputs.size() ? s.main() : std::string(), s.unbatched};

@@ -11,7 +11,7 @@ INSTANTIATE_TEST_SUITE_P(Registry, EveryMixer, ::testing::ValuesIn(modules_of<Se
 
 SequenceMixer& mixer(Module& m) { return dynamic_cast<SequenceMixer&>(m); }
 
-Tensor x_for(const Member& m, std::int64_t batch, std::int64_t length = 9) {
+Tensor x_for(const Member& m, int64_t batch, int64_t length = 9) {
   return inputs_for(m, batch, kFloat64, 5, length).x();
 }
 Tensor run(Module& m, const Tensor& x) { return testing::run(m, NamedTensors{{"x", x}}); }
@@ -22,7 +22,7 @@ TEST_P(EveryMixer, KeepsTheShape) {
     const Tensor x = x_for(GetParam(), 2);
     EXPECT_EQ(run(*m, x).sizes(), x.sizes());
   } else {
-    for (const std::int64_t l : {1, 2, 7, 16})
+    for (const int64_t l : {1, 2, 7, 16})
       EXPECT_EQ(run(*m, x_for(GetParam(), 2, l)).sizes(), (Shape{2, l, 8}));
   }
   try {
@@ -53,7 +53,7 @@ TEST_P(EveryMixer, CausalMembersIgnoreTheFuture) {
     if (!mixer(*m).causal()) GTEST_SKIP() << "does not claim to hide the future";
   }
   const Tensor x = x_for(GetParam(), 1, 12), y = run(*m, x);
-  for (const std::int64_t cut : {1, 5, 11}) {
+  for (const int64_t cut : {1, 5, 11}) {
     Tensor changed = x.clone();
     changed.narrow(1, cut, 12 - cut).copy_(random({1, 12 - cut, 8}, kFloat64, 77));
     EXPECT_LT(max_difference(run(*m, changed).narrow(1, 0, cut), y.narrow(1, 0, cut)), 1e-10)
@@ -119,7 +119,7 @@ TEST_P(EveryMixer, StepEqualsForward) {
   }
   const Tensor x = x_for(GetParam(), 2), y = run(*m, x).detach();
   EXPECT_LT(max_difference(mixer(*m).step(x.narrow(1, 0, 4), *state), y.narrow(1, 0, 4)), 1e-8);
-  for (std::int64_t t = 4; t < 9; ++t)
+  for (int64_t t = 4; t < 9; ++t)
     EXPECT_LT(max_difference(mixer(*m).step(x.narrow(1, t, 1), *state), y.narrow(1, t, 1)), 1e-8)
         << "token " << t;
   EXPECT_ERROR(mixer(*m).step(zeros({3, 1, 8}, {kFloat64, device()}), *state), ShapeError,

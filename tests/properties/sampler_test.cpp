@@ -7,7 +7,7 @@ namespace {
 class EverySampler : public ::testing::TestWithParam<Member> {};
 INSTANTIATE_TEST_SUITE_P(Registry, EverySampler, ::testing::ValuesIn(members(is_sampler)), label);
 
-Tensor drawn(Module& m, std::int64_t count) { return run(m, {{"count", scalar(count, kInt64)}}); }
+Tensor drawn(Module& m, int64_t count) { return run(m, {{"count", scalar(count, kInt64)}}); }
 
 TEST_P(EverySampler, TwoCallsGiveWhatOneGives) {
   Box<Module> a = made(GetParam(), kFloat32), b = made(GetParam(), kFloat32);

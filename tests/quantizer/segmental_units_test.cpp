@@ -5,7 +5,7 @@
 namespace dropin::testing {
 namespace {
 
-using Ids = std::vector<std::int64_t>;
+using Ids = std::vector<int64_t>;
 SegmentalUnitQuantizer quantizer(SegmentalUnitQuantizerOptions o = {}) {
   o.num_embeddings = 5;
   o.embedding_dim = 3;
@@ -110,12 +110,12 @@ TEST(SegmentalUnitQuantizer, JitterTakesNeighboursInTrainingOnly) {
     const Quantized r = q(x);
     const Tensor near = index_select(codes(q), 0, r.indices.reshape({-1})).reshape(x.sizes());
     int moved[3] = {};  // taken from frame t - 1, t, t + 1 (official: t, t + 1, t + 2)
-    for (std::int64_t t = 2; t < 198; ++t) {
+    for (int64_t t = 2; t < 198; ++t) {
       const Tensor got = r.y.detach().select(1, t);
-      for (std::int64_t b = 0; b < 3; ++b) {
+      for (int64_t b = 0; b < 3; ++b) {
         bool found = false;
         for (int k = 0; k < 3; ++k) {
-          const std::int64_t from = t + k - (official ? 0 : 1);
+          const int64_t from = t + k - (official ? 0 : 1);
           const bool same =
               max_difference(got.select(0, b), near.select(0, b).select(0, from)) == 0;
           moved[k] += same;

@@ -9,7 +9,7 @@ namespace {
 
 constexpr double kNan = NAN;
 Tensor column(const std::vector<double>& v) {
-  return tensor(v, {static_cast<std::int64_t>(v.size()), 1});
+  return tensor(v, {static_cast<int64_t>(v.size()), 1});
 }
 ImageTextFilterOptions fraction(double f, const std::string& ties = "include") {
   return {.metrics = {"score"}, .rule = {"fraction"}, .value = {f}, .ties = ties};
@@ -76,7 +76,7 @@ TEST(ImageTextFilter, MasksChain) {
 }
 
 TEST(ImageTextFilterStream, OverUnevenShardsIsTheWholePool) {
-  const std::int64_t n = 200;
+  const int64_t n = 200;
   const Tensor coarse = round(random({n, 2}, kFloat32, 3) * 2.0);
   coarse.narrow(0, 7, 3).fill_(kNan);
   for (const char* ties : {"include", "exact"})
@@ -88,17 +88,17 @@ TEST(ImageTextFilterStream, OverUnevenShardsIsTheWholePool) {
                                .ties = ties};
       const Filtered whole = ImageTextFilter(coarse, o);
       ImageTextFilterStream first(o), second(o);
-      std::vector<std::int64_t> begins;
-      for (std::int64_t b = 0; b < n; b += 1 + b % 17) begins.push_back(b);
+      std::vector<int64_t> begins;
+      for (int64_t b = 0; b < n; b += 1 + b % 17) begins.push_back(b);
       begins.push_back(n);
       auto shard = [&](std::size_t i) { return coarse.slice(0, begins[i], begins[i + 1]); };
       for (std::size_t i = begins.size() - 1; i-- > 0;)  // in any order, by two workers
-        (i % 2 ? first : second).observe(static_cast<std::int64_t>(i), shard(i));
+        (i % 2 ? first : second).observe(static_cast<int64_t>(i), shard(i));
       first.merge(second);
       EXPECT_EQ(max_difference(first.finalize(), whole.thresholds.to(kFloat64)), 0);
       Tensors masks;
       for (std::size_t i = 0; i + 1 < begins.size(); ++i)
-        masks.push_back(first.select(static_cast<std::int64_t>(i), shard(i)));
+        masks.push_back(first.select(static_cast<int64_t>(i), shard(i)));
       EXPECT_EQ(max_difference(concat(masks), whole.mask), 0) << ties << " " << combine;
       EXPECT_ERROR(first.observe(999, shard(0)), StateError, "after finalize");
       EXPECT_ERROR(first.select(999, shard(0)), StateError, "not observed");

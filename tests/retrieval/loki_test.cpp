@@ -6,23 +6,23 @@
 namespace dropin::testing {
 namespace {
 
-using Ids = std::vector<std::int64_t>;
+using Ids = std::vector<int64_t>;
 Tensor classes(const Ids& v) { return tensor(v); }
 
 // A tree of n nodes, each below an earlier one.
-Ids random_tree(std::int64_t n, std::uint64_t seed) {
+Ids random_tree(int64_t n, std::uint64_t seed) {
   Generator g(seed);
   const auto u = rand({n}, kFloat64, &g).to_vector();
   Ids parents{-1};
-  for (std::int64_t v = 1; v < n; ++v)
+  for (int64_t v = 1; v < n; ++v)
     parents.push_back(
-        static_cast<std::int64_t>(u[static_cast<std::size_t>(v)] * static_cast<double>(v)));
+        static_cast<int64_t>(u[static_cast<std::size_t>(v)] * static_cast<double>(v)));
   return parents;
 }
-Tensor grid(std::int64_t rows, std::int64_t columns) {
+Tensor grid(int64_t rows, int64_t columns) {
   std::vector<GraphEdge> edges;
-  for (std::int64_t r = 0; r < rows; ++r)
-    for (std::int64_t c = 0; c < columns; ++c) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t c = 0; c < columns; ++c) {
       if (r + 1 < rows) edges.push_back({r * columns + c, (r + 1) * columns + c});
       if (c + 1 < columns) edges.push_back({r * columns + c, r * columns + c + 1});
     }
@@ -111,18 +111,16 @@ TEST(LokiPredictor, RefusesWhatIsNoMetric) {
 
 TEST(LokiLocus, OfATreeIsTheUnionOfPathsByBothMethods) {
   for (std::uint64_t seed = 0; seed < 8; ++seed) {
-    const std::int64_t n = 14;
+    const int64_t n = 14;
     const Tensor d = tree_distances(random_tree(n, seed));
     const Ids observed{1, 6, 13, 9};
     const auto dist = d.to_vector();
     std::vector<double> want;
-    for (std::int64_t v = 0; v < n; ++v) {
+    for (int64_t v = 0; v < n; ++v) {
       bool on = false;
-      auto at = [&](std::int64_t i, std::int64_t j) {
-        return dist[static_cast<std::size_t>(i * n + j)];
-      };
-      for (const std::int64_t i : observed)
-        for (const std::int64_t j : observed) on = on || at(i, v) + at(v, j) == at(i, j);
+      auto at = [&](int64_t i, int64_t j) { return dist[static_cast<std::size_t>(i * n + j)]; };
+      for (const int64_t i : observed)
+        for (const int64_t j : observed) on = on || at(i, v) + at(v, j) == at(i, j);
       want.push_back(on);
     }
     expect_values(LokiLocus(d, classes(observed)), want);

@@ -8,8 +8,8 @@
 namespace dropin::testing {
 namespace {
 
-using Ids = std::vector<std::int64_t>;
-Ids ids_of(const Tensor& t) { return t.to_vector<std::int64_t>(); }
+using Ids = std::vector<int64_t>;
+Ids ids_of(const Tensor& t) { return t.to_vector<int64_t>(); }
 
 VectorSearchIndex filled(VectorSearchIndexOptions o, const Tensor& vectors,
                          const Tensor& fields = {}) {
@@ -35,9 +35,9 @@ TEST(VectorSearchIndex, FindsWhatSortingAllScoresFinds) {
     SearchArgs args;
     args.filter = allowed;
     const Found f = index.search(queries, args);
-    for (std::int64_t q = 0; q < 6; ++q) {
-      std::vector<std::pair<double, std::int64_t>> all;
-      for (std::int64_t i = 0; i < 40; ++i) {
+    for (int64_t q = 0; q < 6; ++q) {
+      std::vector<std::pair<double, int64_t>> all;
+      for (int64_t i = 0; i < 40; ++i) {
         if (!allowed.to_vector()[static_cast<std::size_t>(i)]) continue;
         const Tensor a = queries.select(0, q).to(kFloat64), d = docs.select(0, i).to(kFloat64);
         double s = sum(a * d).item();
@@ -48,7 +48,7 @@ TEST(VectorSearchIndex, FindsWhatSortingAllScoresFinds) {
         all.emplace_back(-s, i);
       }
       std::sort(all.begin(), all.end());
-      for (std::int64_t j = 0; j < 9; ++j) {
+      for (int64_t j = 0; j < 9; ++j) {
         const auto& [score, id] = all[static_cast<std::size_t>(j)];
         EXPECT_EQ(f.ids.select(0, q).select(0, j).item(), static_cast<double>(id)) << metric;
         EXPECT_NEAR(f.scores.select(0, q).select(0, j).item(), -score, 1e-5);
@@ -123,9 +123,9 @@ TEST(VectorSearchIndex, ApproximateSearchFindsMostAndFiltersLoseNothing) {
                         quick = filled({.metric = metric, .backend = backend, .k = 10}, docs);
       const Found want = exact.search(queries), got = quick.search(queries);
       double found = 0;
-      for (std::int64_t q = 0; q < 40; ++q) {
+      for (int64_t q = 0; q < 40; ++q) {
         const Ids a = ids_of(want.ids.select(0, q)), b = ids_of(got.ids.select(0, q));
-        for (const std::int64_t id : a) found += std::count(b.begin(), b.end(), id) > 0;
+        for (const int64_t id : a) found += std::count(b.begin(), b.end(), id) > 0;
       }
       EXPECT_GE(found / 400, std::string(backend) == "hnsw" ? 0.95 : 0.8)
           << backend << " " << metric;
@@ -206,14 +206,14 @@ TEST(MergeEmbeddings, OrdersOfPartsDiffer) {
   auto pair = [](const Tensor& a, const Tensor& wa, const Tensor& b, const Tensor& wb) {
     return merge_embeddings(stack({a, b}, 1), stack({wa, wb}, 1), {.method = "slerp"});
   };
-  auto at = [](const Tensor& t, std::int64_t i) { return t.select(1, i); };
+  auto at = [](const Tensor& t, int64_t i) { return t.select(1, i); };
   const Tensor a = pair(at(v, 0), at(w, 0), at(v, 1), at(w, 1)),
                b = pair(at(v, 2), at(w, 2), at(v, 3), at(w, 3)), wa = (at(w, 0) + at(w, 1)) * 0.5,
                wb = (at(w, 2) + at(w, 3)) * 0.5;
   const Tensor want = pair(pair(a, wa, b, wb), (wa + wb) * 0.5, at(v, 4), at(w, 4));
   EXPECT_LT(max_difference(merge_embeddings(v, w, {.method = "slerp"}), want), 1e-14);
   Tensor y = at(v, 0), wy = at(w, 0);
-  for (std::int64_t i = 1; i < 5; ++i) {
+  for (int64_t i = 1; i < 5; ++i) {
     y = pair(y, wy, at(v, i), at(w, i));
     wy = (wy + at(w, i)) * 0.5;
   }

@@ -12,12 +12,12 @@ using testing::random;
 
 TEST(AllToFirstAttention, TheReferenceFrameGetsItsOwnAttention) {
   MultiheadAttention plain({.embed_dim = 8, .num_heads = 2});
-  for (const std::int64_t r : {0, 2}) {
+  for (const int64_t r : {0, 2}) {
     AllToFirstAttention m({.embed_dim = 8, .num_heads = 2, .reference_frame = r, .qkv_bias = true});
     m.load_state_dict(plain.state_dict());
     const Tensor x = random({2, 4, 6, 8}, kFloat32), y = m(x);
     EXPECT_LT(max_difference(y.select(1, r), plain(x.select(1, r))), 1e-6);
-    for (const std::int64_t f : {1, 3}) {  // queries of f, keys and values of r
+    for (const int64_t f : {1, 3}) {  // queries of f, keys and values of r
       const Tensor want = plain.attend(x.select(1, f), x.select(1, r), x.select(1, r)).y;
       EXPECT_LT(max_difference(y.select(1, f), want), 1e-6);
     }
@@ -34,7 +34,7 @@ TEST(AllToFirstAttention, ABackgroundThatStaysGivesTheSame) {
   Tensor x = first.expand({1, 5, 10, 16}).clone();
   x.narrow(1, 1, 4).narrow(2, 0, 2).copy_(random({1, 4, 2, 16}, kFloat32, 2));
   const Tensor y = m(x);
-  for (std::int64_t f = 1; f < 5; ++f) {
+  for (int64_t f = 1; f < 5; ++f) {
     EXPECT_LT(max_difference(y[0][f].narrow(0, 2, 8), y[0][0].narrow(0, 2, 8)), 1e-6);
     EXPECT_GT(max_difference(y[0][f].narrow(0, 0, 2), y[0][0].narrow(0, 0, 2)), 1e-3);
   }
@@ -44,8 +44,7 @@ TEST(AllToFirstAttention, GradientsReachTheOwnAndTheReferenceFrame) {
   AllToFirstAttention m({.embed_dim = 8, .num_heads = 2, .reference_frame = 1});
   const Tensor x = random({1, 4, 3, 8}, kFloat32).requires_grad_();
   const Tensor g = grad({sum(square(m(x).select(1, 2)))}, {x})[0];
-  for (std::int64_t f = 0; f < 4; ++f)
-    EXPECT_EQ(amax(abs(g[0][f])).item() > 0, f == 1 || f == 2) << f;
+  for (int64_t f = 0; f < 4; ++f) EXPECT_EQ(amax(abs(g[0][f])).item() > 0, f == 1 || f == 2) << f;
 }
 
 TEST(AllToFirstAttention, MaskedReferencesAndEmptyFrames) {

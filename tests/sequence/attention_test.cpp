@@ -12,7 +12,7 @@ using testing::random;
 struct AttentionCase {
   std::string name;
   Shape q, k;
-  std::int64_t value_width;
+  int64_t value_width;
   AttentionParams params;
 };
 void PrintTo(const AttentionCase& c, std::ostream* os) { *os << c.name; }
@@ -202,7 +202,7 @@ TEST(Attention, StridedHeadsNeedNoCopy) {
 TEST(Attention, MemoryIsLinearInLength) {
   const Tensor q = random({1, 1, 4096, 16}, kFloat32).requires_grad_();
   reset_peak_memory();
-  const std::int64_t before = memory_stats().allocated;
+  const int64_t before = memory_stats().allocated;
   sum(attention(q, q, q)).backward();
   EXPECT_LT(memory_stats().peak - before, 12 * 4096 * 16 * 4) << "scores alone would be 64 MB";
 }
@@ -252,7 +252,7 @@ TEST(Attention, SecondDerivativesGoThroughTheDefinition) {
 TEST(Attention, ARowOfNaNScoresIsNaN) {
   const double nan = std::nan("");
   for (const bool causal : {false, true})
-    for (const std::int64_t length : {1, 5, 70, 130}) {
+    for (const int64_t length : {1, 5, 70, 130}) {
       Tensor q = random({1, 1, length, 8}, kFloat32), k = random({1, 1, length, 8}, kFloat32, 8),
              v = random({1, 1, length, 8}, kFloat32, 9);
       q.select(2, 0).fill_(nan);  // one query
@@ -260,7 +260,7 @@ TEST(Attention, ARowOfNaNScoresIsNaN) {
       EXPECT_TRUE(std::isnan(y.select(2, 0).to_vector()[0])) << length;
       if (length > 1) EXPECT_TRUE(std::isfinite(y.select(2, 1).to_vector()[0])) << length;
       q.select(2, 0).fill_(0);
-      k.slice(2, 0, std::min<std::int64_t>(64, length))
+      k.slice(2, 0, std::min<int64_t>(64, length))
           .fill_(nan);  // all keys of a block: whoever sees one of them
       y = attention(q, k, v, {.causal = causal});
       for (const double value : y.to_vector()) ASSERT_TRUE(std::isnan(value)) << length;

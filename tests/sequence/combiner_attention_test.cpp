@@ -9,7 +9,7 @@ namespace {
 
 using testing::max_difference;
 using testing::random;
-using Set = std::vector<std::int64_t>;
+using Set = std::vector<int64_t>;
 using Row = std::vector<double>;
 
 bool axial(const std::string& v) { return v.rfind("axial_", 0) == 0 && v != "axial_rowmajor"; }
@@ -19,51 +19,50 @@ struct Seen {
   Set direct;
   std::vector<Set> regions;
 };
-Seen seen_by(const CombinerAttentionOptions& o, std::int64_t i, std::int64_t length,
-             std::int64_t s) {
+Seen seen_by(const CombinerAttentionOptions& o, int64_t i, int64_t length, int64_t s) {
   Seen r;
-  const std::int64_t u = i / s, c = i % s, rows = (length + s - 1) / s;
+  const int64_t u = i / s, c = i % s, rows = (length + s - 1) / s;
   if (o.variant == "logsparse") {
     r.direct = {i};
-    for (std::int64_t l = 0; (i >> l) > 0; ++l)
+    for (int64_t l = 0; (i >> l) > 0; ++l)
       if ((i >> l) & 1) {
         Set block;
-        for (std::int64_t j = ((i >> l) - 1) << l; j < (i >> l) << l; ++j) block.push_back(j);
+        for (int64_t j = ((i >> l) - 1) << l; j < (i >> l) << l; ++j) block.push_back(j);
         r.regions.push_back(block);
       }
     return r;
   }
-  auto row_of = [&](std::int64_t from, auto keep) {
+  auto row_of = [&](int64_t from, auto keep) {
     Set row;
-    for (std::int64_t j = from * s; j < std::min(length, (from + 1) * s); ++j)
+    for (int64_t j = from * s; j < std::min(length, (from + 1) * s); ++j)
       if (keep(j)) row.push_back(j);
     return row;
   };
-  r.direct = row_of(u, [&](std::int64_t j) { return !o.causal || j <= i; });
+  r.direct = row_of(u, [&](int64_t j) { return !o.causal || j <= i; });
   if (o.variant == "fixed")
-    for (std::int64_t w = 0; w < rows; ++w)
+    for (int64_t w = 0; w < rows; ++w)
       if (o.causal ? w < u : w != u || !o.exclude_self_span)
-        r.regions.push_back(row_of(w, [](std::int64_t) { return true; }));
+        r.regions.push_back(row_of(w, [](int64_t) { return true; }));
   if (!axial(o.variant)) return r;
-  for (std::int64_t w = 0; w < rows; ++w)
+  for (int64_t w = 0; w < rows; ++w)
     if (w != u && (!o.causal || w < u) && w * s + c < length) r.direct.push_back(w * s + c);
-  auto column = [&](std::int64_t at, std::int64_t from, std::int64_t to) {
+  auto column = [&](int64_t at, int64_t from, int64_t to) {
     Set k;
-    for (std::int64_t w = from; w < to; ++w)
+    for (int64_t w = from; w < to; ++w)
       if (w * s + at < length) k.push_back(w * s + at);
     return k;
   };
   if (o.variant != "axial_horizontal")
-    for (std::int64_t k = 0; k < s; ++k)
+    for (int64_t k = 0; k < s; ++k)
       if (k != c) {
         r.regions.push_back(column(k, 0, u));
         if (!o.causal) r.regions.push_back(column(k, u + 1, rows));
       }
   if (o.variant != "axial_vertical")
-    for (std::int64_t w = 0; w < rows; ++w)
+    for (int64_t w = 0; w < rows; ++w)
       if (o.causal ? w < u : w != u) {
-        r.regions.push_back(row_of(w, [&](std::int64_t j) { return j % s < c; }));
-        r.regions.push_back(row_of(w, [&](std::int64_t j) { return j % s > c; }));
+        r.regions.push_back(row_of(w, [&](int64_t j) { return j % s < c; }));
+        r.regions.push_back(row_of(w, [&](int64_t j) { return j % s > c; }));
       }
   return r;
 }
@@ -94,7 +93,7 @@ Row summed(const Row& p, const std::vector<Row>& values, const Set& at) {
 }
 Row pooled(const CombinerAttentionOptions& o, const std::vector<Row>& x, const Set& at) {
   Row y(x[0].size(), o.pool == "max" ? -INFINITY : 0);
-  for (std::int64_t j : at)
+  for (int64_t j : at)
     for (std::size_t d = 0; d < y.size(); ++d) {
       double t = x[static_cast<std::size_t>(j)][d];
       if (o.pool_act == "relu") t = std::max(t, 0.0);
@@ -104,21 +103,21 @@ Row pooled(const CombinerAttentionOptions& o, const std::vector<Row>& x, const S
     for (double& t : y) t /= static_cast<double>(at.size());
   return y;
 }
-Row context(const CombinerAttentionOptions& o, const Head& h, std::int64_t i, std::int64_t s) {
-  const auto length = static_cast<std::int64_t>(h.q.size());
+Row context(const CombinerAttentionOptions& o, const Head& h, int64_t i, int64_t s) {
+  const auto length = static_cast<int64_t>(h.q.size());
   Seen seen = seen_by(o, i, length, s);
   auto only_live = [&](Set& set) {
-    std::erase_if(set, [&](std::int64_t j) { return !h.live[static_cast<std::size_t>(j)]; });
+    std::erase_if(set, [&](int64_t j) { return !h.live[static_cast<std::size_t>(j)]; });
   };
   only_live(seen.direct);
   std::vector<Row> keys, values;
-  for (std::int64_t j : seen.direct) {
+  for (int64_t j : seen.direct) {
     keys.push_back(h.k[static_cast<std::size_t>(j)]);
     values.push_back(h.v[static_cast<std::size_t>(j)]);
   }
   auto inner = [&](const Row& query, const Set& at) {
     Row logits;
-    for (std::int64_t j : at) logits.push_back(dot(query, h.k[static_cast<std::size_t>(j)]));
+    for (int64_t j : at) logits.push_back(dot(query, h.k[static_cast<std::size_t>(j)]));
     return softmax_of(logits);
   };
   for (Set& region : seen.regions) {
@@ -128,12 +127,12 @@ Row context(const CombinerAttentionOptions& o, const Head& h, std::int64_t i, st
     values.push_back(summed(inner(pooled(o, h.q, region), region), h.v, region));
   }
   if (o.variant == "axial_rowmajor")
-    for (std::int64_t w = 0; w * s < length; ++w) {
+    for (int64_t w = 0; w * s < length; ++w) {
       if (o.causal ? w >= i / s : w == i / s && o.exclude_self_span) continue;
-      const std::int64_t stands = w * s + i % s;
+      const int64_t stands = w * s + i % s;
       if (stands >= length || !h.live[static_cast<std::size_t>(stands)]) continue;
       Set row;
-      for (std::int64_t j = w * s; j < std::min(length, (w + 1) * s); ++j) row.push_back(j);
+      for (int64_t j = w * s; j < std::min(length, (w + 1) * s); ++j) row.push_back(j);
       only_live(row);
       const Row p = inner(h.q[static_cast<std::size_t>(stands)], row);
       keys.push_back(o.row_summary == "wsum" ? summed(p, h.k, row)
@@ -152,19 +151,19 @@ Row context(const CombinerAttentionOptions& o, const Head& h, std::int64_t i, st
 Tensor by_definition(const CombinerAttention& m, const Tensor& x, const Tensor& pad) {
   const auto& o = m.options();
   const StateDict w = m.state_dict();
-  const std::int64_t b = x.size(0), l = x.size(1), heads = o.num_heads, e = o.embed_dim / heads;
-  std::int64_t s = o.span;
-  if (s == 0) s = static_cast<std::int64_t>(std::ceil(std::sqrt(static_cast<double>(l))));
+  const int64_t b = x.size(0), l = x.size(1), heads = o.num_heads, e = o.embed_dim / heads;
+  int64_t s = o.span;
+  if (s == 0) s = static_cast<int64_t>(std::ceil(std::sqrt(static_cast<double>(l))));
   auto project = [&](const std::string& p) {
     return linear(x, w.find(p + ".weight"), w.find(p + ".bias")).contiguous();
   };
   const Tensor q = project("q_proj") / std::sqrt(static_cast<double>(e)), k = project("k_proj"),
                v = project("v_proj");
   Tensor z = zeros({b, l, o.embed_dim}, kFloat64);
-  for (std::int64_t bi = 0; bi < b; ++bi)
-    for (std::int64_t hi = 0; hi < heads; ++hi) {
+  for (int64_t bi = 0; bi < b; ++bi)
+    for (int64_t hi = 0; hi < heads; ++hi) {
       Head h;
-      for (std::int64_t j = 0; j < l; ++j) {
+      for (int64_t j = 0; j < l; ++j) {
         auto row = [&](const Tensor& t) {
           const double* at = t.data<double>() + (bi * l + j) * o.embed_dim + hi * e;
           return Row(at, at + e);
@@ -174,7 +173,7 @@ Tensor by_definition(const CombinerAttention& m, const Tensor& x, const Tensor& 
         h.v.push_back(row(v));
         h.live.push_back(!pad.defined() || !pad[bi][j].item<bool>());
       }
-      for (std::int64_t i = 0; i < l; ++i) {
+      for (int64_t i = 0; i < l; ++i) {
         const Row y = context(o, h, i, s);
         std::copy(y.begin(), y.end(), z.data<double>() + (bi * l + i) * o.embed_dim + hi * e);
       }
@@ -205,7 +204,7 @@ TEST(CombinerAttention, IsTheDefinitionSetBySet) {
   for (const CombinerAttentionOptions& o : all) {
     CombinerAttention m(o);
     m.to(kFloat64);
-    for (const std::int64_t l : {1, 2, 9, 16, 23}) {
+    for (const int64_t l : {1, 2, 9, 16, 23}) {
       const Tensor x = random({2, l, 12});
       Tensor pad = zeros({2, l}, kBool);
       if (l > 8) {
@@ -249,9 +248,9 @@ TEST(CombinerAttention, EveryQueryReachesEveryEarlierToken) {
                          .pool = "mean"});
     m.to(kFloat64);
     const Tensor x = random({1, 16, 8}).requires_grad_();
-    for (const std::int64_t i : {0, 5, 15}) {
+    for (const int64_t i : {0, 5, 15}) {
       const Tensor g = grad({sum(square(m(x)[0][i]))}, {x})[0];
-      for (std::int64_t j = 0; j < 16; ++j)
+      for (int64_t j = 0; j < 16; ++j)
         EXPECT_EQ(amax(abs(g[0][j])).item() > 0, j <= i) << variant << " " << i << " " << j;
     }
   }
@@ -274,7 +273,7 @@ TEST(CombinerAttention, ANaNTokenReachesOnlyThoseThatSeeIt) {
     Tensor x = random({1, 16, 8}, kFloat32);
     x[0][6].fill_(std::nan(""));
     const Tensor y = m(x);
-    for (std::int64_t t = 0; t < 6; ++t)
+    for (int64_t t = 0; t < 6; ++t)
       EXPECT_TRUE(all(isfinite(y[0][t])).item<bool>()) << variant << " " << t;
     EXPECT_FALSE(any(isfinite(y[0][6])).item<bool>());
   }

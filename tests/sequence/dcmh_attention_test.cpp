@@ -18,10 +18,10 @@ void shake(Module& m, double by) {
 }
 
 // M_c(t) of every token, [B, L, H, H], as the page writes it.
-Tensor matrices(const DCMHAttention& m, const Tensor& x, std::int64_t c) {
+Tensor matrices(const DCMHAttention& m, const Tensor& x, int64_t c) {
   const auto& o = m.options();
   const StateDict s = m.state_dict();
-  const std::int64_t h = o.num_heads, r = o.rank;
+  const int64_t h = o.num_heads, r = o.rank;
   const Tensor hidden =
       gelu(einsum("bld,dk->blk", {x, s.find("dyn_w_proj.dw1").select(1, 0).select(1, c)}));
   const Tensor w = einsum("blk,krh->blrh", {hidden, s.find("dyn_w_proj.qkw")[0][c]});
@@ -35,11 +35,11 @@ Tensor matrices(const DCMHAttention& m, const Tensor& x, std::int64_t c) {
 Tensor by_definition(const DCMHAttention& m, const Tensor& x) {
   const auto& o = m.options();
   const StateDict s = m.state_dict();
-  const std::int64_t h = o.num_heads, l = x.size(1);
+  const int64_t h = o.num_heads, l = x.size(1);
   auto heads = [&](const std::string& p) {
     return split_heads(linear(x, s.find(p + ".weight"), s.find(p + ".bias")), h);
   };
-  auto compose = [&](const Tensor& a, std::int64_t c, const char* fixed) {
+  auto compose = [&](const Tensor& a, int64_t c, const char* fixed) {
     Tensor y = a;
     if (o.static_mixing)
       y = y + einsum("bmts,mn->bnts", {a, s.find(std::string("dyn_w_proj.") + fixed)[0]});
@@ -114,7 +114,7 @@ TEST(DCMHAttention, ANaNKeyReachesOnlyThoseThatSeeIt) {
   Tensor x = random({1, 9, 8}, kFloat32);
   x[0][4].fill_(std::nan(""));
   const Tensor y = m(x);
-  for (std::int64_t t = 0; t < 9; ++t)
+  for (int64_t t = 0; t < 9; ++t)
     EXPECT_EQ(all(isfinite(y[0][t])).item<bool>(), t < 4 || t > 6) << t;
 }
 

@@ -39,14 +39,14 @@ TEST(DilatedAttention, TwoIdenticalPatternsEqualOne) {
 }
 
 // The multiset of keys that position t sees in head j, pattern by pattern.
-std::vector<std::int64_t> keys_of(const DilatedAttentionOptions& o, std::int64_t t, std::int64_t j,
-                                  std::int64_t length, const bool* hidden) {
-  std::vector<std::int64_t> keys;
+std::vector<int64_t> keys_of(const DilatedAttentionOptions& o, int64_t t, int64_t j, int64_t length,
+                             const bool* hidden) {
+  std::vector<int64_t> keys;
   for (std::size_t i = 0; i < o.segment_length.size(); ++i) {
-    const std::int64_t w = std::min(o.segment_length[i], length), r = o.dilated_ratio[i],
-                       s = o.head_offset == "modulo" ? j % r : j / ((o.num_heads + r - 1) / r);
+    const int64_t w = std::min(o.segment_length[i], length), r = o.dilated_ratio[i],
+                  s = o.head_offset == "modulo" ? j % r : j / ((o.num_heads + r - 1) / r);
     if (t % w % r != s) continue;
-    for (std::int64_t u = t / w * w; u < std::min(length, t / w * w + w); ++u)
+    for (int64_t u = t / w * w; u < std::min(length, t / w * w + w); ++u)
       if (u % w % r == s && !(o.causal && u > t) && !hidden[u]) keys.push_back(u);
   }
   return keys;
@@ -70,7 +70,7 @@ TEST(DilatedAttention, EqualsOneSoftmaxOverTheMultisetOfKeys) {
   for (const auto& o : all) {
     DilatedAttention m(o);
     m.to(kFloat64);
-    const std::int64_t length = 29, h = 3, dh = 4;
+    const int64_t length = 29, h = 3, dh = 4;
     const Tensor x = random({1, length, 12}) * 2;
     Tensor pad = zeros({1, length}, kBool);
     pad.narrow(1, 3, 4).fill_(1);
@@ -80,11 +80,11 @@ TEST(DilatedAttention, EqualsOneSoftmaxOverTheMultisetOfKeys) {
     };
     const Tensor q = project("q_proj"), k = project("k_proj"), v = project("v_proj");
     Tensor y = zeros({1, h, length, dh}, kFloat64);
-    for (std::int64_t j = 0; j < h; ++j)
-      for (std::int64_t t = 0; t < length; ++t) {
+    for (int64_t j = 0; j < h; ++j)
+      for (int64_t t = 0; t < length; ++t) {
         double total = 0;
         Tensor sum_v = zeros({dh}, kFloat64);
-        for (const std::int64_t u : keys_of(o, t, j, length, pad.data<bool>())) {
+        for (const int64_t u : keys_of(o, t, j, length, pad.data<bool>())) {
           const double e = std::exp(sum(q[0][j][t] * k[0][j][u]).item() / 2);
           total += e;
           sum_v = sum_v + v[0][j][u] * e;
@@ -123,20 +123,20 @@ TEST(DilatedAttention, LongRunsKeepTheCurrentSegments) {
   m.eval();
   const Tensor x = random({1, 150, 8}, kFloat32), y = m(x);
   Box<SequenceState> s = m.init_state(1, 1 << 20);
-  for (std::int64_t t = 0; t < 150; ++t)
+  for (int64_t t = 0; t < 150; ++t)
     ASSERT_LT(max_difference(m.step(x.narrow(1, t, 1), *s), y.narrow(1, t, 1)), 1e-5) << t;
 }
 
 struct Distributed {
   Tensor y, gx, gw;
-  std::int64_t received;
+  int64_t received;
 };
 // y, the gradient of x and of q_proj.weight (summed over ranks), and the bytes that rank 0
 // received, forward and backward.
-Distributed on_ranks(const DilatedAttentionOptions& o, const Tensor& x, std::int64_t ranks) {
-  const std::int64_t l = x.size(1) / ranks;
+Distributed on_ranks(const DilatedAttentionOptions& o, const Tensor& x, int64_t ranks) {
+  const int64_t l = x.size(1) / ranks;
   Tensors ys(static_cast<std::size_t>(ranks)), gxs = ys, gws = ys;
-  std::atomic<std::int64_t> received{0};
+  std::atomic<int64_t> received{0};
   in_process(ranks, [&](Communicator& c) {
     manual_seed(9);
     DilatedAttention m(o);
@@ -181,7 +181,7 @@ TEST(DilatedAttention, SequenceParallelEqualsOneDevice) {
     Tensor whole = x.clone().requires_grad_();
     const Tensor y = m(whole);
     sum(square(y)).backward();
-    for (const std::int64_t ranks : {1, 4}) {
+    for (const int64_t ranks : {1, 4}) {
       const Distributed d = on_ranks(o, x, ranks);
       EXPECT_LT(max_difference(d.y, y), 1e-12) << ranks;
       EXPECT_LT(max_difference(d.gx, whole.grad()), 1e-11) << ranks;
@@ -197,8 +197,8 @@ TEST(DilatedAttention, WhatIsExchangedDoesNotGrowWithTheLength) {  // 4 ranks, L
                                   .segment_length = {256, 1024, 4096},
                                   .dilated_ratio = {1, 2, 4},
                                   .causal = true};
-  auto forward_bytes = [&](std::int64_t ranks, std::int64_t length) {
-    std::atomic<std::int64_t> received{0};
+  auto forward_bytes = [&](int64_t ranks, int64_t length) {
+    std::atomic<int64_t> received{0};
     Tensors ys(static_cast<std::size_t>(ranks));
     const Tensor x = random({1, length, 16}, kFloat32);
     in_process(ranks, [&](Communicator& c) {
@@ -214,7 +214,7 @@ TEST(DilatedAttention, WhatIsExchangedDoesNotGrowWithTheLength) {  // 4 ranks, L
     EXPECT_LT(max_difference(concat(ys, 1), DilatedAttention(o)(x)), 1e-5);
     return received.load();
   };
-  const std::int64_t bytes = forward_bytes(4, 4096);
+  const int64_t bytes = forward_bytes(4, 4096);
   EXPECT_EQ(bytes, 2 * (4096 / 4) * 16 * 4 * 3 / 4)
       << "keys and values of w / r tokens, less this rank's own quarter";
   EXPECT_EQ(forward_bytes(8, 8192), bytes);

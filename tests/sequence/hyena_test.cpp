@@ -25,7 +25,7 @@ TEST(HyenaFilter, TableOfPositionsAsThePaperSays) {
                deltas = s.find("modulation.deltas");
   ASSERT_EQ(z.sizes(), (Shape{1, 10, 5}));
   ASSERT_EQ(t.sizes(), (Shape{1, 10, 1}));
-  for (std::int64_t p = 0; p < 10; ++p) {
+  for (int64_t p = 0; p < 10; ++p) {
     const double w = 2 * std::numbers::pi * static_cast<double>(p) / 10;
     testing::expect_values(z[0][p],
                            {static_cast<double>(p) / 9, std::cos(1e-4 * w), std::cos(w),
@@ -88,7 +88,7 @@ TEST(HyenaFilter, ALengthOfOneIsLegal) {
 
 TEST(HyenaOperator, EqualsTheFormulasStepByStep) {
   for (const char* layout : {"channel_major", "order_major"}) {
-    const std::int64_t d = 3, n = 4, l = 50;
+    const int64_t d = 3, n = 4, l = 50;
     HyenaOperator h({.d_model = d,
                      .l_max = 64,
                      .order = n,
@@ -109,10 +109,10 @@ TEST(HyenaOperator, EqualsTheFormulasStepByStep) {
     ASSERT_NE(filter, nullptr);
     const Tensor taps = filter->filter(l), bias = s.find("filter_fn.bias");
     Tensor v = z.narrow(1, n * d, d);
-    for (std::int64_t o = 0; o < n - 1; ++o) {
+    for (int64_t o = 0; o < n - 1; ++o) {
       Tensor k = empty({d, l}), skip = empty({d});
-      for (std::int64_t c = 0; c < d; ++c) {
-        const std::int64_t at = std::string(layout) == "order_major" ? o * d + c : c * (n - 1) + o;
+      for (int64_t c = 0; c < d; ++c) {
+        const int64_t at = std::string(layout) == "order_major" ? o * d + c : c * (n - 1) + o;
         k[c].copy_(taps.select(1, at));
         skip[c].copy_(bias[at]);
       }
@@ -183,7 +183,7 @@ TEST(HyenaOperator, GroupsCoverEveryParameterOnceWithTheHints) {
 }
 
 TEST(HyenaOperator, StepsEqualForwardHoweverTheTokensCome) {
-  for (const std::int64_t l : {1, 31, 32, 33, 150, 300}) {
+  for (const int64_t l : {1, 31, 32, 33, 150, 300}) {
     manual_seed(3);
     HyenaOperator h({.d_model = 5,
                      .l_max = 320,
@@ -195,12 +195,12 @@ TEST(HyenaOperator, StepsEqualForwardHoweverTheTokensCome) {
     h.to(kFloat64);
     h.eval();
     const Tensor x = random({2, l, 5}), y = h(x).detach();
-    for (const std::int64_t first : {std::int64_t{1}, l / 3, l}) {
+    for (const int64_t first : {int64_t{1}, l / 3, l}) {
       if (first < 1) continue;
-      for (const std::int64_t chunk : {1, 7}) {
+      for (const int64_t chunk : {1, 7}) {
         auto state = h.init_state(2, l);
         Tensors out{h.step(x.narrow(1, 0, first), *state)};
-        for (std::int64_t t = first; t < l; t += chunk)
+        for (int64_t t = first; t < l; t += chunk)
           out.push_back(h.step(x.narrow(1, t, std::min(chunk, l - t)), *state));
         EXPECT_LT(max_difference(concat(out, 1), y), 1e-11)
             << "L " << l << " first " << first << " chunk " << chunk;
@@ -213,7 +213,7 @@ TEST(HyenaOperator, StepsEqualForwardHoweverTheTokensCome) {
   HyenaOperator h({.d_model = 16, .l_max = 700});
   const Tensor x = random({1, 700, 16}, kFloat32), y = h(x).detach();
   auto state = h.init_state(1, 700);
-  for (std::int64_t t = 0; t < 700; ++t)
+  for (int64_t t = 0; t < 700; ++t)
     ASSERT_LT(max_difference(h.step(x.narrow(1, t, 1), *state), y.narrow(1, t, 1)), 1e-4) << t;
 }
 
@@ -253,7 +253,7 @@ TEST(HyenaOperator, TakesThePlaceOfAttention) {
   m.eval();
   auto state = m.init_state(2);
   const Tensor y = m(ids).detach();
-  for (std::int64_t t = 0; t < 24; ++t)
+  for (int64_t t = 0; t < 24; ++t)
     EXPECT_LT(max_difference(m.step(ids.narrow(1, t, 1), state), y.narrow(1, t, 1)), 1e-4);
   swap(m, "HyenaOperator", "GRU");  // and back to another: d_model is GRU's embed_dim
   EXPECT_EQ(m(ids).sizes(), (Shape{2, 24, 10}));

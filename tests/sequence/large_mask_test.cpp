@@ -22,7 +22,7 @@ Tensor halves(const Shape& s, std::uint64_t seed) {
 
 struct Path {
   std::string name;
-  std::int64_t queries, keys, key_heads;
+  int64_t queries, keys, key_heads;
   std::vector<AttentionParams> patterns;  // several: a mixture
 };
 void PrintTo(const Path& p, std::ostream* os) { *os << p.name; }
@@ -65,10 +65,10 @@ std::vector<Narrow> dtypes() {
 }
 
 // Rows of 5 are masked as a whole and their neighbours not, or every third key of all rows.
-Tensor mask_of(const Mask& m, std::int64_t queries, std::int64_t keys) {
+Tensor mask_of(const Mask& m, int64_t queries, int64_t keys) {
   Tensor t = zeros({queries, keys}, kFloat64);
-  for (std::int64_t i = 0; i < queries; ++i)
-    for (std::int64_t j = 0; j < keys; ++j)
+  for (int64_t i = 0; i < queries; ++i)
+    for (int64_t j = 0; j < keys; ++j)
       if (m.whole_rows ? i % 5 == 2 : (i + j) % 3 == 0) t.data<double>()[i * keys + j] = m.value;
   return t;
 }
@@ -78,17 +78,17 @@ struct Outcome {
 };
 
 // How often query i sees key j in head h.
-double seen(const Path& path, std::int64_t h, std::int64_t i, std::int64_t j) {
+double seen(const Path& path, int64_t h, int64_t i, int64_t j) {
   double count = 0;
   for (const AttentionParams& p : path.patterns) {
     const auto head = static_cast<std::size_t>(h);
-    const std::int64_t step = p.step.empty() ? 1 : p.step[head],
-                       segment = p.segment ? p.segment : path.keys,
-                       at = i + (p.causal ? path.keys - path.queries : 0), u = at % segment,
-                       w = j % segment, apart = w / step - u / step;
+    const int64_t step = p.step.empty() ? 1 : p.step[head],
+                  segment = p.segment ? p.segment : path.keys,
+                  at = i + (p.causal ? path.keys - path.queries : 0), u = at % segment,
+                  w = j % segment, apart = w / step - u / step;
     const bool together = p.step.empty() || (at / segment == j / segment && u % step == w % step &&
                                              (p.first.empty() || u % step == p.first[head]));
-    const std::int64_t distance = p.step.empty() ? j - at : apart;
+    const int64_t distance = p.step.empty() ? j - at : apart;
     count += together && !(p.causal && distance > 0) &&
              !(p.window_left && distance < -*p.window_left) &&
              !(p.window_right && distance > *p.window_right);
@@ -100,23 +100,23 @@ double seen(const Path& path, std::int64_t h, std::int64_t i, std::int64_t j) {
 // float32 (`narrow`) where the mask is added.
 Outcome reference(const Path& path, const Tensor& q, const Tensor& k, const Tensor& v,
                   const Tensor& mask, const Tensor& go, bool narrow) {
-  const std::int64_t heads = q.size(1), d = q.size(3), lq = path.queries, lk = path.keys,
-                     group = heads / path.key_heads;
+  const int64_t heads = q.size(1), d = q.size(3), lq = path.queries, lk = path.keys,
+                group = heads / path.key_heads;
   Outcome r{zeros(q.sizes(), kFloat64), zeros(q.sizes(), kFloat64), zeros(k.sizes(), kFloat64),
             zeros(k.sizes(), kFloat64)};
   const AttentionParams& first = path.patterns[0];
   const std::vector<double> slopes = alibi_slopes(heads, kFloat64).to_vector();
-  for (std::int64_t h = 0; h < heads; ++h)
-    for (std::int64_t i = 0; i < lq; ++i) {
-      auto row = [&](const Tensor& t, std::int64_t l) {
-        const std::int64_t own = t.size(1) == heads ? h : h / group;
+  for (int64_t h = 0; h < heads; ++h)
+    for (int64_t i = 0; i < lq; ++i) {
+      auto row = [&](const Tensor& t, int64_t l) {
+        const int64_t own = t.size(1) == heads ? h : h / group;
         return t.data<double>() + (own * t.size(2) + l) * d;
       };
       std::vector<double> s(static_cast<std::size_t>(lk)), p(s.size()), dp(s.size());
       double top = -kInf, total = 0, mean = 0;
-      for (std::int64_t j = 0; j < lk; ++j) {
+      for (int64_t j = 0; j < lk; ++j) {
         const auto at = static_cast<std::size_t>(j);
-        for (std::int64_t c = 0; c < d; ++c) {
+        for (int64_t c = 0; c < d; ++c) {
           s[at] += row(q, i)[c] * row(k, j)[c] / 4;
           dp[at] += row(go, i)[c] * row(v, j)[c];
         }
@@ -136,12 +136,12 @@ Outcome reference(const Path& path, const Tensor& q, const Tensor& k, const Tens
       if (first.sigmoid_bias || total == 0) total = 1;
       for (std::size_t j = 0; j < s.size(); ++j)
         if (p[j] != 0) p[j] /= total, mean += p[j] * dp[j];
-      for (std::int64_t j = 0; j < lk; ++j) {
+      for (int64_t j = 0; j < lk; ++j) {
         const double w = p[static_cast<std::size_t>(j)];
         if (w == 0) continue;
         const double own = dp[static_cast<std::size_t>(j)],
                      slope = first.sigmoid_bias ? w * (1 - w) * own : w * (own - mean);
-        for (std::int64_t c = 0; c < d; ++c) {
+        for (int64_t c = 0; c < d; ++c) {
           row(r.o, i)[c] += w * row(v, j)[c];
           row(r.gv, j)[c] += w * row(go, i)[c];
           row(r.gq, i)[c] += slope * row(k, j)[c] / 4;
@@ -177,7 +177,7 @@ class LargeMask : public ::testing::TestWithParam<std::tuple<Path, Mask, Narrow>
 
 TEST_P(LargeMask, OutputsAndGradientsAreTheFormulas) {
   const auto& [path, mask, narrow] = GetParam();
-  const std::int64_t heads = 2, d = 16;
+  const int64_t heads = 2, d = 16;
   const Tensor q = halves({1, heads, path.queries, d}, 1),
                k = halves({1, path.key_heads, path.keys, d}, 2),
                v = halves({1, path.key_heads, path.keys, d}, 3),
@@ -265,7 +265,7 @@ TEST(LargeMask, MergedPartsAreTheWhole) {
 // y_t = sum_l p_tl sum_s w_ls v_s: the definition of latent attention in float64, score by score.
 Tensor latent_reference(const Tensors& x, bool causal) {
   const Tensor p = x[0], k = x[1], v = x[2];
-  const std::int64_t t = k.size(2);
+  const int64_t t = k.size(2);
   const Tensor i = arange(t).to(k.device()),
                later = i.reshape({1, -1}) > i.reshape({-1, 1});  // [t, s]
   Tensor s = k.transpose(2, 3).unsqueeze(3);                     // [B, H, N, 1, s]

@@ -12,11 +12,11 @@ using testing::random;
 
 struct LatentCase {
   std::string name;
-  std::int64_t tokens, latents, width;
+  int64_t tokens, latents, width;
   bool causal;
   double spread;  ///< of the scores
   bool padded = false;
-  std::int64_t chunk = 64;
+  int64_t chunk = 64;
 };
 void PrintTo(const LatentCase& c, std::ostream* os) { *os << c.name; }
 
@@ -42,7 +42,7 @@ TEST_P(Latent, EqualsTheDefinition) {
   Tensor pad;
   if (c.padded) {  // scattered, leading, and a whole row
     pad = zeros({3, c.tokens}, kBool);
-    for (std::int64_t t = 0; t < c.tokens; t += 3) pad[0].narrow(0, t, 1).fill_(1);
+    for (int64_t t = 0; t < c.tokens; t += 3) pad[0].narrow(0, t, 1).fill_(1);
     pad[1].narrow(0, 0, 70).fill_(1);
     pad[2].fill_(1);
   }
@@ -67,7 +67,7 @@ TEST(LatentAttention, TheDefinitionIsAWeightedMean) {  // against the formula, p
   const Tensor p = softmax(random({1, 1, 40, 3}), -1), k = random({1, 1, 40, 3}, kFloat64, 2),
                v = random({1, 1, 40, 2}, kFloat64, 3);
   const Tensor o = latent_attention(p, k, v, true), w = exp(k);
-  for (const std::int64_t t : {0, 1, 31, 32, 39}) {
+  for (const int64_t t : {0, 1, 31, 32, 39}) {
     const Tensor seen = w.narrow(2, 0, t + 1),
                  mean = matmul((seen / sum(seen, {2}, true)).mT(), v.narrow(2, 0, t + 1));
     EXPECT_LT(max_difference(matmul(p.narrow(2, t, 1), mean), o.narrow(2, t, 1)), 1e-12) << t;
@@ -76,7 +76,7 @@ TEST(LatentAttention, TheDefinitionIsAWeightedMean) {  // against the formula, p
 
 TEST(LatentAttention, ScoresOfTwoHundredNeitherOverflowNorVanish) {
   Tensor k = zeros({1, 1, 130, 2});
-  for (std::int64_t t = 0; t < 130; ++t) k.narrow(2, t, 1).fill_(t % 5 == 0 ? 200 : -200);
+  for (int64_t t = 0; t < 130; ++t) k.narrow(2, t, 1).fill_(t % 5 == 0 ? 200 : -200);
   const Tensor p = full({1, 1, 130, 2}, 0.5), v = random({1, 1, 130, 8}, kFloat32, 3);
   for (const bool causal : {true, false})
     EXPECT_LT(
@@ -119,7 +119,7 @@ TEST(LatentAttention,
 }
 
 TEST(LatentAttention, PromptThenTokensEqualsForwardWhateverTheChunk) {
-  for (const std::int64_t chunk : {1, 16, 64, 100}) {
+  for (const int64_t chunk : {1, 16, 64, 100}) {
     manual_seed(3);
     LatentAttention m({.embed_dim = 32, .num_heads = 4, .causal = true, .chunk_size = chunk});
     m.eval();
@@ -127,7 +127,7 @@ TEST(LatentAttention, PromptThenTokensEqualsForwardWhateverTheChunk) {
     const Tensor x = random({2, 150, 32}, kFloat32), y = m(x);
     Box<SequenceState> s = m.init_state(2);
     EXPECT_LT(max_difference(m.forward(x.narrow(1, 0, 140), *s), y.narrow(1, 0, 140)), 1e-5);
-    for (std::int64_t t = 140; t < 150; ++t)
+    for (int64_t t = 140; t < 150; ++t)
       EXPECT_LT(max_difference(m.step(x.narrow(1, t, 1), *s), y.narrow(1, t, 1)), 1e-5) << t;
   }
   const Tensor state = latent_state(1, 4, 64, 64);

@@ -9,8 +9,7 @@ namespace {
 using testing::max_difference;
 using testing::random;
 
-Tensor mask_of(std::int64_t batch, std::int64_t length,
-               const std::vector<std::pair<int, int>>& set) {
+Tensor mask_of(int64_t batch, int64_t length, const std::vector<std::pair<int, int>>& set) {
   Tensor m = zeros({batch, length}, kBool);
   for (const auto& [b, t] : set) m.data<bool>()[b * length + t] = true;
   return m;
@@ -32,8 +31,8 @@ TEST(LongformerAttention, EqualsFullAttentionWhenTheWindowCoversTheSequence) {
 TEST(LongformerAttention,
      TheReceptiveFieldIsExact) {  // n layers reach n W d, in steps of d; a global token makes
                                   // everything reachable in two
-  const std::int64_t length = 64, w = 3, at = 40;
-  for (const std::int64_t d : {1, 2}) {
+  const int64_t length = 64, w = 3, at = 40;
+  for (const int64_t d : {1, 2}) {
     std::vector<Box<LongformerAttention>> layers;
     for (int i = 0; i < 2; ++i)
       layers.emplace_back(
@@ -47,17 +46,17 @@ TEST(LongformerAttention,
       }
       sum(y.select(1, at)).backward();
       std::vector<bool> seen;
-      for (std::int64_t j = 0; j < length; ++j)
+      for (int64_t j = 0; j < length; ++j)
         seen.push_back(amax(abs(x.grad().select(1, j))).item() > 0);
       return seen;
     };
     const std::vector<bool> local = reach({});
-    for (std::int64_t j = 0; j < length; ++j)
+    for (int64_t j = 0; j < length; ++j)
       EXPECT_EQ(local[static_cast<std::size_t>(j)],
                 std::abs(j - at) <= 2 * w * d && (j - at) % d == 0)
           << "d " << d << ", token " << j;
     const std::vector<bool> global = reach({.global_attention_mask = mask_of(1, length, {{0, 5}})});
-    for (std::int64_t j = 0; j < length; ++j) EXPECT_TRUE(global[static_cast<std::size_t>(j)]) << j;
+    for (int64_t j = 0; j < length; ++j) EXPECT_TRUE(global[static_cast<std::size_t>(j)]) << j;
   }
 }
 
@@ -66,7 +65,7 @@ Tensor by_definition(LongformerAttention& m, const Tensor& x, const Tensor& pad,
                      const Tensor& global) {
   const auto& o = m.options();
   const StateDict w = m.state_dict();
-  const std::int64_t b = x.size(0), l = x.size(1), h = o.num_heads, dh = o.embed_dim / h;
+  const int64_t b = x.size(0), l = x.size(1), h = o.num_heads, dh = o.embed_dim / h;
   auto project = [&](const std::string& name) {
     return split_heads(linear(x, w.find(name + ".weight"), w.find(name + ".bias")), h);
   };
@@ -75,19 +74,19 @@ Tensor by_definition(LongformerAttention& m, const Tensor& x, const Tensor& pad,
                vg = project("v_proj_global");
   Tensor y = zeros({b, h, l, dh}, kFloat64);
   const bool *hidden = pad.data<bool>(), *wide = global.data<bool>();
-  for (std::int64_t i = 0; i < b; ++i)
-    for (std::int64_t t = 0; t < l; ++t) {
+  for (int64_t i = 0; i < b; ++i)
+    for (int64_t t = 0; t < l; ++t) {
       if (hidden[i * l + t]) continue;
       const bool all = wide[i * l + t];
-      for (std::int64_t head = 0; head < h; ++head) {
-        const std::int64_t d = o.dilation.values.size() > 1
-                                   ? o.dilation.values[static_cast<std::size_t>(head)]
-                                   : o.dilation.values[0];
+      for (int64_t head = 0; head < h; ++head) {
+        const int64_t d = o.dilation.values.size() > 1
+                              ? o.dilation.values[static_cast<std::size_t>(head)]
+                              : o.dilation.values[0];
         Tensor total = zeros({1}, kFloat64), sum_v = zeros({dh}, kFloat64);
-        for (std::int64_t j = 0; j < l; ++j) {
-          const std::int64_t off = j - t, right = o.causal             ? 0
-                                                  : o.window_right < 0 ? o.window
-                                                                       : o.window_right;
+        for (int64_t j = 0; j < l; ++j) {
+          const int64_t off = j - t, right = o.causal             ? 0
+                                             : o.window_right < 0 ? o.window
+                                                                  : o.window_right;
           bool seen =
               all || wide[i * l + j] || (off % d == 0 && off >= -o.window * d && off <= right * d);
           if (hidden[i * l + j] || (o.causal && j > t) || !seen) continue;
@@ -165,7 +164,7 @@ TEST(LongformerAttention, StepsWithGlobalTokensEqualForward) {
                 m.step(x.narrow(1, 0, 9), *s, {.global_attention_mask = global.narrow(1, 0, 9)}),
                 y.narrow(1, 0, 9)),
             1e-12);
-  for (std::int64_t t = 9; t < 20; ++t)
+  for (int64_t t = 9; t < 20; ++t)
     EXPECT_LT(max_difference(
                   m.step(x.narrow(1, t, 1), *s, {.global_attention_mask = global.narrow(1, t, 1)}),
                   y.narrow(1, t, 1)),
@@ -184,7 +183,7 @@ TEST(LongformerAttention, ALongRunKeepsARingOfTheWindow) {
   m.eval();
   const Tensor x = random({1, 200, 8}, kFloat32), y = m(x);
   Box<SequenceState> s = m.init_state(1, 1 << 20);
-  for (std::int64_t t = 0; t < 200; ++t)
+  for (int64_t t = 0; t < 200; ++t)
     ASSERT_LT(max_difference(m.step(x.narrow(1, t, 1), *s), y.narrow(1, t, 1)), 1e-5) << t;
 }
 

@@ -9,8 +9,7 @@ namespace {
 using testing::max_difference;
 using testing::random;
 
-LookHereBiasOptions table(const std::string& groups, std::int64_t heads, std::int64_t h,
-                          std::int64_t w) {
+LookHereBiasOptions table(const std::string& groups, int64_t heads, int64_t h, int64_t w) {
   LookHereBiasOptions o;
   o.grid = {h, w};
   o.num_heads = heads;
@@ -108,7 +107,7 @@ TEST(LookHereBias, NamesWhatDoesNotFit) {
   EXPECT_ERROR(call(R"({"prefix_tokens": -1})"), OptionError, "prefix_tokens is -1");
 }
 
-LookHereAttentionOptions layer(const std::string& groups, std::int64_t h, std::int64_t w) {
+LookHereAttentionOptions layer(const std::string& groups, int64_t h, int64_t w) {
   LookHereAttentionOptions o;
   static_cast<LookHereBiasOptions&>(o) = table(groups, 4, h, w);
   o.embed_dim = 8;

@@ -11,7 +11,7 @@ using testing::random;
 
 struct Case {
   const char* method;
-  std::int64_t max_position, length;
+  int64_t max_position, length;
   bool values, causal, padded;
 };
 
@@ -19,30 +19,30 @@ struct Case {
 Tensor by_definition(RelativePositionAttention& m, const Tensor& x, const Tensor& pad) {
   const auto& o = m.options();
   const StateDict s = m.state_dict();
-  const std::int64_t h = o.num_heads, e = o.embed_dim / h, n = o.max_position, b = x.size(0),
-                     l = x.size(1);
+  const int64_t h = o.num_heads, e = o.embed_dim / h, n = o.max_position, b = x.size(0),
+                l = x.size(1);
   auto heads = [&](const std::string& p) {
     return split_heads(linear(x, s.find(p + ".weight"), s.find(p + ".bias")), h).contiguous();
   };
   const Tensor q = heads("q_proj"), k = heads("k_proj"), v = heads("v_proj"),
                a = s.find("distance_embedding.weight"), av = s.find("value_embedding.weight");
   Tensor z = zeros({b, h, l, e}, kFloat64);
-  auto at = [&](const Tensor& t, std::int64_t bi, std::int64_t hi, std::int64_t i, std::int64_t c) {
+  auto at = [&](const Tensor& t, int64_t bi, int64_t hi, int64_t i, int64_t c) {
     return t.data<double>()[((bi * h + hi) * l + i) * e + c];
   };
-  auto row = [&](std::int64_t i, std::int64_t j, bool directed) {
+  auto row = [&](int64_t i, int64_t j, bool directed) {
     return directed ? std::clamp(i - j, -(n - 1), n - 1) + n - 1 : std::min(std::abs(i - j), n - 1);
   };
-  for (std::int64_t bi = 0; bi < b; ++bi)
-    for (std::int64_t hi = 0; hi < h; ++hi)
-      for (std::int64_t i = 0; i < l; ++i) {
+  for (int64_t bi = 0; bi < b; ++bi)
+    for (int64_t hi = 0; hi < h; ++hi)
+      for (int64_t i = 0; i < l; ++i) {
         std::vector<double> w(static_cast<std::size_t>(l), 0);
         double total = 0;
-        for (std::int64_t j = 0; j < l; ++j) {
+        for (int64_t j = 0; j < l; ++j) {
           if ((o.causal && j > i) || (pad.defined() && pad[bi][j].item<bool>())) continue;
-          const std::int64_t r = row(i, j, o.method != "m1");
+          const int64_t r = row(i, j, o.method != "m1");
           double score = 0;
-          for (std::int64_t c = 0; c < e; ++c) {
+          for (int64_t c = 0; c < e; ++c) {
             const double qc = at(q, bi, hi, i, c), kc = at(k, bi, hi, j, c),
                          ac = a.data<double>()[r * a.size(1) + (a.size(1) > 1 ? c : 0)];
             if (o.method == "shaw") score += qc * (kc + ac);
@@ -52,8 +52,8 @@ Tensor by_definition(RelativePositionAttention& m, const Tensor& x, const Tensor
           w[static_cast<std::size_t>(j)] = std::exp(score / std::sqrt(static_cast<double>(e)));
           total += w[static_cast<std::size_t>(j)];
         }
-        for (std::int64_t j = 0; j < l && total > 0; ++j)
-          for (std::int64_t c = 0; c < e; ++c)
+        for (int64_t j = 0; j < l && total > 0; ++j)
+          for (int64_t c = 0; c < e; ++c)
             z.data<double>()[((bi * h + hi) * l + i) * e + c] +=
                 w[static_cast<std::size_t>(j)] / total *
                 (at(v, bi, hi, j, c) +
@@ -116,7 +116,7 @@ TEST(RelativePositionAttention, LongRowsOfM3ComeInParts) {
     auto p = m.named_parameters();
     for (auto& [name, t] : p) t.add_(random(t.sizes(), kFloat64, 4), 0.05);
   }
-  const std::int64_t l = 300;
+  const int64_t l = 300;
   const Tensor x = random({1, l, 64}).requires_grad_();
   const Tensor y = m(x);
   EXPECT_LT(max_difference(y.detach(), by_definition(m, x.detach(), {})), 1e-11);

@@ -13,7 +13,7 @@ using testing::random;
 Tensor by_definition(const ScatterbrainAttention& m, const Tensor& x, const Tensor& pad) {
   const auto& o = m.options();
   const StateDict s = m.state_dict();
-  const std::int64_t h = o.num_heads, e = o.embed_dim / h, b = x.size(0), l = x.size(1);
+  const int64_t h = o.num_heads, e = o.embed_dim / h, b = x.size(0), l = x.size(1);
   const double tau = o.softmax_temp > 0 ? o.softmax_temp : 1 / std::sqrt(static_cast<double>(e));
   auto heads = [&](const std::string& p) {
     return split_heads(linear(x, s.find(p + ".weight"), s.find(p + ".bias")), h);
@@ -29,26 +29,26 @@ Tensor by_definition(const ScatterbrainAttention& m, const Tensor& x, const Tens
   const Tensor live = pad.defined() ? logical_not(pad) : ones({b, l}, kBool);
   Tensor support = zeros({b, h, l, l}, kBool);
   const Tensor alpha = s.find("lsh_alpha");
-  for (std::int64_t bi = 0; bi < b; ++bi)
-    for (std::int64_t hi = 0; hi < h; ++hi) {
-      std::vector<std::vector<std::int64_t>> of_q, of_k;  // cluster numbers by hash
+  for (int64_t bi = 0; bi < b; ++bi)
+    for (int64_t hi = 0; hi < h; ++hi) {
+      std::vector<std::vector<int64_t>> of_q, of_k;  // cluster numbers by hash
       double top_q = 0, top_k = 0;
-      auto vec = [&](const Tensor& t, std::int64_t i) { return t[bi][hi][i].to_vector(); };
+      auto vec = [&](const Tensor& t, int64_t i) { return t[bi][hi][i].to_vector(); };
       auto squares = [](const std::vector<double>& w) {
         double r = 0;
         for (double y : w) r += y * y;
         return r;
       };
-      for (std::int64_t i = 0; i < l; ++i)
+      for (int64_t i = 0; i < l; ++i)
         if (live[bi][i].item<bool>()) {
           top_q = std::max(top_q, squares(vec(q, i)));
           top_k = std::max(top_k, squares(vec(k, i)));
         }
-      for (std::int64_t t = 0; alpha.defined() && t < o.n_hashes; ++t) {
+      for (int64_t t = 0; alpha.defined() && t < o.n_hashes; ++t) {
         const std::vector<double> a = alpha.select(1, t).to_vector();
-        auto numbers = [&](const Tensor& y, std::int64_t last) {
-          std::vector<std::pair<double, std::int64_t>> order;
-          for (std::int64_t i = 0; i < l; ++i) {
+        auto numbers = [&](const Tensor& y, int64_t last) {
+          std::vector<std::pair<double, int64_t>> order;
+          for (int64_t i = 0; i < l; ++i) {
             const std::vector<double> w = vec(y, i);
             double z = std::sqrt(std::max(top_q + top_k - squares(w), 0.0)) *
                        a[static_cast<std::size_t>(last)];
@@ -57,8 +57,8 @@ Tensor by_definition(const ScatterbrainAttention& m, const Tensor& x, const Tens
           }
           std::stable_sort(order.begin(), order.end(),
                            [](const auto& c, const auto& d) { return c.first < d.first; });
-          std::vector<std::int64_t> r(static_cast<std::size_t>(l));
-          for (std::int64_t n = 0; n < l; ++n)
+          std::vector<int64_t> r(static_cast<std::size_t>(l));
+          for (int64_t n = 0; n < l; ++n)
             r[static_cast<std::size_t>(order[static_cast<std::size_t>(n)].second)] =
                 n / o.cluster_size;
           return r;
@@ -66,11 +66,11 @@ Tensor by_definition(const ScatterbrainAttention& m, const Tensor& x, const Tens
         of_q.push_back(numbers(q, e + 1));
         of_k.push_back(numbers(k, e));
       }
-      for (std::int64_t i = 0; i < l; ++i)
-        for (std::int64_t j = 0; j < l; ++j) {
+      for (int64_t i = 0; i < l; ++i)
+        for (int64_t j = 0; j < l; ++j) {
           bool in = false;
           if (o.sparse == "local") {
-            const std::int64_t w = o.local_context;
+            const int64_t w = o.local_context;
             in = i - w / 2 <= j && j < i + (w + 1) / 2;
           }
           for (std::size_t t = 0; t < of_q.size(); ++t)
@@ -90,7 +90,7 @@ TEST(ScatterbrainAttention, IsTheDefinitionPairByPair) {
   no_grad guard;
   for (const bool causal : {false, true})
     for (const char* sparse : {"local", "lsh"})
-      for (const std::int64_t size : {1, 4, 5, 40}) {
+      for (const int64_t size : {1, 4, 5, 40}) {
         ScatterbrainAttention m({.embed_dim = 12,
                                  .num_heads = 2,
                                  .sparse = sparse,
@@ -101,7 +101,7 @@ TEST(ScatterbrainAttention, IsTheDefinitionPairByPair) {
                                  .causal = causal,
                                  .seed = size});
         m.to(kFloat64);
-        for (const std::int64_t l : {1, 2, 9, 70}) {
+        for (const int64_t l : {1, 2, 9, 70}) {
           SCOPED_TRACE(options_str(m.options()) + " of " + std::to_string(l));
           const Tensor x = random({2, l, 12});
           EXPECT_LT(max_difference(m(x), by_definition(m, x, {})), 1e-9);
@@ -153,7 +153,7 @@ TEST(ScatterbrainAttention, RowsOfTheProjectionAreOrthogonal) {
       {.embed_dim = 8, .num_heads = 2, .nb_features = 21, .ortho_scaling = 1, .seed = 4});
   const Tensor p = m.state_dict().find("projection_matrix").to(kFloat64);
   ASSERT_EQ(p.sizes(), (Shape{10, 4}));
-  for (const std::int64_t at : {0, 4})
+  for (const int64_t at : {0, 4})
     EXPECT_LT(max_difference(matmul(p.narrow(0, at, 4), p.narrow(0, at, 4).mT()),
                              eye(4, 4, kFloat64) * 4.0),
               1e-5);

@@ -12,7 +12,7 @@ TEST(SigmoidAttention, TheBiasKeepsTheOutputsSize) {  // the mechanism of the pa
                                                       // of the figures of the reproduction
   const double without[] = {1.03e3, 4.09e3, 1.64e4}, with[] = {13.1, 13.3, 13.1};
   int i = 0;
-  for (const std::int64_t n : {256, 1024, 4096}) {
+  for (const int64_t n : {256, 1024, 4096}) {
     const Tensor q = random({1, 1, n, 64}, kFloat32, 1), k = random({1, 1, n, 64}, kFloat32, 2),
                  v = random({1, 1, n, 64}, kFloat32, 3) + 1.0;
     auto size = [&](const AttentionParams& p) {
@@ -31,7 +31,7 @@ TEST(SigmoidAttention, PartsOfTheKeysAddUp) {
                v = random({1, 2, 400, 16}, kFloat32, 3);
   const AttentionParams p{.sigmoid_bias = -6};
   Tensor total = zeros({1, 2, 50, 16});
-  for (std::int64_t at = 0; at < 400; at += 100)
+  for (int64_t at = 0; at < 400; at += 100)
     total = total + attention(q, k.narrow(2, at, 100), v.narrow(2, at, 100), p);
   EXPECT_LT(max_difference(total, attention(q, k, v, p)), 1e-6);
 }
@@ -99,7 +99,7 @@ TEST(SigmoidAttention, StepsEqualForwardWithAFixedBias) {
   const Tensor x = random({2, 30, 16}, kFloat32), y = m(x);
   Box<SequenceState> s = m.init_state(2, 30);
   EXPECT_LT(max_difference(m.step(x.narrow(1, 0, 7), *s), y.narrow(1, 0, 7)), 1e-5);
-  for (std::int64_t t = 7; t < 30; ++t)
+  for (int64_t t = 7; t < 30; ++t)
     EXPECT_LT(max_difference(m.step(x.narrow(1, t, 1), *s), y.narrow(1, t, 1)), 1e-5) << t;
 }
 

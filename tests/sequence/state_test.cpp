@@ -14,7 +14,7 @@ using testing::device;
 using testing::max_difference;
 using testing::random;
 
-constexpr std::int64_t kWidth = 8, kRoom = 96;
+constexpr int64_t kWidth = 8, kRoom = 96;
 constexpr double kTolerance = 1e-10;  // in float64; Hyena's transforms add some
 
 // A member by name and options over embed_dim 8, and what its step() can be told.
@@ -88,7 +88,7 @@ class States : public ::testing::TestWithParam<Mixer> {
       p.add_(random(p.sizes(), kFloat64, ++seed), 0.1);
   }
   SequenceMixer& mixer() { return dynamic_cast<SequenceMixer&>(*module_); }
-  Box<SequenceState> state(std::int64_t batch, std::int64_t keep = 0) {
+  Box<SequenceState> state(int64_t batch, int64_t keep = 0) {
     return mixer().init_state(batch, kRoom, {.keep = keep});
   }
   Tensor step(const Tensor& x, SequenceState& s, const StepArgs& args = {}) {
@@ -102,14 +102,13 @@ class States : public ::testing::TestWithParam<Mixer> {
 INSTANTIATE_TEST_SUITE_P(Mixers, States, ::testing::ValuesIn(mixers()),
                          [](const auto& info) { return info.param.label; });
 
-Tensor tokens(std::int64_t batch, std::int64_t n, std::uint64_t seed = 5) {
+Tensor tokens(int64_t batch, int64_t n, std::uint64_t seed = 5) {
   return random({batch, n, kWidth}, kFloat64, seed);
 }
 Tensor mask_of(const std::vector<std::vector<int>>& rows) {
   std::vector<double> all;
   for (const auto& r : rows) all.insert(all.end(), r.begin(), r.end());
-  return tensor(all,
-                {static_cast<std::int64_t>(rows.size()), static_cast<std::int64_t>(rows[0].size())})
+  return tensor(all, {static_cast<int64_t>(rows.size()), static_cast<int64_t>(rows[0].size())})
       .to(kBool)
       .to(device());
 }
@@ -117,8 +116,8 @@ Tensor mask_of(const std::vector<std::vector<int>>& rows) {
 // Rows of 40 tokens with padding on the left (0, 3, 17, 40 of them), in the middle and at the end.
 Tensor ragged() {
   Tensor m = zeros({6, 40}, kBool);
-  const std::int64_t left[] = {0, 3, 17, 40, 3};
-  for (std::int64_t b = 0; b < 5; ++b) m[b].narrow(0, 0, left[b]).fill_(1);
+  const int64_t left[] = {0, 3, 17, 40, 3};
+  for (int64_t b = 0; b < 5; ++b) m[b].narrow(0, 0, left[b]).fill_(1);
   m[4].narrow(0, 20, 6).fill_(1);
   m[5].narrow(0, 9, 1).fill_(1);
   m[5].narrow(0, 33, 7).fill_(1);
@@ -129,12 +128,12 @@ TEST_P(States, APaddedBatchInChunksEqualsEachRowAlone) {
   const Tensor pad = ragged(), x = tokens(6, 40), hidden = pad.to(Device{}).contiguous();
   Tensor dirty = x.clone();
   dirty.masked_fill_(pad.unsqueeze(-1), std::nan(""));
-  for (const std::vector<std::int64_t>& chunks :
-       {std::vector<std::int64_t>{40}, {1, 1, 5, 20, 6, 7}, {8, 8, 8, 8, 8}}) {
+  for (const std::vector<int64_t>& chunks :
+       {std::vector<int64_t>{40}, {1, 1, 5, 20, 6, 7}, {8, 8, 8, 8, 8}}) {
     Box<SequenceState> s = state(6);
     Tensors out;
-    std::int64_t t = 0;
-    for (const std::int64_t n : chunks) {
+    int64_t t = 0;
+    for (const int64_t n : chunks) {
       out.push_back(step(dirty.narrow(1, t, n), *s, {.key_padding_mask = pad.narrow(1, t, n)}));
       t += n;
     }
@@ -142,11 +141,11 @@ TEST_P(States, APaddedBatchInChunksEqualsEachRowAlone) {
     EXPECT_TRUE(all(isfinite(y)).item<bool>()) << "outputs at padded places";
     const Tensor more = tokens(6, 5, 77), after = step(more, *s);  // no padding from here on
     EXPECT_EQ(s->length(), 45);
-    for (std::int64_t b = 0; b < 6; ++b) {
-      std::vector<std::int64_t> real;
-      for (std::int64_t i = 0; i < 40; ++i)
+    for (int64_t b = 0; b < 6; ++b) {
+      std::vector<int64_t> real;
+      for (int64_t i = 0; i < 40; ++i)
         if (!hidden.data<bool>()[b * 40 + i]) real.push_back(i);
-      const auto n = static_cast<std::int64_t>(real.size());
+      const auto n = static_cast<int64_t>(real.size());
       const Tensor at = from_blob(real.data(), {n}, kInt64).clone().to(device());
       Box<SequenceState> alone = state(1);
       auto row = [&](const Tensor& v) { return v.narrow(0, b, 1); };
@@ -165,7 +164,7 @@ TEST_P(States, SelectedEntriesGoOnAsTheyWere) {
                head = x.narrow(1, 0, 4), more = tokens(5, 9, 6);
   for (const bool padded : {false, true}) {
     const StepArgs args{.key_padding_mask = padded ? pad : Tensor()};
-    const std::vector<std::int64_t> chosen{2, 0, 0, 1, 2};
+    const std::vector<int64_t> chosen{2, 0, 0, 1, 2};
     const Tensor at = tensor({2, 0, 0, 1, 2}, {5}, kInt64).to(device());
     Box<SequenceState> whole = state(3), want = state(5);
     step(head, *whole, args);
@@ -179,10 +178,10 @@ TEST_P(States, SelectedEntriesGoOnAsTheyWere) {
     const Tensor y = step(more, *want);
     EXPECT_LT(max_difference(step(more, *some), y), kTolerance) << padded;
     EXPECT_LT(max_difference(step(more, *whole->select(at)), y), kTolerance) << "int64 tensor";
-    EXPECT_EQ(whole->select(std::vector<std::int64_t>{})->batch(), 0);
+    EXPECT_EQ(whole->select(std::vector<int64_t>{})->batch(), 0);
   }
   Box<SequenceState> s = state(2);
-  EXPECT_ERROR(s->select(std::vector<std::int64_t>{0, 2}), IndexError,
+  EXPECT_ERROR(s->select(std::vector<int64_t>{0, 2}), IndexError,
                "select: index 2, expected 0 to 1 because the state has batch 2");
   EXPECT_ERROR(s->select(zeros({2})), DTypeError, "indices are float32, expected int64");
 }
@@ -204,8 +203,8 @@ TEST_P(States, ACloneIsIndependent) {
 TEST_P(States, WhatIsTakenBackWasNeverSeen) {
   const Tensor x = tokens(3, 50), wrong = tokens(3, 50, 8), more = tokens(3, 34, 9);
   const Tensor pad = mask_of({{0, 0, 0, 0, 1}, {0, 1, 0, 0, 0}, {0, 0, 0, 0, 0}});
-  for (const std::int64_t before : {0, 1, 2, 7, 41}) {
-    for (const std::int64_t n : {1, 3, 5}) {
+  for (const int64_t before : {0, 1, 2, 7, 41}) {
+    for (const int64_t n : {1, 3, 5}) {
       for (const bool padded : {false, true}) {
         Box<SequenceState> s = state(3, 5), want = state(3);
         step(x.narrow(1, 0, before), *s);
@@ -222,7 +221,7 @@ TEST_P(States, WhatIsTakenBackWasNeverSeen) {
   }
   // one by one, and again after going on
   Box<SequenceState> s = state(3, 3), want = state(3);
-  for (std::int64_t t = 0; t < 30; ++t) {
+  for (int64_t t = 0; t < 30; ++t) {
     step(x.narrow(1, t, 1), *s);
     if (t % 3) continue;
     step(wrong.narrow(1, t, 1), *s);
@@ -302,7 +301,7 @@ TEST_P(States, PositionsAreUsed) {
     all.insert(all.end(), second.begin(), second.end());
     const Tensor at = tensor(all, {2, 12}, kInt64).to(device());
     Tensors out;
-    for (const std::int64_t t : {0, 5, 6, 7})
+    for (const int64_t t : {0, 5, 6, 7})
       out.push_back(step(x.narrow(1, t, t ? (t == 7 ? 5 : 1) : 5), *s,
                          {.key_padding_mask = pad.narrow(1, t, t ? (t == 7 ? 5 : 1) : 5),
                           .positions = at.narrow(1, t, t ? (t == 7 ? 5 : 1) : 5)}));
@@ -331,15 +330,15 @@ TEST(StatesOfLongformer, GlobalTokensBelongToTheirRow) {
   for (auto& [name, p] : m.named_parameters()) p.add_(random(p.sizes(), kFloat64, ++seed), 0.3);
   const Tensor x = tokens(3, 14), wrong = tokens(3, 3, 8);
   Tensor pad = zeros({3, 14}, kBool), global = zeros({3, 14}, kBool);
-  const std::int64_t left[] = {0, 4, 9};
-  for (std::int64_t b = 0; b < 3; ++b) {
+  const int64_t left[] = {0, 4, 9};
+  for (int64_t b = 0; b < 3; ++b) {
     pad[b].narrow(0, 0, left[b]).fill_(1);
     global[b].narrow(0, 3, 1).fill_(1);  // padding wins
     global[b].narrow(0, 10, 2).fill_(1);
   }
   pad = pad.to(device());
   global = global.to(device());
-  auto args = [&](std::int64_t from, std::int64_t n) {
+  auto args = [&](int64_t from, int64_t n) {
     return StepArgs{.key_padding_mask = pad.narrow(1, from, n),
                     .global_attention_mask = global.narrow(1, from, n)};
   };
@@ -350,7 +349,7 @@ TEST(StatesOfLongformer, GlobalTokensBelongToTheirRow) {
   out.push_back(m.step(x.narrow(1, 6, 8), *s, args(6, 8)));
   const Tensor y = concat(out, 1), more = tokens(2, 4, 9);
   const Tensor after = m.step(more, *s->select({2, 1}));
-  for (std::int64_t b = 0; b < 3; ++b) {
+  for (int64_t b = 0; b < 3; ++b) {
     Box<SequenceState> alone = m.init_state(1, 20, {.global_tokens = true});
     auto row = [&](const Tensor& t) { return t.narrow(0, b, 1).narrow(1, left[b], 14 - left[b]); };
     EXPECT_LT(
@@ -442,9 +441,9 @@ TEST(ArgumentsOfLongformer, AMaskEqualsAttentionWithBoth) {
         Tensor seen = zeros({2, 1, 12, 12}, kBool), flags = zeros({2, 12}, kBool);
         flags[0].narrow(0, 3, 1).fill_(1);
         flags[1].narrow(0, 6, 2).fill_(1);
-        for (std::int64_t b = 0; b < 2; ++b)
-          for (std::int64_t i = 0; i < 12; ++i)
-            for (std::int64_t j = 0; j < 12; ++j) {
+        for (int64_t b = 0; b < 2; ++b)
+          for (int64_t i = 0; i < 12; ++i)
+            for (int64_t j = 0; j < 12; ++j) {
               const bool far = std::abs(i - j) > 2, g = b ? j == 6 || j == 7 : j == 3,
                          q = b ? i == 6 || i == 7 : i == 3;
               seen.data<bool>()[(b * 12 + i) * 12 + j] =

@@ -237,28 +237,27 @@ TEST(Promotion, ValuesOfNumbersBesideIntegers) {
 }
 
 TEST(Exact, IntegersPastTheDoubles) {
-  const std::int64_t big = (std::int64_t{1} << 53) + 1;
-  EXPECT_EQ(full({2}, big, kInt64)[1].item<std::int64_t>(), big);
-  EXPECT_EQ(scalar(big, kInt64).item<std::int64_t>(), big);
-  EXPECT_EQ(zeros({2}, kInt64).fill_(big).to_vector<std::int64_t>()[0], big);
-  const Tensor t = tensor(std::vector<std::int64_t>{big, INT64_MAX, INT64_MIN});
+  const int64_t big = (int64_t{1} << 53) + 1;
+  EXPECT_EQ(full({2}, big, kInt64)[1].item<int64_t>(), big);
+  EXPECT_EQ(scalar(big, kInt64).item<int64_t>(), big);
+  EXPECT_EQ(zeros({2}, kInt64).fill_(big).to_vector<int64_t>()[0], big);
+  const Tensor t = tensor(std::vector<int64_t>{big, INT64_MAX, INT64_MIN});
   EXPECT_EQ(t.dtype(), kInt64);
-  EXPECT_EQ(t.to_vector<std::int64_t>(), (std::vector<std::int64_t>{big, INT64_MAX, INT64_MIN}));
+  EXPECT_EQ(t.to_vector<int64_t>(), (std::vector<int64_t>{big, INT64_MAX, INT64_MIN}));
   EXPECT_EQ(t.narrow(0, 0, 1).str(), "tensor([9007199254740993])");
-  EXPECT_EQ((t + 1)[0].item<std::int64_t>(), big + 1);
-  EXPECT_EQ((zeros({1}, kInt64) + big).item<std::int64_t>(), big);
-  EXPECT_EQ((ones({1}, kInt64) * big).item<std::int64_t>(), big);
-  EXPECT_EQ((ones({1}, kInt64) - big).item<std::int64_t>(), 1 - big);
-  EXPECT_EQ((big - ones({1}, kInt64)).item<std::int64_t>(), big - 1);
+  EXPECT_EQ((t + 1)[0].item<int64_t>(), big + 1);
+  EXPECT_EQ((zeros({1}, kInt64) + big).item<int64_t>(), big);
+  EXPECT_EQ((ones({1}, kInt64) * big).item<int64_t>(), big);
+  EXPECT_EQ((ones({1}, kInt64) - big).item<int64_t>(), 1 - big);
+  EXPECT_EQ((big - ones({1}, kInt64)).item<int64_t>(), big - 1);
   Tensor x = ones({1}, kInt64);
-  EXPECT_EQ(x.add_(big).item<std::int64_t>(), big + 1);
-  EXPECT_EQ(x.sub_(big).item<std::int64_t>(), 1);
-  EXPECT_EQ(x.mul_(big).item<std::int64_t>(), big);
+  EXPECT_EQ(x.add_(big).item<int64_t>(), big + 1);
+  EXPECT_EQ(x.sub_(big).item<int64_t>(), 1);
+  EXPECT_EQ(x.mul_(big).item<int64_t>(), big);
   EXPECT_FALSE((t == big - 1)[0].item<bool>());
   EXPECT_TRUE((t == big)[0].item<bool>());
-  EXPECT_EQ(arange(big, big + 2).to_vector<std::int64_t>(),
-            (std::vector<std::int64_t>{big, big + 1}));
-  EXPECT_EQ(where(t == big, 0, t).to_vector<std::int64_t>()[1], INT64_MAX);
+  EXPECT_EQ(arange(big, big + 2).to_vector<int64_t>(), (std::vector<int64_t>{big, big + 1}));
+  EXPECT_EQ(where(t == big, 0, t).to_vector<int64_t>()[1], INT64_MAX);
 }
 
 TEST(Exact, RangesKeepTheKindOfTheirNumbers) {

@@ -20,7 +20,7 @@ TEST(Tensor, Factories) {
   EXPECT_EQ(scalar(3).dim(), 0);
   EXPECT_ERROR(tensor({1, 2, 3}, {2, 2}), ShapeError, "3 values for the shape [2, 2]");
   EXPECT_ERROR(zeros({-1}), ShapeError, "negative size");
-  EXPECT_ERROR(zeros({std::int64_t{1} << 40, std::int64_t{1} << 40}), OutOfMemoryError,
+  EXPECT_ERROR(zeros({int64_t{1} << 40, int64_t{1} << 40}), OutOfMemoryError,
                "more bytes than can be counted");
   EXPECT_ERROR(Tensor().sizes(), Error, "undefined");
 }
@@ -188,8 +188,8 @@ TEST(Memory, FreedBlocksAreReusedAndOutOfMemoryIsSurvived) {
     first = x.data_ptr();
   }
   EXPECT_EQ(empty({1 << 20}).data_ptr(), first);
-  const std::int64_t before = memory_stats().allocated;
-  EXPECT_ERROR(empty({std::int64_t{1} << 50}), OutOfMemoryError, "out of memory");
+  const int64_t before = memory_stats().allocated;
+  EXPECT_ERROR(empty({int64_t{1} << 50}), OutOfMemoryError, "out of memory");
   EXPECT_EQ(memory_stats().allocated, before);
   fail_allocation_after(2);
   EXPECT_ERROR(

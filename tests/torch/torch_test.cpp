@@ -24,7 +24,7 @@ TEST(Torch, TensorsShareTheirMemoryBothWays) {
   t[2][1] = 50;
   EXPECT_EQ(d[2][1].item(), 50);
   const torch::Tensor back = interop::to_torch(d.narrow(0, 1, 2));
-  EXPECT_EQ(back.sizes(), (std::vector<std::int64_t>{2, 2}));
+  EXPECT_EQ(back.sizes(), (std::vector<int64_t>{2, 2}));
   EXPECT_EQ(back[1][1].item<float>(), 50);
   torch::Tensor outlives;
   {
@@ -166,7 +166,7 @@ TEST(Torch, SwapInsideATorchModel) {
   report = interop::swap(*net, "Linear", "BitLinear");
   EXPECT_EQ(report.replaced, (std::vector<std::string>{"0", "2"}));
   EXPECT_EQ(worst(net->named_parameters()["0.weight"], weight), 0) << "weights carried over";
-  EXPECT_EQ(net->forward(x).sizes(), (std::vector<std::int64_t>{3, 4}));
+  EXPECT_EQ(net->forward(x).sizes(), (std::vector<int64_t>{3, 4}));
   net->forward(x).sum().backward();
   EXPECT_TRUE(net->named_parameters()["0.weight"].grad().defined());
 
@@ -174,7 +174,7 @@ TEST(Torch, SwapInsideATorchModel) {
       torch::nn::Conv2d(torch::nn::Conv2dOptions(4, 4, 3).padding(1).groups(4).bias(false)));
   interop::swap(*images, "DepthwiseConv2d", "MixConv2d", Json::parse(R"({"kernel_size": [3, 5]})"));
   EXPECT_EQ(images->forward(torch::randn({1, 4, 6, 6})).sizes(),
-            (std::vector<std::int64_t>{1, 4, 6, 6}));
+            (std::vector<int64_t>{1, 4, 6, 6}));
 
   struct Typed : torch::nn::Module {
     torch::nn::Linear fc{3, 3};

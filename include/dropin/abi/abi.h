@@ -9,6 +9,9 @@
 
 namespace dropin {
 
+/// Sizes, counts and indices.
+using std::int64_t;
+
 /// Element types. Values are part of the plugin ABI: append, never reorder.
 enum class DType : std::uint8_t {
   Float32,
@@ -38,19 +41,19 @@ struct TensorIn {
   DeviceType device = DeviceType::CPU;
   std::uint8_t device_index = 0;
   std::int32_t ndim = 0;
-  std::int64_t sizes[kMaxDims] = {};
-  std::int64_t strides[kMaxDims] = {};
+  int64_t sizes[kMaxDims] = {};
+  int64_t strides[kMaxDims] = {};
   template <class T>
   const T* as() const {
     return static_cast<const T*>(data);
   }
-  std::int64_t numel() const {
-    std::int64_t n = 1;
+  int64_t numel() const {
+    int64_t n = 1;
     for (int i = 0; i < ndim; ++i) n *= sizes[i];
     return n;
   }
   bool contiguous() const {
-    std::int64_t expect = 1;
+    int64_t expect = 1;
     for (int i = ndim - 1; i >= 0; --i) {
       if (sizes[i] != 1 && strides[i] != expect) return numel() == 0;
       expect *= sizes[i];
@@ -111,8 +114,8 @@ struct KernelTable {
 /// What a plugin may ask of the library. Memory comes from the library's cache for that device;
 /// null when there is none left.
 struct Host {
-  void* (*allocate)(DeviceType device, std::int32_t index, std::int64_t bytes) = nullptr;
-  void (*release)(DeviceType device, std::int32_t index, void* data, std::int64_t bytes) = nullptr;
+  void* (*allocate)(DeviceType device, std::int32_t index, int64_t bytes) = nullptr;
+  void (*release)(DeviceType device, std::int32_t index, void* data, int64_t bytes) = nullptr;
 };
 
 /// What a plugin's one entry point, `const Plugin* dropin_plugin()`, answers. The first two fields
@@ -124,7 +127,7 @@ struct Plugin {
   const char* name = "";
   /// Looks for usable devices: their number, and in `text` (of `room` bytes) a line for each, or
   /// why there are none.
-  void (*probe)(std::int32_t* count, char* text, std::int64_t room) = nullptr;
+  void (*probe)(std::int32_t* count, char* text, int64_t room) = nullptr;
   void (*provide)(const Host* host, KernelTable* table) = nullptr;
 };
 

@@ -7,7 +7,7 @@
 namespace dropin {
 
 struct FewBitOptions {
-  std::int64_t bits = 3;
+  int64_t bits = 3;
   bool fold = false;
   static void fields(auto&& f) {
     f("bits", &FewBitOptions::bits, "bits per element, 1 to 4");
@@ -15,7 +15,7 @@ struct FewBitOptions {
   }
 };
 struct FewBitEvenOptions {
-  std::int64_t bits = 3;
+  int64_t bits = 3;
   bool fold = true;
   static void fields(auto&& f) {
     f("bits", &FewBitEvenOptions::bits, "bits per element, 1 to 4");
@@ -23,7 +23,7 @@ struct FewBitEvenOptions {
   }
 };
 struct FewBitAlphaOptions {
-  std::int64_t bits = 3;
+  int64_t bits = 3;
   bool fold = false;
   double alpha = 1;
   static void fields(auto&& f) {
@@ -33,7 +33,7 @@ struct FewBitAlphaOptions {
   }
 };
 struct FewBitSoftplusOptions {
-  std::int64_t bits = 3;
+  int64_t bits = 3;
   bool fold = false;
   double beta = 1, threshold = 20;
   static void fields(auto&& f) {
@@ -46,8 +46,8 @@ struct FewBitSoftplusOptions {
 
 namespace detail {
 /// Checks bits, fold and the table's existence; the option error names `who`.
-FewBitTable fewbit_table_for(std::string_view who, const char* function, std::int64_t bits,
-                             bool fold, double alpha);
+FewBitTable fewbit_table_for(std::string_view who, const char* function, int64_t bits, bool fold,
+                             double alpha);
 /// StateError when a table that is about to be loaded is not strictly increasing.
 void check_fewbit_state(std::string_view who, const StateDict& state, const std::string& prefix);
 

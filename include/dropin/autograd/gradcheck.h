@@ -9,8 +9,8 @@ namespace dropin {
 struct GradcheckOptions {
   double eps = 1e-6;
   double rtol = 1e-4, atol = 1e-6;
-  std::int64_t full_jacobian_below = 64;  ///< inputs of at most this many elements are checked
-                                          ///< entry by entry, larger ones along random directions
+  int64_t full_jacobian_below = 64;  ///< inputs of at most this many elements are checked
+                                     ///< entry by entry, larger ones along random directions
   int directions = 3;
   std::uint64_t seed = 1;
 };

@@ -6,12 +6,12 @@
 namespace dropin {
 
 struct Conv2dOptions {
-  std::int64_t in_channels = 0, out_channels = 0;  ///< required
-  Size2 kernel_size = 0;                           ///< required
+  int64_t in_channels = 0, out_channels = 0;  ///< required
+  Size2 kernel_size = 0;                      ///< required
   Size2 stride = 1;
   Padding padding = 0;
   Size2 dilation = 1;
-  std::int64_t groups = 1;
+  int64_t groups = 1;
   bool bias = true;
   static void fields(auto&& f) {
     using O = Conv2dOptions;
@@ -31,7 +31,7 @@ struct Conv2dOptions {
 namespace detail {
 /// Checks convolution options and turns padding into numbers for an input of h x w.
 void check_conv(std::string_view who, const Conv2dOptions& o);
-ConvParams conv_params(const Conv2dOptions& o, std::int64_t h, std::int64_t w);
+ConvParams conv_params(const Conv2dOptions& o, int64_t h, int64_t w);
 }  // namespace detail
 
 /// y[b, o, i, j] = bias[o] + sum_{c, u, v} weight[o, c, u, v] x[b, c, i stride + u dilation -
@@ -42,7 +42,7 @@ class Conv2d : public Component<Conv2d, Conv2dOptions, ImageMixer> {
   static constexpr const char* kSummary = "two-dimensional convolution";
   explicit Conv2d(const Conv2dOptions& o) : Component(o) {
     detail::check_conv(who(), o);
-    const std::int64_t fan_in = o.in_channels / o.groups * o.kernel_size.h * o.kernel_size.w;
+    const int64_t fan_in = o.in_channels / o.groups * o.kernel_size.h * o.kernel_size.w;
     weight_ = &parameter("weight", init::default_uniform({o.out_channels, o.in_channels / o.groups,
                                                           o.kernel_size.h, o.kernel_size.w},
                                                          fan_in));
@@ -59,9 +59,9 @@ class Conv2d : public Component<Conv2d, Conv2dOptions, ImageMixer> {
 };
 
 struct DepthwiseConv2dOptions {
-  std::int64_t channels = 0;  ///< required
-  Size2 kernel_size = 0;      ///< required
-  std::int64_t multiplier = 1;
+  int64_t channels = 0;   ///< required
+  Size2 kernel_size = 0;  ///< required
+  int64_t multiplier = 1;
   Size2 stride = 1;
   Padding padding = 0;
   Size2 dilation = 1;
@@ -95,7 +95,7 @@ class DepthwiseConv2d : public Component<DepthwiseConv2d, DepthwiseConv2dOptions
              .groups = o.channels,
              .bias = o.bias};
     detail::check_conv(who(), conv_);
-    const std::int64_t fan_in = o.kernel_size.h * o.kernel_size.w;
+    const int64_t fan_in = o.kernel_size.h * o.kernel_size.w;
     weight_ = &parameter(
         "weight",
         init::default_uniform({conv_.out_channels, 1, o.kernel_size.h, o.kernel_size.w}, fan_in));
@@ -148,12 +148,12 @@ class SeparableConv2d : public Component<SeparableConv2d, Conv2dOptions, ImageMi
 };
 
 struct Conv1dOptions {
-  std::int64_t in_channels = 0, out_channels = 0;  ///< required
-  OneOrMany kernel_size = 0;                       ///< required; one number, as the others
+  int64_t in_channels = 0, out_channels = 0;  ///< required
+  OneOrMany kernel_size = 0;                  ///< required; one number, as the others
   OneOrMany stride = 1;
   Json padding = Json(0);
   OneOrMany dilation = 1;
-  std::int64_t groups = 1;
+  int64_t groups = 1;
   bool bias = true;
   static void fields(auto&& f) {
     using O = Conv1dOptions;

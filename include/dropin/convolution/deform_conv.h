@@ -5,10 +5,10 @@
 namespace dropin {
 
 struct DeformConv2dOptions {
-  std::int64_t in_channels = 0, out_channels = 0;  ///< required
-  Size2 kernel_size = 0;                           ///< required
+  int64_t in_channels = 0, out_channels = 0;  ///< required
+  Size2 kernel_size = 0;                      ///< required
   Size2 stride = 1, padding = 0, dilation = 1;
-  std::int64_t groups = 1;
+  int64_t groups = 1;
   bool bias = true;
   static void fields(auto&& f) {
     using O = DeformConv2dOptions;
@@ -46,10 +46,10 @@ class DeformConv2d : public Component<DeformConv2d, DeformConv2dOptions, ImageMi
 };
 
 struct ModulatedDeformConv2dOptions {
-  std::int64_t in_channels = 0, out_channels = 0;  ///< required
-  Size2 kernel_size = 0;                           ///< required
+  int64_t in_channels = 0, out_channels = 0;  ///< required
+  Size2 kernel_size = 0;                      ///< required
   Size2 stride = 1, padding = 0, dilation = 1;
-  std::int64_t deformable_groups = 1;
+  int64_t deformable_groups = 1;
   static void fields(auto&& f) {
     using O = ModulatedDeformConv2dOptions;
     f("in_channels", &O::in_channels, "channels of the input; required");

@@ -5,10 +5,10 @@
 namespace dropin {
 
 struct MixConv2dOptions {
-  std::int64_t in_channels = 0;  ///< required
-  std::optional<std::int64_t> out_channels = std::nullopt;
+  int64_t in_channels = 0;  ///< required
+  std::optional<int64_t> out_channels = std::nullopt;
   OneOrMany kernel_size = 3;
-  std::int64_t stride = 1;
+  int64_t stride = 1;
   std::string padding = "same", partition = "equal";
   bool dilated = false, depthwise = true, bias = false;
   static void fields(auto&& f) {
@@ -47,8 +47,8 @@ class MixConv2d : public Component<MixConv2d, MixConv2dOptions, ImageMixer> {
   /// Options for taking the place of another component made with `options`.
   static Json options_from(std::string_view component, const Json& options, const Json& around);
   /// The channels of each group; OptionError naming `who` when a group would be empty.
-  static std::vector<std::int64_t> split(std::string_view who, std::int64_t channels,
-                                         std::int64_t groups, std::string_view partition);
+  static std::vector<int64_t> split(std::string_view who, int64_t channels, int64_t groups,
+                                    std::string_view partition);
   explicit MixConv2d(const MixConv2dOptions& o);
   Tensor forward(const Tensor& x) override;
 
@@ -58,7 +58,7 @@ class MixConv2d : public Component<MixConv2d, MixConv2dOptions, ImageMixer> {
 
  private:
   struct Group {
-    std::int64_t in, out, kernel, dilation;
+    int64_t in, out, kernel, dilation;
     Tensor *weight, *bias;
   };
   std::vector<Group> groups_;

@@ -6,12 +6,12 @@
 namespace dropin {
 
 struct MXConv2dOptions {
-  std::int64_t in_channels = 0, out_channels = 0;  ///< required
-  Size2 kernel_size = 0;                           ///< required
+  int64_t in_channels = 0, out_channels = 0;  ///< required
+  Size2 kernel_size = 0;                      ///< required
   Size2 stride = 1;
   Padding padding = 0;
   Size2 dilation = 1;
-  std::int64_t groups = 1;
+  int64_t groups = 1;
   bool bias = true;
   DROPIN_MX_LAYER_OPTIONS;
   static void fields(auto&& f) {

@@ -37,7 +37,7 @@ struct AvgPool2dOptions {
   std::optional<Size2> stride = std::nullopt;
   Size2 padding = 0;
   bool ceil_mode = false, count_include_pad = true;
-  std::int64_t divisor_override = 0;
+  int64_t divisor_override = 0;
   static void fields(auto&& f) {
     using O = AvgPool2dOptions;
     f("kernel_size", &O::kernel_size, "required");

@@ -6,8 +6,8 @@
 namespace dropin {
 
 struct SparseIFTConv2dOptions : detail::SparseIFTOptions {
-  std::int64_t in_channels = 0, out_channels = 0;  ///< required
-  Size2 kernel_size = 0;                           ///< required
+  int64_t in_channels = 0, out_channels = 0;  ///< required
+  Size2 kernel_size = 0;                      ///< required
   Size2 stride = 1;
   Padding padding = 0;
   static void fields(auto&& f) {

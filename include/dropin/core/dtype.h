@@ -14,7 +14,7 @@ inline constexpr DType kFloat32 = DType::Float32, kFloat64 = DType::Float64,
                        kBool = DType::Boolean;
 
 /// Bytes of one element.
-constexpr std::int64_t item_size(DType t) {
+constexpr int64_t item_size(DType t) {
   switch (t) {
     case DType::Float64:
     case DType::Int64:
@@ -135,7 +135,7 @@ struct dtype_of<std::int32_t> {
   static constexpr DType value = DType::Int32;
 };
 template <>
-struct dtype_of<std::int64_t> {
+struct dtype_of<int64_t> {
   static constexpr DType value = DType::Int64;
 };
 template <>
@@ -160,7 +160,7 @@ decltype(auto) visit_dtype(DType t, F&& f) {
     case DType::Int32:
       return f(std::int32_t{});
     case DType::Int64:
-      return f(std::int64_t{});
+      return f(int64_t{});
     case DType::Boolean:
       return f(bool{});
     default:

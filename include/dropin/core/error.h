@@ -56,7 +56,7 @@ class Part {
   Part(long v) : kind_(kInt), int_(v) {}
   Part(long long v) : kind_(kInt), int_(v) {}
   Part(unsigned v) : kind_(kInt), int_(v) {}
-  Part(unsigned long v) : kind_(kInt), int_(static_cast<std::int64_t>(v)) {}
+  Part(unsigned long v) : kind_(kInt), int_(static_cast<int64_t>(v)) {}
   Part(double v) : kind_(kReal), real_(v) {}
   Part(bool v) : kind_(kText), text_(v ? "true" : "false") {}
   Part(DType t);
@@ -68,7 +68,7 @@ class Part {
   enum Kind { kText, kInt, kReal, kShape, kDevice } kind_;
   std::string_view text_;
   union {
-    std::int64_t int_;
+    int64_t int_;
     double real_;
     const Shape* shape_;
     const Device* device_;

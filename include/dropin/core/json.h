@@ -59,7 +59,7 @@ class Json {
     need(kBool);
     return int_ != 0;
   }
-  std::int64_t as_int() const {
+  int64_t as_int() const {
     need(kInt);
     return int_;
   }
@@ -79,6 +79,8 @@ class Json {
   /// The value of a key, or null when it is not there.
   const Json* find(std::string_view key) const;
   void set(std::string key, Json v);
+  /// A copy of this object in which the entries of another one are set.
+  Json with(const Json& changes) const;
   /// An object's entries, in order.
   const std::vector<Item>& items() const {
     need(kObject);
@@ -96,7 +98,7 @@ class Json {
   void write(std::string& out, int indent, int level) const;
   [[noreturn]] void wrong_kind(Kind wanted) const;
   Kind kind_ = kNull;
-  std::int64_t int_ = 0;
+  int64_t int_ = 0;
   double real_ = 0;
   std::string text_;
   std::vector<Item> items_;

@@ -2,7 +2,7 @@
 // printing, comparing and the documentation.
 //
 //   struct LinearOptions {
-//     std::int64_t in_features = 0;  ///< required
+//     int64_t in_features = 0;  ///< required
 //     bool bias = true;
 //     static void fields(auto&& f) {
 //       using O = LinearOptions;
@@ -26,13 +26,13 @@ namespace dropin {
 
 /// A height and a width; one number stands for both. JSON: 3 or [3, 5].
 struct Size2 {
-  std::int64_t h = 1, w = 1;
+  int64_t h = 1, w = 1;
   constexpr Size2() = default;
-  constexpr Size2(std::int64_t both) : h(both), w(both) {}
+  constexpr Size2(int64_t both) : h(both), w(both) {}
   constexpr Size2(int both) : h(both), w(both) {}
-  constexpr Size2(std::int64_t height, std::int64_t width) : h(height), w(width) {}
+  constexpr Size2(int64_t height, int64_t width) : h(height), w(width) {}
   bool operator==(const Size2&) const = default;
-  std::array<std::int64_t, 2> pair() const { return {h, w}; }
+  std::array<int64_t, 2> pair() const { return {h, w}; }
 };
 
 /// Padding of a convolution: a Size2, "same" (PyTorch: stride 1) or "tf_same" (TensorFlow's SAME,
@@ -42,7 +42,7 @@ struct Padding {
   std::string mode;  ///< "", "same" or "tf_same"
   Padding() = default;
   Padding(int both) : size(both) {}
-  Padding(std::int64_t both) : size(both) {}
+  Padding(int64_t both) : size(both) {}
   Padding(Size2 s) : size(s) {}
   Padding(const char* m) : mode(m) {}
   Padding(std::string m) : mode(std::move(m)) {}
@@ -51,13 +51,13 @@ struct Padding {
 
 /// A list of whole numbers, or one that stands for all. JSON: 3 or [3, 5].
 struct OneOrMany {
-  std::vector<std::int64_t> values{1};
+  std::vector<int64_t> values{1};
   bool one = true;
   OneOrMany() = default;
   OneOrMany(int v) : values{v} {}
-  OneOrMany(std::int64_t v) : values{v} {}
-  OneOrMany(std::vector<std::int64_t> v) : values(std::move(v)), one(false) {}
-  OneOrMany(std::initializer_list<std::int64_t> v) : values(v), one(false) {}
+  OneOrMany(int64_t v) : values{v} {}
+  OneOrMany(std::vector<int64_t> v) : values(std::move(v)), one(false) {}
+  OneOrMany(std::initializer_list<int64_t> v) : values(v), one(false) {}
   bool operator==(const OneOrMany&) const = default;
 };
 
@@ -89,7 +89,7 @@ namespace detail {
 
 // Each kind of field: its JSON, its reading (false: wrong type) and its name in messages.
 inline Json field_to_json(bool v) { return Json(v); }
-inline Json field_to_json(std::int64_t v) { return Json(v); }
+inline Json field_to_json(int64_t v) { return Json(v); }
 inline Json field_to_json(double v) { return Json(v); }
 inline Json field_to_json(const std::string& v) { return Json(v); }
 inline Json field_to_json(const Json& v) { return v; }
@@ -109,7 +109,7 @@ Json field_to_json(const std::optional<T>& v) {
 }
 
 bool field_from_json(const Json& j, bool& v);
-bool field_from_json(const Json& j, std::int64_t& v);
+bool field_from_json(const Json& j, int64_t& v);
 bool field_from_json(const Json& j, double& v);
 bool field_from_json(const Json& j, std::string& v);
 inline bool field_from_json(const Json& j, Json& v) {
@@ -148,7 +148,7 @@ inline std::string field_type(const bool*) {
   return "bool";
 }
 template <>
-inline std::string field_type(const std::int64_t*) {
+inline std::string field_type(const int64_t*) {
   return "int";
 }
 template <>

@@ -15,8 +15,8 @@ void set_num_threads(int n);
 bool in_parallel_region();
 
 namespace detail {
-using RangeFn = void (*)(void* self, std::int64_t begin, std::int64_t end);
-void parallel_for(std::int64_t n, std::int64_t grain, void* self, RangeFn fn);
+using RangeFn = void (*)(void* self, int64_t begin, int64_t end);
+void parallel_for(int64_t n, int64_t grain, void* self, RangeFn fn);
 }  // namespace detail
 
 /// Calls f(begin, end) over disjoint ranges that cover [0, n), each of at least `grain` (but the
@@ -24,11 +24,10 @@ void parallel_for(std::int64_t n, std::int64_t grain, void* self, RangeFn fn);
 /// threads become free); callers that meet another thread's region run theirs alone. A child forked
 /// inside a body must exec or exit. The first exception a range throws is rethrown here.
 template <class F>
-void parallel_for(std::int64_t n, std::int64_t grain, F&& f) {
+void parallel_for(int64_t n, int64_t grain, F&& f) {
   using Body = std::remove_reference_t<F>;
-  detail::parallel_for(
-      n, grain, const_cast<void*>(static_cast<const void*>(&f)),
-      [](void* self, std::int64_t b, std::int64_t e) { (*static_cast<Body*>(self))(b, e); });
+  detail::parallel_for(n, grain, const_cast<void*>(static_cast<const void*>(&f)),
+                       [](void* self, int64_t b, int64_t e) { (*static_cast<Body*>(self))(b, e); });
 }
 
 }  // namespace dropin

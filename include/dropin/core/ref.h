@@ -16,10 +16,10 @@ class RefCounted {
   void retain() const { count_.fetch_add(1, std::memory_order_relaxed); }
   /// True when the caller dropped the last reference and must destroy the object.
   bool release() const { return count_.fetch_sub(1, std::memory_order_acq_rel) == 1; }
-  std::int64_t use_count() const { return count_.load(std::memory_order_relaxed); }
+  int64_t use_count() const { return count_.load(std::memory_order_relaxed); }
 
  private:
-  mutable std::atomic<std::int64_t> count_{0};
+  mutable std::atomic<int64_t> count_{0};
 };
 
 /// Owning pointer to a RefCounted.

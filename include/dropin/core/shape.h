@@ -13,35 +13,31 @@ namespace dropin {
 class Shape {
  public:
   Shape() = default;
-  Shape(std::initializer_list<std::int64_t> v) {
-    assign(v.begin(), static_cast<std::int64_t>(v.size()));
-  }
-  Shape(const std::vector<std::int64_t>& v) {
-    assign(v.data(), static_cast<std::int64_t>(v.size()));
-  }
-  Shape(const std::int64_t* p, std::int64_t n) { assign(p, n); }
+  Shape(std::initializer_list<int64_t> v) { assign(v.begin(), static_cast<int64_t>(v.size())); }
+  Shape(const std::vector<int64_t>& v) { assign(v.data(), static_cast<int64_t>(v.size())); }
+  Shape(const int64_t* p, int64_t n) { assign(p, n); }
 
   int size() const { return n_; }
   bool empty() const { return n_ == 0; }
-  const std::int64_t* data() const { return v_; }
-  const std::int64_t* begin() const { return v_; }
-  const std::int64_t* end() const { return v_ + n_; }
-  std::int64_t* begin() { return v_; }
-  std::int64_t* end() { return v_ + n_; }
-  std::int64_t operator[](int i) const { return v_[i]; }
-  std::int64_t& operator[](int i) { return v_[i]; }
-  std::int64_t front() const { return v_[0]; }
-  std::int64_t back() const { return v_[n_ - 1]; }
-  void push_back(std::int64_t x);
-  void insert(int at, std::int64_t x);
+  const int64_t* data() const { return v_; }
+  const int64_t* begin() const { return v_; }
+  const int64_t* end() const { return v_ + n_; }
+  int64_t* begin() { return v_; }
+  int64_t* end() { return v_ + n_; }
+  int64_t operator[](int i) const { return v_[i]; }
+  int64_t& operator[](int i) { return v_[i]; }
+  int64_t front() const { return v_[0]; }
+  int64_t back() const { return v_[n_ - 1]; }
+  void push_back(int64_t x);
+  void insert(int at, int64_t x);
   void erase(int at);
   /// Product of the entries (1 when empty).
-  std::int64_t numel() const {
-    std::int64_t n = 1;
+  int64_t numel() const {
+    int64_t n = 1;
     for (int i = 0; i < n_; ++i) n *= v_[i];
     return n;
   }
-  std::vector<std::int64_t> vec() const { return {begin(), end()}; }
+  std::vector<int64_t> vec() const { return {begin(), end()}; }
   bool operator==(const Shape& o) const {
     if (n_ != o.n_) return false;
     for (int i = 0; i < n_; ++i)
@@ -52,8 +48,8 @@ class Shape {
   std::string str() const;
 
  private:
-  void assign(const std::int64_t* p, std::int64_t n);
-  std::int64_t v_[abi::kMaxDims] = {};
+  void assign(const int64_t* p, int64_t n);
+  int64_t v_[abi::kMaxDims] = {};
   int n_ = 0;
 };
 

@@ -40,23 +40,22 @@ struct FashionMNISTOptions {
 class FashionMNIST {
  public:
   explicit FashionMNIST(const FashionMNISTOptions& o);
-  std::int64_t size() const { return labels_.size(0); }
+  int64_t size() const { return labels_.size(0); }
   /// Pictures: float32 [N, 1, 28, 28] or [N, 784].
   Tensor images() const;
   /// int64 [N].
   const Tensor& labels() const { return labels_; }
   struct Example {
     Tensor image;
-    std::int64_t label;
+    int64_t label;
   };
   /// IndexError when i is out of range.
-  Example get(std::int64_t i) const;
+  Example get(int64_t i) const;
   /// "T-shirt/top", "Trouser", ...; IndexError when k is not 0..9.
-  static const char* class_name(std::int64_t k);
+  static const char* class_name(int64_t k);
   /// Batches by number, loaded in the background: epochs in order, or shuffled by the seed; the
   /// last, smaller batch of an epoch is kept.
-  BackgroundLoader loader(std::int64_t batch_size, bool shuffle = true,
-                          std::uint64_t seed = 0) const;
+  BackgroundLoader loader(int64_t batch_size, bool shuffle = true, std::uint64_t seed = 0) const;
   /// The pixels as they are, uint8 [N, 28, 28].
   const Tensor& pixels() const { return pixels_; }
 

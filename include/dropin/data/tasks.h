@@ -19,48 +19,46 @@ class TextDataset {
   /// Reads a file; FileError when it is missing or shorter than 16 bytes.
   explicit TextDataset(const std::string& path);
   static TextDataset from_string(std::string text);
-  std::int64_t size() const { return static_cast<std::int64_t>(text_.size()); }
-  std::int64_t train_size() const { return size() * 9 / 10; }
+  int64_t size() const { return static_cast<int64_t>(text_.size()); }
+  int64_t train_size() const { return size() * 9 / 10; }
   /// `batch` random windows of the training part: x [B, L] and y [B, L] (the next bytes), int64.
   /// The generator says which.
-  Batch sample(std::int64_t batch, std::int64_t length, Generator& g) const;
+  Batch sample(int64_t batch, int64_t length, Generator& g) const;
   /// Windows of the validation part, evenly spread, the same each time.
-  Batch validation(std::int64_t batch, std::int64_t length) const;
+  Batch validation(int64_t batch, int64_t length) const;
 
  private:
   TextDataset() = default;
-  Batch windows(const std::vector<std::int64_t>& starts, std::int64_t length) const;
+  Batch windows(const std::vector<int64_t>& starts, int64_t length) const;
   std::string text_, label_;
 };
 
 /// A text of simple English sentences from a fixed grammar, `bytes` long: something to learn when
 /// no file is at hand.
-std::string grammar_text(std::int64_t bytes, std::uint64_t seed = 0);
+std::string grammar_text(int64_t bytes, std::uint64_t seed = 0);
 
 /// Associative recall (Poli et al. 2023, appendix A): key value key value ... key -> the value that
 /// followed that key before. x [B, L] int64 with ids below `vocab` (keys below vocab / 2, values
 /// above), L odd and at least 3; y [B, L] holds the answer at the last position and -100 (ignored
 /// by cross_entropy) elsewhere.
-Batch recall_batch(std::int64_t batch, std::int64_t length, std::int64_t vocab, Generator& g);
+Batch recall_batch(int64_t batch, int64_t length, int64_t vocab, Generator& g);
 
 /// Drawn 28 x 28 glyphs of 10 kinds (ring, disc, frame, box, cross, plus, slash, triangle, bars,
 /// waves) at random places, sizes and noise: x [B, 1, 28, 28] f32, y [B] int64.
-Batch glyph_batch(std::int64_t batch, Generator& g);
+Batch glyph_batch(int64_t batch, Generator& g);
 
 /// Boxes [N, 4] in a 550 x 550 picture, around `objects` centres (0: anywhere), and scores above
 /// 0.06: [N], or [classes, N].
 struct BoxScene {
   Tensor boxes, scores;
 };
-BoxScene box_scene(std::int64_t n, std::int64_t objects, std::int64_t classes = 0,
-                   std::uint64_t seed = 12345);
+BoxScene box_scene(int64_t n, int64_t objects, int64_t classes = 0, std::uint64_t seed = 12345);
 
 /// Makes batch i, i + 1, ... on a thread of its own, a few ahead; batches depend on their number
 /// only, so a resumed run sees the same ones.
 class BackgroundLoader {
  public:
-  BackgroundLoader(std::function<Batch(std::int64_t)> make, std::int64_t first,
-                   std::int64_t ahead = 2);
+  BackgroundLoader(std::function<Batch(int64_t)> make, int64_t first, int64_t ahead = 2);
   ~BackgroundLoader();
   BackgroundLoader(const BackgroundLoader&) = delete;
   BackgroundLoader& operator=(const BackgroundLoader&) = delete;

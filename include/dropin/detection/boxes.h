@@ -15,7 +15,7 @@ Tensor decode_boxes(const Tensor& loc, const Tensor& priors);
 Tensor encode_boxes(const Tensor& boxes, const Tensor& priors);
 
 struct YolactPriorsOptions {
-  std::int64_t conv_h = 0, conv_w = 0;        ///< required
+  int64_t conv_h = 0, conv_w = 0;             ///< required
   std::vector<double> scales, aspect_ratios;  ///< required
   double max_size = 0;                        ///< required
   bool square = false;
@@ -36,6 +36,6 @@ Tensor yolact_priors(const YolactPriorsOptions& o);
 
 /// Relative boxes [N, 4] in pixels of a height x width picture: corners sorted, clamped to the
 /// picture, truncated. int64; NaN becomes 0.
-Tensor boxes_to_pixels(const Tensor& boxes, std::int64_t height, std::int64_t width);
+Tensor boxes_to_pixels(const Tensor& boxes, int64_t height, int64_t width);
 
 }  // namespace dropin

@@ -8,7 +8,7 @@ namespace dropin {
 
 struct YolactMasksOptions {
   bool crop = true;
-  std::int64_t crop_padding = 1, out_height = 0, out_width = 0;
+  int64_t crop_padding = 1, out_height = 0, out_width = 0;
   bool binarize = false;
   static void fields(auto&& f) {
     using O = YolactMasksOptions;
@@ -29,11 +29,11 @@ Tensor yolact_masks(const Tensor& prototypes, const Tensor& coefficients, const 
 
 /// 1 inside the padded boxes, 0 outside, [N, h, w] bool: x >= min(bx1, bx2) w - padding and x <
 /// max(bx1, bx2) w + padding, the same for rows, in real numbers.
-Tensor crop_window(const Tensor& boxes, std::int64_t h, std::int64_t w, std::int64_t padding = 1);
+Tensor crop_window(const Tensor& boxes, int64_t h, int64_t w, int64_t padding = 1);
 
 /// Bilinear resize of the last two dimensions, corners not aligned
 /// (torch.nn.functional.interpolate). Differentiable.
-Tensor resize_bilinear(const Tensor& x, std::int64_t height, std::int64_t width);
+Tensor resize_bilinear(const Tensor& x, int64_t height, int64_t width);
 
 /// y[n] = scores[n] mask_iou[n, classes[n]]: ranks masks by class score and predicted quality.
 /// scores [N], mask_iou [N, C], classes int64 [N]. IndexError for a class outside [0, C).

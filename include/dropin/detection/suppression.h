@@ -56,9 +56,9 @@ Detections soft_nms(const Tensor& boxes, const Tensor& scores, const Tensor& idx
 struct MatrixNmsOptions {
   std::string kernel = "gaussian";
   double sigma = 2;
-  std::int64_t top_k = 500;
+  int64_t top_k = 500;
   double score_threshold = 0.05;
-  std::int64_t max_detections = 100;
+  int64_t max_detections = 100;
   static void fields(auto&& f) {
     using O = MatrixNmsOptions;
     f("kernel", &O::kernel, "decay by IoU v: \"gaussian\" exp(-sigma v^2) or \"linear\" 1 - v");
@@ -77,10 +77,10 @@ Detections matrix_nms(const Tensor& boxes, const Tensor& scores, const Tensor& c
 
 struct FastNmsOptions {
   double iou_threshold = 0.5;
-  std::int64_t top_k = 200;
+  int64_t top_k = 200;
   double conf_threshold = 0.05;
   bool second_threshold = false, cross_class = false;
-  std::int64_t max_detections = 100;
+  int64_t max_detections = 100;
   static void fields(auto&& f) {
     using O = FastNmsOptions;
     f("iou_threshold", &O::iou_threshold,

@@ -19,14 +19,14 @@ class CharVocab {
   explicit CharVocab(const std::vector<std::string>& words, bool continuation = false);
   /// Ids of a UTF-8 word's characters, at most max_chars of them. Bytes that are no UTF-8 are
   /// unknown characters.
-  std::vector<std::int64_t> encode(const std::string& word, std::int64_t max_chars) const;
+  std::vector<int64_t> encode(const std::string& word, int64_t max_chars) const;
   /// How many ids there are, for Char2Subword's num_chars.
-  std::int64_t size() const { return next_; }
+  int64_t size() const { return next_; }
 
  private:
-  std::unordered_map<char32_t, std::int64_t> ids_;
+  std::unordered_map<char32_t, int64_t> ids_;
   bool continuation_;
-  std::int64_t next_;
+  int64_t next_;
 };
 
 /// With probability p, the word after one random change of a character: substituted, deleted,
@@ -35,7 +35,7 @@ class CharVocab {
 std::string char_noise(const std::string& word, double p, Generator* g = nullptr);
 
 struct CharEncoderLayerOptions {
-  std::int64_t d = 0, num_heads = 0, ff_dim = 0;  ///< required
+  int64_t d = 0, num_heads = 0, ff_dim = 0;  ///< required
   double dropout = 0;
   static void fields(auto&& f) {
     using O = CharEncoderLayerOptions;
@@ -59,8 +59,8 @@ class CharEncoderLayer : public Component<CharEncoderLayer, CharEncoderLayerOpti
 };
 
 struct Char2SubwordOptions {
-  std::int64_t num_chars = 0, embed_dim = 0;  ///< required
-  std::int64_t char_dim = 256, num_layers = 2, num_heads = 4, ff_dim = 1024, max_chars = 32;
+  int64_t num_chars = 0, embed_dim = 0;  ///< required
+  int64_t char_dim = 256, num_layers = 2, num_heads = 4, ff_dim = 1024, max_chars = 32;
   std::string pooling = "max";
   bool scale_embedding = true, output_norm = true;
   double dropout = 0.1;
@@ -128,7 +128,7 @@ class Char2Subword : public Component<Char2Subword, Char2SubwordOptions, TokenEm
 
 struct Char2SubwordLossOptions {
   double cos_weight = 1, ce_weight = 1, l2_weight = 0, neighbor_weight = 0;
-  std::int64_t num_neighbors = 5;
+  int64_t num_neighbors = 5;
   static void fields(auto&& f) {
     using O = Char2SubwordLossOptions;
     f("cos_weight", &O::cos_weight, "of 1 - cosine to the target's row");

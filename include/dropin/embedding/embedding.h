@@ -6,8 +6,8 @@
 namespace dropin {
 
 struct EmbeddingOptions {
-  std::int64_t num_embeddings = 0, embedding_dim = 0;  ///< required
-  std::optional<std::int64_t> padding_idx = std::nullopt;
+  int64_t num_embeddings = 0, embedding_dim = 0;  ///< required
+  std::optional<int64_t> padding_idx = std::nullopt;
   static void fields(auto&& f) {
     using O = EmbeddingOptions;
     f("num_embeddings", &O::num_embeddings, "rows of the table; required");
@@ -43,7 +43,7 @@ class Embedding : public Component<Embedding, EmbeddingOptions, TokenEmbedding> 
 
  private:
   Tensor* weight_;
-  std::int64_t padding_ = -1;
+  int64_t padding_ = -1;
 };
 
 }  // namespace dropin

@@ -6,8 +6,8 @@
 namespace dropin {
 
 struct StableEmbeddingOptions {
-  std::int64_t num_embeddings = 0, embedding_dim = 0;  ///< required
-  std::optional<std::int64_t> padding_idx = std::nullopt;
+  int64_t num_embeddings = 0, embedding_dim = 0;  ///< required
+  std::optional<int64_t> padding_idx = std::nullopt;
   static void fields(auto&& f) {
     using O = StableEmbeddingOptions;
     f("num_embeddings", &O::num_embeddings, "rows of the table; required");
@@ -34,7 +34,7 @@ class StableEmbedding : public Component<StableEmbedding, StableEmbeddingOptions
  private:
   Tensor* weight_;
   Child<LayerNorm> norm_;
-  std::int64_t padding_ = -1;
+  int64_t padding_ = -1;
 };
 
 }  // namespace dropin

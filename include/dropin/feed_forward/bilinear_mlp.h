@@ -5,9 +5,9 @@
 namespace dropin {
 
 struct BilinearMLPOptions {
-  std::int64_t d_model = 0;   ///< required
-  std::int64_t d_hidden = 0;  ///< required
-  std::int64_t d_out = 0;     ///< 0: d_model
+  int64_t d_model = 0;   ///< required
+  int64_t d_hidden = 0;  ///< required
+  int64_t d_out = 0;     ///< 0: d_model
   std::string gate = "none";
   bool bias = false;
   double noise = 0;
@@ -53,7 +53,7 @@ class BilinearMLP : public Component<BilinearMLP, BilinearMLPOptions, FeedForwar
   };
   Eigen eigen(const Tensor& u) const;
   /// u y [N, K] from k eigenpairs: those of largest magnitude, or k / 2 of each sign. x [N, d].
-  Tensor truncated(const Tensor& u, std::int64_t k, const Tensor& x,
+  Tensor truncated(const Tensor& u, int64_t k, const Tensor& x,
                    KeptPairs keep = KeptPairs::Largest) const;
   struct Directions {
     Tensor values;        ///< [k] singular values, descending
@@ -61,7 +61,7 @@ class BilinearMLP : public Component<BilinearMLP, BilinearMLPOptions, FeedForwar
     Tensor interactions;  ///< [k, D, D] their interaction matrices, of norm 1
   };
   /// Singular value decomposition of the interaction tensor [d_out, D D].
-  Directions hosvd(std::int64_t k) const;
+  Directions hosvd(int64_t k) const;
 
  private:
   void check_bilinear(const char* what) const;

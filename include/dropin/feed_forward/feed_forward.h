@@ -7,8 +7,8 @@
 namespace dropin {
 
 struct MLPOptions {
-  std::int64_t embed_dim = 0;   ///< required
-  std::int64_t hidden_dim = 0;  ///< 0: 4 embed_dim
+  int64_t embed_dim = 0;   ///< required
+  int64_t hidden_dim = 0;  ///< 0: 4 embed_dim
   std::string activation = "gelu";
   bool bias = true;
   double dropout = 0;
@@ -34,7 +34,7 @@ class MLP : public Component<MLP, MLPOptions, FeedForward> {
   static constexpr const char* kSummary = "two linear layers with an activation between";
   explicit MLP(const MLPOptions& o) : Component(o) {
     detail::check_mlp(who(), o);
-    const std::int64_t h = o.hidden_dim ? o.hidden_dim : 4 * o.embed_dim;
+    const int64_t h = o.hidden_dim ? o.hidden_dim : 4 * o.embed_dim;
     fc1_ = child<Linear>("fc1", {.in_features = o.embed_dim, .out_features = h, .bias = o.bias});
     act_ = Child<Activation>(add_child("act", detail::make_activation(o.activation, who())));
     fc2_ = child<Linear>("fc2", {.in_features = h, .out_features = o.embed_dim, .bias = o.bias});
@@ -56,7 +56,7 @@ class GatedMLP : public Component<GatedMLP, MLPOptions, FeedForward> {
   static constexpr const char* kPaper = "Shazeer 2020, arXiv 2002.05202";
   explicit GatedMLP(const MLPOptions& o) : Component(o) {
     detail::check_mlp(who(), o);
-    const std::int64_t h = o.hidden_dim ? o.hidden_dim : 4 * o.embed_dim;
+    const int64_t h = o.hidden_dim ? o.hidden_dim : 4 * o.embed_dim;
     gate_ = child<Linear>("gate", {.in_features = o.embed_dim, .out_features = h, .bias = o.bias});
     act_ = Child<Activation>(add_child("act", detail::make_activation(o.activation, who())));
     up_ = child<Linear>("up", {.in_features = o.embed_dim, .out_features = h, .bias = o.bias});

@@ -8,10 +8,10 @@
 namespace dropin {
 
 struct MoEOptions {
-  std::int64_t d_model = 0, d_ff = 0, num_experts = 0;  ///< required
-  std::int64_t top_k = 1;
+  int64_t d_model = 0, d_ff = 0, num_experts = 0;  ///< required
+  int64_t top_k = 1;
   std::string activation = "swiglu";
-  std::int64_t granularity = 1;
+  int64_t granularity = 1;
   template <class O>
   static void fields_of(auto&& f) {
     f("d_model", &O::d_model, "d; required");
@@ -55,11 +55,11 @@ class MixtureOfExperts : public FeedForward {
   virtual Routing routing(const Tensor& logits) const = 0;
   /// Factor of the balance loss.
   virtual double loss_coefficient() const = 0;
-  std::int64_t experts_ = 0, chosen_ = 0;  ///< E and k, granularity included
+  int64_t experts_ = 0, chosen_ = 0;  ///< E and k, granularity included
 
  private:
-  Tensor expert(std::int64_t e, const Tensor& x) const;
-  std::int64_t width_ = 0;
+  Tensor expert(int64_t e, const Tensor& x) const;
+  int64_t width_ = 0;
   std::string activation_, who_;
   Child<Linear> router_;
   Tensor *w1_, *w2_, *w3_ = nullptr;
@@ -142,7 +142,7 @@ class ReMoE : public Component<ReMoE, ReMoEOptions, MixtureOfExperts> {
 };
 
 struct RemoeLambdaOptions {
-  std::int64_t top_k = 1, num_experts = 0;
+  int64_t top_k = 1, num_experts = 0;
   double multiplier = 1.2;
   static void fields(auto&& f) {
     using O = RemoeLambdaOptions;

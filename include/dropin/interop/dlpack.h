@@ -25,8 +25,8 @@ struct DLTensor {
   DLDevice device;
   std::int32_t ndim;
   DLDataType dtype;
-  std::int64_t* shape;
-  std::int64_t* strides;  ///< in elements; null: row-major
+  int64_t* shape;
+  int64_t* strides;  ///< in elements; null: row-major
   std::uint64_t byte_offset;
 };
 /// Before version 1.

@@ -20,7 +20,7 @@ std::span<T> as_span(const Tensor& t) {
 /// as the sizes say.
 template <class T>
 Tensor from_span(std::span<T> values, const Shape& sizes) {
-  if (sizes.numel() != static_cast<std::int64_t>(values.size()))
+  if (sizes.numel() != static_cast<int64_t>(values.size()))
     fail<ShapeError>({"from_span: ", values.size(), " elements for the shape ", sizes});
   return from_blob(values.data(), sizes, dtype_of<T>::value);
 }

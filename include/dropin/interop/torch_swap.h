@@ -86,7 +86,7 @@ struct Counterpart {
 template <class Sizes>
 Json json_sizes(const Sizes& e) {
   Json j = Json::array();
-  for (std::size_t i = 0; i < e.size(); ++i) j.push_back(Json(static_cast<std::int64_t>((*e)[i])));
+  for (std::size_t i = 0; i < e.size(); ++i) j.push_back(Json(static_cast<int64_t>((*e)[i])));
   return j;
 }
 
@@ -193,7 +193,7 @@ inline Counterpart counterpart_of(const torch::nn::Module& layer, std::string_vi
   if (const auto* m = layer.as<torch::nn::LayerNormImpl>()) {
     Counterpart c{"LayerNorm"};
     Json sizes = Json::array();
-    for (const std::int64_t n : m->options.normalized_shape()) sizes.push_back(Json(n));
+    for (const int64_t n : m->options.normalized_shape()) sizes.push_back(Json(n));
     c.options.set("normalized_shape", sizes);
     c.options.set("elementwise_affine", m->options.elementwise_affine());
     c.options.set("eps", m->options.eps());

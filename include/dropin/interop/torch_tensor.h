@@ -103,8 +103,8 @@ inline torch::Tensor to_torch(const Tensor& t) {
           ? torch::Device(torch::kCUDA, static_cast<torch::DeviceIndex>(t.device().index))
           : torch::Device(torch::kCPU);
   const auto options = torch::TensorOptions().dtype(dtype_to_torch(t.dtype())).device(device);
-  const auto sizes = std::vector<std::int64_t>(t.sizes().begin(), t.sizes().end()),
-             strides = std::vector<std::int64_t>(t.strides().begin(), t.strides().end());
+  const auto sizes = std::vector<int64_t>(t.sizes().begin(), t.sizes().end()),
+             strides = std::vector<int64_t>(t.strides().begin(), t.strides().end());
   if (t.numel() == 0) return torch::empty(sizes, options);
   const Tensor keep = t.detach();
   return torch::from_blob(

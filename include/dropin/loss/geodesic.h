@@ -15,7 +15,7 @@ struct GeodesicFactors {
 
 struct GeodesicFlowKernelOptions {
   std::string center = "feature";
-  std::int64_t source_dim = 0, target_dim = 0;
+  int64_t source_dim = 0, target_dim = 0;
   double rank_tol = 1e-5;
   static void fields(auto&& f) {
     using O = GeodesicFlowKernelOptions;
@@ -46,7 +46,7 @@ struct GeodesicForms {
   Tensor xy, xx, yy;
 };
 struct GeodesicSizes {
-  std::int64_t source_dim, target_dim;
+  int64_t source_dim, target_dim;
   double rank_tol;
 };
 GeodesicForms geodesic_forms(std::string_view who, const Tensor& x, const Tensor& y,

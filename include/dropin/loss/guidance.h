@@ -30,7 +30,7 @@ class DirectionalCLIPLoss
 struct GeodesicDistillationLossOptions {
   std::string text_reduce = "none", reduction = "mean";
   double inter_weight = 1, intra_weight = 1;
-  std::int64_t source_dim = 128, target_dim = 128;
+  int64_t source_dim = 128, target_dim = 128;
   std::string center = "feature";
   double rank_tol = 1e-5;
   bool detach_kernel = true;

@@ -6,7 +6,7 @@
 namespace dropin {
 
 struct SequenceCrossEntropyOptions {
-  std::int64_t ignore_index = -100;
+  int64_t ignore_index = -100;
   double label_smoothing = 0;
   static void fields(auto&& f) {
     using O = SequenceCrossEntropyOptions;
@@ -16,13 +16,13 @@ struct SequenceCrossEntropyOptions {
 };
 
 struct EditInvariantSequenceLossOptions {
-  std::vector<std::int64_t> ngrams{1, 2};
+  std::vector<int64_t> ngrams{1, 2};
   std::vector<double> weights = {};
   std::string position = "gumbel_softmax";
   double tau = 1;
   bool detach_position = false;
   double ngram_factor = 1, ce_factor = 0, label_smoothing = 0;
-  std::int64_t ignore_index = -100;
+  int64_t ignore_index = -100;
   double min_log_prob = -20;
   bool from_log_probs = false;
   static void fields(auto&& f) {

@@ -7,13 +7,13 @@
 namespace dropin {
 
 struct DisentanglementOptions {
-  std::vector<std::int64_t> reg_dim = {};
+  std::vector<int64_t> reg_dim = {};
   bool fill_reg_dim = false;
   Json discrete = Json(false);
   std::string estimator = "knn";
-  std::int64_t bins = 20, n_neighbors = 3;
+  int64_t bins = 20, n_neighbors = 3;
   double noise = 1e-10;
-  std::int64_t seed = 0;
+  int64_t seed = 0;
   bool exact_labels = false;
   double thresh = 1e-12, l2_reg = 1;
   std::string degenerate = "error";

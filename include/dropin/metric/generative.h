@@ -19,17 +19,17 @@ class FrechetAccumulator {
  public:
   void update(const Tensor& features);
   void merge(const FrechetAccumulator& other);
-  std::int64_t count() const { return count_; }
+  int64_t count() const { return count_; }
   /// mean and cov. StateError below two samples.
   FeatureSide compute() const;
 
  private:
-  std::int64_t count_ = 0;
+  int64_t count_ = 0;
   Tensor mean_, moment_;  ///< [D], [D, D] of centred rows
 };
 
 struct InceptionScoreOptions {
-  std::int64_t splits = 1;
+  int64_t splits = 1;
   static void fields(auto&& f) {
     f("splits", &InceptionScoreOptions::splits, "parts that are scored one by one");
   }
@@ -45,9 +45,9 @@ InceptionScore inception_score(const Tensor& logits, const Tensor& probs,
                                const InceptionScoreOptions& o = {});
 
 struct ExtrapolationOptions {
-  std::int64_t min_points = 5000, num_points = 15;
+  int64_t min_points = 5000, num_points = 15;
   std::string sampling = "shuffle";
-  std::int64_t seed = 0;
+  int64_t seed = 0;
   static void fields(auto&& f) {
     using O = ExtrapolationOptions;
     f("min_points", &O::min_points, "samples of the smallest subset");

@@ -12,16 +12,16 @@ class NoiseSampler : public Module {
   static constexpr const char* kFamily = "NoiseSampler";
   static FamilyInfo family();
   /// The next `count` points.
-  virtual Tensor draw(std::int64_t count) = 0;
+  virtual Tensor draw(int64_t count) = 0;
   NamedTensors call(const NamedTensors& in) override;
 
  protected:
   /// The number of points asked for; errors name `who`.
-  std::int64_t count_of(const NamedTensors& in) const;
+  int64_t count_of(const NamedTensors& in) const;
 };
 
 struct NormalSamplerOptions {
-  std::int64_t dim = 0;  ///< required
+  int64_t dim = 0;  ///< required
   static void fields(auto&& f) {
     f("dim", &NormalSamplerOptions::dim, "numbers of a point; required");
   }
@@ -33,8 +33,8 @@ class NormalSampler : public Component<NormalSampler, NormalSamplerOptions, Nois
  public:
   static constexpr const char* kSummary = "independent standard normals";
   explicit NormalSampler(const NormalSamplerOptions& o);
-  Tensor draw(std::int64_t count) override { return draw(count, nullptr); }
-  Tensor draw(std::int64_t count, Generator* g);
+  Tensor draw(int64_t count) override { return draw(count, nullptr); }
+  Tensor draw(int64_t count, Generator* g);
 };
 
 }  // namespace dropin

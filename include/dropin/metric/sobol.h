@@ -5,10 +5,10 @@
 namespace dropin {
 
 struct SobolOptions {
-  std::int64_t dim = 0;  ///< required
-  std::int64_t bits = 30;
+  int64_t dim = 0;  ///< required
+  int64_t bits = 30;
   std::string scramble = "lms";
-  std::int64_t seed = 0, reorder_block = 0;
+  int64_t seed = 0, reorder_block = 0;
   static void fields(auto&& f) {
     using O = SobolOptions;
     f("dim", &O::dim, "numbers of a point, 1 to 1111; required");
@@ -21,10 +21,10 @@ struct SobolOptions {
 };
 
 struct SobolNormalOptions {
-  std::int64_t dim = 0;  ///< required
-  std::int64_t bits = 30;
+  int64_t dim = 0;  ///< required
+  int64_t bits = 30;
   std::string scramble = "lms";
-  std::int64_t seed = 0, reorder_block = 0;
+  int64_t seed = 0, reorder_block = 0;
   std::string transform = "inverse", endpoint = "shrink";
   static void fields(auto&& f) {
     using O = SobolNormalOptions;
@@ -45,10 +45,10 @@ namespace detail {
 struct SobolState {
   Tensor directions, shift;
 };
-SobolState sobol_state(std::string_view who, std::int64_t rows, const SobolOptions& o);
+SobolState sobol_state(std::string_view who, int64_t rows, const SobolOptions& o);
 /// Whole numbers below 2^bits of points [start, start + count), [count, rows] in row-major order.
-std::vector<std::uint64_t> sobol_integers(const SobolState& s, std::int64_t start,
-                                          std::int64_t count, const SobolOptions& o);
+std::vector<std::uint64_t> sobol_integers(const SobolState& s, int64_t start, int64_t count,
+                                          const SobolOptions& o);
 }  // namespace detail
 
 /// Points of [0, 1): count int64 [] -> y float32 [count, dim] and index, the next point's number.
@@ -60,7 +60,7 @@ class SobolSequence : public Component<SobolSequence, SobolOptions, NoiseSampler
   static constexpr const char* kPaper = "Sobol 1967; Joe, Kuo 2008";
   static std::vector<std::string> examples();
   explicit SobolSequence(const SobolOptions& o);
-  Tensor draw(std::int64_t count) override;
+  Tensor draw(int64_t count) override;
   NamedTensors call(const NamedTensors& in) override;
 
  private:
@@ -76,7 +76,7 @@ class SobolNormal : public Component<SobolNormal, SobolNormalOptions, NoiseSampl
   static constexpr const char* kPaper = "Chong, Forsyth 2020, arXiv 1911.07023";
   static std::vector<std::string> examples();
   explicit SobolNormal(const SobolNormalOptions& o);
-  Tensor draw(std::int64_t count) override;
+  Tensor draw(int64_t count) override;
   NamedTensors call(const NamedTensors& in) override;
 
  private:
@@ -85,9 +85,9 @@ class SobolNormal : public Component<SobolNormal, SobolNormalOptions, NoiseSampl
 };
 
 struct SobolSequenceOptions {
-  std::int64_t dim = 0, count = 0, start = 0;
+  int64_t dim = 0, count = 0, start = 0;
   std::string scramble = "lms";
-  std::int64_t seed = 0, bits = 30;
+  int64_t seed = 0, bits = 30;
   static void fields(auto&& f) {
     using O = SobolSequenceOptions;
     f("dim", &O::dim, "numbers of a point, 1 to 1111; required");

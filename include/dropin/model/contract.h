@@ -13,6 +13,6 @@ class Model : public Unary<Model> {
 };
 
 /// x [batch, channels, H, W]: of the family's sizes, and h by w for tests.
-Sample sample_maps(const SampleSpec& s, std::int64_t channels, std::int64_t h, std::int64_t w);
+Sample sample_maps(const SampleSpec& s, int64_t channels, int64_t h, int64_t w);
 
 }  // namespace dropin

@@ -8,12 +8,12 @@
 namespace dropin {
 
 struct ConvNetOptions {
-  std::int64_t in_channels = 1;
-  std::int64_t num_classes = 10;
-  std::int64_t width = 32;
-  std::int64_t num_blocks = 4;
-  std::int64_t expand = 2;
-  std::int64_t kernel_size = 3;
+  int64_t in_channels = 1;
+  int64_t num_classes = 10;
+  int64_t width = 32;
+  int64_t num_blocks = 4;
+  int64_t expand = 2;
+  int64_t kernel_size = 3;
   static void fields(auto&& f) {
     using O = ConvNetOptions;
     f("in_channels", &O::in_channels, "channels of the pictures");
@@ -27,8 +27,8 @@ struct ConvNetOptions {
 };
 
 struct InvertedResidualOptions {
-  std::int64_t in_channels = 0, out_channels = 0;  ///< required
-  std::int64_t stride = 1, expand = 2, kernel_size = 3;
+  int64_t in_channels = 0, out_channels = 0;  ///< required
+  int64_t stride = 1, expand = 2, kernel_size = 3;
   static void fields(auto&& f) {
     using O = InvertedResidualOptions;
     f("in_channels", &O::in_channels, "required");
@@ -44,7 +44,7 @@ struct InvertedResidualOptions {
 class InvertedResidual : public Component<InvertedResidual, InvertedResidualOptions, ImageMixer> {
  public:
   explicit InvertedResidual(const InvertedResidualOptions& o) : Component(o) {
-    const std::int64_t inner = o.in_channels * o.expand;
+    const int64_t inner = o.in_channels * o.expand;
     expand_ = child<Conv2d>(
         "expand",
         {.in_channels = o.in_channels, .out_channels = inner, .kernel_size = 1, .bias = false});
@@ -89,8 +89,8 @@ class ConvNet : public Component<ConvNet, ConvNetOptions, Model> {
                                    .padding = 1,
                                    .bias = false});
     norm_ = child<BatchNorm2d>("norm", {.num_features = o.width});
-    std::int64_t c = o.width;
-    for (std::int64_t i = 0; i < o.num_blocks; ++i) {
+    int64_t c = o.width;
+    for (int64_t i = 0; i < o.num_blocks; ++i) {
       const bool halve = i % 2 == 0;
       blocks_.push_back(
           child<InvertedResidual>("block" + std::to_string(i), {.in_channels = c,

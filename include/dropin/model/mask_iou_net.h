@@ -8,8 +8,8 @@
 namespace dropin {
 
 struct FastMaskIoUNetOptions {
-  std::int64_t num_classes = 80;
-  std::vector<std::int64_t> channels{8, 16, 32, 64, 128};
+  int64_t num_classes = 80;
+  std::vector<int64_t> channels{8, 16, 32, 64, 128};
   static void fields(auto&& f) {
     using O = FastMaskIoUNetOptions;
     f("num_classes", &O::num_classes, "classes without background");

@@ -11,7 +11,7 @@ namespace dropin {
 /// A gate per channel from the mean of each: sigmoid(expand(act(reduce(mean)))) (Hu et al. 2018).
 /// Parameters conv_reduce, conv_expand.
 struct SqueezeExciteOptions {
-  std::int64_t channels = 0, reduced = 0;  ///< required
+  int64_t channels = 0, reduced = 0;  ///< required
   std::string act = "relu";
   static void fields(auto&& f) {
     using O = SqueezeExciteOptions;
@@ -30,10 +30,10 @@ class SqueezeExcite : public Component<SqueezeExcite, SqueezeExciteOptions, Imag
 };
 
 struct MixNetBlockOptions {
-  std::int64_t in_channels = 0, out_channels = 0;  ///< required
-  std::int64_t expand_ratio = 1;
-  std::vector<std::int64_t> expand_kernel_size{1}, dw_kernel_size{3}, project_kernel_size{1};
-  std::int64_t stride = 1;
+  int64_t in_channels = 0, out_channels = 0;  ///< required
+  int64_t expand_ratio = 1;
+  std::vector<int64_t> expand_kernel_size{1}, dw_kernel_size{3}, project_kernel_size{1};
+  int64_t stride = 1;
   double se_ratio = 0;
   std::string act = "relu", padding = "same";
   bool noskip = false;
@@ -83,9 +83,9 @@ class MixNetBlock : public Component<MixNetBlock, MixNetBlockOptions, ImageMixer
 
 struct MixNetOptions {
   std::string variant = "s";
-  std::int64_t num_classes = 1000;
+  int64_t num_classes = 1000;
   std::optional<double> dropout = std::nullopt;
-  std::int64_t in_channels = 3;
+  int64_t in_channels = 3;
   double width_multiplier = 0;
   static void fields(auto&& f) {
     using O = MixNetOptions;

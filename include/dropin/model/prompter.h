@@ -7,10 +7,10 @@
 namespace dropin {
 
 struct PrompterOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 1, out_dim = 0, mlp_ratio = 4;
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 1, out_dim = 0, mlp_ratio = 4;
   std::string prompt = "box";
-  std::int64_t num_freqs = 8, text_dim = 0;
+  int64_t num_freqs = 8, text_dim = 0;
   static void fields(auto&& f) {
     using O = PrompterOptions;
     f("embed_dim", &O::embed_dim, "width C of the image's tokens; required");
@@ -54,8 +54,8 @@ class Prompter : public Component<Prompter, PrompterOptions, Module> {
   NamedTensors call(const NamedTensors& in) override;
 
  private:
-  Tensor embedded_boxes(const Tensor& boxes, std::int64_t batch);
-  Tensor embedded_texts(const Tensor& text, std::int64_t batch);
+  Tensor embedded_boxes(const Tensor& boxes, int64_t batch);
+  Tensor embedded_texts(const Tensor& text, int64_t batch);
   Tensor heads(const Tensor& x) const;
   Child<Linear> box_proj_, text_proj_, q_, k_, v_, out_, proj_;
   Child<MLP> mlp_;

@@ -9,12 +9,12 @@
 namespace dropin {
 
 struct TransformerOptions {
-  std::int64_t vocab_size = 256;
-  std::int64_t embed_dim = 128;
-  std::int64_t num_layers = 2;
-  std::int64_t num_heads = 4;
-  std::int64_t hidden_dim = 0;  ///< 0: 4 embed_dim
-  std::int64_t max_len = 256;
+  int64_t vocab_size = 256;
+  int64_t embed_dim = 128;
+  int64_t num_layers = 2;
+  int64_t num_heads = 4;
+  int64_t hidden_dim = 0;  ///< 0: 4 embed_dim
+  int64_t max_len = 256;
   double dropout = 0;
   std::string rope = "none";
   bool tie_weights = true;
@@ -69,12 +69,12 @@ class TransformerState {
  public:
   TransformerState() = default;
   /// As SequenceState's, over all layers.
-  std::int64_t length() const { return seen_->length(); }
-  std::int64_t batch() const { return seen_->batch(); }
+  int64_t length() const { return seen_->length(); }
+  int64_t batch() const { return seen_->batch(); }
   TransformerState clone() const;
-  TransformerState select(const std::vector<std::int64_t>& indices) const;
+  TransformerState select(const std::vector<int64_t>& indices) const;
   /// Nothing has changed when a layer cannot take n tokens back.
-  void rollback(std::int64_t n);
+  void rollback(int64_t n);
 
  private:
   friend class Transformer;
@@ -89,7 +89,7 @@ class Transformer : public Component<Transformer, TransformerOptions, Model> {
  public:
   static constexpr const char* kSummary = "decoder-only language model of swappable parts";
   static Sample sample(const Options& o, const SampleSpec& s) {
-    const std::int64_t length = s.size ? 16 << (2 * (s.size - 1)) : o.max_len;
+    const int64_t length = s.size ? 16 << (2 * (s.size - 1)) : o.max_len;
     return sample_ids(s, o.vocab_size, (std::min)(o.max_len, length));
   }
   static void traits(const Options&, Traits& t) { t.integer_inputs = true; }
@@ -103,7 +103,7 @@ class Transformer : public Component<Transformer, TransformerOptions, Model> {
   /// Empty state for generation; step() then takes n >= 1 ids [B, n] and returns their logits [B,
   /// n, vocab_size]. args: padding [B, n], so that prompts of different lengths, padded on the
   /// left, give what each alone gives; positions for rotary ones.
-  TransformerState init_state(std::int64_t batch, const StateOptions& options = {});
+  TransformerState init_state(int64_t batch, const StateOptions& options = {});
   Tensor step(const Tensor& ids, TransformerState& state, const StepArgs& args = {});
 
  private:

@@ -9,20 +9,20 @@
 namespace dropin {
 
 struct TransformerEncoderOptions {
-  std::int64_t vocab_size = 0;
-  std::int64_t embed_dim = 768;
-  std::int64_t num_layers = 12;
-  std::int64_t num_heads = 12;
-  std::int64_t hidden_dim = 0;
-  std::int64_t max_len = 512;
-  std::int64_t type_vocab_size = 0;
+  int64_t vocab_size = 0;
+  int64_t embed_dim = 768;
+  int64_t num_layers = 12;
+  int64_t num_heads = 12;
+  int64_t hidden_dim = 0;
+  int64_t max_len = 512;
+  int64_t type_vocab_size = 0;
   std::string activation = "gelu";
   bool norm_first = false;
   std::optional<bool> embedding_norm = std::nullopt, final_norm = std::nullopt;
   double layer_norm_eps = 1e-5;
   double dropout = 0;
   std::string pooling = "none";
-  std::optional<std::int64_t> padding_idx = std::nullopt;
+  std::optional<int64_t> padding_idx = std::nullopt;
   static void fields(auto&& f) {
     using O = TransformerEncoderOptions;
     f("vocab_size", &O::vocab_size, "number of token ids; 0: x is [B, L, D] already");

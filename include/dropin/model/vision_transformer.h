@@ -7,12 +7,12 @@ namespace dropin {
 
 struct VisionTransformerOptions {
   Size2 image_size = 224, patch_size = 16;
-  std::int64_t in_channels = 3;
-  std::int64_t num_classes = 1000;
-  std::int64_t embed_dim = 768;
-  std::int64_t num_layers = 12;
-  std::int64_t num_heads = 12;
-  std::int64_t hidden_dim = 0;
+  int64_t in_channels = 3;
+  int64_t num_classes = 1000;
+  int64_t embed_dim = 768;
+  int64_t num_layers = 12;
+  int64_t num_heads = 12;
+  int64_t hidden_dim = 0;
   std::string activation = "gelu";
   double layer_norm_eps = 1e-6;
   double dropout = 0;
@@ -55,14 +55,14 @@ class VisionTransformer : public Component<VisionTransformer, VisionTransformerO
   Tensor forward(const Tensor& x) override;
   /// Positions [1 + h w, D] (without a class token [h w, D]) for a grid of h x w patches: the
   /// learned ones, or their bicubic interpolation (a = -0.75, pixel centres), differentiable.
-  Tensor positions(std::int64_t h, std::int64_t w) const;
+  Tensor positions(int64_t h, int64_t w) const;
 
  protected:
   void translate_state(StateDict& state, const std::string& prefix,
                        std::vector<std::string>& renamed) const override;
 
  private:
-  std::int64_t prefix_tokens() const { return options_.class_token ? 1 : 0; }
+  int64_t prefix_tokens() const { return options_.class_token ? 1 : 0; }
   Child<Conv2d> patch_embed_;
   Tensor *class_token_, *positions_;
   Child<TransformerEncoder> encoder_;

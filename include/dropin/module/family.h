@@ -29,10 +29,10 @@ struct Traits {
 
 /// What a sample of inputs is asked for.
 struct SampleSpec {
-  int size = 0;              ///< 0: small, for tests; 1 to FamilyInfo::sizes: a benchmark's
-  std::int64_t batch = -1;   ///< samples; -1: as the size has it
-  std::int64_t length = -1;  ///< of a sequence; -1: as the size has it
-  DType dtype = kFloat32;    ///< of floating-point inputs
+  int size = 0;            ///< 0: small, for tests; 1 to FamilyInfo::sizes: a benchmark's
+  int64_t batch = -1;      ///< samples; -1: as the size has it
+  int64_t length = -1;     ///< of a sequence; -1: as the size has it
+  DType dtype = kFloat32;  ///< of floating-point inputs
   std::uint64_t seed = 5;
   /// A picture's channels and side, rows of a matrix, ...: the number of this size, from a list of
   /// one per size (the last one serves all larger ones).
@@ -43,7 +43,7 @@ struct SampleSpec {
   /// Normal values, the same for the same seed.
   Tensor normal(const Shape& sizes) const;
   /// int64 numbers from 0 to below `end`, the same for the same seed.
-  Tensor integers(std::int64_t end, const Shape& sizes) const;
+  Tensor integers(int64_t end, const Shape& sizes) const;
 };
 
 /// Named inputs; the first one is the main input: gradients, samples and non-contiguous forms are
@@ -51,7 +51,7 @@ struct SampleSpec {
 struct Sample {
   NamedTensors inputs;
   std::vector<std::string> unbatched = {};  ///< inputs whose first size is not the batch
-  std::int64_t count = -1;  ///< boxes, pictures, ...: a function's measure; -1: x's values
+  int64_t count = -1;  ///< boxes, pictures, ...: a function's measure; -1: x's values
   const std::string& main() const { return inputs.begin()->first; }
 };
 
@@ -75,7 +75,7 @@ struct Workload {
 /// An option that benchmarks vary, at one size.
 struct Sweep {
   std::string option;
-  std::vector<std::int64_t> values;
+  std::vector<int64_t> values;
   int size = 1;
 };
 
@@ -108,7 +108,7 @@ struct FamilyInfo {
 
 // What many families share.
 /// An object of whole numbers.
-Json json_of(std::initializer_list<std::pair<const char*, std::int64_t>> values);
+Json json_of(std::initializer_list<std::pair<const char*, int64_t>> values);
 /// Options of layers on pictures: channels by all their names, kernels of 3.
 Json picture_options(int size);
 /// One bad x, of floats.
@@ -116,24 +116,23 @@ std::function<std::vector<BadInput>(const Json&)> bad_shape(const Shape& sizes);
 /// Each weight meets each position of y [B, C, ...].
 Work work_of_pictures(const Workload& w);
 /// x [batch, channels, side, side].
-Sample sample_pictures(const SampleSpec& s, std::int64_t channels);
+Sample sample_pictures(const SampleSpec& s, int64_t channels);
 /// x [batch, channels, length].
-Sample sample_signals(const SampleSpec& s, std::int64_t channels, std::int64_t length);
+Sample sample_signals(const SampleSpec& s, int64_t channels, int64_t length);
 /// x [rows, width]; for tests [batch, length, width].
-Sample sample_rows(const SampleSpec& s, std::int64_t width);
+Sample sample_rows(const SampleSpec& s, int64_t width);
 /// x of many values; for tests [batch, length, 8].
 Sample sample_values(const SampleSpec& s);
 /// x [batch, length] ids below `end`.
-Sample sample_ids(const SampleSpec& s, std::int64_t end, std::int64_t length);
+Sample sample_ids(const SampleSpec& s, int64_t end, int64_t length);
 /// Channels, side and batch of the pictures of a size.
 struct PictureSize {
-  std::int64_t batch, channels, side;
+  int64_t batch, channels, side;
 };
 const PictureSize& picture_size(int size);
 
 /// The first of these options that a positive whole number, or `otherwise` when it is not one.
-std::int64_t option_or(const Json& options, std::initializer_list<const char*> names,
-                       std::int64_t otherwise);
+int64_t option_or(const Json& options, std::initializer_list<const char*> names, int64_t otherwise);
 
 /// Work of a layer that multiplies each weight once for each of `places` positions: x, y and the
 /// weights move once forward, and thrice with backward.

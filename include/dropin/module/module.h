@@ -103,7 +103,7 @@ class Module {
   std::vector<std::pair<std::string, Tensor>> named_buffers(bool remove_duplicate = true) const;
   /// named_parameters() without the names: each tensor once.
   Tensors parameters() const;
-  std::int64_t num_parameters() const;
+  int64_t num_parameters() const;
   /// Parameters and buffers by dotted path; they share memory with the module. A tensor under two
   /// names is there under both.
   StateDict state_dict() const;

@@ -7,7 +7,7 @@
 namespace dropin {
 
 struct LayerNormOptions {
-  OneOrMany normalized_shape = std::vector<std::int64_t>{};  ///< required
+  OneOrMany normalized_shape = std::vector<int64_t>{};  ///< required
   double eps = 1e-5;
   bool elementwise_affine = true;
   bool bias = true;
@@ -25,7 +25,7 @@ namespace detail {
 inline Shape checked_shape(std::string_view who, const OneOrMany& sizes) {
   DROPIN_CHECK(!sizes.values.empty(), OptionError, who, ": normalized_shape is required");
   const Shape shape(sizes.values);
-  for (std::int64_t n : shape)
+  for (int64_t n : shape)
     DROPIN_CHECK(n > 0, OptionError, who, ": normalized_shape ", shape, " must be positive");
   return shape;
 }
@@ -56,7 +56,7 @@ class LayerNorm : public Component<LayerNorm, LayerNormOptions, Norm> {
 };
 
 struct RMSNormOptions {
-  OneOrMany normalized_shape = std::vector<std::int64_t>{};  ///< required
+  OneOrMany normalized_shape = std::vector<int64_t>{};  ///< required
   std::optional<double> eps = std::nullopt;
   bool elementwise_affine = true;
   static void fields(auto&& f) {
@@ -105,7 +105,7 @@ class RMSNorm : public Component<RMSNorm, RMSNormOptions, Norm> {
 };
 
 struct GroupNormOptions {
-  std::int64_t num_groups = 0, num_channels = 0;  ///< required
+  int64_t num_groups = 0, num_channels = 0;  ///< required
   double eps = 1e-5;
   bool affine = true;
   static void fields(auto&& f) {
@@ -139,7 +139,7 @@ class GroupNorm : public Component<GroupNorm, GroupNormOptions, Norm> {
 };
 
 struct BatchNorm2dOptions {
-  std::int64_t num_features = 0;  ///< required
+  int64_t num_features = 0;  ///< required
   double eps = 1e-5;
   std::optional<double> momentum = 0.1;
   bool affine = true, track_running_stats = true;

@@ -40,13 +40,13 @@ MXProductParams in_mode(MXProductParams p, bool training);
 struct FrozenWeight {
   Tensor *codes, *scales, *tensor_scale;
   bool frozen() const { return codes->defined(); }
-  void freeze(std::string_view who, const Tensor& weight, std::int64_t axis,
+  void freeze(std::string_view who, const Tensor& weight, int64_t axis,
               const MXProductParams& p) const;
   /// The weight, float32.
-  Tensor thaw(const Shape& sizes, std::int64_t axis, const MXProductParams& p) const;
+  Tensor thaw(const Shape& sizes, int64_t axis, const MXProductParams& p) const;
   /// Before loading: takes the form (frozen or not) of the state. StateError when the codes do not
   /// fit.
-  void prepare(std::string_view who, Tensor& weight, const Shape& sizes, std::int64_t axis,
+  void prepare(std::string_view who, Tensor& weight, const Shape& sizes, int64_t axis,
                const MXProductParams& p, const StateDict& state, const std::string& prefix) const;
 };
 }  // namespace detail
@@ -55,7 +55,7 @@ struct FrozenWeight {
 #define DROPIN_MX_LAYER_OPTIONS                                                                    \
   std::string weight_format = "MXFP8_E4M3", act_format = "MXFP8_E4M3", grad_format = "MXFP8_E5M2"; \
   std::optional<std::string> weight_format_bp = std::nullopt, act_format_bp = std::nullopt;        \
-  std::int64_t block_size = 32;                                                                    \
+  int64_t block_size = 32;                                                                         \
   std::string rounding = "even", scale_mode = "floor";                                             \
   bool quantize_backward = true
 

@@ -11,27 +11,25 @@ namespace dropin {
 /// What is done to the scores. Masks combine: a key is seen when none forbids it. A query that sees
 /// no key gives 0, with gradient 0.
 struct AttentionParams {
-  std::optional<double> scale;  ///< 1 / sqrt(Dh) unless given
-  bool causal = false;          ///< key j is seen by query i when j <= i + causal_offset
-  std::optional<std::int64_t>
-      causal_offset;        ///< Lk - Lq unless given: the last query sees every key
-  Tensor key_padding_mask;  ///< [B, Lk] bool, true = ignored
+  std::optional<double> scale;           ///< 1 / sqrt(Dh) unless given
+  bool causal = false;                   ///< key j is seen by query i when j <= i + causal_offset
+  std::optional<int64_t> causal_offset;  ///< Lk - Lq unless given: the last query sees every key
+  Tensor key_padding_mask;               ///< [B, Lk] bool, true = ignored
   Tensor attn_mask;      ///< broadcasts to [B, H, Lq, Lk]; bool (true = forbidden) or float (added)
   bool alibi = false;    ///< adds -slope_h |i + Lk - Lq - j| (Press et al. 2021)
   double dropout_p = 0;  ///< on the probabilities
-  std::optional<std::int64_t>
-      window_left;  ///< key j is seen only when j >= i + offset - window_left (offset:
-                    ///< causal_offset, 0 unless causal or given)
-  std::optional<std::int64_t> window_right;  ///< and when j <= i + offset + window_right
-  std::optional<double> sigmoid_bias;  ///< weights sigmoid(score + sigmoid_bias) instead of the
-                                       ///< softmax (Ramapuram et al. 2024)
+  std::optional<int64_t> window_left;   ///< key j is seen only when j >= i + offset - window_left
+                                        ///< (offset: causal_offset, 0 unless causal or given)
+  std::optional<int64_t> window_right;  ///< and when j <= i + offset + window_right
+  std::optional<double> sigmoid_bias;   ///< weights sigmoid(score + sigmoid_bias) instead of the
+                                        ///< softmax (Ramapuram et al. 2024)
   /// Strands (self-attention, Lq = Lk and H = Hk): positions are cut into
   /// segments of `segment` (0: one), and in head h the positions of a segment that are first[h]
   /// modulo step[h] see only each other; the others see nothing. first empty: every residue is a
   /// strand of its own, which with a window is dilation. The window then counts positions of the
   /// strand.
-  std::int64_t segment = 0;
-  std::vector<std::int64_t> step = {}, first = {};  ///< [H] each; step empty: no strands
+  int64_t segment = 0;
+  std::vector<int64_t> step = {}, first = {};  ///< [H] each; step empty: no strands
 };
 
 /// softmax(q k^T scale + ...) v. q [B, H, Lq, Dh], k [B, Hk, Lk, Dh], v [B, Hk, Lk, Dv], Hk divides
@@ -69,19 +67,19 @@ AttentionWithLse merge_attention(const std::vector<AttentionWithLse>& parts,
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v,
                                     const Tensor& attn_mask = {}, double dropout_p = 0,
                                     bool is_causal = false, std::optional<double> scale = {},
-                                    std::optional<std::int64_t> causal_offset = 0);
+                                    std::optional<int64_t> causal_offset = 0);
 
 /// The ALiBi slopes of `heads` heads, [H].
-Tensor alibi_slopes(std::int64_t heads, const TensorOptions& o = {});
+Tensor alibi_slopes(int64_t heads, const TensorOptions& o = {});
 
 /// Rotary positions (Su et al. 2021) of x [B, H, L, Dh]: pair c turns by (start + t) base^(-2c/Dh).
 /// style "half": pairs (c, c + Dh/2); "interleaved": pairs (2c, 2c+1); "none": x as it is.
-Tensor rope(const Tensor& x, std::string_view style, double base = 10000, std::int64_t start = 0);
+Tensor rope(const Tensor& x, std::string_view style, double base = 10000, int64_t start = 0);
 /// The same at positions [B, L] int64.
 Tensor rope(const Tensor& x, std::string_view style, double base, const Tensor& positions);
 
 /// [B, L, H * Dh] -> [B, H, L, Dh], a view.
-Tensor split_heads(const Tensor& x, std::int64_t heads);
+Tensor split_heads(const Tensor& x, int64_t heads);
 /// [B, H, L, Dh] -> [B, L, H * Dh].
 Tensor merge_heads(const Tensor& x);
 

@@ -18,18 +18,18 @@ struct BitLinearParams {
   bool ternary = false;     ///< variant "b1.58"; otherwise "b1"
   bool per_tensor = false;  ///< one scale for all tokens of the call, instead of one each
   bool shift = false;       ///< range [min, max] to [0, 127], for inputs that are not negative
-  std::int64_t qmax = 127;
-  std::int64_t weight_groups = 1, act_groups = 1;
+  int64_t qmax = 127;
+  int64_t weight_groups = 1, act_groups = 1;
 };
 
 /// Quantizes and packs weight [N, K]. "b1": +1 where it exceeds the mean of its group, scale
 /// mean|w|; "b1.58": rint(w / scale) within [-1, 1], scale max(mean|w|, 1e-5). OptionError for an
 /// unknown variant or groups that do not divide N; ShapeError, DTypeError.
 BitPackedWeight bitlinear_pack_weight(const Tensor& weight, std::string_view variant = "b1",
-                                      std::int64_t weight_groups = 1);
+                                      int64_t weight_groups = 1);
 /// values * scale, float32 [N, in_features]; in_features 0: all that the bytes hold.
 Tensor bitlinear_unpack_weight(const Tensor& packed, const Tensor& scale,
-                               std::string_view variant = "b1", std::int64_t in_features = 0);
+                               std::string_view variant = "b1", int64_t in_features = 0);
 
 /// y [*, N] = quantized(h) quantized(weight)^T + bias for h [*, K]; the gradients go straight
 /// through both quantizations. f32: integer sums of 8-bit activations and packed weights; backward

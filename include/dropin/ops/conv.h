@@ -6,22 +6,21 @@
 
 namespace dropin {
 
-using Pair = std::array<std::int64_t, 2>;
+using Pair = std::array<int64_t, 2>;
 
 struct ConvParams {
   Pair stride{1, 1};
   Pair pad_begin{0, 0};  ///< top, left
   Pair pad_end{0, 0};    ///< bottom, right
   Pair dilation{1, 1};
-  std::int64_t groups = 1;
+  int64_t groups = 1;
 };
 
 /// x [B, C, H, W], w [O, C/g, kh, kw], bias [O] or undefined -> [B, O, H', W'].
 Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const ConvParams& p = {});
 /// x [B, C, L], w [O, C/g, k] -> [B, O, L'].
-Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, std::int64_t stride = 1,
-              std::int64_t pad_begin = 0, std::int64_t pad_end = 0, std::int64_t dilation = 1,
-              std::int64_t groups = 1);
+Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, int64_t stride = 1,
+              int64_t pad_begin = 0, int64_t pad_end = 0, int64_t dilation = 1, int64_t groups = 1);
 /// One run of channels of a mixed depthwise convolution, with a kernel of its own.
 struct DepthwiseGroup {
   Tensor weight;  ///< [C_i, 1, kh, kw]
@@ -34,11 +33,10 @@ struct DepthwiseGroup {
 Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups,
                               const Pair& stride = {1, 1});
 /// Total padding of one axis for PyTorch's "same" (stride 1): {left, right}.
-Pair same_padding(std::int64_t kernel, std::int64_t dilation);
+Pair same_padding(int64_t kernel, int64_t dilation);
 /// TensorFlow's SAME for any stride: output ceil(n / stride); {left, right}, the odd cell on the
 /// right.
-Pair tf_same_padding(std::int64_t n, std::int64_t kernel, std::int64_t stride,
-                     std::int64_t dilation);
+Pair tf_same_padding(int64_t n, int64_t kernel, int64_t stride, int64_t dilation);
 
 namespace plain {
 Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups,
@@ -52,7 +50,7 @@ struct PoolParams {
   Pair dilation{1, 1};
   bool ceil_mode = false;
   bool count_include_pad = true;
-  std::int64_t divisor_override = 0;
+  int64_t divisor_override = 0;
 };
 Tensor max_pool2d(const Tensor& x, const PoolParams& p);
 Tensor avg_pool2d(const Tensor& x, const PoolParams& p);

@@ -21,7 +21,7 @@ struct FewBitFunctionSpec {
   double a = 1,
          b = 0;  ///< elu, celu: alpha; softplus: beta, threshold; leaky_relu: slope; hardtanh: min,
                  ///< max; hardshrink, softshrink: lambda; threshold: threshold, value
-  std::int64_t bits = 3;
+  int64_t bits = 3;
   bool fold = false;  ///< the table is for |x|
 };
 
@@ -37,19 +37,19 @@ Tensor fewbit_activation(const Tensor& x, const FewBitFunctionSpec& f, const Ten
 /// Codes U8 below 2^bits, in row-major order -> U8 [ceil(n / 8) * bits]: one little-endian bit
 /// stream per 8 codes, the last group filled with zeros. OptionError unless bits is 1..8;
 /// ShapeError or Error when codes do not fit.
-Tensor fewbit_pack(const Tensor& codes, std::int64_t bits);
+Tensor fewbit_pack(const Tensor& codes, int64_t bits);
 /// The first `size` codes.
-Tensor fewbit_unpack(const Tensor& packed, std::int64_t bits, std::int64_t size);
+Tensor fewbit_unpack(const Tensor& packed, int64_t bits, int64_t size);
 
 /// The step function of 2^bits levels nearest to the derivative of `activation` in the integral of
 /// the squared error over [-domain, domain]: dynamic programming on a grid, then polished to 1e-11.
 /// fold: over [0, domain], for even derivatives. Activations: gelu, silu, sigmoid, tanh, selu, elu,
 /// celu, softplus, logsigmoid, mish, hardswish, softsign, tanhshrink. For domain 100 and 1..4 bits
 /// the stored result of solve_fewbit_table. OptionError.
-FewBitTable fewbit_table(std::string_view activation, std::int64_t bits, bool fold = false,
+FewBitTable fewbit_table(std::string_view activation, int64_t bits, bool fold = false,
                          double domain = 100);
 /// The same, always computed.
-FewBitTable solve_fewbit_table(std::string_view activation, std::int64_t bits, bool fold = false,
+FewBitTable solve_fewbit_table(std::string_view activation, int64_t bits, bool fold = false,
                                double domain = 100);
 /// The integral of (f' - q)^2 that the table leaves (over [0, domain] when folded).
 double fewbit_error(std::string_view activation, const FewBitTable& table, bool fold = false,

@@ -27,7 +27,7 @@ Tensor fft_conv(const Tensor& u, const Tensor& k, const Tensor& D = {},
 
 /// The filters' transform for sequences of `length`, in a layout of fft_conv's own; to be kept
 /// while k stays the same. Undefined where fft_conv would not use it (float64).
-Tensor fft_conv_spectrum(const Tensor& k, std::int64_t length, const Tensor& k_rev = {});
+Tensor fft_conv_spectrum(const Tensor& k, int64_t length, const Tensor& k_rev = {});
 
 /// y[b, t, c] = bias[c] + sum_j weight[c, 0, j] x[b, t - (K - 1) + j, c], zeros before t = 0:
 /// torch's Conv1d(groups = C, padding = K - 1) cut to L, on [B, L, C]. weight [C, 1, K], bias [C]

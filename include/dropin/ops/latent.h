@@ -11,16 +11,16 @@ namespace dropin {
 /// for any finite scores. chunk: tokens that a causal scan takes at once (at most 64), without
 /// effect on results beyond rounding.
 Tensor latent_attention(const Tensor& p, const Tensor& k, const Tensor& v, bool causal,
-                        const Tensor& key_padding_mask = {}, std::int64_t chunk = 64);
+                        const Tensor& key_padding_mask = {}, int64_t chunk = 64);
 
 /// The state of a causal scan before its first token, [B, H, N (Dv + 2)]: a running maximum, a sum
 /// and a weighted sum of values per latent.
-Tensor latent_state(std::int64_t batch, std::int64_t heads, std::int64_t latents,
-                    std::int64_t width, const TensorOptions& o = {});
+Tensor latent_state(int64_t batch, int64_t heads, int64_t latents, int64_t width,
+                    const TensorOptions& o = {});
 /// The next tokens of a causal scan: latent_attention() from `state`, which is moved on. Not
 /// recorded.
 Tensor latent_scan(const Tensor& p, const Tensor& k, const Tensor& v, const Tensor& state,
-                   std::int64_t chunk = 64);
+                   int64_t chunk = 64);
 
 namespace plain {
 /// latent_attention from recorded operations. state: where to start, and where to end, when defined

@@ -9,7 +9,7 @@ namespace dropin {
 /// logits [N, C] or [N, C, *], target int64 class ids [N] or [N, *]; PyTorch's label smoothing,
 /// ignore_index and class weights.
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& weight = {},
-                     std::string_view reduction = "mean", std::int64_t ignore_index = -100,
+                     std::string_view reduction = "mean", int64_t ignore_index = -100,
                      double label_smoothing = 0);
 Tensor nll_loss(const Tensor& log_probs, const Tensor& target, std::string_view reduction = "mean");
 Tensor mse_loss(const Tensor& x, const Tensor& y, std::string_view reduction = "mean");

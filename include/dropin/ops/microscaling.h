@@ -34,8 +34,8 @@ namespace dropin {
 /// tensor: what the block formats are compared with.
 struct MXParams {
   std::string format = "MXFP8_E4M3";
-  std::int64_t axis = -1;  ///< blocks lie along it; the last may be shorter
-  std::int64_t block_size = 32;
+  int64_t axis = -1;  ///< blocks lie along it; the last may be shorter
+  int64_t block_size = 32;
   std::string rounding = "even";  ///< "even", "away" (from zero), "zero" (truncates), "stochastic"
   std::string scale_mode =
       "floor";  ///< "floor", or "ceil": the smallest scale at which nothing saturates
@@ -60,7 +60,7 @@ MXTensor quantize_mx(const Tensor& x, const MXParams& p = {}, bool packed = fals
 /// 2^(scale - 127) element, F32. size: length of the last axis, needed when packed. ShapeError when
 /// codes and scales do not fit; Error when a code has bits above the format's width.
 Tensor dequantize_mx(const Tensor& codes, const Tensor& scales, const MXParams& p = {},
-                     bool packed = false, std::int64_t size = 0);
+                     bool packed = false, int64_t size = 0);
 /// Codes and scales of NVFP4, 16 values of the last axis per scale: T = max|x| / 2688, scale =
 /// E4M3(max_block|x| / 6 / T), code = E2M1(x / (scale T)), all to nearest even. x f32 or f64. Not
 /// differentiable.
@@ -78,7 +78,7 @@ struct MXProductParams {
   std::string first = "MXFP8_E4M3", second = "MXFP8_E4M3",
               grad = "MXFP8_E5M2";  ///< x and weight, or a and b
   std::string first_bp, second_bp;  ///< empty: as forward
-  std::int64_t block_size = 32;
+  int64_t block_size = 32;
   std::string rounding = "even", scale_mode = "floor";
   bool quantize_backward = true;
 };

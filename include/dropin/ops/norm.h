@@ -10,7 +10,7 @@ Tensor layer_norm(const Tensor& x, const Shape& normalized, const Tensor& weight
 /// x / sqrt(mean(x^2) + eps) * weight over the last dimension.
 Tensor rms_norm(const Tensor& x, const Tensor& weight = {}, double eps = 1e-6);
 /// x [B, C, *], statistics per sample and group of channels; weight, bias [C] or undefined.
-Tensor group_norm(const Tensor& x, std::int64_t groups, const Tensor& weight = {},
+Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight = {},
                   const Tensor& bias = {}, double eps = 1e-5);
 /// x [B, C, *]. training: batch statistics, and running_* (if defined) move towards them by
 /// momentum (unbiased variance); otherwise running statistics. ShapeError when training with one

@@ -6,7 +6,7 @@ namespace dropin {
 
 /// x / max(|x|, eps) along dim (torch.nn.functional.normalize). A vector that is not longer than
 /// eps has no direction and gets no gradient.
-Tensor normalize(const Tensor& x, std::int64_t dim = -1, double eps = 1e-12);
+Tensor normalize(const Tensor& x, int64_t dim = -1, double eps = 1e-12);
 /// Sums along the last dimension of normalize(a) * normalize(b).
 Tensor cosine_similarity(const Tensor& a, const Tensor& b, double eps = 1e-12);
 

@@ -25,20 +25,20 @@ struct ValuesIndices {
   Tensor values, indices;
 };
 /// Greatest value along dim and the index of its first occurrence; the gradient goes there.
-ValuesIndices(max)(const Tensor& x, std::int64_t dim, bool keepdim = false);
-ValuesIndices(min)(const Tensor& x, std::int64_t dim, bool keepdim = false);
-Tensor argmax(const Tensor& x, std::int64_t dim, bool keepdim = false);
-Tensor argmin(const Tensor& x, std::int64_t dim, bool keepdim = false);
-Tensor cumsum(const Tensor& x, std::int64_t dim);
-Tensor cumprod(const Tensor& x, std::int64_t dim);
-Tensor logcumsumexp(const Tensor& x, std::int64_t dim);
+ValuesIndices(max)(const Tensor& x, int64_t dim, bool keepdim = false);
+ValuesIndices(min)(const Tensor& x, int64_t dim, bool keepdim = false);
+Tensor argmax(const Tensor& x, int64_t dim, bool keepdim = false);
+Tensor argmin(const Tensor& x, int64_t dim, bool keepdim = false);
+Tensor cumsum(const Tensor& x, int64_t dim);
+Tensor cumprod(const Tensor& x, int64_t dim);
+Tensor logcumsumexp(const Tensor& x, int64_t dim);
 /// Running maximum (values only).
-Tensor cummax(const Tensor& x, std::int64_t dim);
+Tensor cummax(const Tensor& x, int64_t dim);
 /// Stable sort; NaN counts as largest.
-ValuesIndices sort(const Tensor& x, std::int64_t dim = -1, bool descending = false);
-Tensor argsort(const Tensor& x, std::int64_t dim = -1, bool descending = false);
-ValuesIndices topk(const Tensor& x, std::int64_t k, std::int64_t dim = -1, bool largest = true);
-Tensor softmax(const Tensor& x, std::int64_t dim);
-Tensor log_softmax(const Tensor& x, std::int64_t dim);
+ValuesIndices sort(const Tensor& x, int64_t dim = -1, bool descending = false);
+Tensor argsort(const Tensor& x, int64_t dim = -1, bool descending = false);
+ValuesIndices topk(const Tensor& x, int64_t k, int64_t dim = -1, bool largest = true);
+Tensor softmax(const Tensor& x, int64_t dim);
+Tensor log_softmax(const Tensor& x, int64_t dim);
 
 }  // namespace dropin

@@ -17,9 +17,9 @@ Tensor create_dynamic_map(bool is_signed = true);
 /// x (floating, any shape; row-major order) -> the codes of the entries nearest to x / absmax of
 /// its block; on a tie the even code. Values that are not finite count as 0. Not differentiable.
 /// DTypeError for integers, OptionError when block_size < 1.
-Blockwise quantize_blockwise(const Tensor& x, bool is_signed = true, std::int64_t block_size = 256);
+Blockwise quantize_blockwise(const Tensor& x, bool is_signed = true, int64_t block_size = 256);
 /// float32 of codes' shape. DTypeError, ShapeError when absmax has not one value per block.
 Tensor dequantize_blockwise(const Tensor& codes, const Tensor& absmax, bool is_signed = true,
-                            std::int64_t block_size = 256);
+                            int64_t block_size = 256);
 
 }  // namespace dropin

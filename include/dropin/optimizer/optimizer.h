@@ -67,7 +67,7 @@ class Optimizer {
   /// nothing changed.
   void load_state_dict(const StateDict& state);
   /// Bytes held in states.
-  std::int64_t state_bytes() const;
+  int64_t state_bytes() const;
 
  protected:
   /// Reads the group's options again after a change.
@@ -255,7 +255,6 @@ class AdamW : public OptimizerOf<AdamW, AdamWOptions> {
 double clip_grad_norm_(const Tensors& params, double max_norm);
 /// lr at `step` (from 0): linear from 0 over `warmup` steps, then a cosine down to min_lr at
 /// `total`.
-double warmup_cosine(std::int64_t step, std::int64_t warmup, std::int64_t total, double lr,
-                     double min_lr = 0);
+double warmup_cosine(int64_t step, int64_t warmup, int64_t total, double lr, double min_lr = 0);
 
 }  // namespace dropin

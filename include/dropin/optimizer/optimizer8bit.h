@@ -10,7 +10,7 @@ namespace detail {
 /// What the rules have in common.
 struct Common8 {
   double weight_decay = 0;
-  std::int64_t block_size = 256, min_8bit_size = 4096, percentile_clipping = 100;
+  int64_t block_size = 256, min_8bit_size = 4096, percentile_clipping = 100;
 };
 void check_common8(std::string_view who, std::optional<double> lr, const Common8& o);
 void check_betas8(std::string_view who, const std::vector<double>& betas);
@@ -27,11 +27,11 @@ struct Rule8Options {
 /// for small and overridden parameters; gnorm_vec F32 [100] when clipping by percentile.
 class Overrides8 {
  public:
-  void set(const Tensor& p, std::int64_t bits);
-  bool eight(const Tensor& p, std::int64_t min_size) const;
+  void set(const Tensor& p, int64_t bits);
+  bool eight(const Tensor& p, int64_t min_size) const;
 
  private:
-  std::vector<std::pair<Tensor, std::int64_t>> bits_;
+  std::vector<std::pair<Tensor, int64_t>> bits_;
 };
 NamedTensors start8(const Rule8Options& o, bool eight, const Tensor& p);
 void update8(const Rule8Options& o, const Tensor& p, const Tensor& g, NamedTensors& state);
@@ -70,7 +70,7 @@ class Optimizer8bit : public OptimizerOf<Self, O> {
   }
   /// Keeps 32-bit (or, with 8, one-byte) state for this parameter, whatever its size. Before its
   /// first step; OptionError otherwise, or when it is not held.
-  void override(const Tensor& parameter, std::int64_t optim_bits = 32) {
+  void override(const Tensor& parameter, int64_t optim_bits = 32) {
     bool has_state = false;
     DROPIN_CHECK(optim_bits == 8 || optim_bits == 32, OptionError, type_name<Self>(),
                  ": optim_bits is ", optim_bits, ", expected 8 or 32");
@@ -107,7 +107,7 @@ class Optimizer8bit : public OptimizerOf<Self, O> {
 
 #define DROPIN_COMMON8_OPTIONS(DECAY) \
   double weight_decay = DECAY;        \
-  std::int64_t block_size = 256, min_8bit_size = 4096, percentile_clipping = 100
+  int64_t block_size = 256, min_8bit_size = 4096, percentile_clipping = 100
 
 struct Adam8bitOptions {
   double lr = 1e-3;

@@ -31,7 +31,7 @@ struct MaskedParameter {
 
 struct RigLOptions {
   double sparsity = 0.5, drop_fraction = 0.3;
-  std::int64_t begin = 0, end = 0, total_steps = 0, frequency = 100;
+  int64_t begin = 0, end = 0, total_steps = 0, frequency = 100;
   std::string schedule = "cosine", method = "rigl";
   double exponent = 3;
   static void fields(auto&& f) {
@@ -56,11 +56,11 @@ class RigLSparsifier {
   RigLSparsifier(Optimizer& optimizer, std::vector<MaskedParameter> params, const RigLOptions& o);
   /// StateError when a change is due and a weight has no gradient.
   void step();
-  std::int64_t steps() const { return steps_; }
+  int64_t steps() const { return steps_; }
   /// Whether the masks change at step t.
-  bool changes_at(std::int64_t t) const;
+  bool changes_at(int64_t t) const;
   /// The share dropped at step t.
-  double drop_fraction_at(std::int64_t t) const;
+  double drop_fraction_at(int64_t t) const;
 
  private:
   void change_masks(const Tensors& gradients);
@@ -69,7 +69,7 @@ class RigLSparsifier {
   Optimizer& optimizer_;
   std::vector<MaskedParameter> params_;
   RigLOptions options_;
-  std::int64_t steps_ = 0, end_ = 0;
+  int64_t steps_ = 0, end_ = 0;
 };
 
 /// Densities by layer that are proportional to (sum of sizes) / (number of entries), none above 1,

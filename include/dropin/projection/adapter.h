@@ -19,7 +19,7 @@ class HiddenEdit : public Module {
   Tensors trainable_parameters() const { return parameters(); }
 
  protected:
-  virtual std::int64_t width() const = 0;
+  virtual int64_t width() const = 0;
   /// Rows [*, D] edited.
   virtual Tensor edit(const Tensor& rows) = 0;
 };
@@ -32,8 +32,8 @@ void check_dropout(std::string_view who, double p);
 }  // namespace detail
 
 struct AdapterOptions {
-  std::int64_t embed_dim = 0;   ///< required
-  std::int64_t bottleneck = 0;  ///< 0: embed_dim / 8, at least 1
+  int64_t embed_dim = 0;   ///< required
+  int64_t bottleneck = 0;  ///< 0: embed_dim / 8, at least 1
   std::string activation = "gelu";
   double dropout = 0;
   static void fields(auto&& f) {
@@ -54,7 +54,7 @@ class Adapter : public Component<Adapter, AdapterOptions, HiddenEdit> {
   explicit Adapter(const AdapterOptions& o);
 
  protected:
-  std::int64_t width() const override { return options_.embed_dim; }
+  int64_t width() const override { return options_.embed_dim; }
   Tensor edit(const Tensor& rows) override;
 
  private:

@@ -8,16 +8,16 @@
 namespace dropin {
 
 struct BitLinearOptions {
-  std::int64_t in_features = 0;   ///< required
-  std::int64_t out_features = 0;  ///< required
+  int64_t in_features = 0;   ///< required
+  int64_t out_features = 0;  ///< required
   bool bias = true;
   std::string variant = "b1";
   std::string norm = "auto";
   double norm_eps = 1e-5;
   bool norm_affine = false;
   std::string act_per = "token", act_mode = "absmax";
-  std::int64_t act_qmax = 127;
-  std::int64_t weight_groups = 1, act_groups = 1;
+  int64_t act_qmax = 127;
+  int64_t weight_groups = 1, act_groups = 1;
   static void fields(auto&& f) {
     using O = BitLinearOptions;
     f("in_features", &O::in_features, "size of each input row; required");

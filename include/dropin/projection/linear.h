@@ -6,8 +6,8 @@
 namespace dropin {
 
 struct LinearOptions {
-  std::int64_t in_features = 0;   ///< required
-  std::int64_t out_features = 0;  ///< required
+  int64_t in_features = 0;   ///< required
+  int64_t out_features = 0;  ///< required
   bool bias = true;
   static void fields(auto&& f) {
     using O = LinearOptions;

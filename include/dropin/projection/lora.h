@@ -18,11 +18,11 @@ class FrozenProjection : public Projection {
   void unmerge();
   bool merged() const { return added_.defined(); }
   /// Trainable values.
-  std::int64_t num_trainable() const;
+  int64_t num_trainable() const;
   Tensor forward(const Tensor& x) override;
 
  protected:
-  void create(std::int64_t in, std::int64_t out, bool bias, double dropout);
+  void create(int64_t in, int64_t out, bool bias, double dropout);
   /// The update of the weight, [out, in].
   virtual Tensor update() const = 0;
   /// What the update adds to y, of x after dropout.
@@ -42,8 +42,8 @@ class FrozenProjection : public Projection {
 }  // namespace detail
 
 struct LoRALinearOptions {
-  std::int64_t in_features = 0, out_features = 0;  ///< required
-  std::int64_t rank = 8;
+  int64_t in_features = 0, out_features = 0;  ///< required
+  int64_t rank = 8;
   double alpha = 8, dropout = 0;
   bool bias = true;
   static void fields(auto&& f) {

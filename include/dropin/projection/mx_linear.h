@@ -6,8 +6,8 @@
 namespace dropin {
 
 struct MXLinearOptions {
-  std::int64_t in_features = 0;   ///< required
-  std::int64_t out_features = 0;  ///< required
+  int64_t in_features = 0;   ///< required
+  int64_t out_features = 0;  ///< required
   bool bias = true;
   DROPIN_MX_LAYER_OPTIONS;
   static void fields(auto&& f) {
@@ -47,7 +47,7 @@ class MXLinear : public Component<MXLinear, MXLinearOptions, Projection> {
 
 struct MXMatmulOptions {
   std::string a_format = "MXFP8_E4M3", b_format = "MXFP8_E4M3", grad_format = "MXFP8_E5M2";
-  std::int64_t block_size = 32;
+  int64_t block_size = 32;
   std::string rounding = "even", scale_mode = "floor";
   bool quantize_backward = true;
   static void fields(auto&& f) {

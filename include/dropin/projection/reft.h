@@ -5,7 +5,7 @@
 namespace dropin {
 
 struct ReFTOptions {
-  std::int64_t embed_dim = 0, low_rank_dimension = 0;  ///< required
+  int64_t embed_dim = 0, low_rank_dimension = 0;  ///< required
   std::string act_fn = "linear";
   double dropout = 0;
   std::string parametrization = "householder", variant = "";
@@ -41,13 +41,13 @@ class LowRankEdit : public HiddenEdit {
 
  protected:
   void create(std::string_view who, const ReFTOptions& o, bool directed);
-  std::int64_t width() const override { return width_; }
+  int64_t width() const override { return width_; }
   Tensor edit(const Tensor& rows) override;
   void translate_state(StateDict& state, const std::string& prefix,
                        std::vector<std::string>& renamed) const override;
 
  private:
-  std::int64_t width_ = 0, rank_ = 0;
+  int64_t width_ = 0, rank_ = 0;
   ReFTOptions shared_;
   bool subtracts_ = false;  // LoReFT takes R h away
   Tensor *weight_ = nullptr, *bias_ = nullptr, *rotate_ = nullptr, *base_ = nullptr;

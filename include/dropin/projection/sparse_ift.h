@@ -43,17 +43,17 @@ class SparseIFT {
   struct Host {
     std::function<Tensor&(const std::string&, const Tensor&)> parameter, buffer;
     std::function<Parameters&(const std::string&)> bundle;
-    std::function<Child<BatchNorm2d>(const std::string&, std::int64_t)> norm;
+    std::function<Child<BatchNorm2d>(const std::string&, int64_t)> norm;
   };
   /// A layer of `in` and `out` features and kernels of these sizes (empty: a matrix). OptionError
   /// naming `who` when the options do not fit.
-  void create(std::string_view who, const SparseIFTOptions& o, std::int64_t in, std::int64_t out,
+  void create(std::string_view who, const SparseIFTOptions& o, int64_t in, int64_t out,
               const Shape& kernel, const Host& host);
   /// apply(x, weight, first): the map by a weight; not `first`: by a pointwise one.
   using Apply = std::function<Tensor(const Tensor& x, const Tensor& weight, bool first)>;
   Tensor forward(const Tensor& x, const Apply& apply) const;
-  std::int64_t in() const { return in_; }
-  std::int64_t out() const { return out_; }
+  int64_t in() const { return in_; }
+  int64_t out() const { return out_; }
   Tensor bias() const { return bias_ ? *bias_ : Tensor(); }
   /// Gradients of sparse weights come unmasked, for an update of the masks.
   void want_dense_grad(bool on) { dense_grad_ = on; }
@@ -72,7 +72,7 @@ class SparseIFT {
   Tensor masked(const Weight& w) const;
   struct Builder;
   std::string who_, transform_, activation_;
-  std::int64_t in_ = 0, out_ = 0;
+  int64_t in_ = 0, out_ = 0;
   bool dense_grad_ = false;
   std::vector<Weight> first_;  ///< of x: wide's, the branches', U, the sparse one
   Weight u_, v_;
@@ -82,7 +82,7 @@ class SparseIFT {
 }  // namespace detail
 
 struct SparseIFTLinearOptions : detail::SparseIFTOptions {
-  std::int64_t in_features = 0, out_features = 0;  ///< required
+  int64_t in_features = 0, out_features = 0;  ///< required
   static void fields(auto&& f) {
     using O = SparseIFTLinearOptions;
     f("in_features", &O::in_features, "of the dense layer replaced; required");

@@ -11,8 +11,8 @@ struct StructureOptions {
   std::string structure = "circulant";
   bool use_prod = true;
   std::string toeplitz_product = "matrix";
-  std::vector<std::int64_t> kron_shape = {};
-  std::int64_t num_terms = 1;
+  std::vector<int64_t> kron_shape = {};
+  int64_t num_terms = 1;
   double init_std = 0.02;
   template <class O>
   static void fields_of(auto&& f) {
@@ -32,8 +32,8 @@ struct StructureOptions {
 class StructuredMatrix {
  public:
   StructuredMatrix() = default;
-  StructuredMatrix(std::string_view who, const StructureOptions& o, std::int64_t in,
-                   std::int64_t out, Parameters& into);
+  StructuredMatrix(std::string_view who, const StructureOptions& o, int64_t in, int64_t out,
+                   Parameters& into);
   /// M x of each row of x [*, in]: [*, out].
   Tensor apply(const Tensor& x) const;
   /// M [out, in].
@@ -42,13 +42,13 @@ class StructuredMatrix {
  private:
   enum class Kind { Circulant, Toeplitz, Kronecker, Ldr } kind_ = Kind::Circulant;
   bool two_ = false;  // toeplitz as a product of matrices
-  std::int64_t in_ = 0, out_ = 0;
+  int64_t in_ = 0, out_ = 0;
   Tensor *a_ = nullptr, *b_ = nullptr;
 };
 }  // namespace detail
 
 struct SURMLinearOptions : detail::StructureOptions {
-  std::int64_t in_features = 0, out_features = 0;  ///< required
+  int64_t in_features = 0, out_features = 0;  ///< required
   double alpha = 1;
   bool trainable_alpha = false, bias = true;
   double dropout = 0;
@@ -96,7 +96,7 @@ class SURMLinear : public Component<SURMLinear, SURMLinearOptions, detail::Froze
 };
 
 struct SURMAdapterOptions : detail::StructureOptions {
-  std::int64_t features = 0;  ///< required
+  int64_t features = 0;  ///< required
   std::string activation = "gelu";
   bool ln_before = false, ln_after = false;
   double dropout = 0;
@@ -126,7 +126,7 @@ class SURMAdapter : public Component<SURMAdapter, SURMAdapterOptions, HiddenEdit
   Tensor dense() const { return matrix_.dense(); }
 
  protected:
-  std::int64_t width() const override { return options_.features; }
+  int64_t width() const override { return options_.features; }
   Tensor edit(const Tensor& rows) override;
 
  private:

@@ -28,11 +28,9 @@ namespace detail {
 /// for a row with NaN. Never N x K numbers in memory.
 Tensor nearest_codes(const Tensor& z, const Tensor& codes);
 /// exp of the entropy of the codes among the frames that count (undefined: all); 1 for none.
-Tensor code_perplexity(const Tensor& indices, const Tensor& counts, std::int64_t codes,
-                       DType dtype);
+Tensor code_perplexity(const Tensor& indices, const Tensor& counts, int64_t codes, DType dtype);
 /// bool [B, T] frames below their lengths, which are checked; undefined without lengths.
-Tensor frames_within(std::string_view who, const Tensor& lengths, std::int64_t batch,
-                     std::int64_t frames);
+Tensor frames_within(std::string_view who, const Tensor& lengths, int64_t batch, int64_t frames);
 }  // namespace detail
 
 }  // namespace dropin

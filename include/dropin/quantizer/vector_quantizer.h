@@ -18,9 +18,9 @@ class Codebook : public Module {
 };
 
 struct VectorQuantizerOptions {
-  std::int64_t num_embeddings = 1024, embedding_dim = 256;
+  int64_t num_embeddings = 1024, embedding_dim = 256;
   double commitment_cost = 0.25;
-  std::int64_t channel_dim = -1;
+  int64_t channel_dim = -1;
   static void fields(auto&& f) {
     using O = VectorQuantizerOptions;
     f("num_embeddings", &O::num_embeddings, "codes K");
@@ -47,12 +47,12 @@ class VectorQuantizer : public Component<VectorQuantizer, VectorQuantizerOptions
 };
 
 struct SegmentalUnitQuantizerOptions {
-  std::int64_t num_embeddings = 1024, embedding_dim = 256;
+  int64_t num_embeddings = 1024, embedding_dim = 256;
   double commitment_cost = 1, decay = 0.99, eps = 1e-8, init_std = 1, init_ema_mass = 1;
   bool nonneg_init = false;
   double jitter = 0;
   bool official_jitter = false, normalize = false;
-  std::int64_t channel_dim = -1;
+  int64_t channel_dim = -1;
   static void fields(auto&& f) {
     using O = SegmentalUnitQuantizerOptions;
     f("num_embeddings", &O::num_embeddings, "codes K");
@@ -94,7 +94,7 @@ class SegmentalUnitQuantizer
   /// Error for frames with NaN or infinity.
   void ema_update();
   /// Puts a random frame of the last forward in place of each code of a smaller size; how many.
-  std::int64_t reset_dead_codes(double threshold, Generator* g = nullptr);
+  int64_t reset_dead_codes(double threshold, Generator* g = nullptr);
   /// Indices without repeats, see run_length_collapse().
   struct Units units(const Tensor& x, const Tensor& lengths = {});
 
@@ -138,8 +138,8 @@ struct Units {
 /// Drops repeats of indices int64 [B, T] within lengths int64 [B] (undefined: T).
 Units run_length_collapse(const Tensor& indices, const Tensor& lengths = {});
 /// Ids of a vocabulary whose first `specials` ids are pad (0), bos, eos, unk; -1 becomes pad.
-Tensor units_to_tokens(const Tensor& units, std::int64_t specials = 4);
+Tensor units_to_tokens(const Tensor& units, int64_t specials = 4);
 /// The reverse; special ids become -1.
-Tensor tokens_to_units(const Tensor& tokens, std::int64_t specials = 4);
+Tensor tokens_to_units(const Tensor& tokens, int64_t specials = 4);
 
 }  // namespace dropin

@@ -25,7 +25,7 @@ class DecisionRule : public Module {
 
 namespace detail {
 /// ShapeError or DTypeError unless probs is [B, K >= 1] of floats; `classes` >= 0 asks for that K.
-void check_probs(std::string_view who, const Tensor& probs, std::int64_t classes = -1);
+void check_probs(std::string_view who, const Tensor& probs, int64_t classes = -1);
 /// Gives `buffer` the sizes of what the state holds for it, where only the file knows them.
 void fit_buffer(Tensor& buffer, const Tensor& saved);
 }  // namespace detail

@@ -61,19 +61,19 @@ class ImageTextFilterStream {
  public:
   explicit ImageTextFilterStream(const ImageTextFilterOptions& o);
   /// StateError when the shard was observed before, or after finalize().
-  void observe(std::int64_t shard, const Tensor& scores);
+  void observe(int64_t shard, const Tensor& scores);
   void merge(const ImageTextFilterStream& other);
   /// The thresholds, float64 [K].
   Tensor finalize();
   /// bool [n]. StateError before finalize() and for a shard that was not observed.
-  Tensor select(std::int64_t shard, const Tensor& scores) const;
+  Tensor select(int64_t shard, const Tensor& scores) const;
 
  private:
   ImageTextFilterOptions options_;
   using Columns = std::vector<std::vector<double>>;
-  std::map<std::int64_t, Columns> shards_;
+  std::map<int64_t, Columns> shards_;
   std::vector<double> thresholds_;
-  std::vector<std::int64_t> ties_;  ///< of each column: rows at the threshold that pass; -1: all
+  std::vector<int64_t> ties_;  ///< of each column: rows at the threshold that pass; -1: all
   bool final_ = false;
 };
 

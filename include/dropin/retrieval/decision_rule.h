@@ -19,7 +19,7 @@ class ArgmaxPredictor : public Component<ArgmaxPredictor, NoOptions, DecisionRul
 struct LokiPredictorOptions {
   bool normalize = false;
   std::string gradient = "scores";
-  std::int64_t num_classes = 0;
+  int64_t num_classes = 0;
   bool check_metric = false;
   static void fields(auto&& f) {
     using O = LokiPredictorOptions;
@@ -47,9 +47,9 @@ class LokiPredictor : public Component<LokiPredictor, LokiPredictorOptions, Deci
   explicit LokiPredictor(const LokiPredictorOptions& o);
   /// Another metric; observed: all classes when undefined.
   void set_metric(const Tensor& dist, const Tensor& observed = {});
-  static LokiPredictor from_tree(const std::vector<std::int64_t>& parents,
-                                 const Tensor& observed = {}, const LokiPredictorOptions& o = {});
-  static LokiPredictor from_graph(std::int64_t nodes, const std::vector<GraphEdge>& edges,
+  static LokiPredictor from_tree(const std::vector<int64_t>& parents, const Tensor& observed = {},
+                                 const LokiPredictorOptions& o = {});
+  static LokiPredictor from_graph(int64_t nodes, const std::vector<GraphEdge>& edges,
                                   const Tensor& observed = {}, const LokiPredictorOptions& o = {});
   static LokiPredictor from_embeddings(const Tensor& embeddings, const std::string& metric = "l2",
                                        const Tensor& observed = {},

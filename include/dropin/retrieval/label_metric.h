@@ -7,13 +7,13 @@
 namespace dropin {
 
 struct GraphEdge {
-  std::int64_t a, b;
+  int64_t a, b;
   double weight = 1;
 };
 /// Steps between the nodes of a tree, float32 [N, N]; parents[root] is -1 (or the root itself).
-Tensor tree_distances(const std::vector<std::int64_t>& parents);
+Tensor tree_distances(const std::vector<int64_t>& parents);
 /// Shortest paths of an undirected graph, float32 [N, N]; infinite where there is none.
-Tensor graph_distances(std::int64_t nodes, const std::vector<GraphEdge>& edges);
+Tensor graph_distances(int64_t nodes, const std::vector<GraphEdge>& edges);
 /// Distances between rows of e [N, E]: "l2" |a - b|, or "cosine" |n(a) - n(b)|.
 Tensor embedding_distances(const Tensor& e, const std::string& metric = "l2");
 
@@ -21,7 +21,7 @@ Tensor embedding_distances(const Tensor& e, const std::string& metric = "l2");
 struct LabelDistances {
   Tensor squared;   ///< [K, N] of the observed classes, 0 where infinite
   Tensor infinite;  ///< [K, N] ones where infinite; undefined: nowhere
-  std::int64_t first_observed = 0;
+  int64_t first_observed = 0;
 };
 /// ShapeError, IndexError or Error unless dist is a metric [N, N] (symmetric within 1e-5, not
 /// negative, zero diagonal, no NaN; the triangle inequality on request) and observed int64 [K >= 1]
@@ -43,7 +43,7 @@ Tensor LokiLocus(const Tensor& dist, const Tensor& observed, const LokiLocusOpti
 
 struct LokiNextClassOptions {
   std::string method = "furthest";
-  std::int64_t count = 1, seed = 0;
+  int64_t count = 1, seed = 0;
   static void fields(auto&& f) {
     using O = LokiNextClassOptions;
     f("method", &O::method,

@@ -14,8 +14,8 @@ struct Found {
   Tensor scores;  ///< [Q, k]
 };
 struct SearchArgs {
-  Tensor filter;                          ///< bool [N] by row, true: allowed; undefined: all
-  std::vector<std::int64_t> exclude_ids;  ///< never found
+  Tensor filter;                     ///< bool [N] by row, true: allowed; undefined: all
+  std::vector<int64_t> exclude_ids;  ///< never found
 };
 
 /// queries [Q, E] -> ids int64 [Q, k], scores [Q, k]: the k best of the stored documents, by score,
@@ -33,37 +33,37 @@ class VectorIndex : public Module {
   /// Takes "queries" and "filter".
   NamedTensors call(const NamedTensors& in) override;
   /// Documents that are stored.
-  std::int64_t size() const { return vectors_->size(0); }
+  int64_t size() const { return vectors_->size(0); }
   /// Stores vectors [n, E] under ids (undefined: row numbers, or one more than the greatest so far)
   /// with fields [n, F]. Error for NaN or infinity and for an id that is there.
   void add(const Tensor& vectors, const Tensor& ids = {}, const Tensor& fields = {});
   /// IndexError for an id that is not there; nothing is removed then.
-  void remove(const std::vector<std::int64_t>& ids);
+  void remove(const std::vector<int64_t>& ids);
   /// Other vectors for stored ids.
-  void update(const std::vector<std::int64_t>& ids, const Tensor& vectors);
+  void update(const std::vector<int64_t>& ids, const Tensor& vectors);
   /// Row of a stored id; IndexError when there is none.
-  std::int64_t row_of(std::int64_t id) const;
+  int64_t row_of(int64_t id) const;
   const Tensor& vectors() const { return *vectors_; }
 
  protected:
   /// Makes the buffers. `who` names the member in messages.
-  void init_store(std::int64_t dim);
+  void init_store(int64_t dim);
   /// Every row's id.
-  std::vector<std::int64_t> ids() const;
+  std::vector<int64_t> ids() const;
   const Tensor& fields() const { return *fields_; }
   void check_queries(const Tensor& queries, const SearchArgs& args) const;
   void translate_state(StateDict& state, const std::string& prefix,
                        std::vector<std::string>& renamed) const override;
 
  private:
-  std::int64_t dim_ = 0;
+  int64_t dim_ = 0;
   Tensor *vectors_ = nullptr, *fields_ = nullptr, *ids_ = nullptr;
 };
 
 struct FlatIndexOptions {
-  std::int64_t dim = 0;
+  int64_t dim = 0;
   std::string metric = "cosine";
-  std::int64_t k = 10;
+  int64_t k = 10;
   static void fields(auto&& f) {
     using O = FlatIndexOptions;
     f("dim", &O::dim, "width of each vector; required");
@@ -81,13 +81,13 @@ class FlatIndex : public Component<FlatIndex, FlatIndexOptions, VectorIndex> {
 };
 
 struct VectorSearchIndexOptions {
-  std::int64_t dim = 0;
+  int64_t dim = 0;
   std::string metric = "cosine", backend = "exact", storage = "f32";
-  std::int64_t k = 10;
-  std::vector<std::int64_t> multiply_fields = {}, add_fields = {};
+  int64_t k = 10;
+  std::vector<int64_t> multiply_fields = {}, add_fields = {};
   std::vector<double> multiply_weights = {}, add_weights = {};
   double mmr_lambda = 1;
-  std::int64_t candidates = 0;
+  int64_t candidates = 0;
   static void fields(auto&& f) {
     using O = VectorSearchIndexOptions;
     f("dim", &O::dim, "width of each vector; required");
@@ -119,14 +119,14 @@ class VectorSearchIndex
   explicit VectorSearchIndex(const VectorSearchIndexOptions& o);
   Found search(const Tensor& queries, const SearchArgs& args = {}) override;
   /// Results near stored documents, these left out: their vectors merged by `method`.
-  Found recommend(const std::vector<std::int64_t>& ids, const std::vector<double>& weights,
+  Found recommend(const std::vector<int64_t>& ids, const std::vector<double>& weights,
                   const std::string& method = "sum");
   /// n ids on the way from one document to another: the nearest not shown before at each step of a
   /// slerp.
-  std::vector<std::int64_t> path(std::int64_t from, std::int64_t to, std::int64_t n);
+  std::vector<int64_t> path(int64_t from, int64_t to, int64_t n);
   /// A group from 0 to k - 1 for each id: spherical k-means of their vectors.
-  std::vector<std::int64_t> cluster(const std::vector<std::int64_t>& ids, std::int64_t k,
-                                    std::uint64_t seed = 0) const;
+  std::vector<int64_t> cluster(const std::vector<int64_t>& ids, int64_t k,
+                               std::uint64_t seed = 0) const;
   /// Scores of stored ids [Q, k] for queries [Q, E], without modifiers; differentiable in queries.
   Tensor scores_for(const Tensor& queries, const Tensor& ids) const;
 

@@ -5,9 +5,9 @@
 namespace dropin {
 
 struct AllToFirstAttentionOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 0;  ///< required
-  std::int64_t num_frames = 0, reference_frame = 0;
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 0;  ///< required
+  int64_t num_frames = 0, reference_frame = 0;
   bool qkv_bias = false, out_bias = true, residual = false;
   double rescale_output_factor = 1, dropout = 0;
   static void fields(auto&& f) {

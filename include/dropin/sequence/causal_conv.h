@@ -6,8 +6,8 @@
 namespace dropin {
 
 struct CausalConv1dOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t kernel_size = 3;
+  int64_t embed_dim = 0;  ///< required
+  int64_t kernel_size = 3;
   bool bias = true;
   static void fields(auto&& f) {
     using O = CausalConv1dOptions;
@@ -28,7 +28,7 @@ class CausalConv1d : public Component<CausalConv1d, CausalConv1dOptions, Sequenc
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
   bool causal() const override { return true; }
   /// The state is the last K - 1 + options.keep tokens; max_len is not a limit.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 

@@ -6,10 +6,10 @@
 namespace dropin {
 
 struct CombinerAttentionOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 0;  ///< required
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 0;  ///< required
   std::string variant = "fixed";
-  std::int64_t span = 0;
+  int64_t span = 0;
   bool causal = false;
   std::string pool = "max", pool_act = "identity", row_summary = "none";
   bool exclude_self_span = false, bias = true;
@@ -54,7 +54,7 @@ class CombinerAttention
   bool causal() const override { return options_.causal; }
   /// Causal only; OptionError where span = 0 would change with the length. The state holds all
   /// max_len tokens and summarises them again at each step; options.keep costs nothing.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 

@@ -15,21 +15,20 @@ namespace detail {
 void translate_in_proj(StateDict& state, const std::string& prefix,
                        std::vector<std::string>& renamed);
 /// The checks of options that all attention layers share.
-void check_heads_options(std::string_view who, std::int64_t embed_dim, std::int64_t num_heads,
+void check_heads_options(std::string_view who, int64_t embed_dim, int64_t num_heads,
                          const std::string& rope, double dropout);
 /// query [B, Lq, D], key [B, Lk, kdim], value [B, Lk, vdim].
 void check_attention_inputs(std::string_view who, const Tensor& query, const Tensor& key,
-                            const Tensor& value, std::int64_t embed_dim, std::int64_t kdim,
-                            std::int64_t vdim);
+                            const Tensor& value, int64_t embed_dim, int64_t kdim, int64_t vdim);
 /// attn_mask is undefined, [Lq, Lk] or [B, 1 or H, Lq, Lk]; returns it.
-Tensor check_attn_mask(std::string_view who, const Tensor& mask, std::int64_t batch,
-                       std::int64_t heads, std::int64_t lq, std::int64_t lk);
+Tensor check_attn_mask(std::string_view who, const Tensor& mask, int64_t batch, int64_t heads,
+                       int64_t lq, int64_t lk);
 /// PyTorch's start: weights xavier_uniform (packed: as one [3D, D] matrix), out_proj Linear's
 /// default, biases 0.
 void init_attention(const Child<Linear>& q, const Child<Linear>& k, const Child<Linear>& v,
                     const Child<Linear>& out, bool packed);
 /// The checks all attention layers share: x is [B, L, D], masks have the right shape and dtype.
-void check_sequence(std::string_view who, const Tensor& x, std::int64_t embed_dim,
+void check_sequence(std::string_view who, const Tensor& x, int64_t embed_dim,
                     const SequenceArgs& args);
 /// [B, L] bool, when defined.
 void check_mask(std::string_view who, const char* name, const Tensor& mask, const Tensor& x);
@@ -38,7 +37,7 @@ void check_mask(std::string_view who, const char* name, const Tensor& mask, cons
 void refuse(std::string_view who, const char* name, const Tensor& given, const char* why);
 /// Pairs that are forbidden, [B or 1, H or 1, Lq, Lk] bool: later keys when causal (the last query
 /// sees them all), padding, and what attn_mask forbids. Undefined: none.
-Tensor forbidden_pairs(const SequenceArgs& args, bool causal, std::int64_t lq, std::int64_t lk,
+Tensor forbidden_pairs(const SequenceArgs& args, bool causal, int64_t lq, int64_t lk,
                        const Device& device);
 /// Scores [B, H, Lq, Lk] with a floating attn_mask added.
 Tensor with_mask_added(const Tensor& scores, const Tensor& attn_mask);
@@ -52,30 +51,30 @@ inline constexpr const char* kNoPositions = "nothing here depends on positions";
 
 /// Where an entry of the batch stands.
 struct StateRow {
-  std::int64_t length = 0;  ///< real tokens seen
-  std::int64_t start = 0;   ///< what a member counts from: the oldest token still held, or the
-                            ///< tokens that came at once
+  int64_t length = 0;  ///< real tokens seen
+  int64_t start = 0;   ///< what a member counts from: the oldest token still held, or the
+                       ///< tokens that came at once
   bool operator==(const StateRow&) const = default;
 };
 
 /// The tokens of one step: how many of each entry are real, and where they stand.
 struct StepTokens {
-  std::int64_t n = 0;               ///< tokens, padding included
-  std::vector<std::int64_t> fresh;  ///< [B]: real ones
-  Tensor padding;                   ///< [B, n] bool on the CPU; undefined: all are real
-  Tensor hidden;                    ///< the same where the layer computes
-  Tensor order;                     ///< [B, n]: the real tokens first
-  Tensor place;                     ///< [B, n]: where a token lies in that order
-  Tensor positions;                 ///< [B, n] int64 in that order; undefined unless given
+  int64_t n = 0;               ///< tokens, padding included
+  std::vector<int64_t> fresh;  ///< [B]: real ones
+  Tensor padding;              ///< [B, n] bool on the CPU; undefined: all are real
+  Tensor hidden;               ///< the same where the layer computes
+  Tensor order;                ///< [B, n]: the real tokens first
+  Tensor place;                ///< [B, n]: where a token lies in that order
+  Tensor positions;            ///< [B, n] int64 in that order; undefined unless given
   /// x with the real tokens first along `dim` (dim 0 is the batch), then zeros.
-  Tensor packed(const Tensor& x, std::int64_t dim) const;
+  Tensor packed(const Tensor& x, int64_t dim) const;
   /// Back to the order of the call; padding gets 0.
-  Tensor unpacked(const Tensor& y, std::int64_t dim) const;
+  Tensor unpacked(const Tensor& y, int64_t dim) const;
 };
 
 /// What a member's step() can be told, and how wide its tokens are.
 struct StepLimits {
-  std::int64_t width;
+  int64_t width;
   bool causal = true;          ///< OptionError otherwise
   bool positions = false;      ///< StepArgs::positions has a meaning
   bool global_tokens = false;  ///< StepArgs::global_attention_mask has a meaning
@@ -85,9 +84,9 @@ StepTokens check_step(std::string_view who, const Tensor& x_t, const SequenceSta
                       const StepArgs& args, const StepLimits& limits);
 /// StateError when the real tokens do not fit into max_len.
 void check_room(std::string_view who, const std::vector<StateRow>& rows, const StepTokens& tokens,
-                std::int64_t max_len);
+                int64_t max_len);
 /// init_state()'s checks.
-void check_state_sizes(std::string_view who, std::int64_t batch, std::int64_t max_len,
+void check_state_sizes(std::string_view who, int64_t batch, int64_t max_len,
                        const StateOptions& options, bool global_tokens = false);
 /// A member's own state behind the general one.
 template <class State>
@@ -99,10 +98,10 @@ State& own_state(std::string_view who, SequenceState& state) {
 
 /// Neighbouring entries that stand alike and take equally many tokens: they are computed together.
 struct RowRun {
-  std::int64_t begin, rows, fresh;
+  int64_t begin, rows, fresh;
   Tensor of(const Tensor& x) const { return x.narrow(0, begin, rows); }
   /// Their real tokens in x packed along `dim`.
-  Tensor fresh_of(const Tensor& x, std::int64_t dim) const { return of(x).narrow(dim, 0, fresh); }
+  Tensor fresh_of(const Tensor& x, int64_t dim) const { return of(x).narrow(dim, 0, fresh); }
 };
 std::vector<RowRun> runs_of(const std::vector<StateRow>& rows, const StepTokens& tokens);
 
@@ -110,7 +109,7 @@ std::vector<RowRun> runs_of(const std::vector<StateRow>& rows, const StepTokens&
 /// f makes the rows' lengths grow.
 template <class F>
 Tensor step_rows(const std::vector<StateRow>& rows, const StepTokens& tokens, const Shape& sizes,
-                 std::int64_t dim, const TensorOptions& like, F&& f) {
+                 int64_t dim, const TensorOptions& like, F&& f) {
   Tensor y;
   const std::vector<RowRun> runs = runs_of(rows, tokens);
   if (runs.size() != 1 || tokens.padding.defined() || tokens.n == 0) y = zeros(sizes, like);
@@ -129,17 +128,17 @@ Tensor step_rows(const std::vector<StateRow>& rows, const StepTokens& tokens, co
 /// tensors, and numbers per entry.
 class RowPicker {
  public:
-  explicit RowPicker(const std::vector<std::int64_t>& rows) : rows_(rows) {}
-  void operator()(Tensor& t, std::int64_t dim = 0) const;
-  void operator()(std::vector<Tensors>& lists, std::int64_t dim) const;
+  explicit RowPicker(const std::vector<int64_t>& rows) : rows_(rows) {}
+  void operator()(Tensor& t, int64_t dim = 0) const;
+  void operator()(std::vector<Tensors>& lists, int64_t dim) const;
   void operator()(std::vector<StateRow>& rows) const;
 
  private:
-  const std::vector<std::int64_t>& rows_;
+  const std::vector<int64_t>& rows_;
 };
 /// SequenceState::pick() of a state whose parts(f) calls f for all it holds per entry.
 template <class State>
-Box<SequenceState> picked(const State& from, const std::vector<std::int64_t>& rows) {
+Box<SequenceState> picked(const State& from, const std::vector<int64_t>& rows) {
   auto s = Box<State>(new State(from));
   s->parts(RowPicker(rows));
   return s;
@@ -147,21 +146,21 @@ Box<SequenceState> picked(const State& from, const std::vector<std::int64_t>& ro
 
 /// The states before the last `keep` tokens, for members whose state is a few tensors.
 struct Snapshots {
-  std::int64_t keep = 0;
+  int64_t keep = 0;
   std::vector<Tensors> before;  ///< oldest first
   void push(Tensors state);
   /// The state before the last n tokens; forgets it and what came after.
-  Tensors take_back(std::int64_t n);
+  Tensors take_back(int64_t n);
 };
 /// f(first, count) over n tokens, one by one where their states are kept; `now` gives the state.
 template <class F, class Now>
-Tensor step_remembered(Snapshots& kept, std::int64_t n, F&& f, Now&& now) {
-  const std::int64_t head = n - (std::min)(n, kept.keep);
+Tensor step_remembered(Snapshots& kept, int64_t n, F&& f, Now&& now) {
+  const int64_t head = n - (std::min)(n, kept.keep);
   Tensors out;
-  if (head > 0 || n == 0) out.push_back(f(std::int64_t{0}, head));
-  for (std::int64_t t = head; t < n; ++t) {
+  if (head > 0 || n == 0) out.push_back(f(int64_t{0}, head));
+  for (int64_t t = head; t < n; ++t) {
     kept.push(now());
-    out.push_back(f(t, std::int64_t{1}));
+    out.push_back(f(t, int64_t{1}));
   }
   return out.size() == 1 ? out[0] : concat(out, 1);
 }
@@ -170,14 +169,14 @@ Tensor step_remembered(Snapshots& kept, std::int64_t n, F&& f, Now&& now) {
 /// needed when `keep` tokens are taken back.
 struct RecentTokens {
   Tensor data;
-  std::int64_t window = 0, keep = 0, kept = 0;
+  int64_t window = 0, keep = 0, kept = 0;
   RecentTokens() = default;
-  RecentTokens(std::int64_t batch, std::int64_t window, std::int64_t channels,
-               const StateOptions& options, const TensorOptions& like);
+  RecentTokens(int64_t batch, int64_t window, int64_t channels, const StateOptions& options,
+               const TensorOptions& like);
   /// The window and then x [B, n, C], whose real tokens come first.
   Tensor before(const Tensor& x) const;
   void push(const Tensor& x, const StepTokens& tokens);
-  void take_back(std::int64_t n, const std::vector<std::int64_t>& real);
+  void take_back(int64_t n, const std::vector<int64_t>& real);
 };
 }  // namespace detail
 
@@ -185,7 +184,7 @@ struct RecentTokens {
 class ProjectedMixer : public SequenceMixer {
  protected:
   /// Creates them; initial values as init_attention()'s.
-  void add_projections(std::int64_t embed_dim, bool bias, bool out_bias);
+  void add_projections(int64_t embed_dim, bool bias, bool out_bias);
   /// Other weights, by a function of their sizes; biases are 0.
   void init_projections(Tensor (*init)(const Shape& sizes));
   void translate_state(StateDict& state, const std::string& prefix,
@@ -199,18 +198,18 @@ struct KeyValueState : SequenceState {
   Tensor keys, values;
   Tensor positions;  ///< [B, capacity] int64; undefined while no step named any
   std::vector<detail::StateRow> rows;
-  std::int64_t max_len = 0;
+  int64_t max_len = 0;
 
-  KeyValueState(std::int64_t batch, std::int64_t max_len, std::int64_t heads, std::int64_t capacity,
-                std::int64_t width, const TensorOptions& like);
+  KeyValueState(int64_t batch, int64_t max_len, int64_t heads, int64_t capacity, int64_t width,
+                const TensorOptions& like);
   /// StateError unless it was made for so many heads of such a width.
-  void check_heads(std::string_view who, std::int64_t heads, std::int64_t width) const;
+  void check_heads(std::string_view who, int64_t heads, int64_t width) const;
   /// All that a step() of `heads` heads of `width` checks, before it changes anything.
   detail::StepTokens check_step(std::string_view who, const Tensor& x_t, const StepArgs& args,
-                                const detail::StepLimits& limits, std::int64_t heads,
-                                std::int64_t width) const;
+                                const detail::StepLimits& limits, int64_t heads,
+                                int64_t width) const;
   /// Real tokens that a run's rows have seen.
-  std::int64_t length_of(const detail::RowRun& run) const {
+  int64_t length_of(const detail::RowRun& run) const {
     return rows[static_cast<std::size_t>(run.begin)].length;
   }
   /// Appends k and v [R, Hk, n, Dh], the next of a run's tokens; returns all held for it.
@@ -219,27 +218,27 @@ struct KeyValueState : SequenceState {
   /// distances must be counted by them.
   bool append_positions(const detail::RowRun& run, const detail::StepTokens& tokens);
   /// ALiBi's penalties [R, H, n, held] of the run's last n tokens, by positions.
-  Tensor alibi(const detail::RowRun& run, std::int64_t heads, const TensorOptions& like) const;
+  Tensor alibi(const detail::RowRun& run, int64_t heads, const TensorOptions& like) const;
   /// Sets ALiBi for a run's step, before append(): the kernel's own, or a mask by named positions.
   void set_alibi(AttentionParams& p, const detail::RowRun& run, const detail::StepTokens& tokens,
-                 std::int64_t heads, const TensorOptions& like);
+                 int64_t heads, const TensorOptions& like);
   /// Forgets the run's tokens before `first`; the rest moves to the front.
-  void forget(const detail::RowRun& run, std::int64_t first);
+  void forget(const detail::RowRun& run, int64_t first);
   /// The oldest token that token t needs.
-  virtual std::int64_t first_needed(std::int64_t) const { return 0; }
+  virtual int64_t first_needed(int64_t) const { return 0; }
   void parts(auto&& f) { f(keys), f(values), f(positions), f(rows); }
 
  protected:
-  Box<SequenceState> pick(const std::vector<std::int64_t>& r) const override {
+  Box<SequenceState> pick(const std::vector<int64_t>& r) const override {
     return detail::picked(*this, r);
   }
-  void take_back(std::int64_t n, const std::vector<std::int64_t>& real) override;
+  void take_back(int64_t n, const std::vector<int64_t>& real) override;
 };
 
 namespace detail {
 /// x turned to the positions of a run's tokens, of which the first is number `start`.
 Tensor rope_of(const RowRun& run, const StepTokens& tokens, const Tensor& x,
-               const std::string& style, double base, std::int64_t start);
+               const std::string& style, double base, int64_t start);
 }  // namespace detail
 
 }  // namespace dropin

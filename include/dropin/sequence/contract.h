@@ -25,7 +25,7 @@ struct StepArgs {
 
 /// What a state is made for besides its size.
 struct StateOptions {
-  std::int64_t keep = 0;       ///< tokens that rollback() can take back at least; what a kept token
+  int64_t keep = 0;            ///< tokens that rollback() can take back at least; what a kept token
                                ///< costs is said at init_state() of each member
   bool global_tokens = false;  ///< later steps may name global tokens (members that know them)
 };
@@ -35,39 +35,39 @@ struct StateOptions {
 class SequenceState {
  public:
   SequenceState() = default;
-  explicit SequenceState(std::int64_t batch) : batch_(batch) {}
+  explicit SequenceState(int64_t batch) : batch_(batch) {}
   virtual ~SequenceState() = default;
   /// Tokens seen per entry, padding included.
-  std::int64_t length() const { return length_; }
+  int64_t length() const { return length_; }
   /// Entries of the batch.
-  std::int64_t batch() const { return batch_; }
+  int64_t batch() const { return batch_; }
   /// A copy that shares nothing which step() changes.
   Box<SequenceState> clone() const;
   /// A new state of the batch entries `indices`, in their order; repeats are allowed (beam search).
   /// IndexError on an entry that is not there.
-  Box<SequenceState> select(const std::vector<std::int64_t>& indices) const;
+  Box<SequenceState> select(const std::vector<int64_t>& indices) const;
   /// The same; indices [n] int64.
   Box<SequenceState> select(const Tensor& indices) const;
   /// Takes the last n tokens back: what follows is as if they had never been seen. StateError when
   /// more than length() are asked for, or more than the state keeps (StateOptions::keep).
-  void rollback(std::int64_t n);
+  void rollback(int64_t n);
   /// What step() tells when it is done: n tokens were seen, of which padding [B, n] (or undefined:
   /// none) on the CPU names those that are not real.
-  void saw(std::int64_t n, const Tensor& padding);
+  void saw(int64_t n, const Tensor& padding);
 
  protected:
   /// A new state of the entries `rows`, all of them there.
-  virtual Box<SequenceState> pick(const std::vector<std::int64_t>& rows) const;
+  virtual Box<SequenceState> pick(const std::vector<int64_t>& rows) const;
   /// Takes back the last n tokens, of which real[b] of entry b were no padding. Checks before it
   /// changes anything.
-  virtual void take_back(std::int64_t n, const std::vector<std::int64_t>& real);
+  virtual void take_back(int64_t n, const std::vector<int64_t>& real);
 
  private:
   struct Padded {
-    std::int64_t at;         // which token
+    int64_t at;              // which token
     std::vector<bool> rows;  // entries that it pads
   };
-  std::int64_t batch_ = 0, length_ = 0;
+  int64_t batch_ = 0, length_ = 0;
   std::vector<Padded> padded_;  // in order
 };
 
@@ -81,7 +81,7 @@ class SequenceMixer : public Module {
   Tensor operator()(const Tensor& x, const SequenceArgs& args = {}) { return forward(x, args); }
   /// Empty state for batches of `batch` and at most max_len real tokens each. Error when the member
   /// cannot decode with these options.
-  virtual Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  virtual Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                         const StateOptions& options = {});
   /// x_t [B, n, D]: the next n tokens -> their outputs [B, n, D], equal to the matching rows of
   /// forward(). With padding, each entry's outputs are those of the entry alone without its

@@ -6,11 +6,11 @@
 namespace dropin {
 
 struct DCMHAttentionOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 0;  ///< required
-  std::int64_t rank = 2, dyn_hidden = 0;
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 0;  ///< required
+  int64_t rank = 2, dyn_hidden = 0;
   bool causal = true;
-  std::int64_t window_size = 0;
+  int64_t window_size = 0;
   double rope_base = 0;
   bool qk_norm = false;
   bool static_mixing = false;  ///< "static" in JSON
@@ -56,7 +56,7 @@ class DCMHAttention : public Component<DCMHAttention, DCMHAttentionOptions, Proj
   bool causal() const override { return options_.causal; }
   /// Causal only. The state holds all max_len tokens, 2 D + (4 rank + 2) H numbers each;
   /// options.keep costs nothing.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
@@ -70,16 +70,15 @@ class DCMHAttention : public Component<DCMHAttention, DCMHAttentionOptions, Proj
   Tensor project(const Child<Linear>& proj, const Tensor* scale, const Tensor& x) const;
   /// Factors of the matrices of a branch before and after the softmax, [B, L, 2 (2R + 1) H]; side
   /// 0: of queries, 1: of keys.
-  Tensor dynamic(const Tensor& x, std::int64_t side) const;
+  Tensor dynamic(const Tensor& x, int64_t side) const;
   /// a [B, T, S, H] with mixed heads; stage 0: before the softmax, 1: after.
-  Tensor compose(const Tensor& a, std::int64_t stage, const Tensor& of_queries,
+  Tensor compose(const Tensor& a, int64_t stage, const Tensor& of_queries,
                  const Tensor& of_keys) const;
   /// Contexts [B, H, T, e].
   Tensor mix(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& of_queries,
              const Tensor& of_keys, const Tensor& forbidden, const Tensor& added) const;
   /// forbidden_pairs() and the window's.
-  Tensor forbidden(const SequenceArgs& args, std::int64_t lq, std::int64_t lk,
-                   const Device& device) const;
+  Tensor forbidden(const SequenceArgs& args, int64_t lq, int64_t lk, const Device& device) const;
   Tensor *dw1_, *qkw_, *dd_, *static_[2] = {nullptr, nullptr}, *q_scale_ = nullptr,
                              *k_scale_ = nullptr;
 };

@@ -6,9 +6,9 @@
 namespace dropin {
 
 struct DilatedAttentionOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 0;  ///< required
-  std::vector<std::int64_t> segment_length{2048, 4096, 8192, 16384, 32768},
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 0;  ///< required
+  std::vector<int64_t> segment_length{2048, 4096, 8192, 16384, 32768},
       dilated_ratio{1, 2, 4, 6, 12};
   std::string head_offset = "grouped";
   bool mix_grad = false, causal = false, bias = true;
@@ -74,7 +74,7 @@ class DilatedAttention
   bool causal() const override { return options_.causal; }
   /// Causal only. The state keeps the keys of the current segments: at most twice the longest, and
   /// options.keep tokens more. Segments begin at each entry's first real token.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
@@ -90,7 +90,7 @@ class DilatedAttention
   Tensor step_run(State& s, const detail::RowRun& run, const Tensor& q, const Tensor& k,
                   const Tensor& v) const;
   /// s_ij: which tokens of a segment take part in pattern i in a head.
-  std::int64_t offset(std::size_t pattern, std::int64_t head) const;
+  int64_t offset(std::size_t pattern, int64_t head) const;
   AttentionParams pattern(std::size_t i) const;
   Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_;
 };

@@ -10,9 +10,9 @@
 namespace dropin {
 
 struct HyenaFilterOptions {
-  std::int64_t d_model = 0;  ///< required
-  std::int64_t l_max = 0;    ///< required
-  std::int64_t filter_order = 64, emb_dim = 3, num_inner_mlps = 2;
+  int64_t d_model = 0;  ///< required
+  int64_t l_max = 0;    ///< required
+  int64_t filter_order = 64, emb_dim = 3, num_inner_mlps = 2;
   double w = 1;
   bool modulate = true;
   double shift = 0, fast_decay_pct = 0.3, slow_decay_pct = 1.5, target = 0.01;
@@ -54,13 +54,13 @@ namespace detail {
 /// The table of positions: z [1, P, E] and t [1, P, 1].
 class HyenaPositions : public Module {
  public:
-  HyenaPositions(std::int64_t l_max, std::int64_t emb_dim, bool learned);
+  HyenaPositions(int64_t l_max, int64_t emb_dim, bool learned);
   Tensor *z, *t;
 };
 /// sin(freq x) with freq [1, F].
 class HyenaSine : public Module {
  public:
-  HyenaSine(std::int64_t width, double w) { freq = &parameter("freq", full({1, width}, w)); }
+  HyenaSine(int64_t width, double w) { freq = &parameter("freq", full({1, width}, w)); }
   Tensor* freq;
 };
 /// Linear layers 0, 2, ..., 2n + 2 with one sine between them, 1. Checkpoints that repeat its
@@ -116,11 +116,11 @@ class HyenaFilter : public Component<HyenaFilter, HyenaFilterOptions, ImageMixer
   HyenaFilter(HyenaFilter&&) noexcept;
   ~HyenaFilter() override;
   /// The filters, [L, C].
-  Tensor filter(std::int64_t length) const;
+  Tensor filter(int64_t length) const;
   Tensor forward(const Tensor& x) override;
   /// The filters of `steps` convolutions of C / steps channels: filter c of step o is number c
   /// steps + o (channel_major) or o C / steps + c of filter().
-  std::vector<detail::HyenaTaps> taps(std::int64_t length, std::int64_t steps = 1,
+  std::vector<detail::HyenaTaps> taps(int64_t length, int64_t steps = 1,
                                       bool channel_major = true) const;
   /// The filter network with lr and wd, the table of positions with lr_pos_emb, the rest with the
   /// optimizer's own options.
@@ -131,8 +131,7 @@ class HyenaFilter : public Component<HyenaFilter, HyenaFilterOptions, ImageMixer
 
  private:
   struct Kept;
-  std::vector<detail::HyenaTaps> make_taps(std::int64_t length, std::int64_t steps,
-                                           bool channel_major) const;
+  std::vector<detail::HyenaTaps> make_taps(int64_t length, int64_t steps, bool channel_major) const;
   Tensor* bias_;
   detail::HyenaPositions* positions_;
   detail::HyenaNetwork* network_;
@@ -141,11 +140,11 @@ class HyenaFilter : public Component<HyenaFilter, HyenaFilterOptions, ImageMixer
 };
 
 struct HyenaOperatorOptions {
-  std::int64_t d_model = 0;  ///< required
-  std::int64_t l_max = 0;    ///< required
-  std::int64_t order = 2, filter_order = 64, emb_dim = 3, num_inner_mlps = 2;
+  int64_t d_model = 0;  ///< required
+  int64_t l_max = 0;    ///< required
+  int64_t order = 2, filter_order = 64, emb_dim = 3, num_inner_mlps = 2;
   double w = 1;
-  std::int64_t short_filter_order = 3;
+  int64_t short_filter_order = 3;
   bool modulate = true;
   double shift = 0, fast_decay_pct = 0.3, slow_decay_pct = 1.5, target = 0.01;
   bool normalized = false, bias = true;
@@ -153,7 +152,7 @@ struct HyenaOperatorOptions {
   double dropout = 0;
   std::string filter_layout = "channel_major";
   double lr = 1e-3, wd = 0, lr_pos_emb = 1e-5;
-  std::int64_t num_heads = 1, num_blocks = 1;
+  int64_t num_heads = 1, num_blocks = 1;
   static void fields(auto&& f) {
     using O = HyenaOperatorOptions;
     f("d_model", &O::d_model, "D; required");
@@ -227,7 +226,7 @@ class HyenaOperator : public Component<HyenaOperator, HyenaOperatorOptions, Sequ
   /// convolution
   /// ((N + 1) D numbers each); rollback() itself costs a transform of max_len per long convolution
   /// and entry.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
   /// filter_fn's groups (HyenaFilter::param_groups), and the projections with the optimizer's own

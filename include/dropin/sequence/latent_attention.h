@@ -5,12 +5,12 @@
 namespace dropin {
 
 struct LatentAttentionOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 0;  ///< required
-  std::optional<std::int64_t> num_latents = std::nullopt;
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 0;  ///< required
+  std::optional<int64_t> num_latents = std::nullopt;
   bool causal = false, bias = false;
   double scale = 1, dropout = 0;
-  std::int64_t chunk_size = 64;
+  int64_t chunk_size = 64;
   static void fields(auto&& f) {
     using O = LatentAttentionOptions;
     f("embed_dim", &O::embed_dim, "D, divisible by num_heads; required");
@@ -54,7 +54,7 @@ class LatentAttention : public Component<LatentAttention, LatentAttentionOptions
   /// Causal only; max_len is not a limit: the state is (2 N + N D / H) numbers per batch entry.
   /// options.keep = n keeps n more such states, and the last n tokens of each step are taken one by
   /// one.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len = 0,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len = 0,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
@@ -63,7 +63,7 @@ class LatentAttention : public Component<LatentAttention, LatentAttentionOptions
                        std::vector<std::string>& renamed) const override;
 
  private:
-  std::int64_t latents() const { return options_.num_latents.value_or(options_.embed_dim); }
+  int64_t latents() const { return options_.num_latents.value_or(options_.embed_dim); }
   Tensor scores(const Child<Linear>& proj, const Tensor& x) const;
   Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_;
 };

@@ -5,9 +5,9 @@
 namespace dropin {
 
 struct LongformerAttentionOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 0;  ///< required
-  std::int64_t window = 256, window_right = -1;
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 0;  ///< required
+  int64_t window = 256, window_right = -1;
   OneOrMany dilation = 1;
   bool causal = false, global_attention = true, bias = true;
   double dropout = 0;
@@ -69,7 +69,7 @@ class LongformerAttention
   /// Causal only. The state holds the last W max(dilation) + 1 + options.keep tokens, in twice as
   /// much memory. options.global_tokens: later steps may name global tokens
   /// (StepArgs::global_attention_mask); the state then keeps all max_len tokens.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
@@ -78,12 +78,12 @@ class LongformerAttention
                        std::vector<std::string>& renamed) const override;
 
  private:
-  std::int64_t right() const {
+  int64_t right() const {
     return options_.causal             ? 0
            : options_.window_right < 0 ? options_.window
                                        : options_.window_right;
   }
-  std::int64_t dilation(std::int64_t head) const {
+  int64_t dilation(int64_t head) const {
     return options_.dilation.values.size() == 1
                ? options_.dilation.values[0]
                : options_.dilation.values[static_cast<std::size_t>(head)];

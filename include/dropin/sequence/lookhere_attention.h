@@ -5,12 +5,12 @@
 namespace dropin {
 
 struct LookHereBiasOptions {
-  std::vector<std::int64_t> grid = {};  ///< required
-  std::int64_t num_heads = 0;           ///< required
+  std::vector<int64_t> grid = {};  ///< required
+  int64_t num_heads = 0;           ///< required
   std::string head_directions = "halves";
   double slope = 1;
   std::string distance = "linear", fill_with = "inf";
-  std::int64_t prefix_tokens = 1;
+  int64_t prefix_tokens = 1;
   bool round_bfloat16 = false;
   static void fields(auto&& f) { fields_of<LookHereBiasOptions>(f); }
   template <class O>
@@ -41,12 +41,12 @@ class LookHereTable {
  public:
   LookHereTable() = default;
   LookHereTable(std::string_view who, const LookHereBiasOptions& o);
-  std::int64_t tokens() const { return prefix_ + height_ * width_; }
+  int64_t tokens() const { return prefix_ + height_ * width_; }
   /// Rows [H, count, tokens()] float64 of the table, from token `first` on.
-  Tensor rows(std::int64_t first, std::int64_t count) const;
+  Tensor rows(int64_t first, int64_t count) const;
 
  private:
-  std::int64_t height_ = 0, width_ = 0, prefix_ = 0;
+  int64_t height_ = 0, width_ = 0, prefix_ = 0;
   Tensor moved_;  ///< [H, 2 gh - 1, 2 gw - 1] float64: by key minus query
   Tensor keyed_;  ///< [H, gh, gw] float64: by the key alone, for heads of "center"
   std::vector<bool> by_key_;
@@ -54,7 +54,7 @@ class LookHereTable {
 }  // namespace detail
 
 struct LookHereAttentionOptions : LookHereBiasOptions {
-  std::int64_t embed_dim = 0;  ///< required
+  int64_t embed_dim = 0;  ///< required
   bool bias = true;
   static void fields(auto&& f) {
     using O = LookHereAttentionOptions;
@@ -85,7 +85,7 @@ class LookHereAttention
   explicit LookHereAttention(const LookHereAttentionOptions& o);
   /// Another grid and slope; parameters stay. OptionError as the constructor's, nothing changed
   /// then.
-  void set_grid(std::int64_t height, std::int64_t width, double slope);
+  void set_grid(int64_t height, int64_t width, double slope);
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
 
  protected:

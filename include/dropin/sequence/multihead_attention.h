@@ -5,9 +5,9 @@
 namespace dropin {
 
 struct MultiheadAttentionOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 0;  ///< required
-  std::optional<std::int64_t> num_kv_heads = std::nullopt, kdim = std::nullopt, vdim = std::nullopt;
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 0;  ///< required
+  std::optional<int64_t> num_kv_heads = std::nullopt, kdim = std::nullopt, vdim = std::nullopt;
   bool bias = true;
   double dropout = 0;
   bool causal = false;
@@ -64,7 +64,7 @@ class MultiheadAttention
   }
   bool causal() const override { return options_.causal; }
   /// Causal only. The state holds all max_len tokens; options.keep costs nothing.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
   NamedTensors call(const NamedTensors& in) override;
@@ -74,7 +74,7 @@ class MultiheadAttention
                        std::vector<std::string>& renamed) const override;
 
  private:
-  std::int64_t kv_heads() const { return options_.num_kv_heads.value_or(options_.num_heads); }
+  int64_t kv_heads() const { return options_.num_kv_heads.value_or(options_.num_heads); }
   Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_;
 };
 

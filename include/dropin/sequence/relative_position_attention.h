@@ -5,10 +5,10 @@
 namespace dropin {
 
 struct RelativePositionAttentionOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 0;  ///< required
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 0;  ///< required
   std::string method = "m4";
-  std::int64_t max_position = 512;
+  int64_t max_position = 512;
   bool value_embedding = false, causal = false, bias = true;
   double dropout = 0;
   static void fields(auto&& f) {
@@ -47,7 +47,7 @@ class RelativePositionAttention
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
   bool causal() const override { return options_.causal; }
   /// Causal only. The state holds all max_len tokens; options.keep costs nothing.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 

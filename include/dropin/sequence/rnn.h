@@ -6,10 +6,10 @@
 namespace dropin {
 
 struct RNNOptions {
-  std::int64_t input_size = 0, hidden_size = 0;  ///< required, unless embed_dim gives both
-  std::int64_t num_layers = 1;
+  int64_t input_size = 0, hidden_size = 0;  ///< required, unless embed_dim gives both
+  int64_t num_layers = 1;
   bool bias = true;
-  std::int64_t embed_dim = 0;
+  int64_t embed_dim = 0;
   static void fields(auto&& f) {
     using O = RNNOptions;
     f("input_size", &O::input_size, "width of x; required, unless embed_dim is given");
@@ -30,10 +30,10 @@ struct RecurrentState : SequenceState {
   void parts(auto&& f) { f(h, 1), f(c, 1), f(kept.before, 1); }
 
  protected:
-  Box<SequenceState> pick(const std::vector<std::int64_t>& rows) const override {
+  Box<SequenceState> pick(const std::vector<int64_t>& rows) const override {
     return detail::picked(*this, rows);
   }
-  void take_back(std::int64_t n, const std::vector<std::int64_t>&) override {
+  void take_back(int64_t n, const std::vector<int64_t>&) override {
     const Tensors then = kept.take_back(n);
     h = then[0], c = then[1];
   }
@@ -47,12 +47,12 @@ class RecurrentLayer : public SequenceMixer {
   bool causal() const override { return true; }
   /// The state is h (and c), max_len is not a limit. options.keep = n keeps n more of them, and the
   /// last n tokens of each step are taken one by one.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 
  protected:
-  void build(const RNNOptions& o, std::int64_t gates);
+  void build(const RNNOptions& o, int64_t gates);
   /// One time step from the input's gates gi [B, gates * hidden]; h and c are replaced.
   virtual void cell(const Tensor& gi, const Tensor& w_hh, const Tensor& b_hh, Tensor& h,
                     Tensor& c) const = 0;
@@ -66,7 +66,7 @@ class RecurrentLayer : public SequenceMixer {
     Tensor *w_ih, *w_hh, *b_ih, *b_hh;
   };
   std::vector<Weights> layers_;
-  std::int64_t input_ = 0, hidden_ = 0;
+  int64_t input_ = 0, hidden_ = 0;
 };
 }  // namespace detail
 

@@ -5,15 +5,14 @@
 namespace dropin {
 
 struct ScatterbrainAttentionOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 0;  ///< required
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 0;  ///< required
   std::string sparse = "lsh";
-  std::int64_t cluster_size = 32, n_hashes = 2, local_context = 64, nb_features = 0,
-               ortho_scaling = 0;
+  int64_t cluster_size = 32, n_hashes = 2, local_context = 64, nb_features = 0, ortho_scaling = 0;
   double softmax_temp = 0;
   bool causal = false, bias = true;
   double dropout = 0;
-  std::optional<std::int64_t> seed = std::nullopt;
+  std::optional<int64_t> seed = std::nullopt;
   static void fields(auto&& f) {
     using O = ScatterbrainAttentionOptions;
     f("embed_dim", &O::embed_dim, "D, divisible by num_heads; required");
@@ -57,7 +56,7 @@ class ScatterbrainAttention
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
   bool causal() const override { return options_.causal && options_.sparse == "local"; }
   /// Causal and local only. The state holds all max_len tokens; options.keep costs nothing.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
 

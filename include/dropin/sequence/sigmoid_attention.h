@@ -6,21 +6,21 @@
 namespace dropin {
 
 struct SigmoidAttentionOptions {
-  std::int64_t embed_dim = 0;  ///< required
-  std::int64_t num_heads = 0;  ///< required
-  std::optional<std::int64_t> kdim = std::nullopt, vdim = std::nullopt;
+  int64_t embed_dim = 0;  ///< required
+  int64_t num_heads = 0;  ///< required
+  std::optional<int64_t> kdim = std::nullopt, vdim = std::nullopt;
   bool bias = true, causal = false;
   double dropout = 0;
   std::string rope = "none";
   double rope_base = 10000;
   bool alibi = false;
   NumberOrName sigmoid_bias = "-log_n";
-  std::int64_t max_seq_len = 0;
+  int64_t max_seq_len = 0;
   bool learned_bias = false, qk_norm = false;
   double norm_eps = 1e-6;
   std::string hybrid_norm = "none";
   double layer_scale = 0;
-  std::vector<std::int64_t> window{-1, -1};
+  std::vector<int64_t> window{-1, -1};
   bool fast_sigmoid = false;
   static void fields(auto&& f) {
     using O = SigmoidAttentionOptions;
@@ -78,7 +78,7 @@ class SigmoidAttention
   bool causal() const override { return options_.causal || options_.window[1] == 0; }
   /// Causal only; OptionError when the bias depends on the length of the call ("-log_n" without
   /// max_seq_len). The state holds all max_len tokens; options.keep costs nothing.
-  Box<SequenceState> init_state(std::int64_t batch, std::int64_t max_len,
+  Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
   NamedTensors call(const NamedTensors& in) override;
@@ -94,7 +94,7 @@ class SigmoidAttention
   Tensor mix(Tensor q, Tensor k, const Tensor& v, AttentionParams p) const;
   /// From heads [B, H, L, Dh] to the output [B, L, D].
   Tensor finish(const Tensor& heads);
-  double bias_for(std::int64_t keys) const;
+  double bias_for(int64_t keys) const;
   Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_;
   Child<LayerNorm> q_norm_, k_norm_, hybrid_norm_;
   Tensor *layer_scale_ = nullptr, *sigmoid_bias_ = nullptr;

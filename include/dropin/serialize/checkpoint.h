@@ -11,7 +11,7 @@ namespace dropin {
 /// Where a run stands beside its tensors. The optimizer's options of every group, lr included, are
 /// in its own state (Optimizer::state_dict).
 struct TrainingState {
-  std::int64_t step =
+  int64_t step =
       0;  ///< steps done; the data position of a loader whose batches depend on their number
   Generator generator;  ///< of the training thread
   /// Whatever else the run must find again, by name: the state of a schedule, of a loss scaler, a

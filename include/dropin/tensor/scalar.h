@@ -17,7 +17,7 @@ class Scalar {
       real_ = static_cast<double>(v);
       dtype_ = DType::Float32;
     } else {
-      whole_ = static_cast<std::int64_t>(v);
+      whole_ = static_cast<int64_t>(v);
       dtype_ = std::is_same_v<T, bool> ? DType::Boolean : DType::Int64;
     }
   }
@@ -26,17 +26,17 @@ class Scalar {
   bool is_floating() const { return dtype_ == DType::Float32; }
   double to_double() const { return is_floating() ? real_ : static_cast<double>(whole_); }
   /// The integer; a floating number is truncated, saturates, and is 0 for NaN.
-  std::int64_t to_int64() const;
+  int64_t to_int64() const;
   /// False for an integer that no double holds.
   bool fits_double() const {
-    constexpr std::int64_t most = std::int64_t{1} << 53;
+    constexpr int64_t most = int64_t{1} << 53;
     return is_floating() || (whole_ <= most && whole_ >= -most);
   }
 
  private:
   union {
     double real_;
-    std::int64_t whole_;
+    int64_t whole_;
   };
   DType dtype_;
 };

@@ -37,7 +37,7 @@ class Storage : public RefCounted {
 
 /// Bytes of tensors alive now, the most there ever were, and what the cache holds from the system.
 struct MemoryStats {
-  std::int64_t allocated = 0, peak = 0, reserved = 0;
+  int64_t allocated = 0, peak = 0, reserved = 0;
 };
 MemoryStats memory_stats(const Device& device = kCPU);
 /// Starts a new peak at what is allocated now.
@@ -46,6 +46,6 @@ void reset_peak_memory(const Device& device = kCPU);
 void empty_cache(const Device& device = kCPU);
 /// For tests: the n-th allocation from now fails as if the system had no memory; negative switches
 /// it off.
-void fail_allocation_after(std::int64_t n, const Device& device = kCPU);
+void fail_allocation_after(int64_t n, const Device& device = kCPU);
 
 }  // namespace dropin

@@ -50,20 +50,20 @@ enum class ViewOrigin : std::uint8_t {
 
 struct TensorImpl : RefCounted {
   Ref<Storage> storage;
-  std::int64_t offset = 0;  ///< in elements
-  Shape sizes, strides;     ///< strides in elements
+  int64_t offset = 0;    ///< in elements
+  Shape sizes, strides;  ///< strides in elements
   DType dtype = DType::Float32;
   ViewOrigin origin = ViewOrigin::Own;
   std::uint32_t history = 0;  ///< counts what recorded in-place writes did to the tape entry
   std::uint32_t seen = 0;     ///< of a view: the base's history when its own was made
-  std::int64_t numel = 1;
+  int64_t numel = 1;
   TapeEntry* tape = nullptr;
   Ref<TensorImpl> base;  ///< of a recorded view: the tensor that owns the history, never a view
   ~TensorImpl() override { delete tape; }
 };
 
 /// The end of a slice that runs to the end.
-inline constexpr std::int64_t kEnd = INT64_MAX;
+inline constexpr int64_t kEnd = INT64_MAX;
 
 /// A value handle: copies share data. Default-constructed it is undefined (PyTorch's None).
 class Tensor {
@@ -82,18 +82,18 @@ class Tensor {
 
   // --- what it is
   bool defined() const { return static_cast<bool>(impl_); }
-  std::int64_t dim() const { return get().sizes.size(); }
+  int64_t dim() const { return get().sizes.size(); }
   /// Size of dimension d; negative counts from the end; IndexError when out of range.
-  std::int64_t size(std::int64_t d) const;
+  int64_t size(int64_t d) const;
   const Shape& sizes() const { return get().sizes; }
   const Shape& strides() const { return get().strides; }
-  std::int64_t stride(std::int64_t d) const;
-  std::int64_t numel() const { return get().numel; }
+  int64_t stride(int64_t d) const;
+  int64_t numel() const { return get().numel; }
   DType dtype() const { return get().dtype; }
   const Device& device() const { return get().storage->device(); }
   TensorOptions options() const { return {dtype(), device()}; }
   bool is_contiguous() const;
-  std::int64_t storage_offset() const { return get().offset; }
+  int64_t storage_offset() const { return get().offset; }
   bool is_same(const Tensor& o) const { return impl_ == o.impl_; }
 
   // --- raw access
@@ -119,7 +119,7 @@ class Tensor {
   std::vector<T> to_vector() const {
     if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
       if (!is_floating(dtype())) {
-        const std::vector<std::int64_t> v = whole_values();
+        const std::vector<int64_t> v = whole_values();
         return std::vector<T>(v.begin(), v.end());
       }
     const std::vector<double> v = values();
@@ -151,29 +151,28 @@ class Tensor {
   void set_data(const Tensor& t) const;
 
   // --- views (differentiable; share data)
-  Tensor slice(std::int64_t dim, std::int64_t start = 0, std::int64_t end = kEnd,
-               std::int64_t step = 1) const;
-  Tensor narrow(std::int64_t dim, std::int64_t start, std::int64_t length) const;
-  Tensor select(std::int64_t dim, std::int64_t index) const;
+  Tensor slice(int64_t dim, int64_t start = 0, int64_t end = kEnd, int64_t step = 1) const;
+  Tensor narrow(int64_t dim, int64_t start, int64_t length) const;
+  Tensor select(int64_t dim, int64_t index) const;
   /// select(0, i)
-  Tensor operator[](std::int64_t i) const { return select(0, i); }
-  Tensor transpose(std::int64_t d0, std::int64_t d1) const;
+  Tensor operator[](int64_t i) const { return select(0, i); }
+  Tensor transpose(int64_t d0, int64_t d1) const;
   /// Swap of the last two dimensions.
   Tensor mT() const { return transpose(-2, -1); }
   Tensor permute(const Shape& dims) const;
   Tensor expand(const Shape& sizes) const;
-  Tensor unsqueeze(std::int64_t dim) const;
-  Tensor squeeze(std::int64_t dim) const;
+  Tensor unsqueeze(int64_t dim) const;
+  Tensor squeeze(int64_t dim) const;
   Tensor flip(const Shape& dims) const;
   /// View when the strides allow, else a copy; one size may be -1.
   Tensor reshape(const Shape& sizes) const;
   /// As reshape, but ShapeError where a copy would be needed.
   Tensor view(const Shape& sizes) const;
-  Tensor flatten(std::int64_t start = 0, std::int64_t end = -1) const;
+  Tensor flatten(int64_t start = 0, int64_t end = -1) const;
   /// torch.Tensor.unfold: windows of `size` every `step` along dim, in a new last dimension.
-  Tensor unfold(std::int64_t dim, std::int64_t size, std::int64_t step) const;
+  Tensor unfold(int64_t dim, int64_t size, int64_t step) const;
   /// torch.diagonal
-  Tensor diagonal(std::int64_t offset = 0, std::int64_t d0 = 0, std::int64_t d1 = 1) const;
+  Tensor diagonal(int64_t offset = 0, int64_t d0 = 0, int64_t d1 = 1) const;
 
   // --- copies
   Tensor contiguous() const;
@@ -231,8 +230,8 @@ class Tensor {
   Tensor var(const Shape& dims = {}, double correction = 1, bool keepdim = false) const;
   Tensor std(const Shape& dims = {}, double correction = 1, bool keepdim = false) const;
   Tensor norm(const Shape& dims = {}, bool keepdim = false) const;
-  Tensor argmax(std::int64_t dim, bool keepdim = false) const;
-  Tensor argmin(std::int64_t dim, bool keepdim = false) const;
+  Tensor argmax(int64_t dim, bool keepdim = false) const;
+  Tensor argmin(int64_t dim, bool keepdim = false) const;
   Tensor clamp(const Scalar& lo, const Scalar& hi) const;
   Tensor exp() const;
   Tensor log() const;
@@ -243,7 +242,7 @@ class Tensor {
   Tensor sigmoid() const;
   Tensor tanh() const;
   Tensor pow(const Scalar& exponent) const;
-  Tensor softmax(std::int64_t dim = -1) const;
+  Tensor softmax(int64_t dim = -1) const;
   Tensor matmul(const Tensor& other) const;
   Tensor masked_fill(const Tensor& mask, const Scalar& value) const;
 
@@ -259,9 +258,9 @@ class Tensor {
   [[noreturn]] static void undefined();
   [[noreturn]] void wrong_type(DType asked) const;
   double item_as_double() const;
-  std::int64_t item_as_int64() const;
+  int64_t item_as_int64() const;
   std::vector<double> values() const;
-  std::vector<std::int64_t> whole_values() const;
+  std::vector<int64_t> whole_values() const;
   Ref<TensorImpl> impl_;
 };
 
@@ -285,14 +284,13 @@ Tensor arange(const Scalar& start, const Scalar& end, const Scalar& step = 1);
 Tensor arange(const Scalar& start, const Scalar& end, const Scalar& step, const TensorOptions& o);
 /// 0, 1, ... before end.
 Tensor arange(const Scalar& end);
-Tensor linspace(double start, double end, std::int64_t steps, const TensorOptions& o = {});
-Tensor eye(std::int64_t n, std::int64_t m = -1, const TensorOptions& o = {});
+Tensor linspace(double start, double end, int64_t steps, const TensorOptions& o = {});
+Tensor eye(int64_t n, int64_t m = -1, const TensorOptions& o = {});
 /// A copy of the values, in row-major order; ShapeError unless there are as many as the sizes say.
 Tensor tensor(const std::vector<double>& values, const Shape& sizes, const TensorOptions& o = {});
 Tensor tensor(const std::vector<double>& values, const TensorOptions& o = {});
 namespace detail {
-Tensor whole_tensor(const std::vector<std::int64_t>& values, const Shape& sizes,
-                    const TensorOptions& o);
+Tensor whole_tensor(const std::vector<int64_t>& values, const Shape& sizes, const TensorOptions& o);
 /// torch's dtype of C++ numbers: float32 for floating ones, int64 for integers; bool and 8-bit
 /// integers stay.
 template <class T>
@@ -321,7 +319,7 @@ tensor(const std::vector<T>& values, const Shape& sizes,
 template <class T>
 requires std::is_arithmetic_v<T> Tensor
 tensor(const std::vector<T>& values, const TensorOptions& o = detail::default_dtype<T>()) {
-  return tensor(values, Shape{static_cast<std::int64_t>(values.size())}, o);
+  return tensor(values, Shape{static_cast<int64_t>(values.size())}, o);
 }
 /// A tensor over the caller's memory. Strides in elements (empty: contiguous). The deleter runs
 /// with the last reference.
@@ -330,17 +328,17 @@ Tensor from_blob(void* data, const Shape& sizes, const TensorOptions& o = {},
 Tensor rand(const Shape& sizes, const TensorOptions& o = {}, Generator* g = nullptr);
 Tensor randn(const Shape& sizes, const TensorOptions& o = {}, Generator* g = nullptr);
 /// Integers in [low, high).
-Tensor randint(std::int64_t low, std::int64_t high, const Shape& sizes,
-               const TensorOptions& o = DType::Int64, Generator* g = nullptr);
-Tensor randperm(std::int64_t n, Generator* g = nullptr);
+Tensor randint(int64_t low, int64_t high, const Shape& sizes, const TensorOptions& o = DType::Int64,
+               Generator* g = nullptr);
+Tensor randperm(int64_t n, Generator* g = nullptr);
 
 /// Wraps a negative dimension; IndexError naming `who` when out of range.
-int wrap_dim(std::int64_t dim, std::int64_t ndim, const char* who);
+int wrap_dim(int64_t dim, int64_t ndim, const char* who);
 
 namespace detail {
 /// A view of x's storage with these sizes and strides, off the tape: a write to it is not seen by
 /// x's history.
-Tensor alias(const Tensor& x, const Shape& sizes, const Shape& strides, std::int64_t offset);
+Tensor alias(const Tensor& x, const Shape& sizes, const Shape& strides, int64_t offset);
 /// x expanded to these sizes with stride 0, off the tape; the caller has checked that it fits.
 Tensor broadcast_to(const Tensor& x, const Shape& sizes);
 }  // namespace detail

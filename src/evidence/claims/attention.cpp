@@ -15,7 +15,6 @@
 namespace dropin::evidence {
 namespace {
 
-using std::int64_t;
 
 // q, k, v on 4 heads of 64, B = 1.
 struct Heads {

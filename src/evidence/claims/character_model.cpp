@@ -11,7 +11,7 @@
 namespace dropin::evidence {
 namespace {
 
-constexpr std::int64_t kContext = 16, kWidth = 256, kBatch = 128;
+constexpr int64_t kContext = 16, kWidth = 256, kBatch = 128;
 Tensor call(const Box<Module>& m, const Tensor& x) {
   return m->call({{"x", x}}).get("y", m->type());
 }
@@ -33,33 +33,33 @@ CharacterData::CharacterData(const ClaimData& data) {
       fail<FileError>(
           {"claims: ", data.text, " cannot be read, or has fewer than 2000 characters"});
   }
-  std::int64_t id[256];
+  int64_t id[256];
   std::fill(id, id + 256, -1);
   for (char ch : text) {
-    std::int64_t& i = id[static_cast<unsigned char>(ch)];
+    int64_t& i = id[static_cast<unsigned char>(ch)];
     if (i < 0) i = vocabulary_++;
     ids_.push_back(i);
   }
-  const auto n = static_cast<std::int64_t>(ids_.size());
+  const auto n = static_cast<int64_t>(ids_.size());
   train_ = n > 1'050'000 ? 1'000'000 : n * 9 / 10;
-  std::vector<std::int64_t> starts;
-  for (std::int64_t i = train_; i + kContext < n; i += 5) starts.push_back(i);
+  std::vector<int64_t> starts;
+  for (int64_t i = train_; i + kContext < n; i += 5) starts.push_back(i);
   validation_ = at(starts);
 }
 
-CharacterData::Examples CharacterData::at(const std::vector<std::int64_t>& starts) const {
-  const auto n = static_cast<std::int64_t>(starts.size());
+CharacterData::Examples CharacterData::at(const std::vector<int64_t>& starts) const {
+  const auto n = static_cast<int64_t>(starts.size());
   Examples e{empty({n, kContext}, kInt64), empty({n}, kInt64)};
-  for (std::int64_t i = 0; i < n; ++i) {
-    const std::int64_t s = starts[static_cast<std::size_t>(i)];
-    std::copy_n(ids_.begin() + s, kContext, e.context.data<std::int64_t>() + i * kContext);
-    e.next.data<std::int64_t>()[i] = ids_[static_cast<std::size_t>(s + kContext)];
+  for (int64_t i = 0; i < n; ++i) {
+    const int64_t s = starts[static_cast<std::size_t>(i)];
+    std::copy_n(ids_.begin() + s, kContext, e.context.data<int64_t>() + i * kContext);
+    e.next.data<int64_t>()[i] = ids_[static_cast<std::size_t>(s + kContext)];
   }
   return e;
 }
 CharacterData::Examples CharacterData::batch(Generator& g) const {
   const Tensor r = randint(0, train_ - kContext - 1, {kBatch}, kInt64, &g);
-  const std::int64_t* p = r.data<std::int64_t>();
+  const int64_t* p = r.data<int64_t>();
   return at({p, p + kBatch});
 }
 
@@ -95,7 +95,7 @@ Tensor CharacterModel::forward(const Tensor& context) const {
 void CharacterModel::train_with(const std::function<void()>& zero_grad,
                                 const std::function<void()>& step) {
   Generator g(o_.seed + 100);
-  for (std::int64_t i = 0; i < o_.steps; ++i) {
+  for (int64_t i = 0; i < o_.steps; ++i) {
     const CharacterData::Examples b = data_.batch(g);
     zero_grad();
     cross_entropy(forward(b.context), b.next).backward();

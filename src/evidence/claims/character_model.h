@@ -14,7 +14,7 @@ namespace dropin::evidence {
 class CharacterData {
  public:
   explicit CharacterData(const ClaimData& data);
-  std::int64_t vocabulary() const { return vocabulary_; }
+  int64_t vocabulary() const { return vocabulary_; }
   const std::string& name() const { return name_; }
   struct Examples {
     Tensor context, next;
@@ -23,9 +23,9 @@ class CharacterData {
   const Examples& validation() const { return validation_; }
 
  private:
-  Examples at(const std::vector<std::int64_t>& starts) const;
-  std::vector<std::int64_t> ids_;
-  std::int64_t vocabulary_ = 0, train_ = 0;
+  Examples at(const std::vector<int64_t>& starts) const;
+  std::vector<int64_t> ids_;
+  int64_t vocabulary_ = 0, train_ = 0;
   std::string name_;
   Examples validation_;
 };
@@ -36,7 +36,7 @@ struct CharacterModelOptions {
   std::function<Box<Optimizer>(const Tensors&)> optimizer;  ///< null: Adam, 1e-3
   bool normalize =
       false;  ///< LayerNorm without parameters before the hidden layers, as BitLinear has
-  std::int64_t steps = 600;
+  int64_t steps = 600;
   std::uint64_t seed = 0;
 };
 

@@ -12,7 +12,6 @@
 namespace dropin::evidence {
 namespace {
 
-using std::int64_t;
 
 void speed(Findings& f, const ClaimData&) {
   const Threads one(1);

@@ -17,7 +17,6 @@
 namespace dropin::evidence {
 namespace {
 
-using std::int64_t;
 
 // BitLinear
 

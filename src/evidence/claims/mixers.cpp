@@ -18,7 +18,6 @@
 namespace dropin::evidence {
 namespace {
 
-using std::int64_t;
 
 // LookHere: the fields of view
 

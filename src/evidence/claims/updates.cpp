@@ -17,7 +17,6 @@
 namespace dropin::evidence {
 namespace {
 
-using std::int64_t;
 
 // BilinearMLP: y = sign((a x)(b x)), and what the trained weights say
 

@@ -25,7 +25,6 @@
 namespace dropin::evidence {
 namespace {
 
-using std::int64_t;
 
 // MixConv
 
