@@ -85,6 +85,8 @@ Tensor Tensor::grad() const {
 void Tensor::set_grad(Tensor g) const {
   if (g.defined() && !(g.sizes() == sizes()))
     fail<ShapeError>({"set_grad: the gradient is ", g.sizes(), ", the tensor ", sizes()});
+  if (g.defined() && g.dtype() != dtype())
+    fail<DTypeError>({"set_grad: the gradient is ", g.dtype(), ", the tensor ", dtype()});
   make_meta(*this).grad = std::move(g);
 }
 void keep_full_state(const Tensor& parameter) { make_meta(parameter).full_state = true; }

@@ -104,6 +104,7 @@ Tensor& Tensor::copy_(const Tensor& src) {
 }
 
 Tensor& Tensor::fill_(const Scalar& value) {
+  if (!value.fits(dtype())) does_not_fit(value, dtype(), "fill_");
   return filled(*this, "fill_", [&](const Tensor& x) { detail::fill(x, value); });
 }
 Tensor& Tensor::uniform_(double a, double b, Generator* g) {

@@ -44,11 +44,17 @@ Tensor where(const Tensor& cond, const Tensor& a_, const Tensor& b_) {
                           s.needs(1) ? sum_to(where(s[0], 0.0, g), sb) : Tensor()};
                 });
 }
+namespace {
+Tensor chosen_beside(const Tensor& a, const Scalar& b) {
+  if (const DType t = result_type(a, b); !b.fits(t)) does_not_fit(b, t, "where");
+  return beside(a, b);
+}
+}  // namespace
 Tensor where(const Tensor& cond, const Tensor& a, const Scalar& b) {
-  return where(cond, a, beside(a, b));
+  return where(cond, a, chosen_beside(a, b));
 }
 Tensor where(const Tensor& cond, const Scalar& a, const Tensor& b) {
-  return where(cond, beside(b, a), b);
+  return where(cond, chosen_beside(b, a), b);
 }
 Tensor where(const Tensor& cond, const Scalar& a, const Scalar& b) {
   const DType t =
@@ -58,6 +64,7 @@ Tensor where(const Tensor& cond, const Scalar& a, const Scalar& b) {
 Tensor masked_fill(const Tensor& x, const Tensor& mask, const Scalar& value) {
   if (mask.dtype() != kBool)
     fail<DTypeError>({"masked_fill: the mask is ", mask.dtype(), ", expected bool"});
+  if (!value.fits(x.dtype())) does_not_fit(value, x.dtype(), "masked_fill");
   return where(mask, scalar(value, x.options()), x);
 }
 

@@ -69,6 +69,41 @@ int64_t Scalar::to_int64() const {
   return real_ <= -0x1p63 ? std::numeric_limits<int64_t>::min() : static_cast<int64_t>(real_);
 }
 
+namespace {
+
+template <class T>
+bool holds(const Scalar& v) {
+  if constexpr (std::is_same_v<T, bool>) return true;
+  if (!std::is_integral_v<T>) {
+    const double x = v.to_double();
+    const double most = std::is_same_v<T, double>     ? std::numeric_limits<double>::max()
+                        : std::is_same_v<T, float>    ? std::numeric_limits<float>::max()
+                        : std::is_same_v<T, bfloat16> ? 0x1.fep127
+                                                      : 65504;
+    return !std::isfinite(x) || std::abs(x) <= most;
+  }
+  if constexpr (std::is_integral_v<T>) {
+    constexpr bool wraps = std::is_unsigned_v<T>;
+    constexpr double least = std::numeric_limits<T>::min();
+    constexpr double beyond = 2 * static_cast<double>(T{1} << (8 * sizeof(T) - 1 - !wraps));
+    if (v.is_floating()) return v.to_double() >= least && v.to_double() < beyond;
+    if constexpr (sizeof(T) == 8) return true;
+    const auto x = static_cast<double>(v.to_int64());
+    return x >= (wraps ? 1 - beyond : least) && x < beyond;
+  }
+}
+
+}  // namespace
+
+bool Scalar::fits(DType t) const {
+  return visit_dtype(t, [&](auto z) { return holds<decltype(z)>(*this); });
+}
+
+void does_not_fit(const Scalar& v, DType t, const char* who) {
+  if (v.is_floating()) fail<DTypeError>({who, ": ", v.to_double(), " does not fit into ", t});
+  fail<DTypeError>({who, ": ", v.to_int64(), " does not fit into ", t});
+}
+
 std::vector<int64_t> Tensor::whole_values() const {
   const Tensor x = detach().to(kInt64).to(kCPU).contiguous();
   const int64_t* p = x.data<int64_t>();
@@ -143,13 +178,19 @@ Tensor broadcast_to(const Tensor& x, const Shape& sizes) {
 }
 
 void fill(const Tensor& t, const Scalar& value) {
-  const double v = value.to_double();
-  if (!value.fits_double()) {  // the kernel takes a double; an integer goes by way of a tensor
+  double v = value.to_double();
+  if (!value.is_floating() && !is_floating(t.dtype()) && t.dtype() != kBool && t.dtype() != kInt64)
+    v = visit_dtype(t.dtype(), [&](auto z) {  // an integer wraps round, as in torch
+      return static_cast<double>(static_cast<decltype(z)>(value.to_int64()));
+    });
+  else if (!value.fits_double()) {  // the kernel takes a double; an integer goes by way of a tensor
     const int64_t whole = value.to_int64();
     const Tensor one = from_blob(const_cast<int64_t*>(&whole), {}, kInt64);
     run<kernels::copy>(t.device(), broadcast_to(one.to(t.dtype()).to(t.device()), t.sizes()).in(),
                        t.out());
-  } else if (v == 0 && !std::signbit(v) && t.device().is_cpu() && t.is_contiguous()) {
+    return;
+  }
+  if (v == 0 && !std::signbit(v) && t.device().is_cpu() && t.is_contiguous()) {
     if (t.numel())
       std::memset(t.data_ptr(), 0, static_cast<std::size_t>(t.numel() * item_size(t.dtype())));
   } else {
@@ -164,6 +205,7 @@ Tensor empty(const Shape& sizes, const TensorOptions& o) {
               contiguous_strides(sizes), 0, o.dtype);
 }
 Tensor full(const Shape& sizes, const Scalar& value, const TensorOptions& o) {
+  if (!value.fits(o.dtype)) does_not_fit(value, o.dtype, "full");
   Tensor t = empty(sizes, o);
   detail::fill(t, value);
   return t;
@@ -173,7 +215,11 @@ Tensor ones(const Shape& sizes, const TensorOptions& o) { return full(sizes, 1, 
 Tensor empty_like(const Tensor& x) { return empty(x.sizes(), x.options()); }
 Tensor zeros_like(const Tensor& x) { return zeros(x.sizes(), x.options()); }
 Tensor ones_like(const Tensor& x) { return ones(x.sizes(), x.options()); }
-Tensor scalar(const Scalar& value, const TensorOptions& o) { return full({}, value, o); }
+Tensor scalar(const Scalar& value, const TensorOptions& o) {
+  Tensor t = empty({}, o);
+  detail::fill(t, value);
+  return t;
+}
 
 Tensor tensor(const std::vector<double>& values, const Shape& sizes, const TensorOptions& o) {
   if (sizes.numel() != static_cast<int64_t>(values.size()))

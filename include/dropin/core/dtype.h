@@ -143,6 +143,12 @@ struct dtype_of<bool> {
   static constexpr DType value = DType::Boolean;
 };
 
+/// Whether tensors can have elements of that C++ type.
+template <class T>
+concept has_dtype = requires {
+  dtype_of<T>::value;
+};
+
 /// Calls f(T{}) with the C++ type of `t`.
 template <class F>
 decltype(auto) visit_dtype(DType t, F&& f) {

@@ -32,6 +32,10 @@ class Scalar {
     constexpr int64_t most = int64_t{1} << 53;
     return is_floating() || (whole_ <= most && whole_ >= -most);
   }
+  /// Whether an element of that type takes the number without overflow, by torch's rule: infinities
+  /// and NaN only into floating types, a fraction is cut off, a negative integer down to -255 wraps
+  /// round in uint8, bool takes all.
+  bool fits(DType t) const;
 
  private:
   union {
@@ -40,5 +44,19 @@ class Scalar {
   };
   DType dtype_;
 };
+
+/// Throws the DTypeError of a number that a type does not hold.
+[[noreturn]] void does_not_fit(const Scalar& v, DType t, const char* who);
+
+/// A number as a C++ number; DTypeError naming `who` where T does not hold it.
+template <class T>
+T number_as(const Scalar& v, const char* who) {
+  if (!v.fits(dtype_of<T>::value)) [[unlikely]]
+    does_not_fit(v, dtype_of<T>::value, who);
+  if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
+    return static_cast<T>(v.to_int64());
+  else
+    return static_cast<T>(v.to_double());
+}
 
 }  // namespace dropin

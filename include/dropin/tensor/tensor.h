@@ -107,23 +107,41 @@ class Tensor {
       wrong_type(dtype_of<T>::value);
     return static_cast<T*>(data_ptr());
   }
-  /// The only element as T, integers exactly; ShapeError if there is not exactly one.
+  /// The only element as T, integers exactly; ShapeError if there is not exactly one, DTypeError if
+  /// T does not hold it.
   template <class T = double>
   T item() const {
-    if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
-      if (!is_floating(dtype())) return static_cast<T>(item_as_int64());
-    return static_cast<T>(item_as_double());
+    if constexpr (std::is_same_v<T, double>)
+      return item_as_double();
+    else if constexpr (has_dtype<T>)
+      return is_floating(dtype()) ? number_as<T>(item_as_double(), "item")
+                                  : number_as<T>(item_as_int64(), "item");
+    else
+      return static_cast<T>(is_floating(dtype()) ? number_as<int64_t>(item_as_double(), "item")
+                                                 : item_as_int64());
   }
-  /// All elements, in order, converted; integers exactly.
+  /// All elements, in order, converted; integers exactly. DTypeError for one that an integer type
+  /// does not hold.
   template <class T = double>
   std::vector<T> to_vector() const {
-    if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>)
-      if (!is_floating(dtype())) {
-        const std::vector<int64_t> v = whole_values();
-        return std::vector<T>(v.begin(), v.end());
-      }
-    const std::vector<double> v = values();
-    return std::vector<T>(v.begin(), v.end());
+    if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
+      const auto whole = [](auto v) {
+        if constexpr (has_dtype<T>)
+          return number_as<T>(v, "to_vector");
+        else
+          return static_cast<T>(number_as<int64_t>(v, "to_vector"));
+      };
+      std::vector<T> all;
+      all.reserve(static_cast<std::size_t>(numel()));
+      if (is_floating(dtype()))
+        for (const double v : values()) all.push_back(whole(v));
+      else
+        for (const int64_t v : whole_values()) all.push_back(whole(v));
+      return all;
+    } else {
+      const std::vector<double> v = values();
+      return std::vector<T>(v.begin(), v.end());
+    }
   }
   abi::TensorIn in() const;
   abi::TensorOut out() const;
@@ -272,6 +290,7 @@ Tensor empty(const Shape& sizes, const TensorOptions& o = {});
 Tensor zeros(const Shape& sizes, const TensorOptions& o = {});
 Tensor ones(const Shape& sizes, const TensorOptions& o = {});
 /// value converted to the dtype of `o`, integers exactly.
+/// DTypeError if the dtype does not hold the value.
 Tensor full(const Shape& sizes, const Scalar& value, const TensorOptions& o = {});
 Tensor empty_like(const Tensor& x);  ///< contiguous
 Tensor zeros_like(const Tensor& x);
