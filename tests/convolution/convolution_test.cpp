@@ -1,6 +1,7 @@
 // Mixed depthwise convolution.
 #include "convolution/leaves.h"
 #include "dropin/model/convnet.h"
+#include "dropin/model/mixnet.h"
 #include "dropin/registry/registry.h"
 #include "support.h"
 

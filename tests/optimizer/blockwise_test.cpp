@@ -1,6 +1,7 @@
 // The map of 8-bit codes and quantization by blocks.
 #include <cstring>
 
+#include "dropin/optimizer/optimizer8bit.h"
 #include "kernels/optim8/map.h"
 #include "optimizer/codes8.h"
 #include "support.h"

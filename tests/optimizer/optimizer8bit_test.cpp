@@ -1,4 +1,5 @@
 // 8-bit optimizers: the rules by their formulas, what is kept and refused.
+#include "dropin/optimizer/optimizer8bit.h"
 #include "dropin/core/parallel.h"
 #include "dropin/embedding/stable_embedding.h"
 #include "dropin/registry/registry.h"

@@ -22,8 +22,7 @@ Tensor bernoulli(const Shape& s, double p, std::uint64_t seed) {
   return rand(s, kFloat32, &g) < p;
 }
 
-std::vector<AttentionCase> cases() {
-  std::vector<AttentionCase> c;
+void add_shapes(std::vector<AttentionCase>& c) {
   c.push_back({"dense", {2, 3, 70, 16}, {2, 3, 130, 16}, 16, {}});
   c.push_back({"one_query", {2, 2, 1, 8}, {2, 2, 77, 8}, 8, {.causal = true}});
   c.push_back({"causal_square", {1, 2, 150, 24}, {1, 2, 150, 24}, 24, {.causal = true}});
@@ -37,6 +36,13 @@ std::vector<AttentionCase> cases() {
   c.push_back({"grouped_odd_widths", {2, 6, 67, 13}, {2, 2, 129, 13}, 7, {.scale = 0.3}});
   c.push_back(
       {"alibi_causal", {1, 3, 66, 16}, {1, 3, 100, 16}, 16, {.causal = true, .alibi = true}});
+  c.push_back({"decode_many_keys", {1, 4, 3, 16}, {1, 2, 3000, 16}, 16, {.causal = true}});
+  c.push_back({"decode_sigmoid", {1, 2, 1, 16}, {1, 2, 3000, 16}, 16, {.sigmoid_bias = -7}});
+  c.push_back({"no_keys", {1, 2, 5, 8}, {1, 2, 0, 8}, 8, {}});
+  c.push_back({"no_queries", {1, 2, 0, 8}, {1, 2, 5, 8}, 8, {}});
+}
+
+void add_masks(std::vector<AttentionCase>& c) {
   c.push_back({"padding",
                {3, 2, 70, 16},
                {3, 2, 140, 16},
@@ -56,6 +62,9 @@ std::vector<AttentionCase> cases() {
                {2, 2, 70, 16},
                16,
                {.attn_mask = random({2, 1, 70, 70}, kFloat32, 4)}});
+}
+
+void add_patterns(std::vector<AttentionCase>& c) {
   c.push_back(
       {"window", {1, 2, 300, 16}, {1, 2, 300, 16}, 16, {.window_left = 20, .window_right = 9}});
   c.push_back(
@@ -98,10 +107,13 @@ std::vector<AttentionCase> cases() {
                {1, 2, 100, 16},
                16,
                {.window_left = 20, .sigmoid_bias = -3, .step = {2, 3}}});
-  c.push_back({"decode_many_keys", {1, 4, 3, 16}, {1, 2, 3000, 16}, 16, {.causal = true}});
-  c.push_back({"decode_sigmoid", {1, 2, 1, 16}, {1, 2, 3000, 16}, 16, {.sigmoid_bias = -7}});
-  c.push_back({"no_keys", {1, 2, 5, 8}, {1, 2, 0, 8}, 8, {}});
-  c.push_back({"no_queries", {1, 2, 0, 8}, {1, 2, 5, 8}, 8, {}});
+}
+
+std::vector<AttentionCase> cases() {
+  std::vector<AttentionCase> c;
+  add_shapes(c);
+  add_masks(c);
+  add_patterns(c);
   return c;
 }
 
