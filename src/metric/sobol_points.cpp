@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "dropin/metric/sobol.h"
+#include "kernels/hd.h"
 #include "metric/information.h"
 #include "metric/shuffle.h"
 
@@ -14,8 +15,8 @@ namespace {
 
 constexpr int64_t kDimensions = 1111;
 constexpr std::uint32_t kJoeKuo[] = {
-#include "kernels/hd.h"
 #include "metric/joe_kuo.inc"
+#include "metric/joe_kuo_641.inc"
 };
 
 std::uint64_t key_of(int64_t seed, int64_t d) {

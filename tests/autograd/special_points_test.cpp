@@ -19,7 +19,13 @@ struct Case {
 };
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
-#include "special_points.inc"
+#include "special_points/activations.inc"
+#include "special_points/functions.inc"
+#include "special_points/losses.inc"
+#include "special_points/pairs.inc"
+#include "special_points/reductions.inc"
+#include "special_points/rows.inc"
+#include "special_points/with_numbers.inc"
   };
   return all;
 }
