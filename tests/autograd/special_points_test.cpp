@@ -19,7 +19,13 @@ struct Case {
 };
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
-#include "special_points.inc"
+#include "special_points/activations.inc"
+#include "special_points/functions.inc"
+#include "special_points/losses.inc"
+#include "special_points/pairs.inc"
+#include "special_points/reductions.inc"
+#include "special_points/rows.inc"
+#include "special_points/with_numbers.inc"
   };
   return all;
 }
@@ -34,54 +40,27 @@ Tensor cosine(const Tensor& a, const Tensor& b) {  // torch bounds each norm fro
   return sum(a / length(a) * (b / length(b)));
 }
 
-const Functions& elementwise() {
-  const double inf = INFINITY;
+const Functions& of_one() {
   static const Functions m = {
 #define UNARY(NAME)                        \
   {                                        \
 #NAME, [](In x) { return NAME(x[0]); } \
   }
-      UNARY(neg),
-      UNARY(abs),
-      UNARY(sign),
-      UNARY(square),
-      UNARY(exp),
-      UNARY(exp2),
-      UNARY(expm1),
-      UNARY(log),
-      UNARY(log2),
-      UNARY(log1p),
-      UNARY(sqrt),
-      UNARY(rsqrt),
-      UNARY(reciprocal),
-      UNARY(sin),
-      UNARY(cos),
-      UNARY(tan),
-      UNARY(asin),
-      UNARY(acos),
-      UNARY(atan),
-      UNARY(sinh),
-      UNARY(cosh),
-      UNARY(tanh),
-      UNARY(erf),
-      UNARY(floor),
-      UNARY(ceil),
-      UNARY(round),
-      UNARY(trunc),
-      UNARY(sigmoid),
-      UNARY(logsigmoid),
-      UNARY(softplus),
-      UNARY(relu),
-      UNARY(relu6),
-      UNARY(leaky_relu),
-      UNARY(elu),
-      UNARY(selu),
-      UNARY(silu),
-      UNARY(softsign),
-      UNARY(hardswish),
-      UNARY(hardsigmoid),
-      UNARY(gelu),
+      UNARY(neg),   UNARY(abs),      UNARY(sign),       UNARY(square),      UNARY(exp),
+      UNARY(exp2),  UNARY(expm1),    UNARY(log),        UNARY(log2),        UNARY(log1p),
+      UNARY(sqrt),  UNARY(rsqrt),    UNARY(reciprocal), UNARY(sin),         UNARY(cos),
+      UNARY(tan),   UNARY(asin),     UNARY(acos),       UNARY(atan),        UNARY(sinh),
+      UNARY(cosh),  UNARY(tanh),     UNARY(erf),        UNARY(floor),       UNARY(ceil),
+      UNARY(round), UNARY(trunc),    UNARY(sigmoid),    UNARY(logsigmoid),  UNARY(softplus),
+      UNARY(relu),  UNARY(relu6),    UNARY(leaky_relu), UNARY(elu),         UNARY(selu),
+      UNARY(silu),  UNARY(softsign), UNARY(hardswish),  UNARY(hardsigmoid), UNARY(gelu),
 #undef UNARY
+  };
+  return m;
+}
+const Functions& of_one_and_numbers() {
+  const double inf = INFINITY;
+  static const Functions m = {
       {"softplus(2, 5)", [](In x) { return softplus(x[0], 2, 5); }},
       {"leaky_relu(-1)", [](In x) { return leaky_relu(x[0], -1); }},
       {"elu(2)", [](In x) { return elu(x[0], 2); }},
@@ -109,6 +88,11 @@ const Functions& elementwise() {
       {"x ^ -1", [](In x) { return pow(x[0], -1); }},
       {"x ^ -2", [](In x) { return pow(x[0], -2); }},
       {"x ^ 1.5", [](In x) { return pow(x[0], 1.5); }},
+  };
+  return m;
+}
+const Functions& of_two() {
+  static const Functions m = {
       {"add", [](In x) { return add(x[0], x[1]); }},
       {"sub", [](In x) { return sub(x[0], x[1]); }},
       {"mul", [](In x) { return mul(x[0], x[1]); }},
@@ -126,6 +110,15 @@ const Functions& elementwise() {
       {"binary_cross_entropy_with_logits",
        [](In x) { return binary_cross_entropy_with_logits(x[0], x[1], "none"); }},
   };
+  return m;
+}
+const Functions& elementwise() {
+  static const Functions m = [] {
+    Functions all = of_one();
+    all.insert(of_one_and_numbers().begin(), of_one_and_numbers().end());
+    all.insert(of_two().begin(), of_two().end());
+    return all;
+  }();
   return m;
 }
 const Functions& over_a_row() {
