@@ -128,10 +128,15 @@ void Optimizer::accept_swap() { swaps_seen_ = swaps_so_far(); }
 // --- the step
 
 void Optimizer::check_ready(std::size_t i, const Tensor& p) const {
-  if (const auto note = swap_note(p); note && note->number > swaps_seen_)
+  const auto note = swap_note(p);
+  if (note && note->number > swaps_seen_)
     fail<StateError>({type(), ": parameter ", i, " ", note->text,
                       "; make the optimizer after the swap, or tell this one: add_param_group for "
                       "new parameters, or accept_swap()"});
+  if (!note && p.requires_grad() && p.impl()->use_count() == 1)  // its module is gone
+    fail<StateError>({type(), ": parameter ", i, " ", p.sizes(),
+                      " is held by this optimizer alone: the module that had it was replaced or "
+                      "destroyed; make the optimizer anew of the model's parameters"});
   const Tensor g = p.grad();
   if (!g.defined()) return;
   if (!is_floating(p.dtype()))
