@@ -41,6 +41,7 @@
 #include "dropin/model/transformer_encoder.h"
 #include "dropin/model/vision_transformer.h"
 #include "dropin/module/averaged_model.h"
+#include "dropin/module/containers.h"
 #include "dropin/module/dropout.h"
 #include "dropin/module/parameters.h"
 #include "dropin/module/sequential.h"

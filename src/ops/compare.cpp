@@ -1,4 +1,5 @@
 // Comparisons, and logic of bools.
+#include "kernels/hd.h"
 #include "ops/pointwise.h"
 
 namespace dropin {
@@ -50,6 +51,24 @@ Tensor logical_or(const Tensor& a, const Tensor& b) {
 }
 Tensor logical_xor(const Tensor& a, const Tensor& b) {
   return logic(Binary::LogicalXor, a, b, "logical_xor");
+}
+
+Tensor isclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
+  DROPIN_CHECK(a.dtype() == b.dtype(), DTypeError, "isclose: a is ", a.dtype(), " and b ",
+               b.dtype(), ", expected one dtype");
+  DROPIN_CHECK(rtol >= 0 && atol >= 0, OptionError, "isclose: rtol is ", rtol, " and atol ", atol,
+               ", expected at least 0");
+  no_grad guard;
+  const Tensor x = is_floating(a.dtype()) ? a.detach() : a.to(kFloat64),
+               y = is_floating(b.dtype()) ? b.detach() : b.to(kFloat64);
+  Tensor near = logical_or(
+      x == y, logical_and(abs(x - y) <= abs(y) * rtol + atol, abs(y) < kernels::kInf<double>));
+  if (equal_nan) near = logical_or(near, logical_and(ne(x, x), ne(y, y)));
+  return near;
+}
+bool allclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
+  const Tensor near = isclose(a, b, rtol, atol, equal_nan).reshape({-1});
+  return near.numel() == 0 || near.to(kInt64).sum().item<int64_t>() == near.numel();
 }
 
 }  // namespace dropin

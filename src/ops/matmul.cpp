@@ -94,6 +94,12 @@ Tensor matmul(const Tensor& a_, const Tensor& b_) {
 }
 Tensor Tensor::matmul(const Tensor& other) const { return dropin::matmul(*this, other); }
 
+Tensor bmm(const Tensor& a, const Tensor& b) {
+  DROPIN_CHECK(a.dim() == 3 && b.dim() == 3 && a.size(0) == b.size(0) && a.size(2) == b.size(1),
+               ShapeError, "bmm: a is ", a.sizes(), " and b ", b.sizes(),
+               ", expected [B, N, M] and [B, M, P]");
+  return matmul(a, b);
+}
 Tensor linear(const Tensor& x_, const Tensor& w_, const Tensor& bias_) {
   if (w_.dim() != 2) fail<ShapeError>({"linear: weight is ", w_.sizes(), ", expected [out, in]"});
   if (x_.dim() == 0 || x_.size(-1) != w_.size(1))

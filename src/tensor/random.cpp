@@ -37,6 +37,8 @@ Tensor randn(const Shape& sizes, const TensorOptions& o, Generator* g) {
   detail::random_into(t, kernels::Distribution::Normal, 0, 1, g);
   return t;
 }
+Tensor rand_like(const Tensor& x, Generator* g) { return rand(x.sizes(), x.options(), g); }
+Tensor randn_like(const Tensor& x, Generator* g) { return randn(x.sizes(), x.options(), g); }
 Tensor randint(int64_t low, int64_t high, const Shape& sizes, const TensorOptions& o,
                Generator* g) {
   if (low >= high) fail<OptionError>({"randint: the range ", low, " to ", high, " is empty"});

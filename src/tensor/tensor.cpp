@@ -215,6 +215,9 @@ Tensor ones(const Shape& sizes, const TensorOptions& o) { return full(sizes, 1, 
 Tensor empty_like(const Tensor& x) { return empty(x.sizes(), x.options()); }
 Tensor zeros_like(const Tensor& x) { return zeros(x.sizes(), x.options()); }
 Tensor ones_like(const Tensor& x) { return ones(x.sizes(), x.options()); }
+Tensor full_like(const Tensor& x, const Scalar& value) {
+  return full(x.sizes(), value, x.options());
+}
 Tensor scalar(const Scalar& value, const TensorOptions& o) {
   Tensor t = empty({}, o);
   detail::fill(t, value);
