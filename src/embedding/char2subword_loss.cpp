@@ -20,7 +20,7 @@ Tensor nearest_rows(const Tensor& table, const Tensor& target, int64_t k) {
   for (int64_t i = 0; i < target.size(0); ++i) {
     const int64_t own = target[i].item<int64_t>();
     Tensor distance = sum(square(all - all[own]), {-1});
-    distance[own] = kInf;
+    distance[own] = kInf<double>;
     rows.push_back(argsort(distance, -1).narrow(0, 0, k));
   }
   return stack(rows, 0);
