@@ -10,6 +10,7 @@
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
 #include "kernels/attention/kernel.h"
+#include "ops/attention_positions.h"
 #include "ops/common.h"
 #include "ops/heads.h"
 
@@ -52,6 +53,7 @@ void check_heads(const char* who, const Tensor& q, const Tensor& k, const Tensor
       fail<ShapeError>({who, ": attn_mask is ", p.attn_mask.sizes(),
                         ", expected something that broadcasts to ", full});
   }
+  ops_detail::check_positions(who, q, k, v, p);
   if (p.step.empty()) return;
   if (q.size(1) != k.size(1) || q.size(2) != k.size(2))
     fail<ShapeError>(
@@ -180,7 +182,8 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
                v = groups > 1 ? repeat_interleave(v_, groups, 1) : v_;
   const double scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3)))),
                inf = std::numeric_limits<double>::infinity();
-  Tensor s = matmul(q * scale, k.mT());
+  const ops_detail::RelativeRows distances(p, query_offset(p, lq, lk), lq, lk, q.device());
+  Tensor s = distances.scores(q * scale, k, scale);
   const Tensor i = arange(lq).to(q.device()).unsqueeze(1),
                j = arange(lk).to(q.device()).unsqueeze(0);
   if (p.alibi) {
@@ -208,6 +211,11 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
       forbid(p.attn_mask.detach() == -inf);
     }
   }
+  if (p.grid_bias.defined()) {
+    const Tensor cost = ops_detail::grid_costs(p, lq);
+    s = s + cost.to(q.dtype());
+    forbid(cost == -inf);
+  }
   Tensor prob;
   if (p.sigmoid_bias) {
     prob = sigmoid(s + *p.sigmoid_bias);
@@ -219,7 +227,7 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
   if (lse) *lse = log_of_sum(s, rest);
   if (weights) *weights = prob;
   if (p.dropout_p > 0) prob = dropout(prob, p.dropout_p, true);
-  return weighted_values(prob, v, forbidden.defined());
+  return distances.with_values(weighted_values(prob, v, forbidden.defined()), prob);
 }
 
 namespace {
@@ -228,7 +236,7 @@ namespace {
 struct Pattern {
   kernels::AttentionSpec spec;
   std::vector<int64_t> step, first;
-  Tensor slopes, pad, forbidden, added;
+  Tensor slopes, pad, forbidden, added, grid, places;
 
   Pattern(const Tensor& q, const Tensor& k, const AttentionParams& p)
       : step(p.step), first(p.first) {
@@ -242,6 +250,12 @@ struct Pattern {
     if (p.causal) spec.right = std::min<int64_t>(spec.right, 0);
     spec.alibi_offset = lk - lq;
     spec.segment = p.segment;
+    spec.table_middle = p.relative_middle;
+    spec.table_of_keys = p.relative_of_keys;
+    if (p.grid_bias.defined()) {
+      grid = p.grid_bias.detach().to(kFloat32).contiguous();
+      places = p.grid_places.contiguous();
+    }
     if (p.alibi) slopes = alibi_slopes(h).to(q.device());
     if (p.key_padding_mask.defined()) pad = p.key_padding_mask.contiguous();
     if (p.attn_mask.defined()) {
@@ -251,8 +265,11 @@ struct Pattern {
       (m.dtype() == kBool ? forbidden : added) = m;
     }
   }
-  kernels::AttentionInputs inputs(const Tensor& q, const Tensor& k, const Tensor& v) const {
-    return {q.in(), k.in(), v.in(), slopes.in(), pad.in(), forbidden.in(), added.in()};
+  /// tables: relative, relative_values, relative_factors as the kernel takes them.
+  kernels::AttentionInputs inputs(const Tensor& q, const Tensor& k, const Tensor& v,
+                                  const Tensor (&tables)[3]) const {
+    return {q.in(),     k.in(),         v.in(),         slopes.in(),    pad.in(),  forbidden.in(),
+            added.in(), tables[0].in(), tables[1].in(), tables[2].in(), grid.in(), places.in()};
   }
   /// The kernel's view of it, valid as long as this object.
   kernels::AttentionSpec bound(bool accumulate) const {
@@ -272,15 +289,13 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
                       v_.dtype() == q_.dtype() && params.size() == 1 && params[0].step.empty();
   const DType t = narrow ? q_.dtype() : kFloat32;
   const Tensor q = laid_out_as(q_, t), k = laid_out_as(k_, t), v = laid_out_as(v_, t);
+  auto table = [](const Tensor& x) { return x.defined() ? x.to(kFloat32).contiguous() : x; };
+  const Tensor tables[3] = {table(params[0].relative), table(params[0].relative_values),
+                            table(params[0].relative_factors)};
   auto patterns = std::make_shared<std::vector<Pattern>>();
   for (const AttentionParams& p : params) patterns->emplace_back(q, k, p);
   const bool merged = params.size() > 1 || !params[0].step.empty(),
              softmax = !params[0].sigmoid_bias;
-  auto forward = [merged](const Pattern& p, const Tensor& q, const Tensor& k, const Tensor& v,
-                          const Tensor& o, const Tensor& lse, const Tensor& rest) {
-    run<kernels::attention_forward>(q.device(), p.inputs(q, k, v), p.bound(merged), o.out(),
-                                    lse.out(), rest.out());
-  };
   Tensor o = heads_last({q.size(0), q.size(1), q.size(2), v.size(3)}, q.device(), t),
          lse =
              softmax ? empty({q.size(0), q.size(1), q.size(2)}, {kFloat32, q.device()}) : Tensor(),
@@ -289,20 +304,26 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
     o.zero_();
     if (softmax) lse.fill_(-std::numeric_limits<double>::infinity()), rest.zero_();
   }
-  for (const Pattern& p : *patterns) forward(p, q, k, v, o, lse, rest);
+  for (const Pattern& p : *patterns)
+    run<kernels::attention_forward>(q.device(), p.inputs(q, k, v, tables), p.bound(merged), o.out(),
+                                    lse.out(), rest.out());
   Tensors r = record_many(
-      "attention", {o, lse}, {q, k, v}, {q, k, v, o, lse, rest},
+      "attention", {o, lse}, {q, k, v, tables[0], tables[1], tables[2]},
+      {q, k, v, o, lse, rest, tables[0], tables[1], tables[2]},
       [=](const Saved& s, const Tensors& g) -> Tensors {
-        const Tensor q = s[0], k = s[1], v = s[2];
+        const Tensor q = s[0], k = s[1], v = s[2], tables[3] = {s[6], s[7], s[8]};
         if (grad_enabled()) {
           // both results enter one sum, whose gradient with respect to each is what came in
-          return plain_gradients(s, {q, k, v}, ones({}, q.options()), [&](const Tensors& in) {
+          const Tensors of{q, k, v, tables[0], tables[1], tables[2]};
+          return plain_gradients(s, of, ones({}, q.options()), [&](const Tensors& in) {
+            AttentionParams first = params[0];
+            first.relative = in[3], first.relative_values = in[4], first.relative_factors = in[5];
             Tensor total = zeros({}, q.options());
             AttentionWithLse a;
             if (merged)
               a = plain::attention_mixture(in[0], in[1], in[2], params, exact_gradient);
             else
-              a.o = plain::attention(in[0], in[1], in[2], params[0], nullptr,
+              a.o = plain::attention(in[0], in[1], in[2], first, nullptr,
                                      g[1].defined() ? &a.lse : nullptr);
             if (g[0].defined()) total = total + sum(a.o * g[0]);
             if (g[1].defined()) total = total + sum(where(isfinite(a.lse), a.lse * g[1], 0.0));
@@ -313,17 +334,21 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
                      glse = g[1].defined() ? g[1].contiguous() : Tensor();
         Tensor gq = heads_last(q.sizes(), q.device(), t), gk = heads_last(k.sizes(), q.device(), t),
                gv = heads_last(v.sizes(), q.device(), t);
+        Tensor gtables[3];
+        for (int i = 0; i < 3; ++i)
+          if (tables[i].defined()) gtables[i] = empty_like(tables[i]);
         if (merged)
           for (Tensor* t : {&gq, &gk, &gv}) t->zero_();
         for (const Pattern& p : *patterns) {
           kernels::AttentionSpec spec = p.bound(merged);
           spec.own_mean = patterns->size() > 1 && !exact_gradient;
           run<kernels::attention_backward>(
-              q.device(), go.in(), glse.in(), p.inputs(q, k, v), spec,
+              q.device(), go.in(), glse.in(), p.inputs(q, k, v, tables), spec,
               kernels::AttentionResults{s[3].in(), s[4].in(), s[5].in()},
-              kernels::AttentionGradients{gq.out(), gk.out(), gv.out()});
+              kernels::AttentionGradients{gq.out(), gk.out(), gv.out(), gtables[0].out(),
+                                          gtables[1].out(), gtables[2].out()});
         }
-        return {gq, gk, gv};
+        return {gq, gk, gv, gtables[0], gtables[1], gtables[2]};
       });
   return {r[0].to(q_.dtype()), r[1], rest};
 }
@@ -335,12 +360,18 @@ bool has_tiled(const Tensor& q, const Tensor& k, const Tensor& v, const Attentio
   const bool fits =
       q.device().is_cpu() || (q.size(3) <= 128 && v.size(3) <= 128 &&
                               q.size(0) * q.size(1) <= 65535);  // what CUDA's kernels hold
+  if (ops_detail::has_positions(p) && !q.device().is_cpu()) return false;
   return fits && narrow(q) && narrow(k) && narrow(v) && p.dropout_p == 0 &&
          !(p.attn_mask.defined() && p.attn_mask.requires_grad()) &&
          has_kernels<kernels::attention_forward, kernels::attention_backward>(q.device());
 }
 
 }  // namespace
+
+bool attention_is_tiled(const Tensor& q, const Tensor& k, const Tensor& v,
+                        const AttentionParams& p) {
+  return has_tiled(q, k, v, p);
+}
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
   check_heads("attention", q, k, v, p);
@@ -417,7 +448,8 @@ AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tenso
                                    bool exact_gradient) {
   check_patterns(q, k, v, patterns);
   for (const AttentionParams& p : patterns)
-    if (!has_tiled(q, k, v, p)) return plain::attention_mixture(q, k, v, patterns, exact_gradient);
+    if (ops_detail::has_positions(p) || !has_tiled(q, k, v, p))
+      return plain::attention_mixture(q, k, v, patterns, exact_gradient);
   return tiled(q, k, v, patterns, exact_gradient);
 }
 
