@@ -10,6 +10,7 @@
 #include "dropin/ops/shape.h"
 #include "kernels/attention/kernel.h"
 #include "ops/attention_checks.h"
+#include "ops/attention_positions.h"
 #include "ops/common.h"
 #include "ops/heads.h"
 
@@ -53,6 +54,7 @@ void ops_detail::check_heads(const char* who, const Tensor& q, const Tensor& k, 
       fail<ShapeError>({who, ": attn_mask is ", p.attn_mask.sizes(),
                         ", expected something that broadcasts to ", full});
   }
+  check_positions(who, q, k, v, p);
   if (p.step.empty()) return;
   if (q.size(1) != k.size(1) || q.size(2) != k.size(2))
     fail<ShapeError>(
@@ -85,7 +87,7 @@ namespace {
 struct Pattern {
   kernels::AttentionSpec spec;
   std::vector<int64_t> step, first;
-  Tensor slopes, pad, forbidden, added;
+  Tensor slopes, pad, forbidden, added, grid, places;
 
   Pattern(const Tensor& q, const Tensor& k, const AttentionParams& p)
       : step(p.step), first(p.first) {
@@ -99,6 +101,12 @@ struct Pattern {
     if (p.causal) spec.right = std::min<int64_t>(spec.right, 0);
     spec.alibi_offset = lk - lq;
     spec.segment = p.segment;
+    spec.table_middle = p.relative_middle;
+    spec.table_of_keys = p.relative_of_keys;
+    if (p.grid_bias.defined()) {
+      grid = p.grid_bias.detach().to(kFloat32).contiguous();
+      places = p.grid_places.contiguous();
+    }
     if (p.alibi) slopes = alibi_slopes(h).to(q.device());
     if (p.key_padding_mask.defined()) pad = p.key_padding_mask.contiguous();
     if (p.attn_mask.defined()) {
@@ -108,8 +116,11 @@ struct Pattern {
       (m.dtype() == kBool ? forbidden : added) = m;
     }
   }
-  kernels::AttentionInputs inputs(const Tensor& q, const Tensor& k, const Tensor& v) const {
-    return {q.in(), k.in(), v.in(), slopes.in(), pad.in(), forbidden.in(), added.in()};
+  /// tables: relative, relative_values, relative_factors as the kernel takes them.
+  kernels::AttentionInputs inputs(const Tensor& q, const Tensor& k, const Tensor& v,
+                                  const Tensor (&tables)[3]) const {
+    return {q.in(),     k.in(),         v.in(),         slopes.in(),    pad.in(),  forbidden.in(),
+            added.in(), tables[0].in(), tables[1].in(), tables[2].in(), grid.in(), places.in()};
   }
   /// The kernel's view of it, valid as long as this object.
   kernels::AttentionSpec bound(bool accumulate) const {
@@ -137,35 +148,42 @@ Tensor plain_total(const Tiled& c, const Tensors& in, const Tensors& g) {
   AttentionWithLse a;
   if (c.merged)
     a = plain::attention_mixture(in[0], in[1], in[2], c.params, c.exact_gradient);
-  else
-    a.o = plain::attention(in[0], in[1], in[2], c.params[0], nullptr,
-                           g[1].defined() ? &a.lse : nullptr);
+  else {
+    AttentionParams p = c.params[0];
+    p.relative = in[3], p.relative_values = in[4], p.relative_factors = in[5];
+    a.o = plain::attention(in[0], in[1], in[2], p, nullptr, g[1].defined() ? &a.lse : nullptr);
+  }
   if (g[0].defined()) total = total + sum(a.o * g[0]);
   if (g[1].defined()) total = total + sum(where(isfinite(a.lse), a.lse * g[1], 0.0));
   return total;
 }
 
-/// Saved: q, k, v, o, lse, rest.
+/// Saved: q, k, v, o, lse, rest, and the tables of learned distances.
 Tensors tiled_backward(const Tiled& c, const Saved& s, const Tensors& g) {
-  const Tensor q = s[0], k = s[1], v = s[2];
+  const Tensor q = s[0], k = s[1], v = s[2], tables[3] = {s[6], s[7], s[8]};
   if (grad_enabled())
-    return plain_gradients(s, {q, k, v}, ones({}, q.options()),
+    return plain_gradients(s, {q, k, v, tables[0], tables[1], tables[2]}, ones({}, q.options()),
                            [&](const Tensors& in) { return plain_total(c, in, g); });
   const Tensor go = g[0].defined() ? laid_out_as(g[0], c.dtype) : zeros(s[3].sizes(), q.options()),
                glse = g[1].defined() ? g[1].contiguous() : Tensor();
   Tensor gq = heads_last(q.sizes(), q.device(), c.dtype),
          gk = heads_last(k.sizes(), q.device(), c.dtype),
          gv = heads_last(v.sizes(), q.device(), c.dtype);
+  Tensor gtables[3];
+  for (int i = 0; i < 3; ++i)
+    if (tables[i].defined()) gtables[i] = empty_like(tables[i]);
   if (c.merged)
     for (Tensor* t : {&gq, &gk, &gv}) t->zero_();
   for (const Pattern& p : c.patterns) {
     kernels::AttentionSpec spec = p.bound(c.merged);
     spec.own_mean = c.patterns.size() > 1 && !c.exact_gradient;
-    run<kernels::attention_backward>(q.device(), go.in(), glse.in(), p.inputs(q, k, v), spec,
-                                     kernels::AttentionResults{s[3].in(), s[4].in(), s[5].in()},
-                                     kernels::AttentionGradients{gq.out(), gk.out(), gv.out()});
+    run<kernels::attention_backward>(
+        q.device(), go.in(), glse.in(), p.inputs(q, k, v, tables), spec,
+        kernels::AttentionResults{s[3].in(), s[4].in(), s[5].in()},
+        kernels::AttentionGradients{gq.out(), gk.out(), gv.out(), gtables[0].out(),
+                                    gtables[1].out(), gtables[2].out()});
   }
-  return {gq, gk, gv};
+  return {gq, gk, gv, gtables[0], gtables[1], gtables[2]};
 }
 
 AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
@@ -176,6 +194,9 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
                       v_.dtype() == q_.dtype() && params.size() == 1 && params[0].step.empty();
   const DType t = narrow ? q_.dtype() : kFloat32;
   const Tensor q = laid_out_as(q_, t), k = laid_out_as(k_, t), v = laid_out_as(v_, t);
+  auto table = [](const Tensor& x) { return x.defined() ? x.to(kFloat32).contiguous() : x; };
+  const Tensor tables[3] = {table(params[0].relative), table(params[0].relative_values),
+                            table(params[0].relative_factors)};
   const bool merged = params.size() > 1 || !params[0].step.empty(),
              softmax = !params[0].sigmoid_bias;
   auto call = std::make_shared<Tiled>(Tiled{params, {}, t, merged, exact_gradient});
@@ -189,10 +210,11 @@ AttentionWithLse tiled(const Tensor& q_, const Tensor& k_, const Tensor& v_,
     if (softmax) lse.fill_(-std::numeric_limits<double>::infinity()), rest.zero_();
   }
   for (const Pattern& p : call->patterns)
-    run<kernels::attention_forward>(q.device(), p.inputs(q, k, v), p.bound(merged), o.out(),
+    run<kernels::attention_forward>(q.device(), p.inputs(q, k, v, tables), p.bound(merged), o.out(),
                                     lse.out(), rest.out());
   Tensors r = record_many(
-      "attention", {o, lse}, {q, k, v}, {q, k, v, o, lse, rest},
+      "attention", {o, lse}, {q, k, v, tables[0], tables[1], tables[2]},
+      {q, k, v, o, lse, rest, tables[0], tables[1], tables[2]},
       [call](const Saved& s, const Tensors& g) -> Tensors { return tiled_backward(*call, s, g); });
   return {r[0].to(q_.dtype()), r[1], rest};
 }
@@ -204,12 +226,18 @@ bool has_tiled(const Tensor& q, const Tensor& k, const Tensor& v, const Attentio
   const bool fits =
       q.device().is_cpu() || (q.size(3) <= 128 && v.size(3) <= 128 &&
                               q.size(0) * q.size(1) <= 65535);  // what CUDA's kernels hold
+  if (ops_detail::has_positions(p) && !q.device().is_cpu()) return false;
   return fits && narrow(q) && narrow(k) && narrow(v) && p.dropout_p == 0 &&
          !(p.attn_mask.defined() && p.attn_mask.requires_grad()) &&
          has_kernels<kernels::attention_forward, kernels::attention_backward>(q.device());
 }
 
 }  // namespace
+
+bool attention_is_tiled(const Tensor& q, const Tensor& k, const Tensor& v,
+                        const AttentionParams& p) {
+  return has_tiled(q, k, v, p);
+}
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p) {
   check_heads("attention", q, k, v, p);
@@ -233,7 +261,8 @@ AttentionWithLse attention_mixture(const Tensor& q, const Tensor& k, const Tenso
                                    bool exact_gradient) {
   check_patterns(q, k, v, patterns);
   for (const AttentionParams& p : patterns)
-    if (!has_tiled(q, k, v, p)) return plain::attention_mixture(q, k, v, patterns, exact_gradient);
+    if (ops_detail::has_positions(p) || !has_tiled(q, k, v, p))
+      return plain::attention_mixture(q, k, v, patterns, exact_gradient);
   return tiled(q, k, v, patterns, exact_gradient);
 }
 

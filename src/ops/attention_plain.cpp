@@ -8,6 +8,7 @@
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
 #include "ops/attention_checks.h"
+#include "ops/attention_positions.h"
 #include "ops/common.h"
 
 namespace dropin {
@@ -118,7 +119,8 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
                v = groups > 1 ? repeat_interleave(v_, groups, 1) : v_;
   const double scale = p.scale.value_or(1 / std::sqrt(static_cast<double>(q.size(3)))),
                inf = std::numeric_limits<double>::infinity();
-  Tensor s = matmul(q * scale, k.mT());
+  const ops_detail::RelativeRows distances(p, query_offset(p, lq, lk), lq, lk, q.device());
+  Tensor s = distances.scores(q * scale, k, scale);
   const Tensor i = arange(lq).to(q.device()).unsqueeze(1),
                j = arange(lk).to(q.device()).unsqueeze(0);
   if (p.alibi) {
@@ -146,6 +148,11 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
       forbid(p.attn_mask.detach() == -inf);
     }
   }
+  if (p.grid_bias.defined()) {
+    const Tensor cost = ops_detail::grid_costs(p, lq);
+    s = s + cost.to(q.dtype());
+    forbid(cost == -inf);
+  }
   Tensor prob;
   if (p.sigmoid_bias) {
     prob = sigmoid(s + *p.sigmoid_bias);
@@ -157,7 +164,7 @@ Tensor plain::attention(const Tensor& q, const Tensor& k_, const Tensor& v_,
   if (lse) *lse = log_of_sum(s, rest);
   if (weights) *weights = prob;
   if (p.dropout_p > 0) prob = dropout(prob, p.dropout_p, true);
-  return weighted_values(prob, v, forbidden.defined());
+  return distances.with_values(weighted_values(prob, v, forbidden.defined()), prob);
 }
 
 namespace {

@@ -12,6 +12,7 @@
 #include "kernels/example/kernel.h"
 #include "kernels/fft_conv/kernel.h"
 #include "kernels/latent/kernel.h"
+#include "kernels/mixed_heads/kernel.h"
 #include "kernels/norm/kernel.h"
 #include "kernels/optim8/kernel.h"
 #include "kernels/softmax/kernel.h"
@@ -142,6 +143,15 @@ std::vector<StructCase> mixers() {
                                                                 AttentionSpec{}, AttentionResults{},
                                                                 s);
                                       }),
+      struct_case<MixedHeadsInputs>("mixed_heads_forward",
+                                    [=](const MixedHeadsInputs& s) {
+                                      run<mixed_heads_forward>(kCPU, s, MixedHeadsSpec{}, out);
+                                    }),
+      struct_case<MixedHeadsGradients>("mixed_heads_backward",
+                                       [=](const MixedHeadsGradients& s) {
+                                         run<mixed_heads_backward>(kCPU, in, MixedHeadsInputs{},
+                                                                   MixedHeadsSpec{}, s);
+                                       }),
       struct_case<FftConvInputs>(
           "fft_conv_forward",
           [=](const FftConvInputs& s) { run<fft_conv_forward>(kCPU, s, out, out, out); }),

@@ -106,6 +106,30 @@ Tensor by_definition(const ScatterbrainAttention& m, const Tensor& x, const Tens
   return linear(merge_heads(y), s.find("out_proj.weight"), s.find("out_proj.bias"));
 }
 
+TEST(ScatterbrainAttention, StepsEqualForward) {
+  for (const int64_t window : {0, 1, 5, 8, 200}) {
+    ScatterbrainAttention m({.embed_dim = 12,
+                             .num_heads = 2,
+                             .sparse = "local",
+                             .local_context = window,
+                             .causal = true,
+                             .seed = 3});
+    m.to(kFloat64);
+    const Tensor x = random({2, 150, 12}), want = m(x);
+    Box<SequenceState> s = m.init_state(2, 150);
+    auto steps = [&](int64_t from, const std::vector<int64_t>& counts) {
+      for (const int64_t n : counts) {
+        EXPECT_LT(max_difference(m.step(x.narrow(1, from, n), *s), want.narrow(1, from, n)), 1e-10)
+            << n << " from " << from << ", window " << window;
+        from += n;
+      }
+    };
+    steps(0, {1, 2, 97});
+    s->rollback(30);
+    steps(70, {1, 70, 9});
+  }
+}
+
 TEST(ScatterbrainAttention, IsTheDefinitionPairByPair) {
   no_grad guard;
   for (const bool causal : {false, true})
