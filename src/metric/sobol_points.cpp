@@ -2,6 +2,7 @@
 #include <numeric>
 
 #include "dropin/metric/sobol.h"
+#include "kernels/hd.h"
 #include "metric/information.h"
 #include "metric/shuffle.h"
 
@@ -14,7 +15,6 @@ namespace {
 
 constexpr int64_t kDimensions = 1111;
 constexpr std::uint32_t kJoeKuo[] = {
-#include "kernels/hd.h"
 #include "metric/joe_kuo.inc"
 };
 
