@@ -180,6 +180,7 @@ void Optimizer::step() {
     for (const Tensor& p : groups_[k].params) {
       check_ready(i, p);
       const Held& h = states_[i];
+      check_update(k, i, p, p.grad(), h.state);
       if (p.grad().defined()) {
         if (h.state.size() == 0)
           made[i] = first_state(k, i, p);
@@ -479,10 +480,9 @@ void SGD::check(const SGDOptions& o) {
 
 namespace {
 
+using detail::state_like;
 using detail::step_dtype;
 using detail::update_as;
-
-Tensor state_like(const Tensor& p) { return zeros(p.sizes(), {step_dtype(p.dtype()), p.device()}); }
 
 NamedTensors adam_start(const Tensor& p, bool amsgrad) {
   NamedTensors state{
