@@ -33,7 +33,8 @@ struct Bench {
   bool tiny = false;
   std::string filter;
   Json rows = Json::array();
-  double copy = 0, product = 0;  ///< bytes/s, FLOP/s measured first
+  double copy = 0, product = 0;                                  ///< bytes/s, FLOP/s measured first
+  int64_t elements() const { return tiny ? 1 << 12 : 1 << 26; }  ///< of a large array
 
   /// The rows in turn: once to warm up, then rounds of as many runs as make a few milliseconds.
   void group(std::vector<Row> all) {
@@ -99,40 +100,46 @@ struct Bench {
 
 Tensor noise(const Shape& s, DType t = kFloat32) { return randn(s, {kFloat32, kCUDA}).to(t); }
 
-void run_all(Bench& b) {
+void copy_row(Bench& b) {
+  const int64_t mega = b.elements();
+  const auto n = static_cast<double>(b.elements());
+  const Tensor x = noise({mega}), y = empty_like(x);
+  b.group({{"copy", 8 * n, 0, [=] { Tensor(y).copy_(x); }}});
+}
+
+void product_rows(Bench& b) {
   const bool tiny = b.tiny;
-  const int64_t mega = tiny ? 1 << 12 : 1 << 26;
-  const double n = static_cast<double>(mega);
-  no_grad guard;
-  {
-    const Tensor x = noise({mega}), y = empty_like(x);
-    b.group({{"copy", 8 * n, 0, [=] { Tensor(y).copy_(x); }}});
-  }
-  {
-    const int64_t s = tiny ? 64 : 8192;
-    const double f = 2.0 * static_cast<double>(s) * static_cast<double>(s) * static_cast<double>(s);
-    const Tensor a = noise({s, s}, kBFloat16), c = noise({s, s}, kBFloat16),
-                 d = noise({s / 2, s / 2}), e = noise({s / 2, s / 2});
-    b.group({{"matmul bf16", 0, f, [=] { matmul(a, c); }},
-             {"matmul f32", 0, f / 8, [=] { matmul(d, e); }}});
-  }
-  {
-    const Tensor x = noise({mega}), y = noise({mega}), h = x.to(kBFloat16),
-                 t = noise({tiny ? 64 : 8192, tiny ? 64 : 8192});
-    const double m = static_cast<double>(t.numel());
-    b.group({{"add f32", 12 * n, 0, [=] { x + y; }},
-             {"gelu f32", 8 * n, 0, [=] { gelu(x); }},
-             {"gelu bf16", 4 * n, 0, [=] { gelu(h); }},
-             {"sum f32", 4 * n, 0, [=] { sum(x); }},
-             {"column sums f32", 4 * m, 0, [=] { sum(t, {0}); }},
-             {"row sums f32", 4 * m, 0, [=] { sum(t, {1}); }},
-             {"transposed copy f32", 8 * m, 0, [=] { t.mT().clone(); }},
-             {"random normal f32", 4 * n, 0, [=] { randn({mega}, kCUDA); }}});
-    const Tensor w = noise({t.size(1)}), bias = noise({t.size(1)});
-    b.group({{"softmax f32", 8 * m, 0, [=] { softmax(t, -1); }},
-             {"layer_norm f32", 8 * m, 0, [=] { layer_norm(t, {t.size(1)}, w, bias); }},
-             {"rms_norm f32", 8 * m, 0, [=] { rms_norm(t, w); }}});
-  }
+  const int64_t s = tiny ? 64 : 8192;
+  const double f = 2.0 * static_cast<double>(s) * static_cast<double>(s) * static_cast<double>(s);
+  const Tensor a = noise({s, s}, kBFloat16), c = noise({s, s}, kBFloat16),
+               d = noise({s / 2, s / 2}), e = noise({s / 2, s / 2});
+  b.group({{"matmul bf16", 0, f, [=] { matmul(a, c); }},
+           {"matmul f32", 0, f / 8, [=] { matmul(d, e); }}});
+}
+
+void elementwise_rows(Bench& b) {
+  const bool tiny = b.tiny;
+  const int64_t mega = b.elements();
+  const auto n = static_cast<double>(b.elements());
+  const Tensor x = noise({mega}), y = noise({mega}), h = x.to(kBFloat16),
+               t = noise({tiny ? 64 : 8192, tiny ? 64 : 8192});
+  const double m = static_cast<double>(t.numel());
+  b.group({{"add f32", 12 * n, 0, [=] { x + y; }},
+           {"gelu f32", 8 * n, 0, [=] { gelu(x); }},
+           {"gelu bf16", 4 * n, 0, [=] { gelu(h); }},
+           {"sum f32", 4 * n, 0, [=] { sum(x); }},
+           {"column sums f32", 4 * m, 0, [=] { sum(t, {0}); }},
+           {"row sums f32", 4 * m, 0, [=] { sum(t, {1}); }},
+           {"transposed copy f32", 8 * m, 0, [=] { t.mT().clone(); }},
+           {"random normal f32", 4 * n, 0, [=] { randn({mega}, kCUDA); }}});
+  const Tensor w = noise({t.size(1)}), bias = noise({t.size(1)});
+  b.group({{"softmax f32", 8 * m, 0, [=] { softmax(t, -1); }},
+           {"layer_norm f32", 8 * m, 0, [=] { layer_norm(t, {t.size(1)}, w, bias); }},
+           {"rms_norm f32", 8 * m, 0, [=] { rms_norm(t, w); }}});
+}
+
+void attention_rows(Bench& b) {
+  const bool tiny = b.tiny;
   for (const int64_t D : {64, 128}) {
     const int64_t B = tiny ? 1 : 4, H = tiny ? 1 : 16, L = tiny ? 128 : 4096;
     const double dense = 4.0 * static_cast<double>(B * H * L * L * D);
@@ -173,40 +180,52 @@ void run_all(Bench& b) {
     }
     b.group(rows);
   }
-  {
-    std::vector<Row> rows;
-    for (const char* name : {"AdamW", "AdamW8bit", "SGD"}) {
-      const Tensor p = noise({mega}).detach().requires_grad_();
-      p.set_grad(noise({mega}));
-      auto optimizer = std::make_shared<Box<Optimizer>>(
-          make_optimizer(name, {p}, Json::parse(R"({"lr": 0.001})")));
-      rows.push_back({fmt::format("step {}", name),
-                      n * (std::string(name) == "AdamW" ? 28
-                           : std::string(name) == "SGD" ? 12
-                                                        : 16),
-                      0, [=] { (*optimizer)->step(); }});
-    }
-    b.group(rows);
+}
+
+void step_rows(Bench& b) {
+  const auto n = static_cast<double>(b.elements());
+  const int64_t mega = b.elements();
+  std::vector<Row> rows;
+  for (const char* name : {"AdamW", "AdamW8bit", "SGD"}) {
+    const Tensor p = noise({mega}).detach().requires_grad_();
+    p.set_grad(noise({mega}));
+    auto optimizer = std::make_shared<Box<Optimizer>>(
+        make_optimizer(name, {p}, Json::parse(R"({"lr": 0.001})")));
+    rows.push_back({fmt::format("step {}", name),
+                    n * (std::string(name) == "AdamW" ? 28
+                         : std::string(name) == "SGD" ? 12
+                                                      : 16),
+                    0, [=] { (*optimizer)->step(); }});
   }
-  {
-    const Tensor x = noise({mega / 128, 128});
-    const MXTensor q = quantize_mx(x, {.format = "MXFP8_E4M3"});
-    b.group({{"MX quantize E4M3", 5.03 * n, 0, [=] { quantize_mx(x, {.format = "MXFP8_E4M3"}); }},
-             {"MX quantize E2M1 packed", 4.53 * n, 0,
-              [=] { quantize_mx(x, {.format = "MXFP4_E2M1"}, true); }},
-             {"MX dequantize E4M3", 5.03 * n, 0,
-              [=] { dequantize_mx(q.codes, q.scales, {.format = "MXFP8_E4M3"}); }}});
-  }
-  {
-    const int64_t boxes = tiny ? 100 : 30000;
-    const Tensor corner = rand({boxes, 2}, kCUDA),
-                 box = concat({corner, corner + rand({boxes, 2}, kCUDA) * 0.05}, 1),
-                 scores = rand({boxes}, kCUDA), classes = rand({80, boxes / 10}, kCUDA);
-    const Tensor few = box.narrow(0, 0, boxes / 10).contiguous();
-    b.group(
-        {{fmt::format("nms {}", boxes), 0, 0, [=] { nms(box, scores, {}); }},
-         {fmt::format("fast_nms 80 x {}", boxes / 10), 0, 0, [=] { fast_nms(few, classes, {}); }}});
-  }
+  b.group(rows);
+}
+
+void mx_rows(Bench& b) {
+  const int64_t mega = b.elements();
+  const auto n = static_cast<double>(b.elements());
+  const Tensor x = noise({mega / 128, 128});
+  const MXTensor q = quantize_mx(x, {.format = "MXFP8_E4M3"});
+  b.group({{"MX quantize E4M3", 5.03 * n, 0, [=] { quantize_mx(x, {.format = "MXFP8_E4M3"}); }},
+           {"MX quantize E2M1 packed", 4.53 * n, 0,
+            [=] { quantize_mx(x, {.format = "MXFP4_E2M1"}, true); }},
+           {"MX dequantize E4M3", 5.03 * n, 0,
+            [=] { dequantize_mx(q.codes, q.scales, {.format = "MXFP8_E4M3"}); }}});
+}
+
+void suppression_rows(Bench& b) {
+  const bool tiny = b.tiny;
+  const int64_t boxes = tiny ? 100 : 30000;
+  const Tensor corner = rand({boxes, 2}, kCUDA),
+               box = concat({corner, corner + rand({boxes, 2}, kCUDA) * 0.05}, 1),
+               scores = rand({boxes}, kCUDA), classes = rand({80, boxes / 10}, kCUDA);
+  const Tensor few = box.narrow(0, 0, boxes / 10).contiguous();
+  b.group(
+      {{fmt::format("nms {}", boxes), 0, 0, [=] { nms(box, scores, {}); }},
+       {fmt::format("fast_nms 80 x {}", boxes / 10), 0, 0, [=] { fast_nms(few, classes, {}); }}});
+}
+
+void fft_conv_rows(Bench& b) {
+  const bool tiny = b.tiny;
   for (const int64_t L : {1024, 8192, 16384}) {
     const int64_t length = tiny ? L / 64 : L, B = tiny ? 1 : 8, C = tiny ? 2 : 768;
     const Tensor u = noise({B, C, length}), k = noise({C, length}), D = noise({C});
@@ -220,16 +239,22 @@ void run_all(Bench& b) {
                       2 * length);
               }}});
   }
-  {
-    const int64_t K = tiny ? 64 : 4096;
-    const Tensor h = noise({1, K}), w = noise({K, K}), hb = h.to(kBFloat16), wb = w.to(kBFloat16);
-    BitLinearParams p;
-    p.ternary = true;
-    const BitPackedWeight packed = bitlinear_pack_weight(w, "b1.58", 1);
-    const double kk = static_cast<double>(K * K);
-    b.group({{"BitLinear packed M=1", kk / 4, 0, [=] { bit_linear(h, {}, {}, p, packed); }},
-             {"bf16 linear M=1", 2 * kk, 0, [=] { linear(hb, wb); }}});
-  }
+}
+
+void bitlinear_rows(Bench& b) {
+  const bool tiny = b.tiny;
+  const int64_t K = tiny ? 64 : 4096;
+  const Tensor h = noise({1, K}), w = noise({K, K}), hb = h.to(kBFloat16), wb = w.to(kBFloat16);
+  BitLinearParams p;
+  p.ternary = true;
+  const BitPackedWeight packed = bitlinear_pack_weight(w, "b1.58", 1);
+  const double kk = static_cast<double>(K * K);
+  b.group({{"BitLinear packed M=1", kk / 4, 0, [=] { bit_linear(h, {}, {}, p, packed); }},
+           {"bf16 linear M=1", 2 * kk, 0, [=] { linear(hb, wb); }}});
+}
+
+void depthwise_rows(Bench& b) {
+  const bool tiny = b.tiny;
   for (const int64_t s : {3, 5, 7, 9}) {
     const int64_t B = tiny ? 1 : 32, C = tiny ? 4 : 192, H = tiny ? 8 : 56;
     const Tensor x = noise({B, C, H, H}), w = noise({C, 1, s, s});
@@ -239,15 +264,25 @@ void run_all(Bench& b) {
             conv2d(x, w, {}, {.pad_begin = {s / 2, s / 2}, .pad_end = {s / 2, s / 2}, .groups = C});
           }}});
   }
-  {
-    const int64_t B = tiny ? 1 : 4, H = tiny ? 1 : 8, T = tiny ? 100 : 8192, N = 32, D = 64;
-    const Tensor p = softmax(noise({B, H, T, N}), -1), k = noise({B, H, T, N}),
-                 v = noise({B, H, T, D});
-    b.group({{"latent causal", 0, 4.0 * static_cast<double>(B * H * T * N * D),
-              [=] { latent_attention(p, k, v, true); }},
-             {"latent", 0, 4.0 * static_cast<double>(B * H * T * N * D),
-              [=] { latent_attention(p, k, v, false); }}});
-  }
+}
+
+void latent_rows(Bench& b) {
+  const bool tiny = b.tiny;
+  const int64_t B = tiny ? 1 : 4, H = tiny ? 1 : 8, T = tiny ? 100 : 8192, N = 32, D = 64;
+  const Tensor p = softmax(noise({B, H, T, N}), -1), k = noise({B, H, T, N}),
+               v = noise({B, H, T, D});
+  b.group({{"latent causal", 0, 4.0 * static_cast<double>(B * H * T * N * D),
+            [=] { latent_attention(p, k, v, true); }},
+           {"latent", 0, 4.0 * static_cast<double>(B * H * T * N * D),
+            [=] { latent_attention(p, k, v, false); }}});
+}
+
+void run_all(Bench& b) {
+  no_grad guard;
+  for (auto rows :
+       {&copy_row, &product_rows, &elementwise_rows, &attention_rows, &step_rows, &mx_rows,
+        &suppression_rows, &fft_conv_rows, &bitlinear_rows, &depthwise_rows, &latent_rows})
+    rows(b);
 }
 
 int main_of(int argc, char** argv) {

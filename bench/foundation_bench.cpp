@@ -69,11 +69,7 @@ void linear_rows(int64_t m, int64_t n, int64_t k) {
       flops);
 }
 
-}  // namespace
-
-int main(int argc, char** argv) {
-  benchmark::Initialize(&argc, argv);
-  benchmark::AddCustomContext("threads", std::to_string(get_num_threads()));
+void tiny_rows() {
   row("add 16 elements", [] {
     const Tensor a = randn({16}), b = randn({16});
     if (dump_file()) dump_and_exit({{"a", a}, {"b", b}, {"y", a + b}});
@@ -88,12 +84,9 @@ int main(int argc, char** argv) {
       sum(a + b).backward();
     };
   });
-  for (const auto& [m, n, k] : {std::array<int64_t, 3>{2048, 256, 256},
-                                {2048, 1024, 256},
-                                {2048, 256, 1024},
-                                {512, 1024, 1024},
-                                {4096, 512, 512}})
-    linear_rows(m, n, k);
+}
+
+void normalisation_rows() {
   for (const int64_t n : {512, 4096}) {  // within the last cache, and beyond it
     const double bytes = 5.0 * 4 * 1024 * static_cast<double>(n);
     const std::string size = "[" + std::to_string(n) + ", 1024]/forward+backward";
@@ -125,6 +118,9 @@ int main(int argc, char** argv) {
         },
         0, bytes);
   }
+}
+
+void memory_rows() {
   row(
       "AdamW step 16M parameters",
       [] {
@@ -153,6 +149,9 @@ int main(int argc, char** argv) {
         };
       },
       0, 3.0 * 4 * (1 << 24));
+}
+
+void transformer_row() {
   row("Transformer step D 256, 4 layers, L 256, B 8", [] {
     auto m = std::make_shared<Transformer>(TransformerOptions{
         .vocab_size = 256, .embed_dim = 256, .num_layers = 4, .num_heads = 4, .max_len = 256});
@@ -174,5 +173,22 @@ int main(int argc, char** argv) {
       o->step();
     };
   });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  benchmark::Initialize(&argc, argv);
+  benchmark::AddCustomContext("threads", std::to_string(get_num_threads()));
+  tiny_rows();
+  for (const auto& [m, n, k] : {std::array<int64_t, 3>{2048, 256, 256},
+                                {2048, 1024, 256},
+                                {2048, 256, 1024},
+                                {512, 1024, 1024},
+                                {4096, 512, 512}})
+    linear_rows(m, n, k);
+  normalisation_rows();
+  memory_rows();
+  transformer_row();
   benchmark::RunSpecifiedBenchmarks();
 }

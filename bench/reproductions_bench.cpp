@@ -392,6 +392,53 @@ class EqualCodesAdam {
   int64_t block_, t_ = 0;
 };
 
+/// StableEmbedding or Embedding, with states of 8 bits for everything else or of 32.
+void embeddings(const Characters& c, int s, bool stable, bool eight) {
+  const auto seed = static_cast<std::uint64_t>(s);
+  manual_seed(seed);
+  CharacterModel m(c.vocabulary, "plain");
+  LayerNorm norm({.normalized_shape = {16}});
+  Tensors p = m.parameters();
+  if (stable) {
+    no_grad guard;
+    StableEmbedding fresh({.num_embeddings = c.vocabulary, .embedding_dim = 16});
+    m.table.weight().copy_(fresh.parameters()[0]);
+    for (const Tensor& t : norm.parameters()) p.push_back(t);
+  }
+  Adam8bit optimizer(
+      p, {.lr = 1e-3,
+          .min_8bit_size =
+              eight ? 16 : 1 << 30});  // so small a table would stay in 32 bits by its size
+  if (stable) optimizer.override(m.table.weight(), 32);
+  Lcg r(seed + 300);
+  auto forward = [&](const Tensor& ids) {
+    Tensor h = m.table.forward(ids);
+    if (stable) h = norm.forward(h);
+    h = h.reshape({ids.size(0), kContext * 16});
+    for (auto& l : m.layers) h = relu(l->call({{"x", h}}).get("y", "layer"));
+    return m.head.forward(h);
+  };
+  for (int step = 0; step < 600; ++step) {
+    std::vector<int64_t> positions;
+    for (int i = 0; i < 128; ++i) positions.push_back(kContext + r.below(1'000'000 - kContext));
+    const Pictures batch = contexts(c, positions);
+    for (const Tensor& t : p) t.set_grad({});
+    cross_entropy(forward(batch.x), batch.y).backward();
+    optimizer.step();
+  }
+  no_grad guard;
+  std::vector<int64_t> positions;
+  for (int64_t at = 1'000'000 + kContext; at < static_cast<int64_t>(c.ids.size()); at += 25)
+    positions.push_back(at);
+  const Pictures v = contexts(c, positions);
+  std::printf("optimizers   %-36s seed %d  validation loss %.3f\n",
+              !eight   ? "Adam, StableEmbedding"
+              : stable ? "Adam8bit everywhere, StableEmbedding"
+                       : "Adam8bit everywhere, Embedding",
+              s, cross_entropy(forward(v.x), v.y).item());
+  std::fflush(stdout);
+}
+
 void optimizers(const Characters& c, int seeds) {
   for (int s = 0; s < seeds; ++s) {
     const auto seed = static_cast<std::uint64_t>(s);
@@ -408,52 +455,9 @@ void optimizers(const Characters& c, int seeds) {
     row("equally spaced codes, blocks of 256",
         [](const Tensors& p) { return EqualCodesAdam(p, 256); });
     row("equally spaced codes, one block", [](const Tensors& p) { return EqualCodesAdam(p, 0); });
-    // StableEmbedding beside Embedding, each with states of 8 bits for everything else, and with 32
-    // bits: the norm helps by itself.
-    for (auto [stable, eight] : {std::pair{false, true}, {true, true}, {true, false}}) {
-      manual_seed(seed);
-      CharacterModel m(c.vocabulary, "plain");
-      LayerNorm norm({.normalized_shape = {16}});
-      Tensors p = m.parameters();
-      if (stable) {
-        no_grad guard;
-        StableEmbedding fresh({.num_embeddings = c.vocabulary, .embedding_dim = 16});
-        m.table.weight().copy_(fresh.parameters()[0]);
-        for (const Tensor& t : norm.parameters()) p.push_back(t);
-      }
-      Adam8bit optimizer(
-          p, {.lr = 1e-3,
-              .min_8bit_size =
-                  eight ? 16 : 1 << 30});  // so small a table would stay in 32 bits by its size
-      if (stable) optimizer.override(m.table.weight(), 32);
-      Lcg r(seed + 300);
-      auto forward = [&](const Tensor& ids) {
-        Tensor h = m.table.forward(ids);
-        if (stable) h = norm.forward(h);
-        h = h.reshape({ids.size(0), kContext * 16});
-        for (auto& l : m.layers) h = relu(l->call({{"x", h}}).get("y", "layer"));
-        return m.head.forward(h);
-      };
-      for (int step = 0; step < 600; ++step) {
-        std::vector<int64_t> positions;
-        for (int i = 0; i < 128; ++i) positions.push_back(kContext + r.below(1'000'000 - kContext));
-        const Pictures batch = contexts(c, positions);
-        for (const Tensor& t : p) t.set_grad({});
-        cross_entropy(forward(batch.x), batch.y).backward();
-        optimizer.step();
-      }
-      no_grad guard;
-      std::vector<int64_t> positions;
-      for (int64_t at = 1'000'000 + kContext; at < static_cast<int64_t>(c.ids.size()); at += 25)
-        positions.push_back(at);
-      const Pictures v = contexts(c, positions);
-      std::printf("optimizers   %-36s seed %d  validation loss %.3f\n",
-                  !eight   ? "Adam, StableEmbedding"
-                  : stable ? "Adam8bit everywhere, StableEmbedding"
-                           : "Adam8bit everywhere, Embedding",
-                  s, cross_entropy(forward(v.x), v.y).item());
-      std::fflush(stdout);
-    }
+    // beside each other, and with 32 bits: the norm helps by itself
+    for (auto [stable, eight] : {std::pair{false, true}, {true, true}, {true, false}})
+      embeddings(c, s, stable, eight);
   }
 }
 

@@ -118,70 +118,81 @@ int64_t plain_nms(const BoxScene& s, double threshold) {
   return kept;
 }
 
-}  // namespace
+/// A batch of pictures in both layouts, and gradients of their size.
+struct Frames {
+  Tensor x, g, x_last, g_last;
+};
+constexpr int64_t B = 8, C = 96, H = 56, W = 56;
+constexpr double kCells = static_cast<double>(B * C * H * W), kBytes = 8 * kCells;
+Frames batch(Generator& random) {
+  Frames b;
+  b.x = randn({B, C, H, W}, {}, &random).requires_grad_();
+  b.g = randn({B, C, H, W}, {}, &random);
+  b.x_last = channels_last(b.x.detach()).requires_grad_();
+  b.g_last = channels_last(b.g);
+  return b;
+}
 
-int main(int argc, char** argv) {
-  Generator random(1);
-  const int64_t B = 8, C = 96, H = 56, W = 56;
-  const Tensor x = randn({B, C, H, W}, {}, &random).requires_grad_(),
-               g = randn({B, C, H, W}, {}, &random),
-               x_last = channels_last(x.detach()).requires_grad_(), g_last = channels_last(g);
-  const double cells = static_cast<double>(B * C * H * W), bytes = 8 * cells;
+void depthwise_rows(const Frames& pictures, Generator& random) {
+  const Tensor x = pictures.x, g = pictures.g, x_last = pictures.x_last, g_last = pictures.g_last;
   for (const int64_t k : {3, 5, 7, 9, 11}) {
     const Tensor w = randn({C, 1, k, k}, {}, &random).requires_grad_();
     const ConvParams p{.pad_begin = {k / 2, k / 2}, .pad_end = {k / 2, k / 2}, .groups = C};
-    const double flops = 2 * cells * static_cast<double>(k * k);
+    const double flops = 2 * kCells * static_cast<double>(k * k);
     const std::string name = "depthwise/" + std::to_string(k);
     both(
-        name, flops, bytes, [=] { return conv2d(x, w, {}, p); }, {x, w}, g);
+        name, flops, kBytes, [=] { return conv2d(x, w, {}, p); }, {x, w}, g);
     both(
-        name + "/channels_last", flops, bytes, [=] { return conv2d(x_last, w, {}, p); },
+        name + "/channels_last", flops, kBytes, [=] { return conv2d(x_last, w, {}, p); },
         {x_last, w}, g_last);
-    row(name + "/onednn/forward", flops, bytes,
+    row(name + "/onednn/forward", flops, kBytes,
         [=] { benchmark::DoNotOptimize(onednn_depthwise(x, w, k / 2).data_ptr()); });
   }
-  {
-    const Tensor w = randn({C, 1, 5, 5}, {}, &random).requires_grad_(),
-                 half = randn({B, C, H / 2, W / 2}, {}, &random);
-    const ConvParams p{.stride = {2, 2}, .pad_begin = {2, 2}, .pad_end = {2, 2}, .groups = C};
-    both(
-        "depthwise/5s2", cells / 2 * 25, 5 * cells, [=] { return conv2d(x, w, {}, p); }, {x, w},
-        half);
-    const Tensor small = randn({B, 480, 14, 14}, {}, &random).requires_grad_(),
-                 gs = randn({B, 480, 14, 14}, {}, &random),
-                 ws = randn({480, 1, 5, 5}, {}, &random).requires_grad_();
-    both(
-        "depthwise/5at14", 2.0 * B * 480 * 196 * 25, 8.0 * B * 480 * 196,
-        [=] {
-          return conv2d(small, ws, {}, {.pad_begin = {2, 2}, .pad_end = {2, 2}, .groups = 480});
-        },
-        {small, ws}, gs);
+  const Tensor w = randn({C, 1, 5, 5}, {}, &random).requires_grad_(),
+               half = randn({B, C, H / 2, W / 2}, {}, &random);
+  const ConvParams p{.stride = {2, 2}, .pad_begin = {2, 2}, .pad_end = {2, 2}, .groups = C};
+  both(
+      "depthwise/5s2", kCells / 2 * 25, 5 * kCells, [=] { return conv2d(x, w, {}, p); }, {x, w},
+      half);
+  const Tensor small = randn({B, 480, 14, 14}, {}, &random).requires_grad_(),
+               gs = randn({B, 480, 14, 14}, {}, &random),
+               ws = randn({480, 1, 5, 5}, {}, &random).requires_grad_();
+  both(
+      "depthwise/5at14", 2.0 * B * 480 * 196 * 25, 8.0 * B * 480 * 196,
+      [=] {
+        return conv2d(small, ws, {}, {.pad_begin = {2, 2}, .pad_end = {2, 2}, .groups = 480});
+      },
+      {small, ws}, gs);
+}
+
+void mixconv_rows(const Frames& pictures, Generator& random) {
+  const Tensor x = pictures.x, g = pictures.g, x_last = pictures.x_last, g_last = pictures.g_last;
+  std::vector<DepthwiseGroup> groups;
+  Tensors leaves{x};
+  for (const int64_t k : {3, 5, 7, 9}) {
+    groups.push_back({randn({C / 4, 1, k, k}, {}, &random).requires_grad_(),
+                      {},
+                      {k / 2, k / 2},
+                      {k / 2, k / 2}});
+    leaves.push_back(groups.back().weight);
   }
-  {
-    std::vector<DepthwiseGroup> groups;
-    Tensors leaves{x};
-    for (const int64_t k : {3, 5, 7, 9}) {
-      groups.push_back({randn({C / 4, 1, k, k}, {}, &random).requires_grad_(),
-                        {},
-                        {k / 2, k / 2},
-                        {k / 2, k / 2}});
-      leaves.push_back(groups.back().weight);
-    }
-    Tensors last = leaves;
-    last[0] = x_last;
-    const double flops = 2 * cells * 41;
-    both(
-        "mixconv", flops, bytes, [=] { return mixed_depthwise_conv2d(x, groups); }, leaves, g);
-    both(
-        "mixconv/channels_last", flops, bytes,
-        [=] { return mixed_depthwise_conv2d(x_last, groups); }, last, g_last);
-    both(
-        "mixconv/split_conv_concat", flops, bytes,
-        [=] {
-          return plain::mixed_depthwise_conv2d(x, groups, {1, 1});
-        },
-        leaves, g);
-  }
+  Tensors last = leaves;
+  last[0] = x_last;
+  const double flops = 2 * kCells * 41;
+  both(
+      "mixconv", flops, kBytes, [=] { return mixed_depthwise_conv2d(x, groups); }, leaves, g);
+  both(
+      "mixconv/channels_last", flops, kBytes,
+      [=] { return mixed_depthwise_conv2d(x_last, groups); }, last, g_last);
+  both(
+      "mixconv/split_conv_concat", flops, kBytes,
+      [=] {
+        return plain::mixed_depthwise_conv2d(x, groups, {1, 1});
+      },
+      leaves, g);
+}
+
+void nms_rows() {
   for (const int64_t n : {1000, 5000})
     for (const int64_t objects : {0, 12}) {
       const BoxScene s = box_scene(n, objects);
@@ -210,76 +221,95 @@ int main(int argc, char** argv) {
                     {"y", fast_nms(s.boxes, one, {.top_k = 0, .max_detections = 0}).indices}};
           });
     }
-  {  // the reproduction: 80 classes, 1000 candidates, 200 of each class
-    const BoxScene s = box_scene(1000, 12, 80);
-    row("suppression/80x1000/fast_nms", 0, 0, [s] {
-      benchmark::DoNotOptimize(fast_nms(s.boxes, s.scores, {.top_k = 200}).indices.data_ptr());
-    });
-    row("suppression/80x1000/nms", 0, 0,
-        [s] {  // every class as fast_nms would have it: its 200 best
-          parallel_for(80, 1, [&](int64_t c, int64_t end) {
-            for (; c < end; ++c) {
-              const ValuesIndices best = topk(s.scores[c], 200);
-              benchmark::DoNotOptimize(
-                  nms(index_select(s.boxes, 0, best.indices), best.values, {.iou_threshold = 0.5})
-                      .data_ptr());
-            }
-          });
+}
+
+/// Fast NMS as the official code's tensor operations.
+void matrix_form(const BoxScene& s) {
+  no_grad guard;
+  const ValuesIndices top = sort(s.scores, 1, true);
+  const Tensor index = top.indices.narrow(1, 0, 200).contiguous(),
+               b = index_select(s.boxes, 0, index.reshape({-1})).reshape({80, 200, 4});
+  const Tensor low = maximum(b.unsqueeze(2).slice(3, 0, 2), b.unsqueeze(1).slice(3, 0, 2)),
+               high = minimum(b.unsqueeze(2).slice(3, 2, 4), b.unsqueeze(1).slice(3, 2, 4));
+  const Tensor wh = clamp(high - low, 0, 1e30), inter = wh.select(3, 0) * wh.select(3, 1);
+  const Tensor area = (b.select(2, 2) - b.select(2, 0)) * (b.select(2, 3) - b.select(2, 1));
+  const Tensor iou = triu(inter / (area.unsqueeze(2) + area.unsqueeze(1) - inter), 1);
+  benchmark::DoNotOptimize((amax(iou, {1}) <= 0.5).data_ptr());
+}
+
+/// The reproduction: 80 classes, 1000 candidates, 200 of each class.
+void suppression_rows() {
+  const BoxScene s = box_scene(1000, 12, 80);
+  row("suppression/80x1000/fast_nms", 0, 0, [s] {
+    benchmark::DoNotOptimize(fast_nms(s.boxes, s.scores, {.top_k = 200}).indices.data_ptr());
+  });
+  row("suppression/80x1000/nms", 0, 0,
+      [s] {  // every class as fast_nms would have it: its 200 best
+        parallel_for(80, 1, [&](int64_t c, int64_t end) {
+          for (; c < end; ++c) {
+            const ValuesIndices best = topk(s.scores[c], 200);
+            benchmark::DoNotOptimize(
+                nms(index_select(s.boxes, 0, best.indices), best.values, {.iou_threshold = 0.5})
+                    .data_ptr());
+          }
         });
-    const Tensor boxes =
-                     s.boxes.unsqueeze(0).expand({80, 1000, 4}).contiguous().reshape({80000, 4}),
-                 scores = s.scores.reshape({80000});
-    const Tensor idxs = repeat_interleave(arange(0, 80), 1000, 0);
-    row("suppression/80x1000/batched_nms", 0, 0, [=] {
-      benchmark::DoNotOptimize(batched_nms(boxes, scores, idxs, {.iou_threshold = 0.5}).data_ptr());
-    });
-    row("suppression/80x1000/matrix_form", 0, 0, [s] {  // the official code's tensor operations
-      no_grad guard;
-      const ValuesIndices top = sort(s.scores, 1, true);
-      const Tensor index = top.indices.narrow(1, 0, 200).contiguous(),
-                   b = index_select(s.boxes, 0, index.reshape({-1})).reshape({80, 200, 4});
-      const Tensor low = maximum(b.unsqueeze(2).slice(3, 0, 2), b.unsqueeze(1).slice(3, 0, 2)),
-                   high = minimum(b.unsqueeze(2).slice(3, 2, 4), b.unsqueeze(1).slice(3, 2, 4));
-      const Tensor wh = clamp(high - low, 0, 1e30), inter = wh.select(3, 0) * wh.select(3, 1);
-      const Tensor area = (b.select(2, 2) - b.select(2, 0)) * (b.select(2, 3) - b.select(2, 1));
-      const Tensor iou = triu(inter / (area.unsqueeze(2) + area.unsqueeze(1) - inter), 1);
-      benchmark::DoNotOptimize((amax(iou, {1}) <= 0.5).data_ptr());
-    });
-  }
-  {
-    const int64_t O = 64, N = 4;
-    const Tensor z = randn({N, O, H, W}, {}, &random).requires_grad_(),
-                 offset = (randn({N, 18, H, W}, {}, &random) * 2.0).requires_grad_();
-    const Tensor mask = rand({N, 9, H, W}, {}, &random).requires_grad_(),
-                 w = randn({O, O, 3, 3}, {}, &random).requires_grad_(),
-                 gz = randn({N, O, H, W}, {}, &random);
-    const ConvParams p{.pad_begin = {1, 1}, .pad_end = {1, 1}};
-    const double flops = 2.0 * N * H * W * O * O * 9;
-    both(
-        "deform", flops, 0, [=] { return deform_conv2d(z, offset, mask, w, {}, p); },
-        {z, offset, mask, w}, gz);
-    both(
-        "deform/conv2d", flops, 0, [=] { return conv2d(z, w, {}, p); }, {z, w}, gz);
-    both(
-        "deform/plain", flops, 0, [=] { return plain::deform_conv2d(z, offset, mask, w, {}, p); },
-        {z, offset, mask, w}, gz);
-  }
-  {
-    const Tensor prototypes = relu(randn({32, 138, 138}, {}, &random)),
-                 coefficients = tanh(randn({100, 32}, {}, &random)),
-                 corners = rand({100, 2}, {}, &random) * 0.7;
-    const Tensor boxes = concat({corners, corners + rand({100, 2}, {}, &random) * 0.3}, 1);
-    row("yolact_masks/100", 2.0 * 100 * 32 * 138 * 138, 4.0 * 138 * 138 * 132, [=] {
-      no_grad guard;
-      benchmark::DoNotOptimize(yolact_masks(prototypes, coefficients, boxes).data_ptr());
-    });
-    row("yolact_masks/100/composition", 2.0 * 100 * 32 * 138 * 138, 4.0 * 138 * 138 * 132, [=] {
-      no_grad guard;
-      const Tensor m = sigmoid(matmul(coefficients, prototypes.reshape({32, 138 * 138})))
-                           .reshape({100, 138, 138});
-      benchmark::DoNotOptimize(where(crop_window(boxes, 138, 138), m, 0.0).data_ptr());
-    });
-  }
+      });
+  const Tensor boxes = s.boxes.unsqueeze(0).expand({80, 1000, 4}).contiguous().reshape({80000, 4}),
+               scores = s.scores.reshape({80000});
+  const Tensor idxs = repeat_interleave(arange(0, 80), 1000, 0);
+  row("suppression/80x1000/batched_nms", 0, 0, [=] {
+    benchmark::DoNotOptimize(batched_nms(boxes, scores, idxs, {.iou_threshold = 0.5}).data_ptr());
+  });
+  row("suppression/80x1000/matrix_form", 0, 0, [s] { matrix_form(s); });
+}
+
+void deform_rows(Generator& random) {
+  const int64_t O = 64, N = 4;
+  const Tensor z = randn({N, O, H, W}, {}, &random).requires_grad_(),
+               offset = (randn({N, 18, H, W}, {}, &random) * 2.0).requires_grad_();
+  const Tensor mask = rand({N, 9, H, W}, {}, &random).requires_grad_(),
+               w = randn({O, O, 3, 3}, {}, &random).requires_grad_(),
+               gz = randn({N, O, H, W}, {}, &random);
+  const ConvParams p{.pad_begin = {1, 1}, .pad_end = {1, 1}};
+  const double flops = 2.0 * N * H * W * O * O * 9;
+  both(
+      "deform", flops, 0, [=] { return deform_conv2d(z, offset, mask, w, {}, p); },
+      {z, offset, mask, w}, gz);
+  both(
+      "deform/conv2d", flops, 0, [=] { return conv2d(z, w, {}, p); }, {z, w}, gz);
+  both(
+      "deform/plain", flops, 0, [=] { return plain::deform_conv2d(z, offset, mask, w, {}, p); },
+      {z, offset, mask, w}, gz);
+}
+
+void mask_rows(Generator& random) {
+  const Tensor prototypes = relu(randn({32, 138, 138}, {}, &random)),
+               coefficients = tanh(randn({100, 32}, {}, &random)),
+               corners = rand({100, 2}, {}, &random) * 0.7;
+  const Tensor boxes = concat({corners, corners + rand({100, 2}, {}, &random) * 0.3}, 1);
+  row("yolact_masks/100", 2.0 * 100 * 32 * 138 * 138, 4.0 * 138 * 138 * 132, [=] {
+    no_grad guard;
+    benchmark::DoNotOptimize(yolact_masks(prototypes, coefficients, boxes).data_ptr());
+  });
+  row("yolact_masks/100/composition", 2.0 * 100 * 32 * 138 * 138, 4.0 * 138 * 138 * 132, [=] {
+    no_grad guard;
+    const Tensor m =
+        sigmoid(matmul(coefficients, prototypes.reshape({32, 138 * 138}))).reshape({100, 138, 138});
+    benchmark::DoNotOptimize(where(crop_window(boxes, 138, 138), m, 0.0).data_ptr());
+  });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Generator random(1);
+  const Frames pictures = batch(random);
+  depthwise_rows(pictures, random);
+  mixconv_rows(pictures, random);
+  nms_rows();
+  suppression_rows();
+  deform_rows(random);
+  mask_rows(random);
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();
 }

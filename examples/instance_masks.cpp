@@ -17,6 +17,42 @@ namespace {
 using namespace dropin;
 using namespace example;
 
+// Prototypes 1, x, y, x^2, xy, y^2 over the picture: any ellipse is a sigmoid of their combination.
+Tensor prototypes() {
+  const Tensor line = (arange(0, kMap, 1, kFloat32) + 0.5) / kMap, x = line.expand({kMap, kMap}),
+               y = line.unsqueeze(1).expand({kMap, kMap});
+  return stack({ones({kMap, kMap}), x, y, x * x, x * y, y * y});
+}
+
+// All candidates, faintly.
+Picture drawn(const Tensor& candidates, int64_t count) {
+  Picture left = background();
+  for (int64_t n = 0; n < count; ++n) {
+    const auto b = boxes_to_pixels(candidates.narrow(0, n, 1), kSize, kSize).to_vector<int>();
+    left.outline(b[0], b[1], b[2], b[3],
+                 n < count - kNoise ? kKinds[kObjects[static_cast<std::size_t>(n / kEach)].kind]
+                                    : Color{90, 90, 90},
+                 1, 0.35);
+  }
+  return left;
+}
+
+// Paints a mask and compares it with object `object`: intersection over union.
+double painted(Picture& picture, const Tensor& mask, std::size_t object, const Color& color) {
+  const Tensor one = mask.contiguous();
+  const std::uint8_t* m = one.data<std::uint8_t>();
+  double both = 0, either = 0;
+  for (int py = 0; py < kSize; ++py)
+    for (int px = 0; px < kSize; ++px) {
+      const bool on = m[py * kSize + px],
+                 truth = object < kObjects.size() &&
+                         kObjects[object].inside((px + 0.5) / kSize, (py + 0.5) / kSize) > 0;
+      both += on && truth, either += on || truth;
+      if (on) picture.blend(px, py, color, 0.6);
+    }
+  return either > 0 ? both / either : 0;
+}
+
 int run(const std::string& path) {
   const Candidates c = make_candidates();
   const int64_t count = c.count;
@@ -25,24 +61,13 @@ int run(const std::string& path) {
       fast_nms(candidates, tensor(c.scores, {kKindCount, count}),
                {.iou_threshold = 0.5, .conf_threshold = 0.1, .second_threshold = true});
 
-  // Prototypes 1, x, y, x^2, xy, y^2 over the picture: any ellipse is a sigmoid of their
-  // combination.
-  const Tensor line = (arange(0, kMap, 1, kFloat32) + 0.5) / kMap, x = line.expand({kMap, kMap}),
-               y = line.unsqueeze(1).expand({kMap, kMap});
-  const Tensor prototypes = stack({ones({kMap, kMap}), x, y, x * x, x * y, y * y});
   const Tensor kept = index_select(candidates, 0, found.indices);
   const Tensor masks =
-      yolact_masks(prototypes, index_select(tensor(c.coefficients, {count, 6}), 0, found.indices),
+      yolact_masks(prototypes(), index_select(tensor(c.coefficients, {count, 6}), 0, found.indices),
                    kept, {.out_height = kSize, .out_width = kSize, .binarize = true});
 
-  Picture left = background(), picture(2 * kSize + 10, kSize);
-  for (int64_t n = 0; n < count; ++n) {
-    const auto b = boxes_to_pixels(candidates.narrow(0, n, 1), kSize, kSize).to_vector<int>();
-    left.outline(b[0], b[1], b[2], b[3],
-                 n < count - kNoise ? kKinds[kObjects[static_cast<std::size_t>(n / kEach)].kind]
-                                    : Color{90, 90, 90},
-                 1, 0.35);
-  }
+  Picture left = drawn(candidates, count);
+  Picture picture(2 * kSize + 10, kSize);
   Picture right = background();
   const auto labels = found.classes.to_vector<int>();
   const auto quality = found.scores.to_vector();
@@ -53,21 +78,10 @@ int run(const std::string& path) {
   for (int64_t n = 0; n < found.indices.size(0); ++n) {
     const Color color = kKinds[labels[static_cast<std::size_t>(n)]];
     const auto b = boxes_to_pixels(kept.narrow(0, n, 1), kSize, kSize).to_vector<int>();
-    const Tensor one = masks[n].contiguous();
-    const std::uint8_t* m = one.data<std::uint8_t>();
     const int64_t index = found.indices.to_vector<int64_t>()[static_cast<std::size_t>(n)];
     const std::size_t object = static_cast<std::size_t>(index / kEach);
-    double both = 0, either = 0;
-    for (int py = 0; py < kSize; ++py)
-      for (int px = 0; px < kSize; ++px) {
-        const bool on = m[py * kSize + px],
-                   truth = object < kObjects.size() &&
-                           kObjects[object].inside((px + 0.5) / kSize, (py + 0.5) / kSize) > 0;
-        both += on && truth, either += on || truth;
-        if (on) right.blend(px, py, color, 0.6);
-      }
+    const double overlap = painted(right, masks[n], object, color);
     right.outline(b[0], b[1], b[2], b[3], color, 2);
-    const double overlap = either > 0 ? both / either : 0;
     std::printf("  class %d  score %.3f  box %3d %3d %3d %3d  mask IoU with the truth %.3f\n",
                 labels[static_cast<std::size_t>(n)], quality[static_cast<std::size_t>(n)], b[0],
                 b[1], b[2], b[3], overlap);

@@ -90,8 +90,9 @@ std::vector<Tensor> recurrent_weights(const Layer& l) {
           l.find("bias_hh_l0")};
 }
 
-const std::map<std::string, Function>& functions() {
-  static const std::map<std::string, Function> all = {
+using Functions = std::map<std::string, Function>;
+Functions layers() {
+  return {
       {"MultiheadAttention", attention},
       {"LSTM",
        [](const Layer& l, const Tensor& x) {
@@ -136,40 +137,50 @@ const std::map<std::string, Function>& functions() {
              l.options.at("stride").is_null() ? l.pair("kernel_size") : l.pair("stride"),
              l.pair("padding"));
        }},
-      {"LayerNorm",
-       [](const Layer& l, const Tensor& x) {
-         return at::layer_norm(x, l.find("weight").sizes(), l.find("weight"), l.find("bias"),
-                               l.real("eps"));
-       }},
-      {"RMSNorm",
-       [](const Layer& l, const Tensor& x) {
-         return at::rms_norm(x, l.find("weight").sizes(), l.find("weight"), l.real("eps"));
-       }},
-      {"GroupNorm",
-       [](const Layer& l, const Tensor& x) {
-         return at::group_norm(x, l.whole("num_groups"), l.find("weight"), l.find("bias"),
-                               l.real("eps"));
-       }},
-      {"BatchNorm2d",
-       [](const Layer& l, const Tensor& x) {
-         return at::batch_norm(x, l.find("weight"), l.find("bias"), l.find("running_mean"),
-                               l.find("running_var"), l.training, 0.1, l.real("eps"), false);
-       }},
-      {"GELU", [](const Layer&, const Tensor& x) { return at::gelu(x); }},
-      {"SiLU", [](const Layer&, const Tensor& x) { return at::silu(x); }},
-      {"ReLU", [](const Layer&, const Tensor& x) { return at::relu(x); }},
-      {"ReLU6", [](const Layer&, const Tensor& x) { return at::hardtanh(x, 0, 6); }},
-      {"LeakyReLU", [](const Layer&, const Tensor& x) { return at::leaky_relu(x); }},
-      {"ELU", [](const Layer&, const Tensor& x) { return at::elu(x); }},
-      {"SELU", [](const Layer&, const Tensor& x) { return at::selu(x); }},
-      {"Sigmoid", [](const Layer&, const Tensor& x) { return at::sigmoid(x); }},
-      {"Tanh", [](const Layer&, const Tensor& x) { return at::tanh(x); }},
-      {"Softplus", [](const Layer&, const Tensor& x) { return at::softplus(x); }},
-      {"Softsign", [](const Layer&, const Tensor& x) { return x / (x.abs() + 1); }},
-      {"Hardswish", [](const Layer&, const Tensor& x) { return at::hardswish(x); }},
       {"Embedding",
-       [](const Layer& l, const Tensor& x) { return at::embedding(l.find("weight"), x); }},
-  };
+       [](const Layer& l, const Tensor& x) { return at::embedding(l.find("weight"), x); }}};
+}
+Functions norms() {
+  return {{"LayerNorm",
+           [](const Layer& l, const Tensor& x) {
+             return at::layer_norm(x, l.find("weight").sizes(), l.find("weight"), l.find("bias"),
+                                   l.real("eps"));
+           }},
+          {"RMSNorm",
+           [](const Layer& l, const Tensor& x) {
+             return at::rms_norm(x, l.find("weight").sizes(), l.find("weight"), l.real("eps"));
+           }},
+          {"GroupNorm",
+           [](const Layer& l, const Tensor& x) {
+             return at::group_norm(x, l.whole("num_groups"), l.find("weight"), l.find("bias"),
+                                   l.real("eps"));
+           }},
+          {"BatchNorm2d", [](const Layer& l, const Tensor& x) {
+             return at::batch_norm(x, l.find("weight"), l.find("bias"), l.find("running_mean"),
+                                   l.find("running_var"), l.training, 0.1, l.real("eps"), false);
+           }}};
+}
+Functions activations() {
+  return {{"GELU", [](const Layer&, const Tensor& x) { return at::gelu(x); }},
+          {"SiLU", [](const Layer&, const Tensor& x) { return at::silu(x); }},
+          {"ReLU", [](const Layer&, const Tensor& x) { return at::relu(x); }},
+          {"ReLU6", [](const Layer&, const Tensor& x) { return at::hardtanh(x, 0, 6); }},
+          {"LeakyReLU", [](const Layer&, const Tensor& x) { return at::leaky_relu(x); }},
+          {"ELU", [](const Layer&, const Tensor& x) { return at::elu(x); }},
+          {"SELU", [](const Layer&, const Tensor& x) { return at::selu(x); }},
+          {"Sigmoid", [](const Layer&, const Tensor& x) { return at::sigmoid(x); }},
+          {"Tanh", [](const Layer&, const Tensor& x) { return at::tanh(x); }},
+          {"Softplus", [](const Layer&, const Tensor& x) { return at::softplus(x); }},
+          {"Softsign", [](const Layer&, const Tensor& x) { return x / (x.abs() + 1); }},
+          {"Hardswish", [](const Layer&, const Tensor& x) { return at::hardswish(x); }}};
+}
+const Functions& functions() {
+  static const Functions all = [] {
+    Functions f = layers();
+    f.merge(norms());
+    f.merge(activations());
+    return f;
+  }();
   return all;
 }
 

@@ -15,10 +15,13 @@
 //
 #include <algorithm>
 #include <cmath>
+#include <optional>
 #include <vector>
 
 #include "cpu/scratch.h"
 #include "dropin/core/parallel.h"
+#include "kernels/attention/distances-inl.h"
+#include "kernels/attention/positions.h"
 #include "kernels/attention/problem.h"
 #include "kernels/attention/scores-inl.h"
 
@@ -160,19 +163,20 @@ struct Packed {
 };
 
 // One block of queries of one head. work: the scores [kTile, kTile], the queries [kTile, D], the
-// weighted values [kTile, dvp].
+// weighted values [kTile, dvp], kWindowWork with tables.
 void forward_block(const AttentionProblem& p, int64_t b, int64_t h, int64_t i0, const Packed& k,
                    float* work) {
   const int64_t i1 = std::min(p.queries, i0 + kTile), m = i1 - i0, d = p.width, dvp = k.dvp;
   float *s = work, *q = s + kTile * kTile, top[kTile], sum[kTile];
   const Running r{top, sum, q + kTile * d, dvp};
+  float* windows = r.acc + kTile * dvp;
   clear(m, r);
   pack_rows(p.row(p.q, b, h, i0), m, d, p.q.strides[2], static_cast<float>(p.spec.scale), q, d);
   int64_t begin, end;
   p.key_range(i0, i1, begin, end);
   for (int64_t j0 = begin / kTile * kTile; j0 < end; j0 += kTile) {
     const int64_t j1 = std::min(p.keys, j0 + kTile), n = j1 - j0, ld = padded(n);
-    const Cover c = cover(p, b, i0, i1, j0, j1);
+    const Cover c = cover(p, b, h, i0, i1, j0, j1);
     if (c == Cover::None) continue;
     const float *kt = k.keys + j0 * d, *v = k.values + j0 * dvp;
     const bool plain = plain_scores(p, c), careful = c == Cover::Partial && !k.finite[j0 / kTile];
@@ -184,6 +188,9 @@ void forward_block(const AttentionProblem& p, int64_t b, int64_t h, int64_t i0, 
         group_product(rows, in.hi - in.lo, d, q + i * d, d, 1, kt + in.lo, ld,
                       s + i * kTile + in.lo, kTile, false);
     });
+    const TileAt tile{i0, m, j0, n, bands};
+    if (p.factors.data) multiply_factors(p, tile, s);
+    if (p.table.data) add_table_scores(p, tile, {q, d, 1}, {kt, 1, ld}, s, windows);
     for_groups(m, [&](int64_t i, int64_t rows) {
       const Band in = bands[i];
       if (in.hi == in.lo) return;
@@ -196,6 +203,7 @@ void forward_block(const AttentionProblem& p, int64_t b, int64_t h, int64_t i0, 
                       v + in.lo * dvp, dvp, r.acc + i * dvp, dvp, true);
     });
     if (careful) careful_product(m, dvp, n, s, kTile, 1, v, dvp, r.acc, dvp, true);
+    if (p.value_table.data) add_value_rows(p, tile, s, r.acc, dvp, windows);
   }
   finish(p, b, h, i0, m, r);
 }
@@ -212,7 +220,7 @@ void decode_blocks(const AttentionProblem& p, int64_t b, int64_t hk, int64_t fir
   clear(group * p.queries, all);
   for (int64_t block = first; block < last; ++block) {
     const int64_t j0 = block * kTile, j1 = std::min(p.keys, j0 + kTile), n = j1 - j0;
-    const Cover c = cover(p, b, 0, p.queries, j0, j1);
+    const Cover c = cover(p, b, hk * p.group(), 0, p.queries, j0, j1);
     if (c == Cover::None) continue;
     const float *k = p.row(p.k, b, hk, j0), *v = p.row(p.v, b, hk, j0);
     const bool careful = c == Cover::Partial && !all_finite(v, n, dv, p.v.strides[2]);
@@ -343,13 +351,14 @@ void ForwardCut::pack(const AttentionProblem& p, const KeyBlock& k) {
 }
 
 void Forward(const AttentionProblem& p) {
-  if (!p.spec.step && p.queries <= kDecodeQueries && p.queries < p.keys) return decode(p);
+  if (!p.spec.step && p.queries <= kDecodeQueries && p.queries < p.keys && !p.tables)
+    return decode(p);
   ForwardCut cut(p);
   parallel_for(static_cast<int64_t>(cut.key_blocks.size()), 8, [&](int64_t first, int64_t last) {
     for (int64_t t = first; t < last; ++t) cut.pack(p, cut.key_blocks[static_cast<std::size_t>(t)]);
   });
   parallel_for(static_cast<int64_t>(cut.items.size()), 1, [&](int64_t first, int64_t last) {
-    cpu::Scratch<float> work(kTile * (kTile + cut.width + cut.dvp));
+    cpu::Scratch<float> work(kTile * (kTile + cut.width + cut.dvp) + (p.tables ? kWindowWork : 0));
     for (int64_t t = first; t < last; ++t) {
       const ForwardCut::Item& item = cut.items[static_cast<std::size_t>(t)];
       const Strand& s = cut.strands[static_cast<std::size_t>(item.strand)];
@@ -377,12 +386,30 @@ abi::Status unpack(AttentionProblem& p, const AttentionInputs& in, const Attenti
   if (spec.own_mean && !spec.step) return abi::unsupported("a share of a mixture along strands");
   if (spec.step && (q.sizes[1] != k.sizes[1] || q.sizes[2] != k.sizes[2] || !spec.accumulate))
     return abi::unsupported("strands where queries and keys are the same positions, accumulated");
+  if (spec.step && (in.grid.data || in.table.data || in.value_table.data || in.factors.data))
+    return abi::unsupported("learned distances or a grid along strands");
+  for (const abi::TensorIn* t : {&in.table, &in.value_table, &in.factors, &in.grid})
+    if (t->data && (t->dtype != DType::Float32 || !t->contiguous()))
+      return abi::unsupported("tables of contiguous float32");
+  if (in.grid.data && (q.sizes[2] != k.sizes[2] || in.places.dtype != DType::Int64 ||
+                       !in.places.contiguous() || in.places.sizes[0] > k.sizes[2]))
+    return abi::unsupported("places [P, 2] int64 of queries that are the keys too");
   p.spec = spec;
   p.batch = q.sizes[0], p.heads = q.sizes[1], p.key_heads = k.sizes[1], p.queries = q.sizes[2],
   p.keys = k.sizes[2], p.width = q.sizes[3], p.value_width = v.sizes[3];
   static_cast<AttentionInputs&>(p) = in;
   return abi::ok();
 }
+
+// Positions laid out as the tiles read them, for the length of a call.
+struct Positions {
+  std::optional<DistanceTables> tables;
+  std::optional<GridPlaces> on_grid;
+  explicit Positions(AttentionProblem& p) {
+    if (p.has_tables()) p.tables = &tables.emplace(p);
+    if (p.grid.data) p.on_grid = &on_grid.emplace(p);
+  }
+};
 
 abi::Status forward(const abi::KernelContext&, const AttentionInputs& in, const AttentionSpec& spec,
                     const abi::TensorOut& o, const abi::TensorOut& lse,
@@ -391,6 +418,7 @@ abi::Status forward(const abi::KernelContext&, const AttentionInputs& in, const 
   if (abi::Status s = unpack(p, in, spec); s.code) return s;
   if (o.numel() == 0 && lse.numel() == 0) return abi::ok();
   p.o = o, p.lse = lse, p.rest = rest;
+  const Positions laid_out(p);
   HWY_DYNAMIC_DISPATCH(Forward)(p);
   return abi::ok();
 }
@@ -404,6 +432,8 @@ abi::Status backward(const abi::KernelContext&, const abi::TensorIn& go, const a
   static_cast<abi::TensorIn&>(p.lse) = results.lse;
   static_cast<abi::TensorIn&>(p.rest) = results.rest;
   p.gq = out.q, p.gk = out.k, p.gv = out.v;
+  p.gtable = out.table, p.gvalue_table = out.value_table, p.gfactors = out.factors;
+  const Positions laid_out(p);
   attention_gradients(p);
   return abi::ok();
 }

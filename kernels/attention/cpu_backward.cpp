@@ -11,6 +11,8 @@
 
 #include "cpu/scratch.h"
 #include "dropin/core/parallel.h"
+#include "kernels/attention/distances-inl.h"
+#include "kernels/attention/positions.h"
 #include "kernels/attention/problem.h"
 #include "kernels/attention/scores-inl.h"
 
@@ -20,9 +22,11 @@ namespace {
 
 // The tiles of a task, and its queries and their gradients packed: kt [D, 64], vt [Dv, 64], k [64,
 // dp], s and ds [64, 64], gk [64, dp], gv [64, dvp]; q [heads, rows, dp] with the scale in it, go
-// [heads, rows, dvp] for queries [from, to).
+// [heads, rows, dvp] for queries [from, to). With tables: what their windows are worked in, scores
+// before the factors [64, 64], and the gradients of the tables' rows in DistanceTables' order.
 struct BackwardWork {
   float *kt, *vt, *k, *s, *ds, *gk, *gv, *q, *go;
+  float *windows = nullptr, *raw = nullptr, *table = nullptr, *values = nullptr, *factors = nullptr;
 };
 
 // Queries [i0, i0 + m) against keys [j0, j0 + n) of head h.
@@ -38,8 +42,9 @@ struct Tile {
         m(std::min(kTile, p.queries - i)),
         j0(j),
         n(std::min(kTile, p.keys - j)),
-        cover(kernels::HWY_NAMESPACE::cover(p, b, i, i + m, j, j + n)),
+        cover(kernels::HWY_NAMESPACE::cover(p, b, h_, i, i + m, j, j + n)),
         plain(plain_scores(p, cover)) {}
+  TileAt at() const { return {i0, m, j0, n, bands}; }
 };
 
 // The probabilities of row i of a tile from its scores, in place, and drow: go v^T times what
@@ -93,10 +98,26 @@ HWY_INLINE void probability_row(const AttentionProblem& p, const Tile& t, Band i
   }
 }
 
+// What the tables add to a tile's products s = q k^T and ds = go v^T.
+void add_tables(const AttentionProblem& p, const Tile& t, const float* q, const float* kt,
+                const float* go, float* s, float* ds, const BackwardWork& w) {
+  const int64_t dp = rounded(p.width), dvp = rounded(p.value_width), ld = padded(t.n);
+  if (p.factors.data) {
+    std::copy_n(s, t.m * kTile, w.raw);
+    multiply_factors(p, t.at(), s);
+  }
+  if (p.table.data) add_table_scores(p, t.at(), {q, dp, 1}, {kt, 1, ld}, s, w.windows);
+  if (p.value_table.data)
+    add_window(t.at(), p.value_width, {go, dvp, 1},
+               p.tables->value_columns.data() + p.tables->window(t.i0, t.j0) * p.value_width, ds,
+               w.windows);
+}
+
 // The products of a tile, s = q k^T and ds = go v^T, then probability_row on each row.
 template <bool kOwn>
 void tile_scores(const AttentionProblem& p, Tile& t, const float* q, const float* kt,
-                 const float* go, const float* vt, float* s, float* ds, float* own, float* mass) {
+                 const float* go, const float* vt, float* s, float* ds, float* own, float* mass,
+                 const BackwardWork& w) {
   const int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv),
                 ld = padded(t.n);
   for_groups(t.m, [&](int64_t i, int64_t rows) {
@@ -111,6 +132,7 @@ void tile_scores(const AttentionProblem& p, Tile& t, const float* q, const float
       group_product(rows, in.hi - in.lo, dv, go + i * dvp, dvp, 1, vt + in.lo, ld,
                     ds + i * kTile + in.lo, kTile, false);
   });
+  if (p.tables) add_tables(p, t, q, kt, go, s, ds, w);
   for_groups(t.m, [&](int64_t first, int64_t rows) {
     const Band in = t.bands[first];
     for (int64_t i = first; i < first + rows; ++i) {
@@ -163,6 +185,27 @@ void tile_gradients(const AttentionProblem& p, const Tile& t, bool careful, cons
       group_product(rows, dp, in.hi - in.lo, ds + in.lo * kTile + j, 1, kTile, q + in.lo * dp, dp,
                     gk + j * dp, dp, true);
   });
+}
+
+// What s and ds give the tables, and the tables the gradients of queries and keys. Before
+// tile_gradients: the factors turn ds into the gradient of q k^T.
+void tile_table_gradients(const AttentionProblem& p, const Tile& t, bool careful, const float* s,
+                          float* ds, const float* q, const float* go, const float* k, float* gq,
+                          const BackwardWork& w) {
+  const int64_t dp = rounded(p.width), dvp = rounded(p.value_width),
+                window = p.tables->window(t.i0, t.j0);
+  if (p.table.data) {
+    const float* rows_of = p.tables->rows.data() + window * dp;
+    table_gradients(p, t.at(), careful, ds, q, rows_of, gq, w.table + window * dp, w.windows);
+    if (p.spec.table_of_keys)
+      table_gradients_of_keys(p, t.at(), careful, ds, k, rows_of, w.gk, w.table + window * dp,
+                              w.windows);
+  }
+  if (p.value_table.data) {
+    straighten(t.m, padded(t.n), s, w.windows);
+    gather_by_distance(careful, t.m, dvp, w.windows, go, w.values + window * dvp);
+  }
+  if (p.factors.data) factor_gradients(p, t.at(), w.raw, ds, w.factors + window);
 }
 
 void pack_queries(const AttentionProblem& p, const Strand& strand, int64_t from, int64_t to,
@@ -225,7 +268,8 @@ void backward_run(const AttentionProblem& p, const Strand& strand, int64_t block
         const float *q = w.q + at * dp, *go = w.go + at * dvp;
         const bool careful = t.cover == Cover::Partial && (!finite || !all_finite(q, t.m, dp, dp) ||
                                                            !all_finite(go, t.m, dvp, dvp));
-        tile_scores<false>(p, t, q, w.kt, go, w.vt, w.s, w.ds, nullptr, nullptr);
+        tile_scores<false>(p, t, q, w.kt, go, w.vt, w.s, w.ds, nullptr, nullptr, w);
+        if (p.tables) tile_table_gradients(p, t, careful, w.s, w.ds, q, go, w.k, gq + at * dp, w);
         tile_gradients(p, t, careful, w.s, w.ds, q, go, w.k, gq + at * dp, w.gk, w.gv);
       }
     store_keys(p, strand, j0, n, w.gk, w.gv);
@@ -267,7 +311,7 @@ void backward_own(const AttentionProblem& p, const Strand& strand, float* gq,
         if (first || !keep) {
           float unused[2 * kTile];
           tile_scores<true>(p, t, q, kt + j0 * d, go, vt + j0 * dv, s, ds,
-                            first ? own + i0 : unused, first ? mass + i0 : unused + kTile);
+                            first ? own + i0 : unused, first ? mass + i0 : unused + kTile, w);
         } else {
           for_groups(t.m, [&](int64_t i, int64_t rows) {
             t.bands[i] = band(p, t.cover, i0 + i, rows, j0, j0 + t.n);
@@ -350,9 +394,52 @@ BackwardCut::BackwardCut(const AttentionProblem& p) : strands(strands_of(p)) {
   first.push_back(tasks.size());
 }
 
-// Tasks [begin, end), one after the other in one working memory.
+// Gradients of the tables' rows, an entry for each distance; with several of them, of a few tasks
+// each.
+struct TableShares {
+  int64_t rows = 0, dp, dvp, parts;
+  cpu::Scratch<float> table, values, factors;
+  TableShares(const AttentionProblem& p, int64_t parts_in)
+      : dp(rounded(p.width)), dvp(rounded(p.value_width)), parts(parts_in) {
+    if (!p.tables) return;
+    rows = p.tables->blocks * kTile;
+    auto cleared = [&](const abi::TensorIn& given, int64_t width) {
+      if (!given.data) return cpu::Scratch<float>();
+      cpu::Scratch<float> all(parts * rows * width);
+      std::fill_n(all.data(), parts * rows * width, 0.0f);
+      return all;
+    };
+    table = cleared(p.table, dp);
+    values = cleared(p.value_table, dvp);
+    factors = cleared(p.factors, 1);
+  }
+  void give(BackwardWork& w, int64_t part) const {
+    if (table.data()) w.table = table.data() + part * rows * dp;
+    if (values.data()) w.values = values.data() + part * rows * dvp;
+    if (factors.data()) w.factors = factors.data() + part * rows;
+  }
+  /// Sums all, in order, into the rows that the tables have.
+  void store(const AttentionProblem& p) const {
+    auto fold = [&](const cpu::Scratch<float>& from, int64_t ld, const abi::TensorIn& table_in,
+                    const abi::TensorOut& to) {
+      if (!from.data() || !to.data) return;
+      const int64_t width = table_in.ndim > 1 ? table_in.sizes[1] : 1;
+      std::fill_n(to.as<float>(), table_in.sizes[0] * width, 0.0f);
+      for (int64_t t = 0; t < parts * rows; ++t) {
+        float* row = to.as<float>() + p.tables->row(p, table_in, t % rows) * width;
+        for (int64_t c = 0; c < width; ++c) row[c] += from[t * ld + c];
+      }
+    };
+    fold(table, dp, p.table, p.gtable);
+    fold(values, dvp, p.value_table, p.gvalue_table);
+    fold(factors, 1, p.factors, p.gfactors);
+  }
+};
+
+// Tasks [begin, end), one after the other in one working memory; `part` of the tables' shares is
+// theirs.
 void run_tasks(const AttentionProblem& p, const BackwardCut& cut, int64_t begin, int64_t end,
-               float* gq) {
+               float* gq, const TableShares& shares, int64_t part) {
   const int64_t d = p.width, dv = p.value_width, dp = rounded(d), dvp = rounded(dv);
   auto task = [&](int64_t t) -> const BackwardCut::Task& {
     return cut.tasks[static_cast<std::size_t>(t)];
@@ -360,7 +447,9 @@ void run_tasks(const AttentionProblem& p, const BackwardCut& cut, int64_t begin,
   int64_t most = 0;
   for (int64_t t = begin; t < end; ++t)
     most = std::max(most, cut.strands[task(t).strand].heads * (task(t).to - task(t).from));
-  cpu::Scratch<float> work(kTile * (d + dv + 2 * dp + dvp + 2 * kTile) + most * (dp + dvp));
+  const int64_t windows = p.tables ? kWindowWork : 0, raw = p.factors.data ? kTile * kTile : 0;
+  cpu::Scratch<float> work(kTile * (d + dv + 2 * dp + dvp + 2 * kTile) + most * (dp + dvp) +
+                           windows + raw);
   float* next = work.data();
   auto take = [&](int64_t n) {
     float* at = next;
@@ -370,15 +459,18 @@ void run_tasks(const AttentionProblem& p, const BackwardCut& cut, int64_t begin,
   BackwardWork w{take(kTile * d),     take(kTile * dv),    take(kTile * dp),
                  take(kTile * kTile), take(kTile * kTile), take(kTile * dp),
                  take(kTile * dvp),   take(most * dp),     take(most * dvp)};
+  w.windows = take(windows);
+  w.raw = take(raw);
+  shares.give(w, part);
   for (int64_t t = begin; t < end; ++t) {
     const BackwardCut::Task& x = task(t);
     const Strand& s = cut.strands[x.strand];
     std::fill_n(gq + x.gq, s.heads * (x.to - x.from) * dp, 0.0f);
-    const AttentionProblem part = p.spec.step ? p.strand(s.first, s.step, s.count) : p;
+    const AttentionProblem own = p.spec.step ? p.strand(s.first, s.step, s.count) : p;
     if (p.spec.own_mean)
-      backward_own(part, s, gq + x.gq, w);
+      backward_own(own, s, gq + x.gq, w);
     else
-      backward_run(part, s, x.block0, x.block1, x.from, x.to, gq + x.gq, w);
+      backward_run(own, s, x.block0, x.block1, x.from, x.to, gq + x.gq, w);
   }
 }
 
@@ -422,8 +514,15 @@ void Backward(const AttentionProblem& all) {
   if (p.spec.kind == ScoreKind::Softmax && !p.spec.own_mean) row_shifts(p);
   const BackwardCut cut(p);
   cpu::Scratch<float> gq(cut.size);
-  parallel_for(static_cast<int64_t>(cut.tasks.size()), 1,
-               [&](int64_t begin, int64_t end) { run_tasks(p, cut, begin, end, gq.data()); });
+  const auto tasks = static_cast<int64_t>(cut.tasks.size());
+  // with tables, few parts: each has gradients of its own for every distance
+  const int64_t parts = p.tables ? std::min<int64_t>(tasks, 16) : tasks;
+  const TableShares shares(p, parts);
+  parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t t = begin; t < end; ++t)
+      run_tasks(p, cut, tasks * t / parts, tasks * (t + 1) / parts, gq.data(), shares, t);
+  });
+  shares.store(p);
   add_shares(p, cut, gq.data());
 }
 

@@ -29,6 +29,8 @@ Status describe(const AttentionInputs& in, const AttentionSpec& spec, Job& p) {
   DROPIN_REQUIRE(
       q.ndim == 4 && k.ndim == 4 && v.ndim == 4 && q.dtype == k.dtype && q.dtype == v.dtype,
       "q, k and v must have 4 dimensions and one type");
+  if (in.table.data || in.value_table.data || in.factors.data || in.grid.data)
+    return abi::unsupported("learned distances, or places on a grid");
   if (q.sizes[3] > 128 || v.sizes[3] > 128) return abi::unsupported("heads wider than 128");
   p.q = array(q), p.k = array(k), p.v = array(v);
   p.slopes = in.slopes.as<float>(), p.key_mask = in.key_mask.as<bool>();

@@ -25,6 +25,8 @@ struct AttentionSpec {
   int64_t segment = 0;
   const int64_t* step = nullptr;
   const int64_t* first = nullptr;
+  int64_t table_middle = 0;    ///< row of the tables that stands for distance 0
+  bool table_of_keys = false;  ///< a score gets k_j . a beside q_i . a
   bool own_mean =
       false;  ///< backward: lse is that of a mixture whose shares are constants, so each strand
               ///< shifts by the mean under its own probabilities (o is not read)
@@ -35,11 +37,24 @@ struct AttentionSpec {
 /// q, k, v as above; slopes [H] f32 or null; key_mask [B, Lk] bool (true = ignored) or null;
 /// forbidden [B, H, Lq, Lk] bool (any strides) or null; added [B, H, Lq, Lk] f32 (any strides) or
 /// null. Masked keys are skipped, never multiplied by 0: NaN and Inf in them do not leak.
+///
+/// Learned distances, each null or contiguous f32, not with strands: of query i and key j, a is row
+/// clamp(i + offset - j + table_middle, 0, R - 1) of its table. table [R, D]: scores are scale (q .
+/// k + q . a), and + scale k . a (table_of_keys); factors [R]: q . k is multiplied by a;
+/// value_table [R, Dv]: what a query sees of key j is v_j + a.
+///
+/// Places on a grid, not with strands, Lq = Lk: tokens 0 .. P - 1 stand in row and column places
+/// [P, 2] int64, and a score gets grid[h, y_j - y_i + (Gy - 1) / 2, x_j - x_i + (Gx - 1) / 2], grid
+/// [H, Gy, Gx] f32 contiguous, Gy and Gx odd; -inf: j is not seen. Other tokens see and are seen at
+/// no cost. Tiles of which grid says that no query sees a key are not visited.
 struct AttentionInputs {
-  abi::TensorIn q, k, v, slopes, key_mask, forbidden, added;
+  abi::TensorIn q, k, v, slopes, key_mask, forbidden, added, table, value_table, factors, grid,
+      places;
   template <class F>
   void tensors(F&& f) const {
-    for (const abi::TensorIn* t : {&q, &k, &v, &slopes, &key_mask, &forbidden, &added}) f(*t);
+    for (const abi::TensorIn* t : {&q, &k, &v, &slopes, &key_mask, &forbidden, &added, &table,
+                                   &value_table, &factors, &grid, &places})
+      f(*t);
   }
 };
 /// What forward left for backward.
@@ -50,11 +65,12 @@ struct AttentionResults {
     for (const abi::TensorIn* t : {&o, &lse, &rest}) f(*t);
   }
 };
+/// Of the tables too, where there are some: written, also when the others are added to.
 struct AttentionGradients {
-  abi::TensorOut q, k, v;
+  abi::TensorOut q, k, v, table, value_table, factors;
   template <class F>
   void tensors(F&& f) const {
-    for (const abi::TensorOut* t : {&q, &k, &v}) f(*t);
+    for (const abi::TensorOut* t : {&q, &k, &v, &table, &value_table, &factors}) f(*t);
   }
 };
 

@@ -13,6 +13,9 @@ constexpr int64_t kTile = 64;
 constexpr int64_t kDecodeQueries = 8;  ///< up to so many queries per key head, the keys are
                                        ///< read where they lie and split over the threads
 
+struct DistanceTables;
+struct GridPlaces;
+
 /// One problem of rows that see each other: the arguments of both directions, unpacked. A strand of
 /// a larger one is the same with other strides.
 struct AttentionProblem : AttentionInputs {
@@ -20,12 +23,15 @@ struct AttentionProblem : AttentionInputs {
   int64_t batch, heads, key_heads, queries, keys, width, value_width;
   abi::TensorOut o, lse, rest;  // forward
   abi::TensorIn go, glse, out;  // backward, with lse and rest
-  abi::TensorOut gq, gk, gv;
+  abi::TensorOut gq, gk, gv, gtable, gvalue_table, gfactors;
   float* delta = nullptr;  // [B, H, Lq]
   int64_t delta_size = 0, delta_step = 1;
-  int64_t distance = 1;  // between neighbouring rows, as ALiBi counts it
+  int64_t distance = 1;                    // between neighbouring rows, as ALiBi counts it
+  const DistanceTables* tables = nullptr;  // positions.h
+  const GridPlaces* on_grid = nullptr;
 
   int64_t group() const { return heads / key_heads; }
+  bool has_tables() const { return table.data || value_table.data || factors.data; }
   static const float* row(const abi::TensorIn& t, int64_t b, int64_t h, int64_t i) {
     return t.as<float>() + b * t.strides[0] + h * t.strides[1] + i * t.strides[2];
   }

@@ -10,6 +10,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/attention/positions.h"
 #include "kernels/attention/problem.h"
 #include "kernels/simd-inl.h"
 #include "kernels/tile-inl.h"
@@ -21,11 +22,24 @@ namespace {
 // What lies over a tile: nothing, everything, or element by element.
 enum class Cover { None, Full, Partial };
 
-Cover cover(const AttentionProblem& p, int64_t b, int64_t i0, int64_t i1, int64_t j0, int64_t j1) {
+Cover cover_on_grid(const GridPlaces& g, int64_t h, int64_t i0, int64_t i1, int64_t j0,
+                    int64_t j1) {
+  if (i1 > g.placed || j1 > g.placed) return Cover::Partial;
+  const GridPlaces::Seen s = g.between(h, i0 / kTile, j0 / kTile);
+  return s.seen == 0 ? Cover::None : s.seen == s.all ? Cover::Full : Cover::Partial;
+}
+
+Cover cover(const AttentionProblem& p, int64_t b, int64_t h, int64_t i0, int64_t i1, int64_t j0,
+            int64_t j1) {
   int64_t begin, end;
   p.key_range(i0, i1, begin, end);
   if (j1 <= begin || j0 >= end) return Cover::None;
   bool partial = !p.inside_window(i0, i1, j0, j1) || p.forbidden.data || j1 - j0 < kTile;
+  if (p.on_grid) {
+    const Cover c = cover_on_grid(*p.on_grid, h, i0, i1, j0, j1);
+    if (c == Cover::None) return c;
+    partial = partial || c == Cover::Partial;
+  }
   if (const bool* mask = p.mask_row(b)) {
     int64_t hidden = 0;
     for (int64_t j = j0; j < j1; ++j) hidden += mask[j * p.key_mask.strides[1]];
@@ -69,7 +83,35 @@ HWY_INLINE void group_product(int64_t rows, int64_t n, int64_t depth, const floa
 
 // Does a product q k^T need anything done to it before it is a score?
 bool plain_scores(const AttentionProblem& p, Cover c) {
-  return c == Cover::Full && p.spec.bias == 0 && !p.slopes.data && !p.added.data;
+  return c == Cover::Full && p.spec.bias == 0 && !p.slopes.data && !p.added.data && !p.on_grid;
+}
+
+// What the grid says of keys [from, to) of row i, whose scores begin at key j0.
+void add_grid(const AttentionProblem& p, int64_t h, int64_t i, int64_t j0, int64_t from, int64_t to,
+              float* row) {
+  const GridPlaces& g = *p.on_grid;
+  if (i >= g.placed) return;
+  const hn::ScalableTag<float> d;
+  const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
+  const auto none = hn::Set(d, -kInf<float>);
+  const float* bias = g.bias_of(p, h, i);
+  to = std::min(to, g.placed);
+  int64_t j = from;
+  while (j < to) {
+    const float* add = bias + g.at[at(j)];
+    const int64_t beside = std::min<int64_t>(g.run[at(j)], to - j);
+    int64_t c = 0;
+    for (; c + lanes <= beside; c += lanes) {
+      const auto x = hn::LoadU(d, add + c);
+      float* s = row + (j - j0) + c;
+      hn::StoreU(hn::IfThenElse(hn::Eq(x, none), none, hn::Add(hn::LoadU(d, s), x)), d, s);
+    }
+    for (; c < beside; ++c) {
+      float& s = row[j - j0 + c];
+      s = add[c] == -kInf<float> ? -kInf<float> : s + add[c];
+    }
+    j += beside;
+  }
 }
 
 // Turns products q k^T in columns [in.lo, in.hi) of row i into scores: biases, and -inf where a key
@@ -100,6 +142,7 @@ void finish_row(const AttentionProblem& p, int64_t b, int64_t h, int64_t i, int6
       row[j - j0] = x == -kInf<float> ? -kInf<float> : row[j - j0] + x;
     }
   }
+  if (p.on_grid) add_grid(p, h, i, j0, from, to, row);
   if (covered != Cover::Partial) return;
   int64_t begin, end;
   p.key_range(i, i + 1, begin, end);

@@ -426,6 +426,21 @@ __device__ __forceinline__ void write_rows(const Job& p, const Lane& lane, const
   }
 }
 
+/// Scores become probabilities, and join the sums of their rows.
+template <class T, int kN>
+__device__ __forceinline__ void weigh(const Job& p, const float (&shift)[2], float (&c)[kN / 8][4],
+                                      float (&sum)[2]) {
+  DROPIN_UNROLL
+  for (int n = 0; n < kN / 8; ++n) DROPIN_UNROLL
+  for (int e = 0; e < 4; ++e) {
+    const float v = c[n][e] == -kInf<float> ? 0.0f
+                    : p.sigmoid             ? sigmoid_of<T>(c[n][e])
+                                            : exp_of<T>(c[n][e] - shift[e / 2]);
+    c[n][e] = v;
+    sum[e / 2] += v;
+  }
+}
+
 template <class T, int kD>
 __global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
   constexpr int kN = kForwardKeys<T>, kLd = kD + 16 / static_cast<int>(sizeof(T)),
@@ -476,15 +491,7 @@ __global__ void __launch_bounds__(kThreads) forward_kernel(Job p) {
                  float best[2] = {minus, minus}, shift[2] = {0, 0};
                  finish_scores<kN>(p, lane, s, keys, k0, c, best);
                  if (!p.sigmoid) raise_tops<T, kD>(best, top, sum, acc, shift);
-                 DROPIN_UNROLL
-                 for (int n = 0; n < kN / 8; ++n) DROPIN_UNROLL
-                 for (int e = 0; e < 4; ++e) {
-                   const float v = c[n][e] == minus ? 0.0f
-                                   : p.sigmoid      ? sigmoid_of<T>(c[n][e])
-                                                    : exp_of<T>(c[n][e] - shift[e / 2]);
-                   c[n][e] = v;
-                   sum[e / 2] += v;
-                 }
+                 weigh<T, kN>(p, shift, c, sum);
                  product_columns<T, kD, kN>(acc, c, vs);
                  if (careful && *bad)
                    add_not_finite<T, kD, kN>(p, lane, keys, hk, k0, hidden, c, probabilities, acc);
@@ -527,6 +534,56 @@ __device__ __forceinline__ void slope(const Job& p, bool seen, float s, float dp
   }
 }
 
+/// delta becomes the mean of dp: a row's sum of slopes over its sum of probabilities.
+__device__ __forceinline__ void write_means(const Job& p, const Place& s, int row0,
+                                            float (&weight)[2], float (&total)[2]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  for (int r = 0; r < 2; ++r) {
+    for (int k = 1; k <= 2; k *= 2)
+      weight[r] += __shfl_xor_sync(kFull, weight[r], k),
+          total[r] += __shfl_xor_sync(kFull, total[r], k);
+    const int64_t w = s.w0 + row0 + g + 8 * r;
+    if (w < s.count && t == 0)
+      p.delta[(s.b * p.H + s.h) * p.Lq + s.base + w * s.step] =
+          weight[r] > 0 ? total[r] / weight[r] : 0.0f;
+  }
+}
+
+template <class T, int kD>
+__device__ __forceinline__ void write_query_grads(const Job& p, const Place& s, int row0,
+                                                  const float (&acc)[kD / 8][4]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+  DROPIN_UNROLL
+  for (int r = 0; r < 2;
+       ++r) {  // unrolled: an index that is not known would put the sums into memory
+    const int64_t w = s.w0 + row0 + g + 8 * r;
+    if (w >= s.count) continue;
+    T* out =
+        static_cast<T*>(p.gq.data) + s.b * p.gq.b + s.h * p.gq.h + (s.base + w * s.step) * p.gq.l;
+    DROPIN_UNROLL
+    for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
+    for (int e = 0; e < 2; ++e) {
+      const int d = n * 8 + 2 * t + e;
+      if (d < p.D)
+        out[d] = narrow<T>(acc[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(out[d]) : 0.0f));
+    }
+  }
+}
+
+/// lse, rest and delta of the two rows of a lane; 0 where there is none.
+__device__ __forceinline__ void load_row_numbers(const Job& p, const Place& s, int row0, bool mean,
+                                                 float (&lse)[2], float (&rest)[2],
+                                                 float (&delta)[2]) {
+  const int g = threadIdx.x % 32 / 4;
+  for (int r = 0; r < 2; ++r) {
+    const int64_t w = s.w0 + row0 + g + 8 * r;
+    if (w >= s.count || p.sigmoid) continue;
+    const int64_t at = (s.b * p.H + s.h) * p.Lq + s.base + w * s.step;
+    lse[r] = p.lse[at], rest[r] = p.rest[at];
+    delta[r] = mean ? 0.0f : p.delta[at];
+  }
+}
+
 /// Gradients of queries; with `mean`: instead of them delta becomes the mean of dp under the
 /// strand's own probabilities.
 template <class T, int kD>
@@ -548,13 +605,7 @@ __global__ void __launch_bounds__(kThreads) query_grad_kernel(Job p, bool mean) 
   load_tile<T, kD>(gs, kRows, p.go, s.b, s.h, s, s.w0, p.Dv, nullptr, vectors_ok<T>(p.go));
   float acc[kD / 8][4] = {}, lse[2] = {0, 0}, rest[2] = {0, 0}, delta[2] = {0, 0},
                  weight[2] = {0, 0}, total[2] = {0, 0};
-  for (int r = 0; r < 2; ++r) {
-    const int64_t w = s.w0 + row0 + g + 8 * r;
-    if (w >= s.count || p.sigmoid) continue;
-    const int64_t at = (s.b * p.H + s.h) * p.Lq + s.base + w * s.step;
-    lse[r] = p.lse[at], rest[r] = p.rest[at];
-    delta[r] = mean ? 0.0f : p.delta[at];
-  }
+  load_row_numbers(p, s, row0, mean, lse, rest, delta);
   int64_t from, to;
   key_range(p, s.w0, kRows, keys.count, from, to);
   from = from / kN * kN;
@@ -589,33 +640,57 @@ __global__ void __launch_bounds__(kThreads) query_grad_kernel(Job p, bool mean) 
     }
     if (!mean) product_columns<T, kD, kN>(acc, c, ks);
   });
-  if (mean) {
-    for (int r = 0; r < 2; ++r) {
-      for (int k = 1; k <= 2; k *= 2)
-        weight[r] += __shfl_xor_sync(kFull, weight[r], k),
-            total[r] += __shfl_xor_sync(kFull, total[r], k);
-      const int64_t w = s.w0 + row0 + g + 8 * r;
-      if (w < s.count && t == 0)
-        p.delta[(s.b * p.H + s.h) * p.Lq + s.base + w * s.step] =
-            weight[r] > 0 ? total[r] / weight[r] : 0.0f;
-    }
-    return;
-  }
+  if (mean) return write_means(p, s, row0, weight, total);
+  write_query_grads<T, kD>(p, s, row0, acc);
+}
+
+/// lse, rest and delta of kN queries from q0 on, each after the other.
+template <int kN>
+__device__ __forceinline__ void load_numbers(const Job& p, const Place& queries, int64_t h,
+                                             int64_t q0, float* numbers) {
+  if (threadIdx.x >= kN) return;
+  const int64_t w = q0 + threadIdx.x,
+                at = (queries.b * p.H + h) * p.Lq + queries.base + w * queries.step;
+  float* number = numbers + threadIdx.x;
+  const bool there = w < queries.count && !p.sigmoid;
+  number[0] = there ? p.lse[at] : 0.0f;
+  number[kN] = there ? p.rest[at] : 0.0f;
+  number[2 * kN] = there ? p.delta[at] : 0.0f;
+}
+
+template <class T, int kD>
+__device__ __forceinline__ void write_key_grads(const Job& p, const Place& s, int row0,
+                                                const float (&gk)[kD / 8][4],
+                                                const float (&gv)[kD / 8][4]) {
+  const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
   DROPIN_UNROLL
   for (int r = 0; r < 2;
        ++r) {  // unrolled: an index that is not known would put the sums into memory
     const int64_t w = s.w0 + row0 + g + 8 * r;
     if (w >= s.count) continue;
-    T* out =
-        static_cast<T*>(p.gq.data) + s.b * p.gq.b + s.h * p.gq.h + (s.base + w * s.step) * p.gq.l;
+    const int64_t at = s.base + w * s.step;
+    T *to_k = static_cast<T*>(p.gk.data) + s.b * p.gk.b + s.h * p.gk.h + at * p.gk.l,
+      *to_v = static_cast<T*>(p.gv.data) + s.b * p.gv.b + s.h * p.gv.h + at * p.gv.l;
     DROPIN_UNROLL
     for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
     for (int e = 0; e < 2; ++e) {
       const int d = n * 8 + 2 * t + e;
       if (d < p.D)
-        out[d] = narrow<T>(acc[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(out[d]) : 0.0f));
+        to_k[d] = narrow<T>(gk[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(to_k[d]) : 0.0f));
+      if (d < p.Dv)
+        to_v[d] = narrow<T>(gv[n][2 * r + e] + (p.accumulate ? wide<T>(to_v[d]) : 0.0f));
     }
   }
+}
+
+/// Queries that see some key of [w0, w0 + 64): i + offset + left <= j <= i + offset + right, whole
+/// tiles of n.
+__device__ __forceinline__ void query_range(const Job& p, int64_t w0, int n, int64_t count,
+                                            int64_t& from, int64_t& to) {
+  from = p.right >= kFar ? 0 : w0 - p.offset - p.right;
+  to = p.left <= -kFar ? count : w0 + kRows - 1 - p.offset - p.left + 1;
+  from = from < 0 ? 0 : from / n * n;
+  to = to > count ? count : to;
 }
 
 /// Gradients of keys and values: rows are keys, the loop is over queries, of every head that shares
@@ -640,11 +715,8 @@ __global__ void __launch_bounds__(kThreads) key_grad_kernel(Job p) {
   load_tile<T, kD>(ks, kRows, p.k, s.b, s.h, s, s.w0, p.D, hidden, vectors_ok<T>(p.k));
   load_tile<T, kD>(vs, kRows, p.v, s.b, s.h, s, s.w0, p.Dv, hidden, vectors_ok<T>(p.v));
   float gk[kD / 8][4] = {}, gv[kD / 8][4] = {};
-  // queries that see some key of [w0, w0 + 64): i + offset + left <= j <= i + offset + right
-  int64_t from = p.right >= kFar ? 0 : s.w0 - p.offset - p.right,
-          to = p.left <= -kFar ? queries.count : s.w0 + kRows - 1 - p.offset - p.left + 1;
-  from = from < 0 ? 0 : from / kN * kN;
-  to = to > queries.count ? queries.count : to;
+  int64_t from, to;
+  query_range(p, s.w0, kN, queries.count, from, to);
   const int64_t group = p.H / p.Hk,
                 each = tiles_between(from, to,
                                      kN);  // tiles of a head; all that share these keys are walked
@@ -654,15 +726,7 @@ __global__ void __launch_bounds__(kThreads) key_grad_kernel(Job p) {
     load_tile<T, kD>(tile, kN, p.q, s.b, h, queries, q0, p.D, nullptr, vectors_ok<T>(p.q));
     load_tile<T, kD>(tile + kN * kLd, kN, p.go, s.b, h, queries, q0, p.Dv, nullptr,
                      vectors_ok<T>(p.go));
-    if (threadIdx.x < kN) {
-      const int64_t w = q0 + threadIdx.x,
-                    at = (s.b * p.H + h) * p.Lq + queries.base + w * queries.step;
-      float* number = numbers + buffer * 3 * kN + threadIdx.x;
-      const bool there = w < queries.count && !p.sigmoid;
-      number[0] = there ? p.lse[at] : 0.0f;
-      number[kN] = there ? p.rest[at] : 0.0f;
-      number[2 * kN] = there ? p.delta[at] : 0.0f;
-    }
+    load_numbers<kN>(p, queries, h, q0, numbers + buffer * 3 * kN);
   };
   walk_tiles(group * each, kStages<T> == 2, fetch, [&](int64_t u, int buffer) {
     const int64_t h = s.h * group + u / each, q0 = from + u % each * kN;
@@ -690,24 +754,7 @@ __global__ void __launch_bounds__(kThreads) key_grad_kernel(Job p) {
     product_columns<T, kD, kN>(gv, c, gs);
     product_columns<T, kD, kN>(gk, dp, qs);
   });
-  DROPIN_UNROLL
-  for (int r = 0; r < 2;
-       ++r) {  // unrolled: an index that is not known would put the sums into memory
-    const int64_t w = s.w0 + row0 + g + 8 * r;
-    if (w >= s.count) continue;
-    const int64_t at = s.base + w * s.step;
-    T *to_k = static_cast<T*>(p.gk.data) + s.b * p.gk.b + s.h * p.gk.h + at * p.gk.l,
-      *to_v = static_cast<T*>(p.gv.data) + s.b * p.gv.b + s.h * p.gv.h + at * p.gv.l;
-    DROPIN_UNROLL
-    for (int n = 0; n < kD / 8; ++n) DROPIN_UNROLL
-    for (int e = 0; e < 2; ++e) {
-      const int d = n * 8 + 2 * t + e;
-      if (d < p.D)
-        to_k[d] = narrow<T>(gk[n][2 * r + e] * p.scale + (p.accumulate ? wide<T>(to_k[d]) : 0.0f));
-      if (d < p.Dv)
-        to_v[d] = narrow<T>(gv[n][2 * r + e] + (p.accumulate ? wide<T>(to_v[d]) : 0.0f));
-    }
-  }
+  write_key_grads<T, kD>(p, s, row0, gk, gv);
 }
 
 template <class T, int kD>

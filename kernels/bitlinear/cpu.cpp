@@ -476,6 +476,100 @@ void unpack_planes(const std::uint8_t* row, const BitSlice& s, std::uint8_t* out
   }
 }
 
+/// The product of one slice of the activations, arranged as its packed rows are, with all rows.
+template <bool kTernary>
+struct SliceProduct {
+  const BitActivations& a;
+  const BitProduct& p;
+  const int64_t g, tokens, width, rows_per_group;
+  const BitSlice s;
+  const std::int8_t* arranged;
+  const std::int32_t* own;  ///< each token's sum
+
+  static HWY_INLINE std::int32_t value(std::int32_t codes, std::int32_t q) {
+    return kTernary ? codes - q : 2 * codes - q;
+  }
+  /// One finished sum: the slice's share of y.
+  HWY_INLINE void finish(int64_t o, int64_t t, std::int32_t sum, std::int32_t of_ones) const {
+    const int64_t at = a.per_tensor ? g : t * a.groups + g;
+    float v = p.t[at] / static_cast<float>(a.qmax) * static_cast<float>(value(sum, own[t]));
+    if (a.shift) v += p.e[at] * static_cast<float>(of_ones);
+    v *= p.scale[o / rows_per_group];
+    float& y = p.y[t * p.n + o];
+    if (g > 0)
+      y += v;
+    else
+      y = p.bias ? v + p.bias[o] : v;
+  }
+  /// A row's bytes; blocks that would end beyond the array are copied to `last`.
+  HWY_INLINE const std::uint8_t* bytes(int64_t o, std::uint8_t* last) const {
+    const int64_t from = o * p.row_bytes + s.byte, span = s.blocks * 32, all = p.n * p.row_bytes;
+    if (from + span <= all) return p.packed + from;
+    std::memset(last, 0, static_cast<std::size_t>(span));
+    std::memcpy(last, p.packed + from, static_cast<std::size_t>(all - from));
+    return last;
+  }
+  /// Few tokens: row o as it is packed.
+  HWY_INLINE void direct(int64_t o, std::uint8_t* last) const {
+    std::int32_t sums[kDirectTokens + 4] = {};
+    const std::uint8_t* row = bytes(o, last);
+    for (int64_t t = 0; t < tokens; t += 4) {
+      const std::int8_t* x = arranged + t * width;
+      switch (std::min<int64_t>(tokens - t, 4)) {
+        case 1:
+          dot_packed<kTernary, 1>(row, s.blocks, x, width, sums + t);
+          break;
+        case 2:
+          dot_packed<kTernary, 2>(row, s.blocks, x, width, sums + t);
+          break;
+        case 3:
+          dot_packed<kTernary, 3>(row, s.blocks, x, width, sums + t);
+          break;
+        default:
+          dot_packed<kTernary, 4>(row, s.blocks, x, width, sums + t);
+          break;
+      }
+    }
+    const std::int32_t of_ones = a.shift ? value(sums[p.m], own[p.m]) : 0;
+    for (int64_t t = 0; t < p.m; ++t) finish(o, t, sums[t], of_ones);
+  }
+  /// Many tokens: the rows of a panel are unpacked once, then met by two tokens at a time.
+  HWY_INLINE void panel(int64_t first, std::uint8_t* codes, std::uint8_t* last) const {
+    const int64_t rows = std::min(kPanelRows, p.n - first);
+    for (int64_t r = 0; r < rows; ++r)
+      unpack_planes<kTernary>(bytes(first + r, last), s, codes + r * s.codes());
+    std::int32_t of_ones[kPanelRows] = {};
+    if (a.shift)
+      for (int64_t r = 0; r < rows; ++r) {
+        std::int32_t sum;
+        dot_tile<1, 1>(codes + r * s.codes(), s.codes(), arranged + p.m * width, width, &sum);
+        of_ones[r] = value(sum, own[p.m]);
+      }
+    for (int64_t t = 0; t < p.m; t += 2) {
+      const std::int8_t* x = arranged + t * width;
+      const bool pair = t + 1 < p.m;
+      int64_t r = 0;
+      for (; r + 4 <= rows; r += 4) {
+        std::int32_t sums[8];
+        const std::uint8_t* u = codes + r * s.codes();
+        if (pair)
+          dot_tile<4, 2>(u, s.codes(), x, width, sums);
+        else
+          dot_tile<4, 1>(u, s.codes(), x, width, sums);
+        for (int i = 0; i < 4; ++i)
+          for (int j = 0; j <= pair; ++j)
+            finish(first + r + i, t + j, sums[i * (1 + pair) + j], of_ones[r + i]);
+      }
+      for (; r < rows; ++r)
+        for (int j = 0; j <= pair; ++j) {
+          std::int32_t sum;
+          dot_tile<1, 1>(codes + r * s.codes(), s.codes(), x + j * width, width, &sum);
+          finish(first + r, t + j, sum, of_ones[r]);
+        }
+    }
+  }
+};
+
 template <bool kTernary>
 void product(const BitActivations& a, const BitProduct& p) {
   const int64_t tokens = p.m + (a.shift ? 1 : 0);  // one more, of ones, for the sums of the weights
@@ -483,13 +577,12 @@ void product(const BitActivations& a, const BitProduct& p) {
   for (int64_t g = 0; g < a.groups; ++g)
     width = std::max(width, BitSlice(g, a.groups, p.k, kTernary).codes());
   cpu::Scratch<std::int8_t> arranged(tokens * width + 64);
-  cpu::Scratch<std::int32_t> own(tokens + 16);  // each token's sum
+  cpu::Scratch<std::int32_t> own(tokens + 16);
   cpu::Scratch<std::int8_t> ones(a.shift ? p.k + 1 : 1);
   if (a.shift) std::memset(ones.data(), 1, static_cast<std::size_t>(p.k));
-  const int64_t rows_per_group = p.n / p.row_groups, all_bytes = p.n * p.row_bytes;
-  auto value = [](std::int32_t codes, std::int32_t q) {
-    return kTernary ? codes - q : 2 * codes - q;
-  };
+  const int64_t panels = ceil_div(p.n, kPanelRows);
+  const int64_t grain =
+      std::max<int64_t>(1, kGrain * 2 / std::max<int64_t>(1, kPanelRows * tokens * width / 32));
   for (int64_t g = 0; g < a.groups; ++g) {
     const BitSlice s(g, a.groups, p.k, kTernary);
     parallel_for(tokens, std::max<int64_t>(1, kGrain / std::max<int64_t>(width, 1)),
@@ -498,93 +591,17 @@ void product(const BitActivations& a, const BitProduct& p) {
                      own[t] = arrange(s, t < p.m ? p.q + t * p.k : ones.data(),
                                       arranged.data() + t * width);
                  });
-    // one finished sum: the slice's share of y
-    auto finish = [&](int64_t o, int64_t t, std::int32_t sum, std::int32_t of_ones) {
-      const int64_t at = a.per_tensor ? g : t * a.groups + g;
-      float v = p.t[at] / static_cast<float>(a.qmax) * static_cast<float>(value(sum, own[t]));
-      if (a.shift) v += p.e[at] * static_cast<float>(of_ones);
-      v *= p.scale[o / rows_per_group];
-      float& y = p.y[t * p.n + o];
-      if (g > 0)
-        y += v;
-      else
-        y = p.bias ? v + p.bias[o] : v;
-    };
-    const int64_t panels = ceil_div(p.n, kPanelRows), span = s.blocks * 32;
-    const int64_t grain =
-        std::max<int64_t>(1, kGrain * 2 / std::max<int64_t>(1, kPanelRows * tokens * width / 32));
     parallel_for(panels, grain, [&](int64_t begin, int64_t end) HWY_ATTR {
-      cpu::Scratch<std::uint8_t> last(span);
-      // a row's bytes; blocks that would end beyond the array are copied
-      auto bytes = [&](int64_t o) {
-        const int64_t from = o * p.row_bytes + s.byte;
-        if (from + span <= all_bytes) return p.packed + from;
-        std::memset(last.data(), 0, static_cast<std::size_t>(span));
-        std::memcpy(last.data(), p.packed + from, static_cast<std::size_t>(all_bytes - from));
-        return static_cast<const std::uint8_t*>(last.data());
-      };
+      const SliceProduct<kTernary> slice{
+          a, p, g, tokens, width, p.n / p.row_groups, s, arranged.data(), own.data()};
+      cpu::Scratch<std::uint8_t> last(s.blocks * 32);
       if (tokens <= kDirectTokens) {
-        for (int64_t o = begin * kPanelRows; o < std::min(p.n, end * kPanelRows); ++o) {
-          std::int32_t sums[kDirectTokens + 4] = {};
-          const std::uint8_t* row = bytes(o);
-          for (int64_t t = 0; t < tokens; t += 4) {
-            const std::int8_t* x = arranged.data() + t * width;
-            switch (std::min<int64_t>(tokens - t, 4)) {
-              case 1:
-                dot_packed<kTernary, 1>(row, s.blocks, x, width, sums + t);
-                break;
-              case 2:
-                dot_packed<kTernary, 2>(row, s.blocks, x, width, sums + t);
-                break;
-              case 3:
-                dot_packed<kTernary, 3>(row, s.blocks, x, width, sums + t);
-                break;
-              default:
-                dot_packed<kTernary, 4>(row, s.blocks, x, width, sums + t);
-                break;
-            }
-          }
-          const std::int32_t of_ones = a.shift ? value(sums[p.m], own[p.m]) : 0;
-          for (int64_t t = 0; t < p.m; ++t) finish(o, t, sums[t], of_ones);
-        }
+        for (int64_t o = begin * kPanelRows; o < std::min(p.n, end * kPanelRows); ++o)
+          slice.direct(o, last.data());
         return;
       }
       cpu::Scratch<std::uint8_t> codes(kPanelRows * s.codes());
-      for (int64_t panel = begin; panel < end; ++panel) {
-        const int64_t first = panel * kPanelRows, rows = std::min(kPanelRows, p.n - first);
-        for (int64_t r = 0; r < rows; ++r)
-          unpack_planes<kTernary>(bytes(first + r), s, codes.data() + r * s.codes());
-        std::int32_t of_ones[kPanelRows] = {};
-        if (a.shift)
-          for (int64_t r = 0; r < rows; ++r) {
-            std::int32_t sum;
-            dot_tile<1, 1>(codes.data() + r * s.codes(), s.codes(), arranged.data() + p.m * width,
-                           width, &sum);
-            of_ones[r] = value(sum, own[p.m]);
-          }
-        for (int64_t t = 0; t < p.m; t += 2) {
-          const std::int8_t* x = arranged.data() + t * width;
-          const bool pair = t + 1 < p.m;
-          int64_t r = 0;
-          for (; r + 4 <= rows; r += 4) {
-            std::int32_t sums[8];
-            const std::uint8_t* u = codes.data() + r * s.codes();
-            if (pair)
-              dot_tile<4, 2>(u, s.codes(), x, width, sums);
-            else
-              dot_tile<4, 1>(u, s.codes(), x, width, sums);
-            for (int i = 0; i < 4; ++i)
-              for (int j = 0; j <= pair; ++j)
-                finish(first + r + i, t + j, sums[i * (1 + pair) + j], of_ones[r + i]);
-          }
-          for (; r < rows; ++r)
-            for (int j = 0; j <= pair; ++j) {
-              std::int32_t sum;
-              dot_tile<1, 1>(codes.data() + r * s.codes(), s.codes(), x + j * width, width, &sum);
-              finish(first + r, t + j, sum, of_ones[r]);
-            }
-        }
-      }
+      for (int64_t i = begin; i < end; ++i) slice.panel(i * kPanelRows, codes.data(), last.data());
     });
   }
 }

@@ -218,30 +218,66 @@ void last_forward(const Call& c, const TensorIn& x, const TensorOut& y) {
   });
 }
 
+bool wants_sums(const Run& r) { return r.run->gw.data || r.run->gb.data; }
+int64_t sums_of(const Run& r, int64_t channels) {
+  return (r.plane.kernel[0] * r.plane.kernel[1] + 1) * cpu::sums_pitch(channels);
+}
+int64_t all_sums(const Call& c) {
+  int64_t all = 0;
+  for (const Run& r : c.runs) all += wants_sums(r) ? sums_of(r, r.channels) : 0;
+  return all;
+}
+
+/// Every slice has sums of its own for the weights' gradients: [slices][runs][groups]; they are
+/// added in order.
+struct SliceSums {
+  std::vector<int64_t> at;
+  int64_t size = 0, groups;
+  cpu::Scratch<float> sums;
+
+  SliceSums(const Call& c, const Grid& g) : groups(g.groups) {
+    for (const Run& r : c.runs)
+      for (int64_t i = 0; i < g.groups; ++i) {
+        at.push_back(size);
+        const int64_t count = channels_of(r, g, i).count;
+        if (wants_sums(r) && count > 0) size += sums_of(r, count);
+      }
+    sums = cpu::Scratch<float>(size * g.slices + 1);
+  }
+  float* of(int64_t slice, std::size_t run, int64_t group) {
+    return sums.data() + slice * size +
+           at[run * static_cast<std::size_t>(groups) + static_cast<std::size_t>(group)];
+  }
+  void finish(const Call& c, const Grid& g) {
+    for (std::size_t k = 0; k < c.runs.size(); ++k) {
+      const Run& r = c.runs[k];
+      if (!wants_sums(r)) continue;
+      for (int64_t group = 0; group < g.groups; ++group) {
+        const auto [first, count] = channels_of(r, g, group);
+        if (count == 0) continue;
+        float* sum = of(0, k, group);
+        const int64_t n = sums_of(r, count);
+        for (int64_t slice = 1; slice < g.slices; ++slice)
+          for (int64_t i = 0; i < n; ++i) sum[i] += sum[slice * size + i];
+        cpu::rows_finish(r.plane, count, sum,
+                         r.run->gw.data
+                             ? r.run->gw.as<float>() + first * r.plane.kernel[0] * r.plane.kernel[1]
+                             : nullptr,
+                         r.run->gb.data ? r.run->gb.as<float>() + first : nullptr);
+      }
+    }
+  }
+};
+
 void last_backward(const Call& c, const TensorIn& gy, const TensorIn& x, const TensorIn& like,
                    const TensorOut& gx) {
   const int64_t P = gy.sizes[2], H = like.sizes[2], x_image = like.sizes[1] * H * like.sizes[3],
                 y_image = gy.sizes[1] * P * gy.sizes[3];
   const cpu::RowStrides sx = strides_of(like), sy = strides_of(gy);
   const TurnedWeights w(c);
-  // Every slice has sums of its own for the weights' gradients: [slices][runs][groups]; they are
-  // added in order.
-  auto wants_sums = [](const Run& r) { return r.run->gw.data || r.run->gb.data; };
-  auto sums_of = [](const Run& r, int64_t channels) {
-    return (r.plane.kernel[0] * r.plane.kernel[1] + 1) * cpu::sums_pitch(channels);
-  };
-  int64_t all = 0;
-  for (const Run& r : c.runs) all += wants_sums(r) ? sums_of(r, r.channels) : 0;
+  const int64_t all = all_sums(c);
   const Grid g = grid_of(c, P, all ? c.images * y_image / (2 * all) : kMostSlices);
-  std::vector<int64_t> at;
-  int64_t size = 0;
-  for (const Run& r : c.runs)
-    for (int64_t i = 0; i < g.groups; ++i) {
-      at.push_back(size);
-      const int64_t count = channels_of(r, g, i).count;
-      if (wants_sums(r) && count > 0) size += sums_of(r, count);
-    }
-  cpu::Scratch<float> sums(size * g.slices + 1);
+  SliceSums sums(c, g);
   each_slice(g, [&](int64_t slice, int64_t group, int64_t b, int64_t i, bool fresh) {
     for (std::size_t k = 0; k < c.runs.size(); ++k) {
       const Run& r = c.runs[k];
@@ -255,8 +291,7 @@ void last_backward(const Call& c, const TensorIn& gy, const TensorIn& x, const T
                                  gx.as<float>() + b * x_image + r.first + first, sx,
                                  std::min(H, p0 * s), p1 == P ? H : std::min(H, p1 * s));
       if (!wants_sums(r)) continue;
-      float* sum = sums.data() + slice * size +
-                   at[k * static_cast<std::size_t>(g.groups) + static_cast<std::size_t>(group)];
+      float* sum = sums.of(slice, k, group);
       if (fresh) std::fill_n(sum, sums_of(r, count), 0.0f);
       cpu::rows_backward_weight(
           r.plane, count, rows, sy,
@@ -264,24 +299,7 @@ void last_backward(const Call& c, const TensorIn& gy, const TensorIn& x, const T
           r.run->gb.data != nullptr, p0, p1);
     }
   });
-  for (std::size_t k = 0; k < c.runs.size(); ++k) {
-    const Run& r = c.runs[k];
-    if (!wants_sums(r)) continue;
-    for (int64_t group = 0; group < g.groups; ++group) {
-      const auto [first, count] = channels_of(r, g, group);
-      if (count == 0) continue;
-      float* sum = sums.data() +
-                   at[k * static_cast<std::size_t>(g.groups) + static_cast<std::size_t>(group)];
-      const int64_t n = sums_of(r, count);
-      for (int64_t slice = 1; slice < g.slices; ++slice)
-        for (int64_t i = 0; i < n; ++i) sum[i] += sum[slice * size + i];
-      cpu::rows_finish(r.plane, count, sum,
-                       r.run->gw.data
-                           ? r.run->gw.as<float>() + first * r.plane.kernel[0] * r.plane.kernel[1]
-                           : nullptr,
-                       r.run->gb.data ? r.run->gb.as<float>() + first : nullptr);
-    }
-  }
+  sums.finish(c, g);
 }
 
 }  // namespace

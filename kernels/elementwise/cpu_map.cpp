@@ -246,34 +246,25 @@ void scatter(const Loop& loop, int operand, int64_t item, const void* block, int
   });
 }
 
-void map(Row row, const RowArgs& args, const abi::TensorOut& y,
-         std::initializer_list<const abi::TensorIn*> in) {
-  const int64_t total = y.numel();
-  if (total == 0) return;
-  // Nearly every call: dense operands of one size, in float.
-  bool plain = y.contiguous() && !is_half(y.dtype);
-  for (const abi::TensorIn* t : in) plain = plain && t->contiguous() && !is_half(t->dtype);
-  const int operands = static_cast<int>(in.size()) + 1;
-  Operand operand[Loop::kMaxOperands];
-  int k = 0;
-  operand[k++] = {y.as<char>(), item_size(y.dtype), y.dtype, true, false};
-  for (const abi::TensorIn* t : in)
-    operand[k++] = {const_cast<char*>(t->as<char>()), item_size(t->dtype), t->dtype, true, false};
-  if (plain) {
-    auto dense = [&](int64_t begin, int64_t end) {
-      const void* p[Loop::kMaxOperands];
-      const int64_t step[Loop::kMaxOperands] = {1, 1, 1, 1};
-      for (int j = 1; j < operands; ++j) p[j - 1] = operand[j].data + begin * operand[j].item;
-      row(args, operand[0].data + begin * operand[0].item, p, step, end - begin);
-    };
-    if (total <= kGrain)
-      dense(0, total);
-    else
-      parallel_for(total, kGrain, dense);
-    return;
-  }
+namespace {
+
+/// Dense operands of one size: one row, in parts.
+void map_dense(Row row, const RowArgs& args, const Operand* operand, int operands, int64_t total) {
+  auto dense = [&](int64_t begin, int64_t end) {
+    const void* p[Loop::kMaxOperands];
+    const int64_t step[Loop::kMaxOperands] = {1, 1, 1, 1};
+    for (int j = 1; j < operands; ++j) p[j - 1] = operand[j].data + begin * operand[j].item;
+    row(args, operand[0].data + begin * operand[0].item, p, step, end - begin);
+  };
+  if (total <= kGrain)
+    dense(0, total);
+  else
+    parallel_for(total, kGrain, dense);
+}
+
+Loop loop_of(const abi::TensorOut& y, std::initializer_list<const abi::TensorIn*> in) {
   Loop loop;
-  switch (operands) {
+  switch (in.size() + 1) {
     case 1:
       loop.make({&y});
       break;
@@ -287,6 +278,26 @@ void map(Row row, const RowArgs& args, const abi::TensorOut& y,
       loop.make({&y, in.begin()[0], in.begin()[1], in.begin()[2]});
       break;
   }
+  return loop;
+}
+
+}  // namespace
+
+void map(Row row, const RowArgs& args, const abi::TensorOut& y,
+         std::initializer_list<const abi::TensorIn*> in) {
+  const int64_t total = y.numel();
+  if (total == 0) return;
+  // Nearly every call: dense operands of one size, in float.
+  bool plain = y.contiguous() && !is_half(y.dtype);
+  for (const abi::TensorIn* t : in) plain = plain && t->contiguous() && !is_half(t->dtype);
+  const int operands = static_cast<int>(in.size()) + 1;
+  Operand operand[Loop::kMaxOperands];
+  int k = 0;
+  operand[k++] = {y.as<char>(), item_size(y.dtype), y.dtype, true, false};
+  for (const abi::TensorIn* t : in)
+    operand[k++] = {const_cast<char*>(t->as<char>()), item_size(t->dtype), t->dtype, true, false};
+  if (plain) return map_dense(row, args, operand, operands, total);
+  const Loop loop = loop_of(y, in);
   const int last = loop.ndim - 1;
   if (total >= kGrain && loop.dense(0)) {
     for (int j = 1; j < operands; ++j) {

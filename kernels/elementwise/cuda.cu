@@ -126,6 +126,67 @@ __device__ C tanh_gate(C x) {
       x * (C(2 * 0.79788456080286535588) + C(2 * 0.79788456080286535588 * 0.044715) * (x * x)));
 }
 
+// One function for each group, of which the last is called and holds the others.
+template <class C>
+__device__ __forceinline__ Four<C> activation_math(Unary op, Four<C> in) {
+  Four<C> out{};
+  switch (op) {
+    case Unary::Sigmoid:
+      EACH(sigmoid_of(x));
+    case Unary::LogSigmoid:
+      EACH(logsigmoid_of(x));
+    case Unary::Softplus:
+      EACH(softplus_of(x));
+    case Unary::Relu:
+      EACH(x <= C(0) ? C(0) : x);
+    case Unary::Silu:
+      EACH(weighted_of(x, sigmoid_of(x)));
+    case Unary::Gelu:
+      EACH(weighted_of(x, normal_cdf_of(x)));
+    case Unary::GeluTanh:
+      EACH(weighted_of(x, tanh_gate(x)));
+    case Unary::Floor:
+      EACH(floor(x));
+    case Unary::Ceil:
+      EACH(ceil(x));
+    case Unary::Round:
+      EACH(rint(x));
+    case Unary::Trunc:
+      EACH(trunc(x));
+    default:
+      break;
+  }
+  return out;
+}
+template <class C>
+__device__ __forceinline__ Four<C> angle_math(Unary op, Four<C> in) {
+  Four<C> out{};
+  switch (op) {
+    case Unary::Sin:
+      EACH(sin(x));
+    case Unary::Cos:
+      EACH(cos(x));
+    case Unary::Tan:
+      EACH(tan(x));
+    case Unary::Asin:
+      EACH(asin(x));
+    case Unary::Acos:
+      EACH(acos(x));
+    case Unary::Atan:
+      EACH(atan(x));
+    case Unary::Sinh:
+      EACH(sinh(x));
+    case Unary::Cosh:
+      EACH(cosh(x));
+    case Unary::Tanh:
+      EACH(tanh(x));
+    case Unary::Erf:
+      EACH(erf(x));
+    default:
+      return activation_math(op, in);
+  }
+  return out;
+}
 template <class C>
 __device__ __noinline__ Four<C> unary_math(Unary op, Four<C> in) {
   Four<C> out{};
@@ -156,50 +217,8 @@ __device__ __noinline__ Four<C> unary_math(Unary op, Four<C> in) {
       EACH(C(1) / sqrt(x));
     case Unary::Reciprocal:
       EACH(C(1) / x);
-    case Unary::Sin:
-      EACH(sin(x));
-    case Unary::Cos:
-      EACH(cos(x));
-    case Unary::Tan:
-      EACH(tan(x));
-    case Unary::Asin:
-      EACH(asin(x));
-    case Unary::Acos:
-      EACH(acos(x));
-    case Unary::Atan:
-      EACH(atan(x));
-    case Unary::Sinh:
-      EACH(sinh(x));
-    case Unary::Cosh:
-      EACH(cosh(x));
-    case Unary::Tanh:
-      EACH(tanh(x));
-    case Unary::Sigmoid:
-      EACH(sigmoid_of(x));
-    case Unary::LogSigmoid:
-      EACH(logsigmoid_of(x));
-    case Unary::Softplus:
-      EACH(softplus_of(x));
-    case Unary::Relu:
-      EACH(x <= C(0) ? C(0) : x);
-    case Unary::Silu:
-      EACH(weighted_of(x, sigmoid_of(x)));
-    case Unary::Gelu:
-      EACH(weighted_of(x, normal_cdf_of(x)));
-    case Unary::GeluTanh:
-      EACH(weighted_of(x, tanh_gate(x)));
-    case Unary::Erf:
-      EACH(erf(x));
-    case Unary::Floor:
-      EACH(floor(x));
-    case Unary::Ceil:
-      EACH(ceil(x));
-    case Unary::Round:
-      EACH(rint(x));
-    case Unary::Trunc:
-      EACH(trunc(x));
     default:
-      break;
+      return angle_math(op, in);
   }
   return out;
 }

@@ -24,7 +24,6 @@
 namespace dropin::kernels {
 namespace suppression {
 
-
 struct Box {
   double x1, y1, x2, y2;
   double area() const { return (x2 - x1) * (y2 - y1); }

@@ -1,39 +1,19 @@
+// Tensors on the tape, what nodes save, grad mode, and functions of the user's own.
 #include "dropin/autograd/autograd.h"
+
+#include <atomic>
 #include "dropin/autograd/full_state.h"
 #include "dropin/autograd/swap_note.h"
 
-#include <algorithm>
-#include <queue>
-#include <unordered_map>
-
-#include "autograd/tape.h"
-#include "dropin/dispatch/dispatch.h"
-#include "dropin/ops/elementwise.h"
-#include "dropin/ops/reduce.h"
-#include "kernels/elementwise/kernel.h"
+#include "autograd/tape_meta.h"
 
 namespace dropin {
-namespace {
 
-struct TapeMeta final : TapeEntry {
-  bool requires_grad = false, full_state = false;
-  std::shared_ptr<const SwapNote> swap;
-  Tensor grad;
-  Ref<Node> node;
-  int output = 0;
-};
-TapeMeta* meta(const Tensor& t) {
-  TensorImpl& i = *t.impl();
-  if (i.base && i.seen != i.base->history) [[unlikely]]
-    detail::renew_history(i);
-  return static_cast<TapeMeta*>(i.tape);
-}
-TapeMeta& make_meta(const Tensor& t) {
-  if (TapeMeta* m = meta(t)) return *m;
-  TapeMeta* m = new TapeMeta;
-  t.impl()->tape = m;
-  return *m;
-}
+using detail::make_meta;
+using detail::meta;
+using detail::TapeMeta;
+
+namespace {
 
 thread_local bool recording = true;
 thread_local bool anomaly = false;
@@ -69,6 +49,7 @@ GradMode::GradMode(bool on) : before_(recording) { recording = on; }
 GradMode::~GradMode() { recording = before_; }
 detect_anomaly::detect_anomaly(bool on) : before_(anomaly) { anomaly = on; }
 detect_anomaly::~detect_anomaly() { anomaly = before_; }
+bool detail::detects_anomaly() { return anomaly; }
 
 // --- tensors on the tape
 
@@ -261,262 +242,4 @@ Tensors detail::checked_gradients(const char* function, Tensors gradients,
   return gradients;
 }
 
-// --- the engine
-
-namespace {
-
-// A sum under construction. `owned`: no one else sees the memory, so it may be added to in place.
-struct Accumulator {
-  Tensor sum;
-  bool owned = false;
-  void add(const Tensor& g, bool create_graph) {
-    if (!sum.defined()) {
-      sum = g;
-    } else if (create_graph) {
-      sum = dropin::add(sum, g);
-    } else {
-      if (!owned) sum = sum.clone();
-      owned = true;
-      run<kernels::axpy>(sum.device(), 1.0, g.in(), sum.out());
-    }
-  }
-};
-
-struct ByAge {
-  bool operator()(const Node* a, const Node* b) const { return a->sequence < b->sequence; }
-};
-
-void check_gradient(const Node* node, const Tensor& g) {
-  if (anomaly && g.defined() && is_floating(g.dtype()) && any(isnan(g.detach())).item<bool>())
-    fail<AutogradError>(
-        {node->name, ": its backward returned NaN in a gradient of shape ", g.sizes()});
-}
-
-/// Contiguous but for the order of its dimensions.
-bool dense(const Tensor& t) {
-  std::vector<std::pair<int64_t, int64_t>> dims;  // stride, size
-  for (int i = 0; i < t.dim(); ++i)
-    if (t.size(i) != 1) dims.emplace_back(t.strides()[static_cast<std::size_t>(i)], t.size(i));
-  std::sort(dims.begin(), dims.end());
-  int64_t step = 1;
-  for (const auto& [stride, size] : dims) {
-    if (stride != step) return false;
-    step *= size;
-  }
-  return true;
-}
-
-void accumulate_leaf(TensorImpl* leaf, const Tensor& g, bool create_graph) {
-  Tensor t{Ref<TensorImpl>(leaf)};
-  TapeMeta& m = make_meta(t);
-  if (!m.grad.defined()) {
-    // Keep it if nobody else can see it; broadcast or shared memory is copied. Channels-last
-    // pictures keep their order.
-    const bool ours = (g.is_contiguous() || (g.strides() == t.strides() && dense(g))) &&
-                      g.impl()->use_count() == 1 && g.impl()->storage->use_count() == 1;
-    m.grad = create_graph ? g : ours ? g.detach() : g.detach().clone();
-  } else if (create_graph) {
-    m.grad = add(m.grad, g);
-  } else {
-    run<kernels::axpy>(t.device(), 1.0, g.in(), m.grad.out());
-    m.grad.bump_version();
-  }
-}
-
-// Nodes are numbered as they are recorded, so taking the youngest first visits every consumer
-// before its producers.
-Tensors run_backward(const Tensors& outputs, const Tensors& grad_outputs, const Tensors* inputs,
-                     bool retain_graph, bool create_graph) {
-  std::priority_queue<Node*, std::vector<Node*>, ByAge> queue;
-  std::unordered_map<Node*, std::vector<Accumulator>> pending;
-  std::unordered_map<Node*, Ref<Node>> alive;
-  std::unordered_map<const TensorImpl*, Accumulator>
-      leaf_sums;  // grad(): what reaches wanted leaves
-  struct Wanted {
-    const Node* node;
-    int output;
-  };
-  Tensors result(inputs ? inputs->size() : 0);
-
-  auto deliver = [&](const Node::Edge& e, const Tensor& g) {
-    if (e.node) {
-      auto [it, fresh] = pending.try_emplace(e.node.get());
-      if (fresh) {
-        it->second.resize(static_cast<std::size_t>(e.node->outputs));
-        alive.emplace(e.node.get(), e.node);
-        queue.push(e.node.get());
-      }
-      it->second[static_cast<std::size_t>(e.output)].add(g, create_graph);
-    } else if (e.leaf) {
-      if (!inputs)
-        accumulate_leaf(e.leaf.get(), g, create_graph);
-      else if (std::any_of(inputs->begin(), inputs->end(),
-                           [&](const Tensor& t) { return t.impl() == e.leaf.get(); }))
-        leaf_sums[e.leaf.get()].add(g, create_graph);
-    }
-  };
-
-  for (std::size_t i = 0; i < outputs.size(); ++i) {
-    const Tensor& y = outputs[i];
-    if (!y.requires_grad())
-      fail<AutogradError>({"backward: output ", i,
-                           " does not require a gradient: nothing it was computed from does, or it "
-                           "was computed inside no_grad"});
-    Tensor g = i < grad_outputs.size() ? grad_outputs[i] : Tensor();
-    if (!g.defined()) {
-      if (y.numel() != 1)
-        fail<AutogradError>({"backward: output ", i, " is ", y.sizes(),
-                             "; a gradient must be given for what is not a scalar"});
-      g = ones_like(y);
-    }
-    if (!(g.sizes() == y.sizes()))
-      fail<ShapeError>(
-          {"backward: the gradient of output ", i, " is ", g.sizes(), ", expected ", y.sizes()});
-    if (g.dtype() != y.dtype()) g = g.to(y.dtype());
-    TapeMeta* m = meta(y);
-    Node::Edge e;
-    if (m->node) {
-      e.node = m->node;
-      e.output = m->output;
-    } else {
-      e.leaf = Ref<TensorImpl>(y.impl());
-    }
-    deliver(e, g);
-  }
-
-  GradMode mode(create_graph);
-  while (!queue.empty()) {
-    Node* node = queue.top();
-    queue.pop();
-    std::vector<Accumulator> sums = std::move(pending[node]);
-    Ref<Node> keep = std::move(alive[node]);
-    pending.erase(node);
-    alive.erase(node);
-    Tensors gys;
-    gys.reserve(sums.size());
-    for (auto& s : sums) gys.push_back(std::move(s.sum));
-    if (inputs)
-      for (std::size_t i = 0; i < inputs->size(); ++i) {
-        const TapeMeta* m = meta((*inputs)[i]);
-        if (m && m->node.get() == node && gys[static_cast<std::size_t>(m->output)].defined())
-          result[i] = gys[static_cast<std::size_t>(m->output)];
-      }
-    if (node->outputs == 1 && !gys[0].defined()) continue;
-    if (node->released)
-      fail<AutogradError>({node->name,
-                           ": backward ran a second time over a graph that was freed; pass "
-                           "retain_graph to the first"});
-    Tensors gxs = node->apply(gys);
-    gys.clear();
-    if (gxs.size() != node->edges.size())
-      fail<AutogradError>({node->name, ": its backward returned ", gxs.size(), " gradients for ",
-                           node->edges.size(), " inputs"});
-    for (std::size_t i = 0; i < gxs.size(); ++i) {
-      const auto& e = node->edges[i];
-      if (!gxs[i].defined() || !(e.node || e.leaf)) continue;
-      check_gradient(node, gxs[i]);
-      Tensor g = std::move(gxs[i]);
-      deliver(e, g);
-    }
-    if (!retain_graph) node->release_saved();
-  }
-  if (inputs)
-    for (std::size_t i = 0; i < inputs->size(); ++i)
-      if (auto it = leaf_sums.find((*inputs)[i].impl()); it != leaf_sums.end())
-        result[i] = it->second.sum;
-  return result;
-}
-
-}  // namespace
-
-void backward(const Tensors& outputs, const Tensors& grad_outputs, bool retain_graph,
-              bool create_graph) {
-  run_backward(outputs, grad_outputs, nullptr, retain_graph || create_graph, create_graph);
-}
-
-Tensors grad(const Tensors& outputs, const Tensors& inputs, const Tensors& grad_outputs,
-             bool retain_graph, bool create_graph, bool allow_unused) {
-  for (std::size_t i = 0; i < inputs.size(); ++i)
-    if (!inputs[i].requires_grad())
-      fail<AutogradError>({"grad: input ", i, " does not require a gradient"});
-  Tensors r =
-      run_backward(outputs, grad_outputs, &inputs, retain_graph || create_graph, create_graph);
-  for (std::size_t i = 0; i < r.size(); ++i)
-    if (!r[i].defined() && !allow_unused)
-      fail<AutogradError>(
-          {"grad: input ", i,
-           " took no part in the outputs; pass allow_unused to get an undefined tensor instead"});
-  return r;
-}
-
-// --- checkpointing
-
-namespace detail {
-namespace {
-
-struct SharedCallable : RefCounted {
-  Callable f;
-  explicit SharedCallable(Callable c) : f(c) {}
-  ~SharedCallable() override {
-    if (f.destroy) f.destroy(f.self);
-  }
-};
-
-// The parameters f uses are not among its inputs; a token that requires grad makes sure that the
-// block is recorded all the same.
-Tensor token() {
-  Tensor t = zeros({});
-  t.requires_grad_();
-  return t;
-}
-
-}  // namespace
-
-Tensors checkpoint(Callable f, const Tensors& inputs) {
-  auto shared = make_ref<SharedCallable>(f);
-  if (!grad_enabled()) return f.call(f.self, inputs);
-  const Generator before = default_generator();
-  Tensors ys;
-  {
-    no_grad guard;
-    ys = f.call(f.self, inputs);
-  }
-  Tensors recorded = inputs;
-  recorded.push_back(token());
-  const std::size_t n = inputs.size();
-  return record_many(
-      "checkpoint", ys, recorded, inputs, [shared, before, n](const Saved& s, const Tensors& gys) {
-        if (grad_enabled())
-          fail<AutogradError>(
-              {"checkpoint: second derivatives through a checkpointed block are not supported"});
-        Tensors xs;
-        for (std::size_t i = 0; i < n; ++i) {
-          Tensor x = s[static_cast<int>(i)];
-          if (x.defined()) x = x.detach();
-          if (s.needs(static_cast<int>(i))) x.requires_grad_();
-          xs.push_back(x);
-        }
-        Tensors ys2;
-        {
-          enable_grad on;
-          const Generator now = default_generator();
-          default_generator() = before;
-          ys2 = shared->f.call(shared->f.self, xs);
-          default_generator() = now;
-        }
-        Tensors outs, gs;
-        for (std::size_t i = 0; i < ys2.size(); ++i)
-          if (gys[i].defined() && ys2[i].requires_grad()) {
-            outs.push_back(ys2[i]);
-            gs.push_back(gys[i]);
-          }
-        if (!outs.empty()) dropin::backward(outs, gs);
-        Tensors gx(n + 1);
-        for (std::size_t i = 0; i < n; ++i)
-          if (xs[i].defined() && xs[i].requires_grad()) gx[i] = xs[i].grad();
-        return gx;
-      });
-}
-
-}  // namespace detail
 }  // namespace dropin

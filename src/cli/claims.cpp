@@ -81,67 +81,75 @@ std::vector<const Claim*> choose(const std::vector<std::string>& names) {
   return chosen;
 }
 
+/// What all claims together gave.
+struct Outcome {
+  int counts[4] = {};  ///< by Check::Result
+  Json list = Json::array();
+};
+
+/// Runs one claim and says what it found.
+void show(const Claim& c, const ClaimData& data, bool json, Outcome& out) {
+  Json j = Json::object();
+  j.set("component", c.components[0]);
+  j.set("paper", paper_of(c));
+  j.set("claim", c.claim);
+  j.set("figure", c.figure);
+  if (!json) {
+    fmt::print("{}: {}\n  paper: {} ({})\n", c.components[0], c.claim, c.figure, paper_of(c));
+    std::fflush(stdout);
+  }
+  if (c.data == "fashion-mnist" && data.fashion_mnist.empty()) {
+    j.set("verdict", "not run: needs --data with the Fashion-MNIST files");
+    if (!json) fmt::print("  not run: needs --data with the Fashion-MNIST files\n\n");
+    out.list.push_back(j);
+    return;
+  }
+  Findings found;
+  const double t = now();
+  c.show(found, data);
+  const double took = now() - t;
+  const Check::Result verdict = found.verdict();
+  ++out.counts[verdict];
+  Json checks = Json::array();
+  std::string why;
+  for (const Check& k : found.checks()) {
+    Json one = Json::object();
+    one.set("text", k.text);
+    one.set("result", word(k.result));
+    checks.push_back(one);
+    if (k.result == verdict && verdict != Check::Holds) why += (why.empty() ? "" : "; ") + k.text;
+    if (!json) fmt::print("  here:  {}\n", k.text);
+  }
+  j.set("checks", checks);
+  j.set("verdict", word(verdict));
+  if (!why.empty()) j.set("why", why);
+  j.set("seconds", took);
+  out.list.push_back(j);
+  if (!json)
+    fmt::print("  {}{}  [{:.1f} s]\n\n", word(verdict), why.empty() ? "" : ": " + why, took);
+  std::fflush(stdout);
+}
+
 int run(const Settings& s) {
   const std::vector<const Claim*> chosen = choose(s.names);
   const ClaimData data = find_data(s.data);
   if (!s.output.empty()) check_target("claims", s.output);
-  int counts[4] = {};
-  Json list = Json::array();
   const double start = now();
-  for (const Claim* c : chosen) {
-    Json j = Json::object();
-    j.set("component", c->components[0]);
-    j.set("paper", paper_of(*c));
-    j.set("claim", c->claim);
-    j.set("figure", c->figure);
-    if (!s.json) {
-      fmt::print("{}: {}\n  paper: {} ({})\n", c->components[0], c->claim, c->figure, paper_of(*c));
-      std::fflush(stdout);
-    }
-    if (c->data == "fashion-mnist" && data.fashion_mnist.empty()) {
-      j.set("verdict", "not run: needs --data with the Fashion-MNIST files");
-      if (!s.json) fmt::print("  not run: needs --data with the Fashion-MNIST files\n\n");
-      list.push_back(j);
-      continue;
-    }
-    Findings found;
-    const double t = now();
-    c->show(found, data);
-    const double took = now() - t;
-    const Check::Result verdict = found.verdict();
-    ++counts[verdict];
-    Json checks = Json::array();
-    std::string why;
-    for (const Check& k : found.checks()) {
-      Json one = Json::object();
-      one.set("text", k.text);
-      one.set("result", word(k.result));
-      checks.push_back(one);
-      if (k.result == verdict && verdict != Check::Holds) why += (why.empty() ? "" : "; ") + k.text;
-      if (!s.json) fmt::print("  here:  {}\n", k.text);
-    }
-    j.set("checks", checks);
-    j.set("verdict", word(verdict));
-    if (!why.empty()) j.set("why", why);
-    j.set("seconds", took);
-    list.push_back(j);
-    if (!s.json)
-      fmt::print("  {}{}  [{:.1f} s]\n\n", word(verdict), why.empty() ? "" : ": " + why, took);
-    std::fflush(stdout);
-  }
+  Outcome all;
+  for (const Claim* c : chosen) show(*c, data, s.json, all);
   Json out = Json::object(), machine = Json::object();
   for (const auto& [name, value] : describe_machine()) machine.set(name, value);
   machine.set("threads", static_cast<int64_t>(get_num_threads()));
   out.set("machine", machine);
-  out.set("claims", list);
+  out.set("claims", all.list);
   if (s.json)
     fmt::print("{}\n", out.dump(2));
   else
     fmt::print("{} hold, {} do not hold here, {} undecided; {:.0f} s on {} threads\n",
-               counts[Check::Holds], counts[Check::Fails], counts[Check::Undecided], now() - start,
-               get_num_threads());
+               all.counts[Check::Holds], all.counts[Check::Fails], all.counts[Check::Undecided],
+               now() - start, get_num_threads());
   if (!s.output.empty()) write_text(s.output, out.dump(1) + "\n");
-  return counts[Check::Fails] ? 1 : 0;
+  return all.counts[Check::Fails] ? 1 : 0;
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// oneDNN behind plain pointers; onednn.cpp is the only file that includes it. Every function here
-// runs on the calling thread alone.
+// oneDNN behind plain pointers; onednn*.cpp and their headers are the only files that include it.
+// Every function here runs on the calling thread alone.
 #pragma once
 #include <cstdint>
 

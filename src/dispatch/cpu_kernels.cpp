@@ -10,6 +10,7 @@
   X(example)                  \
   X(attention)                \
   X(latent)                   \
+  X(mixed_heads)              \
   X(reduce)                   \
   X(softmax)                  \
   X(norm)                     \

@@ -64,6 +64,77 @@ class Pictures {
   std::string folder_, prefix_;
 };
 
+/// The row of most work per component, in order of appearance.
+class Ratios {
+ public:
+  void add(const Json& r) {
+    const double ratio = number(r, "ratio"), length = number(r, "L");
+    if (!std::isfinite(ratio) || text(r, "standard").empty() || std::isfinite(number(r, "window")))
+      return;
+    const std::string component = text(r, "component"), mode = text(r, "mode");
+    const int rank =
+        (mode == "forward+backward" ? 0 : 1) +
+        (std::isfinite(length) ? (length <= 4096 ? 2 * static_cast<int>(std::log2(length)) : 0)
+                               : 2 * static_cast<int>(number(r, "size_index")));
+    auto [at, fresh] = best_.try_emplace(component, -1, Bar{});
+    if (fresh) order_.push_back(component);
+    if (rank > at->second.first)
+      at->second = {rank,
+                    {fmt::format("{} / {}, {}{}", component, text(r, "standard"), text(r, "size"),
+                                 mode == "forward+backward" ? ", both" : ""),
+                     ratio, number(r, "ratio_low"), number(r, "ratio_high"),
+                     number(r, "noise") > kNoiseLimit}};
+  }
+  std::vector<Bar> bars() const {
+    std::vector<Bar> r;
+    for (const std::string& name : order_) r.push_back(best_.at(name).second);
+    return r;
+  }
+
+ private:
+  std::map<std::string, std::pair<int, Bar>> best_;
+  std::vector<std::string> order_;
+};
+
+/// What the pictures of dropin bench are drawn from.
+struct BenchPictures {
+  Lines forward, both, memory, window_time;
+  std::vector<Bar> optimizer_ms, optimizer_bytes;
+  Ratios ratios;
+  std::string leader;  ///< the standard member, which comes first
+
+  void add(const Json& r) {
+    const std::string component = text(r, "component"), mode = text(r, "mode");
+    if (std::isfinite(number(r, "window")))
+      add_window(r, mode);
+    else if (std::isfinite(number(r, "L")))
+      add_length(r, component, mode);
+    if (mode == "step" && number(r, "size_index") == 2) {  // "n:16777216"
+      const double n = std::strtod(text(r, "size").c_str() + 2, nullptr);
+      optimizer_ms.push_back({component, 1e3 * seconds(r)});
+      optimizer_bytes.push_back({component, number(r, "kept_bytes") / n});
+    }
+    ratios.add(r);
+  }
+
+ private:
+  void add_window(const Json& r, const std::string& mode) {
+    const double window = number(r, "window");
+    window_time.add(text(r, "component") + ", " + mode, window, 1e3 * seconds(r));
+    window_time.add("least, " + mode + " (limit)", window, 1e3 * number(r, "least_seconds"), true);
+  }
+  void add_length(const Json& r, const std::string& component, const std::string& mode) {
+    const double length = number(r, "L");
+    if (leader.empty()) leader = component;
+    Lines& times = mode == "forward" ? forward : both;
+    times.add(component, length, 1e3 * seconds(r));
+    if (mode != "forward") memory.add(component, length, number(r, "peak_MB"));
+    if (component == leader)
+      times.add(leader + " at the multiply-add limit", length, 1e3 * number(r, "least_seconds"),
+                true);
+  }
+};
+
 void draw_bench(const Json& results, Pictures& out) {
   const Json& rows = *results.find("benchmarks");
   const Json* const context = results.find("context");
@@ -72,74 +143,29 @@ void draw_bench(const Json& results, Pictures& out) {
                                                   ? number(*context, "threads")
                                                   : 1)
               : "";
-  Lines forward, both, memory, window_time;
-  std::vector<Bar> optimizer_ms, optimizer_bytes;
-  std::map<std::string, std::pair<int, Bar>> best;  // per component the row of most work
-  std::vector<std::string> order;
-  std::string leader;
-  for (std::size_t i = 0; i < rows.size(); ++i) {
-    const Json& r = rows[i];
-    const std::string component = text(r, "component"), mode = text(r, "mode");
-    const double length = number(r, "L"), window = number(r, "window");
-    if (std::isfinite(window)) {
-      window_time.add(component + ", " + mode, window, 1e3 * seconds(r));
-      window_time.add("least, " + mode + " (limit)", window, 1e3 * number(r, "least_seconds"),
-                      true);
-    } else if (std::isfinite(length)) {
-      if (leader.empty()) leader = component;  // the standard member comes first
-      if (mode == "forward") {
-        forward.add(component, length, 1e3 * seconds(r));
-        if (component == leader)
-          forward.add(leader + " at the multiply-add limit", length,
-                      1e3 * number(r, "least_seconds"), true);
-      } else {
-        both.add(component, length, 1e3 * seconds(r));
-        memory.add(component, length, number(r, "peak_MB"));
-        if (component == leader)
-          both.add(leader + " at the multiply-add limit", length, 1e3 * number(r, "least_seconds"),
-                   true);
-      }
-    }
-    if (mode == "step" && number(r, "size_index") == 2) {  // "n:16777216"
-      const double n = std::strtod(text(r, "size").c_str() + 2, nullptr);
-      optimizer_ms.push_back({component, 1e3 * seconds(r)});
-      optimizer_bytes.push_back({component, number(r, "kept_bytes") / n});
-    }
-    const double ratio = number(r, "ratio");
-    if (std::isfinite(ratio) && !text(r, "standard").empty() && !std::isfinite(window)) {
-      const int rank =
-          (mode == "forward+backward" ? 0 : 1) +
-          (std::isfinite(length) ? (length <= 4096 ? 2 * static_cast<int>(std::log2(length)) : 0)
-                                 : 2 * static_cast<int>(number(r, "size_index")));
-      auto [at, fresh] = best.try_emplace(component, -1, Bar{});
-      if (fresh) order.push_back(component);
-      if (rank > at->second.first)
-        at->second = {rank,
-                      {fmt::format("{} / {}, {}{}", component, text(r, "standard"), text(r, "size"),
-                                   mode == "forward+backward" ? ", both" : ""),
-                       ratio, number(r, "ratio_low"), number(r, "ratio_high"),
-                       number(r, "noise") > kNoiseLimit}};
-    }
-  }
-  if (!forward.all.empty())
+  BenchPictures p;
+  for (std::size_t i = 0; i < rows.size(); ++i) p.add(rows[i]);
+  if (!p.forward.all.empty())
     out.write(
         "sequence_mixers",
         svg_lines(
-            {{"forward, D = 256, B = 1, " + threads, {"length L"}, {"time, ms"}, forward.sorted()},
-             {"forward and backward", {"length L"}, {"time, ms"}, both.sorted()},
-             {"forward and backward", {"length L"}, {"peak memory, MB"}, memory.sorted()}}));
-  if (!window_time.all.empty())
+            {{"forward, D = 256, B = 1, " + threads,
+              {"length L"},
+              {"time, ms"},
+              p.forward.sorted()},
+             {"forward and backward", {"length L"}, {"time, ms"}, p.both.sorted()},
+             {"forward and backward", {"length L"}, {"peak memory, MB"}, p.memory.sorted()}}));
+  if (!p.window_time.all.empty())
     out.write("window", svg_lines({{"L = 4096, D = 256, " + threads,
                                     {"window (keys on each side)"},
                                     {"time, ms"},
-                                    window_time.sorted()}}));
-  if (!optimizer_ms.empty()) {
+                                    p.window_time.sorted()}}));
+  if (!p.optimizer_ms.empty()) {
     out.write("optimizer_time",
-              svg_bars("a step of 16M parameters, " + threads, "time, ms", optimizer_ms));
-    out.write("optimizer_bytes", svg_bars("state kept per parameter", "bytes", optimizer_bytes));
+              svg_bars("a step of 16M parameters, " + threads, "time, ms", p.optimizer_ms));
+    out.write("optimizer_bytes", svg_bars("state kept per parameter", "bytes", p.optimizer_bytes));
   }
-  std::vector<Bar> bars;
-  for (const std::string& name : order) bars.push_back(best[name].second);
+  const std::vector<Bar> bars = p.ratios.bars();
   if (!bars.empty())
     out.write("ratios",
               svg_ratios("beside the standard member, in turn, " + threads,

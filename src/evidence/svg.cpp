@@ -116,87 +116,117 @@ bool powers_of_two(const std::vector<Series>& all) {
   return any;
 }
 
-}  // namespace
-
-std::string svg_lines(const std::vector<LineChart>& charts) {
+/// Names of the lines of all charts, each with its colour; the limit's apart.
+struct Legend {
   std::vector<std::string> names;
-  bool limit = false;
-  std::string limit_name;
-  for (const LineChart& c : charts)
-    for (const Series& s : c.series) {
-      if (s.limit)
-        limit_name = limit && limit_name != s.name ? "the machine's limit for each" : s.name,
-        limit = true;
-      else if (std::find(names.begin(), names.end(), s.name) == names.end())
-        names.push_back(s.name);
-    }
-  std::size_t longest = limit_name.size();
-  for (const auto& n : names) longest = std::max(longest, n.size());
-  auto colour = [&](const std::string& name) {
+  std::string limit;
+
+  explicit Legend(const std::vector<LineChart>& charts) {
+    bool any = false;
+    for (const LineChart& c : charts)
+      for (const Series& s : c.series) {
+        if (s.limit)
+          limit = any && limit != s.name ? "the machine's limit for each" : s.name, any = true;
+        else if (std::find(names.begin(), names.end(), s.name) == names.end())
+          names.push_back(s.name);
+      }
+    has_limit = any;
+  }
+  bool has_limit = false;
+  std::string colour(const std::string& name) const {
     return kColours[static_cast<std::size_t>(std::find(names.begin(), names.end(), name) -
                                              names.begin()) %
                     std::size(kColours)];
-  };
+  }
+  std::size_t longest() const {
+    std::size_t n = limit.size();
+    for (const auto& name : names) n = std::max(n, name.size());
+    return n;
+  }
+  std::string drawn(double left) const {
+    std::string body;
+    double y = kTop + 10;
+    for (const auto& n : names) {
+      body +=
+          fmt::format(
+              "<line x1=\"{0:.1f}\" y1=\"{2:.1f}\" x2=\"{1:.1f}\" y2=\"{2:.1f}\" stroke=\"{3}\" "
+              "stroke-width=\"3\"/>\n",
+              left, left + 20, y, colour(n)) +
+          text(left + 27, y + 4, n, "start");
+      y += 22;
+    }
+    if (has_limit)
+      body +=
+          line(left, y, left + 20, y, "limit", " stroke-width=\"1.5\" stroke-dasharray=\"6 4\"") +
+          text(left + 27, y + 4, limit, "start");
+    return body;
+  }
+};
+
+/// A chart's lines; an earlier one still shows beneath a later one.
+std::string drawn_lines(const std::vector<Series>& all, const Legend& legend, const Scale& sx,
+                        const Scale& sy) {
+  std::string body;
+  std::size_t drawn = 0;
+  for (const Series& s : all) {
+    std::string path;
+    for (const auto& p : s.points)
+      path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", sx(p.first), sy(p.second));
+    if (path.empty()) continue;
+    if (s.limit) {
+      body += fmt::format(
+          "<path d=\"{}\" class=\"limit\" fill=\"none\" stroke-width=\"1.5\" "
+          "stroke-dasharray=\"6 4\"/>\n",
+          path);
+      continue;
+    }
+    const double width = std::min(4.0, 1.8 + 0.5 * static_cast<double>(all.size() - 1 - drawn++));
+    body += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{:.1f}\"/>\n",
+                        path, legend.colour(s.name), width);
+    if (s.points.size() <= 24)
+      for (const auto& p : s.points)
+        body += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\" fill=\"{}\"/>\n",
+                            sx(p.first), sy(p.second), legend.colour(s.name));
+  }
+  return body;
+}
+
+/// Title, grid, axes and lines of a chart that begins at `left`.
+std::string drawn_chart(const LineChart& c, const Legend& legend, double left) {
+  const double x0 = left + kLeft, y0 = kTop, x1 = x0 + kWidth, y1 = y0 + kHeight;
+  const bool binary = powers_of_two(c.series);
+  const Scale sx = scale_of(c.series, false, c.x.log, x0 + 8, x1 - 8),
+              sy = scale_of(c.series, true, c.y.log, y1, y0);
+  std::string body = text((x0 + x1) / 2, 22, c.title, "middle", "t");
+  for (double v : sx.ticks(binary))
+    body +=
+        line(sx(v), y0, sx(v), y1, "grid") + text(sx(v), y1 + 17, number(v, binary), "middle", "s");
+  for (double v : sy.ticks(false))
+    body +=
+        line(x0, sy(v), x1, sy(v), "grid") + text(x0 - 6, sy(v) + 4, number(v, false), "end", "s");
+  body += fmt::format(
+      "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" class=\"axis\"/>\n", x0,
+      y0, kWidth, kHeight);
+  body += text((x0 + x1) / 2, y1 + 40, c.x.label) +
+          text(left + 16, (y0 + y1) / 2, c.y.label, "middle", "",
+               fmt::format(" transform=\"rotate(-90 {:.1f} {:.1f})\"", left + 16, (y0 + y1) / 2)
+                   .c_str());
+  return body + drawn_lines(c.series, legend, sx, sy);
+}
+
+}  // namespace
+
+std::string svg_lines(const std::vector<LineChart>& charts) {
+  const Legend legend(charts);
   std::string body;
   double left = 0;
   for (const LineChart& c : charts) {
-    const double x0 = left + kLeft, y0 = kTop, x1 = x0 + kWidth, y1 = y0 + kHeight;
-    const bool binary = powers_of_two(c.series);
-    const Scale sx = scale_of(c.series, false, c.x.log, x0 + 8, x1 - 8),
-                sy = scale_of(c.series, true, c.y.log, y1, y0);
-    body += text((x0 + x1) / 2, 22, c.title, "middle", "t");
-    for (double v : sx.ticks(binary))
-      body += line(sx(v), y0, sx(v), y1, "grid") +
-              text(sx(v), y1 + 17, number(v, binary), "middle", "s");
-    for (double v : sy.ticks(false))
-      body += line(x0, sy(v), x1, sy(v), "grid") +
-              text(x0 - 6, sy(v) + 4, number(v, false), "end", "s");
-    body += fmt::format(
-        "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{:.1f}\" class=\"axis\"/>\n", x0,
-        y0, kWidth, kHeight);
-    body += text((x0 + x1) / 2, y1 + 40, c.x.label) +
-            text(left + 16, (y0 + y1) / 2, c.y.label, "middle", "",
-                 fmt::format(" transform=\"rotate(-90 {:.1f} {:.1f})\"", left + 16, (y0 + y1) / 2)
-                     .c_str());
-    std::size_t drawn = 0;
-    for (const Series& s : c.series) {
-      std::string path;
-      for (const auto& p : s.points)
-        path += fmt::format("{}{:.1f} {:.1f}", path.empty() ? "M" : "L", sx(p.first), sy(p.second));
-      if (path.empty()) continue;
-      if (s.limit) {
-        body += fmt::format(
-            "<path d=\"{}\" class=\"limit\" fill=\"none\" stroke-width=\"1.5\" "
-            "stroke-dasharray=\"6 4\"/>\n",
-            path);
-        continue;
-      }
-      const double width = std::min(
-          4.0, 1.8 + 0.5 * static_cast<double>(
-                               c.series.size() - 1 -
-                               drawn++));  // an earlier line still shows beneath a later one
-      body += fmt::format("<path d=\"{}\" fill=\"none\" stroke=\"{}\" stroke-width=\"{:.1f}\"/>\n",
-                          path, colour(s.name), width);
-      if (s.points.size() <= 24)
-        for (const auto& p : s.points)
-          body += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3.2\" fill=\"{}\"/>\n",
-                              sx(p.first), sy(p.second), colour(s.name));
-    }
-    left = x1 + kGap;
+    body += drawn_chart(c, legend, left);
+    left += kLeft + kWidth + kGap;
   }
-  double y = kTop + 10;
-  for (const auto& n : names) {
-    body += fmt::format(
-                "<line x1=\"{0:.1f}\" y1=\"{2:.1f}\" x2=\"{1:.1f}\" y2=\"{2:.1f}\" stroke=\"{3}\" "
-                "stroke-width=\"3\"/>\n",
-                left, left + 20, y, colour(n)) +
-            text(left + 27, y + 4, n, "start");
-    y += 22;
-  }
-  if (limit)
-    body += line(left, y, left + 20, y, "limit", " stroke-width=\"1.5\" stroke-dasharray=\"6 4\"") +
-            text(left + 27, y + 4, limit_name, "start");
-  return page(left + 40 + 7.3 * static_cast<double>(longest), kTop + kHeight + kBottom, body);
+  body += legend.drawn(left);
+  return page(left + 40 + 7.3 * static_cast<double>(legend.longest()), kTop + kHeight + kBottom,
+              body);
 }
 
 namespace {

@@ -16,6 +16,7 @@ namespace {
 constexpr int64_t kDimensions = 1111;
 constexpr std::uint32_t kJoeKuo[] = {
 #include "metric/joe_kuo.inc"
+#include "metric/joe_kuo_641.inc"
 };
 
 std::uint64_t key_of(int64_t seed, int64_t d) {

@@ -33,6 +33,10 @@ inline DType compute_type(DType t) { return t == kBFloat16 || t == kFloat16 ? kF
 inline Tensor prepared(const Tensor& x) {
   return x.defined() ? x.to(compute_type(x.dtype())).contiguous() : x;
 }
+/// t beside x: in its dtype, contiguous; undefined stays so.
+inline Tensor as_beside(const Tensor& t, const Tensor& x) {
+  return t.defined() ? t.to(x.dtype()).contiguous() : t;
+}
 /// The sorted, wrapped, distinct dims as a bit mask; all dims when empty.
 std::uint32_t dim_mask(const Shape& dims, int64_t ndim, const char* who);
 

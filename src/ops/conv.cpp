@@ -1,19 +1,19 @@
+// Convolutions, whose gradients are convolutions too.
 #include "dropin/ops/conv.h"
 
-#include <limits>
-#include <utility>
+#include <algorithm>
 
 #include "dropin/ops/matmul.h"
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
 #include "kernels/hd.h"
-#include "kernels/pool/kernel.h"
 #include "ops/common.h"
 #include "ops/conv_geometry.h"
 
 namespace dropin {
 
 using ops_detail::conv_geometry;
+using ops_detail::general_conv2d;
 using ops_detail::need_floating;
 using ops_detail::prepared;
 
@@ -77,10 +77,8 @@ Tensor conv_weight_gradient(const Tensor& gy, const Tensor& x, const Shape& w_si
 
 }  // namespace
 
-namespace {
-
-/// Output sizes of a convolution, all arguments checked.
-Shape conv_sizes(const Tensor& x, const Tensor& w, const Tensor& bias, const ConvParams& p) {
+Shape ops_detail::conv_sizes(const Tensor& x, const Tensor& w, const Tensor& bias,
+                             const ConvParams& p) {
   need_floating("conv2d", x);
   if (x.dim() != 4) fail<ShapeError>({"conv2d: x is ", x.sizes(), ", expected [B, C, H, W]"});
   if (w.dim() != 4)
@@ -111,18 +109,13 @@ Shape conv_sizes(const Tensor& x, const Tensor& w, const Tensor& bias, const Con
   return y_sizes;
 }
 
-Tensor like(const Tensor& t, const Tensor& x) {
-  return t.defined() ? t.to(x.dtype()).contiguous() : t;
-}
-
-/// By the general kernels, whatever the groups.
-Tensor general_conv2d(const Tensor& x_, const Tensor& w, const Tensor& bias, const ConvParams& p) {
+Tensor ops_detail::general_conv2d(const Tensor& x_, const Tensor& w, const Tensor& bias,
+                                  const ConvParams& p) {
   const Shape y_sizes = conv_sizes(x_, w, bias, p);
   const Tensor x = prepared(x_);
-  return conv_op(x, like(w, x), like(bias, x), y_sizes, p).to(x_.dtype());
+  return conv_op(x, ops_detail::as_beside(w, x), ops_detail::as_beside(bias, x), y_sizes, p)
+      .to(x_.dtype());
 }
-
-}  // namespace
 
 Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const ConvParams& p) {
   if (x.dim() == 4 && p.groups == x.size(1) && w.dim() == 4 && w.size(0) == x.size(1) &&
@@ -145,142 +138,6 @@ Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, int64_t stri
       .squeeze(2);
 }
 
-// --- depthwise convolution with several kernels
-
-namespace plain {
-
-Tensor mixed_depthwise_conv2d(const Tensor& x, const std::vector<DepthwiseGroup>& groups,
-                              const Pair& stride) {
-  Tensors parts;
-  int64_t at = 0;
-  for (const DepthwiseGroup& g : groups) {
-    const int64_t c = g.weight.size(0);
-    parts.push_back(general_conv2d(x.narrow(1, at, c), g.weight, g.bias,
-                                   {.stride = stride,
-                                    .pad_begin = g.pad_begin,
-                                    .pad_end = g.pad_end,
-                                    .dilation = g.dilation,
-                                    .groups = c}));
-    at += c;
-  }
-  return parts.size() == 1 ? parts[0] : concat(parts, 1);
-}
-
-}  // namespace plain
-
-namespace {
-
-/// Lies as [B, H, W, C] and not as [B, C, H, W] as well.
-bool channels_last(const Tensor& t) {
-  return !t.is_contiguous() && t.permute({0, 2, 3, 1}).is_contiguous();
-}
-Tensor as_channels_last(const Tensor& t) {
-  return t.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2});
-}
-Tensor empty_image(const Shape& s, const TensorOptions& o, bool last) {
-  return last ? empty({s[0], s[2], s[3], s[1]}, o).permute({0, 3, 1, 2}) : empty(s, o);
-}
-
-}  // namespace
-
-Tensor mixed_depthwise_conv2d(const Tensor& x_, const std::vector<DepthwiseGroup>& groups_,
-                              const Pair& stride) {
-  const char* who = "mixed_depthwise_conv2d";
-  need_floating(who, x_);
-  if (x_.dim() != 4) fail<ShapeError>({who, ": x is ", x_.sizes(), ", expected [B, C, H, W]"});
-  Shape y_sizes;
-  int64_t channels = 0;
-  for (const DepthwiseGroup& g : groups_) {
-    const int64_t c = g.weight.dim() == 4 ? g.weight.size(0) : -1;
-    if (c <= 0 || channels + c > x_.size(1))
-      fail<ShapeError>({who, ": weight is ", g.weight.sizes(),
-                        ", expected [C_i, 1, kh, kw] with all C_i adding up to the ", x_.size(1),
-                        " channels of x"});
-    const Shape s = conv_sizes(x_.detach().narrow(1, channels, c), g.weight, g.bias,
-                               {.stride = stride,
-                                .pad_begin = g.pad_begin,
-                                .pad_end = g.pad_end,
-                                .dilation = g.dilation,
-                                .groups = c});
-    if (y_sizes.empty()) y_sizes = s;
-    if (s[2] != y_sizes[2] || s[3] != y_sizes[3])
-      fail<ShapeError>({who, ": groups give ", s[2], " x ", s[3], " and ", y_sizes[2], " x ",
-                        y_sizes[3], " outputs, expected the same"});
-    channels += c;
-  }
-  if (channels != x_.size(1))
-    fail<ShapeError>(
-        {who, ": x is ", x_.sizes(), ", expected ", channels, " channels as the weights have"});
-  y_sizes[1] = channels;
-  if (x_.dtype() == kFloat64 ||
-      !has_kernels<kernels::mixed_depthwise_forward, kernels::mixed_depthwise_backward>(
-          x_.device()))
-    return plain::mixed_depthwise_conv2d(x_, groups_, stride);
-
-  const bool last = x_.dtype() == kFloat32 && channels_last(x_);
-  const Tensor x = last ? x_ : prepared(x_);
-  std::vector<DepthwiseGroup> groups = groups_;
-  Tensors inputs{x};
-  for (DepthwiseGroup& g : groups) {
-    g.weight = like(g.weight, x), g.bias = like(g.bias, x);
-    inputs.push_back(g.weight);
-    inputs.push_back(g.bias);
-  }
-  auto geometry_of = [stride](const DepthwiseGroup& g) {
-    return conv_geometry(ConvParams{
-        .stride = stride, .pad_begin = g.pad_begin, .pad_end = g.pad_end, .dilation = g.dilation});
-  };
-  Tensor y = empty_image(y_sizes, x.options(), last);
-  std::vector<kernels::DepthwiseRun> runs;
-  for (const DepthwiseGroup& g : groups)
-    runs.push_back({g.weight.in(), g.bias.in(), {}, {}, geometry_of(g)});
-  run<kernels::mixed_depthwise_forward>(
-      x.device(), x.in(), kernels::DepthwiseRuns{runs.data(), static_cast<int64_t>(runs.size())},
-      y.out());
-  Tensors saved{x};
-  for (DepthwiseGroup& g : groups) {
-    saved.push_back(g.weight);
-    saved.push_back(std::exchange(g.bias, {}));
-    g.weight = {};
-  }
-  return record_many(
-             "mixed_depthwise_conv2d", {y}, inputs, saved,
-             [groups, stride, last, geometry_of](const Saved& s, const Tensors& gs) -> Tensors {
-               const Tensor x = s[0];
-               const std::size_t n = groups.size();
-               if (grad_enabled()) {
-                 Tensors in{x};
-                 for (std::size_t i = 1; i <= 2 * n; ++i) in.push_back(s[static_cast<int>(i)]);
-                 return plain_gradients(s, in, gs[0], [&](const Tensors& v) {
-                   std::vector<DepthwiseGroup> all = groups;
-                   for (std::size_t i = 0; i < n; ++i)
-                     all[i].weight = v[2 * i + 1], all[i].bias = v[2 * i + 2];
-                   return plain::mixed_depthwise_conv2d(v[0], all, stride);
-                 });
-               }
-               const Tensor g = last ? as_channels_last(gs[0]) : gs[0].contiguous();
-               Tensors out{s.needs(0) ? empty_image(x.sizes(), x.options(), last) : Tensor()};
-               std::vector<kernels::DepthwiseRun> runs;
-               for (std::size_t i = 0; i < n; ++i) {
-                 const Tensor w = s[static_cast<int>(2 * i + 1)];
-                 out.push_back(s.needs(static_cast<int>(2 * i + 1)) ? empty_like(w) : Tensor());
-                 out.push_back(s.needs(static_cast<int>(2 * i + 2))
-                                   ? empty({w.size(0)}, w.options())
-                                   : Tensor());
-                 runs.push_back({w.in(),
-                                 {},
-                                 out[2 * i + 1].out(),
-                                 out[2 * i + 2].out(),
-                                 geometry_of(groups[i])});
-               }
-               run<kernels::mixed_depthwise_backward>(
-                   x.device(), g.in(), x.in(),
-                   kernels::DepthwiseRuns{runs.data(), static_cast<int64_t>(n)}, out[0].out());
-               return out;
-             })[0]
-      .to(x_.dtype());
-}
-
 Pair same_padding(int64_t kernel, int64_t dilation) {
   const int64_t total = dilation * (kernel - 1);
   return {total / 2, total - total / 2};
@@ -289,126 +146,6 @@ Pair tf_same_padding(int64_t n, int64_t kernel, int64_t stride, int64_t dilation
   const int64_t out = ceil_div(n, stride),
                 total = std::max<int64_t>((out - 1) * stride + dilation * (kernel - 1) + 1 - n, 0);
   return {total / 2, total - total / 2};
-}
-
-// --- pooling
-
-namespace {
-
-kernels::PoolGeometry geometry(const PoolParams& p) {
-  kernels::PoolGeometry g;
-  for (int i = 0; i < 2; ++i) {
-    g.kernel[i] = p.kernel[static_cast<std::size_t>(i)];
-    g.stride[i] = p.stride[static_cast<std::size_t>(i)];
-    g.padding[i] = p.padding[static_cast<std::size_t>(i)];
-    g.dilation[i] = p.dilation[static_cast<std::size_t>(i)];
-  }
-  g.count_include_pad = p.count_include_pad;
-  g.divisor_override = p.divisor_override;
-  return g;
-}
-
-Shape pooled_sizes(const char* who, const Tensor& x, const PoolParams& p) {
-  need_floating(who, x);
-  if (x.dim() != 4) fail<ShapeError>({who, ": x is ", x.sizes(), ", expected [B, C, H, W]"});
-  Shape y = x.sizes();
-  for (std::size_t i = 0; i < 2; ++i) {
-    const int d = static_cast<int>(i) + 2;
-    if (p.kernel[i] <= 0 || p.stride[i] <= 0 || p.dilation[i] <= 0 || p.padding[i] < 0)
-      fail<OptionError>(
-          {who, ": kernel size, stride and dilation must be positive and padding not negative"});
-    if (p.padding[i] > p.kernel[i] / 2)
-      fail<OptionError>(
-          {who, ": padding ", p.padding[i], " is more than half of the kernel size ", p.kernel[i]});
-    const int64_t span = x.size(d) + 2 * p.padding[i] - p.dilation[i] * (p.kernel[i] - 1) - 1;
-    // Windows from the first on; with ceil_mode one more that begins inside, though it ends
-    // outside.
-    const int64_t s = p.stride[i], whole = span < 0 ? (span - s + 1) / s : span / s;
-    int64_t n = (p.ceil_mode && whole * s < span ? whole + 1 : whole) + 1;
-    if (p.ceil_mode && (n - 1) * s >= x.size(d) + p.padding[i]) --n;
-    if (n < 1 || x.size(d) < 1)
-      fail<ShapeError>({who, ": x is ", x.sizes(), ": smaller than the kernel (empty output)"});
-    y[d] = n;
-  }
-  return y;
-}
-
-}  // namespace
-
-Tensor max_pool2d(const Tensor& x_, const PoolParams& p) {
-  const Shape sizes = pooled_sizes("max_pool2d", x_, p);
-  const Tensor x = prepared(x_);
-  Tensor y = empty(sizes, x.options()), index = empty(sizes, {kInt64, x.device()});
-  run<kernels::max_pool2d_forward>(x.device(), x.in(), geometry(p), y.out(), index.out());
-  return record(
-             "max_pool2d", y, {x}, {index},
-             [sx = x.sizes()](const Saved& s, const Tensor& g_) -> Tensors {
-               const Tensor g = g_.contiguous(), index = s[0];
-               auto flat = [](const Shape& z) { return Shape{z[0], z[1], z[2] * z[3]}; };
-               if (grad_enabled())
-                 return {scatter_add(zeros(flat(sx), g.options()), 2,
-                                     index.reshape(flat(index.sizes())), g.reshape(flat(g.sizes())))
-                             .reshape(sx)};
-               Tensor gx = empty(sx, g.options());
-               run<kernels::max_pool2d_backward>(g.device(), g.in(), index.in(), gx.out());
-               return {gx};
-             })
-      .to(x_.dtype());
-}
-
-namespace {
-
-// Average pooling is linear, so the gradient of its gradient is itself.
-Tensor avg_pool_gradient(const Tensor& g_, const PoolParams& p, const Shape& sx) {
-  const Tensor g = g_.contiguous();
-  Tensor gx = empty(sx, g.options());
-  run<kernels::avg_pool2d_backward>(g.device(), g.in(), geometry(p), gx.out());
-  return record("avg_pool2d_gradient", gx, {g}, {},
-                [p](const Saved&, const Tensor& gg) -> Tensors { return {avg_pool2d(gg, p)}; });
-}
-Tensor adaptive_gradient(const Tensor& g_, const Shape& sx) {
-  const Tensor g = g_.contiguous();
-  Tensor gx = empty(sx, g.options());
-  run<kernels::adaptive_avg_pool2d_backward>(g.device(), g.in(), gx.out());
-  return record("adaptive_avg_pool2d_gradient", gx, {g}, {},
-                [size = Pair{g.size(2), g.size(3)}](const Saved&, const Tensor& gg) -> Tensors {
-                  return {adaptive_avg_pool2d(gg, size)};
-                });
-}
-
-}  // namespace
-
-Tensor avg_pool2d(const Tensor& x_, const PoolParams& p) {
-  if (p.dilation != Pair{1, 1})
-    fail<OptionError>({"avg_pool2d: dilation is not an option of average pooling"});
-  const Shape sizes = pooled_sizes("avg_pool2d", x_, p);
-  const Tensor x = prepared(x_);
-  Tensor y = empty(sizes, x.options());
-  run<kernels::avg_pool2d_forward>(x.device(), x.in(), geometry(p), y.out());
-  return record("avg_pool2d", y, {x}, {},
-                [p, sx = x.sizes()](const Saved&, const Tensor& g) -> Tensors {
-                  return {avg_pool_gradient(g, p, sx)};
-                })
-      .to(x_.dtype());
-}
-
-Tensor adaptive_avg_pool2d(const Tensor& x_, const Pair& size) {
-  need_floating("adaptive_avg_pool2d", x_);
-  if (x_.dim() != 4)
-    fail<ShapeError>({"adaptive_avg_pool2d: x is ", x_.sizes(), ", expected [B, C, H, W]"});
-  if (size[0] <= 0 || size[1] <= 0)
-    fail<OptionError>({"adaptive_avg_pool2d: output size ", size[0], " x ", size[1],
-                       ", expected positive sizes"});
-  if (x_.size(2) == 0 || x_.size(3) == 0)
-    fail<ShapeError>({"adaptive_avg_pool2d: x is ", x_.sizes(), ": no pixels"});
-  const Tensor x = prepared(x_);
-  Tensor y = empty({x.size(0), x.size(1), size[0], size[1]}, x.options());
-  run<kernels::adaptive_avg_pool2d_forward>(x.device(), x.in(), y.out());
-  return record("adaptive_avg_pool2d", y, {x}, {},
-                [sx = x.sizes()](const Saved&, const Tensor& g) -> Tensors {
-                  return {adaptive_gradient(g, sx)};
-                })
-      .to(x_.dtype());
 }
 
 }  // namespace dropin

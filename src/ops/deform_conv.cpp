@@ -6,8 +6,11 @@
 #include "dropin/ops/shape.h"
 #include "kernels/deform/kernel.h"
 #include "ops/common.h"
+#include "ops/conv_geometry.h"
 
 namespace dropin {
+
+using ops_detail::as_beside;
 
 namespace plain {
 
@@ -58,89 +61,98 @@ Tensor deform_conv2d(const Tensor& x, const Tensor& offset, const Tensor& mask, 
 
 }  // namespace plain
 
-Tensor deform_conv2d(const Tensor& x_, const Tensor& offset_, const Tensor& mask_, const Tensor& w_,
-                     const Tensor& bias_, const ConvParams& p) {
+namespace {
+
+/// Sizes of the result, all arguments checked.
+Shape deform_sizes(const Tensor& x, const Tensor& offset, const Tensor& mask, const Tensor& w,
+                   const Tensor& bias, const ConvParams& p) {
   const char* who = "deform_conv2d";
-  ops_detail::need_floating(who, x_);
-  if (x_.dim() != 4) fail<ShapeError>({who, ": x is ", x_.sizes(), ", expected [B, C, H, W]"});
-  if (w_.dim() != 4)
-    fail<ShapeError>({who, ": weight is ", w_.sizes(), ", expected [O, C / groups, kh, kw]"});
-  const int64_t B = x_.size(0), C = x_.size(1), O = w_.size(0), K = w_.size(2) * w_.size(3);
+  ops_detail::need_floating(who, x);
+  if (x.dim() != 4) fail<ShapeError>({who, ": x is ", x.sizes(), ", expected [B, C, H, W]"});
+  if (w.dim() != 4)
+    fail<ShapeError>({who, ": weight is ", w.sizes(), ", expected [O, C / groups, kh, kw]"});
+  const int64_t B = x.size(0), C = x.size(1), O = w.size(0), K = w.size(2) * w.size(3);
   if (p.groups <= 0 || C % p.groups || O % p.groups)
     fail<OptionError>({who, ": ", C, " input and ", O,
                        " output channels are not divisible by groups ", p.groups});
-  if (w_.size(1) != C / p.groups)
-    fail<ShapeError>({who, ": weight is ", w_.sizes(), ", expected [O, ", C / p.groups,
+  if (w.size(1) != C / p.groups)
+    fail<ShapeError>({who, ": weight is ", w.sizes(), ", expected [O, ", C / p.groups,
                       ", kh, kw] because x has ", C, " channels in ", p.groups, " groups"});
-  if (bias_.defined() && !(bias_.sizes() == Shape{O}))
-    fail<ShapeError>({who, ": bias is ", bias_.sizes(), ", expected [", O, "]"});
+  if (bias.defined() && !(bias.sizes() == Shape{O}))
+    fail<ShapeError>({who, ": bias is ", bias.sizes(), ", expected [", O, "]"});
   Shape out{0, 0};
   for (std::size_t i = 0; i < 2; ++i) {
     const int d = static_cast<int>(i) + 2;
-    if (p.stride[i] <= 0 || p.dilation[i] <= 0 || p.pad_begin[i] < 0 || w_.size(d) <= 0)
+    if (p.stride[i] <= 0 || p.dilation[i] <= 0 || p.pad_begin[i] < 0 || w.size(d) <= 0)
       fail<OptionError>(
           {who, ": kernel size, stride and dilation must be positive and padding not negative"});
     if (p.pad_begin[i] != p.pad_end[i])
       fail<OptionError>({who, ": padding ", p.pad_begin[i], " and ", p.pad_end[i],
                          ", expected the same on both sides"});
-    const int64_t room = x_.size(d) + 2 * p.pad_begin[i],
-                  reach = p.dilation[i] * (w_.size(d) - 1) + 1;
+    const int64_t room = x.size(d) + 2 * p.pad_begin[i],
+                  reach = p.dilation[i] * (w.size(d) - 1) + 1;
     if (room < reach)
-      fail<ShapeError>({who, ": x is ", x_.sizes(), ": the padded size ", room,
+      fail<ShapeError>({who, ": x is ", x.sizes(), ": the padded size ", room,
                         " is smaller than the kernel's reach ", reach, " (empty output)"});
     out[static_cast<int>(i)] = (room - reach) / p.stride[i] + 1;
   }
-  if (offset_.dim() != 4 || offset_.size(1) <= 0 || offset_.size(1) % (2 * K) ||
-      C % (offset_.size(1) / (2 * K)) || offset_.size(0) != B || offset_.size(2) != out[0] ||
-      offset_.size(3) != out[1])
-    fail<ShapeError>({who, ": offset is ", offset_.sizes(), ", expected [", B, ", 2 G ", K, ", ",
+  if (offset.dim() != 4 || offset.size(1) <= 0 || offset.size(1) % (2 * K) ||
+      C % (offset.size(1) / (2 * K)) || offset.size(0) != B || offset.size(2) != out[0] ||
+      offset.size(3) != out[1])
+    fail<ShapeError>({who, ": offset is ", offset.sizes(), ", expected [", B, ", 2 G ", K, ", ",
                       out[0], ", ", out[1], "] with G dividing the ", C, " channels of x"});
-  const int64_t G = offset_.size(1) / (2 * K);
-  if (mask_.defined() && !(mask_.sizes() == Shape{B, G * K, out[0], out[1]}))
+  const int64_t G = offset.size(1) / (2 * K);
+  if (mask.defined() && !(mask.sizes() == Shape{B, G * K, out[0], out[1]}))
     fail<ShapeError>(
-        {who, ": mask is ", mask_.sizes(), ", expected ", Shape{B, G * K, out[0], out[1]}});
+        {who, ": mask is ", mask.sizes(), ", expected ", Shape{B, G * K, out[0], out[1]}});
+  return {B, O, out[0], out[1]};
+}
+
+/// Saved: x, offset, mask, weight.
+Tensors deform_backward(const ConvParams& p, const Saved& s, const Tensor& gy) {
+  const Tensor x = s[0], offset = s[1], mask = s[2], w = s[3];
+  if (grad_enabled()) {
+    Tensor bias = s.needs(4) ? zeros({w.size(0)}, x.options()).requires_grad_()
+                             : Tensor();  // its value does not enter a gradient
+    return plain_gradients(s, {x, offset, mask, w, bias}, gy, [&](const Tensors& v) {
+      return plain::deform_conv2d(v[0], v[1], v[2], v[3], v[4], p);
+    });
+  }
+  auto wanted = [&](int i, const Tensor& like) { return s.needs(i) ? empty_like(like) : Tensor(); };
+  const Tensor gx = wanted(0, x), goffset = wanted(1, offset), gmask = wanted(2, mask),
+               gw = wanted(3, w);
+  if (gx.defined() || goffset.defined() || gmask.defined() || gw.defined())
+    run<kernels::deform_conv2d_backward>(
+        x.device(), gy.in(),
+        kernels::DeformConvInputs{
+            x.in(), offset.in(), mask.in(), w.in(), {}, ops_detail::conv_geometry(p)},
+        kernels::DeformConvGradients{gx.out(), goffset.out(), gmask.out(), gw.out()});
+  return {gx, goffset, gmask, gw, s.needs(4) ? sum(gy, {0, 2, 3}) : Tensor()};
+}
+
+}  // namespace
+
+Tensor deform_conv2d(const Tensor& x_, const Tensor& offset_, const Tensor& mask_, const Tensor& w_,
+                     const Tensor& bias_, const ConvParams& p) {
+  const Shape y_sizes = deform_sizes(x_, offset_, mask_, w_, bias_, p);
   const Tensor x = ops_detail::prepared(x_);
-  auto like_x = [&](const Tensor& t) { return t.defined() ? t.to(x.dtype()).contiguous() : t; };
   for (const Tensor& t : {offset_, mask_, w_, bias_})
-    if (t.defined()) ops_detail::same_device(who, x, t);
-  const Tensor offset = like_x(offset_), mask = like_x(mask_), w = like_x(w_), bias = like_x(bias_);
+    if (t.defined()) ops_detail::same_device("deform_conv2d", x, t);
+  const Tensor offset = as_beside(offset_, x), mask = as_beside(mask_, x), w = as_beside(w_, x),
+               bias = as_beside(bias_, x);
   if (x.dtype() == kFloat64 ||
       !has_kernels<kernels::deform_conv2d_forward, kernels::deform_conv2d_backward>(x.device()))
     return plain::deform_conv2d(x, offset, mask, w, bias, p);
-  kernels::ConvGeometry g;
-  for (int i = 0; i < 2; ++i) {
-    const auto k = static_cast<std::size_t>(i);
-    g.stride[i] = p.stride[k], g.dilation[i] = p.dilation[k],
-    g.pad_begin[i] = g.pad_end[i] = p.pad_begin[k];
-  }
-  g.groups = p.groups;
-  Tensor y = empty({B, O, out[0], out[1]}, x.options());
+  Tensor y = empty(y_sizes, x.options());
   run<kernels::deform_conv2d_forward>(
-      x.device(), kernels::DeformConvInputs{x.in(), offset.in(), mask.in(), w.in(), bias.in(), g},
+      x.device(),
+      kernels::DeformConvInputs{x.in(), offset.in(), mask.in(), w.in(), bias.in(),
+                                ops_detail::conv_geometry(p)},
       y.out());
-  return record(
-             "deform_conv2d", y, {x, offset, mask, w, bias}, {x, offset, mask, w},
-             [p, g](const Saved& s, const Tensor& gy_) -> Tensors {
-               const Tensor x = s[0], offset = s[1], mask = s[2], w = s[3], gy = gy_.contiguous();
-               if (grad_enabled()) {
-                 Tensor bias = s.needs(4) ? zeros({w.size(0)}, x.options()).requires_grad_()
-                                          : Tensor();  // its value does not enter a gradient
-                 return plain_gradients(s, {x, offset, mask, w, bias}, gy, [&](const Tensors& v) {
-                   return plain::deform_conv2d(v[0], v[1], v[2], v[3], v[4], p);
-                 });
-               }
-               auto wanted = [&](int i, const Tensor& like) {
-                 return s.needs(i) ? empty_like(like) : Tensor();
-               };
-               const Tensor gx = wanted(0, x), goffset = wanted(1, offset), gmask = wanted(2, mask),
-                            gw = wanted(3, w);
-               if (gx.defined() || goffset.defined() || gmask.defined() || gw.defined())
-                 run<kernels::deform_conv2d_backward>(
-                     x.device(), gy.in(),
-                     kernels::DeformConvInputs{x.in(), offset.in(), mask.in(), w.in(), {}, g},
-                     kernels::DeformConvGradients{gx.out(), goffset.out(), gmask.out(), gw.out()});
-               return {gx, goffset, gmask, gw, s.needs(4) ? sum(gy, {0, 2, 3}) : Tensor()};
-             })
+  return record("deform_conv2d", y, {x, offset, mask, w, bias}, {x, offset, mask, w},
+                [p](const Saved& s, const Tensor& gy) -> Tensors {
+                  return deform_backward(p, s, gy.contiguous());
+                })
       .to(x_.dtype());
 }
 

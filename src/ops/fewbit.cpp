@@ -77,6 +77,20 @@ bool exact_split(const FewBitFunctionSpec& f, kernels::FewBitForward& k,
   }
 }
 
+void check_table(const FewBitFunctionSpec& f, const Tensor& borders, const Tensor& levels) {
+  DROPIN_CHECK(f.bits >= 1 && f.bits <= 8, OptionError, "fewbit ", f.function, ": bits is ", f.bits,
+               ", expected 1 to 8");
+  DROPIN_CHECK(levels.defined() && levels.dim() == 1 && levels.size(0) >= 1 &&
+                   levels.size(0) <= (1 << f.bits),
+               ShapeError, "fewbit ", f.function, ": levels is ",
+               levels.defined() ? levels.sizes() : Shape{}, ", expected 1 to ", 1 << f.bits,
+               " values");
+  DROPIN_CHECK(borders.defined() && borders.dim() == 1 && borders.size(0) == levels.size(0) - 1,
+               ShapeError, "fewbit ", f.function, ": borders is ",
+               borders.defined() ? borders.sizes() : Shape{}, ", expected [", levels.size(0) - 1,
+               "] for ", levels.size(0), " levels");
+}
+
 int64_t packed_size(int64_t n, int64_t bits) { return (n + 7) / 8 * bits; }
 
 }  // namespace
@@ -97,18 +111,7 @@ Tensor fewbit_activation(const Tensor& x_, const FewBitFunctionSpec& f, const Te
     k.bits = 1;
     if (keep) levels = tensor(slopes, {compute, x_.device()});
   } else {
-    DROPIN_CHECK(f.bits >= 1 && f.bits <= 8, OptionError, "fewbit ", f.function, ": bits is ",
-                 f.bits, ", expected 1 to 8");
-    DROPIN_CHECK(levels_.defined() && levels_.dim() == 1 && levels_.size(0) >= 1 &&
-                     levels_.size(0) <= (1 << f.bits),
-                 ShapeError, "fewbit ", f.function, ": levels is ",
-                 levels_.defined() ? levels_.sizes() : Shape{}, ", expected 1 to ", 1 << f.bits,
-                 " values");
-    DROPIN_CHECK(
-        borders_.defined() && borders_.dim() == 1 && borders_.size(0) == levels_.size(0) - 1,
-        ShapeError, "fewbit ", f.function, ": borders is ",
-        borders_.defined() ? borders_.sizes() : Shape{}, ", expected [", levels_.size(0) - 1,
-        "] for ", levels_.size(0), " levels");
+    check_table(f, borders_, levels_);
     if (k.function == FewBitFunction::Softplus) k.scale = f.a;
     if (keep)
       borders = borders_.detach().to(compute).contiguous(),

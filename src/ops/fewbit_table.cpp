@@ -119,28 +119,9 @@ void check(const Curve& c, int64_t bits, bool fold, double domain) {
                ", expected 1 to 1e6");
 }
 
-struct Stored {
-  const char* name;
-  bool fold;
-  int bits;
-  double numbers[31];  ///< borders, then levels
-};
-const Stored kStored[] = {
-#include "ops/fewbit_tables.inc"
-};
-
-}  // namespace
-
-bool fewbit_even(std::string_view activation) {
-  return curve_of(activation).symmetry == Symmetry::Even;
-}
-
-FewBitTable solve_fewbit_table(std::string_view activation, int64_t bits, bool fold,
-                               double domain) {
-  const Curve& c = curve_of(activation);
-  check(c, bits, fold, domain);
-  const std::vector<double> x = make_grid(domain, fold);
-  const std::size_t n = x.size() - 1, k = std::size_t{1} << bits;
+/// The grid points that part [x_0, x_n] into k pieces of least squared error: dynamic programming.
+std::vector<double> best_borders(const Curve& c, const std::vector<double>& x, std::size_t k) {
+  const std::size_t n = x.size() - 1;
   std::vector<double> f(n + 1), s(n + 1);
   for (std::size_t i = 0; i <= n; ++i) {
     f[i] = c.f(x[i]);
@@ -165,15 +146,17 @@ FewBitTable solve_fewbit_table(std::string_view activation, int64_t bits, bool f
     for (std::size_t j = 0; j <= p; ++j) next[j] = INFINITY;
     std::swap(best, next);
   }
-  FewBitTable t;
-  t.borders.resize(k - 1);
-  t.levels.resize(k);
-  for (std::size_t p = k - 1, j = n; p > 0; --p) t.borders[p - 1] = x[j = from[p][j]];
-  // Polish: a border lies where the derivative is half way between its neighbours' levels; at a
-  // jump of the derivative it goes to the jump.
+  std::vector<double> borders(k - 1);
+  for (std::size_t p = k - 1, j = n; p > 0; --p) borders[p - 1] = x[j = from[p][j]];
+  return borders;
+}
+
+/// A border lies where the derivative is half way between its neighbours' levels; at a jump of the
+/// derivative it goes to the jump.
+void polish(const Curve& c, double begin, double end, FewBitTable& t) {
   const std::vector<double> rough = t.borders;
   for (int round = 0; round < 10000; ++round) {
-    fill_levels(c, x[0], x[n], t);
+    fill_levels(c, begin, end, t);
     double moved = 0;
     for (std::size_t i = 0; i < t.borders.size(); ++i) {
       const double middle = (t.levels[i] + t.levels[i + 1]) / 2;
@@ -189,16 +172,44 @@ FewBitTable solve_fewbit_table(std::string_view activation, int64_t bits, bool f
     }
     if (moved < 1e-11) break;
   }
+}
+
+struct Stored {
+  const char* name;
+  bool fold;
+  int bits;
+  double numbers[31];  ///< borders, then levels
+};
+const Stored kStored[] = {
+#include "ops/fewbit_tables.inc"
+};
+
+}  // namespace
+
+bool fewbit_even(std::string_view activation) {
+  return curve_of(activation).symmetry == Symmetry::Even;
+}
+
+FewBitTable solve_fewbit_table(std::string_view activation, int64_t bits, bool fold,
+                               double domain) {
+  const Curve& c = curve_of(activation);
+  check(c, bits, fold, domain);
+  const std::vector<double> x = make_grid(domain, fold);
+  FewBitTable t;
+  t.levels.resize(std::size_t{1} << bits);
+  t.borders = best_borders(c, x, t.levels.size());
+  const double begin = x.front(), end = x.back();
+  polish(c, begin, end, t);
   for (double& b :
        t.borders)  // kinks and centres of symmetry, which are grid points, without their rounding
     if (std::abs(b - std::round(b * 100) / 100) < 1e-10) b = std::round(b * 100) / 100 + 0.0;
-  fill_levels(c, x[0], x[n], t);
+  fill_levels(c, begin, end, t);
   double sum = 0;
   for (double b : t.borders) sum += b;
   if (!fold && c.symmetry != Symmetry::None && sum > 0) {  // of two equally good ones the left
     std::reverse(t.borders.begin(), t.borders.end());
     for (double& b : t.borders) b = -b;
-    fill_levels(c, x[0], x[n], t);
+    fill_levels(c, begin, end, t);
   }
   return t;
 }

@@ -119,6 +119,31 @@ Tensor l1_loss(const Tensor& x, const Tensor& y, std::string_view reduction) {
   same_sizes("l1_loss", x, y);
   return reduced("l1_loss", abs(x - y), reduction);
 }
+Tensor smooth_l1_loss(const Tensor& x, const Tensor& y, std::string_view reduction, double beta) {
+  DROPIN_CHECK(beta >= 0, OptionError, "smooth_l1_loss: beta is ", beta, ", expected at least 0");
+  same_sizes("smooth_l1_loss", x, y);
+  if (beta == 0) return reduced("smooth_l1_loss", abs(x - y), reduction);
+  const Tensor d = x - y, near = clamp(d, -beta, beta);
+  // near (d - near / 2) is d^2 / 2 inside and beta |d| - beta^2 / 2 outside
+  return reduced("smooth_l1_loss", near * (d - near * 0.5) * (1 / beta), reduction);
+}
+Tensor huber_loss(const Tensor& x, const Tensor& y, std::string_view reduction, double delta) {
+  DROPIN_CHECK(delta > 0, OptionError, "huber_loss: delta is ", delta, ", expected above 0");
+  return smooth_l1_loss(x, y, reduction, delta) * delta;
+}
+Tensor kl_div(const Tensor& x, const Tensor& target, std::string_view reduction, bool log_target) {
+  same_sizes("kl_div", x, target);
+  Tensor loss;
+  if (log_target) {
+    loss = exp(target) * (target - x);
+  } else {
+    const Tensor none = target == 0;
+    loss = where(none, 0.0, target * log(where(none, 1.0, target))) - target * x;
+  }
+  if (reduction != "batchmean") return reduced("kl_div", loss, reduction);
+  DROPIN_CHECK(x.dim() > 0, ShapeError, "kl_div: x is ", x.sizes(), ", expected a batch");
+  return sum(loss) * (1.0 / static_cast<double>(x.size(0)));
+}
 Tensor binary_cross_entropy(const Tensor& p, const Tensor& target, std::string_view reduction) {
   const char* who = "binary_cross_entropy";
   same_sizes(who, p, target);

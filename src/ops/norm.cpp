@@ -7,6 +7,7 @@
 
 namespace dropin {
 
+using ops_detail::as_beside;
 using ops_detail::need_floating;
 using ops_detail::prepared;
 
@@ -64,8 +65,7 @@ Tensor layer_norm(const Tensor& x_, const Shape& normalized, const Tensor& weigh
   check_affine("layer_norm", "weight", weight_, normalized);
   check_affine("layer_norm", "bias", bias_, normalized);
   const Tensor x = prepared(x_);
-  auto like_x = [&](const Tensor& t) { return t.defined() ? t.to(x.dtype()).contiguous() : t; };
-  const Tensor w = like_x(weight_), b = like_x(bias_);
+  const Tensor w = as_beside(weight_, x), b = as_beside(bias_, x);
   const int64_t n = normalized.numel(), rows = n ? x.numel() / n : 0;
   Tensor y = empty_like(x), mean = empty({rows}, x.options()), rstd = empty({rows}, x.options());
   run<kernels::layer_norm_forward>(x.device(), kernels::NormInputs{x.in(), n, w.in(), b.in(), eps},
@@ -98,8 +98,7 @@ Tensor rms_norm(const Tensor& x_, const Tensor& weight_, double eps) {
   if (x_.dim() == 0) fail<ShapeError>({"rms_norm: x is a scalar, expected [*, D]"});
   const int64_t n = x_.size(-1);
   check_affine("rms_norm", "weight", weight_, {n});
-  const Tensor x = prepared(x_),
-               w = weight_.defined() ? weight_.to(x.dtype()).contiguous() : weight_;
+  const Tensor x = prepared(x_), w = as_beside(weight_, x);
   Tensor y = empty_like(x), rstd = empty({n ? x.numel() / n : 0}, x.options());
   run<kernels::rms_norm_forward>(x.device(), kernels::NormInputs{x.in(), n, w.in(), {}, eps},
                                  y.out(), rstd.out());
@@ -139,26 +138,16 @@ Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const T
   return y.reshape(x.sizes());
 }
 
-Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& running_var,
-                  const Tensor& weight_, const Tensor& bias_, bool training, double momentum,
-                  double eps) {
-  need_floating("batch_norm", x_);
-  if (x_.dim() < 2) fail<ShapeError>({"batch_norm: x is ", x_.sizes(), ", expected [B, C, *]"});
-  const int64_t c = x_.size(1);
-  check_affine("batch_norm", "weight", weight_, {c});
-  check_affine("batch_norm", "bias", bias_, {c});
-  check_affine("batch_norm", "running_mean", running_mean, {c});
-  check_affine("batch_norm", "running_var", running_var, {c});
-  if (!training && !(running_mean.defined() && running_var.defined()))
-    fail<Error>({"batch_norm: not training, and there are no running statistics"});
-  const int64_t n = c ? x_.numel() / c : 0;
-  if (training && n == 1)
-    fail<ShapeError>({"batch_norm: expected more than 1 value per channel when training, got x of ",
-                      x_.sizes()});
-  Tensor x = prepared(x_);
-  x = x.reshape({x.size(0), c, positions(x)});
-  auto like_x = [&](const Tensor& t) { return t.defined() ? t.to(x.dtype()).contiguous() : t; };
-  const Tensor w = like_x(weight_), b = like_x(bias_);
+namespace {
+
+/// What a channel is normalised by.
+struct Moments {
+  Tensor mean, rstd;
+};
+/// Of x [B, C, n / B] in training, whose running statistics learn from it; else the running ones.
+Moments batch_moments(const Tensor& x, int64_t n, const Tensor& running_mean,
+                      const Tensor& running_var, bool training, double momentum, double eps) {
+  const int64_t c = x.size(1);
   Tensor mean, rstd;
   if (training && n == 0) {  // nothing to learn from: running statistics stay
     mean = zeros({c}, x.options());
@@ -178,35 +167,65 @@ Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& ru
                 momentum * static_cast<double>(n) / static_cast<double>(n - 1));
   } else {
     no_grad guard;
-    mean = like_x(running_mean.detach().clone());
-    rstd = like_x(rsqrt(running_var.detach() + eps));
+    mean = as_beside(running_mean.detach().clone(), x);
+    rstd = as_beside(rsqrt(running_var.detach() + eps), x);
   }
+  return {mean, rstd};
+}
+
+/// Saved: x, weight, mean, rstd.
+Tensors batch_norm_backward(bool training, double eps, int64_t c, const Saved& s, const Tensor& g) {
+  const Tensor x = s[0], w = s[1], mean = s[2], rstd = s[3];
+  if (grad_enabled()) {
+    Tensor b = s.needs(2) ? zeros({c}, x.options()).requires_grad_() : Tensor();
+    return plain_gradients(s, {x, w, b}, g, [&](const Tensors& in) {
+      if (training) return plain::batch_norm_train(in[0], in[1], in[2], eps);
+      Tensor y = (in[0] - mean.unsqueeze(1)) * rstd.unsqueeze(1);
+      if (w.defined()) y = y * in[1].unsqueeze(1);
+      return b.defined() ? y + in[2].unsqueeze(1) : y;
+    });
+  }
+  Tensor gx = want_if(s.needs(0), x), gw = s.needs(1) ? zeros({c}, x.options()) : Tensor(),
+         gb = s.needs(2) ? zeros({c}, x.options()) : Tensor();
+  if (x.numel() == 0) return {gx, gw, gb};
+  run<kernels::batch_norm_backward>(
+      x.device(), g.contiguous().in(),
+      kernels::BatchNormInputs{x.in(), mean.in(), rstd.in(), w.in(), {}, training},
+      kernels::NormGradients{gx.out(), gw.out(), gb.out()});
+  return {gx, gw, gb};
+}
+
+}  // namespace
+
+Tensor batch_norm(const Tensor& x_, const Tensor& running_mean, const Tensor& running_var,
+                  const Tensor& weight_, const Tensor& bias_, bool training, double momentum,
+                  double eps) {
+  need_floating("batch_norm", x_);
+  if (x_.dim() < 2) fail<ShapeError>({"batch_norm: x is ", x_.sizes(), ", expected [B, C, *]"});
+  const int64_t c = x_.size(1);
+  check_affine("batch_norm", "weight", weight_, {c});
+  check_affine("batch_norm", "bias", bias_, {c});
+  check_affine("batch_norm", "running_mean", running_mean, {c});
+  check_affine("batch_norm", "running_var", running_var, {c});
+  if (!training && !(running_mean.defined() && running_var.defined()))
+    fail<Error>({"batch_norm: not training, and there are no running statistics"});
+  const int64_t n = c ? x_.numel() / c : 0;
+  if (training && n == 1)
+    fail<ShapeError>({"batch_norm: expected more than 1 value per channel when training, got x of ",
+                      x_.sizes()});
+  Tensor x = prepared(x_);
+  x = x.reshape({x.size(0), c, positions(x)});
+  const Tensor w = as_beside(weight_, x), b = as_beside(bias_, x);
+  const Moments m = batch_moments(x, n, running_mean, running_var, training, momentum, eps);
   Tensor y = empty_like(x);
   if (n > 0)
     run<kernels::batch_norm_forward>(
         x.device(),
-        kernels::BatchNormInputs{x.in(), mean.in(), rstd.in(), w.in(), b.in(), training}, y.out());
-  y = record("batch_norm", y, {x, w, b}, {x, w, mean, rstd},
+        kernels::BatchNormInputs{x.in(), m.mean.in(), m.rstd.in(), w.in(), b.in(), training},
+        y.out());
+  y = record("batch_norm", y, {x, w, b}, {x, w, m.mean, m.rstd},
              [training, eps, c](const Saved& s, const Tensor& g) -> Tensors {
-               const Tensor x = s[0], w = s[1], mean = s[2], rstd = s[3];
-               if (grad_enabled()) {
-                 Tensor b = s.needs(2) ? zeros({c}, x.options()).requires_grad_() : Tensor();
-                 return plain_gradients(s, {x, w, b}, g, [&](const Tensors& in) {
-                   if (training) return plain::batch_norm_train(in[0], in[1], in[2], eps);
-                   Tensor y = (in[0] - mean.unsqueeze(1)) * rstd.unsqueeze(1);
-                   if (w.defined()) y = y * in[1].unsqueeze(1);
-                   return b.defined() ? y + in[2].unsqueeze(1) : y;
-                 });
-               }
-               Tensor gx = want_if(s.needs(0), x),
-                      gw = s.needs(1) ? zeros({c}, x.options()) : Tensor(),
-                      gb = s.needs(2) ? zeros({c}, x.options()) : Tensor();
-               if (x.numel() == 0) return {gx, gw, gb};
-               run<kernels::batch_norm_backward>(
-                   x.device(), g.contiguous().in(),
-                   kernels::BatchNormInputs{x.in(), mean.in(), rstd.in(), w.in(), {}, training},
-                   kernels::NormGradients{gx.out(), gw.out(), gb.out()});
-               return {gx, gw, gb};
+               return batch_norm_backward(training, eps, c, s, g);
              });
   return y.reshape(x_.sizes()).to(x_.dtype());
 }

@@ -1,95 +1,22 @@
+// Runs golden cases: a module, function or optimizer on given inputs against expected results.
 #include "dropin/registry/conform.h"
 
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <charconv>
-#include <cmath>
 #include <filesystem>
 #include <set>
 
+#include "registry/golden_case.h"
+
 namespace dropin {
+
+using registry_detail::compare;
+using registry_detail::GoldenCase;
+using registry_detail::read_case;
+
 namespace {
-
-struct Case {
-  std::string kind, name;
-  Json config;
-  bool training = false;
-  double rtol = 0, atol = 0;
-  NamedTensors parameters, buffers, inputs, outputs, grad_outputs, grad_inputs, grad_parameters,
-      step_gradients;
-};
-
-Case read_case(const std::string& path, const SafetensorsFile& file) {
-  auto meta = [&](const char* key) -> const std::string& {
-    const std::string* v = file.find_metadata(key);
-    if (!v)
-      fail<FileError>({path, ": no \"", key, "\" in __metadata__; this is not a golden case"});
-    return *v;
-  };
-  auto number = [&](const char* key) {
-    const std::string& s = meta(key);
-    char* end = nullptr;
-    const double v = std::strtod(s.c_str(), &end);
-    if (s.empty() || *end || !(v >= 0) || std::isinf(v))
-      fail<FileError>({path, ": ", key, " is \"", s, "\", expected a finite number of at least 0"});
-    return v;
-  };
-  if (meta("format") != "dropin-golden-1")
-    fail<FileError>({path, ": format is \"", meta("format"), "\", expected dropin-golden-1"});
-  Case c;
-  c.kind = meta("kind");
-  c.name = meta("name");
-  if (c.kind != "module" && c.kind != "function" && c.kind != "optimizer")
-    fail<FileError>({path, ": kind is \"", c.kind, "\", expected module, function or optimizer"});
-  try {
-    c.config = Json::parse(meta("config"));
-  } catch (const OptionError& e) {
-    fail<FileError>({path, ": config: ", e.what()});
-  }
-  if (!c.config.is_object()) fail<FileError>({path, ": config is not a JSON object"});
-  if (const std::string* training = file.find_metadata("training")) {
-    if (*training != "true" && *training != "false")
-      fail<FileError>({path, ": training is \"", *training, "\", expected true or false"});
-    c.training = *training == "true";
-  }
-  c.rtol = number("rtol");
-  c.atol = number("atol");
-  struct Prefix {
-    const char* text;
-    NamedTensors* where;
-  };
-  const Prefix prefixes[] = {{"param.", &c.parameters},
-                             {"buffer.", &c.buffers},
-                             {"input.", &c.inputs},
-                             {"output.", &c.outputs},
-                             {"grad_output.", &c.grad_outputs},
-                             {"grad_input.", &c.grad_inputs},
-                             {"grad_param.", &c.grad_parameters},
-                             {"grad.", &c.step_gradients}};
-  for (const auto& [name, t] : file.tensors) {
-    bool known = false;
-    for (const Prefix& p : prefixes)
-      if (!known && name.rfind(p.text, 0) == 0) {
-        p.where->set(name.substr(std::string_view(p.text).size()), t);
-        known = true;
-      }
-    if (!known)
-      fail<FileError>({path, ": tensor \"", name,
-                       "\" has none of the prefixes param. buffer. input. output. grad_output. "
-                       "grad_input. grad_param. grad."});
-  }
-  return c;
-}
-
-std::string position(int64_t flat, const Shape& sizes) {
-  Shape p = sizes;
-  for (int d = sizes.size() - 1; d >= 0; --d) {
-    p[d] = flat % sizes[d];
-    flat /= sizes[d];
-  }
-  return p.str();
-}
 
 // What to say of an expected tensor that there is none for: the nearest that there is.
 std::string no_such(std::string_view name, const std::vector<std::string>& there) {
@@ -101,60 +28,6 @@ template <class Items>
 std::vector<std::string> names_of(const Items& items) {
   std::vector<std::string> r;
   for (const auto& [n, t] : items) r.push_back(n);
-  return r;
-}
-
-TensorCheck compare(std::string name, const Tensor& got_, const Tensor& want, const Case& c) {
-  TensorCheck r;
-  r.name = std::move(name);
-  if (!got_.defined()) {
-    r.detail = "there is no such result";
-    return r;
-  }
-  if (!(got_.sizes() == want.sizes())) {
-    r.detail = fmt::format("shape is {}, expected {}", got_.sizes().str(), want.sizes().str());
-    return r;
-  }
-  const bool exact = !is_floating(want.dtype());
-  if (exact && is_floating(got_.dtype())) {
-    r.detail = fmt::format("dtype is {}, expected {}", dropin::name(got_.dtype()),
-                           dropin::name(want.dtype()));
-    return r;
-  }
-  const Tensor got = got_.detach().to(kCPU);
-  const std::vector<double> g = got.to_vector(), w = want.to_vector();
-  int64_t wrong = 0, worst_at = -1;
-  for (std::size_t i = 0; i < g.size(); ++i) {
-    double error = std::abs(g[i] - w[i]), share = 0;
-    bool good;
-    if (std::isnan(w[i]) || std::isnan(g[i]))
-      good = std::isnan(w[i]) && std::isnan(g[i]);
-    else if (std::isinf(w[i]) || std::isinf(g[i]))
-      good = g[i] == w[i];
-    else if (exact)
-      good = g[i] == w[i];
-    else {
-      const double allowed = c.atol + c.rtol * std::abs(w[i]);
-      share = allowed > 0 ? error / allowed : error > 0 ? INFINITY : 0;
-      good = error <= allowed;
-      r.max_error = std::max(r.max_error, error);
-    }
-    if (!good) {
-      ++wrong;
-      if (share == 0) share = INFINITY;
-    }
-    if (worst_at < 0 || share > r.worst) {
-      r.worst = share;
-      worst_at = static_cast<int64_t>(i);
-    }
-  }
-  if (exact) r.worst = static_cast<double>(wrong);
-  r.passed = wrong == 0;
-  if (!r.passed) {
-    const auto i = static_cast<std::size_t>(worst_at);
-    r.detail = fmt::format("{} of {} elements; at {} got {:.9g}, wanted {:.9g}", wrong, g.size(),
-                           position(worst_at, want.sizes()), g[i], w[i]);
-  }
   return r;
 }
 
@@ -175,7 +48,7 @@ std::pair<int64_t, std::size_t> step_and_index(const char* prefix, const std::st
   return {step, index};
 }
 
-void run_optimizer(const Case& c, const Device& device, CaseResult& r) {
+void run_optimizer(const GoldenCase& c, const Device& device, CaseResult& r) {
   Tensors params;
   for (std::size_t i = 0;; ++i) {
     Tensor p = c.parameters.find(std::to_string(i));
@@ -211,7 +84,7 @@ void run_optimizer(const Case& c, const Device& device, CaseResult& r) {
 
 /// Expected gradients by the module's own names: what loading does to a parameter of another
 /// framework's name (a new name, a part, a transpose) is done to its gradient.
-NamedTensors own_gradients(const Module& m, const Case& c) {
+NamedTensors own_gradients(const Module& m, const GoldenCase& c) {
   StateDict values, given;  // gradients, and ones where there is one
   NamedTensors r;
   for (const auto& [n, t] : c.parameters) {
@@ -228,7 +101,7 @@ NamedTensors own_gradients(const Module& m, const Case& c) {
 }
 
 // Backward from the given gradients, then inputs' and parameters' gradients against the case's.
-void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTensors& inputs,
+void check_gradients(const GoldenCase& c, const NamedTensors& outputs, const NamedTensors& inputs,
                      const NamedTensors& wanted,
                      const std::vector<std::pair<std::string, Tensor>>& parameters,
                      const Device& device, CaseResult& r) {
@@ -260,7 +133,7 @@ void check_gradients(const Case& c, const NamedTensors& outputs, const NamedTens
 }
 
 // A tensor of a kind that this kind of case has no use for would go unchecked.
-void refuse_leftovers(const Case& c) {
+void refuse_leftovers(const GoldenCase& c) {
   struct Group {
     const char* prefix;
     const NamedTensors& tensors;
@@ -282,7 +155,7 @@ void refuse_leftovers(const Case& c) {
 }
 
 // StateError on an input that the component never asked for, with the nearest name it did ask for.
-void refuse_unread(const Case& c, const NamedTensors& inputs) {
+void refuse_unread(const GoldenCase& c, const NamedTensors& inputs) {
   const std::vector<std::string> unread = inputs.unread();
   if (unread.empty()) return;
   const std::vector<std::string>& asked = inputs.asked();
@@ -292,7 +165,7 @@ void refuse_unread(const Case& c, const NamedTensors& inputs) {
                     "\"; it asked for: ", fmt::format("{}", fmt::join(asked, ", "))});
 }
 
-void run_case(const Case& c, const Device& device, CaseResult& r) {
+void run_case(const GoldenCase& c, const Device& device, CaseResult& r) {
   refuse_leftovers(c);
   if (c.kind == "optimizer") return run_optimizer(c, device, r);
   const ComponentInfo& info = registry().find(c.name);
@@ -334,7 +207,7 @@ void run_case(const Case& c, const Device& device, CaseResult& r) {
 
 CaseResult conform(const std::string& path, const Device& device, bool skip_unknown) {
   const SafetensorsFile file = load_safetensors(path);
-  const Case c = read_case(path, file);
+  const GoldenCase c = read_case(path, file);
   CaseResult r;
   r.path = path;
   r.component = c.name;

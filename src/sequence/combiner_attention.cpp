@@ -88,12 +88,23 @@ Tensor CombinerAttention::acted(const Tensor& x, const Child<Linear>& deep) cons
   return deep ? relu(deep(x)) : options_.pool_act == "relu" ? relu(x) : x;
 }
 
+std::pair<Tensor, Tensor> CombinerAttention::row_major(const Tensor& q, const Tensor& k,
+                                                       const Tensor& v, const Tensor& x) const {
+  const Tensor p = softmax(matmul(q, k.mT()), -1), seen = weighted_values(p, v, true);
+  if (options_.row_summary == "wsum") return {weighted_values(p, k, true), seen};
+  if (options_.row_summary == "none") return {k, seen};
+  return {split_heads(row_key_(row_norm_(row_out_(merge_heads(seen)) + x)), options_.num_heads),
+          seen};
+}
+
 Tensor CombinerAttention::mix_rows(const Tokens& t) const {
   const auto& o = options_;
   const int64_t length = t.q.size(2);
   int64_t s = o.span;
   if (s == 0)
     while (s * s < length) ++s;
+  if (o.variant == "fixed")
+    if (const Tensor y = mix_tiled(t, s); y.defined()) return y;
   const Rows r(t.q, t.k, t.v, t.pad, s);
   const Tensor dead = logical_not(r.live);  // [B, 1, n, s]
   std::vector<Keys> parts;
@@ -124,6 +135,29 @@ Tensor CombinerAttention::mix_rows(const Tokens& t) const {
     add_axial(parts, r, rows, o);
   }
   return r.flat(combiner::attend(parts, o.dropout, is_training()));
+}
+
+// Rows as strands, and the summaries as keys of their own: two tiled attentions, merged as if their
+// keys were one list.
+Tensor CombinerAttention::mix_tiled(const Tokens& t, int64_t s) const {
+  const auto& o = options_;
+  const int64_t h = t.q.size(1), length = t.q.size(2);
+  AttentionParams own{.scale = 1, .causal = o.causal, .key_padding_mask = t.pad, .segment = s};
+  own.step.assign(static_cast<std::size_t>(h), 1);
+  if (is_training()) own.dropout_p = o.dropout;
+  if (!attention_is_tiled(t.q, t.k, t.v, own)) return {};
+  const Rows r(t.q, t.k, t.v, t.pad, s);
+  const Summary w = combiner::whole(
+      {acted(r.query, pool_q_), acted(r.key, pool_k_), r.key, r.value, r.live}, o.pool);
+  AttentionParams regions{.scale = 1, .key_padding_mask = logical_not(w.exists).reshape({-1, r.n})};
+  if (o.causal || o.exclude_self_span) {
+    const Tensor row = floor_divide(arange(length), s).unsqueeze(1),
+                 region = arange(r.n).unsqueeze(0);
+    regions.attn_mask = (o.causal ? region >= row : region == row).to(t.q.device());
+  }
+  return merge_attention(
+             {attention_with_lse(t.q, t.k, t.v, own), attention_with_lse(t.q, w.k, w.v, regions)})
+      .o;
 }
 
 Tensor CombinerAttention::mix_log(const Tokens& t) const {
@@ -175,63 +209,6 @@ Tensor CombinerAttention::forward(const Tensor& x, const SequenceArgs& args) {
   const Tensor clean = pad_mask.defined() ? masked_fill(x, pad_mask.unsqueeze(-1), 0) : x;
   return out_proj_(merge_heads(mix({scaled_queries(x), split_heads(k_proj_(clean), o.num_heads),
                                     split_heads(v_proj_(clean), o.num_heads), clean, pad_mask})));
-}
-
-// Queries, keys and values of all tokens, and their inputs where summaries need them.
-struct CombinerAttention::State : KeyValueState {
-  using KeyValueState::KeyValueState;
-  Tensor queries, inputs;
-  void parts(auto&& f) {
-    KeyValueState::parts(f);
-    f(queries);
-    f(inputs);
-  }
-
- protected:
-  Box<SequenceState> pick(const std::vector<int64_t>& r) const override {
-    return detail::picked(*this, r);
-  }
-};
-
-Box<SequenceState> CombinerAttention::init_state(int64_t batch, int64_t max_len,
-                                                 const StateOptions& options) {
-  const auto& o = options_;
-  DROPIN_CHECK(o.causal, OptionError, who(), ": step() needs causal = true");
-  DROPIN_CHECK(o.span > 0 || o.variant == "logsparse", OptionError, who(),
-               ": step() needs a span; with span = 0 the rows change with the length");
-  detail::check_state_sizes(who(), batch, max_len, options);
-  const TensorOptions like = parameters()[0].options();
-  auto s =
-      Box<State>(new State(batch, max_len, o.num_heads, max_len, o.embed_dim / o.num_heads, like));
-  s->queries = zeros_like(s->keys);
-  if (o.row_summary == "proj") s->inputs = zeros({batch, max_len, o.embed_dim}, like);
-  return s;
-}
-
-Tensor CombinerAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
-  const auto& o = options_;
-  auto& s = detail::own_state<State>(who(), state);
-  const detail::StepTokens tokens =
-      s.check_step(who(), x_t, args, {.width = o.embed_dim, .causal = o.causal}, o.num_heads,
-                   o.embed_dim / o.num_heads);
-  no_grad guard;
-  const Tensor x = tokens.packed(x_t, 1), q = scaled_queries(x),
-               k = split_heads(k_proj_(x), o.num_heads), v = split_heads(v_proj_(x), o.num_heads);
-  const Tensor y =
-      detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
-        const int64_t t = s.length_of(run), held = t + run.fresh;
-        run.of(s.queries).narrow(2, t, run.fresh).copy_(run.fresh_of(q, 2));
-        Tensor inputs;
-        if (s.inputs.defined()) {
-          run.of(s.inputs).narrow(1, t, run.fresh).copy_(run.fresh_of(x, 1));
-          inputs = run.of(s.inputs).narrow(1, 0, held);
-        }
-        const auto [keys, values] = s.append(run, run.fresh_of(k, 2), run.fresh_of(v, 2));
-        return mix({run.of(s.queries).narrow(2, 0, held), keys, values, inputs, {}})
-            .narrow(2, t, run.fresh);
-      });
-  s.saw(tokens.n, tokens.padding);
-  return out_proj_(merge_heads(y));
 }
 
 }  // namespace dropin

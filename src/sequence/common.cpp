@@ -81,29 +81,6 @@ void detail::refuse(std::string_view who, const char* name, const Tensor& given,
   DROPIN_CHECK(!given.defined(), OptionError, who, ": ", name, " is not supported: ", why);
 }
 
-Tensor detail::forbidden_pairs(const SequenceArgs& args, bool causal, int64_t lq, int64_t lk,
-                               const Device& device) {
-  Tensor forbidden;
-  auto forbid = [&](const Tensor& m) {
-    forbidden = forbidden.defined() ? logical_or(forbidden, m) : m;
-  };
-  if (causal) {
-    const Tensor i = arange(lk - lq, lk).unsqueeze(1), j = arange(lk).unsqueeze(0);
-    forbid((j > i).to(device).reshape({1, 1, lq, lk}));
-  }
-  if (args.key_padding_mask.defined()) forbid(args.key_padding_mask.unsqueeze(1).unsqueeze(1));
-  if (const Tensor& m = args.attn_mask; m.defined()) {
-    const Tensor four = m.dim() == 2 ? m.reshape({1, 1, lq, lk}) : m;
-    forbid(m.dtype() == kBool ? four : four.detach() == -std::numeric_limits<double>::infinity());
-  }
-  return forbidden;
-}
-
-Tensor detail::with_mask_added(const Tensor& scores, const Tensor& attn_mask) {
-  return attn_mask.defined() && attn_mask.dtype() != kBool ? scores + attn_mask.to(scores.dtype())
-                                                           : scores;
-}
-
 Tensor detail::without_padding(const Tensor& heads, const Tensor& pad) {
   return pad.defined() ? masked_fill(heads, pad.reshape({pad.size(0), 1, pad.size(1), 1}), 0)
                        : heads;

@@ -3,7 +3,7 @@
 #include <cmath>
 
 #include "dropin/module/init.h"
-#include "dropin/ops/masked.h"
+#include "sequence/mixed_heads.h"
 
 namespace dropin {
 
@@ -64,52 +64,13 @@ Tensor DCMHAttention::dynamic(const Tensor& x, int64_t side) const {
   return concat(parts, -1);
 }
 
-namespace {
-// a [B, T, S, H] times the matrices of its rows t: factors [B, T, (2R + 1) H].
-Tensor mixed(const Tensor& a, const Tensor& factors, int64_t rank) {
-  const int64_t h = a.size(3), b = a.size(0), t = a.size(1);
-  auto part = [&](int64_t from) {
-    return factors.narrow(2, from, rank * h).reshape({b, t, rank, h});
-  };
-  return matmul(matmul(a, part(0).mT()), part(rank * h)) +
-         a * factors.narrow(2, 2 * rank * h, h).unsqueeze(2);
-}
-}  // namespace
-
-Tensor DCMHAttention::compose(const Tensor& a, int64_t stage, const Tensor& of_queries,
-                              const Tensor& of_keys) const {
-  const auto& o = options_;
-  const int64_t width = (2 * o.rank + 1) * o.num_heads;
-  Tensor y = a;
-  if (static_[stage]) y = y + matmul(a, static_[stage]->squeeze(0));
-  if (o.query_wise) y = y + mixed(a, of_queries.narrow(2, stage * width, width), o.rank);
-  if (o.key_wise)
-    y = y +
-        mixed(a.transpose(1, 2), of_keys.narrow(2, stage * width, width), o.rank).transpose(1, 2);
-  return y;
-}
-
 Tensor DCMHAttention::mix(const Tensor& q, const Tensor& k, const Tensor& v,
-                          const Tensor& of_queries, const Tensor& of_keys, const Tensor& hidden,
-                          const Tensor& added) const {
-  if (q.size(2) == 0) return q;
-  auto heads_last = [](const Tensor& t) { return t.permute({0, 2, 3, 1}); };
-  auto heads_first = [](const Tensor& t) { return t.permute({0, 3, 1, 2}); };
-  const Tensor s = matmul(q * (1 / std::sqrt(static_cast<double>(q.size(3)))), k.mT());
-  const Tensor before = heads_first(compose(heads_last(s), 0, of_queries, of_keys));
-  const Tensor p = masked_softmax(detail::with_mask_added(before, added), hidden);
-  Tensor after = heads_first(compose(heads_last(p), 1, of_queries, of_keys));
-  if (hidden.defined()) after = masked_fill(after, hidden, 0);  // 0 times a NaN of a hidden key
-  return weighted_values(after, v, hidden.defined());
-}
-
-Tensor DCMHAttention::forbidden(const SequenceArgs& args, int64_t lq, int64_t lk,
-                                const Device& device) const {
-  const Tensor all = detail::forbidden_pairs(args, options_.causal, lq, lk, device);
-  if (options_.window_size == 0) return all;
-  const Tensor apart = abs(arange(lk - lq, lk).unsqueeze(1) - arange(lk).unsqueeze(0)),
-               far = (apart > options_.window_size).to(device).reshape({1, 1, lq, lk});
-  return all.defined() ? logical_or(all, far) : far;
+                          const Tensor& of_queries, const Tensor& of_keys,
+                          const SequenceArgs& args) const {
+  const Tensor fixed = static_[0] ? concat({*static_[0], *static_[1]}, 0) : Tensor();
+  return detail::mixed_heads({q, k, v, options_.query_wise ? of_queries : Tensor(),
+                              options_.key_wise ? of_keys : Tensor(), fixed},
+                             options_, args);
 }
 
 Tensor DCMHAttention::forward(const Tensor& x, const SequenceArgs& args) {
@@ -125,8 +86,7 @@ Tensor DCMHAttention::forward(const Tensor& x, const SequenceArgs& args) {
   const Tensor q = rope(project(q_proj_, q_scale_, x), style, o.rope_base),
                k = rope(project(k_proj_, k_scale_, clean), style, o.rope_base),
                v = split_heads(v_proj_(clean), o.num_heads);
-  return out_proj_(merge_heads(mix(q, k, v, dynamic(x, 0), dynamic(clean, 1),
-                                   forbidden(args, l, l, x.device()), args.attn_mask)));
+  return out_proj_(merge_heads(mix(q, k, v, dynamic(x, 0), dynamic(clean, 1), args)));
 }
 
 // Keys, values, and the factors of each key's mixing matrices.
@@ -176,8 +136,7 @@ Tensor DCMHAttention::step(const Tensor& x_t, SequenceState& state, const StepAr
         run.of(s.factors).narrow(1, t, run.fresh).copy_(run.fresh_of(of_keys, 1));
         const auto [keys, values] = s.append(run, turn(k), run.fresh_of(v, 2));
         return mix(turn(q), keys, values, run.fresh_of(of_queries, 1),
-                   run.of(s.factors).narrow(1, 0, held), forbidden({}, run.fresh, held, q.device()),
-                   {});
+                   run.of(s.factors).narrow(1, 0, held), {});
       });
   s.saw(tokens.n, tokens.padding);
   return out_proj_(merge_heads(y));

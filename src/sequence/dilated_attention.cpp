@@ -1,3 +1,4 @@
+// Attention in segments of several lengths and strides.
 #include "dropin/sequence/dilated_attention.h"
 
 #include <algorithm>
@@ -77,107 +78,6 @@ Tensor DilatedAttention::forward(const Tensor& x, const SequenceArgs& args) {
   }
   return out_proj_(merge_heads(
       attention_mixture(q, k, split_heads(v_proj_(x), o.num_heads), patterns, o.mix_grad).o));
-}
-
-namespace {
-
-// [B, H, m, Dh] of this rank -> [B, H, size m, Dh] of all ranks in order; backward sums what the
-// ranks found out about this rank's rows.
-Tensor gather_ranks(const Tensor& x_, Communicator& c) {
-  const Tensor x = x_.contiguous();
-  const Shape s = x.sizes();
-  Tensor all = empty({c.size(), s[0], s[1], s[2], s[3]}, x.options());
-  c.all_gather(x.data_ptr(), x.numel() * item_size(x.dtype()), all.data_ptr());
-  const Tensor y =
-      all.permute({1, 2, 0, 3, 4}).reshape({s[0], s[1], c.size() * s[2], s[3]}).contiguous();
-  return record_many(
-      "gather_ranks", {y}, {x_}, {}, [&c, s](const Saved&, const Tensors& g) -> Tensors {
-        const Tensor pieces =
-            g[0].reshape({s[0], s[1], c.size(), s[2], s[3]}).permute({2, 0, 1, 3, 4}).contiguous();
-        Tensor mine = empty(s, pieces.options());
-        if (pieces.dtype() == kFloat64)
-          c.reduce_scatter_sum(pieces.data<double>(), mine.numel(), mine.data<double>());
-        else
-          c.reduce_scatter_sum(pieces.data<float>(), mine.numel(), mine.data<float>());
-        return {mine};
-      })[0];
-}
-
-}  // namespace
-
-Tensor DilatedAttention::forward_distributed(const Tensor& x, Communicator& c) {
-  const auto& o = options_;
-  detail::check_sequence(who(), x, o.embed_dim, {});
-  DROPIN_CHECK(x.dtype() == kFloat32 || x.dtype() == kFloat64, DTypeError, who(), ": x_local is ",
-               x.dtype(), ", expected float32 or float64");
-  const int64_t l = x.size(1), b = x.size(0), h = o.num_heads, dh = o.embed_dim / h;
-  DROPIN_CHECK(l > 0, ShapeError, who(), ": x_local is ", x.sizes(),
-               ", expected at least one token per rank");
-  for (int64_t w : o.segment_length) {
-    DROPIN_CHECK(w % l == 0 || l % w == 0, ShapeError, who(), ": segment_length ", w, " and the ",
-                 l, " tokens of a rank are not multiples of each other");
-    DROPIN_CHECK(w <= l || c.size() % (w / l) == 0, ShapeError, who(), ": segments of ", w,
-                 " tokens span ", w / l, " ranks, of which the ", c.size(),
-                 " ranks are not a multiple");
-  }
-  const int64_t start = c.rank() * l;
-  const Tensor q = rope(split_heads(q_proj_(x), h), o.rope, o.rope_base, start),
-               k = rope(split_heads(k_proj_(x), h), o.rope, o.rope_base, start),
-               v = split_heads(v_proj_(x), h);
-  std::vector<AttentionParams> local;
-  std::vector<AttentionWithLse> parts;
-  for (std::size_t i = 0; i < o.segment_length.size(); ++i)
-    if (o.segment_length[i] <= l) local.push_back(pattern(i));
-  if (!local.empty()) parts.push_back(attention_mixture(q, k, v, local, o.mix_grad));
-  for (std::size_t i = 0; i < o.segment_length.size(); ++i) {
-    const int64_t w = o.segment_length[i], r = o.dilated_ratio[i], ranks = w / l;
-    if (w <= l) continue;
-    const int64_t leader = c.rank() / ranks * ranks, m = (l + r - 1) / r;
-    // row a of rank `of` takes part in head j when its index in the segment is offset(i, j) modulo
-    // r
-    auto row = [&](int64_t of, int64_t j, int64_t t) {
-      const int64_t base = (of - leader) * l, first = ((offset(i, j) - base) % r + r) % r,
-                    a = first + t * r;
-      return a < l ? a : int64_t{-1};
-    };
-    Tensor index = empty({1, h, m, 1}, kInt64), target = empty({1, h, m, 1}, kInt64),
-           hidden = empty({1, h, m, ranks * m}, kBool);
-    for (int64_t j = 0; j < h; ++j)
-      for (int64_t t = 0; t < m; ++t) {
-        const int64_t a = row(c.rank(), j, t);
-        index.data<int64_t>()[j * m + t] = std::max<int64_t>(a, 0);
-        target.data<int64_t>()[j * m + t] =
-            a < 0 ? l : a;  // rows of none go to a row that is cut off
-        for (int64_t of = 0; of < ranks; ++of)
-          for (int64_t u = 0; u < m; ++u) {
-            const int64_t key = row(leader + of, j, u);
-            hidden.data<bool>()[(j * m + t) * ranks * m + of * m + u] =
-                key < 0 || (o.causal && (leader + of) * l + key > start + a);
-          }
-      }
-    const Tensor picked = detail::broadcast_to(index.to(x.device()), {b, h, m, dh});
-    Communicator& segment = c.group(leader, ranks);
-    AttentionParams p;
-    p.dropout_p = is_training() ? o.dropout : 0;
-    p.attn_mask = hidden.to(x.device());
-    const AttentionWithLse a =
-        attention_with_lse(gather(q, 2, picked), gather_ranks(gather(k, 2, picked), segment),
-                           gather_ranks(gather(v, 2, picked), segment), p);
-    const Tensor to = target.to(x.device());
-    AttentionWithLse spread;
-    spread.o = scatter(zeros({b, h, l + 1, dh}, a.o.options()), 2,
-                       detail::broadcast_to(to, {b, h, m, dh}), a.o)
-                   .narrow(2, 0, l);
-    spread.lse =
-        scatter(full({b, h, l + 1}, -std::numeric_limits<double>::infinity(), a.lse.options()), 2,
-                detail::broadcast_to(to.squeeze(-1), {b, h, m}), a.lse)
-            .narrow(2, 0, l);
-    spread.rest = scatter(zeros({b, h, l + 1}, a.rest.options()), 2,
-                          detail::broadcast_to(to.squeeze(-1), {b, h, m}), a.rest)
-                      .narrow(2, 0, l);
-    parts.push_back(spread);
-  }
-  return out_proj_(merge_heads(merge_attention(parts, o.mix_grad).o));
 }
 
 // Keys and values from the oldest current segment on, and those of `keep` tokens before.

@@ -1,9 +1,9 @@
 #include "dropin/sequence/lookhere_attention.h"
 
-#include <algorithm>
 #include <limits>
 
 #include "dropin/module/init.h"
+#include "sequence/query_parts.h"
 
 namespace dropin {
 
@@ -43,20 +43,31 @@ Tensor LookHereAttention::forward(const Tensor& x, const SequenceArgs& args) {
   DROPIN_CHECK(x.size(1) == n, ShapeError, who(), ": x is ", x.sizes(), ", expected [B, ", n, ", ",
                o.embed_dim, "] because grid = [", o.grid[0], ", ", o.grid[1],
                "] and prefix_tokens = ", o.prefix_tokens);
-  const Tensor q = split_heads(q_proj_(x), o.num_heads), k = split_heads(k_proj_(x), o.num_heads),
-               v = split_heads(v_proj_(x), o.num_heads);
-  const DType wide = x.dtype() == kFloat64 ? kFloat64 : kFloat32;
-  // a few rows of the table at a time, so that it never stands in memory
-  const int64_t rows = std::max<int64_t>(1, (int64_t{1} << 22) / (o.num_heads * n));
-  Tensors out;
-  for (int64_t first = 0; first < n; first += rows) {
-    const int64_t count = std::min(rows, n - first);
-    const Tensor table = table_.rows(first, count);
-    const Tensor cost = where(table <= -1e38, -std::numeric_limits<double>::infinity(), table);
-    out.push_back(attention(q.narrow(2, first, count), k, v,
-                            {.attn_mask = cost.to(wide).to(x.device()).unsqueeze(0)}));
-  }
-  return out_proj_(merge_heads(out.size() == 1 ? out[0] : concat(out, 2)));
+  const detail::LookHereTable::Ordered& tiles = table_.ordered();
+  const bool tiled = x.device().is_cpu() && x.dtype() != kFloat64;
+  const Tensor tokens = tiled ? index_select(x, 1, tiles.order) : x;
+  const Tensor q = split_heads(q_proj_(tokens), o.num_heads),
+               k = split_heads(k_proj_(tokens), o.num_heads),
+               v = split_heads(v_proj_(tokens), o.num_heads);
+  if (!tiled) return out_proj_(merge_heads(attend(q, k, v)));
+  AttentionParams p;
+  p.attn_mask = tiles.keyed;
+  p.grid_bias = tiles.bias;
+  p.grid_places = tiles.places;
+  return index_select(out_proj_(merge_heads(attention(q, k, v, p))), 1, tiles.back);
+}
+
+Tensor LookHereAttention::attend(const Tensor& q, const Tensor& k, const Tensor& v) const {
+  const int64_t n = table_.tokens();
+  const DType wide = q.dtype() == kFloat64 ? kFloat64 : kFloat32;
+  return detail::in_query_parts(
+      n, options_.num_heads * n, {q, k, v},
+      [table = table_, wide](const Tensors& in, const detail::QueryPart& part) {
+        const Tensor costs = table.rows(part.first, part.count),
+                     seen = where(costs <= -1e38, -std::numeric_limits<double>::infinity(), costs);
+        return attention(in[0].narrow(2, part.first, part.count), in[1], in[2],
+                         {.attn_mask = seen.to(wide).to(in[0].device()).unsqueeze(0)});
+      });
 }
 
 void LookHereAttention::translate_state(StateDict& state, const std::string& prefix,

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <map>
 
 namespace dropin {
@@ -190,6 +191,37 @@ detail::LookHereTable::LookHereTable(std::string_view who, const LookHereBiasOpt
     }
   if (o.round_bfloat16)
     for (Tensor* t : {&moved_, &keyed_}) *t = t->to(kFloat32).to(kBFloat16).to(kFloat64);
+  set_order();
+}
+
+// Patches in squares of 8 by 8, then the class tokens.
+void detail::LookHereTable::set_order() {
+  constexpr int64_t kSide = 8;
+  const int64_t h = height_, w = width_, n = tokens();
+  Ordered& o = ordered_;
+  o.order = empty({n}, kInt64);
+  o.places = empty({h * w, 2}, kInt64);
+  int64_t *order = o.order.data<int64_t>(), *place = o.places.data<int64_t>();
+  for (int64_t top = 0; top < h; top += kSide)
+    for (int64_t left = 0; left < w; left += kSide)
+      for (int64_t y = top; y < std::min(h, top + kSide); ++y)
+        for (int64_t x = left; x < std::min(w, left + kSide); ++x) {
+          *order++ = prefix_ + y * w + x;
+          *place++ = y, *place++ = x;
+        }
+  for (int64_t t = 0; t < prefix_; ++t) *order++ = t;
+  o.back = argsort(o.order, -1);
+  const double inf = std::numeric_limits<double>::infinity();
+  o.bias = where(moved_ <= -1e38, -inf, moved_).to(kFloat32);
+  o.keyed = {};
+  if (std::none_of(by_key_.begin(), by_key_.end(), [](bool yes) { return yes; })) return;
+  const auto heads = static_cast<int64_t>(by_key_.size());
+  const Tensor costs = keyed_.clone();
+  for (int64_t head = 0; head < heads; ++head)
+    (by_key_[static_cast<std::size_t>(head)] ? o.bias : costs).select(0, head).zero_();
+  o.keyed = index_select(pad(costs.reshape({heads, h * w}), {prefix_, 0}), 1, o.order)
+                .to(kFloat32)
+                .reshape({1, heads, 1, n});
 }
 
 Tensor detail::LookHereTable::rows(int64_t first, int64_t count) const {

@@ -1,10 +1,12 @@
 #include "dropin/sequence/relative_position_attention.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "dropin/module/init.h"
 #include "dropin/module/parameters.h"
 #include "dropin/ops/masked.h"
+#include "sequence/query_parts.h"
 
 namespace dropin {
 
@@ -24,6 +26,13 @@ class RelativePositionAttention::Distances {
   /// of [B, n, K] int64: query minus key.
   Distances(int64_t max_position, bool directed, const Tensor& of)
       : far_(max_position - 1), directed_(directed), n_(of.size(1)), keys_(of.size(2)), of_(of) {}
+  Distances part(const detail::QueryPart& p) const {
+    Distances d = *this;
+    d.n_ = p.count;
+    d.offset_ = offset_ + p.first;
+    if (of_.defined()) d.of_ = of_.narrow(1, p.first, p.count);
+    return d;
+  }
   Distances undirected(bool yes) const {
     Distances d = *this;
     d.directed_ = !yes;
@@ -39,7 +48,17 @@ class RelativePositionAttention::Distances {
   Tensor of_keys(const Tensor& k, const Tensor& table) const {
     if (of_.defined())
       return gather(matmul(k, table.mT()), -1, pairs(k.size(1)).mT().contiguous()).mT();
-    return skewed(matmul(k, window(table, true).mT()), keys_, n_).mT();
+    Tensors parts;  // as many keys as queries at a time: a product has keys + queries columns
+    const int64_t most = std::max<int64_t>(n_, 64);
+    for (int64_t first = 0; first < keys_; first += most) {
+      Distances d = *this;
+      d.keys_ = std::min(most, keys_ - first);
+      d.offset_ = offset_ - first;
+      parts.push_back(
+          skewed(matmul(k.narrow(2, first, d.keys_), d.window(table, true).mT()), d.keys_, n_)
+              .mT());
+    }
+    return parts.size() == 1 ? parts[0] : concat(parts, -1);
   }
   /// sum_j p_ij table[r_ij], p [B, H, n, K] -> [B, H, n, e].
   Tensor summed(const Tensor& p, const Tensor& table) const {
@@ -49,14 +68,14 @@ class RelativePositionAttention::Distances {
     }
     return matmul(straightened(p), window(table, false));
   }
-  /// table[r_ij] of queries [first, first + count): [1 or B, count, K, width].
-  Tensor rows(const Tensor& table, int64_t first, int64_t count) const {
+  /// table[r_ij]: [1 or B, n, K, width].
+  Tensor rows(const Tensor& table) const {
     Tensor d = of_;
     if (!d.defined())
       d = (arange(offset_, offset_ + n_).unsqueeze(1) - arange(keys_).unsqueeze(0)).unsqueeze(0);
-    const Tensor at = row(d.narrow(1, first, count));
+    const Tensor at = row(d);
     return index_select(table, 0, at.to(table.device()).reshape({-1}))
-        .reshape({at.size(0), count, keys_, table.size(1)});
+        .reshape({at.size(0), n_, keys_, table.size(1)});
   }
 
  private:
@@ -118,54 +137,66 @@ RelativePositionAttention::RelativePositionAttention(const RelativePositionAtten
           : nullptr;
 }
 
-namespace {
-// sum_d q_id k_jd a_ijd, a few queries at a time, each computed again in backward.
-Tensor threefold(const Tensor& q, const Tensor& k,
-                 const std::function<Tensor(const Tensor&, int64_t, int64_t)>& rows_of,
-                 const Tensor& table) {
-  const int64_t n = q.size(2),
-                one = std::max<int64_t>(1, q.size(0) * q.size(1) * k.size(2) * q.size(3)),
-                chunk = std::clamp<int64_t>((int64_t{1} << 22) / one, 1, std::max<int64_t>(n, 1));
-  Tensors out;
-  for (int64_t first = 0; first < n; first += chunk) {
-    const int64_t count = std::min(chunk, n - first);
-    auto scores = [=](const Tensors& in) -> Tensors {  // [B, H, count, K, e] by [B, H, K, e]
-      const Tensor turned = in[0].unsqueeze(3) * rows_of(in[2], first, count).unsqueeze(1);
-      return {sum(turned * in[1].unsqueeze(2), {-1})};
-    };
-    const Tensors in{q.narrow(2, first, count), k, table};
-    out.push_back(chunk < n && grad_enabled() ? checkpoint(scores, in)[0] : scores(in)[0]);
+Tensor RelativePositionAttention::scores(const std::string& m, const Tensor& q, const Tensor& k,
+                                         const Tensor& table, const Distances& d) {
+  if (m == "m3") {  // [B, H, n, K, e] by [B, H, K, e]
+    const Tensor turned = q.unsqueeze(3) * d.rows(table).unsqueeze(1);
+    return sum(turned * k.unsqueeze(2), {-1});
   }
-  return out.size() == 1 ? out[0] : concat(out, 2);
-}
-}  // namespace
-
-Tensor RelativePositionAttention::scores(const Tensor& q, const Tensor& k,
-                                         const Distances& d) const {
-  const std::string& m = options_.method;
-  if (m == "m3")
-    return threefold(
-        q, k,
-        [d](const Tensor& table, int64_t first, int64_t count) {
-          return d.rows(table, first, count);
-        },
-        *distance_);
   const Tensor s = matmul(q, k.mT());
   if (m == "m1" || m == "m2")
-    return s * d.undirected(m == "m1").rows(*distance_, 0, q.size(2)).squeeze(-1).unsqueeze(1);
-  const Tensor with_q = s + d.of_queries(q, *distance_);
-  return m == "m4" ? with_q + d.of_keys(k, *distance_) : with_q;
+    return s * d.undirected(m == "m1").rows(table).squeeze(-1).unsqueeze(1);
+  const Tensor with_q = s + d.of_queries(q, table);
+  return m == "m4" ? with_q + d.of_keys(k, table) : with_q;
 }
 
 Tensor RelativePositionAttention::mix(const Tensor& q, const Tensor& k, const Tensor& v,
-                                      const Distances& d, const Tensor& forbidden,
-                                      const Tensor& added) const {
-  if (q.size(2) == 0 || k.size(2) == 0) return q;
-  const Tensor s = scores(q, k, d) * (1 / std::sqrt(static_cast<double>(q.size(3))));
-  const Tensor p = dropout(masked_softmax(detail::with_mask_added(s, added), forbidden),
-                           options_.dropout, is_training());
-  const Tensor z = weighted_values(p, v, forbidden.defined());
-  return values_ ? z + d.summed(p, *values_) : z;
+                                      const Distances& d, const SequenceArgs& args) const {
+  const int64_t n = q.size(2), keys = k.size(2);
+  if (n == 0 || keys == 0) return q;
+  const bool added = args.attn_mask.defined() && args.attn_mask.dtype() != kBool;
+  const Tensors inputs{
+      q, k, v, *distance_, values_ ? *values_ : Tensor(), added ? args.attn_mask : Tensor()};
+  const int64_t pair = options_.method == "m3" ? q.size(3) : 2;
+  return detail::in_query_parts(
+      n, q.size(0) * q.size(1) * keys * pair, inputs,
+      [d, args, keys, o = options_, training = is_training()](const Tensors& in,
+                                                              const detail::QueryPart& part) {
+        const Tensor queries = in[0].narrow(2, part.first, part.count);
+        const Distances here = d.part(part);
+        const Tensor s = scores(o.method, queries, in[1], in[3], here) *
+                         (1 / std::sqrt(static_cast<double>(queries.size(3))));
+        const Tensor forbidden =
+            detail::forbidden_pairs(args, o.causal, part, keys, queries.device());
+        const Tensor p =
+            dropout(masked_softmax(detail::with_mask_added(s, detail::rows_of_mask(in[5], part)),
+                                   forbidden),
+                    o.dropout, training);
+        const Tensor z = weighted_values(p, in[2], forbidden.defined());
+        return in[4].defined() ? z + here.summed(p, in[4]) : z;
+      });
+}
+
+AttentionParams RelativePositionAttention::params(const SequenceArgs& args) const {
+  const auto& o = options_;
+  AttentionParams p;
+  p.causal = o.causal;
+  p.key_padding_mask = args.key_padding_mask;
+  p.attn_mask = args.attn_mask;
+  p.dropout_p = is_training() ? o.dropout : 0;
+  p.relative_middle = o.max_position - 1;
+  if (values_) p.relative_values = *values_;
+  const Tensor& a = *distance_;
+  if (o.method == "m1") {  // the same both ways
+    const Tensor back = flip(a.narrow(0, 1, o.max_position - 1), {0});
+    p.relative_factors = concat({back, a}, 0).squeeze(-1);
+  } else if (o.method == "m2") {
+    p.relative_factors = a.squeeze(-1);
+  } else {
+    p.relative = a;
+    p.relative_of_keys = o.method == "m4";
+  }
+  return p;
 }
 
 Tensor RelativePositionAttention::forward(const Tensor& x, const SequenceArgs& args) {
@@ -176,11 +207,13 @@ Tensor RelativePositionAttention::forward(const Tensor& x, const SequenceArgs& a
   const int64_t l = x.size(1);
   detail::check_attn_mask(who(), args.attn_mask, x.size(0), o.num_heads, l, l);
   auto heads = [&](const Child<Linear>& proj) { return split_heads(proj(x), o.num_heads); };
-  return out_proj_(merge_heads(
-      mix(heads(q_proj_), detail::without_padding(heads(k_proj_), args.key_padding_mask),
-          detail::without_padding(heads(v_proj_), args.key_padding_mask),
-          Distances(o.max_position, true, l, l, 0),
-          detail::forbidden_pairs(args, o.causal, l, l, x.device()), args.attn_mask)));
+  const Tensor q = heads(q_proj_),
+               k = detail::without_padding(heads(k_proj_), args.key_padding_mask),
+               v = detail::without_padding(heads(v_proj_), args.key_padding_mask);
+  if (o.method != "m3")  // whose scores are no products of matrices
+    if (const AttentionParams p = params(args); attention_is_tiled(q, k, v, p))
+      return out_proj_(merge_heads(attention(q, k, v, p)));
+  return out_proj_(merge_heads(mix(q, k, v, Distances(o.max_position, true, l, l, 0), args)));
 }
 
 Box<SequenceState> RelativePositionAttention::init_state(int64_t batch, int64_t max_len,
@@ -215,8 +248,7 @@ Tensor RelativePositionAttention::step(const Tensor& x_t, SequenceState& state,
               at.narrow(1, t, run.fresh).unsqueeze(2) - at.narrow(1, 0, held).unsqueeze(1));
         }
         const auto [keys, values] = s.append(run, run.fresh_of(k, 2), run.fresh_of(v, 2));
-        return mix(run.fresh_of(q, 2), keys, values, d,
-                   detail::forbidden_pairs({}, true, run.fresh, held, q.device()), {});
+        return mix(run.fresh_of(q, 2), keys, values, d, {});
       });
   s.saw(tokens.n, tokens.padding);
   return out_proj_(merge_heads(y));

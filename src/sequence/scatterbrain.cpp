@@ -99,6 +99,12 @@ std::vector<Round> clusters(const Tensor& q_, const Tensor& k_, const Tensor& al
   return rounds;
 }
 
+Tensor scale_of(const Tensor& x, const Shape& dims) {
+  no_grad guard;
+  const Tensor top = amax(x.detach(), dims, true);
+  return where(isfinite(top), top, 0.0);
+}
+
 Tensor low_rank(const Tensor& phi_q, const Tensor& phi_k, const Tensor& v, bool causal) {
   if (!causal) return matmul(phi_q, matmul(phi_k.mT(), v));
   const int64_t length = phi_q.size(2), c = std::min<int64_t>(64, length),

@@ -22,6 +22,9 @@ Round window(int64_t length, int64_t w, bool causal, const Tensor& live);
 std::vector<Round> clusters(const Tensor& q, const Tensor& k, const Tensor& alpha, int64_t size,
                             bool causal, const Tensor& live);
 
+/// A constant that keeps exponentials small: the largest of x along dims, kept, 0 where there is
+/// none.
+Tensor scale_of(const Tensor& x, const Shape& dims);
 /// phi_q_i . sum_j phi_k_j v_j, [B, H, L, *], over all j or j <= i, a piece at a time.
 Tensor low_rank(const Tensor& phi_q, const Tensor& phi_k, const Tensor& v, bool causal);
 

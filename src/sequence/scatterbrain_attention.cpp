@@ -85,15 +85,6 @@ Tensor ScatterbrainAttention::log_features(const Tensor& heads) const {
   return concat({u, -u}, -1) - sum(square(heads), {-1}, true) * (tau / 2) - std::log(n) / 2;
 }
 
-namespace {
-// A constant that keeps exponentials small: the largest of x, 0 where there is none.
-Tensor scale_of(const Tensor& x, const Shape& dims) {
-  no_grad guard;
-  const Tensor top = amax(x.detach(), dims, true);
-  return where(isfinite(top), top, 0.0);
-}
-}  // namespace
-
 // With exponentials relative to a row's largest: the low-rank estimate of all pairs, and on the
 // support the exact entry minus the estimate.
 Tensor ScatterbrainAttention::mix(const Tensor& q, const Tensor& k, const Tensor& v,
@@ -106,8 +97,9 @@ Tensor ScatterbrainAttention::mix(const Tensor& q, const Tensor& k, const Tensor
   Tensor log_k = log_features(k);
   if (live.defined())
     log_k = masked_fill(log_k, logical_not(live).unsqueeze(1).unsqueeze(-1), -inf);
-  const Tensor scale_q = scale_of(log_q, {-1}), scale_k = scale_of(log_k, {-2, -1}),
-               phi_q = exp(log_q - scale_q), phi_k = exp(log_k - scale_k);
+  const Tensor scale_q = scatterbrain::scale_of(log_q, {-1}),
+               scale_k = scatterbrain::scale_of(log_k, {-2, -1}), phi_q = exp(log_q - scale_q),
+               phi_k = exp(log_k - scale_k);
   const std::vector<scatterbrain::Round> rounds =
       o.sparse == "local"
           ? std::vector{scatterbrain::window(q.size(2), o.local_context, o.causal, live)}
@@ -146,40 +138,6 @@ Tensor ScatterbrainAttention::forward(const Tensor& x, const SequenceArgs& args)
       merge_heads(mix(heads(q_proj_), detail::without_padding(heads(k_proj_), pad_mask),
                       detail::without_padding(heads(v_proj_), pad_mask),
                       pad_mask.defined() ? logical_not(pad_mask) : Tensor())));
-}
-
-Box<SequenceState> ScatterbrainAttention::init_state(int64_t batch, int64_t max_len,
-                                                     const StateOptions& options) {
-  const auto& o = options_;
-  DROPIN_CHECK(causal(), OptionError, who(),
-               ": step() needs causal = true and sparse = \"local\"; clusters depend on the whole "
-               "sequence");
-  detail::check_state_sizes(who(), batch, max_len, options);
-  return Box<KeyValueState>(new KeyValueState(
-      batch, max_len, o.num_heads, max_len, o.embed_dim / o.num_heads, parameters()[0].options()));
-}
-
-Tensor ScatterbrainAttention::step(const Tensor& x_t, SequenceState& state, const StepArgs& args) {
-  const auto& o = options_;
-  auto& s = detail::own_state<KeyValueState>(who(), state);
-  const detail::StepTokens tokens =
-      s.check_step(who(), x_t, args, {.width = o.embed_dim, .causal = causal()}, o.num_heads,
-                   o.embed_dim / o.num_heads);
-  no_grad guard;
-  auto heads = [&](const Child<Linear>& proj) {
-    return tokens.packed(split_heads(proj(x_t), o.num_heads), 2);
-  };
-  const Tensor q = heads(q_proj_), k = heads(k_proj_), v = heads(v_proj_);
-  const Tensor y =
-      detail::step_rows(s.rows, tokens, q.sizes(), 2, q.options(), [&](const detail::RowRun& run) {
-        const int64_t t = s.length_of(run);
-        const auto [keys, values] = s.append(run, run.fresh_of(k, 2), run.fresh_of(v, 2));
-        const Tensor before = zeros({run.rows, o.num_heads, t, q.size(3)}, q.options());
-        return mix(concat({before, run.fresh_of(q, 2)}, 2), keys, values, {})
-            .narrow(2, t, run.fresh);
-      });
-  s.saw(tokens.n, tokens.padding);
-  return out_proj_(merge_heads(y));
 }
 
 }  // namespace dropin

@@ -1,11 +1,12 @@
-"""Writes in_place_views.inc: what PyTorch does with in-place operations on views, as plain numbers.
+"""Writes in_place_views/*.inc: what PyTorch does with in-place operations on views, as plain numbers.
 
-    python tests/autograd/in_place_views.py > tests/autograd/in_place_views.inc
+    python tests/autograd/in_place_views.py
 
 in_place_views_test.cpp knows the names. Each case: w is a leaf [2, 3], a a leaf of the view's
 sizes; a base, a view of it, an in-place operation on the view, a later use, backward.
 """
 
+import pathlib
 import warnings
 
 import torch
@@ -113,14 +114,21 @@ def braces(t):
     return "{" + ", ".join(f"{v:.7g}" for v in t.reshape(-1).tolist()) + "}"
 
 
-print("// What PyTorch " + torch.__version__.split("+")[0]
-      + " does with in-place operations on views, written by in_place_views.py:")
-print("// base, view, operation, use, outcome (R: the operation is refused, U: the use, B:")
-print("// backward, N: nothing to differentiate, G: gradients), values of the base, gradients of w and of a.")
-print("// clang-format off")
 thorough = ("itself", "select", "slice step", "transpose", "view")
 uses = ["base", "view", "other view", "new view", "square of base", "saved before",
         "unsaved before"]
+files = {}
+
+
+def file_of(base, view):
+    """A file for each base; that of most cases in three, by kind of view."""
+    if base != "computed":
+        return base
+    place = list(views).index(view)
+    return ("computed_parts" if place < list(views).index("slice step")
+            else "computed_reordered" if place < list(views).index("view") else "computed_shaped")
+
+
 for base in bases:
     for view in views:
         for operation in operations:
@@ -141,7 +149,16 @@ for base in bases:
                 if r == "B" and view == "expand":
                     continue  # fails inside PyTorch's own backward
                 where = f'"{base}", "{view}", "{operation}", "{use}"'
-                if isinstance(r, str):
-                    print("{" + where + f", '{r}', {{}}, {{}}, {{}}}},")
-                else:
-                    print("{" + where + ", 'G', " + ", ".join(braces(t) for t in r) + "},")
+                rest = f"'{r}', {{}}, {{}}, {{}}" if isinstance(r, str) else (
+                    "'G', " + ", ".join(braces(t) for t in r))
+                files.setdefault(file_of(base, view), []).append("{" + where + ", " + rest + "},")
+folder = pathlib.Path(__file__).with_suffix("")
+folder.mkdir(exist_ok=True)
+for name, entries in files.items():
+    text = (f"// What PyTorch {torch.__version__.split('+')[0]} does with in-place operations on views, "
+            "written by in_place_views.py:\n"
+            "// base, view, operation, use, outcome (R: the operation is refused, U: the use, B:\n"
+            "// backward, N: nothing to differentiate, G: gradients), values of the base, gradients of w "
+            "and of a.\n"
+            "// clang-format off\n")
+    (folder / f"{name}.inc").write_text(text + "\n".join(entries) + "\n")

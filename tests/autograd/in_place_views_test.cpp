@@ -14,7 +14,13 @@ struct Case {
 };
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
-#include "in_place_views.inc"
+#include "in_place_views/computed_parts.inc"
+#include "in_place_views/computed_reordered.inc"
+#include "in_place_views/computed_shaped.inc"
+#include "in_place_views/detached.inc"
+#include "in_place_views/leaf.inc"
+#include "in_place_views/plain.inc"
+#include "in_place_views/transposed.inc"
   };
   return all;
 }

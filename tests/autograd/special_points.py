@@ -1,12 +1,13 @@
-"""Writes special_points.inc: values and gradients of PyTorch at special points, as plain numbers.
+"""Writes special_points/*.inc: values and gradients of PyTorch at special points, as plain numbers.
 
-    python tests/autograd/special_points.py > tests/autograd/special_points.inc
+    python tests/autograd/special_points.py
 
 Inputs are vectors. Gradients are those of the sum of the result. The names of the operations are
 those that special_points_test.cpp knows.
 """
 
 import math
+import pathlib
 import warnings
 
 import torch
@@ -14,7 +15,13 @@ import torch.nn.functional as F
 
 warnings.simplefilter("ignore")
 inf, nan = math.inf, math.nan
-entries = []
+folder = pathlib.Path(__file__).with_suffix("")
+files = {}  # name: what it holds, entries
+
+
+def begin(name, what):
+    """The entries that follow go to this file."""
+    files[name] = (what, [])
 
 
 def number(v):
@@ -44,7 +51,7 @@ def entry(name, f, *inputs, dtype=torch.float64):
         braces(y.detach().reshape(-1).tolist()),
         "{" + ", ".join(braces(g.tolist()) for g in gradients) + "}",
     ]
-    entries.append("{" + ", ".join(parts) + "},")
+    list(files.values())[-1][1].append("{" + ", ".join(parts) + "},")
 
 
 f32 = torch.float32
@@ -80,7 +87,12 @@ points = [0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 2.0, -2.0, 3.0, -3.0, 6.0, 2.5, 10.0,
           -inf, nan]
 single = [0.0, -0.0, 1e-30, 1e30, -1e30, 90.0, -90.0, -104.0, 17.0, -17.0, 20.0, 3.0, -3.0, inf,
           -inf]
+begin("functions", "functions of one number")
 for name, f in unary.items():
+    if name == "sigmoid":
+        begin("activations", "activation functions")
+    if name == "clamp(0, 1)":
+        begin("with_numbers", "one tensor beside plain numbers")
     trigonometric = name in ("sin", "cos", "tan")
     entry(name, f, [p for p in points if not (trigonometric and 1e6 < abs(p) < inf)])
     entry(name, f, [p for p in single if not (trigonometric and 1e6 < abs(p) < inf)], dtype=f32)
@@ -92,17 +104,22 @@ binary = {
     "add": torch.add, "sub": torch.sub, "mul": torch.mul, "div": torch.div,
     "maximum": torch.maximum, "minimum": torch.minimum, "atan2": torch.atan2, "pow": torch.pow,
     "remainder": torch.remainder, "where(a > b, a, b)": lambda a, b: torch.where(a > b, a, b),
+    "hypot": lambda a, b: torch.sqrt(a * a + b * b),
     "mse_loss": lambda a, b: F.mse_loss(a, b, reduction="none"),
     "l1_loss": lambda a, b: F.l1_loss(a, b, reduction="none"),
-    "hypot": lambda a, b: torch.sqrt(a * a + b * b),
 }
+begin("pairs", "two tensors")
 for name, f in binary.items():
-    entry(name, f, left, right)
+    if not name.endswith("loss"):
+        entry(name, f, left, right)
 tiny = [0.0, 1e-30, 1e30, -1e30, 1e-40]
 for name in ("mul", "div", "atan2", "pow"):
     entry(name, binary[name], [a for a in tiny for _ in tiny], [b for _ in tiny for b in tiny],
           dtype=f32)
 
+begin("losses", "losses by element")
+for name in ("mse_loss", "l1_loss"):
+    entry(name, binary[name], left, right)
 logits = [0.0, -0.0, 1.0, -1.0, 40.0, -40.0, 200.0, -200.0, 800.0, -800.0, inf, -inf, nan]
 targets = [0.0, 1.0, 0.3]
 for dtype in (torch.float64, f32):
@@ -146,7 +163,10 @@ rows = [[0.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 2.0], [0.0, -0.0, 1.0], [2.
         [-inf, 0.0, 1.0], [0.0, -inf, -inf], [inf, 1.0, 2.0], [inf, inf, 0.0], [inf, -inf, 0.0],
         [nan, 1.0, 2.0], [1.0, nan, 1.0], [1e200, 1.0, -1e200], [800.0, 0.0, -800.0],
         [1e-200, 1e-200, 0.0]]
+begin("reductions", "a row to one number")
 for name, f in reductions.items():
+    if name == "softmax":
+        begin("rows", "a row to a row, and measures of rows")
     for row in rows:
         if name == "layer_norm" and 1e200 in row:
             continue  # its variance is infinite: PyTorch makes that 0, dropin NaN
@@ -159,8 +179,10 @@ for row in ([[0.0, 0.0], [0.0, 0.0]], [[1.0, 2.0], [0.0, 0.0]], [[1.0, 2.0], [2.
     entry("cosine_similarity of two", lambda a, b: F.cosine_similarity(a, b, 0), *row)
     entry("distance of two", lambda a, b: torch.linalg.vector_norm(a - b), *row)
 
-print("// Values and gradients of PyTorch " + torch.__version__.split("+")[0]
-      + ", written by special_points.py: operation, dtype,")
-print("// inputs, result, gradients of the sum of the result.")
-print("// clang-format off")
-print("\n".join(entries))
+folder.mkdir(exist_ok=True)
+for name, (what, entries) in files.items():
+    text = (f"// Values and gradients of PyTorch {torch.__version__.split('+')[0]}: {what}. Written by "
+            "special_points.py: operation, dtype,\n"
+            "// inputs, result, gradients of the sum of the result.\n"
+            "// clang-format off\n")
+    (folder / f"{name}.inc").write_text(text + "\n".join(entries) + "\n")

@@ -1,8 +1,6 @@
+// Greedy suppression, of all boxes and within classes; what every rule refuses.
 #include "dropin/detection/suppression.h"
-
-#include <limits>
-#include <set>
-
+#include "detection/scenes.h"
 #include "dropin/core/parallel.h"
 #include "support.h"
 
@@ -11,42 +9,6 @@ namespace {
 
 using testing::expect_values;
 
-const float kNan = std::nanf(""), kInf = INFINITY;
-
-Tensor boxes_of(const std::vector<double>& v, DType t = kFloat32) {
-  return tensor(v, {static_cast<int64_t>(v.size() / 4), 4}, t);
-}
-
-// Crowded boxes on a grid of whole numbers, so that IoUs often equal a threshold exactly; scores in
-// few steps, so that they tie.
-struct Scene {
-  Tensor boxes, scores;
-};
-Scene scene(int64_t n, int64_t classes, std::uint64_t seed, double extent = 60) {
-  Generator g(seed);
-  const Tensor at = randint(0, static_cast<int64_t>(extent), {n, 2}, kInt64, &g).to(kFloat32),
-               size = randint(0, 30, {n, 2}, kInt64, &g).to(kFloat32);
-  const Tensor scores =
-      randint(0, 64, classes ? Shape{classes, n} : Shape{n}, kInt64, &g).to(kFloat32) * (1.0 / 64);
-  return {concat({at, at + size}, 1), scores};
-}
-
-double iou(const std::vector<double>& b, int64_t i, int64_t j) {
-  const double *p = b.data() + 4 * i, *q = b.data() + 4 * j;
-  const double w = std::max(0.0, std::min(p[2], q[2]) - std::max(p[0], q[0])),
-               h = std::max(0.0, std::min(p[3], q[3]) - std::max(p[1], q[1]));
-  const double all = (p[2] - p[0]) * (p[3] - p[1]) + (q[2] - q[0]) * (q[3] - q[1]) - w * h;
-  return all > 0 ? w * h / all : 0;
-}
-
-std::vector<int64_t> sorted(const std::vector<double>& scores) {
-  std::vector<int64_t> order(scores.size());
-  for (std::size_t i = 0; i < order.size(); ++i) order[i] = static_cast<int64_t>(i);
-  std::stable_sort(order.begin(), order.end(), [&](auto a, auto b) {
-    return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
-  });
-  return order;
-}
 // The definitions, word by word.
 std::vector<int64_t> plain_greedy(const std::vector<double>& boxes,
                                   const std::vector<double>& scores, double threshold) {
@@ -55,17 +17,6 @@ std::vector<int64_t> plain_greedy(const std::vector<double>& boxes,
     bool stays = true;
     for (const int64_t i : kept) stays = stays && !(iou(boxes, i, j) > threshold);
     if (stays) kept.push_back(j);
-  }
-  return kept;
-}
-std::vector<int64_t> plain_fast(const std::vector<double>& boxes, const std::vector<double>& scores,
-                                double threshold, std::size_t top_k) {
-  std::vector<int64_t> order = sorted(scores), kept;
-  if (top_k && order.size() > top_k) order.resize(top_k);
-  for (std::size_t j = 0; j < order.size(); ++j) {
-    double m = 0;
-    for (std::size_t i = 0; i < j; ++i) m = std::max(m, iou(boxes, order[i], order[j]));
-    if (m <= threshold) kept.push_back(order[j]);
   }
   return kept;
 }
@@ -151,98 +102,6 @@ TEST(BatchedNms, IsNmsWithinEachClass) {
     return scores[static_cast<std::size_t>(a)] > scores[static_cast<std::size_t>(b)];
   });
   EXPECT_EQ(batched_nms(s.boxes, s.scores, idxs).to_vector<int64_t>(), want);
-}
-
-TEST(FastNms, FollowsTheDefinitionAndKeepsASubsetOfGreedy) {
-  for (const int64_t top_k : {0, 20, 200}) {
-    const Scene s = scene(320, 5, 11);
-    const Detections d =
-        fast_nms(s.boxes, s.scores,
-                 {.iou_threshold = 0.4, .top_k = top_k, .conf_threshold = -1, .max_detections = 0});
-    const auto classes = d.classes.to_vector<int64_t>(), indices = d.indices.to_vector<int64_t>();
-    for (int64_t c = 0; c < 5; ++c) {
-      std::vector<int64_t> got;
-      for (std::size_t k = 0; k < classes.size(); ++k)
-        if (classes[k] == c) got.push_back(indices[k]);
-      EXPECT_EQ(got, plain_fast(s.boxes.to_vector(), s.scores[c].to_vector(), 0.4,
-                                static_cast<std::size_t>(top_k)));
-      // greedy on the same boxes
-      auto order = sorted(s.scores[c].to_vector());
-      if (top_k) order.resize(std::min<std::size_t>(order.size(), static_cast<std::size_t>(top_k)));
-      const Tensor at = tensor(std::vector<double>(order.begin(), order.end()), kInt64);
-      std::set<int64_t> greedy;
-      for (const int64_t k : nms(index_select(s.boxes, 0, at), index_select(s.scores[c], 0, at),
-                                 {.iou_threshold = 0.4})
-                                 .to_vector<int64_t>())
-        greedy.insert(order[static_cast<std::size_t>(k)]);
-      for (const int64_t k : got) EXPECT_TRUE(greedy.count(k)) << "class " << c << ", box " << k;
-    }
-    const auto scores = d.scores.to_vector();
-    for (std::size_t k = 1; k < scores.size(); ++k)
-      EXPECT_TRUE(scores[k - 1] > scores[k] ||
-                  (scores[k - 1] == scores[k] && classes[k - 1] <= classes[k]));
-  }
-}
-
-TEST(FastNms, ARemovedBoxStillSuppresses) {
-  const Tensor b =
-      boxes_of({0, 0, 10, 1, 4, 0, 14, 1, 8, 0, 18, 1});  // a chain: neighbours overlap by 6 / 14
-  const Tensor s = tensor({3, 2, 1});
-  expect_values(nms(b, s, {.iou_threshold = 0.4}), {0, 2});
-  expect_values(fast_nms(b, s.unsqueeze(0), {.iou_threshold = 0.4}).indices, {0});
-}
-
-TEST(FastNms, ThresholdsAndCuts) {
-  const Tensor b = boxes_of({0, 0, 1, 1, 5, 5, 6, 6, 9, 9, 10, 10}),
-               s = tensor({0.5, 0.0625, 0.3, 0.2, 0.0625, 0.4}, {2, 3});
-  const FastNmsOptions o{.conf_threshold = 0.0625};
-  Detections d = fast_nms(b, s, o);  // the second box is no candidate: strictly greater
-  expect_values(d.indices, {0, 2, 2, 0});
-  expect_values(d.classes, {0, 1, 0, 1});
-  d = fast_nms(b, s, {.conf_threshold = 0.35, .second_threshold = true});
-  expect_values(d.indices, {0, 2});
-  expect_values(fast_nms(b, s, {.conf_threshold = 0.0625, .max_detections = 2}).indices, {0, 2});
-  expect_values(fast_nms(b, s, {.top_k = 1, .conf_threshold = 0.0625}).indices, {0, 2});
-  d = fast_nms(b, s, {.conf_threshold = 0.0625, .cross_class = true});
-  expect_values(d.indices, {0, 2});
-  expect_values(d.classes, {0, 1});
-  d = fast_nms(b, tensor({0.5, kNan, 0.3, 0.2, 0.9, 0.4}, {2, 3}));
-  expect_values(d.indices, {0, 2, 2, 0});
-  EXPECT_EQ(fast_nms_batch(stack({b, b}), stack({s, s}), o).size(), 2u);
-  expect_values(fast_nms_batch(stack({b, b}), stack({s, s}), o)[1].indices, {0, 2, 2, 0});
-}
-
-TEST(FastNms, MoreClassesThanBoxes) {
-  const Tensor b = boxes_of({0, 0, 1, 1}), s = full({90, 1}, 0.5);
-  const Detections d = fast_nms(b, s, {.max_detections = 0});
-  EXPECT_EQ(d.indices.size(0), 90);
-  expect_values(d.classes.narrow(0, 0, 3), {0, 1, 2});
-  expect_values(fast_nms(b, s, {.cross_class = true}).classes, {0});
-}
-
-TEST(SoftNms, DecaysAndStops) {
-  const Tensor b = boxes_of({0, 0, 2, 1, 1, 0, 3, 1, 9, 9, 10, 10}), s = tensor({0.9, 0.8, 0.7});
-  Detections d = soft_nms(b, s, {}, {.method = "linear", .iou_threshold = 0.3});
-  expect_values(d.indices, {0, 2, 1});
-  expect_values(d.scores, {0.9, 0.7, 0.8 * 2 / 3}, 1e-6);
-  d = soft_nms(b, s, {}, {.method = "hard", .iou_threshold = 0.3});
-  expect_values(d.indices, {0, 2});
-  d = soft_nms(b, s, {}, {.sigma = 0.5});
-  expect_values(d.scores, {0.9, 0.7, 0.8 * std::exp(-2.0 / 9)}, 1e-6);
-  expect_values(soft_nms(b, s, tensor({0, 1, 0}, kInt64)).scores, {0.9, 0.8, 0.7}, 1e-6);
-  expect_values(soft_nms(b, s, {}, {.min_score = 0.75}).indices, {0});
-  expect_values(soft_nms(b, tensor({kNan, 0.8, 0.7})).indices, {1, 2});
-}
-
-TEST(MatrixNms, DecaysByTheBetterBoxesOfItsClass) {
-  const Tensor b = boxes_of({0, 0, 2, 1, 1, 0, 3, 1, 9, 9, 10, 10}), s = tensor({0.9, 0.8, 0.7}),
-               one = zeros({3}, kInt64);
-  Detections d = matrix_nms(b, s, one, {.kernel = "linear"});
-  expect_values(d.indices, {0, 2, 1});
-  expect_values(d.scores, {0.9, 0.7, 0.8 * 2 / 3}, 1e-6);
-  expect_values(matrix_nms(b, s, one).scores, {0.9, 0.7, 0.8 * std::exp(-2.0 / 9)}, 1e-6);
-  expect_values(matrix_nms(b, s, tensor({0, 1, 0}, kInt64)).indices, {0, 1, 2});
-  expect_values(matrix_nms(b, s, one, {.top_k = 2, .max_detections = 1}).indices, {0});
 }
 
 TEST(Suppression, NoBoxesAndOneBox) {

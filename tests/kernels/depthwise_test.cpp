@@ -68,96 +68,131 @@ abi::TensorOut vector_of(std::vector<float>& v, std::initializer_list<int64_t> s
   return t;
 }
 
+int64_t channels_of(const Case& k) {
+  int64_t c = 0;
+  for (const Group& g : k.groups) c += g.channels;
+  return c;
+}
+int64_t rows_of(const Case& k) {
+  const Group& g = k.groups[0];
+  return (k.h + g.pad_top + g.pad_bottom - g.dh * (g.kh - 1) - 1) / k.sh + 1;
+}
+int64_t columns_of(const Case& k) {
+  const Group& g = k.groups[0];
+  return (k.w + g.pad_left + g.pad_right - g.dw * (g.kw - 1) - 1) / k.sw + 1;
+}
+
+/// The arrays of one call, random inputs and NaN where the kernels write.
+struct Arrays {
+  int64_t C, P, Q;
+  Image x, y, gy, gx;
+  std::vector<std::vector<float>> w, bias, gw, gb;
+  std::vector<DepthwiseRun> runs;
+
+  Arrays(const Case& k, bool last)
+      : C(channels_of(k)),
+        P(rows_of(k)),
+        Q(columns_of(k)),
+        x(k.batch, C, k.h, k.w, last),
+        y(k.batch, C, P, Q, last),
+        gy(k.batch, C, P, Q, last),
+        gx(k.batch, C, k.h, k.w, last) {
+    x.random(1), gy.random(2);
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    y.fill(nan), gx.fill(nan);
+    for (std::size_t i = 0; i < k.groups.size(); ++i) {
+      const Group& g = k.groups[i];
+      const auto n = static_cast<std::size_t>(g.channels * g.kh * g.kw),
+                 c = static_cast<std::size_t>(g.channels);
+      Lcg r{10 + i};
+      w.emplace_back(n), bias.emplace_back(c), gw.emplace_back(n, nan), gb.emplace_back(c, nan);
+      for (float& v : w.back()) v = r();
+      for (float& v : bias.back()) v = r();
+    }
+    for (std::size_t i = 0; i < k.groups.size(); ++i) {
+      const Group& g = k.groups[i];
+      runs.push_back(
+          {vector_of(w[i], {g.channels, 1, g.kh, g.kw}), vector_of(bias[i], {g.channels}),
+           vector_of(gw[i], {g.channels, 1, g.kh, g.kw}), vector_of(gb[i], {g.channels}),
+           ConvGeometry{
+               {k.sh, k.sw}, {g.dh, g.dw}, {g.pad_top, g.pad_left}, {g.pad_bottom, g.pad_right}}});
+    }
+  }
+  void call() {
+    const kernels::DepthwiseRuns runs_of_call{runs.data(), static_cast<int64_t>(runs.size())};
+    run<kernels::mixed_depthwise_forward>(kCPU, x.view(), runs_of_call, y.view());
+    run<kernels::mixed_depthwise_backward>(kCPU, gy.view(), x.view(), runs_of_call, gx.view());
+  }
+};
+
+/// The greatest errors, as shares of what sums of so many values may be off.
+struct Worst {
+  double y = 0, gx = 0, gw = 0, gb = 0;
+};
+void note(double& worst, double got, double want, double scale) {
+  const double e = std::abs(got - want) / scale;
+  if (!(e <= worst)) worst = e;
+}
+
+/// Channel c of group i, which is channel c0 + c of the image, by the plain loops; adds to want_gx.
+void check_channel(const Case& k, Arrays& a, std::size_t i, int64_t c, int64_t c0,
+                   std::vector<double>& want_gx, Worst& worst) {
+  const Group& g = k.groups[i];
+  std::vector<double> want_gw(static_cast<std::size_t>(g.kh * g.kw), 0.0);
+  double want_gb = 0;
+  for (int64_t b = 0; b < k.batch; ++b)
+    for (int64_t p = 0; p < a.P; ++p)
+      for (int64_t q = 0; q < a.Q; ++q) {
+        double s = a.bias[i][static_cast<std::size_t>(c)];
+        const double gr = a.gy(b, c0 + c, p, q);
+        want_gb += gr;
+        for (int64_t m = 0; m < g.kh; ++m)
+          for (int64_t n = 0; n < g.kw; ++n) {
+            const int64_t h = p * k.sh + m * g.dh - g.pad_top, v = q * k.sw + n * g.dw - g.pad_left;
+            if (h < 0 || h >= k.h || v < 0 || v >= k.w) continue;
+            const double wv = a.w[i][static_cast<std::size_t>((c * g.kh + m) * g.kw + n)],
+                         xv = a.x(b, c0 + c, h, v);
+            s += wv * xv;
+            want_gw[static_cast<std::size_t>(m * g.kw + n)] += gr * xv;
+            want_gx[static_cast<std::size_t>(((b * a.C + c0 + c) * k.h + h) * k.w + v)] += gr * wv;
+          }
+        note(worst.y, a.y(b, c0 + c, p, q), s, 4);
+      }
+  for (int64_t t = 0; t < g.kh * g.kw; ++t)
+    note(worst.gw, a.gw[i][static_cast<std::size_t>(c * g.kh * g.kw + t)],
+         want_gw[static_cast<std::size_t>(t)], std::sqrt(1.0 * k.batch * a.P * a.Q) + 1);
+  note(worst.gb, a.gb[i][static_cast<std::size_t>(c)], want_gb,
+       std::sqrt(1.0 * k.batch * a.P * a.Q) + 1);
+}
+
 void check(const Case& k, bool last) {
   SCOPED_TRACE(::testing::Message()
                << "B " << k.batch << " H " << k.h << " W " << k.w << " stride " << k.sh << "x"
                << k.sw << " first kernel " << k.groups[0].kh << "x" << k.groups[0].kw
                << " dilation " << k.groups[0].dh << "x" << k.groups[0].dw << " channels "
                << k.groups[0].channels << (last ? " channels-last" : ""));
-  int64_t C = 0;
-  for (const Group& g : k.groups) C += g.channels;
-  const Group& g0 = k.groups[0];
-  const int64_t P = (k.h + g0.pad_top + g0.pad_bottom - g0.dh * (g0.kh - 1) - 1) / k.sh + 1,
-                Q = (k.w + g0.pad_left + g0.pad_right - g0.dw * (g0.kw - 1) - 1) / k.sw + 1;
-  Image x(k.batch, C, k.h, k.w, last), y(k.batch, C, P, Q, last), gy(k.batch, C, P, Q, last),
-      gx(k.batch, C, k.h, k.w, last);
-  x.random(1), gy.random(2);
-  const float nan = std::numeric_limits<float>::quiet_NaN();
-  y.fill(nan), gx.fill(nan);
-  std::vector<std::vector<float>> w, bias, gw, gb;
-  std::vector<DepthwiseRun> runs;
-  for (std::size_t i = 0; i < k.groups.size(); ++i) {
-    const Group& g = k.groups[i];
-    const auto n = static_cast<std::size_t>(g.channels * g.kh * g.kw),
-               c = static_cast<std::size_t>(g.channels);
-    Lcg r{10 + i};
-    w.emplace_back(n), bias.emplace_back(c), gw.emplace_back(n, nan), gb.emplace_back(c, nan);
-    for (float& v : w.back()) v = r();
-    for (float& v : bias.back()) v = r();
-  }
-  for (std::size_t i = 0; i < k.groups.size(); ++i) {
-    const Group& g = k.groups[i];
-    runs.push_back(
-        {vector_of(w[i], {g.channels, 1, g.kh, g.kw}), vector_of(bias[i], {g.channels}),
-         vector_of(gw[i], {g.channels, 1, g.kh, g.kw}), vector_of(gb[i], {g.channels}),
-         ConvGeometry{
-             {k.sh, k.sw}, {g.dh, g.dw}, {g.pad_top, g.pad_left}, {g.pad_bottom, g.pad_right}}});
-  }
-  const kernels::DepthwiseRuns runs_of_call{runs.data(), static_cast<int64_t>(runs.size())};
-  run<kernels::mixed_depthwise_forward>(kCPU, x.view(), runs_of_call, y.view());
-  run<kernels::mixed_depthwise_backward>(kCPU, gy.view(), x.view(), runs_of_call, gx.view());
-  EXPECT_EQ(y.v.back(), 77.0f);
-  EXPECT_EQ(gx.v.back(), 77.0f);
-  std::vector<double> want_gx(static_cast<std::size_t>(k.batch * C * k.h * k.w), 0.0);
-  double worst_y = 0, worst_gx = 0, worst_gw = 0, worst_gb = 0;
-  auto note = [](double& worst, double got, double want, double scale) {
-    const double e = std::abs(got - want) / scale;
-    if (!(e <= worst)) worst = e;
-  };
+  Arrays a(k, last);
+  a.call();
+  EXPECT_EQ(a.y.v.back(), 77.0f);
+  EXPECT_EQ(a.gx.v.back(), 77.0f);
+  std::vector<double> want_gx(static_cast<std::size_t>(k.batch * a.C * k.h * k.w), 0.0);
+  Worst worst;
   int64_t c0 = 0;
   for (std::size_t i = 0; i < k.groups.size(); ++i) {
-    const Group& g = k.groups[i];
-    for (int64_t c = 0; c < g.channels; ++c) {
-      std::vector<double> want_gw(static_cast<std::size_t>(g.kh * g.kw), 0.0);
-      double want_gb = 0;
-      for (int64_t b = 0; b < k.batch; ++b)
-        for (int64_t p = 0; p < P; ++p)
-          for (int64_t q = 0; q < Q; ++q) {
-            double s = bias[i][static_cast<std::size_t>(c)];
-            const double gr = gy(b, c0 + c, p, q);
-            want_gb += gr;
-            for (int64_t m = 0; m < g.kh; ++m)
-              for (int64_t n = 0; n < g.kw; ++n) {
-                const int64_t h = p * k.sh + m * g.dh - g.pad_top,
-                              v = q * k.sw + n * g.dw - g.pad_left;
-                if (h < 0 || h >= k.h || v < 0 || v >= k.w) continue;
-                const double wv = w[i][static_cast<std::size_t>((c * g.kh + m) * g.kw + n)],
-                             xv = x(b, c0 + c, h, v);
-                s += wv * xv;
-                want_gw[static_cast<std::size_t>(m * g.kw + n)] += gr * xv;
-                want_gx[static_cast<std::size_t>(((b * C + c0 + c) * k.h + h) * k.w + v)] +=
-                    gr * wv;
-              }
-            note(worst_y, y(b, c0 + c, p, q), s, 4);
-          }
-      for (int64_t t = 0; t < g.kh * g.kw; ++t)
-        note(worst_gw, gw[i][static_cast<std::size_t>(c * g.kh * g.kw + t)],
-             want_gw[static_cast<std::size_t>(t)], std::sqrt(1.0 * k.batch * P * Q) + 1);
-      note(worst_gb, gb[i][static_cast<std::size_t>(c)], want_gb,
-           std::sqrt(1.0 * k.batch * P * Q) + 1);
-    }
-    c0 += g.channels;
+    for (int64_t c = 0; c < k.groups[i].channels; ++c)
+      check_channel(k, a, i, c, c0, want_gx, worst);
+    c0 += k.groups[i].channels;
   }
   for (int64_t b = 0; b < k.batch; ++b)
-    for (int64_t c = 0; c < C; ++c)
+    for (int64_t c = 0; c < a.C; ++c)
       for (int64_t h = 0; h < k.h; ++h)
         for (int64_t v = 0; v < k.w; ++v)
-          note(worst_gx, gx(b, c, h, v),
-               want_gx[static_cast<std::size_t>(((b * C + c) * k.h + h) * k.w + v)], 4);
-  EXPECT_LT(worst_y, 2e-6) << "y";
-  EXPECT_LT(worst_gx, 2e-6) << "gx";
-  EXPECT_LT(worst_gw, 2e-6) << "gw";
-  EXPECT_LT(worst_gb, 2e-6) << "gb";
+          note(worst.gx, a.gx(b, c, h, v),
+               want_gx[static_cast<std::size_t>(((b * a.C + c) * k.h + h) * k.w + v)], 4);
+  EXPECT_LT(worst.y, 2e-6) << "y";
+  EXPECT_LT(worst.gx, 2e-6) << "gx";
+  EXPECT_LT(worst.gw, 2e-6) << "gw";
+  EXPECT_LT(worst.gb, 2e-6) << "gb";
 }
 
 TEST(Depthwise, AgreesWithTheLoopsForEveryKernelStrideAndDilation) {

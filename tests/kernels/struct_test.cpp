@@ -12,6 +12,7 @@
 #include "kernels/example/kernel.h"
 #include "kernels/fft_conv/kernel.h"
 #include "kernels/latent/kernel.h"
+#include "kernels/mixed_heads/kernel.h"
 #include "kernels/norm/kernel.h"
 #include "kernels/optim8/kernel.h"
 #include "kernels/softmax/kernel.h"
@@ -60,10 +61,10 @@ StructCase struct_case(const char* name, F call) {
           }};
 }
 
-std::vector<StructCase> struct_cases() {
+std::vector<StructCase> norms_and_losses() {
   const TensorIn in;
   const TensorOut out;
-  std::vector<StructCase> all{
+  return {
       struct_case<NormInputs>(
           "layer_norm_forward",
           [=](const NormInputs& s) { run<layer_norm_forward>(kCPU, s, out, out, out); }),
@@ -84,33 +85,42 @@ std::vector<StructCase> struct_cases() {
       struct_case<CrossEntropyInputs>(
           "cross_entropy_forward",
           [=](const CrossEntropyInputs& s) { run<cross_entropy_forward>(kCPU, s, out, out); }),
-      struct_case<CrossEntropyInputs>(
-          "cross_entropy_backward",
-          [=](const CrossEntropyInputs& s) { run<cross_entropy_backward>(kCPU, in, s, in, out); }),
-      struct_case<State8>(
-          "optimizer8_step state1",
-          [=](const State8& s) { run<optimizer8_step>(kCPU, Step8{}, out, in, s, State8{}); }),
-      struct_case<State8>(
-          "optimizer8_step state2",
-          [=](const State8& s) { run<optimizer8_step>(kCPU, Step8{}, out, in, State8{}, s); }),
-      struct_case<DeformConvInputs>(
-          "deform_conv2d_forward",
-          [=](const DeformConvInputs& s) { run<deform_conv2d_forward>(kCPU, s, out); }),
-      struct_case<DeformConvGradients>("deform_conv2d_backward",
-                                       [=](const DeformConvGradients& s) {
-                                         run<deform_conv2d_backward>(kCPU, in, DeformConvInputs{},
-                                                                     s);
-                                       }),
-      struct_case<BitCodes>("bit_linear h",
-                            [=](const BitCodes& s) {
-                              run<kernels::bit_linear>(kCPU, false, BitActivations{}, s,
-                                                       BitWeight{}, in, out);
-                            }),
-      struct_case<BitWeight>("bit_linear weight",
-                             [=](const BitWeight& s) {
-                               run<kernels::bit_linear>(kCPU, false, BitActivations{}, BitCodes{},
-                                                        s, in, out);
-                             }),
+      struct_case<CrossEntropyInputs>("cross_entropy_backward", [=](const CrossEntropyInputs& s) {
+        run<cross_entropy_backward>(kCPU, in, s, in, out);
+      })};
+}
+
+std::vector<StructCase> products_and_steps() {
+  const TensorIn in;
+  const TensorOut out;
+  return {struct_case<State8>(
+              "optimizer8_step state1",
+              [=](const State8& s) { run<optimizer8_step>(kCPU, Step8{}, out, in, s, State8{}); }),
+          struct_case<State8>(
+              "optimizer8_step state2",
+              [=](const State8& s) { run<optimizer8_step>(kCPU, Step8{}, out, in, State8{}, s); }),
+          struct_case<DeformConvInputs>(
+              "deform_conv2d_forward",
+              [=](const DeformConvInputs& s) { run<deform_conv2d_forward>(kCPU, s, out); }),
+          struct_case<DeformConvGradients>("deform_conv2d_backward",
+                                           [=](const DeformConvGradients& s) {
+                                             run<deform_conv2d_backward>(kCPU, in,
+                                                                         DeformConvInputs{}, s);
+                                           }),
+          struct_case<BitCodes>("bit_linear h",
+                                [=](const BitCodes& s) {
+                                  run<kernels::bit_linear>(kCPU, false, BitActivations{}, s,
+                                                           BitWeight{}, in, out);
+                                }),
+          struct_case<BitWeight>("bit_linear weight", [=](const BitWeight& s) {
+            run<kernels::bit_linear>(kCPU, false, BitActivations{}, BitCodes{}, s, in, out);
+          })};
+}
+
+std::vector<StructCase> mixers() {
+  const TensorIn in;
+  const TensorOut out;
+  return {
       struct_case<LatentInputs>(
           "latent_forward",
           [=](const LatentInputs& s) { run<latent_forward>(kCPU, s, out, out, out); }),
@@ -139,6 +149,15 @@ std::vector<StructCase> struct_cases() {
                                                                 AttentionSpec{}, AttentionResults{},
                                                                 s);
                                       }),
+      struct_case<MixedHeadsInputs>("mixed_heads_forward",
+                                    [=](const MixedHeadsInputs& s) {
+                                      run<mixed_heads_forward>(kCPU, s, MixedHeadsSpec{}, out);
+                                    }),
+      struct_case<MixedHeadsGradients>("mixed_heads_backward",
+                                       [=](const MixedHeadsGradients& s) {
+                                         run<mixed_heads_backward>(kCPU, in, MixedHeadsInputs{},
+                                                                   MixedHeadsSpec{}, s);
+                                       }),
       struct_case<FftConvInputs>(
           "fft_conv_forward",
           [=](const FftConvInputs& s) { run<fft_conv_forward>(kCPU, s, out, out, out); }),
@@ -149,6 +168,12 @@ std::vector<StructCase> struct_cases() {
       struct_case<ExampleInputs>("example_scaled_sum", [=](const ExampleInputs& s) {
         run<example_scaled_sum>(kCPU, s, out);
       })};
+}
+
+std::vector<StructCase> struct_cases() {
+  std::vector<StructCase> all;
+  for (const auto& some : {norms_and_losses(), products_and_steps(), mixers()})
+    all.insert(all.end(), some.begin(), some.end());
   return all;
 }
 

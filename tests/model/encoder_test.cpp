@@ -156,65 +156,65 @@ VisionTransformerOptions tiny() {
           .num_heads = 2};
 }
 
+/// Where another library keeps a part of ours.
+using Rules = std::vector<std::pair<std::string, std::string>>;
+const Rules kHuggingFace = {{"class_token", "vit.embeddings.cls_token"},
+                            {"positions", "vit.embeddings.position_embeddings"},
+                            {"patch_embed.", "vit.embeddings.patch_embeddings.projection."},
+                            {"encoder.norm.", "vit.layernorm."},
+                            {"encoder.layer0.", "vit.encoder.layer.0."},
+                            {"encoder.layer1.", "vit.encoder.layer.1."},
+                            {"mixer.q_proj.", "attention.attention.query."},
+                            {"mixer.k_proj.", "attention.attention.key."},
+                            {"mixer.v_proj.", "attention.attention.value."},
+                            {"mixer.out_proj.", "attention.output.dense."},
+                            {"norm1.", "layernorm_before."},
+                            {"norm2.", "layernorm_after."},
+                            {"ff.fc1.", "intermediate.dense."},
+                            {"ff.fc2.", "output.dense."},
+                            {"head.", "classifier."}};
+const Rules kTransformers5 = {
+    // state_dict()
+    {"class_token", "vit.embeddings.cls_token"},
+    {"positions", "vit.embeddings.position_embeddings"},
+    {"patch_embed.", "vit.embeddings.patch_embeddings.projection."},
+    {"encoder.norm.", "vit.layernorm."},
+    {"encoder.layer0.", "vit.layers.0."},
+    {"encoder.layer1.", "vit.layers.1."},
+    {"mixer.out_proj.", "attention.o_proj."},
+    {"mixer.", "attention."},
+    {"norm1.", "layernorm_before."},
+    {"norm2.", "layernorm_after."},
+    {"ff.fc", "mlp.fc"},
+    {"head.", "classifier."}};
+const Rules kTimm = {{"class_token", "cls_token"},
+                     {"positions", "pos_embed"},
+                     {"patch_embed.", "patch_embed.proj."},
+                     {"encoder.norm.", "norm."},
+                     {"encoder.layer0.", "blocks.0."},
+                     {"encoder.layer1.", "blocks.1."},
+                     {"mixer.out_proj.", "attn.proj."},
+                     {"mixer.", "attn."},
+                     {"ff.fc", "mlp.fc"}};
+const Rules kTorchvision = {{"positions", "encoder.pos_embedding"},
+                            {"patch_embed.", "conv_proj."},
+                            {"encoder.norm.", "encoder.ln."},
+                            {"encoder.layer0.", "encoder.layers.encoder_layer_0."},
+                            {"encoder.layer1.", "encoder.layers.encoder_layer_1."},
+                            {"norm1.", "ln_1."},
+                            {"norm2.", "ln_2."},
+                            {"mixer.", "self_attention."},
+                            {"ff.fc1.", "mlp.0."},
+                            {"ff.fc2.", "mlp.3."},
+                            {"head.", "heads.head."}};
+
 TEST(VisionTransformer, LoadsHuggingFacesTimmsAndTorchvisionsNames) {
-  const std::vector<std::pair<std::string, std::string>> hugging_face = {
-      {"class_token", "vit.embeddings.cls_token"},
-      {"positions", "vit.embeddings.position_embeddings"},
-      {"patch_embed.", "vit.embeddings.patch_embeddings.projection."},
-      {"encoder.norm.", "vit.layernorm."},
-      {"encoder.layer0.", "vit.encoder.layer.0."},
-      {"encoder.layer1.", "vit.encoder.layer.1."},
-      {"mixer.q_proj.", "attention.attention.query."},
-      {"mixer.k_proj.", "attention.attention.key."},
-      {"mixer.v_proj.", "attention.attention.value."},
-      {"mixer.out_proj.", "attention.output.dense."},
-      {"norm1.", "layernorm_before."},
-      {"norm2.", "layernorm_after."},
-      {"ff.fc1.", "intermediate.dense."},
-      {"ff.fc2.", "output.dense."},
-      {"head.", "classifier."}};
-  const std::vector<std::pair<std::string, std::string>> transformers_5 = {
-      // state_dict()
-      {"class_token", "vit.embeddings.cls_token"},
-      {"positions", "vit.embeddings.position_embeddings"},
-      {"patch_embed.", "vit.embeddings.patch_embeddings.projection."},
-      {"encoder.norm.", "vit.layernorm."},
-      {"encoder.layer0.", "vit.layers.0."},
-      {"encoder.layer1.", "vit.layers.1."},
-      {"mixer.out_proj.", "attention.o_proj."},
-      {"mixer.", "attention."},
-      {"norm1.", "layernorm_before."},
-      {"norm2.", "layernorm_after."},
-      {"ff.fc", "mlp.fc"},
-      {"head.", "classifier."}};
-  const std::vector<std::pair<std::string, std::string>> timm = {
-      {"class_token", "cls_token"},
-      {"positions", "pos_embed"},
-      {"patch_embed.", "patch_embed.proj."},
-      {"encoder.norm.", "norm."},
-      {"encoder.layer0.", "blocks.0."},
-      {"encoder.layer1.", "blocks.1."},
-      {"mixer.out_proj.", "attn.proj."},
-      {"mixer.", "attn."},
-      {"ff.fc", "mlp.fc"}};
-  const std::vector<std::pair<std::string, std::string>> torchvision = {
-      {"positions", "encoder.pos_embedding"},
-      {"patch_embed.", "conv_proj."},
-      {"encoder.norm.", "encoder.ln."},
-      {"encoder.layer0.", "encoder.layers.encoder_layer_0."},
-      {"encoder.layer1.", "encoder.layers.encoder_layer_1."},
-      {"norm1.", "ln_1."},
-      {"norm2.", "ln_2."},
-      {"mixer.", "self_attention."},
-      {"ff.fc1.", "mlp.0."},
-      {"ff.fc2.", "mlp.3."},
-      {"head.", "heads.head."}};
   VisionTransformer a(tiny());
   const Tensor x = random({2, 3, 8, 8}, kFloat32);
-  for (const auto& [rules, packed] : {std::pair{hugging_face, ""},
-                                      {transformers_5, ""},
-                                      {timm, "qkv."},
-                                      {torchvision, "in_proj_"}}) {
+  for (const auto& [rules, packed] : {std::pair{kHuggingFace, ""},
+                                      {kTransformers5, ""},
+                                      {kTimm, "qkv."},
+                                      {kTorchvision, "in_proj_"}}) {
     StateDict s = renamed(a, rules);
     for (const auto& [ours, theirs] : rules)  // stored [1, N, D]
       if (ours == "positions") s.set(theirs, s.find(theirs).unsqueeze(0));

@@ -152,6 +152,22 @@ TEST(Swap, OptimizersMadeAfterSeeNothing) {
   before.step();
 }
 
+TEST(Swap, AChildReplacedByHandIsMissed) {
+  Sequential s;
+  s.add<Linear>({.in_features = 4, .out_features = 2}).add<LayerNorm>({.normalized_shape = {2}});
+  SGD optimizer(s.parameters(), {.lr = 0.1});
+  Box<Module> old = s.replace_child("1", Box<Module>(new RMSNorm({.normalized_shape = {2}})));
+  s(ones({2, 4})).sum().backward();
+  optimizer.step();  // the old one lives on
+  old = {};
+  s(ones({2, 4})).sum().backward();
+  const Tensor moved = s.parameters()[0].detach().clone();
+  EXPECT_ERROR(optimizer.step(), StateError,
+               "SGD: parameter 2 [2] is held by this optimizer alone: the module that had it was "
+               "replaced or destroyed; make the optimizer anew of the model's parameters");
+  EXPECT_EQ(max_difference(s.parameters()[0], moved), 0) << "nothing has changed";
+}
+
 TEST(Swap, AFrozenModelsOptimizerIsLeftAlone) {
   Sequential s;
   s.add<LayerNorm>({.normalized_shape = {4}}).add<Linear>({.in_features = 4, .out_features = 2});

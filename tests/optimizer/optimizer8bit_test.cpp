@@ -1,11 +1,10 @@
-// 8-bit optimizers: the map, exact codes, the rules by their formulas, what is kept and refused.
-#include <cstring>
-
-#include "dropin/core/parallel.h"
-#include "dropin/embedding/stable_embedding.h"
+// 8-bit optimizers: the rules by their formulas, signs, huge gradients, threads.
 #include "dropin/optimizer/optimizer8bit.h"
+#include "dropin/core/parallel.h"
 #include "dropin/registry/registry.h"
 #include "kernels/optim8/map.h"
+#include "optimizer/codes8.h"
+#include "optimizer/parameters8.h"
 #include "support.h"
 
 namespace dropin {
@@ -14,123 +13,6 @@ namespace {
 using kernels::dynamic_map;
 using testing::max_difference;
 using testing::random;
-
-Tensor parameter(const Shape& s, std::uint64_t seed = 1) {
-  return random(s, kFloat32, seed).clone().requires_grad_();
-}
-
-TEST(DynamicMap, HasTheOfficialValues) {
-  const auto &s = dynamic_map(true), &u = dynamic_map(false);
-  EXPECT_EQ(s.value[0], -0.99296874f);
-  EXPECT_EQ(s.value[127], 0.0f);
-  EXPECT_EQ(s.value[254], 0.99296874f);
-  EXPECT_EQ(s.value[255], 1.0f);
-  EXPECT_FLOAT_EQ(s.value[128], 5.5e-7f);
-  EXPECT_EQ(u.value[0], 0.0f);
-  EXPECT_FLOAT_EQ(u.value[1], 3.25e-7f);
-  EXPECT_FLOAT_EQ(u.value[254], 0.9964844f);
-  for (const auto* m : {&s, &u})
-    for (int c = 1; c < 256; ++c) EXPECT_LT(m->value[c - 1], m->value[c]) << c;
-  for (int c = 1; c < 128; ++c) EXPECT_EQ(s.value[127 + c], -s.value[127 - c]);
-}
-
-// The plainest search there is.
-int nearest_by_distance(const kernels::DynamicMap& m, float x) {
-  for (int c = 0; c < 255; ++c) {
-    if (x < m.mid[c]) return c;
-    if (x == m.mid[c]) return c % 2 == 0 ? c : c + 1;
-  }
-  return 255;
-}
-
-TEST(QuantizeBlockwise, CodesAreExact) {
-  for (const bool is_signed : {true, false}) {
-    const auto& map = dynamic_map(is_signed);
-    for (const int64_t block : {16, 32, 100, 256, 2048})
-      for (const double scale : {1.0, 3e-6, 1e-38, 7e-42, 2e38}) {
-        Generator g(static_cast<std::uint64_t>(block));
-        const int64_t n = 5 * 2048 + 37;
-        Tensor x = randn({n}, kFloat32, &g);
-        float* p = x.data<float>();
-        for (int64_t i = 0; i < n; ++i) {  // values of every decade, midpoints and their neighbours
-          const double decade = std::pow(10.0, -static_cast<double>(i % 9));
-          float v = static_cast<float>(std::clamp(p[i] * 0.3 * decade, -1.0, 1.0));
-          if (i % 3 == 0) v = map.mid[i / 3 % 255];
-          if (i % 12 == 3) v = std::nextafter(v, 2.0f);
-          if (i % 12 == 6) v = std::nextafter(v, -2.0f);
-          if (i % block == 1) v = 1;
-          if (!is_signed) v = std::abs(v);
-          p[i] = static_cast<float>(v * scale);
-        }
-        const Blockwise q = quantize_blockwise(x, is_signed, block);
-        const Tensor y = dequantize_blockwise(q.codes, q.absmax, is_signed, block);
-        int64_t wrong = 0;
-        for (int64_t i = 0; i < n; ++i) {
-          float top = 0;
-          for (int64_t k = i / block * block; k < std::min(n, (i / block + 1) * block); ++k)
-            top = std::max(top, std::abs(p[k]));
-          ASSERT_EQ(q.absmax.data<float>()[i / block], top);
-          const int want = nearest_by_distance(map, top > 0 ? p[i] / top : 0);
-          wrong += q.codes.data<std::uint8_t>()[i] != want;
-          EXPECT_EQ(y.data<float>()[i], map.value[want] * top);
-        }
-        EXPECT_EQ(wrong, 0) << "signed " << is_signed << " block " << block << " scale " << scale;
-      }
-  }
-}
-
-/// Every `step`-th float of [0, 1] and its negatives, times absmax, against a search in the
-/// midpoints.
-void check_floats(std::uint32_t step, float absmax) {
-  constexpr int64_t kBlock = 256, kSize = kBlock * 4096;
-  const std::uint32_t one = 0x3f800000u;
-  for (const bool is_signed : {true, false}) {
-    const auto& map = dynamic_map(is_signed);
-    const Tensor x = empty({kSize});
-    float* p = x.data<float>();
-    int64_t wrong = 0;
-    for (std::uint32_t bits = 0; bits <= one;) {
-      for (int64_t i = 0; i < kSize; ++i) {
-        const std::uint32_t b = std::min(bits, one);
-        float v = 1;  // each block's first value is its largest
-        if (i % kBlock) std::memcpy(&v, &b, 4), bits += step;
-        p[i] = (is_signed && i % 2 ? -v : v) * absmax;
-      }
-      const auto [codes, scales] = quantize_blockwise(x, is_signed, kBlock);
-      const std::uint8_t* c = codes.data<std::uint8_t>();
-      for (int64_t i = 0; i < kSize; ++i) wrong += c[i] != map.nearest(p[i] / absmax);
-    }
-    EXPECT_EQ(wrong, 0) << (is_signed ? "signed" : "unsigned") << ", absmax " << absmax;
-  }
-}
-TEST(QuantizeBlockwise, FloatsHaveTheirNearestCode) {
-  check_floats(1009, 1);
-  for (const float absmax : {0.7312345f, 3.0e-9f, 1.7e30f, 0.99999994f}) check_floats(5003, absmax);
-}
-TEST(QuantizeBlockwise, DISABLED_EveryFloatHasItsNearestCode) {
-  check_floats(1, 1);
-}  // a minute or two; --gtest_also_run_disabled_tests
-
-TEST(QuantizeBlockwise, EdgesAndBadInput) {
-  const Blockwise zero = quantize_blockwise(zeros({300}), true, 256);
-  EXPECT_EQ(zero.codes.to_vector<int>(), std::vector<int>(300, 127));
-  EXPECT_EQ(zero.absmax.to_vector(), (std::vector<double>{0, 0}));
-  EXPECT_EQ(quantize_blockwise(zeros({3}), false, 16).codes.to_vector<int>(),
-            (std::vector<int>{0, 0, 0}));
-  EXPECT_EQ(quantize_blockwise(zeros({0, 4})).codes.sizes(), (Shape{0, 4}));
-  const Blockwise n = quantize_blockwise(tensor({1, NAN, INFINITY, -2}));
-  EXPECT_EQ(n.absmax.item(), 2) << "values that are not finite do not count";
-  EXPECT_EQ(n.codes.to_vector<int>()[1], 127);
-  const Tensor x = random({6, 50}, kFloat32);
-  EXPECT_EQ(max_difference(quantize_blockwise(x.transpose(0, 1)).codes,
-                           quantize_blockwise(x.transpose(0, 1).contiguous()).codes),
-            0);
-  EXPECT_ERROR(quantize_blockwise(zeros({3}, kInt32)), DTypeError, "x is int32");
-  EXPECT_ERROR(quantize_blockwise(zeros({3}), true, 0), OptionError, "block_size is 0");
-  EXPECT_ERROR(dequantize_blockwise(zeros({300}, kUInt8), zeros({1})), ShapeError,
-               "absmax is [1], expected [2]");
-  EXPECT_ERROR(dequantize_blockwise(zeros({3}), zeros({1})), DTypeError, "codes are float32");
-}
 
 // The rules as the definition writes them, in double, on states requantized by the plain search.
 struct Reference {
@@ -288,116 +170,6 @@ TEST(Optimizers8bit, NonFiniteAndHugeGradientsStayOutOfTheState) {
   }
 }
 
-TEST(Optimizers8bit, StateIsReallyOneByte) {
-  const int64_t n = 100'003;
-  Tensor p = parameter({n});
-  Adam8bit opt({p});
-  AdamW standard({p}, {});
-  p.set_grad(random({n}, kFloat32, 2));
-  const int64_t allocated = memory_stats().allocated;
-  opt.step();
-  const int64_t taken = memory_stats().allocated - allocated;
-  EXPECT_EQ(opt.state_bytes(), 2 * n + 8 * ((n + 255) / 256) + 4);
-  EXPECT_LE(taken, opt.state_bytes() + 5 * 4096) << "what the allocator handed out agrees";
-  standard.step();
-  EXPECT_EQ(standard.state_bytes(), 8 * n + 4);
-  EXPECT_EQ(opt.state_dict().find("state.0.state1").dtype(), kUInt8);
-}
-
-TEST(Optimizers8bit, SmallMarkedAndOverriddenParametersKeepFloats) {
-  StableEmbedding table({.num_embeddings = 100, .embedding_dim = 64});
-  Tensor small = parameter({4095}), large = parameter({4096}), chosen = parameter({8192}),
-         forced = parameter({100});
-  Adam8bit opt({small, large, chosen, forced, table.weight()});
-  opt.override(chosen, 32);
-  opt.override(forced, 8);
-  for (const Tensor& p : {small, large, chosen, forced, table.weight()})
-    p.set_grad(random(p.sizes(), kFloat32, 3));
-  opt.step();
-  const StateDict s = opt.state_dict();
-  for (auto [i, t] :
-       {std::pair{0, kFloat32}, {1, kUInt8}, {2, kFloat32}, {3, kUInt8}, {4, kFloat32}}) {
-    EXPECT_EQ(s.find("state." + std::to_string(i) + ".state1").dtype(), t) << i;
-    EXPECT_EQ(s.find("state." + std::to_string(i) + ".state2").dtype(), t) << i;
-    EXPECT_EQ(s.contains("state." + std::to_string(i) + ".absmax1"), t == kUInt8) << i;
-  }
-  EXPECT_ERROR(opt.override(large), OptionError, "has a state already");
-  EXPECT_ERROR(opt.override(parameter({3})), OptionError, "does not hold the parameter");
-  EXPECT_ERROR(Adam8bit({small}).override(small, 16), OptionError, "optim_bits is 16");
-  // 32-bit state gives AdamW itself
-  Tensor a = parameter({37}), b = parameter({37});
-  AdamW8bit eight({a}, {.lr = 0.01});
-  AdamW standard({b}, {.lr = 0.01});
-  for (int i = 0; i < 5; ++i) {
-    for (const Tensor& p : {a, b})
-      p.set_grad(random({37}, kFloat32, 20 + static_cast<std::uint64_t>(i)));
-    eight.step();
-    standard.step();
-  }
-  EXPECT_LT(max_difference(a.detach(), b.detach()), 1e-6);
-}
-
-TEST(Optimizers8bit, StateDictContinuesTheRun) {
-  for (const char* name : {"Adam8bit", "SGD8bit", "Lion8bit"}) {
-    const Json o = Json::parse(R"({"lr": 0.01, "min_8bit_size": 100, "percentile_clipping": 90})");
-    Tensor a = parameter({4, 101}), b = parameter({7}), c = a.detach().clone().requires_grad_(),
-           d = b.detach().clone().requires_grad_();
-    Box<Optimizer> one = make_optimizer(name, {a, b}, o), two = make_optimizer(name, {c, d}, o);
-    auto step = [&](Optimizer& opt, const Tensors& ps, std::uint64_t seed) {
-      for (const Tensor& p : ps) p.set_grad(random(p.sizes(), kFloat32, ++seed));
-      opt.step();
-    };
-    for (std::uint64_t i = 0; i < 3; ++i) step(*one, {a, b}, 10 * i);
-    two->load_state_dict(one->state_dict());
-    {
-      no_grad guard;
-      c.copy_(a);
-      d.copy_(b);
-    }
-    for (std::uint64_t i = 3; i < 6; ++i) step(*one, {a, b}, 10 * i), step(*two, {c, d}, 10 * i);
-    EXPECT_EQ(max_difference(a.detach(), c.detach()), 0) << name;
-    EXPECT_EQ(max_difference(b.detach(), d.detach()), 0) << name;
-  }
-  Tensor p = parameter({5000});
-  Adam8bit opt({p});
-  p.set_grad(random({5000}, kFloat32, 1));
-  opt.step();
-  Adam8bit other({p}, {.block_size = 512});
-  StateDict bare;  // without the options that came with it
-  for (const auto& [n, t] : opt.state_dict())
-    if (n.rfind("state.", 0) == 0) bare.set(n, t);
-  EXPECT_ERROR(other.load_state_dict(bare), StateError,
-               "block_size 256, this optimizer has block_size 512");
-  other.load_state_dict(opt.state_dict());
-  EXPECT_EQ(other.param_groups()[0].options.find("block_size")->as_int(), 256);
-  Tensor q = parameter({5001});
-  Adam8bit longer({q});
-  EXPECT_ERROR(longer.load_state_dict(opt.state_dict()), StateError,
-               "(5000 values), expected [5001] (5001 values)");
-  StateDict cut = opt.state_dict();
-  cut.set("state.0.absmax1", zeros({7}));
-  EXPECT_ERROR(Adam8bit({p}).load_state_dict(cut), StateError, "absmax1 is [7], expected [20]");
-}
-
-TEST(Optimizers8bit, PercentileClippingScalesLargeGradientsDown) {
-  // five steps of norm 1, then one of norm 10: with percentile 50 of (1, 1, ...) it counts as 1
-  Tensor p = zeros({4}).requires_grad_();
-  SGD8bit opt({p}, {.lr = 1, .momentum = 1e-12, .percentile_clipping = 50});
-  const Tensor g = tensor({1, 0, 0, 0});
-  for (int i = 0; i < 5; ++i) {
-    p.set_grad(g.clone());
-    opt.step();
-  }
-  EXPECT_NEAR(p.data<float>()[0], -5, 1e-6);
-  p.set_grad(g * 10.0);
-  opt.step();
-  EXPECT_NEAR(p.data<float>()[0], -6, 1e-5);
-  EXPECT_EQ(opt.state_dict().find("state.0.gnorm_vec").numel(), 100);
-  p.set_grad(full({4}, NAN));
-  opt.step();
-  EXPECT_NEAR(p.data<float>()[0], -6, 1e-5) << "a gradient of NaN changes nothing";
-}
-
 TEST(Optimizers8bit, ThreadsAndLayoutsDoNotMatter) {
   const int threads = get_num_threads();
   std::vector<Tensor> results;
@@ -433,40 +205,6 @@ TEST(Optimizers8bit, ThreadsAndLayoutsDoNotMatter) {
   half.set_grad(ones({5000}, kBFloat16));
   c.step();
   EXPECT_NEAR(half.select(0, 7).item(), -1, 1e-2);
-}
-
-TEST(Optimizers8bit, RefuseBadOptions) {
-  Tensor p = parameter({3});
-  EXPECT_ERROR(make_optimizer("SGD8bit", {p}), OptionError, "SGD8bit: lr is required");
-  EXPECT_ERROR(SGD8bit({p}, {.lr = 0.1, .momentum = 0}), OptionError, "momentum is 0");
-  EXPECT_ERROR(Adam8bit({p}, {.lr = -1}), OptionError, "Adam8bit: lr is -1");
-  EXPECT_ERROR(Adam8bit({p}, {.betas = {0.9, 1}}), OptionError, "betas: 1");
-  EXPECT_ERROR(Adam8bit({p}, {.betas = {0.9}}), OptionError, "betas has 1 values");
-  EXPECT_ERROR(Adam8bit({p}, {.eps = -1e-8}), OptionError, "eps is");
-  EXPECT_ERROR(Lion8bit({p}, {.weight_decay = -1}), OptionError, "weight_decay is -1");
-  EXPECT_ERROR(AdamW8bit({p}, {.block_size = 8}), OptionError, "block_size is 8");
-  EXPECT_ERROR(AdamW8bit({p}, {.percentile_clipping = 0}), OptionError, "percentile_clipping is 0");
-  EXPECT_ERROR(AdamW8bit({p}, {.percentile_clipping = 101}), OptionError,
-               "percentile_clipping is 101");
-  EXPECT_ERROR(RMSprop8bit({p}, {.alpha = 1}), OptionError, "alpha is 1");
-  EXPECT_ERROR(Adam8bit({zeros({3}, kInt64)}), DTypeError, "parameter 0 is int64");
-  EXPECT_ERROR(make_optimizer("Adam8bit", {p}, Json::parse(R"({"amsgrad": true})")), OptionError,
-               "unknown option \"amsgrad\"");
-}
-
-TEST(StableEmbedding, NormalisesRowsAndSparesThePadding) {
-  StableEmbedding e({.num_embeddings = 7, .embedding_dim = 6, .padding_idx = 2});
-  EXPECT_EQ(max_difference(e.weight().detach()[2], zeros({6})), 0);
-  const Tensor ids = tensor({0, 2, 6, 2}, {2, 2}, kInt32);
-  const Tensor y = e(ids);
-  EXPECT_EQ(y.sizes(), (Shape{2, 2, 6}));
-  EXPECT_NEAR(mean(y.detach()[0][0]).item(), 0, 1e-6);
-  sum(y * random({2, 2, 6}, kFloat32)).backward();
-  EXPECT_EQ(max_difference(e.weight().grad()[2], zeros({6})), 0);
-  EXPECT_GT(sum(abs(e.weight().grad()[6])).item(), 0);
-  EXPECT_ERROR(e(zeros({2})), DTypeError, "ids are float32");
-  EXPECT_ERROR(StableEmbedding({.num_embeddings = 3, .embedding_dim = 2, .padding_idx = 3}),
-               OptionError, "padding_idx 3");
 }
 
 TEST(Optimizers8bit, ASquareBeyondAllFloatsMovesNothing) {

@@ -8,7 +8,6 @@
 #include <thread>
 
 #include "cpu/onednn.h"
-#include "dropin/autograd/gradcheck.h"
 #include "dropin/core/parallel.h"
 #include "dropin/serialize/safetensors.h"
 #include "properties/members.h"
@@ -16,89 +15,7 @@
 namespace dropin::testing {
 namespace {
 
-class EveryMember : public ::testing::TestWithParam<Member> {};
 INSTANTIATE_TEST_SUITE_P(Registry, EveryMember, ::testing::ValuesIn(modules()), label);
-
-TEST_P(EveryMember, GradientsAgreeWithDifferences) {
-  const Traits traits = GetParam().traits();
-  if (traits.surrogate_gradient)
-    GTEST_SKIP() << "its gradient is not the derivative by design; the goldens check it";
-  if (traits.kinks_everywhere)
-    GTEST_SKIP() << "of so many rectifiers some always pass 0 within the step; its parts are "
-                    "checked one by one";
-  for (const bool training : {true, false}) {
-    Box<Module> m = made(GetParam());
-    m->train(training);
-    if (traits.random_in_training && training) continue;
-    {
-      no_grad guard;  // away from the zeros that initial values and rectifiers share
-      std::uint64_t seed = 50;
-      for (auto& [n, p] : m->named_parameters()) p.add_(random(p.sizes(), kFloat64, ++seed), 0.1);
-    }
-    const Inputs inputs = inputs_for(GetParam(), 2, kFloat64, 5, traits.fixed_length ? -1 : 5);
-    Tensors in;
-    std::vector<std::string> names;
-    for (const auto& [name, t] : inputs.all) {
-      in.push_back(is_floating(t.dtype()) ? t.clone().requires_grad_() : t);
-      names.push_back(name);
-    }
-    const std::size_t count = in.size();
-    auto named = m->named_parameters();
-    for (auto& [n, p] : named) names.push_back(n);
-    auto with = [&](const Tensors& v) {
-      NamedTensors r;
-      for (std::size_t i = 0; i < count; ++i) r.set(names[i], v[i]);
-      return r;
-    };
-    for (auto& [n, p] : named) in.push_back(p);
-    bool any = false;
-    for (const Tensor& t : in) any = any || t.requires_grad();
-    if (!any) continue;
-    const StateDict buffers = [&] {
-      StateDict s;
-      for (auto& [n, t] : m->named_buffers()) s.set(n, t.clone());
-      return s;
-    }();
-    auto f = [&](const Tensors& v) -> Tensors {
-      for (std::size_t i = 0; i < named.size(); ++i)
-        named[i].second.set_data(v[count + i].detach());  // numeric: values only
-      for (auto& [n, t] : m->named_buffers()) {
-        no_grad guard;
-        t.copy_(buffers.find(n));
-      }
-      return {run(*m, with(v))};
-    };
-    GradcheckOptions o;
-    o.full_jacobian_below = 24;
-    // analytic gradients come from the module's own parameters
-    const Tensor y = run(*m, with(in));
-    if (!y.requires_grad()) GTEST_SKIP() << "it has no gradient";
-    const Tensor w = random(y.sizes(), kFloat64, 9);
-    Tensors wanted;
-    for (const Tensor& t : in)
-      if (t.requires_grad()) wanted.push_back(t);
-    const Tensors g = grad({sum(y * w)}, wanted, {}, false, false, true);
-    std::size_t k = 0;
-    for (std::size_t i = 0; i < in.size(); ++i) {
-      if (!in[i].requires_grad()) continue;
-      const Tensor analytic = g[k].defined() ? g[k] : zeros_like(in[i]);
-      ++k;
-      const Tensor base = in[i].detach().clone(), u = random(base.sizes(), kFloat64, 30 + i);
-      auto value = [&](double step) {
-        no_grad guard;
-        Tensors v;
-        for (const Tensor& t : in) v.push_back(t.detach());
-        v[i] = base + u * step;
-        return sum(f(v)[0] * w).item();
-      };
-      const double h = 1e-6, numeric = (value(h) - value(-h)) / (2 * h),
-                   got = sum(analytic * u).item();
-      EXPECT_NEAR(got, numeric, 1e-5 * std::max(1.0, std::abs(numeric)))
-          << names[i] << (training ? " (train)" : " (eval)");
-      value(0);
-    }
-  }
-}
 
 TEST_P(EveryMember, BatchEntriesAreIndependent) {
   if (GetParam().traits().no_batch) GTEST_SKIP() << "its result is of all samples together";

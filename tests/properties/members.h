@@ -106,4 +106,7 @@ inline Tensor first_result(const NamedTensors& out) {
 }
 inline Tensor run(Module& m, const NamedTensors& in) { return first_result(m.call(in)); }
 
+/// A property of every module of the registry.
+class EveryMember : public ::testing::TestWithParam<Member> {};
+
 }  // namespace dropin::testing

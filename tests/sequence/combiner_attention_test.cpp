@@ -181,6 +181,38 @@ Tensor by_definition(const CombinerAttention& m, const Tensor& x, const Tensor& 
   return linear(z, w.find("out_proj.weight"), w.find("out_proj.bias"));
 }
 
+TEST(CombinerAttention, StepsEqualForward) {
+  for (const char* variant : {"fixed", "logsparse", "axial_vertical", "axial_horizontal",
+                              "axial_mixture", "axial_rowmajor"})
+    for (const char* pool : {"max", "mean"})
+      for (const char* summary : {"none", "wsum", "proj"}) {
+        if (summary != std::string("none") && variant != std::string("axial_rowmajor")) continue;
+        CombinerAttention m({.embed_dim = 12,
+                             .num_heads = 2,
+                             .variant = variant,
+                             .span = 4,
+                             .causal = true,
+                             .pool = pool,
+                             .pool_act = "deepset",
+                             .row_summary = summary});
+        m.to(kFloat64);
+        SCOPED_TRACE(options_str(m.options()));
+        const Tensor x = random({2, 23, 12}), want = m(x);
+        Box<SequenceState> s = m.init_state(2, 23);
+        auto steps = [&](int64_t from, const std::vector<int64_t>& counts) {
+          for (const int64_t n : counts) {
+            EXPECT_LT(max_difference(m.step(x.narrow(1, from, n), *s), want.narrow(1, from, n)),
+                      1e-12)
+                << n << " from " << from;
+            from += n;
+          }
+        };
+        steps(0, {1, 1, 7, 2, 6});
+        s->rollback(9);  // summaries of rows that were finished are made again
+        steps(8, {5, 1, 1, 8});
+      }
+}
+
 TEST(CombinerAttention, IsTheDefinitionSetBySet) {
   no_grad guard;
   std::vector<CombinerAttentionOptions> all;

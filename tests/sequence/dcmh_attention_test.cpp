@@ -80,6 +80,44 @@ TEST(DCMHAttention, IsThePairwiseDefinition) {
   }
 }
 
+// The tiled kernel in float32 against the composed definition in float64, all gradients.
+TEST(DCMHAttention, TilesAreTheDefinition) {
+  for (const DCMHAttentionOptions& o :
+       {DCMHAttentionOptions{.embed_dim = 24, .num_heads = 2},
+        {.embed_dim = 24,
+        .num_heads = 3,
+        .rank = 3,
+        .causal = false,
+        .static_mixing = true,
+        .bias = true},
+        {.embed_dim = 24, .num_heads = 4, .rank = 1, .window_size = 70, .query_wise = false},
+        {.embed_dim = 20, .num_heads = 5, .rank = 5, .causal = false, .key_wise = false},
+        {.embed_dim = 16, .num_heads = 2, .window_size = 5, .static_mixing = true}})
+    for (const int64_t length : {1, 11, 64, 150}) {
+      SCOPED_TRACE(options_str(o) + " of " + std::to_string(length));
+      DCMHAttention wide(o), narrow(o);
+      shake(wide, 0.1);
+      narrow.load_state_dict(wide.state_dict());
+      Tensor pad = zeros({2, length}, kBool);
+      if (length > 11) pad[1].narrow(0, 20, 40).fill_(1);
+      Tensor x = random({2, length, o.embed_dim}, kFloat32).requires_grad_(),
+             x64 = x.detach().to(kFloat64).requires_grad_();
+      const Tensor y = narrow(x, {.key_padding_mask = pad}),
+                   want = wide(x64, {.key_padding_mask = pad}), g = random(y.sizes(), kFloat32, 3);
+      EXPECT_LT(max_difference(y, want), 2e-5);
+      y.backward(g);
+      want.backward(g.to(kFloat64));
+      auto same = [](const Tensor& a, const Tensor& b, const std::string& name) {
+        EXPECT_LT(max_difference(a, b), 2e-4 * (1 + amax(abs(b)).item())) << name;
+      };
+      same(x.grad(), x64.grad(), "x");
+      auto all = wide.named_parameters(), mine = narrow.named_parameters();
+      for (std::size_t i = 0; i < all.size(); ++i)
+        if (all[i].second.grad().defined())
+          same(mine[i].second.grad(), all[i].second.grad(), all[i].first);
+    }
+}
+
 TEST(DCMHAttention, WithoutItsMatricesIsMultiheadAttention) {
   for (const bool causal : {false, true}) {
     DCMHAttention m({.embed_dim = 8, .num_heads = 2, .causal = causal, .bias = true});

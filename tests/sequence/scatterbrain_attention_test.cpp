@@ -9,6 +9,76 @@ namespace {
 using testing::max_difference;
 using testing::random;
 
+/// Numbers of clusters by hash, of each query and key.
+struct Clusters {
+  std::vector<std::vector<int64_t>> of_q, of_k;
+};
+/// Of one head: q, k [L, E], live [L].
+Clusters clusters_of(const ScatterbrainAttentionOptions& o, const Tensor& alpha, const Tensor& q,
+                     const Tensor& k, const Tensor& live) {
+  const int64_t l = q.size(0), e = q.size(1);
+  Clusters r;
+  double top_q = 0, top_k = 0;
+  auto vec = [&](const Tensor& t, int64_t i) { return t[i].to_vector(); };
+  auto squares = [](const std::vector<double>& w) {
+    double r = 0;
+    for (double y : w) r += y * y;
+    return r;
+  };
+  for (int64_t i = 0; i < l; ++i)
+    if (live[i].item<bool>()) {
+      top_q = std::max(top_q, squares(vec(q, i)));
+      top_k = std::max(top_k, squares(vec(k, i)));
+    }
+  for (int64_t t = 0; alpha.defined() && t < o.n_hashes; ++t) {
+    const std::vector<double> a = alpha.select(1, t).to_vector();
+    auto numbers = [&](const Tensor& y, int64_t last) {
+      std::vector<std::pair<double, int64_t>> order;
+      for (int64_t i = 0; i < l; ++i) {
+        const std::vector<double> w = vec(y, i);
+        double z = std::sqrt(std::max(top_q + top_k - squares(w), 0.0)) *
+                   a[static_cast<std::size_t>(last)];
+        for (std::size_t d = 0; d < w.size(); ++d) z += w[d] * a[d];
+        order.emplace_back(live[i].item<bool>() ? z : INFINITY, i);
+      }
+      std::stable_sort(order.begin(), order.end(),
+                       [](const auto& c, const auto& d) { return c.first < d.first; });
+      std::vector<int64_t> r(static_cast<std::size_t>(l));
+      for (int64_t n = 0; n < l; ++n)
+        r[static_cast<std::size_t>(order[static_cast<std::size_t>(n)].second)] = n / o.cluster_size;
+      return r;
+    };
+    r.of_q.push_back(numbers(q, e + 1));
+    r.of_k.push_back(numbers(k, e));
+  }
+  return r;
+}
+
+/// The pairs whose score is exact, [B, H, L, L].
+Tensor support_of(const ScatterbrainAttention& m, const Tensor& q, const Tensor& k,
+                  const Tensor& live) {
+  const auto& o = m.options();
+  const int64_t b = q.size(0), h = q.size(1), l = q.size(2);
+  Tensor support = zeros({b, h, l, l}, kBool);
+  const Tensor alpha = m.state_dict().find("lsh_alpha");
+  for (int64_t bi = 0; bi < b; ++bi)
+    for (int64_t hi = 0; hi < h; ++hi) {
+      const auto [of_q, of_k] = clusters_of(o, alpha, q[bi][hi], k[bi][hi], live[bi]);
+      for (int64_t i = 0; i < l; ++i)
+        for (int64_t j = 0; j < l; ++j) {
+          bool in = false;
+          if (o.sparse == "local") {
+            const int64_t w = o.local_context;
+            in = i - w / 2 <= j && j < i + (w + 1) / 2;
+          }
+          for (std::size_t t = 0; t < of_q.size(); ++t)
+            in = in || of_q[t][static_cast<std::size_t>(i)] == of_k[t][static_cast<std::size_t>(j)];
+          support.data<bool>()[((bi * h + hi) * l + i) * l + j] = in;
+        }
+    }
+  return support;
+}
+
 // The page's definition, with all matrices in memory: M_ij exact on the support, else by features.
 Tensor by_definition(const ScatterbrainAttention& m, const Tensor& x, const Tensor& pad) {
   const auto& o = m.options();
@@ -27,63 +97,37 @@ Tensor by_definition(const ScatterbrainAttention& m, const Tensor& x, const Tens
   };
   const Tensor exact = exp(matmul(q, k.mT()) * tau), guess = matmul(phi(q), phi(k).mT());
   const Tensor live = pad.defined() ? logical_not(pad) : ones({b, l}, kBool);
-  Tensor support = zeros({b, h, l, l}, kBool);
-  const Tensor alpha = s.find("lsh_alpha");
-  for (int64_t bi = 0; bi < b; ++bi)
-    for (int64_t hi = 0; hi < h; ++hi) {
-      std::vector<std::vector<int64_t>> of_q, of_k;  // cluster numbers by hash
-      double top_q = 0, top_k = 0;
-      auto vec = [&](const Tensor& t, int64_t i) { return t[bi][hi][i].to_vector(); };
-      auto squares = [](const std::vector<double>& w) {
-        double r = 0;
-        for (double y : w) r += y * y;
-        return r;
-      };
-      for (int64_t i = 0; i < l; ++i)
-        if (live[bi][i].item<bool>()) {
-          top_q = std::max(top_q, squares(vec(q, i)));
-          top_k = std::max(top_k, squares(vec(k, i)));
-        }
-      for (int64_t t = 0; alpha.defined() && t < o.n_hashes; ++t) {
-        const std::vector<double> a = alpha.select(1, t).to_vector();
-        auto numbers = [&](const Tensor& y, int64_t last) {
-          std::vector<std::pair<double, int64_t>> order;
-          for (int64_t i = 0; i < l; ++i) {
-            const std::vector<double> w = vec(y, i);
-            double z = std::sqrt(std::max(top_q + top_k - squares(w), 0.0)) *
-                       a[static_cast<std::size_t>(last)];
-            for (std::size_t d = 0; d < w.size(); ++d) z += w[d] * a[d];
-            order.emplace_back(live[bi][i].item<bool>() ? z : INFINITY, i);
-          }
-          std::stable_sort(order.begin(), order.end(),
-                           [](const auto& c, const auto& d) { return c.first < d.first; });
-          std::vector<int64_t> r(static_cast<std::size_t>(l));
-          for (int64_t n = 0; n < l; ++n)
-            r[static_cast<std::size_t>(order[static_cast<std::size_t>(n)].second)] =
-                n / o.cluster_size;
-          return r;
-        };
-        of_q.push_back(numbers(q, e + 1));
-        of_k.push_back(numbers(k, e));
-      }
-      for (int64_t i = 0; i < l; ++i)
-        for (int64_t j = 0; j < l; ++j) {
-          bool in = false;
-          if (o.sparse == "local") {
-            const int64_t w = o.local_context;
-            in = i - w / 2 <= j && j < i + (w + 1) / 2;
-          }
-          for (std::size_t t = 0; t < of_q.size(); ++t)
-            in = in || of_q[t][static_cast<std::size_t>(i)] == of_k[t][static_cast<std::size_t>(j)];
-          support.data<bool>()[((bi * h + hi) * l + i) * l + j] = in;
-        }
-    }
+  const Tensor support = support_of(m, q, k, live);
   Tensor allowed = live.unsqueeze(1).unsqueeze(1);
   if (o.causal) allowed = logical_and(allowed, arange(l).unsqueeze(0) <= arange(l).unsqueeze(1));
   const Tensor all = where(allowed, where(support, exact, guess), 0.0),
                total = sum(all, {-1}, true);
   const Tensor y = where(total > 0.0, matmul(all, v) / total, 0.0);
   return linear(merge_heads(y), s.find("out_proj.weight"), s.find("out_proj.bias"));
+}
+
+TEST(ScatterbrainAttention, StepsEqualForward) {
+  for (const int64_t window : {0, 1, 5, 8, 200}) {
+    ScatterbrainAttention m({.embed_dim = 12,
+                             .num_heads = 2,
+                             .sparse = "local",
+                             .local_context = window,
+                             .causal = true,
+                             .seed = 3});
+    m.to(kFloat64);
+    const Tensor x = random({2, 150, 12}), want = m(x);
+    Box<SequenceState> s = m.init_state(2, 150);
+    auto steps = [&](int64_t from, const std::vector<int64_t>& counts) {
+      for (const int64_t n : counts) {
+        EXPECT_LT(max_difference(m.step(x.narrow(1, from, n), *s), want.narrow(1, from, n)), 1e-10)
+            << n << " from " << from << ", window " << window;
+        from += n;
+      }
+    };
+    steps(0, {1, 2, 97});
+    s->rollback(30);
+    steps(70, {1, 70, 9});
+  }
 }
 
 TEST(ScatterbrainAttention, IsTheDefinitionPairByPair) {

@@ -142,8 +142,8 @@ class Module {
   /// The tree with types, options and parameter counts.
   std::string str() const;
   /// Puts another module where the child of that name stands; returns the old one. Optimizers made
-  /// before go on with the old one's parameters; adopt_state() keeps those that fit, as swap()
-  /// does. StateError when there is no such child.
+  /// before hold the old one's parameters, and say so at their next step once the old one is gone;
+  /// adopt_state() keeps those that fit, as swap() does. StateError when there is no such child.
   Box<Module> replace_child(std::string_view name, Box<Module> with);
 
  protected:

@@ -30,6 +30,22 @@ struct AttentionParams {
   /// strand.
   int64_t segment = 0;
   std::vector<int64_t> step = {}, first = {};  ///< [H] each; step empty: no strands
+  /// Learned distances (Shaw et al. 2018), not along strands: of query i and key j, a is row
+  /// clamp(i
+  /// + offset - j + relative_middle, 0, R - 1) of its table, offset as for windows. relative [R,
+  /// Dh]: a score is scale (q_i k_j + q_i a), + scale k_j a with relative_of_keys; relative_factors
+  /// [R]: q_i k_j is multiplied by a; relative_values [R, Dv]: values are v_j + a. All get
+  /// gradients.
+  Tensor relative, relative_factors, relative_values;
+  int64_t relative_middle = 0;
+  bool relative_of_keys = false;
+  /// Places on a grid (self-attention, not along strands): tokens 0 .. P - 1 stand in row y and
+  /// column x, grid_places [P, 2] int64, and a score gets grid_bias[h, y_j - y_i + (Gy - 1) / 2,
+  /// x_j
+  /// - x_i + (Gx - 1) / 2] of [H, Gy, Gx], Gy and Gx odd, a constant; -inf: j is not seen. Other
+  /// tokens get 0. Tokens that lie near each other on the grid should be neighbours: tiles of 64 by
+  /// 64 that nobody sees cost nothing.
+  Tensor grid_bias, grid_places;
 };
 
 /// softmax(q k^T scale + ...) v. q [B, H, Lq, Dh], k [B, Hk, Lk, Dh], v [B, Hk, Lk, Dv], Hk divides
@@ -37,6 +53,10 @@ struct AttentionParams {
 /// in L, backward recomputes the probabilities. Float64, dropout, and float masks that want a
 /// gradient take the plain definition.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionParams& p = {});
+
+/// Does attention() take its tiled kernel for these? Else it keeps Lq x Lk scores in memory.
+bool attention_is_tiled(const Tensor& q, const Tensor& k, const Tensor& v,
+                        const AttentionParams& p = {});
 
 struct AttentionWithLse {
   Tensor o;    ///< [B, H, Lq, Dv]

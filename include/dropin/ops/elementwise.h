@@ -136,4 +136,11 @@ Tensor masked_fill(const Tensor& x, const Tensor& mask, const Scalar& value);
 /// Sums a gradient back to the sizes it was broadcast from.
 Tensor sum_to(const Tensor& g, const Shape& sizes);
 
+/// torch.isclose: |a - b| <= atol + rtol |b| as bool, equal infinities too; NaN beside NaN only
+/// with equal_nan. allclose: whether all are.
+Tensor isclose(const Tensor& a, const Tensor& b, double rtol = 1e-5, double atol = 1e-8,
+               bool equal_nan = false);
+bool allclose(const Tensor& a, const Tensor& b, double rtol = 1e-5, double atol = 1e-8,
+              bool equal_nan = false);
+
 }  // namespace dropin

@@ -53,7 +53,9 @@ class CombinerAttention
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
   bool causal() const override { return options_.causal; }
   /// Causal only; OptionError where span = 0 would change with the length. The state holds all
-  /// max_len tokens and summarises them again at each step; options.keep costs nothing.
+  /// max_len tokens and the summaries of finished regions; options.keep costs nothing. A token
+  /// reads its row and a summary of each region: O(span + t / span), logsparse O(log t), and makes
+  /// the summaries that it completes.
   Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
@@ -70,7 +72,17 @@ class CombinerAttention
   /// Contexts [B, H, L, e].
   Tensor mix(const Tokens& t) const;
   Tensor mix_rows(const Tokens& t) const;
+  /// Variant fixed where tiled attention can take it; undefined where not.
+  Tensor mix_tiled(const Tokens& t, int64_t span) const;
   Tensor mix_log(const Tokens& t) const;
+  /// Keys and values [B, H, s, e] of one row as its columns see it (axial_rowmajor); x [B, s, D].
+  std::pair<Tensor, Tensor> row_major(const Tensor& q, const Tensor& k, const Tensor& v,
+                                      const Tensor& x) const;
+  /// Contexts of queries [R, H, n, e], a run's last tokens, of one row; step_log: one token.
+  Tensor step_row(const State& s, const detail::RowRun& run, const Tensor& q) const;
+  Tensor step_log(const State& s, const detail::RowRun& run, const Tensor& q) const;
+  /// Keeps the summaries that a run's tokens [first, first + count) complete.
+  void summarise(State& s, const detail::RowRun& run, int64_t first, int64_t count) const;
   Child<Linear> pool_q_, pool_k_, row_out_, row_key_;
   Child<LayerNorm> row_norm_;
 };

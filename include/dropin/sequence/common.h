@@ -41,12 +41,6 @@ void check_mask(std::string_view who, const char* name, const Tensor& mask, cons
 /// OptionError when an argument that the member cannot use was given: "who: name is not supported:
 /// why".
 void refuse(std::string_view who, const char* name, const Tensor& given, const char* why);
-/// Pairs that are forbidden, [B or 1, H or 1, Lq, Lk] bool: later keys when causal (the last query
-/// sees them all), padding, and what attn_mask forbids. Undefined: none.
-Tensor forbidden_pairs(const SequenceArgs& args, bool causal, int64_t lq, int64_t lk,
-                       const Device& device);
-/// Scores [B, H, Lq, Lk] with a floating attn_mask added.
-Tensor with_mask_added(const Tensor& scores, const Tensor& attn_mask);
 /// Keys or values [B, H, L, Dh] that are 0 at padded places, so that nothing leaks from there, into
 /// gradients neither.
 Tensor without_padding(const Tensor& heads, const Tensor& key_padding_mask);

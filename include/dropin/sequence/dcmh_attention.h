@@ -71,14 +71,9 @@ class DCMHAttention : public Component<DCMHAttention, DCMHAttentionOptions, Proj
   /// Factors of the matrices of a branch before and after the softmax, [B, L, 2 (2R + 1) H]; side
   /// 0: of queries, 1: of keys.
   Tensor dynamic(const Tensor& x, int64_t side) const;
-  /// a [B, T, S, H] with mixed heads; stage 0: before the softmax, 1: after.
-  Tensor compose(const Tensor& a, int64_t stage, const Tensor& of_queries,
-                 const Tensor& of_keys) const;
   /// Contexts [B, H, T, e].
   Tensor mix(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& of_queries,
-             const Tensor& of_keys, const Tensor& forbidden, const Tensor& added) const;
-  /// forbidden_pairs() and the window's.
-  Tensor forbidden(const SequenceArgs& args, int64_t lq, int64_t lk, const Device& device) const;
+             const Tensor& of_keys, const SequenceArgs& args) const;
   Tensor *dw1_, *qkw_, *dd_, *static_[2] = {nullptr, nullptr}, *q_scale_ = nullptr,
                              *k_scale_ = nullptr;
 };

@@ -92,6 +92,10 @@ class DilatedAttention
   /// s_ij: which tokens of a segment take part in pattern i in a head.
   int64_t offset(std::size_t pattern, int64_t head) const;
   AttentionParams pattern(std::size_t i) const;
+  struct RankRows;
+  RankRows rank_rows(std::size_t i, int64_t l, int64_t rank) const;
+  AttentionWithLse across_ranks(std::size_t i, const Tensor& q, const Tensor& k, const Tensor& v,
+                                Communicator& c) const;
   Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_;
 };
 

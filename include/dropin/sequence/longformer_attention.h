@@ -102,6 +102,9 @@ class LongformerAttention
   /// The outputs [R, H, n, Dh] of a run's new tokens.
   Tensor step_run(State& s, const detail::RowRun& run, const detail::StepTokens& tokens,
                   const Projected& p) const;
+  Tensor step_with_globals(State& s, const detail::RowRun& run, int64_t held, const Projected& p,
+                           const Tensor& keys, const Tensor& values, AttentionParams near) const;
+  Tensor outside_window(int64_t held, int64_t n) const;
   Child<Linear> q_proj_, k_proj_, v_proj_, out_proj_, q_global_, k_global_, v_global_;
 };
 

@@ -44,8 +44,18 @@ class LookHereTable {
   int64_t tokens() const { return prefix_ + height_ * width_; }
   /// Rows [H, count, tokens()] float64 of the table, from token `first` on.
   Tensor rows(int64_t first, int64_t count) const;
+  /// For attention() on tokens in another order, where neighbours of the grid are near each other:
+  /// token `order`[t] comes as number t, and `back` undoes it.
+  struct Ordered {
+    Tensor order, back;   ///< [tokens()] int64
+    Tensor bias, places;  ///< AttentionParams::grid_bias and grid_places
+    Tensor keyed;         ///< [1, H, 1, tokens()], an attn_mask; undefined: no head of "center"
+  };
+  const Ordered& ordered() const { return ordered_; }
 
  private:
+  void set_order();
+  Ordered ordered_;
   int64_t height_ = 0, width_ = 0, prefix_ = 0;
   Tensor moved_;  ///< [H, 2 gh - 1, 2 gw - 1] float64: by key minus query
   Tensor keyed_;  ///< [H, gh, gw] float64: by the key alone, for heads of "center"
@@ -68,7 +78,8 @@ struct LookHereAttentionOptions : LookHereBiasOptions {
 /// lookhere_bias) v. Replaces MultiheadAttention. x [B, c + gh gw, D] of the current grid only; no
 /// masks. Blocked pairs have weight and gradient 0. Nothing of the table is learned or saved.
 /// Parameters q_proj, k_proj, v_proj, out_proj (.weight, .bias), normal cut at two standard
-/// deviations of 0.02; the official qkv and proj are accepted.
+/// deviations of 0.02; the official qkv and proj are accepted. In float32 on the CPU, patches come
+/// in tiles of the grid, and tiles that a head does not see cost nothing.
 class LookHereAttention
     : public Component<LookHereAttention, LookHereAttentionOptions, ProjectedMixer> {
  public:
@@ -93,6 +104,8 @@ class LookHereAttention
                        std::vector<std::string>& renamed) const override;
 
  private:
+  /// Contexts [B, H, L, e], a few rows of the table at a time.
+  Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v) const;
   detail::LookHereTable table_;
 };
 

@@ -55,8 +55,11 @@ class RelativePositionAttention
   class Distances;
   /// Contexts [B, H, n, e] of queries [B, H, n, e] over keys [B, H, K, e].
   Tensor mix(const Tensor& q, const Tensor& k, const Tensor& v, const Distances& d,
-             const Tensor& forbidden, const Tensor& added) const;
-  Tensor scores(const Tensor& q, const Tensor& k, const Distances& d) const;
+             const SequenceArgs& args) const;
+  static Tensor scores(const std::string& method, const Tensor& q, const Tensor& k,
+                       const Tensor& table, const Distances& d);
+  /// The same as the tiled kernel takes it; not m3.
+  AttentionParams params(const SequenceArgs& args) const;
   Tensor *distance_, *values_;
 };
 

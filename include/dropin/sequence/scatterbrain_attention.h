@@ -55,7 +55,9 @@ class ScatterbrainAttention
   void redraw();
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) override;
   bool causal() const override { return options_.causal && options_.sparse == "local"; }
-  /// Causal and local only. The state holds all max_len tokens; options.keep costs nothing.
+  /// Causal and local only. The state holds all max_len tokens, and sums over them that grow: a
+  /// step costs the same at any length; the first one after a rollback sums all again. options.keep
+  /// costs nothing.
   Box<SequenceState> init_state(int64_t batch, int64_t max_len,
                                 const StateOptions& options = {}) override;
   Tensor step(const Tensor& x_t, SequenceState& state, const StepArgs& args = {}) override;
@@ -65,6 +67,16 @@ class ScatterbrainAttention
   /// log phi [*, L, 2r] of heads [*, L, e].
   Tensor log_features(const Tensor& heads) const;
   Tensor mix(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& live) const;
+  struct State;
+  /// Adds keys, by their log features, and values (with a 1 each) to a run's sums; what queries'
+  /// features phi_q make of the keys up to theirs, undefined phi_q: nothing.
+  Tensor add_keys(State& s, const detail::RowRun& run, const Tensor& log_k, const Tensor& values,
+                  const Tensor& phi_q) const;
+  /// The sums of a run from its keys.
+  void recount(State& s, const detail::RowRun& run) const;
+  /// Contexts of a few tokens [R, H, n, e].
+  Tensor step_chunk(State& s, const detail::RowRun& run, const Tensor& q, const Tensor& k,
+                    const Tensor& v) const;
   Tensor *projection_, *alpha_ = nullptr;
 };
 

@@ -346,6 +346,10 @@ Tensor from_blob(void* data, const Shape& sizes, const TensorOptions& o = {},
                  const Shape& strides = {}, Deleter deleter = nullptr, void* context = nullptr);
 Tensor rand(const Shape& sizes, const TensorOptions& o = {}, Generator* g = nullptr);
 Tensor randn(const Shape& sizes, const TensorOptions& o = {}, Generator* g = nullptr);
+/// Of x's sizes, dtype and device.
+Tensor full_like(const Tensor& x, const Scalar& value);
+Tensor rand_like(const Tensor& x, Generator* g = nullptr);
+Tensor randn_like(const Tensor& x, Generator* g = nullptr);
 /// Integers in [low, high).
 Tensor randint(int64_t low, int64_t high, const Shape& sizes, const TensorOptions& o = DType::Int64,
                Generator* g = nullptr);

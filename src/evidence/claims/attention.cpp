@@ -15,7 +15,6 @@
 namespace dropin::evidence {
 namespace {
 
-
 // q, k, v on 4 heads of 64, B = 1.
 struct Heads {
   Tensor q, k, v;

@@ -12,7 +12,6 @@
 namespace dropin::evidence {
 namespace {
 
-
 void speed(Findings& f, const ClaimData&) {
   const Threads one(1);
   auto input = [](int64_t l) {

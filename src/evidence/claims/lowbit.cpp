@@ -17,7 +17,6 @@
 namespace dropin::evidence {
 namespace {
 
-
 // BitLinear
 
 Box<Module> bit_layer(const char* variant) {

@@ -18,7 +18,6 @@
 namespace dropin::evidence {
 namespace {
 
-
 // LookHere: the fields of view
 
 void views(Findings& f, const ClaimData&) {

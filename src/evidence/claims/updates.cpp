@@ -17,7 +17,6 @@
 namespace dropin::evidence {
 namespace {
 
-
 // BilinearMLP: y = sign((a x)(b x)), and what the trained weights say
 
 void spectrum(Findings& f, const ClaimData&) {

@@ -25,7 +25,6 @@
 namespace dropin::evidence {
 namespace {
 
-
 // MixConv
 
 void mix_cost(Findings& f, const ClaimData&) {
