@@ -3,7 +3,9 @@
 #include "dropin/convolution/mix_conv.h"
 #include "dropin/convolution/mx_conv.h"
 #include "dropin/convolution/pool.h"
+#include "dropin/convolution/smp_conv.h"
 #include "dropin/convolution/sparse_ift_conv.h"
+#include "dropin/convolution/tunable_conv.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -17,6 +19,9 @@ void register_convolution(Registry& r) {
   r.add<ModulatedDeformConv2d>();
   r.add<MXConv2d>();
   r.add<SparseIFTConv2d>();
+  r.add<TunableConv2d>();
+  r.add<SMPConv1d>();
+  r.add<SMPConv2d>();
   r.add<Conv1d>();
   r.add<MaxPool2d>();
   r.add<AvgPool2d>();

@@ -1,5 +1,6 @@
 #include "dropin/data/tasks.h"
 #include "dropin/detection/boxes.h"
+#include "dropin/detection/delf.h"
 #include "dropin/detection/masks.h"
 #include "dropin/detection/suppression.h"
 #include "registry/lists.h"
@@ -204,9 +205,78 @@ void register_vision(Registry& r) {
       .inputs = [](const NoOptions&, const SampleSpec& s) { return scored(s); }});
 }
 
+// A level of a pyramid, with the directions of its features.
+Sample pyramid(const SampleSpec& s) {
+  const int64_t c = s.size ? 256 : 6, side = s.length >= 0 ? s.length : s.size ? 64 : 5;
+  SampleSpec other = s;
+  other.seed += 1;
+  const Tensor f = s.normal({c, side, side}), a = softplus(other.normal({side, side}));
+  return {{{"features0", f},
+           {"scores0", a},
+           {"pca_mean", s.normal({c}) * 0.1},
+           {"pca_matrix", other.normal({c, c})}},
+          {"features0", "scores0", "pca_mean", "pca_matrix"},
+          side * side};
+}
+Sample two_sides(const SampleSpec& s, int64_t width, const std::string& name) {
+  const int64_t n = s.length >= 0 ? s.length : s.size ? 1000 : 12;
+  SampleSpec other = s;
+  other.seed += 1;
+  const Tensor a = s.normal({n, width});
+  return {{{name + "_1", a}, {name + "_2", a + other.normal({n, width}) * 0.05}}, {}, n};
+}
+NamedTensors selected(const SelectLocalFeaturesOptions& o, const Arguments& in) {
+  Tensors features, scores;
+  for (std::size_t i = 0; i < std::max<std::size_t>(1, o.scales.size()); ++i) {
+    features.push_back(in["features" + std::to_string(i)]);
+    scores.push_back(in["scores" + std::to_string(i)]);
+  }
+  const LocalFeatures f = select_local_features(features, scores, in["pca_mean"], in["pca_matrix"],
+                                                in.find("pca_variance"), o);
+  return {{"locations", f.locations},
+          {"descriptors", f.descriptors},
+          {"scores", f.scores},
+          {"feature_scales", f.feature_scales}};
+}
+
+void register_local_features(Registry& r) {
+  r.add<GlobalAvgPool2d>();
+  r.add<AttentiveLocalFeatures>();
+  r.add(FunctionInfo<SelectLocalFeaturesOptions>{
+      .name = "select_local_features",
+      .family = "Function",
+      .summary = "the best places of a pyramid as keypoints",
+      .paper = AttentiveLocalFeatures::kPaper,
+      .call = selected,
+      .inputs = [](const auto&, const SampleSpec& s) { return pyramid(s); },
+      .sample = R"({"scales": [0.5], "pca_dim": 3, "score_threshold": 0.5})",
+      .examples = {R"({"nms_iou": 0.8, "max_features": 4})"}});
+  r.add(FunctionInfo<MatchLocalFeaturesOptions>{
+      .name = "match_local_features",
+      .family = "Function",
+      .summary = "nearest descriptors that are near enough",
+      .call = [](const MatchLocalFeaturesOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"matches", match_local_features(in["descriptors_1"], in["descriptors_2"], o)}};
+      },
+      .inputs = [](const auto&, const SampleSpec& s) { return two_sides(s, 8, "descriptors"); },
+      .examples = {R"({"mutual": true, "ratio": 0.9})"}});
+  r.add(FunctionInfo<RansacAffineOptions>{
+      .name = "ransac_affine",
+      .family = "Function",
+      .summary = "the affine map that most pairs of points follow",
+      .call = [](const RansacAffineOptions& o, const Arguments& in) -> NamedTensors {
+        const AffineMap m = ransac_affine(in["locations_1"], in["locations_2"], o);
+        return {{"inliers", m.inliers}, {"affine", m.affine}, {"num_inliers", m.num_inliers}};
+      },
+      .inputs = [](const auto&, const SampleSpec& s) { return two_sides(s, 2, "locations"); },
+      .sample = R"({"max_trials": 20, "residual_threshold": 0.2})",
+      .examples = {R"({"adaptive": true, "min_samples": 4})"}});
+}
+
 }  // namespace
 
 void register_detection(Registry& r) {
+  register_local_features(r);
   register_suppression(r);
   register_vision(r);
 }

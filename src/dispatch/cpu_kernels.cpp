@@ -29,7 +29,8 @@
   X(masks)                    \
   X(random)                   \
   X(fft)                      \
-  X(fft_conv)
+  X(fft_conv)                 \
+  X(traces)
 
 namespace dropin {
 namespace kernels {

@@ -1,7 +1,9 @@
 #include "dropin/loss/contrastive.h"
 #include "dropin/loss/geodesic.h"
 #include "dropin/loss/guidance.h"
+#include "dropin/loss/mixup.h"
 #include "dropin/loss/sequence_loss.h"
+#include "dropin/loss/tunable.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -54,6 +56,80 @@ void register_sequence_losses(Registry& r) {
       .examples = {R"({"position": "logsumexp", "ngrams": [2, 0, -1]})",
                    R"({"position": "softmax", "ngrams": [1, 2, 3], "weights": [1, 0, 2],
                        "ce_factor": 0.5, "label_smoothing": 0.1, "tau": 0.5})"}});
+}
+
+constexpr const char* kMixupMP = "Wu, Williamson 2024, arXiv 2403.12729";
+
+// Rows of four numbers, of which pairs are mixed; lam from 0 to 1.
+Sample mixed_rows(const SampleSpec& s, bool logits) {
+  const int64_t n = s.size ? 1024 : 5, m = s.size ? 1024 : 3, classes = s.size ? 1000 : 4;
+  SampleSpec other = s;
+  other.seed += 1;
+  const Tensor lam = sigmoid(s.normal({m}));
+  if (logits)
+    return {{{"logits", s.normal({n + m, classes})},
+             {"target", s.integers(classes, {n})},
+             {"target_a", s.integers(classes, {m})},
+             {"target_b", other.integers(classes, {m})},
+             {"lam", lam.detach()},
+             {"weight", sigmoid(other.normal({n}))}},
+            {"logits", "target", "target_a", "target_b", "lam", "weight"}};
+  return {{{"x", s.normal({n, 3, 4})},
+           {"target", s.integers(classes, {n})},
+           {"pick", s.integers(n, {m})},
+           {"partner", s.integers(m, {m})},
+           {"lam", lam}},
+          {"x", "target", "pick", "partner", "lam"}};
+}
+
+void register_mixup(Registry& r) {
+  r.add(FunctionInfo<NoOptions>{
+      .name = "MixupBatch",
+      .family = "Function",
+      .summary = "real rows, then rows mixed of pairs of them",
+      .paper = kMixupMP,
+      .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
+        const MixupRows y =
+            mixup_batch(in["x"], in["target"], in["pick"], in["partner"], in["lam"]);
+        return {{"x", y.x}, {"target_a", y.target_a}, {"target_b", y.target_b}};
+      },
+      .inputs = [](const NoOptions&, const SampleSpec& s) { return mixed_rows(s, false); },
+      .traits = [](Traits& t) { t.surrogate_gradient = true; }});  // lam has none
+  r.add(FunctionInfo<MixupMPLossOptions>{
+      .name = "MixupMPLoss",
+      .family = "Function",
+      .summary = "cross-entropy of real rows and of rows with two labels",
+      .paper = kMixupMP,
+      .call = [](const MixupMPLossOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"y", mixup_mp_loss(in["logits"], in["target"],
+                                    {.target_a = in.find("target_a"),
+                                     .target_b = in.find("target_b"),
+                                     .lam = in.find("lam"),
+                                     .weight = in.find("weight")},
+                                    o)}};
+      },
+      .inputs = [](const auto&, const SampleSpec& s) { return mixed_rows(s, true); },
+      .examples = {R"({"pseudo_weight": 0.35})"},
+      .traits = [](Traits& t) { t.surrogate_gradient = true; }});  // nor have the weights
+}
+
+void register_tunable(Registry& r) {
+  r.add(FunctionInfo<TunableLossOptions>{
+      .name = "tunable_parametric_loss",
+      .family = "Function",
+      .summary = "objectives weighed by a user's parameters",
+      .paper = "Maggioni et al. 2023, arXiv 2304.00898",
+      .call = [](const TunableLossOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"loss", tunable_parametric_loss(in["losses"], in["params"], o)}};
+      },
+      .inputs = [](const auto&, const SampleSpec& s) -> Sample {
+        const int64_t n = s.length >= 0 ? s.length : s.size ? 1024 : 4;
+        SampleSpec other = s;
+        other.seed += 1;
+        return {{{"losses", s.normal({n, 3})}, {"params", other.normal({n, 3})}}, {}, n};
+      },
+      .examples = {R"({"scales": [1, 0.1, 2.5], "reduction": "none"})",
+                   R"({"reduction": "sum"})"}});
 }
 
 void register_guidance(Registry& r) {
@@ -162,6 +238,8 @@ void register_loss(Registry& r) {
   register_contrastive(r);
   register_sequence_losses(r);
   register_guidance(r);
+  register_mixup(r);
+  register_tunable(r);
 }
 
 }  // namespace dropin

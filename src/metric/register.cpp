@@ -1,5 +1,7 @@
+#include "dropin/metric/bd_rate.h"
 #include "dropin/metric/clip_score.h"
 #include "dropin/metric/disentanglement.h"
+#include "dropin/metric/ensemble.h"
 #include "dropin/metric/generative.h"
 #include "dropin/metric/sobol.h"
 #include "registry/lists.h"
@@ -63,6 +65,44 @@ void register_disentanglement(Registry& r) {
   add_score(r, "sap", "the best latent's lead in squared correlation or accuracy",
             "Kumar et al. 2018, arXiv 1711.00848", {R"({"fill_reg_dim": true})"});
   add_score(r, "dependency_aware_bundle", "mig, dmig, xmig and dlig from one pass", kDependent, {});
+}
+
+// A rate-distortion curve of n points.
+Sample curves(const SampleSpec& s) {
+  const int64_t n = s.length >= 0 ? s.length : 5;
+  const Tensor q = arange(0, n, 1, s.dtype) * 2.0 + 30;
+  auto rate = [&](double shift) { return exp((q - 30) * 0.2 + shift); };
+  return {{{"rate_a", rate(0)}, {"quality_a", q}, {"rate_b", rate(-0.1)}, {"quality_b", q + 0.3}},
+          {},
+          n};
+}
+
+void register_ensemble(Registry& r) {
+  r.add(FunctionInfo<NoOptions>{
+      .name = "bd_rate",
+      .family = "Metric",
+      .summary = "percent of rate between two rate-distortion curves",
+      .call = [](const NoOptions&, const Arguments& in) -> NamedTensors {
+        return {{"y", bd_rate(in["rate_a"], in["quality_a"], in["rate_b"], in["quality_b"])}};
+      },
+      .inputs = [](const auto&, const SampleSpec& s) { return curves(s); }});
+  r.add(FunctionInfo<EnsembleMetricsOptions>{
+      .name = "EnsembleMetrics",
+      .family = "Metric",
+      .summary = "likelihood, accuracy and calibration of averaged probabilities",
+      .paper = "Wu, Williamson 2024, arXiv 2403.12729",
+      .call = [](const EnsembleMetricsOptions& o, const Arguments& in) -> NamedTensors {
+        const EnsembleMetrics m = ensemble_metrics(in["logits"], in["target"], o);
+        return {{"probs", m.probs}, {"nll", m.nll}, {"brier", m.brier}, {"accuracy", m.accuracy},
+                {"ece", m.ece},     {"oe", m.oe},   {"ue", m.ue}};
+      },
+      .inputs = [](const auto&, const SampleSpec& s) -> Sample {
+        static constexpr int64_t kRows[] = {20, 64, 1024, 16384};
+        const int64_t n = s.length >= 0 ? s.length : s.of(kRows), classes = s.size ? 100 : 4;
+        return {
+            {{"logits", s.normal({3, n, classes})}, {"target", s.integers(classes, {n})}}, {}, n};
+      },
+      .examples = {R"({"num_bins": 1})"}});
 }
 
 constexpr const char* kInfinity = "Chong, Forsyth 2020, arXiv 1911.07023";
@@ -168,6 +208,7 @@ void register_metric(Registry& r) {
   register_samplers(r);
   register_disentanglement(r);
   r.add_family({.name = "Metric", .call = "named tensors -> named numbers"});
+  register_ensemble(r);
   r.add(FunctionInfo<ClipScoreOptions>{
       .name = "clip_score",
       .family = "Metric",

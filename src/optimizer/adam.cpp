@@ -18,10 +18,9 @@ void SGD::check(const SGDOptions& o) {
 
 namespace {
 
+using detail::state_like;
 using detail::step_dtype;
 using detail::update_as;
-
-Tensor state_like(const Tensor& p) { return zeros(p.sizes(), {step_dtype(p.dtype()), p.device()}); }
 
 NamedTensors adam_start(const Tensor& p, bool amsgrad) {
   NamedTensors state{

@@ -8,6 +8,11 @@ namespace dropin::detail {
 /// float32.
 inline DType step_dtype(DType parameter) { return parameter == kFloat64 ? kFloat64 : kFloat32; }
 
+/// Zeros for a state as large as p.
+inline Tensor state_like(const Tensor& p) {
+  return zeros(p.sizes(), {step_dtype(p.dtype()), p.device()});
+}
+
 /// Calls f with contiguous memory of `dtype` that holds p's values, and leaves in p what f wrote
 /// there, rounded once. f gets p itself where that is possible.
 template <class F>

@@ -178,6 +178,7 @@ void Optimizer::step() {
     for (const Tensor& p : groups_[k].params) {
       check_ready(i, p);
       const Held& h = states_[i];
+      check_update(k, i, p, p.grad(), h.state);
       if (p.grad().defined()) {
         if (h.state.size() == 0)
           made[i] = first_state(k, i, p);

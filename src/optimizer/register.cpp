@@ -1,5 +1,9 @@
+#include "dropin/optimizer/complex_momentum.h"
+#include "dropin/optimizer/galore.h"
+#include "dropin/optimizer/game.h"
 #include "dropin/optimizer/optimizer8bit.h"
 #include "dropin/optimizer/rigl.h"
+#include "dropin/optimizer/runge_kutta.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -19,12 +23,54 @@ struct BlockwiseOptions {
     f("block_size", &BlockwiseOptions::block_size, "values that share a scale");
   }
 };
+
+// An optimizer by the object that names it and its options.
+Box<Optimizer> named_optimizer(const Tensors& params, const Json& spec) {
+  const Json* name = spec.find("name");
+  DROPIN_CHECK(spec.is_object() && name && name->is_string(), OptionError,
+               "LinearGameRollout: optimizer is ", spec.dump(),
+               ", expected an object with a name and options");
+  Json options = Json::object();
+  for (const auto& [k, v] : spec.items())
+    if (k != "name") options.set(k, v);
+  return make_optimizer(name->as_string(), params, options);
+}
+
+void add_linear_game(Registry& r) {
+  r.add(FunctionInfo<LinearGameOptions>{
+      .name = "LinearGameRollout",
+      .family = "Function",
+      .summary = "players with linear gradients, round after round",
+      .paper = ComplexMomentum::kPaper,
+      .call = [](const LinearGameOptions& o, const Arguments& in) -> NamedTensors {
+        const LinearGameResult y =
+            linear_game_rollout(in["M"], in["b"], in["w"], o, named_optimizer);
+        return {{"y", y.y}, {"distance", y.distance}};
+      },
+      .inputs = [](const LinearGameOptions&, const SampleSpec& s) -> Sample {
+        SampleSpec other = s;
+        other.seed = s.seed + 1;
+        return {{{"M", s.normal({5, 5})}, {"b", s.normal({5})}, {"w", other.normal({5})}},
+                {"M", "b", "w"}};
+      },
+      .sample = R"({"players": [3, 2], "steps": 4})",
+      .examples =
+          {R"({"mode": "alternating", "optimizer": {"name": "ComplexMomentum", "lr": 0.1}})",
+           R"({"optimizer": {"name": "RungeKuttaOptimizer", "lr": 0.1, "method": "rk4"}})"}});
+}
 }  // namespace
 
 void register_optimizer(Registry& r) {
   r.add<SGD>();
   r.add<Adam>();
   r.add<AdamW>();
+  r.add<ComplexMomentum>();
+  r.add<ComplexAdam>();
+  r.add<GaLoreAdamW>();
+  r.add<NaturalGaLore>();
+  r.add<RungeKuttaOptimizer>();
+  r.add<GradientReversal>();
+  add_linear_game(r);
   r.add<SGD8bit>();
   r.add<Adam8bit>();
   r.add<AdamW8bit>();

@@ -6,6 +6,7 @@
 #include "dropin/projection/reft.h"
 #include "dropin/projection/sparse_ift.h"
 #include "dropin/projection/surm.h"
+#include "dropin/projection/tunable.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -52,6 +53,7 @@ void register_projection(Registry& r) {
   r.add<LoRALinear>();
   r.add<DoRALinear>();
   r.add<SURMLinear>();
+  r.add<TunableLinear>();
   r.add<SparseIFTLinear>();
   r.add<Adapter>();
   r.add<SURMAdapter>();

@@ -10,7 +10,10 @@ FamilyInfo Quantizer::family() {
   FamilyInfo f;
   f.name = kFamily;
   f.call = "x [..., D], lengths [B] int64 (optional) -> y, loss [], perplexity [], indices int64";
-  f.options = [](int size) { return json_of({{"embed_dim", size ? 256 : 6}}); };
+  f.options = [](int size) {
+    return json_of(
+        {{"embed_dim", size ? 256 : 6}, {"in_dim", size ? 256 : 6}, {"out_dim", size ? 256 : 6}});
+  };
   f.inputs = [](const Json& o, const SampleSpec& s) -> Sample {
     static constexpr int64_t kFrames[] = {7, 64, 512, 4096};
     const int64_t batch = s.batch >= 0 ? s.batch : 2,

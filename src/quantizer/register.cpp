@@ -1,3 +1,5 @@
+#include "dropin/quantizer/binary_spherical.h"
+#include "dropin/quantizer/transform_coder.h"
 #include "dropin/quantizer/vector_quantizer.h"
 #include "registry/lists.h"
 
@@ -65,6 +67,13 @@ void register_functions(Registry& r) {
 void register_quantizer(Registry& r) {
   r.add<VectorQuantizer>();
   r.add<SegmentalUnitQuantizer>();
+  r.add<BinarySphericalQuantizer>();
+  r.add<BSQBottleneck>();
+  r.add<DCT2d>();
+  r.add<AdaptiveTransformCoder>();
+  r.add_preset("DCTCoder", "AdaptiveTransformCoder",
+               Json::parse(R"({"transform": "dct", "flat_steps": true, "context_dim": 0})"),
+               "the fixed cosine transform with one step size");
   register_functions(r);
 }
 

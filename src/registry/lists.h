@@ -22,7 +22,8 @@ namespace dropin {
   X(loss)                    \
   X(retrieval)               \
   X(metric)                  \
-  X(quantizer)
+  X(quantizer)               \
+  X(dynamics)
 
 #define X(room) void register_##room(Registry& r);
 DROPIN_ROOM_LISTS(X)

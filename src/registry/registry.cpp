@@ -35,6 +35,7 @@ void Registry::add_preset(std::string name, std::string_view of, const Json& opt
   ComponentInfo c = find(of);
   c.name = std::move(name);
   c.summary = std::move(summary);
+  if (c.replaces == c.name) c.replaces.clear();  // the standard member of its family
   for (const auto& [key, value] : options.items()) {
     bool known = false;
     for (FieldInfo& f : c.options)

@@ -47,17 +47,24 @@ FamilyInfo SequenceMixer::family() {
     for (int i = 0; i < 2; ++i) grid.push_back(int64_t{4} << size);
     Json o = json_of({{"embed_dim", width},
                       {"d_model", width},
+                      {"input_size", width},
+                      {"output_size", width},
+                      {"memory_size", size ? 32 : 4},
+                      {"context_size", size ? 4 : 3},
+                      {"qk_dim", size ? 16 : 3},
                       {"num_heads", size ? 4 : 2},
                       {"max_len", size ? kLengths[size] : 12},
                       {"num_frames", 1},
                       {"l_max", size ? kLengths[size] : 16}});
     o.set("grid", grid);
+    if (size) o.set("max_seq_len", kLengths[size]);  // of tables as long as the sequence
     return o;
   };
   f.inputs = [](const Json& o, const SampleSpec& s) {
     const int64_t length = s.length >= 0 ? s.length : s.of(kLengths),
                   batch = s.batch >= 0 ? s.batch : (s.size ? 1 : 2);
-    return Sample{{{"x", s.normal({batch, length, option_or(o, {"embed_dim", "d_model"}, 256)})}}};
+    return Sample{{{"x", s.normal({batch, length,
+                                   option_or(o, {"embed_dim", "d_model", "input_size"}, 256)})}}};
   };
   f.bad_inputs = bad_sequences;
   f.conflict = causality_conflict;

@@ -16,6 +16,7 @@
 #include "kernels/norm/kernel.h"
 #include "kernels/optim8/kernel.h"
 #include "kernels/softmax/kernel.h"
+#include "kernels/traces/kernel.h"
 #include "support.h"
 
 namespace dropin::testing {
@@ -126,6 +127,11 @@ std::vector<StructCase> mixers() {
       struct_case<LatentGradients>(
           "latent_backward",
           [=](const LatentGradients& s) { run<latent_backward>(kCPU, in, LatentInputs{}, in, s); }),
+      struct_case<TraceInputs>("trace_forward",
+                               [=](const TraceInputs& s) { run<trace_forward>(kCPU, s, out); }),
+      struct_case<TraceGradients>(
+          "trace_backward",
+          [=](const TraceGradients& s) { run<trace_backward>(kCPU, in, TraceInputs{}, in, s); }),
       struct_case<AttentionInputs>("attention_forward",
                                    [=](const AttentionInputs& s) {
                                      run<attention_forward>(kCPU, s, AttentionSpec{}, out, out,

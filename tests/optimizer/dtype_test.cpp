@@ -97,15 +97,20 @@ TEST(EveryOptimizer, StateFollowsAModuleThatIsConverted) {
         wide.to(kFloat64);
         auto mine = c->make_optimizer(layer.parameters(), options_of(*c)),
              reference = c->make_optimizer(wide.parameters(), options_of(*c));
-        auto push = [&](double g) {
-          for (const Tensor& p : layer.parameters()) p.set_grad(full(p.sizes(), g, p.dtype()));
-          for (const Tensor& p : wide.parameters()) p.set_grad(full(p.sizes(), g, p.dtype()));
+        // numbers that every type holds, of other directions each time
+        auto pattern = [](const Tensor& p, int64_t stride) {
+          return (remainder(arange(p.numel()) * stride, 5).to(p.dtype()) * 0.25 - 0.375)
+              .reshape(p.sizes());
+        };
+        auto push = [&](int64_t stride) {
+          for (const Tensor& p : layer.parameters()) p.set_grad(pattern(p, stride));
+          for (const Tensor& p : wide.parameters()) p.set_grad(pattern(p, stride));
           mine->step();
           reference->step();
         };
-        push(0.5);
+        push(7);
         layer.to(to);
-        push(0.25);
+        push(3);
         if (const Tensor count = mine->state_dict().find("state.0.step"); count.defined()) {
           EXPECT_EQ(count.item(), 2) << where;
         }

@@ -44,8 +44,20 @@ TEST(Groups, SchedulesKeepTheirRatio) {
   EXPECT_DOUBLE_EQ(o.lr(1), 2e-2) << "a new initial rate";
 }
 
+// Some papers' steps must be positive.
+bool refuses_a_rate_of_zero(const ComponentInfo& c) {
+  try {
+    c.make_optimizer({parameter({1})}, Json::parse(R"({"lr": 0})"));
+  } catch (const OptionError& e) {
+    EXPECT_NE(std::string(e.what()).find("lr is 0"), std::string::npos) << e.what();
+    return true;
+  }
+  return false;
+}
+
 TEST(Groups, RefusedRatesChangeNothing) {
   for (const ComponentInfo* c : all_optimizers()) {
+    if (refuses_a_rate_of_zero(*c)) continue;
     auto o = c->make_optimizer({parameter({1})}, Json::parse(R"({"lr": 0})"));
     o->add_param_group({parameter({1})}, Json::parse(R"({"lr": 0.25})"));
     EXPECT_ERROR(o->set_lr(0.5), OptionError,
@@ -221,9 +233,9 @@ TEST(Step, ClosureComputesTheLossOfTheStep) {
       l.backward();
       return l;
     });
-    EXPECT_EQ(calls, 1);
+    EXPECT_EQ(calls, o->stages()) << c->name;
     EXPECT_EQ(loss.item(), 12) << c->name << ": the loss before the step";
-    expect_values(p.grad(), {4, 4, 4});
+    if (o->stages() == 1) expect_values(p.grad(), {4, 4, 4});
     EXPECT_LT(p.to_vector()[0], 2) << c->name;
     EXPECT_ERROR(o->step([]() -> Tensor { fail<Error>({"no loss"}); }), Error, "no loss");
     EXPECT_ERROR(o->step(std::function<Tensor()>()), OptionError, "the closure is empty");

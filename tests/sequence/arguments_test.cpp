@@ -65,7 +65,7 @@ TEST_P(Arguments, AreUsedOrRefusedInWords) {
           EXPECT_GT(max_difference(y, want), 1e-6) << name << " was dropped";
         } catch (const Error& e) {
           const std::string text = e.what();
-          EXPECT_NE(text.find(GetParam()->name), std::string::npos) << text;
+          EXPECT_NE(text.find(GetParam()->made_as), std::string::npos) << text;
           EXPECT_NE(text.find(name), std::string::npos) << text;
         }
       }

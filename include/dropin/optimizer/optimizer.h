@@ -34,6 +34,8 @@ class Optimizer {
   /// forward, backward) and returns it, recorded even inside no_grad; then one step(). Returns the
   /// loss.
   virtual Tensor step(const std::function<Tensor()>& closure);
+  /// Gradients that one whole step takes: how often step(closure) calls the closure.
+  virtual int64_t stages() const { return 1; }
   /// Drops all gradients.
   void zero_grad();
   /// Adds parameters with some options changed: add_param_group(ps, {"lr": 0.1} as JSON).
@@ -84,6 +86,13 @@ class Optimizer {
   virtual void update(std::size_t group, std::size_t number, const Tensor& p, const Tensor& g,
                       NamedTensors& state, bool first) = 0;
   void add_first_group(const Tensors& params, const Json& options);
+  /// StateError when parameter p can not be updated from g (undefined: it has none) and its state
+  /// (empty: it has none yet). Called for every parameter before the first one changes.
+  virtual void check_update(std::size_t /*group*/, std::size_t /*number*/, const Tensor& /*p*/,
+                            const Tensor& /*g*/, const NamedTensors& /*state*/) const {}
+  /// The state of a parameter by number; empty before its first update.
+  const NamedTensors& held_state(std::size_t number) const { return states_[number].state; }
+  NamedTensors& held_state(std::size_t number) { return states_[number].state; }
   /// Entries that state_dict adds to parameter p's state, so that a later load can tell what it
   /// reads.
   virtual NamedTensors state_notes(std::size_t /*group*/, const Tensor& /*p*/,
@@ -130,6 +139,7 @@ class OptimizerOf : public Optimizer {
   std::string_view type() const override { return type_name<Self>(); }
 
  protected:
+  const O& options_of(std::size_t group) const { return parsed_[group]; }
   Json check_options(const Json& base, const Json& changes) const override {
     O o = options_from_json<O>(changes, type_name<Self>());  // refuses unknown names
     Json all = base.is_null() ? defaults_ : base;

@@ -9,6 +9,12 @@
 
 namespace dropin {
 
+/// Parameters with options for the optimizer: optimizer.add_param_group(g.params, g.options).
+struct ParameterHint {
+  Tensors params;
+  Json options;  ///< {} for the optimizer's own
+};
+
 namespace detail {
 /// Splits PyTorch's packed in_proj_weight / in_proj_bias under `prefix` into q_proj, k_proj,
 /// v_proj, and renames q_proj_weight, ...

@@ -43,12 +43,6 @@ struct HyenaFilterOptions {
   }
 };
 
-/// Parameters with options for the optimizer: optimizer.add_param_group(g.params, g.options).
-struct ParameterHint {
-  Tensors params;
-  Json options;  ///< {} for the optimizer's own
-};
-
 namespace detail {
 
 /// The table of positions: z [1, P, E] and t [1, P, 1].
