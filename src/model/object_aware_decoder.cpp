@@ -11,6 +11,13 @@ Sample ObjectAwareDecoder::sample(const Options& o, const SampleSpec& s) {
   return {{{"x", s.normal({batch, o.num_frames, o.patches_per_frame, o.feature_dim})}}};
 }
 
+Json ObjectAwareDecoder::options_from(std::string_view, const Json& options, const Json&) {
+  const Json* p = options.find("dropout");
+  Json r = Json::object();
+  r.set("dropout", p ? *p : Json(ObjectAwareDecoderOptions{}.dropout));
+  return r;
+}
+
 ObjectAwareDecoder::ObjectAwareDecoder(const ObjectAwareDecoderOptions& o) : Component(o) {
   for (const auto& [name, v] : {std::pair{"feature_dim", o.feature_dim},
                                 {"hidden_dim", o.hidden_dim},

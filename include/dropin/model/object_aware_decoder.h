@@ -61,6 +61,8 @@ class ObjectAwareDecoder : public Component<ObjectAwareDecoder, ObjectAwareDecod
   static std::vector<std::string> examples();
   static void traits(const Options& o, Traits& t) { t.random_in_training = o.dropout > 0; }
   static Sample sample(const Options& o, const SampleSpec& s);
+  /// Widths mean something else in other models; only dropout carries over.
+  static Json options_from(std::string_view component, const Json& options, const Json& around);
   explicit ObjectAwareDecoder(const ObjectAwareDecoderOptions& o);
   Tensor forward(const Tensor& x) override { return decode(x).video_embed; }
   ObjectAware decode(const Tensor& x);
