@@ -7,7 +7,7 @@ namespace dropin {
 
 namespace {
 
-constexpr int64_t kDirectTaps = 64;  // from here on transforms are faster
+constexpr int64_t kDirectTaps = 256;  // from here on transforms are faster, measured on one core
 
 // Normal values cut to [low, high].
 Tensor cut_normal(const Shape& sizes, double std, double low, double high) {

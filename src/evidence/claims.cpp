@@ -42,6 +42,8 @@ const Claims& all_claims() {
     auto* c = new Claims;
     attention_claims(*c);
     mixer_claims(*c);
+    scan_claims(*c);
+    game_claims(*c);
     hyena_claims(*c);
     lowbit_claims(*c);
     update_claims(*c);

@@ -66,9 +66,11 @@ struct Claim {
 
 using Claims = std::vector<Claim>;
 void attention_claims(Claims& all);
+void game_claims(Claims& all);
 void hyena_claims(Claims& all);
 void lowbit_claims(Claims& all);
 void mixer_claims(Claims& all);
+void scan_claims(Claims& all);
 void update_claims(Claims& all);
 void vision_claims(Claims& all);
 /// Every claim, in the order of the registry's families.

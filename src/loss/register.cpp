@@ -8,6 +8,8 @@
 
 namespace dropin {
 
+void register_video_losses(Registry& r);  // register_video.cpp
+
 namespace {
 
 // logits [2, L, V] and ids of as many positions.
@@ -240,6 +242,7 @@ void register_loss(Registry& r) {
   register_guidance(r);
   register_mixup(r);
   register_tunable(r);
+  register_video_losses(r);
 }
 
 }  // namespace dropin

@@ -1,6 +1,7 @@
 #include "dropin/model/convnet.h"
 #include "dropin/model/mask_iou_net.h"
 #include "dropin/model/mixnet.h"
+#include "dropin/model/object_aware_decoder.h"
 #include "dropin/model/prompter.h"
 #include "dropin/model/transformer.h"
 #include "dropin/model/transformer_encoder.h"
@@ -17,6 +18,7 @@ void register_model(Registry& r) {
   r.add<MixNetBlock>();
   r.add<MixNet>();
   r.add<FastMaskIoUNet>();
+  r.add<ObjectAwareDecoder>();
   r.add<Prompter>();
 }
 

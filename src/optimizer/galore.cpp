@@ -32,7 +32,7 @@ void check_galore(const GaLoreRule& rule, const GaLoreAdamWOptions& o) {
                "\", expected std, reverse_std, left, right or full");
   DROPIN_CHECK(o.svd == "exact" || o.svd == "randomized", OptionError, who, ": svd is \"", o.svd,
                "\", expected exact or randomized");
-  if (std::string_view(who) != "NaturalGaLore") return;
+  if (!rule.natural) return;
   DROPIN_CHECK(rule.history >= 1, OptionError, who, ": natural_history is ", rule.history,
                ", expected at least 1");
   DROPIN_CHECK(rule.damping > 0, OptionError, who, ": damping is ", rule.damping,
@@ -136,7 +136,7 @@ NamedTensors galore_start(const GaLoreRule& rule, const GaLoreAdamWOptions& o, c
       state.set("proj.Q", zeros({p.size(1), r}, like));
       core[1] = r;
     }
-    if (rule.history > 0) state.set("history", zeros({0, core.numel()}, like));
+    if (rule.natural) state.set("history", zeros({0, core.numel()}, like));
   }
   state.set("exp_avg", zeros(core, like));
   state.set("exp_avg_sq", zeros(core, like));
@@ -181,7 +181,7 @@ void galore_step(const GaLoreRule& rule, const GaLoreAdamWOptions& o, const Tens
   Tensor core = g;
   if (left.defined()) core = matmul(left.mT(), core);
   if (right.defined()) core = matmul(core, right);
-  if (projected && rule.history > 0) core = natural(rule, core, state);
+  if (projected && rule.natural) core = natural(rule, core, state);
   count.fill_(count.item() + 1);
   Tensor move = adam_direction(o, core, state, count.item());
   if (left.defined()) move = matmul(left, move);

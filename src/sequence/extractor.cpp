@@ -6,8 +6,10 @@ namespace dropin {
 
 namespace {
 
-// Lengths up to which sums are direct: measured, and short enough that NaN stays where it belongs.
-constexpr int64_t kDirectVectors = 128, kDirectMatrices = 128;
+// Up to where sums are direct, measured on one core: lags of vectors, where fft_conv is the faster
+// from 32 lags on; and samples times lags of matrices, whose own transforms cost as much as 1500
+// rows of direct sums (one sample of 1500 lags, 8 of 190).
+constexpr int64_t kDirectVectors = 32, kDirectMatrices = 1500;
 
 // The least product of 2, 3 and 5 that is not below n.
 int64_t transform_length(int64_t n) {
@@ -119,8 +121,8 @@ Tensor Extractor::by_lag(const Tensor& x) const {
   const int64_t l = x.size(1), k = std::min(l, options_.max_len);
   const Tensor w = ext_weight_->narrow(0, 0, k);
   if (she())
-    return k <= kDirectMatrices || !finite(x) ? matrix_lags_direct(x, w)
-                                              : matrix_lags_by_transform(x, w);
+    return x.size(0) * k <= kDirectMatrices || !finite(x) ? matrix_lags_direct(x, w)
+                                                          : matrix_lags_by_transform(x, w);
   if (k <= kDirectVectors || !finite(x))
     return causal_depthwise_conv(x, flip(w, {0}).transpose(0, 1).unsqueeze(1));
   return fft_conv(x.transpose(1, 2), w.transpose(0, 1)).transpose(1, 2);

@@ -115,7 +115,7 @@ TEST(SsdScan, IsExactOverLongSequencesWhereQuotientsOverflow) {
   const int64_t l = 65536;
   const Tensor x = random({1, l, 1, 1}, kFloat32, 1), one = ones({1, l, 1, 1});
   for (const double mixed : {0.0, 1.0})
-    for (const double rate : {1e-7, 1.0, 40.0}) {
+    for (const double rate : {1e-7, 0.3, 40.0}) {
       Tensor dt = full({1, l, 1}, rate);
       if (mixed > 0) dt.slice(1, 0, l, 37).fill_(1e6);  // forgets everything, now and then
       const SsdScanResult got = ssd_scan(x, dt, -ones({1}), one, one);
@@ -129,7 +129,7 @@ TEST(SsdScan, IsExactOverLongSequencesWhereQuotientsOverflow) {
         largest = std::max(largest, std::abs(h));
       }
       EXPECT_LT(worst, 1e-5 * largest) << rate << " " << mixed;
-      if (rate < 1) continue;
+      if (rate < 0.1) continue;
       // what a quotient of exponentials gives
       const Tensor s = cumsum(-dt, 1).unsqueeze(3);
       const Tensor quotient = exp(s) * cumsum(exp(-s) * x * dt.unsqueeze(3), 1);

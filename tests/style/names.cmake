@@ -4,7 +4,7 @@ cmake_minimum_required(VERSION 3.22)
 
 # Every registered name: classes of the rooms' lists, functions, families.
 set(names)
-file(GLOB lists ${ROOT}/src/*/register.cpp)
+file(GLOB lists ${ROOT}/src/*/register*.cpp)
 foreach(list IN LISTS lists)
   file(READ ${list} text)
   string(REGEX MATCHALL "add<[A-Za-z0-9_]+>\\(\\)|name = \"[A-Za-z0-9_]+\"" found "${text}")

@@ -71,9 +71,10 @@ struct NaturalGaLoreOptions {
 };
 
 namespace detail {
-/// How the two name themselves, and what NaturalGaLore does besides; history 0: nothing.
+/// How the two name themselves, and what NaturalGaLore does besides.
 struct GaLoreRule {
   const char* who;
+  bool natural = false;
   int64_t history = 0;
   double damping = 0;
 };
@@ -168,7 +169,7 @@ class NaturalGaLore : public detail::GaLoreOf<NaturalGaLore, NaturalGaLoreOption
       : GaLoreOf(params, o) {}
   static GaLoreAdamWOptions shared(const NaturalGaLoreOptions& o) { return o.base(); }
   static detail::GaLoreRule rule_of(const NaturalGaLoreOptions& o) {
-    return {"NaturalGaLore", o.natural_history, o.damping};
+    return {"NaturalGaLore", true, o.natural_history, o.damping};
   }
 };
 
