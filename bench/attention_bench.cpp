@@ -13,6 +13,7 @@
 #include "dropin/sequence/dilated_attention.h"
 #include "dropin/sequence/latent_attention.h"
 #include "dropin/sequence/longformer_attention.h"
+#include "dropin/sequence/multihead_attention.h"
 #include "dropin/sequence/sigmoid_attention.h"
 
 namespace {

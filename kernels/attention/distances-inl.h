@@ -112,7 +112,7 @@ void multiply_factors(const AttentionProblem& p, const TileAt& t, float* s) {
 }
 
 // Columns [0, n) of rows of s, each in its window, the rest 0.
-void straighten(int64_t m, int64_t n, const float* s, float* w) {
+[[maybe_unused]] void straighten(int64_t m, int64_t n, const float* s, float* w) {
   for (int64_t r = 0; r < m; ++r) {
     float* to = w + r * kSpan;
     std::fill_n(to, kSpan, 0.0f);
@@ -121,8 +121,8 @@ void straighten(int64_t m, int64_t n, const float* s, float* w) {
 }
 
 // acc_i += sum_j s_ij a, with a table of values; columns beyond a row's band are not read.
-void add_value_rows(const AttentionProblem& p, const TileAt& t, const float* s, float* acc,
-                    int64_t width, float* work) {
+[[maybe_unused]] void add_value_rows(const AttentionProblem& p, const TileAt& t, const float* s,
+                                     float* acc, int64_t width, float* work) {
   const float* rows_of = p.tables->value_rows.data() + p.tables->window(t.i0, t.j0) * width;
   for_groups(t.m, [&](int64_t i, int64_t rows) {
     const Band in{t.bands[i].lo, std::min(t.bands[i].hi, t.n)};
@@ -149,8 +149,8 @@ HWY_INLINE void add_product(bool careful, int64_t rows, int64_t width, int64_t d
 }
 
 // w [m, kSpan] holds what straighten() made: table [kSpan, width] += w^T x.
-void gather_by_distance(bool careful, int64_t m, int64_t width, const float* w, const float* x,
-                        float* table) {
+[[maybe_unused]] void gather_by_distance(bool careful, int64_t m, int64_t width, const float* w,
+                                         const float* x, float* table) {
   for_groups(kSpan, [&](int64_t a, int64_t rows) {
     const int64_t lo = std::clamp<int64_t>(kTile - (a + rows - 1), 0, m),
                   hi = std::clamp<int64_t>(kSpan - a, lo, m);
@@ -160,8 +160,9 @@ void gather_by_distance(bool careful, int64_t m, int64_t width, const float* w, 
 }
 
 // With the gradient of the scores ds: gq += ds a, and the table's part.
-void table_gradients(const AttentionProblem& p, const TileAt& t, bool careful, const float* ds,
-                     const float* q, const float* rows_of, float* gq, float* table, float* work) {
+[[maybe_unused]] void table_gradients(const AttentionProblem& p, const TileAt& t, bool careful,
+                                      const float* ds, const float* q, const float* rows_of,
+                                      float* gq, float* table, float* work) {
   const int64_t dp = rounded(p.width);
   straighten(t.m, padded(t.n), ds, work);
   for_groups(t.m, [&](int64_t i, int64_t rows) {
@@ -173,9 +174,10 @@ void table_gradients(const AttentionProblem& p, const TileAt& t, bool careful, c
 }
 
 // The same where keys meet the table: gk += ds^T a, and the table's part.
-void table_gradients_of_keys(const AttentionProblem& p, const TileAt& t, bool careful,
-                             const float* ds, const float* k, const float* rows_of, float* gk,
-                             float* table, float* work) {
+[[maybe_unused]] void table_gradients_of_keys(const AttentionProblem& p, const TileAt& t,
+                                              bool careful, const float* ds, const float* k,
+                                              const float* rows_of, float* gk, float* table,
+                                              float* work) {
   const int64_t dp = rounded(p.width);
   const float scale = static_cast<float>(p.spec.scale);
   std::fill_n(work, t.n * kSpan, 0.0f);
@@ -195,8 +197,8 @@ void table_gradients_of_keys(const AttentionProblem& p, const TileAt& t, bool ca
 }
 
 // raw: q k^T before the factors. Their gradient gets ds raw, and ds becomes the gradient of raw.
-void factor_gradients(const AttentionProblem& p, const TileAt& t, const float* raw, float* ds,
-                      float* factors) {
+[[maybe_unused]] void factor_gradients(const AttentionProblem& p, const TileAt& t, const float* raw,
+                                       float* ds, float* factors) {
   for (int64_t i = 0; i < t.m; ++i) {
     const float *f = factors_of(p, t, i), *x = raw + i * kTile;
     float *g = factors + kTile - i, *to = ds + i * kTile;

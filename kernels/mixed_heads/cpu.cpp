@@ -1,6 +1,6 @@
-// A task takes 12 queries of all heads: a strip of tiles along the keys they see holds their
+// A task takes 24 queries of all heads: a strip of tiles along the keys they see holds their
 // probabilities, which is what mixing after the softmax needs, since it couples the heads. Memory
-// is 12 x H x Lk a thread. Pass one: scores, mixed, and the greatest of each row; then exponentials
+// is 24 x H x Lk a thread. Pass one: scores, mixed, and the greatest of each row; then exponentials
 // and sums; then the second mixing and the values.
 #include "kernels/simd.h"
 #undef HWY_TARGET_INCLUDE
@@ -14,18 +14,18 @@ HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-// acc += the strip's weights, mixed again, times the values; acc [H, 12, Dv rounded up].
+// acc += the strip's weights, mixed again, times the values; acc [H, 24, Dv rounded up].
 void weigh_values(const MixedProblem& p, const MixedKeys& keys, const Strip& s, float* acc) {
   const int64_t dvp = whole_vectors(p.value_width);
   for (int64_t block = s.first; block < s.last; ++block) {
-    mix(mixing_of(p, 1, s.of_queries, keys.factors.data() + block * 2 * p.factors() * kMixedKeys),
-        s.m, s.p + (block - s.first) * p.tile(), s.spare);
+    mix(mixing_of(p, 1, s.of_queries, keys.factors + block * 2 * p.factors() * kMixedKeys), s.m,
+        s.p + (block - s.first) * p.tile(), s.spare);
     const bool partial = p.partial(s.b, s.i0, s.m, block);
     if (partial) hide(p, s.b, s.i0, s.m, block, 0, s.spare);  // 0 times a NaN of a hidden key
     for (int64_t h = 0; h < p.heads; ++h)
       masked_product(partial && !keys.finite[at(h * p.blocks() + block)], s.m, dvp, kMixedKeys,
                      s.spare + h * kHeadStep, kMixedKeys, 1,
-                     keys.values.data() + (h * p.blocks() + block) * kMixedKeys * dvp, dvp,
+                     keys.values + (h * p.blocks() + block) * kMixedKeys * dvp, dvp,
                      acc + h * kMixedQueries * dvp, dvp, true);
   }
 }

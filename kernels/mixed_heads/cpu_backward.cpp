@@ -1,4 +1,4 @@
-// The backward pass of attention with mixed heads: a strip of 12 queries is made again, raw scores
+// The backward pass of attention with mixed heads: a strip of 24 queries is made again, raw scores
 // and probabilities, and walked twice, back through the second mixing and then through the first.
 // What keys get is summed by parts of the queries, so results do not depend on the thread count.
 #include "kernels/simd.h"
@@ -8,135 +8,43 @@
 //
 #include "dropin/core/parallel.h"
 #include "kernels/mixed_heads/mixed-inl.h"
+#include "kernels/mixed_heads/unmix-inl.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace dropin::kernels::HWY_NAMESPACE {
 namespace {
 
-// Gradients of what a stage mixes with: rows of queries, 2 factors() apart; of a block of keys;
-// fixed or null. All are added to.
-struct MixingGradients {
-  float *of_queries, *of_keys, *fixed;
-};
-
-// What low-rank parts make of one query's row of a tile, [R, 64] each: a w1 and dy w2^T, of the
-// query's factors and of the keys'.
-struct LowRank {
-  float by_query[kMixedRanks * kMixedKeys], by_key[kMixedRanks * kMixedKeys];
-};
-template <int kRank>
-void low_rank_of(int64_t heads, int64_t ranks_in, const float* row, const float* of_query,
-                 const float* of_keys, LowRank& to) {
-  const hn::ScalableTag<float> d;
-  const int64_t ranks = kRank ? kRank : ranks_in;
-  constexpr int kRoom = kRank ? kRank : static_cast<int>(kMixedRanks);
-  for (int64_t s = 0; s < kMixedKeys; s += static_cast<int64_t>(hn::Lanes(d))) {
-    VecOf<decltype(d)> q[kRoom], k[kRoom];
-    for (int64_t r = 0; r < ranks; ++r) q[r] = k[r] = hn::Zero(d);
-    for (int64_t h = 0; h < heads; ++h) {
-      const auto v = hn::LoadU(d, row + h * kHeadStep + s);
-      for (int64_t r = 0; r < ranks; ++r) {
-        q[r] = hn::MulAdd(v, hn::Set(d, of_query[r * heads + h]), q[r]);
-        k[r] = hn::MulAdd(v, hn::LoadU(d, of_keys + (r * heads + h) * kMixedKeys + s), k[r]);
-      }
-    }
-    for (int64_t r = 0; r < ranks; ++r) {
-      hn::StoreU(q[r], d, to.by_query + r * kMixedKeys + s);
-      hn::StoreU(k[r], d, to.by_key + r * kMixedKeys + s);
-    }
-  }
-}
-
-// Through y = mix(a), one query: da from dy, and the factors' gradients.
-template <int kRank>
-void unmix_row(const Mixing& x, const float* a, const float* dy, float* da, const float* q,
-               float* gq, float* gk) {
-  const hn::ScalableTag<float> d;
-  const int64_t n = x.heads, ranks = kRank ? kRank : x.rank, part = ranks * n,
-                kpart = part * kMixedKeys;
-  constexpr int kRoom = kRank ? kRank : static_cast<int>(kMixedRanks);
-  LowRank forward, back;
-  low_rank_of<kRank>(n, x.rank, a, q, x.of_keys, forward);
-  low_rank_of<kRank>(n, x.rank, dy, q + part, x.of_keys + kpart, back);
-  for (int64_t h = 0; h < n; ++h) {
-    VecOf<decltype(d)> g1[kRoom], g2[kRoom];
-    for (int64_t r = 0; r < ranks; ++r) g1[r] = g2[r] = hn::Zero(d);
-    auto g0 = hn::Zero(d);
-    for (int64_t s = 0; s < kMixedKeys; s += static_cast<int64_t>(hn::Lanes(d))) {
-      const auto va = hn::LoadU(d, a + h * kHeadStep + s),
-                 vy = hn::LoadU(d, dy + h * kHeadStep + s);
-      const float* k = x.of_keys + h * kMixedKeys + s;
-      float* to = gk + h * kMixedKeys + s;
-      auto sum =
-          hn::MulAdd(vy, hn::Add(hn::Set(d, q[2 * part + h]), hn::LoadU(d, k + 2 * kpart)), vy);
-      const auto both = hn::Mul(va, vy);
-      g0 = hn::Add(g0, both);
-      hn::StoreU(hn::Add(hn::LoadU(d, to + 2 * kpart), both), d, to + 2 * kpart);
-      for (int64_t r = 0; r < ranks; ++r) {
-        const int64_t row = r * n * kMixedKeys, at = r * kMixedKeys + s;
-        const auto fq = hn::LoadU(d, forward.by_query + at), fk = hn::LoadU(d, forward.by_key + at),
-                   bq = hn::LoadU(d, back.by_query + at), bk = hn::LoadU(d, back.by_key + at);
-        sum = hn::MulAdd(bq, hn::Set(d, q[r * n + h]), sum);
-        sum = hn::MulAdd(bk, hn::LoadU(d, k + row), sum);
-        g1[r] = hn::MulAdd(va, bq, g1[r]);
-        g2[r] = hn::MulAdd(vy, fq, g2[r]);
-        hn::StoreU(hn::MulAdd(va, bk, hn::LoadU(d, to + row)), d, to + row);
-        hn::StoreU(hn::MulAdd(vy, fk, hn::LoadU(d, to + kpart + row)), d, to + kpart + row);
-      }
-      if (x.fixed)
-        for (int64_t g = 0; g < n; ++g)
-          sum =
-              hn::MulAdd(hn::LoadU(d, dy + g * kHeadStep + s), hn::Set(d, x.fixed[h * n + g]), sum);
-      hn::StoreU(sum, d, da + h * kHeadStep + s);
-    }
-    gq[2 * part + h] += hn::GetLane(hn::SumOfLanes(d, g0));
-    for (int64_t r = 0; r < ranks; ++r) {
-      gq[r * n + h] += hn::GetLane(hn::SumOfLanes(d, g1[r]));
-      gq[part + r * n + h] += hn::GetLane(hn::SumOfLanes(d, g2[r]));
-    }
-  }
-}
-
-// The same for a tile; da is not dy.
-void unmix(const Mixing& x, int64_t m, const float* a, const float* dy, float* da,
-           const MixingGradients& g) {
-  for (int64_t t = 0; t < m; ++t) {
-    const int64_t at = t * kMixedKeys;
-    with_rank(x.rank, [&](auto rank) {
-      unmix_row<decltype(rank)::value>(x, a + at, dy + at, da + at, x.of_queries + t * x.step,
-                                       g.of_queries + t * x.step, g.of_keys);
-    });
-    if (!x.fixed) continue;
-    for (int64_t h = 0; h < x.heads; ++h)
-      for (int64_t i = 0; i < x.heads; ++i) {
-        float sum = 0;
-        for (int64_t s = 0; s < kMixedKeys; ++s)
-          sum += a[h * kHeadStep + at + s] * dy[i * kHeadStep + at + s];
-        g.fixed[h * x.heads + i] += sum;
-      }
-  }
-}
-
 // What a part of the queries gives the keys: [H, blocks 64, D and Dv rounded up], [blocks, 2
 // factors(), 64], [2, H, H].
 struct KeyGradients {
-  cpu::Scratch<float> k, v, factors, fixed;
-  explicit KeyGradients(const MixedProblem& p) {
-    const int64_t rows = p.blocks() * kMixedKeys;
-    auto cleared = [](int64_t n) {
-      cpu::Scratch<float> s(n);
-      std::fill_n(s.data(), n, 0.0f);
-      return s;
-    };
-    k = cleared(p.heads * rows * whole_vectors(p.width));
-    v = cleared(p.heads * rows * whole_vectors(p.value_width));
-    factors = cleared(rows * 2 * p.factors());
-    fixed = cleared(2 * p.heads * p.heads);
-  }
+  float *k, *v, *factors, *fixed;
   MixingGradients of(const MixedProblem& p, int stage, int64_t block, float* of_queries) const {
     return {of_queries + stage * p.factors(),
-            factors.data() + (2 * block + stage) * p.factors() * kMixedKeys,
-            fixed.data() + stage * p.heads * p.heads};
+            factors + (2 * block + stage) * p.factors() * kMixedKeys,
+            fixed + stage * p.heads * p.heads};
+  }
+};
+// Those of all parts, cleared by clear().
+struct PartGradients {
+  int64_t sizes[4], parts;  // of a part's k, v, factors, fixed
+  cpu::Scratch<float> memory[3];
+  PartGradients(const MixedProblem& p, int64_t parts_in) : parts(parts_in) {
+    const int64_t rows = p.blocks() * kMixedKeys;
+    sizes[0] = p.heads * rows * whole_vectors(p.width);
+    sizes[1] = p.heads * rows * whole_vectors(p.value_width);
+    sizes[2] = rows * 2 * p.factors();
+    sizes[3] = 2 * p.heads * p.heads;
+    for (int i = 0; i < 3; ++i) memory[i] = cpu::Scratch<float>(parts * length(i));
+  }
+  int64_t length(int i) const { return i == 2 ? sizes[2] + sizes[3] : sizes[i]; }
+  KeyGradients of(int64_t part) const {
+    float* rest = memory[2].data() + part * length(2);
+    return {memory[0].data() + part * sizes[0], memory[1].data() + part * sizes[1], rest,
+            rest + sizes[2]};
+  }
+  KeyGradients cleared(int64_t part) const {
+    for (int i = 0; i < 3; ++i) std::fill_n(memory[i].data() + part * length(i), length(i), 0.0f);
+    return of(part);
   }
 };
 
@@ -173,11 +81,11 @@ void back_to_probabilities(const MixedProblem& p, const MixedKeys& keys, const S
     const float* probability = s.p + (block - s.first) * p.tile();
     float* dprob = w.dp_strip + (block - s.first) * p.tile();
     const Mixing x =
-        mixing_of(p, 1, s.of_queries, keys.factors.data() + block * 2 * p.factors() * kMixedKeys);
+        mixing_of(p, 1, s.of_queries, keys.factors + block * 2 * p.factors() * kMixedKeys);
     mix(x, s.m, probability, w.two);
     for (int64_t h = 0; h < p.heads; ++h)
       product(s.m, kMixedKeys, p.value_width, w.go + h * kMixedQueries * w.dvp, w.dvp, 1,
-              keys.value_columns.data() + (h * p.blocks() + block) * kMixedKeys * p.value_width,
+              keys.value_columns + (h * p.blocks() + block) * kMixedKeys * p.value_width,
               kMixedKeys, w.one + h * kHeadStep, kMixedKeys, false);
     const bool partial = p.partial(s.b, s.i0, s.m, block);
     if (partial)
@@ -186,7 +94,7 @@ void back_to_probabilities(const MixedProblem& p, const MixedKeys& keys, const S
       masked_product(partial && !(finite && keys.finite[at(h * p.blocks() + block)]), kMixedKeys,
                      w.dvp, s.m, w.two + h * kHeadStep, 1, kMixedKeys,
                      w.go + h * kMixedQueries * w.dvp, w.dvp,
-                     g.v.data() + (h * p.blocks() + block) * kMixedKeys * w.dvp, w.dvp, true);
+                     g.v + (h * p.blocks() + block) * kMixedKeys * w.dvp, w.dvp, true);
     unmix(x, s.m, probability, w.one, dprob, g.of(p, 1, block, w.factors));
     if (partial) hide(p, s.b, s.i0, s.m, block, 0, dprob);
     for (int64_t h = 0; h < p.heads; ++h)
@@ -215,17 +123,17 @@ void back_to_scores(const MixedProblem& p, const MixedKeys& keys, const Strip& s
       }
     const bool partial = p.partial(s.b, s.i0, s.m, block);
     if (partial) hide(p, s.b, s.i0, s.m, block, 0, ds);
-    unmix(mixing_of(p, 0, s.of_queries, keys.factors.data() + block * 2 * p.factors() * kMixedKeys),
-          s.m, s.raw + tile, ds, w.one, g.of(p, 0, block, w.factors));
+    unmix(mixing_of(p, 0, s.of_queries, keys.factors + block * 2 * p.factors() * kMixedKeys), s.m,
+          s.raw + tile, ds, w.one, g.of(p, 0, block, w.factors));
     if (partial) hide(p, s.b, s.i0, s.m, block, 0, w.one);
     for (int64_t h = 0; h < p.heads; ++h) {
       const int64_t first = (h * p.blocks() + block) * kMixedKeys;
       const bool careful = partial && !(finite && keys.finite[at(h * p.blocks() + block)]);
       masked_product(careful, s.m, w.dp, kMixedKeys, w.one + h * kHeadStep, kMixedKeys, 1,
-                     keys.key_rows.data() + first * w.dp, w.dp, w.gq + h * kMixedQueries * w.dp,
-                     w.dp, true);
+                     keys.key_rows + first * w.dp, w.dp, w.gq + h * kMixedQueries * w.dp, w.dp,
+                     true);
       masked_product(careful, kMixedKeys, w.dp, s.m, w.one + h * kHeadStep, 1, kMixedKeys,
-                     w.q + h * kMixedQueries * w.dp, w.dp, g.k.data() + first * w.dp, w.dp, true);
+                     w.q + h * kMixedQueries * w.dp, w.dp, g.k + first * w.dp, w.dp, true);
     }
   }
 }
@@ -262,7 +170,7 @@ void store_keys(const MixedProblem& p, int64_t b, const std::vector<KeyGradients
                 rows = p.blocks() * kMixedKeys, wide = 2 * p.factors();
   parallel_for(p.keys, 64, [&](int64_t begin, int64_t end) {
     for (int64_t j = begin; j < end; ++j) {
-      auto add = [&](const abi::TensorOut& out, cpu::Scratch<float> KeyGradients::*of, int64_t ld,
+      auto add = [&](const abi::TensorOut& out, float* KeyGradients::*of, int64_t ld,
                      int64_t width) {
         for (int64_t h = 0; h < p.heads; ++h) {
           float* to = p.row(out, b, h, j);
@@ -293,16 +201,19 @@ void MixedBackward(const MixedProblem& p) {
   cpu::Scratch<float> none(kMixedQueries * 2 * p.factors());
   std::fill_n(none.data(), kMixedQueries * 2 * p.factors(), 0.0f);
   if (p.grad.fixed.data) std::fill_n(p.grad.fixed.as<float>(), 2 * p.heads * p.heads, 0.0f);
+  const PartGradients all(p, parts);
   MixedKeys keys;
   for (int64_t b = 0; b < p.batch; ++b) {
     pack_keys(p, b, true, keys);
     std::vector<KeyGradients> sums;
-    for (int64_t t = 0; t < parts; ++t) sums.emplace_back(p);
+    for (int64_t t = 0; t < parts; ++t) sums.push_back(all.of(t));
     parallel_for(parts, 1, [&](int64_t begin, int64_t end) {
       const StripWork w(p);
-      for (int64_t t = begin; t < end; ++t)
+      for (int64_t t = begin; t < end; ++t) {
+        all.cleared(t);
         for (int64_t u = t; u < tiles; u += parts)
           back_tile(p, keys, b, u * kMixedQueries, none, w, sums[at(t)]);
+      }
     });
     store_keys(p, b, sums);
   }

@@ -1,4 +1,4 @@
-// What both directions of attention with mixed heads make of a tile [H, 12, 64] of queries and
+// What both directions of attention with mixed heads make of a tile [H, 24, 64] of queries and
 // keys. Keys lie in the lanes of a vector, so a query's factors are broadcast and a key's are
 // loaded. Included once per target (no ordinary include guard).
 #if defined(DROPIN_KERNELS_MIXED_HEADS_INL_H_) == defined(HWY_TARGET_TOGGLE)
@@ -124,20 +124,20 @@ void pack_heads(const abi::TensorIn& x, int64_t heads, int64_t b, int64_t i0, in
 void pack_keys(const MixedProblem& p, int64_t b, bool backward, MixedKeys& to) {
   const int64_t n = p.blocks(), d = p.width, dv = p.value_width, dp = whole_vectors(d),
                 dvp = whole_vectors(dv), wide = 2 * p.factors(), rows = n * kMixedKeys;
-  auto room = [](cpu::Scratch<float>& s, int64_t floats) {
-    if (!s.data()) s = cpu::Scratch<float>(floats);
-  };
-  room(to.keys, p.heads * rows * d);
-  room(to.factors, n * wide * kMixedKeys);
-  room(backward ? to.key_rows : to.values, p.heads * rows * (backward ? dp : dvp));
-  if (backward) room(to.value_columns, p.heads * rows * dv);
+  const int64_t all = p.heads * rows;
+  if (!to.memory.data())
+    to.memory = cpu::Scratch<float>(all * (d + (backward ? dp + dv : dvp)) + rows * wide);
+  to.keys = to.memory.data();
+  to.factors = to.keys + all * d;
+  (backward ? to.key_rows : to.values) = to.factors + rows * wide;
+  to.value_columns = to.factors + rows * wide + all * dp;
   to.finite.assign(at(p.heads * n), 1);
   for (int64_t h = 0; h < p.heads; ++h)
     for (int64_t block = 0; block < n; ++block) {
       const int64_t j0 = block * kMixedKeys, count = std::min(kMixedKeys, p.keys - j0),
                     first = h * rows + j0;
       const float *k = p.row(p.k, b, h, j0), *v = p.row(p.v, b, h, j0);
-      pack_transposed(k, count, d, p.k.strides[2], to.keys.data() + first * d, kMixedKeys);
+      pack_transposed(k, count, d, p.k.strides[2], to.keys + first * d, kMixedKeys);
       to.finite[at(h * n + block)] =
           all_finite(k, count, d, p.k.strides[2]) && all_finite(v, count, dv, p.v.strides[2]);
       auto by_rows = [&](const float* x, int64_t stride, int64_t width, int64_t ld, float* out) {
@@ -145,15 +145,14 @@ void pack_keys(const MixedProblem& p, int64_t b, bool backward, MixedKeys& to) {
         for (int64_t j = 0; j < count; ++j) std::copy_n(x + j * stride, width, out + j * ld);
       };
       if (backward) {
-        by_rows(k, p.k.strides[2], d, dp, to.key_rows.data() + first * dp);
-        pack_transposed(v, count, dv, p.v.strides[2], to.value_columns.data() + first * dv,
-                        kMixedKeys);
+        by_rows(k, p.k.strides[2], d, dp, to.key_rows + first * dp);
+        pack_transposed(v, count, dv, p.v.strides[2], to.value_columns + first * dv, kMixedKeys);
       } else {
-        by_rows(v, p.v.strides[2], dv, dvp, to.values.data() + first * dvp);
+        by_rows(v, p.v.strides[2], dv, dvp, to.values + first * dvp);
       }
     }
   for (int64_t block = 0; block < n; ++block) {
-    float* out = to.factors.data() + block * wide * kMixedKeys;
+    float* out = to.factors + block * wide * kMixedKeys;
     if (!p.of_keys.data) {
       std::fill_n(out, wide * kMixedKeys, 0.0f);
       continue;
@@ -196,7 +195,7 @@ float exponentials_of(float* row, float top_in) {
   return hn::GetLane(hn::SumOfLanes(d, sum));
 }
 
-// The probabilities of a strip: scores, mixed, normalised by head and query. q: [H, 12, D rounded
+// The probabilities of a strip: scores, mixed, normalised by head and query. q: [H, 24, D rounded
 // up], with the scale in it.
 void probabilities(const MixedProblem& p, const MixedKeys& keys, const Strip& s, const float* q) {
   const int64_t rows = p.heads * kMixedQueries, dp = whole_vectors(p.width);
@@ -214,10 +213,10 @@ void probabilities(const MixedProblem& p, const MixedKeys& keys, const Strip& s,
     float *raw = s.raw ? tile_of(s.raw, block) : s.spare, *mixed = tile_of(s.p, block);
     for (int64_t h = 0; h < p.heads; ++h)
       product(s.m, kMixedKeys, p.width, q + h * kMixedQueries * dp, dp, 1,
-              keys.keys.data() + (h * p.blocks() + block) * kMixedKeys * p.width, kMixedKeys,
+              keys.keys + (h * p.blocks() + block) * kMixedKeys * p.width, kMixedKeys,
               raw + h * kHeadStep, kMixedKeys, false);
-    mix(mixing_of(p, 0, s.of_queries, keys.factors.data() + block * 2 * p.factors() * kMixedKeys),
-        s.m, raw, mixed);
+    mix(mixing_of(p, 0, s.of_queries, keys.factors + block * 2 * p.factors() * kMixedKeys), s.m,
+        raw, mixed);
     if (p.partial(s.b, s.i0, s.m, block)) {
       hide(p, s.b, s.i0, s.m, block, -kInf<float>, mixed);
       if (s.raw) hide(p, s.b, s.i0, s.m, block, 0, raw);

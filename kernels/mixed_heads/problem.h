@@ -10,7 +10,7 @@
 
 namespace dropin::kernels {
 
-constexpr int64_t kMixedQueries = 12;  ///< a tile: so many queries by kMixedKeys keys, all heads
+constexpr int64_t kMixedQueries = 24;  ///< a tile: so many queries by kMixedKeys keys, all heads
 constexpr int64_t kMixedKeys = 64;
 constexpr int64_t kMixedRanks = 8;
 
@@ -57,7 +57,9 @@ inline int64_t whole_vectors(int64_t n) { return ceil_div(n, 16) * 16; }
 /// rounded up], their factors [blocks, 2 factors(), 64]; for backward values as columns and keys as
 /// rows.
 struct MixedKeys {
-  cpu::Scratch<float> keys, values, factors, key_rows, value_columns;
+  cpu::Scratch<float> memory;  // one block: threads keep few of them
+  float *keys = nullptr, *values = nullptr, *factors = nullptr, *key_rows = nullptr,
+        *value_columns = nullptr;
   std::vector<unsigned char> finite;  // [H, blocks]
 };
 

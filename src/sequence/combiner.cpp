@@ -38,6 +38,13 @@ Tensor counts(const Tensor& live, const TensorOptions& like) { return live.to(li
 }  // namespace
 
 Summary whole(const Region& r, const std::string& pool) {
+  if (!r.live.defined()) {
+    auto pooled = [&](const Tensor& x) {
+      return pool == "max" ? max(x, -2).values : pool == "sum" ? sum(x, {-2}) : mean(x, {-2});
+    };
+    const Tensor p = softmax(matmul(r.k, pooled(r.pool_q).unsqueeze(-1)).squeeze(-1), -1);
+    return {pooled(r.pool_k), matmul(p.unsqueeze(-2), r.v).squeeze(-2), {}};
+  }
   const Tensor exists = any(r.live, {-1});
   auto pooled = [&](const Tensor& x) {
     if (pool == "max") return only(max(only(x, r.live, -kInf<double>), -2).values, exists, 0);

@@ -9,13 +9,14 @@
 
 namespace dropin::combiner {
 
-/// One key and value per region: k, v [*, regions, e], exists [*, regions] bool (it has a token).
+/// One key and value per region: k, v [*, regions, e], exists [*, regions] bool (it has a token),
+/// undefined: all have.
 struct Summary {
   Tensor k, v, exists;
 };
 
 /// What the tokens of regions are: queries and keys to be pooled, keys, values [*, len, e], and
-/// which are real, live [*, len] bool.
+/// which are real, live [*, len] bool; whole() takes an undefined live for all.
 struct Region {
   Tensor pool_q, pool_k, k, v, live;
   /// f of every tensor; `rank` dimensions of live stand for those of the others but the last.

@@ -147,9 +147,12 @@ Tensor CombinerAttention::mix_tiled(const Tokens& t, int64_t s) const {
   if (is_training()) own.dropout_p = o.dropout;
   if (!attention_is_tiled(t.q, t.k, t.v, own)) return {};
   const Rows r(t.q, t.k, t.v, t.pad, s);
-  const Summary w = combiner::whole(
-      {acted(r.query, pool_q_), acted(r.key, pool_k_), r.key, r.value, r.live}, o.pool);
-  AttentionParams regions{.scale = 1, .key_padding_mask = logical_not(w.exists).reshape({-1, r.n})};
+  const bool whole_rows = !t.pad.defined() && length % s == 0;
+  const Summary w = combiner::whole({acted(r.query, pool_q_), acted(r.key, pool_k_), r.key, r.value,
+                                     whole_rows ? Tensor() : r.live},
+                                    o.pool);
+  AttentionParams regions{.scale = 1};
+  if (w.exists.defined()) regions.key_padding_mask = logical_not(w.exists).reshape({-1, r.n});
   if (o.causal || o.exclude_self_span) {
     const Tensor row = floor_divide(arange(length), s).unsqueeze(1),
                  region = arange(r.n).unsqueeze(0);

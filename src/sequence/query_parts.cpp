@@ -5,18 +5,83 @@
 
 namespace dropin::detail {
 
-Tensor in_query_parts(int64_t n, int64_t numbers, const Tensors& inputs,
-                      const std::function<Tensor(const Tensors&, const QueryPart&)>& f) {
+namespace {
+
+using PartFunction = std::function<Tensor(const Tensors&, const QueryPart&)>;
+
+/// The random stream as it was, for a scope.
+class ReplayedRandom {
+ public:
+  explicit ReplayedRandom(const Generator& at) : now_(default_generator()) {
+    default_generator() = at;
+  }
+  ~ReplayedRandom() { default_generator() = now_; }
+  ReplayedRandom(const ReplayedRandom&) = delete;
+  ReplayedRandom& operator=(const ReplayedRandom&) = delete;
+
+ private:
+  Generator now_;
+};
+
+std::vector<QueryPart> parts_of(int64_t n, int64_t most) {
+  std::vector<QueryPart> parts;
+  for (int64_t first = 0; first < n; first += most)
+    parts.push_back({first, std::min(most, n - first), n});
+  return parts;
+}
+Tensor all_parts(const std::vector<QueryPart>& parts, const PartFunction& f, const Tensors& in) {
+  Tensors out;
+  for (const QueryPart& part : parts) out.push_back(f(in, part));
+  return concat(out, 2);
+}
+
+// The gradients of those inputs that want one, a part after the other.
+Tensors gradients_by_parts(const std::vector<QueryPart>& parts, const PartFunction& f,
+                           const Saved& s, const Tensors& inputs, const Tensor& gy) {
+  Tensors sums(inputs.size());
+  for (const QueryPart& part : parts) {
+    Tensors in, wanted;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      in.push_back(inputs[i].defined() ? inputs[i].detach() : Tensor());
+      if (s.needs(static_cast<int>(i))) wanted.push_back(in[i].requires_grad_());
+    }
+    Tensors g;
+    {
+      enable_grad on;
+      g = grad({f(in, part)}, wanted, {gy.narrow(2, part.first, part.count)}, false, false, true);
+    }
+    for (std::size_t i = 0, k = 0; i < inputs.size(); ++i) {
+      if (!s.needs(static_cast<int>(i))) continue;
+      const Tensor own = g[k++];
+      if (own.defined()) sums[i] = sums[i].defined() ? sums[i].add_(own) : own.clone();
+    }
+  }
+  return sums;
+}
+
+}  // namespace
+
+Tensor in_query_parts(int64_t n, int64_t numbers, const Tensors& inputs, const PartFunction& f) {
   const int64_t most = std::clamp<int64_t>((int64_t{1} << 19) / std::max<int64_t>(numbers, 1), 1,
                                            std::max<int64_t>(n, 1));
   if (most >= n) return f(inputs, {0, n, n});
-  Tensors out;
-  for (int64_t first = 0; first < n; first += most) {
-    const QueryPart part{first, std::min(most, n - first), n};
-    auto one = [f, part](const Tensors& in) -> Tensors { return {f(in, part)}; };
-    out.push_back(grad_enabled() ? checkpoint(one, inputs)[0] : one(inputs)[0]);
+  const std::vector<QueryPart> parts = parts_of(n, most);
+  if (!grad_enabled()) return all_parts(parts, f, inputs);
+  const Generator before = default_generator();
+  Tensor y;
+  {
+    no_grad guard;
+    y = all_parts(parts, f, inputs);
   }
-  return concat(out, 2);
+  return record_many("in_query_parts", {y}, inputs, inputs,
+                     [=](const Saved& s, const Tensors& gys) -> Tensors {
+                       Tensors in;
+                       for (int i = 0; i < s.inputs(); ++i) in.push_back(s[i]);
+                       const ReplayedRandom replay(before);
+                       if (!grad_enabled()) return gradients_by_parts(parts, f, s, in, gys[0]);
+                       return plain_gradients(
+                           s, in, gys[0], [&](const Tensors& x) { return all_parts(parts, f, x); });
+                     })[0];
 }
 
 Tensor rows_of_mask(const Tensor& m, const QueryPart& part) {

@@ -13,7 +13,8 @@ struct QueryPart {
 
 /// f(inputs, part), [B, H, count, *], over parts of n queries, one after the other: as many queries
 /// at a time as half a million numbers allow, of which one needs `numbers`. With gradients, each of
-/// several parts is computed again in backward, so that the memory is that of one part. inputs: all
+/// several parts is computed again in backward, so that the memory is that of one part (second
+/// derivatives keep all). Random numbers are the same again. inputs: all
 /// tensors but parameters that f reads and that want a gradient; undefined ones stay undefined.
 Tensor in_query_parts(int64_t n, int64_t numbers, const Tensors& inputs,
                       const std::function<Tensor(const Tensors&, const QueryPart&)>& f);

@@ -107,5 +107,30 @@ TEST_F(Cuda, LatentAndLongConvolutions) {
         "fft", {noise({3, n, 4})}, [](const Tensors& v) { return rfft(v[0], 0, 1); }, 1e-5);
 }
 
+TEST_F(Cuda, LearnedDistancesAndGridsAreComposed) {
+  const Tensor q = noise({1, 2, 12, 8}, kFloat32, 1), k = noise({1, 2, 12, 8}, kFloat32, 2),
+               v = noise({1, 2, 12, 8}, kFloat32, 3);
+  for (const bool grid : {false, true}) {
+    AttentionParams p;
+    if (grid) {
+      p.grid_bias = noise({2, 5, 7}, kFloat32, 4);
+      p.grid_bias.narrow(1, 0, 2).fill_(-INFINITY);
+      p.grid_places = stack({arange(4) * 0, arange(4)}, 1);
+    } else {
+      p.relative = noise({5, 8}, kFloat32, 4);
+      p.relative_values = noise({5, 8}, kFloat32, 5);
+      p.relative_middle = 2;
+      p.relative_of_keys = true;
+    }
+    AttentionParams there = p;
+    for (Tensor* t : {&there.relative, &there.relative_values, &there.grid_bias})
+      if (t->defined()) *t = t->to(kCUDA);
+    EXPECT_FALSE(attention_is_tiled(q.to(kCUDA), k.to(kCUDA), v.to(kCUDA), there));
+    EXPECT_LT(max_difference(attention(q, k, v, p),
+                             attention(q.to(kCUDA), k.to(kCUDA), v.to(kCUDA), there).to(kCPU)),
+              1e-5);
+  }
+}
+
 }  // namespace
 }  // namespace dropin

@@ -128,6 +128,20 @@ TEST(RelativePositionAttention, LongRowsOfM3ComeInParts) {
               1e-5 * std::abs(sum(g * u).item()) + 1e-6);
 }
 
+TEST(RelativePositionAttention, ManyPartsHaveSecondDerivatives) {
+  RelativePositionAttention m({.embed_dim = 4, .num_heads = 1, .max_position = 3, .causal = true});
+  m.to(kFloat64);
+  const Tensor x = random({1, 640, 4}).requires_grad_(), w = random({1, 640, 4}, kFloat64, 3),
+               u = random({1, 640, 4}, kFloat64, 8);
+  auto slope = [&](const Tensor& at) { return grad({sum(m(at) * w)}, {at}, {}, false, true)[0]; };
+  const Tensor g = grad({sum(slope(x) * u)}, {x})[0];
+  auto value = [&](double h) {
+    const Tensor at = (x.detach() + w * h).requires_grad_();
+    return sum(slope(at).detach() * u).item();
+  };
+  EXPECT_NEAR(sum(g * w).item(), (value(1e-5) - value(-1e-5)) / 2e-5, 1e-5);
+}
+
 TEST(RelativePositionAttention, OtherNamesOfMethods) {
   RelativePositionAttention m(
       {.embed_dim = 8, .num_heads = 2, .method = "relative_key_query", .max_position = 3});

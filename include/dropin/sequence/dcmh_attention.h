@@ -39,7 +39,9 @@ struct DCMHAttentionOptions {
 /// Parameters q_proj, k_proj, v_proj, out_proj (.weight, .bias), dyn_w_proj.dw1 [D, 1, 4, K],
 /// dyn_w_proj.qkw [1, 4, K, 2R, H], dyn_w_proj.dd [D, 1, 4H], and if asked for
 /// dyn_w_proj.pre_proj.w, dyn_w_proj.post_proj.w [1, H, H], q_norm.scale, k_norm.scale [e]. The
-/// official wq, wk, wv, wo and wqkv are accepted.
+/// official wq, wk, wv, wo and wqkv are accepted. Nothing of L x L stands in memory: tiles of all
+/// heads in float32 on the CPU (without attn_mask), else a few queries at a time, computed again in
+/// backward; second derivatives keep the scores.
 class DCMHAttention : public Component<DCMHAttention, DCMHAttentionOptions, ProjectedMixer> {
  public:
   static constexpr const char* kSummary = "attention whose heads are mixed anew for each pair";

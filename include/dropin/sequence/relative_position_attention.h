@@ -31,7 +31,9 @@ struct RelativePositionAttentionOptions {
 /// x [B, L, D], key_padding_mask [B, L] bool. A query that sees no key gives out_proj.bias.
 /// Parameters q_proj, k_proj, v_proj, out_proj (.weight, .bias), distance_embedding.weight [2n - 1,
 /// e] (m1: [n, 1], m2: [2n - 1, 1]), value_embedding.weight [2n - 1, e]. m1, m2 and m3 start as
-/// plain attention (ones), the others at N(0, 0.02).
+/// plain attention (ones), the others at N(0, 0.02). Nothing of L x L stands in memory: tiled in
+/// float32 on the CPU (not m3, not with dropout), else a few queries at a time, computed again in
+/// backward; second derivatives keep the scores.
 class RelativePositionAttention
     : public Component<RelativePositionAttention, RelativePositionAttentionOptions,
                        ProjectedMixer> {
