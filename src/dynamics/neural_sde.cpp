@@ -129,6 +129,12 @@ NeuralSDENoise NeuralSDE::noise_for(const Tensor& x, const NeuralSDENoise& given
   return r;
 }
 
+int64_t NeuralSDE::step_at(double t) const {
+  int64_t i = step_count();
+  while (i > 0 && time_of(i) > t + 1e-9) --i;
+  return i;
+}
+
 NeuralSDE::Result NeuralSDE::solve(const Tensor& x, const NeuralSDENoise& given) {
   const auto& o = options_;
   DROPIN_CHECK(x.dim() >= 1 && is_floating(x.dtype()), DTypeError, who(), ": x is ", x.dtype(), " ",
@@ -155,11 +161,6 @@ NeuralSDE::Result NeuralSDE::solve(const Tensor& x, const NeuralSDENoise& given)
                  noise.dZ.defined() ? noise.dZ[i] : Tensor());
     states.push_back(u);
   }
-  auto step_at = [&](double t) {  // the last one that is not after t
-    int64_t i = n;
-    while (i > 0 && time_of(i) > t + 1e-9) --i;
-    return i;
-  };
   Result r;
   r.y = u;
   if (o.saveat) {

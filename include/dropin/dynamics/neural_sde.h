@@ -86,6 +86,8 @@ class NeuralSDE : public Component<NeuralSDE, NeuralSDEOptions, Dynamics> {
   void build(Box<VectorField> drift, Box<VectorField> diffusion);
   int64_t step_count() const;
   double time_of(int64_t step) const;
+  /// The last step whose time is not after t.
+  int64_t step_at(double t) const;
   NeuralSDENoise noise_for(const Tensor& x, const NeuralSDENoise& given) const;
   Child<VectorField> drift_, diffusion_;
   Box<detail::DynamicsCounts> counts_;
