@@ -101,7 +101,7 @@ int main(int argc, char** argv) {
   benchmark::RegisterBenchmark("matmul 1024^3", matrix_product)
       ->UseRealTime()
       ->Unit(benchmark::kMillisecond);
-  for (const int64_t l : {1024, 4096, 8192, 16384}) {
+  for (const int64_t l : {64, 1024, 4096, 8192, 16384}) {
     const double n = static_cast<double>(l);
     row("dense", l, n * n, [](auto& q, auto& k, auto& v) { return attention(q, k, v); });
     row("causal", l, n * (n + 1) / 2,
