@@ -153,16 +153,14 @@ NeuralSDE::Result NeuralSDE::solve(const Tensor& x, const NeuralSDENoise& given)
   };
   const SdeFields of{field(drift_), field(diffusion_)};
   const int64_t n = step_count();
-  Tensor u = x;
   Tensors states{x};
   for (int64_t i = 0; i < n; ++i) {
     const double t = time_of(i);
-    u = sde_step(o.solver, of, u, t, time_of(i + 1) - t, noise.dW[i],
-                 noise.dZ.defined() ? noise.dZ[i] : Tensor());
-    states.push_back(u);
+    states.push_back(sde_step(o.solver, of, states.back(), t, time_of(i + 1) - t, noise.dW[i],
+                              noise.dZ.defined() ? noise.dZ[i] : Tensor()));
   }
   Result r;
-  r.y = u;
+  r.y = states.back();
   if (o.saveat) {
     Tensors saved;
     for (const double t : *o.saveat) saved.push_back(states[at(step_at(t))]);

@@ -21,12 +21,10 @@ int64_t bin_of(double c, int64_t n) {
   return j;
 }
 
-}  // namespace
-
-EnsembleMetrics ensemble_metrics(const Tensor& logits, const Tensor& target,
-                                 const EnsembleMetricsOptions& o) {
+// The targets, once everything is what it should be.
+std::vector<int64_t> checked_targets(const Tensor& logits, const Tensor& target,
+                                     const EnsembleMetricsOptions& o) {
   const char* who = "EnsembleMetrics";
-  no_grad guard;
   DROPIN_CHECK(o.num_bins >= 1, OptionError, who, ": num_bins is ", o.num_bins,
                ", expected at least 1");
   DROPIN_CHECK(is_floating(logits.dtype()), DTypeError, who, ": logits is ", logits.dtype(),
@@ -36,27 +34,43 @@ EnsembleMetrics ensemble_metrics(const Tensor& logits, const Tensor& target,
                    logits.size(1) > 0,
                ShapeError, who, ": logits is ", logits.sizes(), ", expected ",
                o.binary ? "[M, N] or [M, N, 1]" : "[M, N, C]", " with a member and a row at least");
-  const int64_t members = logits.size(0), n = logits.size(1);
+  const int64_t n = logits.size(1);
   DROPIN_CHECK(target.dtype() == kInt64, DTypeError, who, ": target is ", target.dtype(),
                ", expected int64");
   DROPIN_CHECK(target.sizes() == Shape{n}, ShapeError, who, ": target is ", target.sizes(),
                ", expected [", n, "]");
   const int64_t classes = o.binary ? 2 : logits.size(2);
-  const std::vector<int64_t> ys = target.to_vector<int64_t>();
+  std::vector<int64_t> ys = target.to_vector<int64_t>();
   for (const int64_t y : ys)
     DROPIN_CHECK(y >= 0 && y < classes, IndexError, who, ": target holds ", y, ", expected 0 to ",
                  classes - 1);
+  return ys;
+}
+
+// A running mean over members: never all of them at once. [N, C]
+Tensor mean_probabilities(const Tensor& logits, bool binary) {
   Tensor probs;
-  for (int64_t b = 0; b < members; ++b) {  // a running mean: never all members' at once
+  for (int64_t b = 0; b < logits.size(0); ++b) {
     Tensor p = logits[b];
-    if (o.binary) {
-      const Tensor s = sigmoid(p.reshape({n}));
+    if (binary) {
+      const Tensor s = sigmoid(p.reshape({-1}));
       p = stack({1 - s, s}, 1);
     } else {
       p = softmax(p, 1);
     }
     probs = probs.defined() ? probs + (p - probs) * (1 / static_cast<double>(b + 1)) : p;
   }
+  return probs;
+}
+
+}  // namespace
+
+EnsembleMetrics ensemble_metrics(const Tensor& logits, const Tensor& target,
+                                 const EnsembleMetricsOptions& o) {
+  no_grad guard;
+  const std::vector<int64_t> ys = checked_targets(logits, target, o);
+  const int64_t n = logits.size(1), classes = o.binary ? 2 : logits.size(2);
+  const Tensor probs = mean_probabilities(logits, o.binary);
   const std::vector<double> all = probs.to_vector();
   std::vector<Bin> bins(at(o.num_bins));
   double nll = 0, brier = 0, right = 0;

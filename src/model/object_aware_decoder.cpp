@@ -18,7 +18,7 @@ Json ObjectAwareDecoder::options_from(std::string_view, const Json& options, con
   return r;
 }
 
-ObjectAwareDecoder::ObjectAwareDecoder(const ObjectAwareDecoderOptions& o) : Component(o) {
+void ObjectAwareDecoder::check(const ObjectAwareDecoderOptions& o) {
   for (const auto& [name, v] : {std::pair{"feature_dim", o.feature_dim},
                                 {"hidden_dim", o.hidden_dim},
                                 {"num_heads", o.num_heads},
@@ -35,6 +35,10 @@ ObjectAwareDecoder::ObjectAwareDecoder(const ObjectAwareDecoderOptions& o) : Com
                ", expected more than num_hands = ", o.num_hands);
   DROPIN_CHECK(o.dropout >= 0 && o.dropout < 1, OptionError, who(), ": dropout is ", o.dropout,
                ", expected 0 <= dropout < 1");
+}
+
+ObjectAwareDecoder::ObjectAwareDecoder(const ObjectAwareDecoderOptions& o) : Component(o) {
+  check(o);
   const int64_t c = o.hidden_dim;
   auto straight = [](auto& parent, const char* name, int64_t in, int64_t out, bool bias = true) {
     auto layer = parent.template child<Linear>(

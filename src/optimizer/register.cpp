@@ -58,25 +58,8 @@ void add_linear_game(Registry& r) {
           {R"({"mode": "alternating", "optimizer": {"name": "ComplexMomentum", "lr": 0.1}})",
            R"({"optimizer": {"name": "RungeKuttaOptimizer", "lr": 0.1, "method": "rk4"}})"}});
 }
-}  // namespace
 
-void register_optimizer(Registry& r) {
-  r.add<SGD>();
-  r.add<Adam>();
-  r.add<AdamW>();
-  r.add<ComplexMomentum>();
-  r.add<ComplexAdam>();
-  r.add<GaLoreAdamW>();
-  r.add<NaturalGaLore>();
-  r.add<RungeKuttaOptimizer>();
-  r.add<GradientReversal>();
-  add_linear_game(r);
-  r.add<SGD8bit>();
-  r.add<Adam8bit>();
-  r.add<AdamW8bit>();
-  r.add<Lion8bit>();
-  r.add<RMSprop8bit>();
-  r.add<Adagrad8bit>();
+void add_rigl(Registry& r) {
   r.add(FunctionInfo<RiglUpdateOptions>{
       .name = "rigl_update",
       .family = "Function",
@@ -94,6 +77,9 @@ void register_optimizer(Registry& r) {
                  {"mask", s.integers(2, sizes).to(kBool)},
                  {"dense_grad", other.normal(sizes)}}};
       }});
+}
+
+void add_blockwise(Registry& r) {
   const char* paper = "Dettmers et al. 2022, arXiv 2110.02861";
   r.add(FunctionInfo<MapOptions>{
       .name = "create_dynamic_map",
@@ -126,6 +112,28 @@ void register_optimizer(Registry& r) {
         const Blockwise q = quantize_blockwise(x, o.is_signed, o.block_size);
         return {{{"codes", q.codes}, {"absmax", q.absmax}}};
       }});
+}
+}  // namespace
+
+void register_optimizer(Registry& r) {
+  r.add<SGD>();
+  r.add<Adam>();
+  r.add<AdamW>();
+  r.add<ComplexMomentum>();
+  r.add<ComplexAdam>();
+  r.add<GaLoreAdamW>();
+  r.add<NaturalGaLore>();
+  r.add<RungeKuttaOptimizer>();
+  r.add<GradientReversal>();
+  add_linear_game(r);
+  r.add<SGD8bit>();
+  r.add<Adam8bit>();
+  r.add<AdamW8bit>();
+  r.add<Lion8bit>();
+  r.add<RMSprop8bit>();
+  r.add<Adagrad8bit>();
+  add_rigl(r);
+  add_blockwise(r);
 }
 
 }  // namespace dropin

@@ -75,6 +75,44 @@ void add_ssd_scan(Registry& r) {
       .sample = R"({"chunk_size": 4})",
       .examples = {R"({"chunk_size": 64, "reverse": true})", R"({"chunk_size": 1})"}});
 }
+
+void add_extractors(Registry& r) {
+  r.add<Extractor>();
+  auto preset = [&](const char* name, const char* variant, const char* summary) {
+    Json o = Json::object();
+    o.set("variant", variant);
+    r.add_preset(name, "Extractor", o, summary);
+  };
+  preset("SuperHighPerformanceExtractor", "she", "an Extractor with a matrix per lag");
+  preset("HigherPerformanceExtractor", "he", "an Extractor with a vector per lag of a projection");
+  preset("WorthwhileExtractor", "we", "an Extractor with a vector per lag");
+  preset("MinimalistExtractor", "me", "an Extractor without matrices");
+}
+
+void add_fft_conv(Registry& r) {
+  r.add(FunctionInfo<FftConvOptions>{
+      .name = "fft_conv",
+      .family = "ImageMixer",
+      .summary = "causal convolution as long as the sequence, with gates",
+      .replaces = "Conv1d",
+      .paper = "Poli et al. 2023, arXiv 2302.10866",
+      .call = [](const FftConvOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"y", fft_conv(in["u"], in["k"], in.find("D"),
+                               {.k_rev = in.find("k_rev"),
+                                .pre_gate = in.find("pre_gate"),
+                                .post_gate = in.find("post_gate"),
+                                .keep_spectra = o.keep_spectra})}};
+      },
+      .inputs = [](const FftConvOptions&, const SampleSpec& s) -> Sample {
+        static constexpr int64_t kLengths[] = {9, 16, 4096, 131072};
+        const int64_t length = s.length >= 0 ? s.length : s.of(kLengths),
+                      channels = s.size ? 64 : 4, batch = s.batch >= 0 ? s.batch : 1;
+        return {{{"u", s.normal({batch, channels, length})},
+                 {"k", s.normal({channels, length})},
+                 {"D", s.normal({channels})}},
+                {"k", "D"}};
+      }});
+}
 }  // namespace
 
 void register_sequence(Registry& r) {
@@ -111,41 +149,11 @@ void register_sequence(Registry& r) {
   add_ssd_scan(r);
   r.add<FastForgetfulMemory>();
   r.add_alias("FFM", "FastForgetfulMemory");
-  r.add<Extractor>();
-  auto preset = [&](const char* name, const char* variant, const char* summary) {
-    Json o = Json::object();
-    o.set("variant", variant);
-    r.add_preset(name, "Extractor", o, summary);
-  };
-  preset("SuperHighPerformanceExtractor", "she", "an Extractor with a matrix per lag");
-  preset("HigherPerformanceExtractor", "he", "an Extractor with a vector per lag of a projection");
-  preset("WorthwhileExtractor", "we", "an Extractor with a vector per lag");
-  preset("MinimalistExtractor", "me", "an Extractor without matrices");
+  add_extractors(r);
   r.add<HyenaOperator>();
   r.add<CausalConv1d>();
   r.add<HyenaFilter>();
-  r.add(FunctionInfo<FftConvOptions>{
-      .name = "fft_conv",
-      .family = "ImageMixer",
-      .summary = "causal convolution as long as the sequence, with gates",
-      .replaces = "Conv1d",
-      .paper = "Poli et al. 2023, arXiv 2302.10866",
-      .call = [](const FftConvOptions& o, const Arguments& in) -> NamedTensors {
-        return {{"y", fft_conv(in["u"], in["k"], in.find("D"),
-                               {.k_rev = in.find("k_rev"),
-                                .pre_gate = in.find("pre_gate"),
-                                .post_gate = in.find("post_gate"),
-                                .keep_spectra = o.keep_spectra})}};
-      },
-      .inputs = [](const FftConvOptions&, const SampleSpec& s) -> Sample {
-        static constexpr int64_t kLengths[] = {9, 16, 4096, 131072};
-        const int64_t length = s.length >= 0 ? s.length : s.of(kLengths),
-                      channels = s.size ? 64 : 4, batch = s.batch >= 0 ? s.batch : 1;
-        return {{{"u", s.normal({batch, channels, length})},
-                 {"k", s.normal({channels, length})},
-                 {"D", s.normal({channels})}},
-                {"k", "D"}};
-      }});
+  add_fft_conv(r);
 }
 
 }  // namespace dropin

@@ -69,6 +69,7 @@ class ObjectAwareDecoder : public Component<ObjectAwareDecoder, ObjectAwareDecod
   NamedTensors call(const NamedTensors& in) override;
 
  private:
+  static void check(const ObjectAwareDecoderOptions& o);
   struct Block {
     Child<MultiheadAttention> self, cross;
     Child<LayerNorm> norm1, norm2, norm3;

@@ -27,8 +27,8 @@ class Optimizer {
   /// and the states of all parameters, come before the first one changes. After module.to() the
   /// state follows the parameter's new dtype and device. StateError when a swap() after this
   /// optimizer was made dropped a parameter it holds or gave the model new ones: make the optimizer
-  /// after the swap, add the new parameters with add_param_group, or accept_swap(). StateError too for a
-  /// parameter that nothing else holds any more, as after replace_child() by hand.
+  /// after the swap, add the new parameters with add_param_group, or accept_swap(). StateError too
+  /// for a parameter that nothing else holds any more, as after replace_child() by hand.
   void step();
   /// torch's step(closure): `closure` computes the loss anew with its gradients (zero_grad,
   /// forward, backward) and returns it, recorded even inside no_grad; then one step(). Returns the
