@@ -1,4 +1,5 @@
 #include "dropin/generation/mbr_decode.h"
+#include "dropin/generation/t_stitch.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -99,10 +100,39 @@ void register_selection(Registry& r) {
                    R"({"approximate": "confidence", "schedule": [3, 5]})"}});
 }
 
+// A sampler of one denoiser.
+void add_sampler(Registry& r, const char* name, const char* sampler, const char* summary) {
+  Json o = Json::object(), whole = Json::array();
+  whole.push_back(1.0);
+  o.set("sampler", sampler);
+  o.set("fractions", whole);
+  r.add_preset(name, "TStitchSampler", o, summary);
+}
+
+void register_diffusion(Registry& r) {
+  r.add<TStitchSampler>();
+  add_sampler(r, "DDPMSampler", "ddpm", "ancestral sampling by one denoiser");
+  add_sampler(r, "DDIMSampler", "ddim", "deterministic sampling by one denoiser");
+  add_sampler(r, "DPMSolverSampler", "dpm_solver_pp_2m", "two-step solver by one denoiser");
+  r.add_family({.name = "SamplingPlan", .call = "-> timesteps, model [num_steps] int64"});
+  r.add(FunctionInfo<TStitchOptions>{
+      .name = "TStitchSchedule",
+      .family = "SamplingPlan",
+      .summary = "which denoiser takes which step",
+      .paper = TStitchSampler::kPaper,
+      .call = [](const TStitchOptions& o, const Arguments&) -> NamedTensors {
+        const TStitchPlan p = TStitchSchedule(o);
+        return {{"timesteps", tensor(p.timesteps)}, {"model", tensor(p.model)}};
+      },
+      .inputs = [](const auto&, const SampleSpec&) { return Sample{}; },
+      .examples = {R"({"num_steps": 7, "rule": "step", "fractions": [0.3, 0.3, 0.4]})"}});
+}
+
 }  // namespace
 
 void register_generation(Registry& r) {
   register_selection(r);
+  register_diffusion(r);
 }
 
 }  // namespace dropin
