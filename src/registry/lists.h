@@ -23,7 +23,7 @@ namespace dropin {
   X(retrieval)               \
   X(metric)                  \
   X(quantizer)               \
-  X(dynamics)              \
+  X(dynamics)                \
   X(generation)
 
 #define X(room) void register_##room(Registry& r);

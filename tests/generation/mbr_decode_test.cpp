@@ -68,6 +68,8 @@ TEST(MbrDecode, LongSequencesCrossWords) {
     if (i % 5 == 0) b.push_back(1000 + i);
   }
   EXPECT_NEAR(utility({.utility = "rougeL", .score = "precision"}, a, b), 133.0 / 200, 1e-6);
+  const std::vector<int64_t> back(a.rbegin(), a.rend());
+  EXPECT_NEAR(utility({.utility = "rougeL", .score = "precision"}, a, back), 1.0 / 200, 1e-6);
 }
 
 TEST(MbrDecode, ExactMatchIsMajorityVoting) {
