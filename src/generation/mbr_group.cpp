@@ -70,6 +70,7 @@ Tokens tokens_of(const char* name, const Tensor& e, const Tensor& lengths, const
   const int64_t n = e.size(0), l = e.size(1);
   read_sequences(kMbr, name, zeros({n, l}, kInt64), lengths, {});  // checks lengths
   t.there = arange(0, l, 1, kInt64).unsqueeze(0) < lengths.unsqueeze(1);
+  t.x = where(t.there.unsqueeze(2), t.x, 0.0);  // what pads is not read
   if (weights.defined())
     DROPIN_CHECK(weights.sizes() == Shape({n, l}) && is_floating(weights.dtype()), ShapeError, kMbr,
                  ": token_weights of ", name, " is ", weights.dtype(), " ", weights.sizes(),
@@ -92,7 +93,7 @@ Tensor bertscore(const Tokens& h, const Tokens& r) {
     const Tensor dots = matmul(r.x, h.x[i].mT()).mT();  // [M, L, L']
     auto best = [&](const Tensor& there, int64_t dim) {
       const Tensor b = (max)(masked_fill(dots, logical_not(there), -2.0), dim).values;
-      return where(b > -1.5, b, 0.0);  // nothing there: 0
+      return where(b <= -1.5, 0.0, b);  // nothing there: 0
     };
     const Tensor p = weighed(h.v[i], best(r.there.unsqueeze(1), 2));
     const Tensor c = weighed(r.v, best(h.there[i].unsqueeze(1), 1));

@@ -133,6 +133,23 @@ TEST(MbrDecode, WithoutSelfAndWithWeights) {
   EXPECT_EQ(mbr_decode(c, {.utility = "matrix"}).index.item<int64_t>(), 1);
 }
 
+TEST(MbrDecode, BertscoreReadsNoPaddingAndNeverChoosesNaN) {
+  Candidates c;
+  c.embeddings = random({3, 4, 5}, kFloat64, 3);
+  c.lengths = tensor(std::vector<int64_t>{4, 2, 0});
+  c.reference_embeddings = random({2, 3, 5}, kFloat64, 4);
+  c.reference_lengths = tensor(std::vector<int64_t>{3, 1});
+  const MbrDecodeOptions o{.utility = "bertscore", .return_utilities = true};
+  const Choice want = mbr_decode(c, o);
+  EXPECT_EQ(want.scores[2].item(), 0);
+  c.embeddings[1].narrow(0, 2, 2).fill_(std::nan(""));
+  EXPECT_EQ(max_difference(mbr_decode(c, o).utilities, want.utilities), 0);
+  c.embeddings[want.index.item<int64_t>()][0].fill_(std::nan(""));
+  const Choice other = mbr_decode(c, o);
+  EXPECT_TRUE(std::isnan(other.scores[want.index.item<int64_t>()].item()));
+  EXPECT_NE(other.index.item<int64_t>(), want.index.item<int64_t>());
+}
+
 TEST(MbrDecode, TakesTextsAndFunctions) {
   EXPECT_EQ(mbr_decode(std::vector<std::string>{"no", "A cat, asleep", "a cat asleep!"})
                 .index.item<int64_t>(),
