@@ -29,6 +29,8 @@
 #include "dropin/feed_forward/bilinear_mlp.h"
 #include "dropin/feed_forward/feed_forward.h"
 #include "dropin/feed_forward/moe.h"
+#include "dropin/generation/mbr_decode.h"
+#include "dropin/generation/t_stitch.h"
 #include "dropin/interop/dlpack.h"
 #include "dropin/interop/span.h"
 #include "dropin/loss/contrastive.h"

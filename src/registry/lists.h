@@ -23,7 +23,8 @@ namespace dropin {
   X(retrieval)               \
   X(metric)                  \
   X(quantizer)               \
-  X(dynamics)
+  X(dynamics)                \
+  X(generation)
 
 #define X(room) void register_##room(Registry& r);
 DROPIN_ROOM_LISTS(X)
