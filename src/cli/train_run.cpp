@@ -130,11 +130,16 @@ class Training {
     const int64_t warmup = std::max<int64_t>(1, s_.steps / 10);
     const double start = seconds();
     optimizer_->set_lr(warmup_cosine(step, warmup, s_.steps, s_.lr, 0.1 * s_.lr));
-    optimizer_->zero_grad();
-    const Tensor loss = task_.loss(*model_, {b.x.to(Device(s_.device)), b.y.to(Device(s_.device))});
-    loss.backward();
-    clip_grad_norm_(model_->parameters(), s_.clip);
-    optimizer_->step();
+    const Batch here{b.x.to(Device(s_.device)), b.y.to(Device(s_.device))};
+    Tensor loss;  // that of the first stage: where the step began
+    for (int64_t stage = 0; stage < optimizer_->stages(); ++stage) {
+      optimizer_->zero_grad();
+      const Tensor now = task_.loss(*model_, here);
+      now.backward();
+      clip_grad_norm_(model_->parameters(), s_.clip);
+      optimizer_->step();
+      if (stage == 0) loss = now.detach();
+    }
     const double value = loss.item(), took = seconds() - start;
     if (!std::isfinite(value))
       fail<Error>({"train: ", row_.name, ": the loss became ", value, " at step ", step + 1});

@@ -23,10 +23,12 @@ struct Training {
     optimizer->add_param_group({extra}, Json::parse(R"({"lr": 0.0001, "weight_decay": 0.5})"));
   }
   void step() {
-    optimizer->zero_grad();
-    model(randn({4, 3})).square().sum().backward();
-    extra.set_grad(randn({70, 70}));
-    optimizer->step();
+    for (int64_t stage = 0; stage < optimizer->stages(); ++stage) {
+      optimizer->zero_grad();
+      model(randn({4, 3})).square().sum().backward();
+      extra.set_grad(randn({70, 70}));
+      optimizer->step();
+    }
   }
 };
 

@@ -80,13 +80,13 @@ class ModuleDict : public Module {
   /// Adds T(options or arguments) under a name; StateError when the name is taken.
   template <class T, class... A>
   Child<T> add(const std::string& name, A&&... args) {
-    return child<T>(name, std::forward<A>(args)...);
+    return child<T>(unused(name), std::forward<A>(args)...);
   }
   template <class T>
   Child<T> add(const std::string& name, const typename T::Options& options) {
-    return child<T>(name, options);
+    return child<T>(unused(name), options);
   }
-  void add(const std::string& name, Box<Module> m) { add_child(name, std::move(m)); }
+  void add(const std::string& name, Box<Module> m) { add_child(unused(name), std::move(m)); }
   int64_t size() const { return static_cast<int64_t>(children().size()); }
   bool contains(std::string_view name) const { return find(name) != nullptr; }
   /// The module of that name; StateError when there is none.
@@ -107,6 +107,11 @@ class ModuleDict : public Module {
     for (const auto& [n, m] : children())
       if (n == name) return m;
     return nullptr;
+  }
+  const std::string& unused(const std::string& name) const {
+    DROPIN_CHECK(!find(name), StateError, "ModuleDict: there is a module named \"", name,
+                 "\" already");
+    return name;
   }
 };
 
