@@ -144,6 +144,31 @@ void Scorer::confidence() {
   for (const int64_t i : alive) evaluate(i);
 }
 
+// The walk over utilities is the CPU's; tensors of another device come and go by copies.
+constexpr Tensor Candidates::*kInputs[] = {
+    &Candidates::candidates,    &Candidates::lengths,
+    &Candidates::references,    &Candidates::reference_lengths,
+    &Candidates::weights,       &Candidates::log_weights,
+    &Candidates::embeddings,    &Candidates::reference_embeddings,
+    &Candidates::token_weights, &Candidates::reference_token_weights,
+    &Candidates::utilities};
+
+Device device_of(const Candidates& in) {
+  for (Tensor Candidates::*const field : kInputs)
+    if ((in.*field).defined()) return (in.*field).device();
+  return kCPU;
+}
+Candidates moved(Candidates in, const Device& device) {
+  for (Tensor Candidates::*const field : kInputs)
+    if ((in.*field).defined()) in.*field = (in.*field).to(device);
+  return in;
+}
+Choice moved(Choice c, const Device& device) {
+  for (Tensor* t : {&c.index, &c.scores, &c.order, &c.utilities, &c.evaluated})
+    if (t->defined()) *t = t->to(device);
+  return c;
+}
+
 DType result_type(const Candidates& in) {
   for (const Tensor* t : {&in.embeddings, &in.utilities, &in.weights, &in.log_weights})
     if (t->defined()) return t->dtype();
@@ -182,6 +207,8 @@ Choice choice_of(const Group& g, const MbrDecodeOptions& o, DType type, const To
 
 Choice mbr_decode(const Candidates& in, const MbrDecodeOptions& o) {
   check_mbr(o);
+  const Device device = device_of(in);
+  if (!device.is_cpu()) return moved(mbr_decode(moved(in, kCPU), o), device);
   const Group g = generation::group_of(in, o);
   if (o.approximate != "coarse") return choice_of(g, o, result_type(in), nullptr);
   const TokenUtility cheap = token_utility(o.coarse_utility, in, o);

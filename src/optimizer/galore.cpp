@@ -67,21 +67,24 @@ Tensor signed_columns(const Tensor& v) {
   return v * where(top < 0.0, -1.0, ones_like(top));
 }
 
-// The r leading singular vectors of g [m, n], in float64: U [m, r] and V [n, r].
-std::pair<Tensor, Tensor> leading(const Tensor& g, int64_t r, bool exact, std::uint64_t seed) {
+// The r leading singular vectors of g [m, n], in float64: U [m, r] and V [n, r]. Decompositions are
+// the CPU's.
+std::pair<Tensor, Tensor> leading(const Tensor& g_in, int64_t r, bool exact, std::uint64_t seed) {
+  const Tensor g = g_in.to(kCPU);
   const int64_t m = g.size(0), n = g.size(1);
-  if (amax(abs(g)).item() == 0) return {eye(m, r, g.options()), eye(n, r, g.options())};
+  if (amax(abs(g)).item() == 0) return {eye(m, r, g_in.options()), eye(n, r, g_in.options())};
   const int64_t sketch = r + 8;
   Tensor basis;
   if (!exact && sketch < std::min(m, n)) {
     Generator random(seed);
-    const Tensor start = randn({n, sketch}, g.dtype(), &random).to(g.device());
+    const Tensor start = randn({n, sketch}, g.dtype(), &random);
     basis = qr(matmul(g, start)).Q;
     for (int i = 0; i < 2; ++i) basis = qr(matmul(g, qr(matmul(g.mT(), basis)).Q)).Q;
   }
   const SVD s = svd(basis.defined() ? matmul(basis.mT(), g) : g);
   const Tensor u = basis.defined() ? matmul(basis, s.U) : s.U;
-  return {signed_columns(u.narrow(1, 0, r)), signed_columns(s.Vh.narrow(0, 0, r).mT())};
+  return {signed_columns(u.narrow(1, 0, r)).to(g_in.device()),
+          signed_columns(s.Vh.narrow(0, 0, r).mT()).to(g_in.device())};
 }
 
 // (damping I + H^T H)^{-1} of the rows H of the history, applied to the last: H's last row moves
@@ -96,7 +99,8 @@ Tensor natural(const GaLoreRule& rule, const Tensor& core, NamedTensors& state) 
   const Tensor gram = matmul(wide, wide.mT()) + eye(k, k, wide.options()) * rule.damping;
   Tensor last = zeros({k, 1}, wide.options());
   last[k - 1].fill_(1);
-  return matmul(solve(gram, last).mT(), wide).to(core.dtype()).reshape(core.sizes());
+  const Tensor weights = solve(gram.to(kCPU), last.to(kCPU)).to(core.device());
+  return matmul(weights.mT(), wide).to(core.dtype()).reshape(core.sizes());
 }
 
 // What Adam makes of L, times its step size.
