@@ -133,11 +133,12 @@ void Optimizer::check_ready(std::size_t i, const Tensor& p) const {
     fail<StateError>({type(), ": parameter ", i, " ", note->text,
                       "; make the optimizer after the swap, or tell this one: add_param_group for "
                       "new parameters, or accept_swap()"});
-  if (!note && p.requires_grad() && p.impl()->use_count() == 1)  // its module is gone
+  const Tensor g = p.grad();
+  // After replace_child() by hand: its module is gone, and no backward pass will reach it.
+  if (!note && !g.defined() && p.requires_grad() && p.impl()->use_count() == 1)
     fail<StateError>({type(), ": parameter ", i, " ", p.sizes(),
                       " is held by this optimizer alone: the module that had it was replaced or "
                       "destroyed; make the optimizer anew of the model's parameters"});
-  const Tensor g = p.grad();
   if (!g.defined()) return;
   if (!is_floating(p.dtype()))
     fail<DTypeError>(

@@ -160,6 +160,7 @@ TEST(Swap, AChildReplacedByHandIsMissed) {
   s(ones({2, 4})).sum().backward();
   optimizer.step();  // the old one lives on
   old = {};
+  optimizer.zero_grad();
   s(ones({2, 4})).sum().backward();
   const Tensor moved = s.parameters()[0].detach().clone();
   EXPECT_ERROR(optimizer.step(), StateError,
