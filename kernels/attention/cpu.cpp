@@ -380,9 +380,7 @@ HWY_EXPORT(Forward);
 
 abi::Status unpack(AttentionProblem& p, const AttentionInputs& in, const AttentionSpec& spec) {
   const abi::TensorIn &q = in.q, &k = in.k, &v = in.v;
-  for (const abi::TensorIn* t : {&q, &k, &v})
-    if (t->dtype != DType::Float32 || t->ndim != 4 || (t->strides[3] != 1 && t->sizes[3] > 1))
-      return abi::unsupported("float32 [B, H, L, D] with a contiguous last dimension");
+  if (!are_heads({&q, &k, &v})) return abi::unsupported(kHeads);
   if (spec.own_mean && !spec.step) return abi::unsupported("a share of a mixture along strands");
   if (spec.step && (q.sizes[1] != k.sizes[1] || q.sizes[2] != k.sizes[2] || !spec.accumulate))
     return abi::unsupported("strands where queries and keys are the same positions, accumulated");

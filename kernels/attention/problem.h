@@ -6,6 +6,7 @@
 
 #include "kernels/attention/kernel.h"
 #include "kernels/hd.h"
+#include "kernels/heads.h"
 
 namespace dropin::kernels {
 

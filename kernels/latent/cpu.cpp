@@ -12,6 +12,7 @@
 #include "cpu/scratch.h"
 #include "dropin/core/parallel.h"
 #include "kernels/hd.h"
+#include "kernels/heads.h"
 #include "kernels/latent/kernel.h"
 #include "kernels/simd-inl.h"
 #include "kernels/tile-inl.h"
@@ -476,9 +477,8 @@ HWY_EXPORT(Backward);
 
 abi::Status unpack(LatentProblem& x, const LatentInputs& in) {
   const abi::TensorIn &p = in.p, &k = in.k, &v = in.v;
-  for (const abi::TensorIn* t : {&p, &k, &v})
-    if (t->dtype != DType::Float32 || t->ndim != 4 || (t->strides[3] != 1 && t->sizes[3] > 1))
-      return abi::unsupported("float32 [B, H, T, N] with a contiguous last dimension");
+  if (!are_heads({&p, &k, &v}))
+    return abi::unsupported("float32 [B, H, T, N] with a contiguous last dimension");
   x.batch = p.sizes[0], x.heads = p.sizes[1], x.tokens = p.sizes[2], x.latents = p.sizes[3],
   x.width = v.sizes[3];
   x.causal = in.causal;

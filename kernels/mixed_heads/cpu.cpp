@@ -82,9 +82,7 @@ HWY_EXPORT(MixedForward);
 
 abi::Status unpack_mixed(MixedProblem& p, const MixedHeadsInputs& in, const MixedHeadsSpec& spec) {
   const abi::TensorIn &q = in.q, &k = in.k, &v = in.v;
-  for (const abi::TensorIn* t : {&q, &k, &v})
-    if (t->dtype != DType::Float32 || t->ndim != 4 || (t->strides[3] != 1 && t->sizes[3] > 1))
-      return abi::unsupported("float32 [B, H, L, D] with a contiguous last dimension");
+  if (!are_heads({&q, &k, &v})) return abi::unsupported(kHeads);
   if (k.sizes[1] != q.sizes[1] || spec.rank < 1 || spec.rank > kMixedRanks)
     return abi::unsupported("as many key heads as query heads, ranks from 1 to 8");
   for (const abi::TensorIn* t : {&in.of_queries, &in.of_keys, &in.fixed})

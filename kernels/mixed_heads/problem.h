@@ -6,6 +6,7 @@
 
 #include "cpu/scratch.h"
 #include "kernels/hd.h"
+#include "kernels/heads.h"
 #include "kernels/mixed_heads/kernel.h"
 
 namespace dropin::kernels {

@@ -131,15 +131,13 @@ class Training {
     const double start = seconds();
     optimizer_->set_lr(warmup_cosine(step, warmup, s_.steps, s_.lr, 0.1 * s_.lr));
     const Batch here{b.x.to(Device(s_.device)), b.y.to(Device(s_.device))};
-    Tensor loss;  // that of the first stage: where the step began
-    for (int64_t stage = 0; stage < optimizer_->stages(); ++stage) {
+    const Tensor loss = optimizer_->step([&] {
       optimizer_->zero_grad();
       const Tensor now = task_.loss(*model_, here);
       now.backward();
       clip_grad_norm_(model_->parameters(), s_.clip);
-      optimizer_->step();
-      if (stage == 0) loss = now.detach();
-    }
+      return now.detach();
+    });
     const double value = loss.item(), took = seconds() - start;
     if (!std::isfinite(value))
       fail<Error>({"train: ", row_.name, ": the loss became ", value, " at step ", step + 1});

@@ -12,7 +12,7 @@ Sample SparseIFTConv2d::sample(const Options& o, const SampleSpec& s) {
   return sample_pictures(s, SparseIFTConv2d(o).core().in());
 }
 
-SparseIFTConv2d::SparseIFTConv2d(const SparseIFTConv2dOptions& o) : Component(o) {
+SparseIFTConv2d::SparseIFTConv2d(const SparseIFTConv2dOptions& o) : SparseIFTLayer(o) {
   conv_ = {.in_channels = o.in_channels,
            .out_channels = o.out_channels,
            .kernel_size = o.kernel_size,
@@ -20,16 +20,7 @@ SparseIFTConv2d::SparseIFTConv2d(const SparseIFTConv2dOptions& o) : Component(o)
            .padding = o.padding,
            .bias = false};
   detail::check_conv(who(), conv_);
-  detail::SparseIFT::Host host;
-  host.parameter = [this](const std::string& n, const Tensor& t) -> Tensor& {
-    return parameter(n, t);
-  };
-  host.buffer = [this](const std::string& n, const Tensor& t) -> Tensor& { return buffer(n, t); };
-  host.bundle = [this](const std::string& n) -> Parameters& { return *child<Parameters>(n).as(); };
-  host.norm = [this](const std::string& n, int64_t width) {
-    return child<BatchNorm2d>(n, {.num_features = width});
-  };
-  core_.create(who(), o, o.in_channels, o.out_channels, {o.kernel_size.h, o.kernel_size.w}, host);
+  create(o.in_channels, o.out_channels, {o.kernel_size.h, o.kernel_size.w});
 }
 
 Tensor SparseIFTConv2d::forward(const Tensor& x) {

@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dropin/ops/normalize.h"
 #include "kernels/hd.h"
 
 namespace dropin {
 
 namespace {
+
+constexpr double kShort = 1e-6;  // a shorter vector is not made longer than in proportion
 
 // A place of the pyramid that may become a keypoint.
 struct Cell {
@@ -78,10 +81,6 @@ double overlap(const Cell& a, const Cell& b) {
   return both / (areas - both);
 }
 
-Tensor unit_rows(const Tensor& x) {
-  return x * rsqrt(clamp(sum(square(x), {1}, true), 1e-12, kernels::kInf<double>));
-}
-
 }  // namespace
 
 LocalFeatures select_local_features(const Tensors& features, const Tensors& scores,
@@ -112,14 +111,14 @@ LocalFeatures select_local_features(const Tensors& features, const Tensors& scor
   LocalFeatures r{tensor(places, {m, 2}, like), zeros({0, o.pca_dim}, like),
                   tensor(best, {m}, like), tensor(sizes, {m}, like)};
   if (m == 0) return r;
-  Tensor d = unit_rows(stack(rows)) - pca_mean.to(like.dtype);
+  Tensor d = normalize(stack(rows), 1, kShort) - pca_mean.to(like.dtype);
   d = matmul(d, pca_matrix.to(like.dtype).narrow(0, 0, o.pca_dim).mT());
   if (o.whitening)
     d = d * rsqrt(clamp(pca_variance.to(like.dtype).narrow(0, 0, o.pca_dim), 1e-12,
                         kernels::kInf<double>));
   // a place without features has no direction, whatever the mean is
   const Tensor nothing = amax(abs(stack(rows)), {1}, true) == 0.0;
-  r.descriptors = masked_fill(unit_rows(d), nothing, 0);
+  r.descriptors = masked_fill(normalize(d, 1, kShort), nothing, 0);
   return r;
 }
 

@@ -1,7 +1,6 @@
 // Clipping of gradients, and a schedule of the rate.
 #include <algorithm>
 #include <cmath>
-#include <numbers>
 #include <unordered_set>
 
 #include "dropin/optimizer/optimizer.h"
@@ -31,7 +30,7 @@ double warmup_cosine(int64_t step, int64_t warmup, int64_t total, double lr, dou
       total > warmup
           ? std::min(1.0, static_cast<double>(step - warmup) / static_cast<double>(total - warmup))
           : 1;
-  return min_lr + (lr - min_lr) * 0.5 * (1 + std::cos(std::numbers::pi * t));
+  return detail::half_cosine(lr, min_lr, t);
 }
 
 }  // namespace dropin

@@ -1,6 +1,9 @@
 // What the optimizers share.
 #pragma once
-#include "dropin/tensor/tensor.h"
+#include <cmath>
+#include <numbers>
+
+#include "dropin/optimizer/optimizer.h"
 
 namespace dropin::detail {
 
@@ -22,6 +25,17 @@ void update_as(DType dtype, const Tensor& p, F f) {
   if (copy.data_ptr() == p.data_ptr()) copy = copy.clone();
   f(copy);
   p.detach().copy_(copy);
+}
+
+/// From `from` (share 0) to `to` (share 1) along half a cosine.
+inline double half_cosine(double from, double to, double share) {
+  return to + (from - to) / 2 * (1 + std::cos(std::numbers::pi * share));
+}
+/// Each group's learning rate.
+inline std::vector<double> rates_of(const Optimizer& optimizer) {
+  std::vector<double> r;
+  for (std::size_t g = 0; g < optimizer.param_groups().size(); ++g) r.push_back(optimizer.lr(g));
+  return r;
 }
 
 }  // namespace dropin::detail

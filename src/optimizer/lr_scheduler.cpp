@@ -3,15 +3,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numbers>
+
+#include "optimizer/common.h"
 
 namespace dropin {
 
-namespace {
+using detail::half_cosine;
+using detail::rates_of;
 
-double half_cosine(double from, double to, double share) {
-  return to + (from - to) / 2 * (1 + std::cos(std::numbers::pi * share));
-}
+namespace {
 
 int64_t entry(const NamedTensors& state, const char* name, std::string_view who) {
   return state.get(name, who).item<int64_t>();
@@ -24,12 +24,6 @@ void check_factor(double v, const char* who, const char* what) {
 void check_epochs(int64_t v, const char* who, const char* what) {
   DROPIN_CHECK(v > 0, OptionError, who, ": ", what, " is ", v, ", expected at least 1");
 }
-std::vector<double> rates_of(const Optimizer& optimizer) {
-  std::vector<double> r;
-  for (std::size_t g = 0; g < optimizer.param_groups().size(); ++g) r.push_back(optimizer.lr(g));
-  return r;
-}
-
 }  // namespace
 
 // --- the base

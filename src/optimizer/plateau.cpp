@@ -3,6 +3,7 @@
 
 #include "dropin/optimizer/lr_scheduler.h"
 #include "kernels/hd.h"
+#include "optimizer/common.h"
 
 namespace dropin {
 
@@ -54,12 +55,7 @@ void ReduceLROnPlateau::step(double metric) {
     if (old - now > options_.eps) optimizer_->set_lr(g, now);
   }
 }
-std::vector<double> ReduceLROnPlateau::get_last_lr() const {
-  std::vector<double> r;
-  for (std::size_t g = 0; g < optimizer_->param_groups().size(); ++g)
-    r.push_back(optimizer_->lr(g));
-  return r;
-}
+std::vector<double> ReduceLROnPlateau::get_last_lr() const { return detail::rates_of(*optimizer_); }
 NamedTensors ReduceLROnPlateau::state_dict() const {
   return {{"last_epoch", scalar(last_epoch_, kInt64)},
           {"best", scalar(best_, kFloat64)},

@@ -188,17 +188,8 @@ Sample SparseIFTLinear::sample(const Options& o, const SampleSpec& s) {
   return sample_rows(s, SparseIFTLinear(o).core().in());
 }
 
-SparseIFTLinear::SparseIFTLinear(const SparseIFTLinearOptions& o) : Component(o) {
-  detail::SparseIFT::Host host;
-  host.parameter = [this](const std::string& n, const Tensor& t) -> Tensor& {
-    return parameter(n, t);
-  };
-  host.buffer = [this](const std::string& n, const Tensor& t) -> Tensor& { return buffer(n, t); };
-  host.bundle = [this](const std::string& n) -> Parameters& { return *child<Parameters>(n).as(); };
-  host.norm = [this](const std::string& n, int64_t width) {
-    return child<BatchNorm2d>(n, {.num_features = width});
-  };
-  core_.create(who(), o, o.in_features, o.out_features, {}, host);
+SparseIFTLinear::SparseIFTLinear(const SparseIFTLinearOptions& o) : SparseIFTLayer(o) {
+  create(o.in_features, o.out_features, {});
 }
 
 Tensor SparseIFTLinear::forward(const Tensor& x) {

@@ -10,10 +10,6 @@ namespace {
 using testing::max_difference;
 using testing::random;
 
-Tensor bumps_of(const Tensor& place, const Tensor& coord, const Tensor& radius) {
-  return relu(1 - abs(place - coord) / radius);
-}
-
 TEST(SMPConv1d, ItsKernelIsThePaperSum) {
   no_grad guard;
   SMPConv1d m({.in_channels = 2, .out_channels = 3, .max_length = 9, .n_points = 4, .radius = 0.4});

@@ -64,7 +64,9 @@ void expect_items() {
     else
       EXPECT_THROW(x.item<T>(), DTypeError) << text(r);
     if constexpr (std::is_integral_v<T> && !std::is_same_v<T, bool>) {
-      if (!r.taken) EXPECT_THROW(x.to_vector<T>(), DTypeError) << text(r);
+      if (!r.taken) {
+        EXPECT_THROW(x.to_vector<T>(), DTypeError) << text(r);
+      }
     }
   }
 }

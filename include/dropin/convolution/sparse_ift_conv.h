@@ -24,21 +24,19 @@ struct SparseIFTConv2dOptions : detail::SparseIFTOptions {
 /// Conv2d in one of the forms of SparseIFTLinear; the second factor is a 1x1 (Thangarasa et al.
 /// 2024). Replaces Conv2d. x [B, C, H, W]. Names as SparseIFTLinear's; weights [o, i, k, k], V [o,
 /// r, 1, 1].
-class SparseIFTConv2d : public Component<SparseIFTConv2d, SparseIFTConv2dOptions, ImageMixer> {
+class SparseIFTConv2d
+    : public detail::SparseIFTLayer<SparseIFTConv2d, SparseIFTConv2dOptions, ImageMixer> {
  public:
   static constexpr const char* kSummary = "a larger sparse convolution at the work of a dense one";
   static constexpr const char* kReplaces = "Conv2d";
   static constexpr const char* kPaper = SparseIFTLinear::kPaper;
   static std::vector<std::string> examples();
   static Sample sample(const Options& o, const SampleSpec& s);
-  static void traits(const Options& o, Traits& t) { t.mixes_batch = o.norm == "batchnorm"; }
   explicit SparseIFTConv2d(const SparseIFTConv2dOptions& o);
   Tensor forward(const Tensor& x) override;
-  detail::SparseIFT& core() { return core_; }
 
  private:
   Conv2dOptions conv_;
-  detail::SparseIFT core_;
 };
 
 }  // namespace dropin

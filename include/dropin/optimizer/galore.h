@@ -6,6 +6,21 @@
 
 namespace dropin {
 
+namespace detail {
+/// The options that both have, up to the kind of projection.
+template <class O>
+void galore_fields(auto&& f) {
+  f("lr", &O::lr, "step size");
+  f("betas", &O::betas, "decay of the two moments");
+  f("eps", &O::eps, "added to the root of the second moment, before its correction");
+  f("weight_decay", &O::weight_decay, "decay of the parameters after the step, times lr");
+  f("correct_bias", &O::correct_bias, "corrects both moments for their start at 0");
+  f("rank", &O::rank, "r, directions kept; 0: no projection");
+  f("update_proj_gap", &O::update_proj_gap, "steps between two subspaces");
+  f("scale", &O::scale, "of what comes back from the subspace");
+}
+}  // namespace detail
+
 struct GaLoreAdamWOptions {
   double lr = 1e-3;
   std::vector<double> betas = {0.9, 0.999};
@@ -18,14 +33,7 @@ struct GaLoreAdamWOptions {
   std::string svd = "exact";
   static void fields(auto&& f) {
     using O = GaLoreAdamWOptions;
-    f("lr", &O::lr, "step size");
-    f("betas", &O::betas, "decay of the two moments");
-    f("eps", &O::eps, "added to the root of the second moment, before its correction");
-    f("weight_decay", &O::weight_decay, "decay of the parameters after the step, times lr");
-    f("correct_bias", &O::correct_bias, "corrects both moments for their start at 0");
-    f("rank", &O::rank, "r, directions kept; 0: no projection");
-    f("update_proj_gap", &O::update_proj_gap, "steps between two subspaces");
-    f("scale", &O::scale, "of what comes back from the subspace");
+    detail::galore_fields<O>(f);
     f("proj_type", &O::proj_type,
       "std: the shorter side is compressed; reverse_std: the other; left, right; full: both");
     f("galore_params", &O::galore_params,
@@ -52,14 +60,7 @@ struct NaturalGaLoreOptions {
   }
   static void fields(auto&& f) {
     using O = NaturalGaLoreOptions;
-    f("lr", &O::lr, "step size");
-    f("betas", &O::betas, "decay of the two moments");
-    f("eps", &O::eps, "added to the root of the second moment, before its correction");
-    f("weight_decay", &O::weight_decay, "decay of the parameters after the step, times lr");
-    f("correct_bias", &O::correct_bias, "corrects both moments for their start at 0");
-    f("rank", &O::rank, "r, directions kept; 0: no projection");
-    f("update_proj_gap", &O::update_proj_gap, "steps between two subspaces");
-    f("scale", &O::scale, "of what comes back from the subspace");
+    detail::galore_fields<O>(f);
     f("proj_type", &O::proj_type,
       "full: both sides; std: the shorter side is compressed; reverse_std: the other; left, right");
     f("natural_history", &O::natural_history, "projected gradients that the Fisher matrix sums");

@@ -79,6 +79,35 @@ class SparseIFT {
   std::vector<Child<BatchNorm2d>> norms_;  ///< of the branches, or of the hidden layer
   Tensor* bias_ = nullptr;
 };
+
+/// A layer whose tensors are a SparseIFT's, created as the layer's own.
+template <class Self, class O, class Family>
+class SparseIFTLayer : public Component<Self, O, Family> {
+ public:
+  static void traits(const O& o, Traits& t) { t.mixes_batch = o.norm == "batchnorm"; }
+  SparseIFT& core() { return core_; }
+
+ protected:
+  explicit SparseIFTLayer(const O& o) : Component<Self, O, Family>(o) {}
+  /// SparseIFT::create of this layer's options.
+  void create(int64_t in, int64_t out, const Shape& kernel) {
+    SparseIFT::Host host;
+    host.parameter = [this](const std::string& n, const Tensor& t) -> Tensor& {
+      return this->parameter(n, t);
+    };
+    host.buffer = [this](const std::string& n, const Tensor& t) -> Tensor& {
+      return Module::buffer(n, t);
+    };
+    host.bundle = [this](const std::string& n) -> Parameters& {
+      return *this->template child<Parameters>(n).as();
+    };
+    host.norm = [this](const std::string& n, int64_t width) {
+      return this->template child<BatchNorm2d>(n, {.num_features = width});
+    };
+    core_.create(this->who(), this->options_, in, out, kernel, host);
+  }
+  SparseIFT core_;
+};
 }  // namespace detail
 
 struct SparseIFTLinearOptions : detail::SparseIFTOptions {
@@ -96,20 +125,16 @@ struct SparseIFTLinearOptions : detail::SparseIFTOptions {
 /// sqrt(1 / (1 - s)). x [*, in] -> [*, out]. Parameters and bool masks: weight, weight_mask (wide);
 /// branches.<j>.weight, .weight_mask, .norm (parallel); U, norm, V (factorized); sparse, U.weight,
 /// V.weight (doped); bias.
-class SparseIFTLinear : public Component<SparseIFTLinear, SparseIFTLinearOptions, Projection> {
+class SparseIFTLinear
+    : public detail::SparseIFTLayer<SparseIFTLinear, SparseIFTLinearOptions, Projection> {
  public:
   static constexpr const char* kSummary = "a larger sparse Linear at the work of a dense one";
   static constexpr const char* kReplaces = "Linear";
   static constexpr const char* kPaper = "Thangarasa et al. 2024 (Sparse-IFT), arXiv 2303.11525";
   static std::vector<std::string> examples();
   static Sample sample(const Options& o, const SampleSpec& s);
-  static void traits(const Options& o, Traits& t) { t.mixes_batch = o.norm == "batchnorm"; }
   explicit SparseIFTLinear(const SparseIFTLinearOptions& o);
   Tensor forward(const Tensor& x) override;
-  detail::SparseIFT& core() { return core_; }
-
- private:
-  detail::SparseIFT core_;
 };
 
 }  // namespace dropin
