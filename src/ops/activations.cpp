@@ -33,11 +33,20 @@ Tensor relu(const Tensor& x) {
   return fused_unary("relu", Unary::Relu, UnaryGrad::Relu, Keep::Y, x,
                      [](const Tensor& g, const Tensor& y) { return where(y <= 0, 0.0, g); });
 }
-Tensor relu6(const Tensor& x) {  // as torch's hardtanh: no gradient at the corners
-  return record("relu6", clamp(x.detach(), 0, 6), {x}, {x},
-                [](const Saved& s, const Tensor& g) -> Tensors {
-                  return {where(logical_or(s[0] <= 0, s[0] >= 6), 0.0, g)};
+Tensor hardtanh(const Tensor& x, double min_val, double max_val) {
+  return record("hardtanh", clamp(x.detach(), min_val, max_val), {x}, {x},
+                [min_val, max_val](const Saved& s, const Tensor& g) -> Tensors {
+                  return {where(logical_or(s[0] <= min_val, s[0] >= max_val), 0.0, g)};
                 });
+}
+Tensor relu6(const Tensor& x) { return hardtanh(x, 0, 6); }
+Tensor softshrink(const Tensor& x_, double lambda) {  // its result is 0 just where its slope is
+  const Tensor x = real(x_);
+  const Tensor v = item_size(x.dtype()) < 4 ? x.detach().to(kFloat32) : x.detach();
+  const Tensor y = (v - clamp(v, -lambda, lambda)).to(x.dtype());
+  return record("softshrink", y, {x}, {y}, [](const Saved& s, const Tensor& g) -> Tensors {
+    return {where(s[0] == 0.0, 0.0, g)};
+  });
 }
 Tensor leaky_relu(const Tensor& x, double slope) { return where(x > 0.0, x, x * slope); }
 Tensor elu(const Tensor& x_, double alpha) {  // its slope at 0 is alpha
@@ -45,8 +54,16 @@ Tensor elu(const Tensor& x_, double alpha) {  // its slope at 0 is alpha
   const double inf = std::numeric_limits<double>::infinity();
   return record("elu", where(v > 0, v, expm1(clamp(v, -inf, 0)) * alpha), {x}, {x},
                 [alpha, inf](const Saved& s, const Tensor& g) -> Tensors {
-                  const Tensor low = where(s[0] > 0, 0.0, s[0]);  // so that exp stays finite
+                  const Tensor low = clamp(s[0], -inf, 0);  // so that exp stays finite
                   return {where(s[0] <= 0, g * (exp(low) * alpha), g)};
+                });
+}
+Tensor celu(const Tensor& x_, double alpha) {  // its slope at 0 is 1
+  const Tensor x = real(x_), v = x.detach();
+  const double inf = std::numeric_limits<double>::infinity();
+  return record("celu", where(v > 0, v, expm1(clamp(v, -inf, 0) / alpha) * alpha), {x}, {x},
+                [alpha, inf](const Saved& s, const Tensor& g) -> Tensors {
+                  return {where(s[0] <= 0, g * exp(clamp(s[0], -inf, 0) / alpha), g)};
                 });
 }
 Tensor selu(const Tensor& x) {

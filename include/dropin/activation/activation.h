@@ -90,8 +90,7 @@ class CELU : public detail::OptionedActivation<CELU, CELUOptions> {
     DROPIN_CHECK(o.alpha != 0, OptionError, who(), ": alpha is 0, expected another number");
   }
   static Tensor apply(const Tensor& x, const CELUOptions& o) {
-    // as torch: at 0 the slope is the exponential's, 1; where x is above, it is not computed from x
-    return where(x > 0.0, x, expm1(where(x > 0.0, 0.0, x) / o.alpha) * o.alpha);
+    return celu(x, o.alpha);
   }
 };
 
@@ -134,7 +133,7 @@ class Hardtanh : public detail::OptionedActivation<Hardtanh, HardtanhOptions> {
   explicit Hardtanh(const HardtanhOptions& o = {}) : OptionedActivation(o) {}
   static void check(const HardtanhOptions& o) { HardtanhOptions::check(who(), o); }
   static Tensor apply(const Tensor& x, const HardtanhOptions& o) {
-    return where((x > o.min_val) & (x < o.max_val), x, clamp(x.detach(), o.min_val, o.max_val));
+    return hardtanh(x, o.min_val, o.max_val);
   }
 };
 
@@ -166,8 +165,7 @@ class Softshrink : public detail::OptionedActivation<Softshrink, ShrinkOptions> 
   explicit Softshrink(const ShrinkOptions& o = {}) : OptionedActivation(o) {}
   static void check(const ShrinkOptions& o) { ShrinkOptions::check(who(), o); }
   static Tensor apply(const Tensor& x, const ShrinkOptions& o) {
-    // as torch: at the corners the slope is 0
-    return where(x > o.lambda, x - o.lambda, where(x < -o.lambda, x + o.lambda, x * 0.0));
+    return softshrink(x, o.lambda);
   }
 };
 

@@ -116,11 +116,14 @@ Tensor relu(const Tensor& x);
 Tensor relu6(const Tensor& x);
 Tensor leaky_relu(const Tensor& x, double negative_slope = 0.01);
 Tensor elu(const Tensor& x, double alpha = 1);
+Tensor celu(const Tensor& x, double alpha = 1);
 Tensor selu(const Tensor& x);
 Tensor silu(const Tensor& x);
 Tensor softsign(const Tensor& x);
 Tensor hardswish(const Tensor& x);
 Tensor hardsigmoid(const Tensor& x);
+Tensor hardtanh(const Tensor& x, double min_val = -1, double max_val = 1);
+Tensor softshrink(const Tensor& x, double lambda = 0.5);
 /// approximate: "none" (erf) or "tanh".
 Tensor gelu(const Tensor& x, std::string_view approximate = "none");
 /// Gradient 1 between the bounds, 0 outside and at them (torch 2.15). Floating bounds make integers
