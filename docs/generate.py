@@ -12,6 +12,14 @@ import sys
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
+# Few entries at the top, so that the bar fits a window.
+SECTIONS = {
+    "Tasks": {"Your own training loop": "training.md", "Your own module": "modules.md", "Your own function": "autograd.md", "Groups and schedules": "optimizers.md",
+              "Checkpoints": "checkpoints.md", "Generating": "generation.md", "Threads and random numbers": "threads.md", "Eigen, pointers, DLPack": "arrays.md"},
+    "PyTorch": {"From PyTorch to dropin": "from_pytorch.md", "Differences": "differences.md"},
+    "Inside": {"Architecture": "architecture.md", "A tour": "tour.md", "Adding a component": "adding.md", "A kernel": "kernel.md", "Contributing": "contributing.md"},
+    "Measured": {"Results": "bench/README.md", "How": "bench/results/README.md", "Readme": "readme.md", "Changelog": "changelog.md"},
+}
 
 
 def ask(program, *words):
@@ -176,11 +184,16 @@ def main():
         f.write("# Components\n\nMembers of a family take the same call and replace each other.\n")
         for family, members in families.items():
             f.write(f"\n## {family}\n\n" + table(["name", "replaces", "what"], [(f"[{c['name']}]({c['name']}.md)", c["replaces"] or "", c["summary"]) for c in members]))
-    nav = ["nav:", "  - Start: index.md", "  - Components: components.md"]
+    nav = ["nav:", "  - Start: index.md"]
+    for title, pages in SECTIONS.items():
+        nav += [f"  - {title}:"] + [f"      - {name}: {page}" for name, page in pages.items()]
+    nav += ["  - Components:", "      - All: components.md"]
     for family, members in families.items():
-        nav.append(f"  - {family}:")
-        nav += [f"      - {c['name']}: {c['name']}.md" for c in members]
-    nav += ["  - Architecture: architecture.md", "  - A tour: tour.md", "  - Adding a component: adding.md", "  - A kernel: kernel.md", "  - Differences from PyTorch: differences.md", "  - Measured: bench/README.md", "  - How it was measured: bench/results/README.md", "  - Contributing: contributing.md", "  - Readme: readme.md", "  - Changelog: changelog.md"]
+        nav.append(f"      - {family}:")
+        nav += [f"          - {c['name']}: {c['name']}.md" for c in members]
+    missing = [p for p in os.listdir(os.path.join(HERE, "pages")) if not any(line.endswith(f" {p}") for line in nav)]
+    if missing:
+        sys.exit(f"docs: not in SECTIONS of generate.py: {', '.join(missing)}")
     with open(os.path.join(HERE, "mkdocs.yml")) as f, open(os.path.join(output, "mkdocs.yml"), "w") as g:
         g.write(f.read() + "\n".join(nav) + "\n")
 

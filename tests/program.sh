@@ -33,6 +33,13 @@ DROPIN_CUDA_PLUGIN="$folder/none.so" expect 0 "none.so: no such file" devices
 DROPIN_CUDA_PLUGIN="$folder/none.so" expect 2 "cuda:0: no CUDA device: no plugin was found that fits (tried" train --device cuda --task text --steps 1
 expect 2 "required" describe
 expect 2 "see dropin --help" nonsense
+expect 2 'no command "trian"; the nearest are train' trian
+expect 2 'no component "Foo"' describe Foo
+expect 0 "[200]" train --help
+DROPIN_NUM_THREADS=abc expect 2 'DROPIN_NUM_THREADS is "abc", expected a whole number' list
+DROPIN_NUM_THREADS=0 expect 2 'DROPIN_NUM_THREADS is "0"' list
+DROPIN_NUM_THREADS=2 expect 0 "cpu: 2 threads" devices
+DROPIN_DISABLE=onednm expect 2 'names "onednm", expected a list of onednn' list
 printf 'not a tensor file' > "$folder/bad.safetensors"
 expect 2 "no such file" conform "$folder/none"
 expect 2 "bad.safetensors" conform "$folder/bad.safetensors"
@@ -66,6 +73,9 @@ expect 2 "the model has no Conv2d" train --task recall --swap Conv2d=DepthwiseCo
 expect 2 "cannot be read" train --task text --data "$folder/none.txt"
 expect 2 "FashionMNIST" train --task images --data "$folder"
 expect 2 "there is no folder" train --task recall --save "$folder/none/x"
+expect 2 "it is a folder" train --task recall --save "$folder" --steps 100000000
+expect 2 "the optimizer is AdamW" train --task recall --swap SGD=Adam8bit --steps 100000000
+expect 2 "beta" train --task recall --swap 'AdamW=AdamW8bit:{"betas": [2, 0.9]}' --steps 100000000
 expect 2 "bad.safetensors" train --task recall --resume "$folder/bad.safetensors"
 expect 0 "RMSNorm" train --task recall --steps 3 --batch 2 --length 9 --width 16 --layers 1 --swap LayerNorm=RMSNorm
 expect 0 "accuracy" train --task images --steps 2 --batch 4 --width 4 --layers 2
@@ -88,6 +98,30 @@ fi
 expect 2 "other settings" train --task recall --steps 13 --resume "$folder/whole"
 expect 2 "steps is 13, there 12" "${run[@]/#12/13}" --resume "$folder/whole"
 expect 2 "lr is 0.5, there 0.001" "${run[@]}" --lr 0.5 --resume "$folder/whole"
+
+# A signal ends a run at its next step, with the state saved, and it goes on as if nothing had been.
+run=("${run[@]/#12/300}")
+"$dropin" "${run[@]}" > "$folder/whole.json" 2>/dev/null
+"$dropin" "${run[@]}" --save "$folder/cut" --save-every 100000 > /dev/null 2> "$folder/cut.txt" &
+pid=$!
+sleep 0.3
+kill -TERM $pid 2>/dev/null
+wait $pid
+code=$?
+if [ $code -eq 143 ]; then
+  grep -q "with --resume $folder/cut goes on" "$folder/cut.txt" || { echo "FAILED: it does not say how to go on"; failures=$((failures + 1)); }
+  "$dropin" "${run[@]}" --resume "$folder/cut" > "$folder/cut.json" 2>/dev/null
+  [ "$(same "$folder/whole.json")" = "$(same "$folder/cut.json")" ] || { echo "FAILED: the interrupted run differs"; failures=$((failures + 1)); }
+elif [ $code -ne 0 ]; then
+  echo "FAILED: after a signal the program ended with $code"
+  failures=$((failures + 1))
+fi
+
+# What cannot be written is an error, wherever it goes.
+"$dropin" "${run[@]/#300/1}" > /dev/full 2> "$folder/full.txt"
+[ $? -eq 2 ] && grep -q "No space left" "$folder/full.txt" || { echo "FAILED: a full disk passed"; failures=$((failures + 1)); }
+{ sleep 0.3; "$dropin" list; echo $? > "$folder/pipe.txt"; } 2>/dev/null | true
+[ "$(cat "$folder/pipe.txt")" = 2 ] || { echo "FAILED: a closed pipe passed"; failures=$((failures + 1)); }
 
 # A run of one variant may be made longer.
 one=(train --task recall --batch 4 --length 9 --width 16 --layers 1 --json)

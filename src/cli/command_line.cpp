@@ -1,7 +1,10 @@
 #include "cli/command_line.h"
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
+#include <cerrno>
 #include <cstdio>
+#include <cstring>
 #include <new>
 
 #include "dropin/core/error.h"
@@ -19,7 +22,10 @@ Command& Command::flag(const char* name, bool& value, const char* doc) {
 }
 template <class T>
 Command& Command::option(const char* name, T& value, const char* doc, bool required) {
-  CLI::Option* o = static_cast<CLI::App*>(app_)->add_option(name, value, doc)->required(required);
+  CLI::Option* o = static_cast<CLI::App*>(app_)
+                       ->add_option(name, value, doc)
+                       ->required(required)
+                       ->capture_default_str();
   if (name[0] == '-') o->allow_extra_args(false);
   return *this;
 }
@@ -44,6 +50,19 @@ Command CommandLine::add(const char* name, const char* doc, Action action) {
   return Command(sub);
 }
 
+// What the parser says; of a subcommand that there is not, the nearest ones.
+std::string CommandLine::unknown_command(int argc, char** argv, const std::exception& e) const {
+  if (argc < 2 || argv[1][0] == '-') return e.what();
+  std::vector<std::string> names;
+  for (const CLI::App* sub : parser_->app.get_subcommands([](const CLI::App*) { return true; }))
+    names.push_back(sub->get_name());
+  if (std::find(names.begin(), names.end(), argv[1]) != names.end()) return e.what();
+  std::string near;
+  for (const std::string& n : nearest_names(argv[1], names.data(), names.size()))
+    near += (near.empty() ? "" : ", ") + n;
+  return std::string("no command \"") + argv[1] + "\"; the nearest are " + near;
+}
+
 bool CommandLine::read(int argc, char** argv, int& status) {
   try {
     parser_->app.parse(argc, argv);
@@ -51,7 +70,7 @@ bool CommandLine::read(int argc, char** argv, int& status) {
   } catch (const CLI::Success& e) {  // --help, --version
     status = parser_->app.exit(e);
   } catch (const CLI::ParseError& e) {
-    std::fprintf(stderr, "dropin: %s; see dropin --help\n", e.what());
+    std::fprintf(stderr, "dropin: %s; see dropin --help\n", unknown_command(argc, argv, e).c_str());
     status = 2;
   }
   return false;
@@ -59,7 +78,10 @@ bool CommandLine::read(int argc, char** argv, int& status) {
 
 int CommandLine::act() {
   try {
-    return parser_->action();
+    const int status = parser_->action();
+    if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return status;
+    std::fprintf(stderr, "dropin: the results cannot be written: %s\n", std::strerror(errno));
+    return 2;
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "dropin: out of memory\n");
   } catch (const std::exception& e) {

@@ -2,6 +2,7 @@
 // program.
 #pragma once
 #include <cstdint>
+#include <exception>
 #include <functional>
 #include <string>
 #include <vector>
@@ -46,6 +47,7 @@ class CommandLine {
   }
 
  private:
+  std::string unknown_command(int argc, char** argv, const std::exception& e) const;
   struct Parser;
   Parser* parser_;
 };

@@ -1,7 +1,10 @@
 // dropin train: the standard model beside the same model with a component swapped.
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
+#include <cstring>
 #include <filesystem>
 #include <memory>
 
@@ -77,9 +80,32 @@ void check_settings(const TrainSettings& s) {
     fail<OptionError>({"train: --save-every is ", s.save_every, ", expected at least 1"});
   if (!(s.lr > 0)) fail<OptionError>({"train: --lr is ", s.lr, ", expected a positive number"});
   if (s.save.empty()) return;
-  const auto folder = std::filesystem::path(s.save).parent_path();
-  if (!folder.empty() && !std::filesystem::is_directory(folder))
+  auto folder = std::filesystem::path(s.save).parent_path();
+  if (folder.empty()) folder = ".";
+  if (!std::filesystem::is_directory(folder))
     fail<FileError>({"train: --save ", s.save, ": there is no folder ", folder.string()});
+  if (std::filesystem::is_directory(s.save))
+    fail<FileError>({"train: --save ", s.save, ": it is a folder, expected a file"});
+  if (access(folder.c_str(), W_OK) != 0)
+    fail<FileError>({"train: --save ", s.save, ": nothing can be written in ", folder.string(),
+                     ": ", std::strerror(errno)});
+}
+
+// Everything that could be refused, before anything is trained: each swap is made, its optimizer
+// too, and runs one batch forward.
+void try_swaps(const TrainSettings& s, const Task& task, const std::vector<TrainSwap>& swaps) {
+  const Batch batch = task.batch(0);
+  const Device device(s.device);
+  for (std::size_t i = 0; i <= swaps.size(); ++i) {
+    const TrainSwap* change = i ? &swaps[i - 1] : nullptr;
+    Box<Module> trial = task.make_model();
+    if (change && registry().find(change->from).kind != ComponentKind::Optimizer)
+      swap(*trial, change->from, change->to, change->options);
+    trial->to(device);
+    optimizer_of(s, change, trial->parameters());
+    no_grad guard;
+    task.loss(*trial, {batch.x.to(device), batch.y.to(device)});
+  }
 }
 
 void print_rows(const TrainSettings& s, const Task& task, const std::vector<TrainRow>& rows) {
@@ -107,18 +133,19 @@ int run(const TrainSettings& s) {
   std::vector<TrainSwap> swaps;
   for (const auto& t : s.swaps) swaps.push_back(parse_swap(t));
   const std::unique_ptr<Task> task(make_task(s.task).release());
-  for (const TrainSwap& change :
-       swaps) {  // refuse a swap that cannot be made before training anything
-    if (registry().find(change.from).kind == ComponentKind::Optimizer) continue;
-    Box<Module> trial = task->make_model();
-    swap(*trial, change.from, change.to, change.options);
-  }
+  try_swaps(s, *task, swaps);
+  const InterruptGuard interrupts;
   std::vector<TrainRow> rows;
   bool resume = !s.resume.empty();
   if (resume) rows = resumed_rows(s);
   while (rows.size() <= swaps.size()) {
-    rows.push_back(
-        train_one(s, *task, rows.empty() ? nullptr : &swaps[rows.size() - 1], rows, resume));
+    const TrainSwap* change = rows.empty() ? nullptr : &swaps[rows.size() - 1];
+    try {
+      rows.push_back(train_one(s, *task, change, rows, resume));
+    } catch (const Interrupted& e) {
+      fmt::print(stderr, "dropin: {}\n", e.what());
+      return 128 + e.signal;
+    }
     resume = false;
   }
   print_rows(s, *task, rows);

@@ -2,10 +2,12 @@
 #include "cli/train_run.h"
 
 #include <fmt/format.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <chrono>
+#include <csignal>
 #include <memory>
 
 #include "dropin/registry/registry.h"
@@ -53,6 +55,15 @@ double seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+// Set by a signal: its number.
+volatile std::sig_atomic_t g_signal = 0;
+
+// Columns of the terminal behind stderr; 0 where there is none or it does not say.
+std::size_t terminal_columns() {
+  winsize size{};
+  return ioctl(2, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
+
 class Progress {
  public:
   Progress(std::string name, int64_t steps)
@@ -63,12 +74,33 @@ class Progress {
         (terminal_ ? seconds() - shown_ < 0.2 : step * 10 / steps_ == (step - 1) * 10 / steps_))
       return;
     shown_ = seconds();
-    fmt::print(stderr, "{}{:<36} step {:>5}/{}  loss {:.4f}  {:.1f} ms/step  {:.0f} s left{}",
-               terminal_ ? "\r" : "", name_, step, steps_, loss, ms,
-               static_cast<double>(steps_ - step) * ms / 1000, last || !terminal_ ? "\n" : "   ");
+    const std::string numbers =
+        fmt::format(" step {:>5}/{}  loss {:.4f}  {:.1f} ms/step  {:.0f} s left", step, steps_,
+                    loss, ms, static_cast<double>(steps_ - step) * ms / 1000);
+    write(fmt::format("{}{}{}", terminal_ ? "\r" : "", fitted(numbers),
+                      last || !terminal_ ? "\n" : ""));
+  }
+  /// Leaves the line that is being overwritten.
+  void leave() const {
+    if (terminal_ && shown_ > 0) write("\n");
   }
 
  private:
+  // The run's name and the numbers: in a terminal one line, cut where it ends, the name first.
+  std::string fitted(const std::string& numbers) const {
+    const std::size_t columns = terminal_ ? terminal_columns() : 0;
+    std::size_t name = 36;
+    if (columns)
+      name = columns > numbers.size() + 1 ? std::min(name, columns - 1 - numbers.size()) : 0;
+    std::string line = name_.size() > name && columns ? name_.substr(0, name) : name_;
+    if (line.size() < name) line.resize(name, ' ');
+    line += numbers;
+    if (columns) line.resize(columns - 1, ' ');
+    return line;
+  }
+  // A progress that nobody can read is no reason to end a training.
+  static void write(const std::string& line) { std::fputs(line.c_str(), stderr); }
+
   std::string name_;
   int64_t steps_;
   bool terminal_;
@@ -84,21 +116,13 @@ class Training {
     row_.name = change ? change->text : "standard";
     manual_seed(static_cast<std::uint64_t>(s.task.seed));
     model_ = task.make_model();
-    std::string optimizer_name = s.optimizer;
-    Json optimizer_options = Json::object();
-    if (change && registry().find(change->from).kind == ComponentKind::Optimizer) {
-      if (change->from != s.optimizer)
-        fail<OptionError>({"train: --swap ", change->text, ": the optimizer is ", s.optimizer});
-      optimizer_name = change->to;
-      optimizer_options = change->options;
-    } else if (change) {
+    if (change && registry().find(change->from).kind != ComponentKind::Optimizer) {
       const SwapReport report = swap(*model_, change->from, change->to, change->options);
       if (!s.json && !resume) fmt::print(stderr, "{}", report.str());
     }
     model_->to(Device(s.device));
     row_.parameters = model_->num_parameters();
-    optimizer_options.set("lr", s.lr);
-    optimizer_ = make_optimizer(optimizer_name, model_->parameters(), optimizer_options);
+    optimizer_ = optimizer_of(s, change, model_->parameters());
     if (resume) load();
   }
 
@@ -113,6 +137,7 @@ class Training {
         progress.show(step + 1, recent_, 1000 * spent_ / static_cast<double>(times_.size()));
       if (!s_.save.empty() && ((step + 1) % s_.save_every == 0 || step + 1 == s_.steps))
         save(step + 1, finished);
+      if (g_signal) stop(step + 1, finished, progress);
     }
     std::sort(times_.begin(), times_.end());
     row_.ms = times_.empty() ? NAN : 1000 * times_[times_.size() / 2];
@@ -147,6 +172,19 @@ class Training {
     if ((step + 1) * 10 / s_.steps != step * 10 / s_.steps) row_.curve.push_back(recent_);
   }
 
+  [[noreturn]] void stop(int64_t step, const std::vector<TrainRow>& finished, const Progress& p) {
+    p.leave();
+    std::string text = fmt::format("train: interrupted at step {} of {}", step, s_.steps);
+    if (s_.save.empty()) {
+      text += "; nothing is kept (--save FILE would keep the state)";
+    } else {
+      save(step, finished);
+      text += fmt::format("; the state is in {}: the same command with --resume {} goes on",
+                          s_.save, s_.save);
+    }
+    throw Interrupted(g_signal, text);
+  }
+
   void load() {
     const TrainingState state = load_checkpoint(s_.resume, *model_, *optimizer_);
     first_ = state.step;
@@ -179,6 +217,39 @@ class Training {
 };
 
 }  // namespace
+
+InterruptGuard::InterruptGuard() {
+  struct sigaction action {};
+  action.sa_handler = [](int number) { g_signal = number; };
+  action.sa_flags = SA_RESTART | SA_RESETHAND;  // the second one ends the program
+  for (int number : {SIGINT, SIGTERM}) {
+    struct sigaction before {};
+    sigaction(number, nullptr, &before);
+    if (before.sa_handler != SIG_IGN) sigaction(number, &action, nullptr);  // nohup stays nohup
+  }
+}
+InterruptGuard::~InterruptGuard() {
+  for (int number : {SIGINT, SIGTERM}) {
+    struct sigaction now {};
+    sigaction(number, nullptr, &now);
+    if (now.sa_handler != SIG_IGN) std::signal(number, SIG_DFL);
+  }
+  g_signal = 0;
+}
+
+Box<Optimizer> optimizer_of(const TrainSettings& s, const TrainSwap* change,
+                            const Tensors& parameters) {
+  std::string name = s.optimizer;
+  Json options = Json::object();
+  if (change && registry().find(change->from).kind == ComponentKind::Optimizer) {
+    if (change->from != s.optimizer)
+      fail<OptionError>({"train: --swap ", change->text, ": the optimizer is ", s.optimizer});
+    name = change->to;
+    options = change->options;
+  }
+  options.set("lr", s.lr);
+  return make_optimizer(name, parameters, options);
+}
 
 TrainRow train_one(const TrainSettings& s, const Task& task, const TrainSwap* change,
                    const std::vector<TrainRow>& finished, bool resume) {

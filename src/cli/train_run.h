@@ -48,8 +48,29 @@ struct TrainSettings {
   }
 };
 
+/// SIGINT or SIGTERM came: what was reached, and how to go on.
+struct Interrupted : Error {
+  Interrupted(int number, const std::string& text) : Error(text), signal(number) {}
+  int signal;
+};
+/// While it lives, the first SIGINT or SIGTERM is only noted, for train_one to end at its next
+/// step; a second one ends the program.
+class InterruptGuard {
+ public:
+  InterruptGuard();
+  ~InterruptGuard();
+  InterruptGuard(const InterruptGuard&) = delete;
+  InterruptGuard& operator=(const InterruptGuard&) = delete;
+};
+
+/// The optimizer of one variant: the command's own, or the one that `change` puts in its place.
+/// OptionError on another name or other options than there are.
+Box<Optimizer> optimizer_of(const TrainSettings& s, const TrainSwap* change,
+                            const Tensors& parameters);
+
 /// Trains one variant (the standard model without `change`); `finished` are the rows before it,
-/// kept in its checkpoints. resume: goes on from the checkpoint that the settings name.
+/// kept in its checkpoints. resume: goes on from the checkpoint that the settings name. Interrupted
+/// after a signal, once the state is saved (where the settings say where to).
 TrainRow train_one(const TrainSettings& s, const Task& task, const TrainSwap* change,
                    const std::vector<TrainRow>& finished, bool resume);
 

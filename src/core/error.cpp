@@ -42,36 +42,42 @@ std::string join(std::initializer_list<Part> parts) {
   return s;
 }
 
-std::string nearest_name(std::string_view name, const std::string* known, std::size_t count) {
+namespace {
+// Edit distance: a letter too many, too few or wrong costs 2, wrong case 1.
+std::size_t distance_of(std::string_view name, const std::string& s) {
   auto lower = [](char c) { return c >= 'A' && c <= 'Z' ? static_cast<char>(c + 32) : c; };
-  std::string best;
-  std::size_t best_distance = SIZE_MAX;
-  for (std::size_t k = 0; k < count; ++k) {
-    const std::string& s = known[k];
-    std::vector<std::size_t> row(s.size() + 1);
-    for (std::size_t j = 0; j <= s.size(); ++j) row[j] = 2 * j;
-    for (std::size_t i = 0; i < name.size(); ++i) {
-      std::size_t diagonal = row[0];
-      row[0] = 2 * (i + 1);
-      for (std::size_t j = 0; j < s.size(); ++j) {
-        // a wrong letter costs 2, wrong case 1
-        const std::size_t change = name[i] == s[j] ? 0 : lower(name[i]) == lower(s[j]) ? 1 : 2;
-        const std::size_t d = std::min({row[j + 1] + 2, row[j] + 2, diagonal + change});
-        diagonal = row[j + 1];
-        row[j + 1] = d;
-      }
-    }
-    // what was cut short is as near as two wrong letters
-    if (name.size() >= 3 && name.size() < s.size() &&
-        std::equal(name.begin(), name.end(), s.begin(),
-                   [&](char a, char b) { return lower(a) == lower(b); }))
-      row.back() = std::min<std::size_t>(row.back(), 4);
-    if (row.back() < best_distance) {
-      best_distance = row.back();
-      best = s;
+  std::vector<std::size_t> row(s.size() + 1);
+  for (std::size_t j = 0; j <= s.size(); ++j) row[j] = 2 * j;
+  for (std::size_t i = 0; i < name.size(); ++i) {
+    std::size_t diagonal = row[0];
+    row[0] = 2 * (i + 1);
+    for (std::size_t j = 0; j < s.size(); ++j) {
+      const std::size_t change = name[i] == s[j] ? 0 : lower(name[i]) == lower(s[j]) ? 1 : 2;
+      const std::size_t d = std::min({row[j + 1] + 2, row[j] + 2, diagonal + change});
+      diagonal = row[j + 1];
+      row[j + 1] = d;
     }
   }
-  return best;
+  // what was cut short is as near as two wrong letters
+  if (name.size() >= 3 && name.size() < s.size() &&
+      std::equal(name.begin(), name.end(), s.begin(),
+                 [&](char a, char b) { return lower(a) == lower(b); }))
+    return std::min<std::size_t>(row.back(), 4);
+  return row.back();
+}
+}  // namespace
+
+std::vector<std::string> nearest_names(std::string_view name, const std::string* known,
+                                       std::size_t count, std::size_t most) {
+  std::vector<std::pair<std::size_t, std::size_t>> order(count);
+  for (std::size_t k = 0; k < count; ++k) order[k] = {distance_of(name, known[k]), k};
+  std::sort(order.begin(), order.end());
+  std::vector<std::string> nearest;
+  for (std::size_t k = 0; k < std::min(most, count); ++k) nearest.push_back(known[order[k].second]);
+  return nearest;
+}
+std::string nearest_name(std::string_view name, const std::string* known, std::size_t count) {
+  return count ? nearest_names(name, known, count, 1)[0] : std::string();
 }
 
 void warn_once(const std::string& message) {

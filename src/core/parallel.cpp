@@ -16,6 +16,7 @@
 #include <cstring>
 #include <exception>
 
+#include "core/environment.h"
 #include "dropin/core/error.h"
 
 #ifdef __linux__
@@ -27,7 +28,6 @@
 namespace dropin {
 namespace {
 
-constexpr int kMaxThreads = 1024;
 constexpr int kRangesPerThread = 4;  // enough to even out a core that someone else is using
 constexpr auto kSpin = std::chrono::microseconds(4);
 constexpr std::uint32_t kOpen = 1u << 31,
@@ -96,10 +96,8 @@ int cgroup_cpus() {
 }
 
 int default_threads() {
-  if (const char* text = std::getenv("DROPIN_NUM_THREADS")) {
-    const long n = std::strtol(text, nullptr, 10);
-    if (n >= 1) return static_cast<int>(std::min<long>(n, kMaxThreads));
-  }
+  if (const std::string fault = environment_fault(); !fault.empty()) warn_once(fault);
+  if (const int n = threads_by_environment()) return n;
   int n = 0;
 #ifdef __linux__
   cpu_set_t set;

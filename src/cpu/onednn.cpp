@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 
-#include "src/core/disabled.h"
+#include "src/core/environment.h"
 #include "src/cpu/onednn_common.h"
 
 namespace dropin::cpu {

@@ -2,7 +2,7 @@
 // lives in kernels/<folder>/cpu.cpp.
 #include <hwy/targets.h>
 
-#include "core/disabled.h"
+#include "core/environment.h"
 #include "dropin/dispatch/dispatch.h"
 
 #define DROPIN_CPU_KERNELS(X) \

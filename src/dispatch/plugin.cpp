@@ -7,7 +7,7 @@
 #include <mutex>
 #include <string_view>
 
-#include "core/disabled.h"
+#include "core/environment.h"
 #include "dispatch/plugin.h"
 #include "dropin/dispatch/devices.h"
 #include "dropin/dispatch/dispatch.h"

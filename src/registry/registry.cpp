@@ -12,9 +12,11 @@ template <class T>
   std::vector<std::string> names;
   for (const T& one : all) names.push_back(one.name);
   std::string list;
-  for (const std::string& n : names) list += (list.empty() ? "" : ", ") + n;
+  const auto near = nearest_names(name, names.data(), names.size());
+  for (const std::string& n : near) list += (list.empty() ? "" : ", ") + n;
   fail<OptionError>({"registry: no ", what, " \"", name, "\"; the nearest name is \"",
-                     nearest_name(name, names.data(), names.size()), "\"; ", many, ": ", list});
+                     near.empty() ? "" : near[0], "\"; ", many, ": ", list, "; all ",
+                     static_cast<int64_t>(names.size()), ": dropin list"});
 }
 
 }  // namespace

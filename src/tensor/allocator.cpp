@@ -15,7 +15,7 @@
 #include <string>
 #include <vector>
 
-#include "core/disabled.h"
+#include "core/environment.h"
 #include "dropin/core/error.h"
 #include "dropin/dispatch/devices.h"
 #include "dropin/dispatch/dispatch.h"

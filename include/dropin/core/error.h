@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "dropin/abi/abi.h"
 #include "dropin/core/compatible.h"
@@ -89,6 +90,9 @@ template <class E = Error>
 
 /// The entry of `known` nearest to `name` by edit distance; empty when there is none.
 std::string nearest_name(std::string_view name, const std::string* known, std::size_t count);
+/// The `most` nearest of them, the nearest first; in their order where they are equally near.
+std::vector<std::string> nearest_names(std::string_view name, const std::string* known,
+                                       std::size_t count, std::size_t most = 3);
 
 }  // namespace dropin
 
