@@ -242,4 +242,16 @@ Tensors detail::checked_gradients(const char* function, Tensors gradients,
   return gradients;
 }
 
+const std::any* FunctionContext::find_value(const std::string& name) const {
+  for (const auto& [n, v] : values)
+    if (n == name) return &v;
+  return nullptr;
+}
+void FunctionContext::no_value(const std::string& name, bool there, const char* type) {
+  if (there)
+    fail<AutogradError>(
+        {"FunctionContext: the value \"", name, "\" is of another type, expected ", type});
+  fail<AutogradError>({"FunctionContext: no value \"", name, "\" was saved in forward"});
+}
+
 }  // namespace dropin

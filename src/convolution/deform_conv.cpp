@@ -50,8 +50,8 @@ NamedTensors DeformConv2d::call(const NamedTensors& in) {
   const Tensor x = in.get("x", who());
   if (in.contains("mask") && !in.contains("offset"))
     fail<StateError>({who(), ": a mask came without an offset"});
-  return {{"y", in.contains("offset") ? forward(x, in.get("offset", who()), in.find("mask"))
-                                      : forward(x)}};
+  return {{"y", in.contains("offset") ? (*this)(x, in.get("offset", who()), in.find("mask"))
+                                      : ImageMixer::operator()(x)}};
 }
 
 std::vector<std::string> ModulatedDeformConv2d::examples() {

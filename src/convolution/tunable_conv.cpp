@@ -78,7 +78,7 @@ Tensor TunableConv2d::forward(const Tensor& x, const Tensor& given) {
 }
 
 NamedTensors TunableConv2d::call(const NamedTensors& in) {
-  return {{"y", forward(in.get("x", who()), in.find("params"))}};
+  return {{"y", (*this)(in.get("x", who()), in.find("params"))}};
 }
 
 Box<Conv2d> TunableConv2d::fuse(const Tensor& omega) const {

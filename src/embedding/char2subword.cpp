@@ -29,7 +29,7 @@ CharEncoderLayer::CharEncoderLayer(const CharEncoderLayerOptions& o) : Component
 
 Tensor CharEncoderLayer::forward(const Tensor& h_in, const Tensor& padding) {
   auto dropped = [&](const Tensor& x) { return dropout(x, options_.dropout, is_training()); };
-  const Tensor h = norm1_(h_in + dropped(self_attn_->forward(h_in, {.key_padding_mask = padding})));
+  const Tensor h = norm1_(h_in + dropped(self_attn_(h_in, {.key_padding_mask = padding})));
   return norm2_(h + dropped(linear2_(gelu(linear1_(h)))));
 }
 
@@ -149,7 +149,7 @@ Tensor Char2Subword::forward(const Tensor& char_ids) {
 }
 
 NamedTensors Char2Subword::call(const NamedTensors& in) {
-  return {{"y", forward(in.get(in.contains("x") ? "x" : "char_ids", who()))}};
+  return {{"y", (*this)(in.get(in.contains("x") ? "x" : "char_ids", who()))}};
 }
 
 Tensor Char2Subword::encode(const std::vector<std::string>& words, const CharVocab& vocab) const {

@@ -29,7 +29,7 @@ Tensor StableEmbedding::forward(const Tensor& ids) {
 }
 
 NamedTensors StableEmbedding::call(const NamedTensors& in) {
-  return {{"y", forward(in.get(in.contains("input") ? "input" : "x", who()))}};
+  return {{"y", (*this)(in.get(in.contains("input") ? "input" : "x", who()))}};
 }
 
 }  // namespace dropin

@@ -104,8 +104,12 @@ MoEResult MixtureOfExperts::route(const Tensor& x, const Tensor& mask) {
 }
 
 NamedTensors MixtureOfExperts::call(const NamedTensors& in) {
-  const MoEResult r = route(in.get("x", type()), in.find("key_padding_mask"));
-  return {{"y", r.y}, {"aux_loss", r.aux_loss}, {"sparsity", r.sparsity}};
+  MoEResult r;
+  const Tensor y = with_hooks(in.get("x", type()), [&](const Tensor& x) {
+    r = route(x, in.find("key_padding_mask"));
+    return r.y;
+  });
+  return {{"y", y}, {"aux_loss", r.aux_loss}, {"sparsity", r.sparsity}};
 }
 
 // --- TopKMoE

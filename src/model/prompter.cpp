@@ -165,8 +165,12 @@ Prompter::Result Prompter::forward(const Cache& image, const Tensor& boxes,
 NamedTensors Prompter::call(const NamedTensors& in) {
   const Tensor image = in.get("image_features", type()), boxes = in.find("boxes"),
                text = in.find("text_features");
-  const Result r = forward(image, boxes, text);
-  return {{"y", r.y}, {"hidden", r.hidden}};
+  Result r;
+  const Tensor y = with_hooks(image, [&](const Tensor& x) {
+    r = forward(x, boxes, text);
+    return r.y;
+  });
+  return {{"y", y}, {"hidden", r.hidden}};
 }
 
 }  // namespace dropin

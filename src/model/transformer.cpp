@@ -49,7 +49,7 @@ Tensor Transformer::forward(const Tensor& ids, const SequenceArgs& args) {
   Tensor h = tokens_(ids);
   if (positions_->defined()) h = h + positions_->narrow(0, 0, length);
   h = dropout(h, options_.dropout, is_training());
-  for (auto& b : blocks_) h = b->forward(h, args);
+  for (auto& b : blocks_) h = b(h, args);
   return logits(h);
 }
 

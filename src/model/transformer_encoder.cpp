@@ -21,15 +21,15 @@ TransformerEncoderLayer::TransformerEncoderLayer(const TransformerEncoderOptions
 Tensor TransformerEncoderLayer::forward(const Tensor& x, const SequenceArgs& args) {
   auto drop = [&](const Tensor& t) { return dropout(t, options_.dropout, is_training()); };
   if (options_.norm_first) {
-    const Tensor h = x + drop(mixer_->forward(norm1_(x), args));
+    const Tensor h = x + drop(mixer_(norm1_(x), args));
     return h + drop(ff_(norm2_(h)));
   }
-  const Tensor h = norm1_(x + drop(mixer_->forward(x, args)));
+  const Tensor h = norm1_(x + drop(mixer_(x, args)));
   return norm2_(h + drop(ff_(h)));
 }
 
 NamedTensors TransformerEncoderLayer::call(const NamedTensors& in) {
-  return {{"y", forward(in.get("x", who()), {.key_padding_mask = in.find("key_padding_mask")})}};
+  return {{"y", (*this)(in.get("x", who()), {.key_padding_mask = in.find("key_padding_mask")})}};
 }
 
 void TransformerEncoderLayer::translate_state(StateDict& state, const std::string& prefix,
@@ -173,12 +173,12 @@ Tensor TransformerEncoder::pool(const Tensor& h, const Tensor& padding) {
 
 Tensor TransformerEncoder::forward(const Tensor& x, const EncoderArgs& args) {
   Tensor h = embed(x, args);
-  for (auto& layer : layers_) h = layer->forward(h, {.key_padding_mask = args.key_padding_mask});
+  for (auto& layer : layers_) h = layer(h, {.key_padding_mask = args.key_padding_mask});
   return pool(norm_ ? norm_(h) : h, args.key_padding_mask);
 }
 
 NamedTensors TransformerEncoder::call(const NamedTensors& in) {
-  return {{"y", forward(in.get("x", who()), {.key_padding_mask = in.find("key_padding_mask"),
+  return {{"y", (*this)(in.get("x", who()), {.key_padding_mask = in.find("key_padding_mask"),
                                              .token_type_ids = in.find("token_type_ids")})}};
 }
 

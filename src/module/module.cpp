@@ -51,6 +51,51 @@ std::vector<std::pair<std::string, Module*>> Module::children() const {
   return r;
 }
 
+std::vector<std::pair<std::string, Module*>> Module::named_modules() {
+  std::vector<std::pair<std::string, Module*>> r;
+  apply([&](const std::string& path, Module& m) { r.emplace_back(path, &m); });
+  return r;
+}
+std::vector<Module*> Module::modules() {
+  std::vector<Module*> r;
+  apply([&](const std::string&, Module& m) { r.push_back(&m); });
+  return r;
+}
+
+// The module of a dotted path; null when there is none.
+const Module* Module::below(std::string_view path) const {
+  const Module* m = this;
+  while (m && !path.empty()) {
+    const std::string_view name = path.substr(0, path.find('.'));
+    path.remove_prefix(std::min(path.size(), name.size() + 1));
+    const Module* next = nullptr;
+    for (const auto& c : m->children_)
+      if (c->name == name) next = c->module.get();
+    m = next;
+  }
+  return m;
+}
+Module& Module::get_submodule(std::string_view path) {
+  const Module* m = below(path);
+  DROPIN_CHECK(m, StateError, type(), ": no module at \"", path, "\"");
+  return const_cast<Module&>(*m);
+}
+Tensor& Module::slot_of(Slots Module::*list, const char* what, std::string_view path) const {
+  const std::size_t dot = path.rfind('.');
+  const Module* m = dot == std::string_view::npos ? this : below(path.substr(0, dot));
+  const std::string_view name = dot == std::string_view::npos ? path : path.substr(dot + 1);
+  if (m)
+    for (const auto& slot : m->*list)
+      if (slot->name == name) return slot->value;
+  fail<StateError>({type(), ": no ", what, " at \"", path, "\""});
+}
+Tensor& Module::get_parameter(std::string_view path) const {
+  return slot_of(&Module::parameters_, "parameter", path);
+}
+Tensor& Module::get_buffer(std::string_view path) const {
+  return slot_of(&Module::buffers_, "buffer", path);
+}
+
 void Module::apply(const std::function<void(const std::string&, Module&)>& f) {
   auto walk = [&](auto& self, const std::string& path, Module& m) -> void {
     f(path, m);

@@ -1,4 +1,5 @@
 // Comparisons, and logic of bools.
+#include "dropin/ops/reduce.h"
 #include "kernels/hd.h"
 #include "ops/pointwise.h"
 
@@ -31,12 +32,12 @@ Tensor lt(const Tensor& a, const Tensor& b) { return compare(Binary::Lt, a, b, "
 Tensor le(const Tensor& a, const Tensor& b) { return compare(Binary::Le, a, b, "le"); }
 Tensor gt(const Tensor& a, const Tensor& b) { return compare(Binary::Gt, a, b, "gt"); }
 Tensor ge(const Tensor& a, const Tensor& b) { return compare(Binary::Ge, a, b, "ge"); }
-Tensor operator==(const Tensor& a, const Scalar& b) { return compare(Binary::Eq, a, b, "eq"); }
-Tensor operator!=(const Tensor& a, const Scalar& b) { return compare(Binary::Ne, a, b, "ne"); }
-Tensor operator<(const Tensor& a, const Scalar& b) { return compare(Binary::Lt, a, b, "lt"); }
-Tensor operator<=(const Tensor& a, const Scalar& b) { return compare(Binary::Le, a, b, "le"); }
-Tensor operator>(const Tensor& a, const Scalar& b) { return compare(Binary::Gt, a, b, "gt"); }
-Tensor operator>=(const Tensor& a, const Scalar& b) { return compare(Binary::Ge, a, b, "ge"); }
+Tensor eq(const Tensor& a, const Scalar& b) { return compare(Binary::Eq, a, b, "eq"); }
+Tensor ne(const Tensor& a, const Scalar& b) { return compare(Binary::Ne, a, b, "ne"); }
+Tensor lt(const Tensor& a, const Scalar& b) { return compare(Binary::Lt, a, b, "lt"); }
+Tensor le(const Tensor& a, const Scalar& b) { return compare(Binary::Le, a, b, "le"); }
+Tensor gt(const Tensor& a, const Scalar& b) { return compare(Binary::Gt, a, b, "gt"); }
+Tensor ge(const Tensor& a, const Scalar& b) { return compare(Binary::Ge, a, b, "ge"); }
 
 namespace {
 Tensor logic(Binary op, const Tensor& a, const Tensor& b, const char* who) {
@@ -51,6 +52,12 @@ Tensor logical_or(const Tensor& a, const Tensor& b) {
 }
 Tensor logical_xor(const Tensor& a, const Tensor& b) {
   return logic(Binary::LogicalXor, a, b, "logical_xor");
+}
+
+Tensor operator~(const Tensor& a) {
+  if (a.dtype() != kBool)
+    fail<DTypeError>({"operator~: the tensor is ", a.dtype(), ", expected bool"});
+  return logical_not(a);
 }
 
 Tensor isclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
@@ -69,6 +76,10 @@ Tensor isclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool 
 bool allclose(const Tensor& a, const Tensor& b, double rtol, double atol, bool equal_nan) {
   const Tensor near = isclose(a, b, rtol, atol, equal_nan).reshape({-1});
   return near.numel() == 0 || near.to(kInt64).sum().item<int64_t>() == near.numel();
+}
+bool equal(const Tensor& a, const Tensor& b) {
+  if (!(a.sizes() == b.sizes())) return false;
+  return a.numel() == 0 || all(eq(a, b)).item<bool>();
 }
 
 }  // namespace dropin

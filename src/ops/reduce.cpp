@@ -58,7 +58,7 @@ Tensor raw(Reduce op, const Tensor& x, std::uint32_t mask, DType out) {
 
 }  // namespace
 
-Tensor sum(const Tensor& x, const Shape& dims, bool keepdim) {
+Tensor sum(const Tensor& x, const Dims& dims, bool keepdim) {
   if (!is_floating(x.dtype())) {
     const std::uint32_t m = dim_mask(dims, x.dim(), "sum");
     return finish(raw(Reduce::Sum, x.to(kInt64), m, kInt64), x.sizes(), m, keepdim);
@@ -71,7 +71,7 @@ Tensor sum(const Tensor& x, const Shape& dims, bool keepdim) {
                 x.sizes(), mask, keepdim);
 }
 
-Tensor mean(const Tensor& x, const Shape& dims, bool keepdim) {
+Tensor mean(const Tensor& x, const Dims& dims, bool keepdim) {
   need_floating("mean", x);
   const std::uint32_t mask = dim_mask(dims, x.dim(), "mean");
   const double n = static_cast<double>(reduced_count(x.sizes(), mask));
@@ -82,7 +82,7 @@ Tensor mean(const Tensor& x, const Shape& dims, bool keepdim) {
                 x.sizes(), mask, keepdim);
 }
 
-Tensor prod(const Tensor& x, const Shape& dims, bool keepdim) {
+Tensor prod(const Tensor& x, const Dims& dims, bool keepdim) {
   const std::uint32_t mask = dim_mask(dims, x.dim(), "prod");
   if (!is_floating(x.dtype()))
     return finish(raw(Reduce::Prod, x.to(kInt64), mask, kInt64), x.sizes(), mask, keepdim);
@@ -146,20 +146,20 @@ Tensor logic(Reduce op, const char* who, const Tensor& x, const Shape& dims, boo
 
 }  // namespace
 
-Tensor amax(const Tensor& x, const Shape& dims, bool keepdim) {
+Tensor amax(const Tensor& x, const Dims& dims, bool keepdim) {
   return extreme(Reduce::Max, "amax", x, dims, keepdim);
 }
-Tensor amin(const Tensor& x, const Shape& dims, bool keepdim) {
+Tensor amin(const Tensor& x, const Dims& dims, bool keepdim) {
   return extreme(Reduce::Min, "amin", x, dims, keepdim);
 }
-Tensor any(const Tensor& x, const Shape& dims, bool keepdim) {
+Tensor any(const Tensor& x, const Dims& dims, bool keepdim) {
   return logic(Reduce::Any, "any", x, dims, keepdim);
 }
-Tensor all(const Tensor& x, const Shape& dims, bool keepdim) {
+Tensor all(const Tensor& x, const Dims& dims, bool keepdim) {
   return logic(Reduce::All, "all", x, dims, keepdim);
 }
 
-Tensor logsumexp(const Tensor& x_, const Shape& dims, bool keepdim) {
+Tensor logsumexp(const Tensor& x_, const Dims& dims, bool keepdim) {
   const Tensor x = is_floating(x_.dtype()) ? x_ : x_.to(kFloat32);
   const std::uint32_t mask = dim_mask(dims, x.dim(), "logsumexp");
   Tensor y = raw(Reduce::LogSumExp, x, mask, x.dtype());
@@ -188,7 +188,7 @@ Tensor deviations(const Tensor& x, std::uint32_t mask, double correction) {
 }
 }  // namespace
 
-Tensor var(const Tensor& x, const Shape& dims, double correction, bool keepdim) {
+Tensor var(const Tensor& x, const Dims& dims, double correction, bool keepdim) {
   need_floating("var", x);
   const std::uint32_t mask = dim_mask(dims, x.dim(), "var");
   Tensor v = empty(kept_sizes(x.sizes(), mask), x.options()), m = empty_like(v);
@@ -198,7 +198,7 @@ Tensor var(const Tensor& x, const Shape& dims, double correction, bool keepdim) 
   });
   return finish(v, x.sizes(), mask, keepdim);
 }
-Tensor std_dev(const Tensor& x, const Shape& dims, double correction, bool keepdim) {
+Tensor std_dev(const Tensor& x, const Dims& dims, double correction, bool keepdim) {
   need_floating("std", x);
   const std::uint32_t mask = dim_mask(dims, x.dim(), "std");
   Tensor y = sqrt(var(x.detach(), dims, correction, true));
@@ -220,38 +220,19 @@ Tensor norm(const Tensor& x, const Shape& dims, bool keepdim) {
   return finish(y, x.sizes(), mask, keepdim);
 }
 
-Tensor Tensor::sum() const { return dropin::sum(*this); }
-Tensor Tensor::sum(const Shape& dims, bool keepdim) const {
-  return dropin::sum(*this, dims, keepdim);
+Tensor vector_norm(const Tensor& x, double p, const Dims& dims, bool keepdim) {
+  need_floating("vector_norm", x);
+  DROPIN_CHECK(!std::isnan(p), OptionError, "vector_norm: p is NaN, expected a number");
+  if (p == 2) return norm(x, dims, keepdim);
+  if (std::isinf(p)) return p > 0 ? amax(abs(x), dims, keepdim) : amin(abs(x), dims, keepdim);
+  if (p == 0) return sum((x != 0).to(x.dtype()), dims, keepdim);
+  if (p == 1) return sum(abs(x), dims, keepdim);
+  // relative to the greatest, so that no power overflows; a norm of 0 has no slope
+  const Tensor size = abs(x), top = amax(size.detach(), dims, true),
+               unit = where((top > 0) & isfinite(top), top, 1);
+  const Tensor total = sum(pow(size / unit, p), dims, true);
+  const Tensor y = unit * where(top == 0, 0, pow(where(top == 0, 1, total), 1 / p));
+  return finish(y, x.sizes(), dim_mask(dims, x.dim(), "vector_norm"), keepdim);
 }
-Tensor Tensor::mean() const { return dropin::mean(*this); }
-Tensor Tensor::mean(const Shape& dims, bool keepdim) const {
-  return dropin::mean(*this, dims, keepdim);
-}
-Tensor Tensor::prod(const Shape& dims, bool keepdim) const {
-  return dropin::prod(*this, dims, keepdim);
-}
-Tensor Tensor::amax(const Shape& dims, bool keepdim) const {
-  return dropin::amax(*this, dims, keepdim);
-}
-Tensor Tensor::amin(const Shape& dims, bool keepdim) const {
-  return dropin::amin(*this, dims, keepdim);
-}
-Tensor Tensor::var(const Shape& dims, double correction, bool keepdim) const {
-  return dropin::var(*this, dims, correction, keepdim);
-}
-Tensor Tensor::std(const Shape& dims, double correction, bool keepdim) const {
-  return std_dev(*this, dims, correction, keepdim);
-}
-Tensor Tensor::norm(const Shape& dims, bool keepdim) const {
-  return dropin::norm(*this, dims, keepdim);
-}
-Tensor Tensor::argmax(int64_t dim, bool keepdim) const {
-  return dropin::argmax(*this, dim, keepdim);
-}
-Tensor Tensor::argmin(int64_t dim, bool keepdim) const {
-  return dropin::argmin(*this, dim, keepdim);
-}
-Tensor Tensor::softmax(int64_t dim) const { return dropin::softmax(*this, dim); }
 
 }  // namespace dropin

@@ -256,7 +256,7 @@ Tensor Tensor::unfold(int64_t dim_, int64_t size, int64_t step) const {
                   Tensor flat = g.permute(order).flatten(d, d + 1);
                   Shape full = flat.sizes();
                   full[d] = n;
-                  return {index_add(zeros(full, g.options()), d, index.to(g.device()), flat)};
+                  return {dropin::index_add(zeros(full, g.options()), d, index.to(g.device()), flat)};
                 });
 }
 

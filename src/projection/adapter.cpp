@@ -66,7 +66,7 @@ Tensor HiddenEdit::forward(const Tensor& x, const Tensor& positions) {
 }
 
 NamedTensors HiddenEdit::call(const NamedTensors& in) {
-  return {{"y", forward(in.get("x", type()), in.find("positions"))}};
+  return {{"y", (*this)(in.get("x", type()), in.find("positions"))}};
 }
 
 void detail::check_activation(std::string_view who, const char* option, const std::string& name) {

@@ -107,7 +107,7 @@ Tensor TunableLinear::forward(const Tensor& x, const Tensor& given) {
 }
 
 NamedTensors TunableLinear::call(const NamedTensors& in) {
-  return {{"y", forward(in.get("x", who()), in.find("params"))}};
+  return {{"y", (*this)(in.get("x", who()), in.find("params"))}};
 }
 
 }  // namespace dropin

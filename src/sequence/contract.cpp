@@ -86,7 +86,7 @@ SequenceArgs SequenceMixer::args_of(const NamedTensors& in) {
           .global_attention_mask = in.find("global_attention_mask")};
 }
 NamedTensors SequenceMixer::call(const NamedTensors& in) {
-  return {{"y", forward(in.get("x", type()), args_of(in))}};
+  return {{"y", (*this)(in.get("x", type()), args_of(in))}};
 }
 
 }  // namespace dropin

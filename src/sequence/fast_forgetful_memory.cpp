@@ -162,11 +162,14 @@ NamedTensors FastForgetfulMemory::call(const NamedTensors& in) {
   detail::refuse(who(), "attn_mask", args.attn_mask, "a scan has no scores");
   detail::refuse(who(), "global_attention_mask", args.global_attention_mask,
                  detail::kNoGlobalTokens);
-  const Result r = forward(in.get("x", who()),
-                           FastForgetfulMemoryArgs{.state = in.find("state"),
-                                                   .start = in.find("start"),
-                                                   .key_padding_mask = args.key_padding_mask});
-  return {{"y", r.y}, {"state", r.state}};
+  Result r;
+  const Tensor y = with_hooks(in.get("x", who()), [&](const Tensor& x) {
+    r = forward(x, FastForgetfulMemoryArgs{.state = in.find("state"),
+                                           .start = in.find("start"),
+                                           .key_padding_mask = args.key_padding_mask});
+    return r.y;
+  });
+  return {{"y", y}, {"state", r.state}};
 }
 
 FastForgetfulMemory::Result FastForgetfulMemory::step(const Tensor& x_t, const Tensor& state) {

@@ -98,8 +98,12 @@ NamedTensors MultiheadAttention::call(const NamedTensors& in) {
   const Tensor query = x.defined() ? x : in.get("query", who()),
                key = x.defined() ? x : in.get("key", who()),
                value = x.defined() ? x : in.get("value", who());
-  Result r = attend(query, key, value, args);
-  NamedTensors out{{"y", r.y}};
+  Result r;
+  const auto run = [&](const Tensor& q) {
+    r = x.defined() ? attend(q, q, q, args) : attend(q, key, value, args);
+    return r.y;
+  };
+  NamedTensors out{{"y", with_hooks(query, run)}};
   if (r.weights.defined()) out.set("weights", r.weights);
   return out;
 }

@@ -157,7 +157,7 @@ Tensor SigmoidAttention::step(const Tensor& x_t, SequenceState& state, const Ste
 
 NamedTensors SigmoidAttention::call(const NamedTensors& in) {
   const SequenceArgs args = args_of(in);
-  if (!in.contains("query")) return {{"y", forward(in.get("x", who()), args)}};
+  if (!in.contains("query")) return {{"y", (*this)(in.get("x", who()), args)}};
   return {
       {"y", attend(in.get("query", who()), in.get("key", who()), in.get("value", who()), args)}};
 }

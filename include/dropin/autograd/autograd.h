@@ -1,5 +1,7 @@
 // The tape: reverse-mode differentiation over eager operations.
 #pragma once
+#include <any>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <tuple>
@@ -213,7 +215,32 @@ struct FunctionContext {
   void save_for_backward(Tensors t) { to_save = std::move(t); }
   /// In backward: the tensors saved in forward.
   const Tensors& saved() const { return unpacked; }
+  /// Keeps a number, a string, a struct, ... under a name, for backward: ctx.save_value("dim",
+  /// dim). Tensors belong into save_for_backward, which notices later writes to them.
+  template <class T>
+  void save_value(const std::string& name, T value) {
+    static_assert(!std::is_base_of_v<Tensor, T>, "tensors are kept by save_for_backward");
+    for (auto& [n, v] : values)
+      if (n == name) {
+        v = std::move(value);
+        return;
+      }
+    values.emplace_back(name, std::move(value));
+  }
+  /// The value of that name; AutogradError when there is none or it is of another type.
+  template <class T>
+  const T& value(const std::string& name) const {
+    const std::any* v = find_value(name);
+    const T* typed = std::any_cast<T>(v);
+    if (!typed) no_value(name, v != nullptr, detail::type_name<T>());
+    return *typed;
+  }
   Tensors to_save, unpacked;
+  std::vector<std::pair<std::string, std::any>> values;
+
+ private:
+  const std::any* find_value(const std::string& name) const;
+  [[noreturn]] static void no_value(const std::string& name, bool there, const char* type);
 };
 
 /// A user-defined operation: derive as `struct Exp : Function<Exp>` with
@@ -234,7 +261,7 @@ struct Function {
     Tensors inputs;
     (
         [&](const auto& a) {
-          if constexpr (std::is_same_v<std::decay_t<decltype(a)>, Tensor>) inputs.push_back(a);
+          if constexpr (std::is_base_of_v<Tensor, std::decay_t<decltype(a)>>) inputs.push_back(a);
         }(args),
         ...);
     std::vector<Shape> sizes;
@@ -244,9 +271,11 @@ struct Function {
       options.push_back(x.defined() ? x.options() : TensorOptions{});
     }
     const char* name = detail::type_name<Self>();
-    auto backward = [count = ctx.to_save.size(), name, sizes, options](const Saved& s,
-                                                                       const Tensors& gys) {
+    auto values = std::make_shared<const decltype(ctx.values)>(std::move(ctx.values));
+    auto backward = [count = ctx.to_save.size(), name, sizes, options, values](const Saved& s,
+                                                                               const Tensors& gys) {
       FunctionContext c;
+      c.values = *values;
       for (std::size_t i = 0; i < count; ++i) c.unpacked.push_back(s[static_cast<int>(i)]);
       return detail::checked_gradients(name, Self::backward(c, gys), sizes, options);
     };

@@ -36,7 +36,7 @@ class DeformConv2d : public Component<DeformConv2d, DeformConv2dOptions, ImageMi
   Tensor forward(const Tensor& x) override;
   Tensor forward(const Tensor& x, const Tensor& offset, const Tensor& mask = {});
   Tensor operator()(const Tensor& x, const Tensor& offset, const Tensor& mask = {}) {
-    return forward(x, offset, mask);
+    return with_hooks(x, [&](const Tensor& in) { return forward(in, offset, mask); });
   }
   NamedTensors call(const NamedTensors& in) override;
 

@@ -42,7 +42,9 @@ class TunableConv2d : public Component<TunableConv2d, TunableConv2dOptions, Imag
   static Sample sample(const Options& o, const SampleSpec& s);
   explicit TunableConv2d(const TunableConv2dOptions& o);
   using ImageMixer::operator();
-  Tensor operator()(const Tensor& x, const Tensor& params) { return forward(x, params); }
+  Tensor operator()(const Tensor& x, const Tensor& params) {
+    return with_hooks(x, [&](const Tensor& in) { return forward(in, params); });
+  }
   /// With the parameters set, or of 1 where P = 1.
   Tensor forward(const Tensor& x) override { return forward(x, Tensor()); }
   Tensor forward(const Tensor& x, const Tensor& params);

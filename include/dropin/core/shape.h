@@ -1,5 +1,6 @@
 // Shape: sizes or strides of up to abi::kMaxDims dimensions, held inline.
 #pragma once
+#include <concepts>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
@@ -51,6 +52,16 @@ class Shape {
   void assign(const int64_t* p, int64_t n);
   int64_t v_[abi::kMaxDims] = {};
   int n_ = 0;
+};
+
+/// The dimensions that a function goes over: {0, 2}, or one number. Empty: all.
+class Dims : public Shape {
+ public:
+  using Shape::Shape;
+  Dims() = default;
+  Dims(const Shape& dims) : Shape(dims) {}
+  template <std::signed_integral I>
+  Dims(I dim) : Shape({static_cast<int64_t>(dim)}) {}
 };
 
 /// Strides of a contiguous array of these sizes.

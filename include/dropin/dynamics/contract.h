@@ -18,7 +18,10 @@ class VectorField : public Module {
   using Family = VectorField;
   /// x [B, ...] at time t -> its rate of change, of x's shape and dtype.
   virtual Tensor forward(const Tensor& x, double t) = 0;
-  Tensor operator()(const Tensor& x, double t) { return forward(x, t); }
+  Tensor operator()(const Tensor& x, double t) {
+    return with_hooks(x, [&](const Tensor& in) { return forward(in, t); });
+  }
+  bool runs_hooks() const override { return true; }
 };
 
 struct TimeDependentMLPOptions {

@@ -19,6 +19,7 @@ struct Guidance {
 class GuidanceLoss : public Module {
  public:
   using Family = GuidanceLoss;
+  using Args = GuidanceArgs;
   static constexpr const char* kFamily = "GuidanceLoss";
   static FamilyInfo family();
   virtual Guidance forward(const Tensor& image, const Tensor& text,

@@ -52,6 +52,7 @@ class Prompter : public Component<Prompter, PrompterOptions, Module> {
     return forward(cache(image_features), boxes, text_features);
   }
   NamedTensors call(const NamedTensors& in) override;
+  bool runs_hooks() const override { return true; }
 
  private:
   Tensor embedded_boxes(const Tensor& boxes, int64_t batch);

@@ -48,7 +48,7 @@ class TransformerBlock : public Component<TransformerBlock, TransformerOptions, 
                      {.embed_dim = o.embed_dim, .hidden_dim = o.hidden_dim, .dropout = o.dropout});
   }
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) {
-    const Tensor h = x + dropout(mixer_->forward(norm1_(x), args), options_.dropout, is_training());
+    const Tensor h = x + dropout(mixer_(norm1_(x), args), options_.dropout, is_training());
     return h + dropout(ff_(norm2_(h)), options_.dropout, is_training());
   }
   Tensor step(const Tensor& x, SequenceState& state, const StepArgs& args = {}) {
@@ -56,6 +56,11 @@ class TransformerBlock : public Component<TransformerBlock, TransformerOptions, 
     return h + ff_(norm2_(h));
   }
   SequenceMixer& mixer() const { return *mixer_; }
+  using Args = SequenceArgs;
+  Tensor operator()(const Tensor& x, const SequenceArgs& args = {}) {
+    return with_hooks(x, [&](const Tensor& in) { return forward(in, args); });
+  }
+  bool runs_hooks() const override { return true; }
 
  private:
   Child<LayerNorm> norm1_, norm2_;
@@ -99,7 +104,9 @@ class Transformer : public Component<Transformer, TransformerOptions, Model> {
   explicit Transformer(const TransformerOptions& o);
   Tensor forward(const Tensor& ids) override { return forward(ids, {}); }
   Tensor forward(const Tensor& ids, const SequenceArgs& args);
-  Tensor operator()(const Tensor& ids, const SequenceArgs& args = {}) { return forward(ids, args); }
+  Tensor operator()(const Tensor& ids, const SequenceArgs& args = {}) {
+    return with_hooks(ids, [&](const Tensor& in) { return forward(in, args); });
+  }
   /// Empty state for generation; step() then takes n >= 1 ids [B, n] and returns their logits [B,
   /// n, vocab_size]. args: padding [B, n], so that prompts of different lengths, padded on the
   /// left, give what each alone gives; positions for rotary ones.

@@ -53,7 +53,12 @@ class TransformerEncoderLayer
     : public Component<TransformerEncoderLayer, TransformerEncoderOptions, Module> {
  public:
   explicit TransformerEncoderLayer(const TransformerEncoderOptions& o);
+  using Args = SequenceArgs;
   Tensor forward(const Tensor& x, const SequenceArgs& args = {});
+  Tensor operator()(const Tensor& x, const SequenceArgs& args = {}) {
+    return with_hooks(x, [&](const Tensor& in) { return forward(in, args); });
+  }
+  bool runs_hooks() const override { return true; }
   NamedTensors call(const NamedTensors& in) override;
 
  protected:
@@ -93,7 +98,9 @@ class TransformerEncoder : public Component<TransformerEncoder, TransformerEncod
   explicit TransformerEncoder(const TransformerEncoderOptions& o);
   Tensor forward(const Tensor& x) override { return forward(x, {}); }
   Tensor forward(const Tensor& x, const EncoderArgs& args);
-  Tensor operator()(const Tensor& x, const EncoderArgs& args = {}) { return forward(x, args); }
+  Tensor operator()(const Tensor& x, const EncoderArgs& args = {}) {
+    return with_hooks(x, [&](const Tensor& in) { return forward(in, args); });
+  }
   NamedTensors call(const NamedTensors& in) override;
 
  protected:

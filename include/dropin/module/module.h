@@ -1,6 +1,7 @@
 // Module: named parameters, buffers and children. Creating one of them and naming it is one act.
 #pragma once
 #include <functional>
+#include <memory>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -15,8 +16,41 @@
 namespace dropin {
 
 class Module;
+struct ModuleHooks;
+
+/// What register_*_hook gives: takes the hook away again. Copies are handles of the same hook.
+class RemovableHandle {
+ public:
+  RemovableHandle() = default;
+  RemovableHandle(std::weak_ptr<ModuleHooks> hooks, int64_t id)
+      : hooks_(std::move(hooks)), id_(id) {}
+  /// Nothing happens when it is gone already, or its module is.
+  void remove();
+
+ private:
+  std::weak_ptr<ModuleHooks> hooks_;
+  int64_t id_ = 0;
+};
+
+/// Called before forward() with its tensors; what it returns, unless empty, takes their place.
+using ForwardPreHook = std::function<Tensors(Module&, const Tensors& inputs)>;
+/// Called after forward(); what it returns, unless undefined, takes the result's place.
+using ForwardHook = std::function<Tensor(Module&, const Tensors& inputs, const Tensor& output)>;
+/// Called in backward, when the gradients of the module's inputs are known; what it returns, unless
+/// empty, takes their place. Undefined: no gradient.
+using BackwardHook =
+    std::function<Tensors(Module&, const Tensors& grad_inputs, const Tensors& grad_outputs)>;
 
 namespace detail {
+/// The hooks of a module: shared with its handles and with the tape. A module that is moved away or
+/// destroyed says so.
+struct HookHolder {
+  std::shared_ptr<ModuleHooks> hooks;
+  HookHolder() = default;
+  HookHolder(HookHolder&& o) noexcept;
+  HookHolder& operator=(HookHolder&&) = delete;
+  ~HookHolder();
+};
 struct ParameterSlot {
   std::string name;
   Tensor value;
@@ -52,6 +86,11 @@ class Child {
   template <class... A>
   decltype(auto) operator()(A&&... args) const {
     return (**this)(std::forward<A>(args)...);
+  }
+  /// The family's named arguments in braces: child(x, {.attn_mask = m}).
+  template <class F = Family>
+  decltype(auto) operator()(const Tensor& x, const typename F::Args& args) const {
+    return (**this)(x, args);
   }
   Family& operator*() const { return static_cast<Family&>(*slot_->module); }
   Family* operator->() const { return &**this; }
@@ -124,6 +163,13 @@ class Module {
   StateDict own_names(StateDict state) const;
   void zero_grad();
   Module& requires_grad_(bool on = true);
+  /// The parameter (buffer) of that dotted path; StateError when there is none. weight() and bias()
+  /// are those of that name, so that child->weight() works whatever stands there; a bias that the
+  /// options leave out is undefined.
+  Tensor& get_parameter(std::string_view path) const;
+  Tensor& get_buffer(std::string_view path) const;
+  Tensor& weight() const { return get_parameter("weight"); }
+  Tensor& bias() const { return get_parameter("bias"); }
 
   // --- mode and place
   bool is_training() const { return training_; }
@@ -137,6 +183,11 @@ class Module {
   // --- structure
   /// Direct children, in order.
   std::vector<std::pair<std::string, Module*>> children() const;
+  /// This module (its path is "") and everything below, parents before their children.
+  std::vector<std::pair<std::string, Module*>> named_modules();
+  std::vector<Module*> modules();
+  /// The module of that dotted path; StateError when there is none.
+  Module& get_submodule(std::string_view path);
   /// Calls f(path, module) for this module ("") and everything below.
   void apply(const std::function<void(const std::string&, Module&)>& f);
   /// The tree with types, options and parameter counts.
@@ -146,7 +197,61 @@ class Module {
   /// adopt_state() keeps those that fit, as swap() does. StateError when there is no such child.
   Box<Module> replace_child(std::string_view name, Box<Module> with);
 
+  // --- hooks
+  // They run when the module is called, with ( ) or by name, not where forward() itself is; in the
+  // order of registration. A hook that returns void changes nothing. clone() does not copy them.
+  // StateError for a module whose calls run no hooks (runs_hooks()).
+  template <class F>
+  RemovableHandle register_forward_pre_hook(F f) {
+    if constexpr (std::is_void_v<std::invoke_result_t<F&, Module&, const Tensors&>>)
+      return add_hook(ForwardPreHook([f](Module& m, const Tensors& in) mutable -> Tensors {
+        f(m, in);
+        return {};
+      }));
+    else
+      return add_hook(ForwardPreHook(std::move(f)));
+  }
+  template <class F>
+  RemovableHandle register_forward_hook(F f) {
+    if constexpr (std::is_void_v<std::invoke_result_t<F&, Module&, const Tensors&, const Tensor&>>)
+      return add_hook(
+          ForwardHook([f](Module& m, const Tensors& in, const Tensor& y) mutable -> Tensor {
+            f(m, in, y);
+            return {};
+          }));
+    else
+      return add_hook(ForwardHook(std::move(f)));
+  }
+  template <class F>
+  RemovableHandle register_full_backward_hook(F f) {
+    if constexpr (std::is_void_v<std::invoke_result_t<F&, Module&, const Tensors&, const Tensors&>>)
+      return add_hook(
+          BackwardHook([f](Module& m, const Tensors& gx, const Tensors& gy) mutable -> Tensors {
+            f(m, gx, gy);
+            return {};
+          }));
+    else
+      return add_hook(BackwardHook(std::move(f)));
+  }
+  /// Whether calls of this module run hooks: those of families whose members give one tensor do. A
+  /// class that calls with_hooks() itself says so here.
+  virtual bool runs_hooks() const { return false; }
+
  protected:
+  /// forward(x) -> Tensor between this module's hooks: what a class's operator() and call() go
+  /// through (forward(a, b) for two tensors).
+  template <class F>
+  Tensor with_hooks(const Tensor& x, F&& forward) {
+    if (!hooks_.hooks) [[likely]]
+      return forward(x);
+    return hooked({x}, [&](const Tensors& in) -> Tensor { return forward(in[0]); });
+  }
+  template <class F>
+  Tensor with_hooks(const Tensor& a, const Tensor& b, F&& forward) {
+    if (!hooks_.hooks) [[likely]]
+      return forward(a, b);
+    return hooked({a, b}, [&](const Tensors& in) -> Tensor { return forward(in[0], in[1]); });
+  }
   /// A learnable tensor. An undefined value names a parameter that these options leave out: it is
   /// not part of the state.
   Tensor& parameter(std::string name, Tensor value);
@@ -184,8 +289,16 @@ class Module {
   void translate_all(StateDict& state, const std::string& prefix,
                      std::vector<std::string>& renamed) const;
   std::string tree(int indent) const;
+  RemovableHandle add_hook(ForwardPreHook f);
+  RemovableHandle add_hook(ForwardHook f);
+  RemovableHandle add_hook(BackwardHook f);
+  ModuleHooks& own_hooks();
+  Tensor hooked(Tensors inputs, const std::function<Tensor(const Tensors&)>& forward);
+  Tensor& slot_of(Slots Module::*list, const char* what, std::string_view path) const;
+  const Module* below(std::string_view path) const;
   Slots parameters_, buffers_;
   std::vector<Box<detail::ChildSlot>> children_;
+  detail::HookHolder hooks_;
   bool training_ = true;
 };
 

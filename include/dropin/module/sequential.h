@@ -33,10 +33,13 @@ class Sequential : public Module {
     for (auto& [name, m] : children()) y = detail::call_layer(*m, y);
     return y;
   }
-  Tensor operator()(const Tensor& x) { return forward(x); }
+  Tensor operator()(const Tensor& x) {
+    return with_hooks(x, [this](const Tensor& in) { return forward(in); });
+  }
+  bool runs_hooks() const override { return true; }
   std::string_view type() const override { return "Sequential"; }
   NamedTensors call(const NamedTensors& in) override {
-    return {{"y", forward(in.get("x", type()))}};
+    return {{"y", (*this)(in.get("x", type()))}};
   }
   Box<Module> make_like() const override {
     auto s = Box<Sequential>(new Sequential);

@@ -11,9 +11,12 @@ class Unary : public Module {
  public:
   using Family = Self;
   virtual Tensor forward(const Tensor& x) = 0;
-  Tensor operator()(const Tensor& x) { return forward(x); }
+  Tensor operator()(const Tensor& x) {
+    return with_hooks(x, [this](const Tensor& in) { return forward(in); });
+  }
+  bool runs_hooks() const override { return true; }
   NamedTensors call(const NamedTensors& in) override {
-    return {{"y", forward(in.get("x", type()))}};
+    return {{"y", (*this)(in.get("x", type()))}};
   }
 };
 

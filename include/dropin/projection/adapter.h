@@ -13,7 +13,10 @@ class HiddenEdit : public Module {
   static constexpr const char* kFamily = "Adapter";
   static FamilyInfo family();
   Tensor forward(const Tensor& x, const Tensor& positions = {});
-  Tensor operator()(const Tensor& x, const Tensor& positions = {}) { return forward(x, positions); }
+  Tensor operator()(const Tensor& x, const Tensor& positions = {}) {
+    return with_hooks(x, [&](const Tensor& in) { return forward(in, positions); });
+  }
+  bool runs_hooks() const override { return true; }
   NamedTensors call(const NamedTensors& in) override;
   /// The parameters that training changes.
   Tensors trainable_parameters() const { return parameters(); }

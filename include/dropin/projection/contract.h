@@ -18,9 +18,12 @@ class MatrixProduct : public Module {
   static constexpr const char* kFamily = "MatrixProduct";
   static FamilyInfo family();
   virtual Tensor forward(const Tensor& a, const Tensor& b) = 0;
-  Tensor operator()(const Tensor& a, const Tensor& b) { return forward(a, b); }
+  Tensor operator()(const Tensor& a, const Tensor& b) {
+    return with_hooks(a, b, [this](const Tensor& u, const Tensor& v) { return forward(u, v); });
+  }
+  bool runs_hooks() const override { return true; }
   NamedTensors call(const NamedTensors& in) override {
-    return {{"y", forward(in.get("a", type()), in.get("b", type()))}};
+    return {{"y", (*this)(in.get("a", type()), in.get("b", type()))}};
   }
 };
 

@@ -49,7 +49,9 @@ class TunableLinear : public Component<TunableLinear, TunableLinearOptions, Proj
   static Sample sample(const Options& o, const SampleSpec& s);
   explicit TunableLinear(const TunableLinearOptions& o);
   using Projection::operator();
-  Tensor operator()(const Tensor& x, const Tensor& params) { return forward(x, params); }
+  Tensor operator()(const Tensor& x, const Tensor& params) {
+    return with_hooks(x, [&](const Tensor& in) { return forward(in, params); });
+  }
   /// With the parameters set, or of 1 where P = 1.
   Tensor forward(const Tensor& x) override { return forward(x, Tensor()); }
   Tensor forward(const Tensor& x, const Tensor& params);

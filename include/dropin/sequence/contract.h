@@ -75,10 +75,14 @@ class SequenceState {
 class SequenceMixer : public Module {
  public:
   using Family = SequenceMixer;
+  using Args = SequenceArgs;
   static constexpr const char* kFamily = "SequenceMixer";
   static FamilyInfo family();
   virtual Tensor forward(const Tensor& x, const SequenceArgs& args = {}) = 0;
-  Tensor operator()(const Tensor& x, const SequenceArgs& args = {}) { return forward(x, args); }
+  Tensor operator()(const Tensor& x, const SequenceArgs& args = {}) {
+    return with_hooks(x, [&](const Tensor& in) { return forward(in, args); });
+  }
+  bool runs_hooks() const override { return true; }
   /// Empty state for batches of `batch` and at most max_len real tokens each. Error when the member
   /// cannot decode with these options.
   virtual Box<SequenceState> init_state(int64_t batch, int64_t max_len,

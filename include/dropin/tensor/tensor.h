@@ -1,7 +1,6 @@
 // Tensor: a strided view of typed storage that may carry a tape node. Names and semantics are
 // PyTorch's.
 #pragma once
-#include <concepts>
 #include <cstdint>
 #include <initializer_list>
 #include <iosfwd>
@@ -21,7 +20,9 @@
 namespace dropin {
 
 class Tensor;
+class Indexed;
 using Tensors = std::vector<Tensor>;
+struct ValuesIndices;  // ops/reduce.h
 
 /// dtype and device of a new tensor: zeros({2, 3}, kFloat64), zeros({2, 3}, kCUDA) or zeros({2, 3},
 /// {kInt64, kCPU}).
@@ -89,6 +90,8 @@ class Tensor {
   const Shape& strides() const { return get().strides; }
   int64_t stride(int64_t d) const;
   int64_t numel() const { return get().numel; }
+  int64_t element_size() const { return item_size(get().dtype); }
+  bool is_floating_point() const { return is_floating(get().dtype); }
   DType dtype() const { return get().dtype; }
   const Device& device() const { return get().storage->device(); }
   TensorOptions options() const { return {dtype(), device()}; }
@@ -174,19 +177,41 @@ class Tensor {
   Tensor select(int64_t dim, int64_t index) const;
   /// select(0, i)
   Tensor operator[](int64_t i) const { return select(0, i); }
+  /// What an index chooses, a copy, as x[index] in PyTorch: a bool index takes the elements where
+  /// it is true, an int64 one those of its numbers, along the first dimensions. Assigning to it
+  /// writes into x: `x[mask] = 0`, `x[ids] += y` (see Indexed).
+  Indexed operator[](const Tensor& index) const;
+  /// The same with an index per dimension, which broadcast together; an undefined one takes the
+  /// whole dimension: x.index({rows, columns}), x.index({{}, ids}) is x[:, ids]. ops/indexing.h.
+  Indexed index(const Tensors& indices) const;
+  Indexed index(const Tensor& index) const;
   Tensor transpose(int64_t d0, int64_t d1) const;
   /// Swap of the last two dimensions.
   Tensor mT() const { return transpose(-2, -1); }
+  /// Swap of the two dimensions of a matrix; ShapeError when there are more than two.
+  Tensor t() const;
   Tensor permute(const Shape& dims) const;
+  /// One dimension taken out and put in at another place.
+  Tensor movedim(int64_t from, int64_t to) const;
   Tensor expand(const Shape& sizes) const;
+  Tensor expand_as(const Tensor& other) const { return expand(other.sizes()); }
   Tensor unsqueeze(int64_t dim) const;
   Tensor squeeze(int64_t dim) const;
+  /// Without any dimension of size 1.
+  Tensor squeeze() const;
   Tensor flip(const Shape& dims) const;
   /// View when the strides allow, else a copy; one size may be -1.
   Tensor reshape(const Shape& sizes) const;
   /// As reshape, but ShapeError where a copy would be needed.
   Tensor view(const Shape& sizes) const;
+  Tensor view_as(const Tensor& other) const { return view(other.sizes()); }
   Tensor flatten(int64_t start = 0, int64_t end = -1) const;
+  /// One dimension as several, of which one size may be -1.
+  Tensor unflatten(int64_t dim, const Shape& sizes) const;
+  Tensors split(int64_t size, int64_t dim = 0) const;
+  Tensors split(const Shape& sizes, int64_t dim = 0) const;
+  Tensors chunk(int64_t chunks, int64_t dim = 0) const;
+  Tensors unbind(int64_t dim = 0) const;
   /// torch.Tensor.unfold: windows of `size` every `step` along dim, in a new last dimension.
   Tensor unfold(int64_t dim, int64_t size, int64_t step) const;
   /// torch.diagonal
@@ -198,6 +223,10 @@ class Tensor {
   Tensor to(DType dtype) const;
   Tensor to(const Device& device) const;
   Tensor to(DType dtype, const Device& device) const { return to(dtype).to(device); }
+  Tensor cpu() const { return to(kCPU); }
+  Tensor cuda() const { return to(kCUDA); }
+  /// In the dtype and on the device of another.
+  Tensor type_as(const Tensor& other) const { return to(other.dtype(), other.device()); }
 
   // --- in place: advance the version of the memory, which all views of it share. While recording,
   // a write is differentiated: the tensor, the one it is a view of, and that one's other views take
@@ -218,6 +247,10 @@ class Tensor {
   Tensor& div_(const Scalar& v);
   Tensor& clamp_(const Scalar& lo, const Scalar& hi);
   Tensor& masked_fill_(const Tensor& mask, const Scalar& value);
+  /// Writes values, which broadcast, where index(indices) reads; accumulate adds them, as often as
+  /// a place is named. Of several values for one place the last stays.
+  Tensor& index_put_(const Tensors& indices, const Tensor& values, bool accumulate = false);
+  Tensor& index_put_(const Tensors& indices, const Scalar& value, bool accumulate = false);
   Tensor& uniform_(double a = 0, double b = 1, Generator* g = nullptr);
   Tensor& normal_(double mean = 0, double std = 1, Generator* g = nullptr);
   Tensor& operator+=(const Tensor& other) { return add_(other); }
@@ -230,39 +263,111 @@ class Tensor {
   Tensor& operator/=(const Scalar& v) { return div_(v); }
 
   // --- the commonest functions as methods; all are free functions too (ops/)
-  Tensor sum() const;
-  Tensor sum(const Shape& dims, bool keepdim = false) const;
-  template <std::signed_integral I>
-  Tensor sum(I dim, bool keepdim = false) const {
-    return sum(Shape{dim}, keepdim);
-  }
-  Tensor mean() const;
-  Tensor mean(const Shape& dims, bool keepdim = false) const;
-  template <std::signed_integral I>
-  Tensor mean(I dim, bool keepdim = false) const {
-    return mean(Shape{dim}, keepdim);
-  }
-  Tensor prod(const Shape& dims = {}, bool keepdim = false) const;
-  Tensor amax(const Shape& dims = {}, bool keepdim = false) const;
-  Tensor amin(const Shape& dims = {}, bool keepdim = false) const;
-  Tensor var(const Shape& dims = {}, double correction = 1, bool keepdim = false) const;
-  Tensor std(const Shape& dims = {}, double correction = 1, bool keepdim = false) const;
+  Tensor sum(const Dims& dims = {}, bool keepdim = false) const;
+  Tensor mean(const Dims& dims = {}, bool keepdim = false) const;
+  Tensor prod(const Dims& dims = {}, bool keepdim = false) const;
+  Tensor amax(const Dims& dims = {}, bool keepdim = false) const;
+  Tensor amin(const Dims& dims = {}, bool keepdim = false) const;
+  Tensor any(const Dims& dims = {}, bool keepdim = false) const;
+  Tensor all(const Dims& dims = {}, bool keepdim = false) const;
+  Tensor logsumexp(const Dims& dims, bool keepdim = false) const;
+  Tensor var(const Dims& dims = {}, double correction = 1, bool keepdim = false) const;
+  Tensor std(const Dims& dims = {}, double correction = 1, bool keepdim = false) const;
   Tensor norm(const Shape& dims = {}, bool keepdim = false) const;
+  /// torch's x.norm(p, dims, keepdim): infinity gives the greatest absolute value.
+  template <class P>
+  requires std::is_arithmetic_v<P> Tensor norm(P p, const Dims& dims = {}, bool keepdim = false)
+  const { return p_norm(static_cast<double>(p), dims, keepdim); }
+  /// The greatest (least) of all values; along dim with its index.
+  Tensor max() const;
+  ValuesIndices max(int64_t dim, bool keepdim = false) const;
+  Tensor min() const;
+  ValuesIndices min(int64_t dim, bool keepdim = false) const;
+  /// Where it stands: in the flattened tensor, or along dim.
+  Tensor argmax() const;
   Tensor argmax(int64_t dim, bool keepdim = false) const;
+  Tensor argmin() const;
   Tensor argmin(int64_t dim, bool keepdim = false) const;
+  ValuesIndices sort(int64_t dim = -1, bool descending = false) const;
+  Tensor argsort(int64_t dim = -1, bool descending = false) const;
+  ValuesIndices topk(int64_t k, int64_t dim = -1, bool largest = true) const;
+  Tensor cumsum(int64_t dim) const;
+  Tensor cumprod(int64_t dim) const;
   Tensor clamp(const Scalar& lo, const Scalar& hi) const;
+  Tensor clamp_min(const Scalar& lo) const;
+  Tensor clamp_max(const Scalar& hi) const;
+  Tensor add(const Tensor& other, const Scalar& alpha = 1) const;
+  Tensor add(const Scalar& v) const;
+  Tensor sub(const Tensor& other) const;
+  Tensor sub(const Scalar& v) const;
+  Tensor mul(const Tensor& other) const;
+  Tensor mul(const Scalar& v) const;
+  Tensor div(const Tensor& other) const;
+  Tensor div(const Scalar& v) const;
+  Tensor neg() const;
   Tensor exp() const;
   Tensor log() const;
+  Tensor log1p() const;
+  Tensor expm1() const;
   Tensor sqrt() const;
+  Tensor rsqrt() const;
   Tensor square() const;
+  Tensor reciprocal() const;
   Tensor abs() const;
+  Tensor sign() const;
+  Tensor floor() const;
+  Tensor ceil() const;
+  Tensor round() const;
+  Tensor sin() const;
+  Tensor cos() const;
+  Tensor erf() const;
   Tensor relu() const;
   Tensor sigmoid() const;
   Tensor tanh() const;
   Tensor pow(const Scalar& exponent) const;
+  Tensor pow(const Tensor& exponent) const;
   Tensor softmax(int64_t dim = -1) const;
+  Tensor log_softmax(int64_t dim = -1) const;
+  Tensor isnan() const;
+  Tensor isfinite() const;
+  Tensor eq(const Tensor& other) const;
+  Tensor eq(const Scalar& v) const;
+  Tensor ne(const Tensor& other) const;
+  Tensor ne(const Scalar& v) const;
+  Tensor lt(const Tensor& other) const;
+  Tensor lt(const Scalar& v) const;
+  Tensor le(const Tensor& other) const;
+  Tensor le(const Scalar& v) const;
+  Tensor gt(const Tensor& other) const;
+  Tensor gt(const Scalar& v) const;
+  Tensor ge(const Tensor& other) const;
+  Tensor ge(const Scalar& v) const;
+  /// Whether sizes and all values are equal (torch.equal); close (torch.allclose).
+  bool equal(const Tensor& other) const;
+  bool allclose(const Tensor& other, double rtol = 1e-5, double atol = 1e-8,
+                bool equal_nan = false) const;
   Tensor matmul(const Tensor& other) const;
+  Tensor mm(const Tensor& other) const;
+  Tensor bmm(const Tensor& other) const;
+  Tensor dot(const Tensor& other) const;
   Tensor masked_fill(const Tensor& mask, const Scalar& value) const;
+  Tensor masked_select(const Tensor& mask) const;
+  /// This where the condition is true, else other.
+  Tensor where(const Tensor& condition, const Tensor& other) const;
+  Tensor where(const Tensor& condition, const Scalar& other) const;
+  Tensor nonzero() const;
+  Tensor index_select(int64_t dim, const Tensor& index) const;
+  Tensor index_add(int64_t dim, const Tensor& index, const Tensor& src) const;
+  Tensor index_put(const Tensors& indices, const Tensor& values, bool accumulate = false) const;
+  Tensor gather(int64_t dim, const Tensor& index) const;
+  Tensor scatter(int64_t dim, const Tensor& index, const Tensor& src) const;
+  Tensor scatter_add(int64_t dim, const Tensor& index, const Tensor& src) const;
+  Tensor roll(int64_t shift, int64_t dim) const;
+  Tensor repeat(const Shape& repeats) const;
+  Tensor repeat_interleave(int64_t repeats, int64_t dim) const;
+  Tensor tril(int64_t diagonal = 0) const;
+  Tensor triu(int64_t diagonal = 0) const;
+  Tensor multinomial(int64_t num_samples, bool replacement = false, Generator* g = nullptr) const;
 
   /// "tensor([[1., 2.],\n        [3., 4.]])", as torch prints.
   std::string str() const;
@@ -279,7 +384,62 @@ class Tensor {
   int64_t item_as_int64() const;
   std::vector<double> values() const;
   std::vector<int64_t> whole_values() const;
+  Tensor p_norm(double p, const Dims& dims, bool keepdim) const;
   Ref<TensorImpl> impl_;
+};
+
+/// What x[index] gives: a tensor, a copy of the elements chosen, that writes into x when a
+/// temporary is assigned to, as in Python: `x[mask] = 0`, `x[ids] += y`. A named one is a tensor
+/// like others.
+class Indexed : public Tensor {
+ public:
+  Indexed(const Tensor& values, const Tensor& of, Tensors indices)
+      : Tensor(values), of_(of), indices_(std::move(indices)) {}
+  Indexed(const Indexed&) = default;
+  Indexed(Indexed&&) noexcept = default;
+  Indexed& operator=(const Indexed&) & = default;
+  Indexed& operator=(Indexed&&) & noexcept = default;
+  ~Indexed() = default;
+  void operator=(const Tensor& src) & { Tensor::operator=(src); }
+  void operator=(const Indexed& src) && { of_.index_put_(indices_, src); }
+  void operator=(const Tensor& src) && { of_.index_put_(indices_, src); }
+  void operator=(const Scalar& value) && { of_.index_put_(indices_, value); }
+  template <class V>
+  void operator+=(const V& v) && {
+    of_.index_put_(indices_, add(v));
+  }
+  template <class V>
+  void operator-=(const V& v) && {
+    of_.index_put_(indices_, sub(v));
+  }
+  template <class V>
+  void operator*=(const V& v) && {
+    of_.index_put_(indices_, mul(v));
+  }
+  template <class V>
+  void operator/=(const V& v) && {
+    of_.index_put_(indices_, div(v));
+  }
+  template <class V>
+  Tensor& operator+=(const V& v) & {
+    return Tensor::operator+=(v);
+  }
+  template <class V>
+  Tensor& operator-=(const V& v) & {
+    return Tensor::operator-=(v);
+  }
+  template <class V>
+  Tensor& operator*=(const V& v) & {
+    return Tensor::operator*=(v);
+  }
+  template <class V>
+  Tensor& operator/=(const V& v) & {
+    return Tensor::operator/=(v);
+  }
+
+ private:
+  Tensor of_;
+  Tensors indices_;
 };
 
 /// str()
