@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "cli/train_tasks.h"
+#include "dropin/optimizer/optimizer.h"
 
 namespace dropin::cli {
 
