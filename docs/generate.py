@@ -123,10 +123,14 @@ def page(info, doc):
     if header:
         facts.append(("header", f"`#include <{header}>`"))
     if info.get("paper"):
-        facts.append(("paper", info["paper"]))
+        facts.append(("paper", re.sub(r"arXiv (\d{4}\.\d{4,5})", r"[arXiv \1](https://arxiv.org/abs/\1)", info["paper"])))
     out += [table(["", ""], [(f"**{k}**", v) for k, v in facts]).replace("&lt;", "<"), ""]
     if words:
         out += ["> " + re.sub(r"\n", "\n> ", words.replace("<", "&lt;").replace("*", "\\*")), ""]
+    if kind == "module":
+        sample = json.dumps(info.get("sample_options") or {})
+        made = f'Box<Module> layer = make("{name}", Json::parse(R"({sample})"));' if sample != "{}" else f'Box<Module> layer = make("{name}");'
+        out += ["## Make and call", "", "```cpp", made, 'NamedTensors result = layer->call({{"x", x}});' if re.match(r"x \[", info["call"] or "") else f"// {info['call']}", "```", ""]
     if info.get("replaces") and kind == "module":
         out += ["## Swap", "", "```cpp", f'swap(model, "{info["replaces"]}", "{name}");', "```", "", "```", f"dropin train --task {task(info)} --swap {info['replaces']}={name}", "```", ""]
     elif info.get("replaces") and kind == "optimizer":
