@@ -6,6 +6,9 @@ set(package_dir ${CMAKE_INSTALL_LIBDIR}/cmake/dropin)
 install(TARGETS dropin EXPORT dropinTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(DIRECTORY include/dropin DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
+if(IS_DIRECTORY ${DROPIN_GOLDEN_DIR})  # so that `dropin conform` has something to run
+  install(DIRECTORY ${DROPIN_GOLDEN_DIR} DESTINATION ${CMAKE_INSTALL_DATADIR}/dropin)
+endif()
 if(TARGET dropin_cli)
   if(DROPIN_BUILD_SHARED)  # found beside the program, wherever the tree is put
     file(RELATIVE_PATH to_lib /${CMAKE_INSTALL_BINDIR} /${CMAKE_INSTALL_LIBDIR})

@@ -52,6 +52,17 @@ void print(const CaseResult& r) {
     if (!t.passed) fmt::print("      {}: {} (max error {:.3g})\n", t.name, t.detail, t.max_error);
 }
 
+// The golden cases that lie where the program was installed.
+std::string installed_cases() {
+  namespace fs = std::filesystem;
+  std::error_code error;
+  const fs::path program = fs::read_symlink("/proc/self/exe", error);
+  const fs::path cases = program.parent_path().parent_path() / "share" / "dropin" / "golden";
+  if (!fs::is_directory(cases, error))
+    fail<OptionError>({"conform: PATH is required: no cases are installed (", cases.string(), ")"});
+  return cases.string();
+}
+
 }  // namespace
 
 void add_conform(CommandLine& line) {
@@ -67,6 +78,7 @@ void add_conform(CommandLine& line) {
              int passed = 0, failed = 0, skipped = 0;
              bool bad_file = false;
              Json all = Json::array();
+             if (s->paths.empty()) s->paths.push_back(installed_cases());
              for (const std::string& path : s->paths) {
                const bool folder = std::filesystem::is_directory(path);
                for (const std::string& file : golden_files(path)) {
@@ -93,7 +105,7 @@ void add_conform(CommandLine& line) {
                           skipped);
              return bad_file ? 2 : failed || (!passed && skipped) ? 1 : 0;
            })
-      .option("PATH", s->paths, "golden files or folders", true)
+      .option("PATH", s->paths, "golden files or folders; none: those installed with the program")
       .option("--device", s->device, "cpu or cuda")
       .flag("--json", s->json, "as JSON");
 }
