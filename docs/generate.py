@@ -180,7 +180,7 @@ def main():
     for family, members in families.items():
         nav.append(f"  - {family}:")
         nav += [f"      - {c['name']}: {c['name']}.md" for c in members]
-    nav += ["  - Architecture: architecture.md", "  - A tour: tour.md", "  - Adding a component: adding.md", "  - A kernel: kernel.md", "  - Differences from PyTorch: differences.md", "  - Measured: bench/README.md", "  - How it was measured: bench/results/README.md", "  - Contributing: contributing.md", "  - Readme: readme.md", "  - Changelog: changelog.md"]
+    nav += ["  - Architecture: architecture.md", "  - A tour: tour.md", "  - Adding a component: adding.md", "  - A kernel: kernel.md", "  - Differences from PyTorch: differences.md", "  - The functions of torch: functions.md", "  - Measured: bench/README.md", "  - How it was measured: bench/results/README.md", "  - Contributing: contributing.md", "  - Readme: readme.md", "  - Changelog: changelog.md"]
     with open(os.path.join(HERE, "mkdocs.yml")) as f, open(os.path.join(output, "mkdocs.yml"), "w") as g:
         g.write(f.read() + "\n".join(nav) + "\n")
 
