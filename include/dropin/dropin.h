@@ -66,6 +66,7 @@
 #include "dropin/module/sequential.h"
 #include "dropin/norm/norm.h"
 #include "dropin/ops/assignment.h"
+#include "dropin/ops/functional.h"
 #include "dropin/ops/masked.h"
 #include "dropin/ops/normalize.h"
 #include "dropin/ops/ops.h"

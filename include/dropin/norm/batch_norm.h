@@ -95,14 +95,14 @@ class ChannelNorm : public Component<Self, O, Norm> {
   }
 
  private:
-  /// Moves the running statistics towards the samples' mean and unbiased variance.
+  /// Moves the running statistics towards the samples' mean and unbiased variance; as in torch, the
+  /// batches are not counted.
   void follow(const Tensor& x) {
     no_grad guard;
     const Tensor flat = x.flatten(2);
     const double m = std::optional<double>(this->options_.momentum).value_or(0);
     mean_->mul_(1 - m).add_(flat.mean(2).mean(0).to(mean_->dtype()), m);
     var_->mul_(1 - m).add_(flat.var(2).mean(0).to(var_->dtype()), m);
-    batches_->add_(1);
   }
   Tensor *weight_, *bias_, *mean_, *var_, *batches_;
 };
