@@ -43,6 +43,7 @@ void register_standard(Registry& r) {
   r.add<ReLU>();
   r.add<ReLU6>();
   r.add<LeakyReLU>();
+  r.add<PReLU>();
   r.add<ELU>();
   r.add<SELU>();
   r.add<Sigmoid>();

@@ -1,4 +1,5 @@
 #include "dropin/convolution/conv.h"
+#include "dropin/convolution/conv_transpose.h"
 #include "dropin/convolution/deform_conv.h"
 #include "dropin/convolution/mix_conv.h"
 #include "dropin/convolution/mx_conv.h"
@@ -6,6 +7,7 @@
 #include "dropin/convolution/smp_conv.h"
 #include "dropin/convolution/sparse_ift_conv.h"
 #include "dropin/convolution/tunable_conv.h"
+#include "dropin/convolution/upsample.h"
 #include "registry/lists.h"
 
 namespace dropin {
@@ -23,9 +25,12 @@ void register_convolution(Registry& r) {
   r.add<SMPConv1d>();
   r.add<SMPConv2d>();
   r.add<Conv1d>();
+  r.add<ConvTranspose1d>();
+  r.add<ConvTranspose2d>();
   r.add<MaxPool2d>();
   r.add<AvgPool2d>();
   r.add<AdaptiveAvgPool2d>();
+  r.add<Upsample>();
 }
 
 }  // namespace dropin

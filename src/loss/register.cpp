@@ -1,4 +1,5 @@
 #include "dropin/loss/contrastive.h"
+#include "dropin/loss/ctc.h"
 #include "dropin/loss/geodesic.h"
 #include "dropin/loss/guidance.h"
 #include "dropin/loss/mixup.h"
@@ -58,6 +59,32 @@ void register_sequence_losses(Registry& r) {
       .examples = {R"({"position": "logsumexp", "ngrams": [2, 0, -1]})",
                    R"({"position": "softmax", "ngrams": [1, 2, 3], "weights": [1, 0, 2],
                        "ce_factor": 0.5, "label_smoothing": 0.1, "tau": 0.5})"}});
+}
+
+void register_alignment(Registry& r) {
+  r.add_family({.name = "AlignmentLoss",
+                .call = "log_probs [T, N, C], targets [N, S], input_lengths [N], target_lengths "
+                        "[N] -> loss"});
+  r.add(FunctionInfo<CTCLossOptions>{
+      .name = "ctc_loss",
+      .family = "AlignmentLoss",
+      .summary = "minus the log-probability of a target under all its alignments",
+      .paper = "Graves et al. 2006, ICML",
+      .call = [](const CTCLossOptions& o, const Arguments& in) -> NamedTensors {
+        return {{"loss", CTCLoss(o)(in["log_probs"], in["targets"], in["input_lengths"],
+                                    in["target_lengths"])}};
+      },
+      .inputs = [](const auto&, const SampleSpec& s) -> Sample {
+        static constexpr int64_t kSteps[] = {7, 32, 128, 512}, kClasses[] = {5, 32, 64, 128};
+        const int64_t steps = s.length >= 0 ? s.length : s.of(kSteps), classes = s.of(kClasses),
+                      batch = s.size ? 8 : 2, labels = (steps + 1) / 3;
+        return {{{"log_probs", log_softmax(s.normal({steps, batch, classes}), 2)},
+                 {"targets", s.integers(classes - 1, {batch, labels}) + 1},
+                 {"input_lengths", full({batch}, steps, kInt64)},
+                 {"target_lengths", full({batch}, labels, kInt64)}},
+                {"log_probs", "targets", "input_lengths", "target_lengths"}};
+      },
+      .examples = {R"({"reduction": "sum", "zero_infinity": true})"}});
 }
 
 constexpr const char* kMixupMP = "Wu, Williamson 2024, arXiv 2403.12729";
@@ -239,6 +266,7 @@ void register_contrastive(Registry& r) {
 void register_loss(Registry& r) {
   register_contrastive(r);
   register_sequence_losses(r);
+  register_alignment(r);
   register_guidance(r);
   register_mixup(r);
   register_tunable(r);

@@ -4,6 +4,7 @@
 #include "dropin/model/object_aware_decoder.h"
 #include "dropin/model/prompter.h"
 #include "dropin/model/transformer.h"
+#include "dropin/model/transformer_decoder.h"
 #include "dropin/model/transformer_encoder.h"
 #include "dropin/model/vision_transformer.h"
 #include "registry/lists.h"
@@ -12,6 +13,7 @@ namespace dropin {
 
 void register_model(Registry& r) {
   r.add<Transformer>();
+  r.add<TransformerDecoderLayer>();
   r.add<TransformerEncoder>();
   r.add<VisionTransformer>();
   r.add<ConvNet>();

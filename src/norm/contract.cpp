@@ -13,6 +13,11 @@ Sample detail::sample_normalized(const SampleSpec& s, const OneOrMany& normalize
   return {{{"x", s.normal(sizes)}}};
 }
 
+Sample detail::sample_channels(const SampleSpec& s, int64_t channels) {
+  const int64_t side = picture_size(s.size).side;
+  return sample_signals(s, channels, side * side);
+}
+
 FamilyInfo Norm::family() {
   FamilyInfo f;
   f.name = kFamily;

@@ -37,6 +37,20 @@ inline Tensor prepared(const Tensor& x) {
 inline Tensor as_beside(const Tensor& t, const Tensor& x) {
   return t.defined() ? t.to(x.dtype()).contiguous() : t;
 }
+/// IndexError with the first entry of `index` (int64) that is neither in 0 .. n - 1 nor `ignored`.
+[[noreturn]] void out_of_range(const char* who, const char* what, const Tensor& index, int64_t n,
+                               int64_t ignored);
+/// Runs a kernel that reads `index`; where it answers that an entry is not in 0 .. n - 1, the
+/// IndexError holds the first one, its place and the bound. `ignored` is allowed as well.
+template <class F>
+void indexed(const char* who, const char* what, const Tensor& index, int64_t n, F run_kernel,
+             int64_t ignored = -1) {
+  try {
+    run_kernel();
+  } catch (const IndexError&) {
+    out_of_range(who, what, index, n, ignored);
+  }
+}
 /// The sorted, wrapped, distinct dims as a bit mask; all dims when empty.
 std::uint32_t dim_mask(const Shape& dims, int64_t ndim, const char* who);
 

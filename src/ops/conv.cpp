@@ -138,6 +138,75 @@ Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, int64_t stri
       .squeeze(2);
 }
 
+namespace {
+
+/// Sizes of a transposed convolution's result, all arguments checked.
+Shape transposed_sizes(const Tensor& x, const Tensor& w, const Tensor& bias,
+                       const ConvTransposeParams& p) {
+  const char* who = "conv_transpose2d";
+  need_floating(who, x);
+  DROPIN_CHECK(x.dim() == 4 && w.dim() == 4, ShapeError, who, ": x is ", x.sizes(),
+               " and weight is ", w.sizes(), ", expected [B, C, H, W] and [C, O / groups, kh, kw]");
+  DROPIN_CHECK(p.groups > 0 && x.size(1) % p.groups == 0, OptionError, who, ": ", x.size(1),
+               " input channels are not divisible by groups ", p.groups);
+  DROPIN_CHECK(w.size(0) == x.size(1), ShapeError, who, ": weight is ", w.sizes(), ", expected [",
+               x.size(1), ", O / groups, kh, kw] because x has ", x.size(1), " channels");
+  const int64_t channels = w.size(1) * p.groups;
+  DROPIN_CHECK(!bias.defined() || bias.sizes() == Shape{channels}, ShapeError, who, ": bias is ",
+               bias.sizes(), ", expected [", channels, "]");
+  ops_detail::same_device(who, x, w);
+  Shape y{x.size(0), channels, 0, 0};
+  for (int i = 0; i < 2; ++i) {
+    const auto k = static_cast<std::size_t>(i);
+    DROPIN_CHECK(p.stride[k] > 0 && p.dilation[k] > 0 && p.padding[k] >= 0 && w.size(i + 2) > 0,
+                 OptionError, who,
+                 ": kernel size, stride and dilation must be positive and padding not negative");
+    DROPIN_CHECK(
+        p.output_padding[k] >= 0 && p.output_padding[k] < std::max(p.stride[k], p.dilation[k]),
+        OptionError, who, ": output_padding ", p.output_padding[k], " is not below stride ",
+        p.stride[k], " or dilation ", p.dilation[k]);
+    y[i + 2] = (x.size(i + 2) - 1) * p.stride[k] - 2 * p.padding[k] +
+               p.dilation[k] * (w.size(i + 2) - 1) + p.output_padding[k] + 1;
+    DROPIN_CHECK(x.size(i + 2) > 0 && y[i + 2] > 0, ShapeError, who, ": x is ", x.sizes(),
+                 ", whose result would be empty");
+  }
+  return y;
+}
+
+}  // namespace
+
+Tensor conv_transpose2d(const Tensor& x_in, const Tensor& w, const Tensor& bias,
+                        const ConvTransposeParams& p) {
+  Shape sizes = transposed_sizes(x_in, w, bias, p);
+  const Tensor x = prepared(x_in);
+  ConvParams c{
+      .stride = p.stride, .pad_begin = p.padding, .dilation = p.dilation, .groups = p.groups};
+  Shape more{0, 0, 0, 0};  // cells that no window reaches, right and below
+  for (std::size_t i = 0; i < 2; ++i) {
+    c.pad_end[i] = std::max<int64_t>(p.padding[i] - p.output_padding[i], 0);
+    const int64_t beyond = std::max<int64_t>(p.output_padding[i] - p.padding[i], 0);
+    more[i == 0 ? 3 : 1] = beyond;
+    sizes[static_cast<int>(i) + 2] -= beyond;
+  }
+  Tensor y = conv_input_gradient(x, ops_detail::as_beside(w, x), sizes, c);
+  if (more[1] || more[3]) y = pad(y, more);
+  if (bias.defined()) y = y + ops_detail::as_beside(bias, x).reshape({1, -1, 1, 1});
+  return y.to(x_in.dtype());
+}
+
+Tensor conv_transpose1d(const Tensor& x, const Tensor& w, const Tensor& bias, int64_t stride,
+                        int64_t padding, int64_t output_padding, int64_t groups, int64_t dilation) {
+  DROPIN_CHECK(x.dim() == 3 && w.dim() == 3, ShapeError, "conv_transpose1d: x is ", x.sizes(),
+               " and weight is ", w.sizes(), ", expected [B, C, L] and [C, O / groups, k]");
+  return conv_transpose2d(x.unsqueeze(2), w.unsqueeze(2), bias,
+                          {.stride = {1, stride},
+                           .padding = {0, padding},
+                           .output_padding = {0, output_padding},
+                           .groups = groups,
+                           .dilation = {1, dilation}})
+      .squeeze(2);
+}
+
 Pair same_padding(int64_t kernel, int64_t dilation) {
   const int64_t total = dilation * (kernel - 1);
   return {total / 2, total - total / 2};

@@ -6,8 +6,27 @@
 
 namespace dropin {
 
+using ops_detail::indexed;
 using ops_detail::need_int64;
 using ops_detail::same_device;
+
+void ops_detail::out_of_range(const char* who, const char* what, const Tensor& index, int64_t n,
+                              int64_t ignored) {
+  const Tensor flat = index.detach().to(kCPU).contiguous();
+  const int64_t* values = flat.data<int64_t>();
+  for (int64_t i = 0; i < flat.numel(); ++i) {
+    if ((values[i] >= 0 && values[i] < n) || values[i] == ignored) continue;
+    Shape place = flat.sizes();
+    for (int64_t d = flat.dim() - 1, rest = i; d >= 0; --d) {
+      const int64_t size = place[d];
+      place[d] = rest % size;
+      rest /= size;
+    }
+    fail<IndexError>(
+        {who, ": ", what, " out of range: ", values[i], " at ", place, ", expected 0 to ", n - 1});
+  }
+  fail<IndexError>({who, ": ", what, " out of range"});
+}
 
 namespace {
 
@@ -36,7 +55,8 @@ Tensor scattered(const char* who, const Tensor& x, int64_t dim, const Tensor& in
   if (!(src.sizes() == index.sizes()))
     fail<ShapeError>({who, ": src is ", src.sizes(), ", the index ", index.sizes()});
   Tensor y = x.detach().clone();
-  run<kernels::scatter>(x.device(), index.in(), src.in(), d, add, y.out());
+  indexed(who, "index", index, x.dim() ? x.size(d) : 1,
+          [&] { run<kernels::scatter>(x.device(), index.in(), src.in(), d, add, y.out()); });
   return record(who, y, {x, src}, {index}, [d, add](const Saved& s, const Tensor& g) -> Tensors {
     const Tensor i = s[0];
     return {add || !s.needs(0) ? g : scatter(g, d, i, zeros(i.sizes(), g.options())),
@@ -50,7 +70,8 @@ Tensor gather(const Tensor& x, int64_t dim, const Tensor& index) {
   const int d = wrap_dim(dim, x.dim(), "gather");
   check_gather("gather", x, d, index);
   Tensor y = empty(index.sizes(), x.options());
-  run<kernels::gather>(x.device(), x.in(), d, index.in(), y.out());
+  indexed("gather", "index", index, x.dim() ? x.size(d) : 1,
+          [&] { run<kernels::gather>(x.device(), x.in(), d, index.in(), y.out()); });
   return record("gather", y, {x}, {index},
                 [d, sizes = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
                   return {scatter_add(zeros(sizes, g.options()), d, s[0], g)};
@@ -77,7 +98,8 @@ Tensor index_select(const Tensor& x, int64_t dim, const Tensor& index) {
   Shape s = x.sizes();
   s[d] = index.numel();
   Tensor y = empty(s, x.options());
-  run<kernels::index_select>(x.device(), x.in(), d, index.in(), y.out());
+  indexed("index_select", "index", index, x.size(d),
+          [&] { run<kernels::index_select>(x.device(), x.in(), d, index.in(), y.out()); });
   return record("index_select", y, {x}, {index},
                 [d, sizes = x.sizes()](const Saved& s, const Tensor& g) -> Tensors {
                   return {index_add(zeros(sizes, g.options()), d, s[0], g)};
@@ -96,7 +118,8 @@ Tensor index_add(const Tensor& x, int64_t dim, const Tensor& index, const Tensor
     fail<ShapeError>(
         {"index_add: src is ", src.sizes(), ", expected ", want, " for index ", index.sizes()});
   Tensor y = x.detach().clone();
-  run<kernels::index_add>(x.device(), index.in(), src.in(), d, y.out());
+  indexed("index_add", "index", index, x.dim() ? x.size(d) : 1,
+          [&] { run<kernels::index_add>(x.device(), index.in(), src.in(), d, y.out()); });
   return record("index_add", y, {x, src}, {index}, [d](const Saved& s, const Tensor& g) -> Tensors {
     return {g, s.needs(1) ? index_select(g, d, s[0]) : Tensor()};
   });

@@ -78,9 +78,11 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const Tensor& w
                w = weight_.defined() ? weight_.detach().to(x.dtype()).contiguous() : Tensor();
   const int64_t n = x.size(0);
   Tensor loss = empty({n}, x.options()), lse = empty({n}, x.options());
-  run<kernels::cross_entropy_forward>(
-      x.device(), kernels::CrossEntropyInputs{x.in(), t.in(), w.in(), ignore_index, smoothing},
-      loss.out(), lse.out());
+  const kernels::CrossEntropyInputs in{x.in(), t.in(), w.in(), ignore_index, smoothing};
+  ops_detail::indexed(
+      who, "target", t, c,
+      [&] { run<kernels::cross_entropy_forward>(x.device(), in, loss.out(), lse.out()); },
+      ignore_index);
   loss = record(who, loss, {x}, {x, t, w, lse},
                 [ignore_index, smoothing](const Saved& s, const Tensor& g) -> Tensors {
                   const Tensor x = s[0], t = s[1], w = s[2];

@@ -242,22 +242,23 @@ Tensor Tensor::unfold(int64_t dim_, int64_t size, int64_t step) const {
   s.push_back(size);
   st.push_back(st[d]);
   st[d] *= step;
-  return viewed("unfold", alias(*this, s, st, storage_offset()), *this,
-                [d, size, step, n](const Saved&, const Tensor& g) -> Tensors {
-                  // element i of window w came from position w * step + i
-                  const int64_t windows = g.size(d);
-                  Tensor index = empty({windows * size}, kInt64);
-                  for (int64_t w = 0, k = 0; w < windows; ++w)
-                    for (int64_t i = 0; i < size; ++i) index.data<int64_t>()[k++] = w * step + i;
-                  Shape order;
-                  for (int i = 0; i <= d; ++i) order.push_back(i);
-                  order.push_back(g.dim() - 1);
-                  for (int i = d + 1; i < g.dim() - 1; ++i) order.push_back(i);
-                  Tensor flat = g.permute(order).flatten(d, d + 1);
-                  Shape full = flat.sizes();
-                  full[d] = n;
-                  return {dropin::index_add(zeros(full, g.options()), d, index.to(g.device()), flat)};
-                });
+  return viewed(
+      "unfold", alias(*this, s, st, storage_offset()), *this,
+      [d, size, step, n](const Saved&, const Tensor& g) -> Tensors {
+        // element i of window w came from position w * step + i
+        const int64_t windows = g.size(d);
+        Tensor index = empty({windows * size}, kInt64);
+        for (int64_t w = 0, k = 0; w < windows; ++w)
+          for (int64_t i = 0; i < size; ++i) index.data<int64_t>()[k++] = w * step + i;
+        Shape order;
+        for (int i = 0; i <= d; ++i) order.push_back(i);
+        order.push_back(g.dim() - 1);
+        for (int i = d + 1; i < g.dim() - 1; ++i) order.push_back(i);
+        Tensor flat = g.permute(order).flatten(d, d + 1);
+        Shape full = flat.sizes();
+        full[d] = n;
+        return {dropin::index_add(zeros(full, g.options()), d, index.to(g.device()), flat)};
+      });
 }
 
 Tensor Tensor::diagonal(int64_t offset, int64_t d0, int64_t d1) const {

@@ -1,3 +1,4 @@
+#include "dropin/optimizer/adaptive.h"
 #include "dropin/optimizer/complex_momentum.h"
 #include "dropin/optimizer/galore.h"
 #include "dropin/optimizer/game.h"
@@ -119,6 +120,11 @@ void register_optimizer(Registry& r) {
   r.add<SGD>();
   r.add<Adam>();
   r.add<AdamW>();
+  r.add<RMSprop>();
+  r.add<Adagrad>();
+  r.add<Lion>();
+  r.add<Muon>();
+  r.add<Adafactor>();
   r.add<ComplexMomentum>();
   r.add<ComplexAdam>();
   r.add<GaLoreAdamW>();

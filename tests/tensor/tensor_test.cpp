@@ -173,11 +173,17 @@ TEST(Tensor, EinsumRefusesBadEquations) {
 
 TEST(Tensor, IndexErrorsAreNamedBeforeAnyWork) {
   Tensor x = zeros({3, 2});
-  EXPECT_ERROR(index_select(x, 0, tensor({3}, kInt64)), IndexError, "index out of range");
+  EXPECT_ERROR(index_select(x, 0, tensor({3}, kInt64)), IndexError,
+               "index_select: index out of range: 3 at [0], expected 0 to 2");
+  EXPECT_ERROR(gather(x, 1, tensor({0, 1, 1, -2}, {2, 2}, kInt64)), IndexError,
+               "gather: index out of range: -2 at [1, 1], expected 0 to 1");
+  EXPECT_ERROR(scatter_add(x, 0, tensor({0, 5}, {1, 2}, kInt64), zeros({1, 2})), IndexError,
+               "index out of range: 5 at [0, 1], expected 0 to 2");
   EXPECT_ERROR(embedding(x, tensor({-1, 2}, kInt64)), IndexError,
                "embedding: index out of range: ids from -1 to 2, expected 0 to");
   EXPECT_ERROR(gather(x, 0, tensor({0}, {1, 1})), DTypeError, "expected int64");
-  EXPECT_ERROR(cross_entropy(x, tensor({0, 1, 2}, kInt64)), IndexError, "target out of range");
+  EXPECT_ERROR(cross_entropy(x, tensor({0, 1, 2}, kInt64)), IndexError,
+               "cross_entropy: target out of range: 2 at [2], expected 0 to 1");
   EXPECT_ERROR(matmul(zeros({2, 3}), zeros({2, 3})), ShapeError, "inner sizes 3 and 2 differ");
 }
 

@@ -204,6 +204,31 @@ class GELU : public Component<GELU, GELUOptions, Activation> {
   Tensor forward(const Tensor& x) override { return gelu(x, options_.approximate); }
 };
 
+struct PReLUOptions {
+  int64_t num_parameters = 1;
+  double init = 0.25;
+  static void fields(auto&& f) {
+    f("num_parameters", &PReLUOptions::num_parameters, "1, or the channels of x [B, C, *]");
+    f("init", &PReLUOptions::init, "slope below 0 at the start");
+  }
+};
+/// y = x for x > 0, weight x otherwise, a learned slope for all or one per channel (He et al. 2015,
+/// equation 1). Parameter weight [num_parameters]. torch.nn.PReLU.
+class PReLU : public Component<PReLU, PReLUOptions, Activation> {
+ public:
+  static constexpr const char* kSummary = "x above 0, a learned slope below";
+  static constexpr const char* kPaper = "He et al. 2015, arXiv 1502.01852";
+  explicit PReLU(const PReLUOptions& o = {}) : Component(o) {
+    DROPIN_CHECK(o.num_parameters > 0, OptionError, who(), ": num_parameters is ", o.num_parameters,
+                 ", expected a positive number");
+    weight_ = &parameter("weight", full({o.num_parameters}, o.init));
+  }
+  Tensor forward(const Tensor& x) override { return prelu(x, *weight_); }
+
+ private:
+  Tensor* weight_;
+};
+
 struct LeakyReLUOptions {
   double negative_slope = 0.01;
   static void fields(auto&& f) {

@@ -2,6 +2,7 @@
 #pragma once
 #include <limits>
 
+#include "dropin/norm/batch_norm.h"
 #include "dropin/norm/contract.h"
 
 namespace dropin {
@@ -136,67 +137,6 @@ class GroupNorm : public Component<GroupNorm, GroupNormOptions, Norm> {
 
  private:
   Tensor *weight_, *bias_;
-};
-
-struct BatchNorm2dOptions {
-  int64_t num_features = 0;  ///< required
-  double eps = 1e-5;
-  std::optional<double> momentum = 0.1;
-  bool affine = true, track_running_stats = true;
-  static void fields(auto&& f) {
-    using O = BatchNorm2dOptions;
-    f("num_features", &O::num_features, "channels; required");
-    f("eps", &O::eps, "added to the variance");
-    f("momentum", &O::momentum, "share of the new statistics; null: cumulative average");
-    f("affine", &O::affine, "learns weight and bias per channel");
-    f("track_running_stats", &O::track_running_stats,
-      "keeps running statistics for eval; otherwise batch statistics always");
-  }
-};
-/// y = (x - mean[c]) / sqrt(var[c] + eps) * weight[c] + bias[c], statistics per channel over batch
-/// and positions when training, the running ones after eval() (Ioffe & Szegedy 2015). x [B, C, H,
-/// W]. Buffers running_mean, running_var (over n - 1), num_batches_tracked. torch.nn.BatchNorm2d.
-class BatchNorm2d : public Component<BatchNorm2d, BatchNorm2dOptions, Norm> {
- public:
-  static constexpr const char* kSummary = "mean 0 and variance 1 per channel over the batch";
-  static void traits(const BatchNorm2dOptions&, Traits& t) { t.mixes_batch = true; }
-  explicit BatchNorm2d(const BatchNorm2dOptions& o) : Component(o) {
-    DROPIN_CHECK(o.num_features > 0, OptionError, who(), ": num_features is ", o.num_features,
-                 ", expected a positive number");
-    const bool track = o.track_running_stats;
-    weight_ = &parameter("weight", o.affine ? ones({o.num_features}) : Tensor());
-    bias_ = &parameter("bias", o.affine ? zeros({o.num_features}) : Tensor());
-    mean_ = &buffer("running_mean", track ? zeros({o.num_features}) : Tensor());
-    var_ = &buffer("running_var", track ? ones({o.num_features}) : Tensor());
-    batches_ = &buffer("num_batches_tracked", track ? zeros({}, kInt64) : Tensor());
-  }
-  Tensor forward(const Tensor& x) override {
-    DROPIN_CHECK(x.dim() == 4 && x.size(1) == options_.num_features, ShapeError, who(), ": x is ",
-                 x.sizes(), ", expected [B, ", options_.num_features, ", H, W]");
-    const bool batch = is_training() || !options_.track_running_stats;
-    double momentum = options_.momentum.value_or(0);
-    if (is_training() && options_.track_running_stats) {
-      DROPIN_CHECK(x.numel() != x.size(1), ShapeError, who(),
-                   ": expected more than 1 value per channel when training, got x of ", x.sizes());
-      batches_->add_(1);
-      if (!options_.momentum) momentum = 1 / batches_->item();
-    }
-    return batch_norm(x, is_training() || !batch ? *mean_ : Tensor(),
-                      is_training() || !batch ? *var_ : Tensor(), *weight_, *bias_, batch, momentum,
-                      options_.eps);
-  }
-
- protected:
-  /// As torch does for old checkpoints: the counter may be missing beside the other statistics.
-  void translate_state(StateDict& state, const std::string& prefix,
-                       std::vector<std::string>&) const override {
-    if (batches_->defined() && state.contains(prefix + "running_mean") &&
-        !state.contains(prefix + "num_batches_tracked"))
-      state.set(prefix + "num_batches_tracked", batches_->clone());
-  }
-
- private:
-  Tensor *weight_, *bias_, *mean_, *var_, *batches_;
 };
 
 }  // namespace dropin

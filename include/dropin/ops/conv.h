@@ -21,6 +21,23 @@ Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const ConvPa
 /// x [B, C, L], w [O, C/g, k] -> [B, O, L'].
 Tensor conv1d(const Tensor& x, const Tensor& w, const Tensor& bias, int64_t stride = 1,
               int64_t pad_begin = 0, int64_t pad_end = 0, int64_t dilation = 1, int64_t groups = 1);
+/// What a transposed convolution is told, as torch.nn.functional.conv_transpose2d.
+struct ConvTransposeParams {
+  Pair stride{1, 1};
+  Pair padding{0, 0};         ///< cells taken off each side of the result
+  Pair output_padding{0, 0};  ///< cells added below and right; less than stride or dilation
+  int64_t groups = 1;
+  Pair dilation{1, 1};
+};
+/// The gradient of conv2d with respect to its input, as a layer: x [B, C, H, W], w [C, O/g, kh,
+/// kw], bias [O] or undefined -> [B, O, (H - 1) stride - 2 padding + dilation (kh - 1) +
+/// output_padding + 1, W'].
+Tensor conv_transpose2d(const Tensor& x, const Tensor& w, const Tensor& bias = {},
+                        const ConvTransposeParams& p = {});
+/// x [B, C, L], w [C, O/g, k] -> [B, O, L'].
+Tensor conv_transpose1d(const Tensor& x, const Tensor& w, const Tensor& bias = {},
+                        int64_t stride = 1, int64_t padding = 0, int64_t output_padding = 0,
+                        int64_t groups = 1, int64_t dilation = 1);
 /// One run of channels of a mixed depthwise convolution, with a kernel of its own.
 struct DepthwiseGroup {
   Tensor weight;  ///< [C_i, 1, kh, kw]
