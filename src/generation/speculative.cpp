@@ -34,42 +34,48 @@ class Speculation {
 
   std::vector<int64_t> accepted;
 
-  // The generated tokens.
-  std::vector<int64_t> run() {
+  // The generated tokens, and the sum of their log-probabilities.
+  generation::Finished run() {
     const Device device = s_.base.parameters()[0].device();
     const auto pass = s_.base.read(tensor(text_.text).to(device), *state_);
     DraftHeads::State heads = s_.heads.start(pass.hidden);
     const DraftTree root_only = s_.tree.up_to(0);
     int64_t root =
         judged(root_only, {0}, pass.logits.narrow(0, pass.logits.size(0) - 1, 1), 0).next_token;
-    while (root >= 0 && !emit_last(root)) {
+    double lp = root < 0 ? 0 : lp_[at(root)];  // of the root
+    while (root >= 0 && !emit_last(root, lp)) {
       const auto n = static_cast<int64_t>(text_.text.size());
       const DraftTree tree = s_.tree.up_to(s_.limits.max_len - 1 - n);
       const std::vector<int64_t> tokens = s_.heads.propose(tree, root, heads);
       const auto p = s_.base.tree_step(tensor(tokens).to(device), tree, *state_);
       const Verified v = judged(tree, tokens, p.logits, 1);
       accepted.push_back(static_cast<int64_t>(v.path.size()) - 1);
-      if (!emit(v.path, tokens)) break;
+      if (!emit(v.path, tokens, tree, lp)) break;
       s_.base.keep(v.path, *state_);
       s_.heads.advance(index_select(p.hidden, 0, tensor(v.path).to(p.hidden.device())), heads);
       root = v.next_token;
+      lp = root < 0 ? 0 : lp_[at(v.path.back() * s_.limits.vocab + root)];
     }
-    const generation::Tokens out = text_.output();
-    return {out.begin(), out.end()};
+    return generation::finished(text_, text_.sum);
   }
 
  private:
   // The root where nothing may follow it: then it is emitted.
-  bool emit_last(int64_t root) {
+  bool emit_last(int64_t root, double lp) {
     if (!s_.limits.is_end(root) && text_.length() + 1 < s_.limits.max_new) return false;
+    text_.sum += lp;
     text_.append(root);
     return true;
   }
   // The tokens of a path, up to the end; false where the text is complete then.
-  bool emit(const std::vector<int64_t>& path, const std::vector<int64_t>& tokens) {
+  bool emit(const std::vector<int64_t>& path, const std::vector<int64_t>& tokens,
+            const DraftTree& tree, double root_lp) {
     for (const int64_t node : path) {
-      text_.append(tokens[at(node)]);
-      if (s_.limits.is_end(tokens[at(node)]) || text_.length() == s_.limits.max_new) return false;
+      const int64_t token = tokens[at(node)];
+      const int64_t up = tree.parent[at(node)];
+      text_.sum += up < 0 ? root_lp : lp_[at(up * s_.limits.vocab + token)];
+      text_.append(token);
+      if (s_.limits.is_end(token) || text_.length() == s_.limits.max_new) return false;
     }
     return true;
   }
@@ -96,6 +102,7 @@ class Speculation {
       if (s_.process) s_.process(texts.back().length(), texts.back().text, row);
     }
     const int64_t place = static_cast<int64_t>(text_.text.size()) + nodes;
+    lp_ = lp;
     return generation::verify_rows(tree, tokens, std::move(lp), vocab, s_.rules,
                                    [&](int64_t k) { return s_.uniform(place + k); });
   }
@@ -103,6 +110,7 @@ class Speculation {
   Setting s_;
   Hypothesis text_;
   Box<LanguageState> state_;
+  std::vector<double> lp_;  // behind each node of the last tree
 };
 
 }  // namespace
@@ -174,12 +182,11 @@ Decoded SpeculativeDecoder::generate(const DecodeArgs& args) {
     Speculation row({l, rules, tree_, process_logits_, base(), heads(),
                      [&uniforms, b](int64_t place) { return uniforms(b, 0, place); }},
                     prompts[at(b)], b);
-    results.push_back({{row.run(), 0, 0}});
+    results.push_back({row.run()});
     accepted.push_back(row.accepted);
     steps = std::max(steps, row.accepted.size());
   }
   Decoded d = generation::decoded(l, results, false, args.prompt.device());
-  d.scores = {};
   std::vector<int64_t> flat;
   for (auto& a : accepted) {
     a.resize(steps, -1);

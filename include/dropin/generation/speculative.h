@@ -41,8 +41,8 @@ class SpeculativeDecoder : public Component<SpeculativeDecoder, SpeculativeOptio
   static constexpr const char* kReplaces = "GreedyDecoder";
   static constexpr const char* kPaper = MedusaHeads::kPaper;
   static constexpr const char* kCall =
-      "prompt [B, P] int64, prompt_lengths [B] -> tokens [B, max_new_tokens], lengths [B], "
-      "accept_lengths [B, steps]";
+      "prompt [B, P] int64, prompt_lengths [B] -> tokens [B, max_new_tokens], lengths, scores "
+      "[B], accept_lengths [B, steps]";
   static constexpr const char* kSample = R"({"max_new_tokens": 6})";
   static std::vector<std::string> examples();
   explicit SpeculativeDecoder(const SpeculativeOptions& o);
