@@ -7,13 +7,13 @@
 
 namespace dropin::generation {
 
-bool ends_with(Tokens output, Tokens run, std::size_t count) {
+bool ends_with(TokenSpan output, TokenSpan run, std::size_t count) {
   return output.size() >= count &&
          std::equal(run.begin(), run.begin() + static_cast<std::ptrdiff_t>(count),
                     output.end() - static_cast<std::ptrdiff_t>(count));
 }
 
-int64_t begun(Tokens output, Tokens run) {
+int64_t begun(TokenSpan output, TokenSpan run) {
   for (std::size_t j = run.size() - 1; j > 0; --j)
     if (ends_with(output, run, j)) return static_cast<int64_t>(j);
   return 0;
@@ -34,7 +34,7 @@ Clauses::Clauses(const Constraints& all, int64_t example) {
   }
 }
 
-void Clauses::append(Tokens output, std::vector<char>& occurred) const {
+void Clauses::append(TokenSpan output, std::vector<char>& occurred) const {
   for (std::size_t i = 0; i < literals_.size(); ++i)
     if (!occurred[i] && ends_with(output, literals_[i].tokens, literals_[i].tokens.size()))
       occurred[i] = 1;
@@ -70,7 +70,7 @@ std::vector<const Literal*> Clauses::open(const std::vector<char>& occurred) con
   return r;
 }
 
-void Clauses::ban(Tokens output, const std::vector<char>& occurred, double* lp) const {
+void Clauses::ban(TokenSpan output, const std::vector<char>& occurred, double* lp) const {
   for (const Clause& c : clauses_) {
     if (c.positive) continue;
     int64_t last = -1;  // the token that completes all that are missing

@@ -7,7 +7,7 @@
 
 namespace dropin::generation {
 
-using Tokens = std::span<const int64_t>;
+using TokenSpan = std::span<const int64_t>;
 
 /// Literals are numbered; which of them occurred is a flag each.
 class Clauses {
@@ -18,7 +18,7 @@ class Clauses {
 
   std::vector<char> none() const { return std::vector<char>(literals_.size(), 0); }
   /// Marks what `output`, by its last token, makes occur.
-  void append(Tokens output, std::vector<char>& occurred) const;
+  void append(TokenSpan output, std::vector<char>& occurred) const;
   /// Clauses with a positive literal, and how many of them hold.
   int64_t counted() const { return counted_; }
   int64_t met(const std::vector<char>& occurred) const;
@@ -27,7 +27,7 @@ class Clauses {
   /// Positive literals of counted clauses that do not hold.
   std::vector<const Literal*> open(const std::vector<char>& occurred) const;
   /// -inf for tokens that would break a clause of negative literals.
-  void ban(Tokens output, const std::vector<char>& occurred, double* lp) const;
+  void ban(TokenSpan output, const std::vector<char>& occurred, double* lp) const;
 
  private:
   struct Clause {
@@ -41,8 +41,8 @@ class Clauses {
 };
 
 /// Whether the first `count` tokens of `run` end the output.
-bool ends_with(Tokens output, Tokens run, std::size_t count);
+bool ends_with(TokenSpan output, TokenSpan run, std::size_t count);
 /// How many tokens of an unfinished run end the output: the most, 0 where it is not begun.
-int64_t begun(Tokens output, Tokens run);
+int64_t begun(TokenSpan output, TokenSpan run);
 
 }  // namespace dropin::generation

@@ -6,7 +6,7 @@
 namespace dropin::generation {
 
 Finished finished(const Hypothesis& h, double score) {
-  const Tokens out = h.output();
+  const TokenSpan out = h.output();
   return {{out.begin(), out.end()}, score, h.met()};
 }
 

@@ -25,7 +25,7 @@ Hypothesis start_of(const std::vector<int64_t>& prompt, int64_t example) {
 void Limits::ban(const Hypothesis& h, double* lp) const {
   if (h.length() < min_new)
     for (const int64_t e : ends) lp[e] = kBanned;
-  const Tokens text = h.text;
+  const TokenSpan text = h.text;
   const auto n = at(ngram);
   for (std::size_t i = 0; n > 0 && i + n <= text.size(); ++i)
     if (ends_with(text, text.subspan(i, n), n - 1)) lp[text[i + n - 1]] = kBanned;

@@ -23,7 +23,7 @@ struct Hypothesis {
   std::vector<char> occurred = {};
 
   int64_t length() const { return static_cast<int64_t>(text.size()) - prompt; }
-  Tokens output() const { return Tokens(text).subspan(at(prompt)); }
+  TokenSpan output() const { return TokenSpan(text).subspan(at(prompt)); }
   void append(int64_t token);
   int64_t met() const { return clauses ? clauses->met(occurred) : 0; }
   bool complete() const { return !clauses || met() == clauses->counted(); }
