@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "dropin/registry/registry.h"
 #include "generation/models.h"
 
 namespace dropin::testing {
@@ -97,11 +98,15 @@ Box<LanguageModel> transformer_lm(const std::string& rope) {
 }
 
 TEST(Decoders, RowsDoNotSeeEachOther) {
-  for (int kind = 0; kind < 4; ++kind) {
+  for (int kind = 0; kind < 5; ++kind) {
     auto model = [kind] {
-      return kind == 0   ? table_lm(11, 3)
-             : kind == 1 ? llama_lm(3)
-                         : transformer_lm(kind == 2 ? "none" : "half");
+      if (kind < 2) return kind == 0 ? table_lm(11, 3) : llama_lm(3);
+      Box<LanguageModel> m = transformer_lm(kind == 3 ? "half" : "none");
+      if (kind == 4) {
+        manual_seed(6);
+        swap(*m, "MultiheadAttention", "GRU");
+      }
+      return m;
     };
     GreedyDecoder greedy(model(), {.eos_id = 1, .max_new_tokens = 6});
     BeamSearchDecoder beams(model(), {.eos_id = 1, .max_new_tokens = 6, .num_beams = 3});

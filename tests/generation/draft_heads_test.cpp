@@ -32,6 +32,10 @@ TEST(HydraHeads, ReadsTokensAheadAndNothingBehindThem) {
     EXPECT_EQ(max_difference(z[i].narrow(1, 0, 1), y[i].narrow(1, 0, 1)), 0) << "token i + 2";
     EXPECT_GT(max_difference(z[i].narrow(1, 1, 1), y[i].narrow(1, 1, 1)), 0) << "token i + 1";
   }
+  EXPECT_LT(
+      max_difference(h->forward(x.narrow(0, 1, 1), ids.narrow(0, 1, 1)).logits, y.narrow(1, 1, 1)),
+      1e-5)
+      << "samples do not see each other";
   Tensor later = x.clone();
   later.narrow(1, 4, 1).add_(1);
   EXPECT_EQ(max_difference(h->forward(later, ids).logits[0].narrow(1, 0, 4), y[0].narrow(1, 0, 4)),
