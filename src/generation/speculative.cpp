@@ -152,8 +152,10 @@ void SpeculativeDecoder::build(Box<LanguageModel> model, Box<DraftHeads> drafts)
 
 Box<Module> SpeculativeDecoder::make_like() const {
   Box<Module> h = heads().make_like();
-  return Box<Module>(new SpeculativeDecoder(
+  auto r = Box<SpeculativeDecoder>(new SpeculativeDecoder(
       base_like(), Box<DraftHeads>(dynamic_cast<DraftHeads*>(h.release())), options_));
+  r->process_logits_ = process_logits_;
+  return r;
 }
 
 Decoded SpeculativeDecoder::generate(const DecodeArgs& args) {
