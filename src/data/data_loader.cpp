@@ -166,8 +166,8 @@ void check_loader_options(const DataLoaderOptions& o) {
                ", expected at least 1");
   DROPIN_CHECK(o.num_workers >= 0 && o.num_workers <= 1024, OptionError,
                "DataLoader: num_workers is ", o.num_workers, ", expected 0 to 1024");
-  DROPIN_CHECK(o.prefetch_factor >= 1, OptionError, "DataLoader: prefetch_factor is ",
-               o.prefetch_factor, ", expected at least 1");
+  DROPIN_CHECK(o.prefetch_factor >= 1 && o.prefetch_factor <= 1 << 20, OptionError,
+               "DataLoader: prefetch_factor is ", o.prefetch_factor, ", expected 1 to ", 1 << 20);
 }
 
 }  // namespace

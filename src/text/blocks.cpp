@@ -66,7 +66,7 @@ int64_t SentenceSegmenter::most_tokens() const {
 
 int64_t SentenceSegmenter::reach() const {
   constexpr int64_t kCharactersPerToken = 4;
-  return kCharactersPerToken * options_.block_size;
+  return kCharactersPerToken * std::min(options_.block_size, options_.max_positions);
 }
 
 Tensor SentenceSegmenter::newline_probs(const Tensor& ids) {

@@ -22,7 +22,8 @@ struct Limits {
   const std::vector<double>& probs;
   Span within;
   const SegmentTextOptions& o;
-  int64_t lo = o.min_length, hi = o.max_length.value_or(within.second - within.first);
+  int64_t whole = within.second - within.first, lo = std::min(o.min_length, whole + 1),
+          hi = std::min(o.max_length.value_or(whole), whole);
 
   int64_t size(Span s) const {
     if (o.strip_whitespace) s = stripped(text, s);

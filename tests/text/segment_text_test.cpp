@@ -154,6 +154,21 @@ TEST(SegmentText, WithoutAPathCutsEquallyAndMendsTheEnd) {
   EXPECT_EQ(cut("abcdef", zeros({6}), o), (Strings{"abcde", "f"}));
 }
 
+TEST(SegmentText, LimitsBeyondTheTextAreNone) {
+  constexpr int64_t kMost = INT64_MAX;
+  const Tensor probs = tensor({0.0, 0.0, 0.9, 0.0, 0.0, 0.0});
+  for (const char* mode : {"official", "exact"})
+    for (const char* algorithm : {"viterbi", "greedy"}) {
+      const SegmentTextOptions o{
+          .paragraphs = true, .max_length = kMost, .algorithm = algorithm, .length_mode = mode};
+      EXPECT_EQ(cut("  a b ", probs, o).size(), 2u) << mode << algorithm;
+      SegmentTextOptions at_least = o;
+      at_least.min_length = kMost;
+      EXPECT_EQ(cut("  a b ", probs, at_least), (Strings{"  a ", "b "})) << mode << algorithm;
+      EXPECT_EQ(cut("    ", tensor({0.9, 0.0, 0.0, 0.0}), o).size(), 1u);
+    }
+}
+
 TEST(SegmentText, RefusesInWords) {
   const Tensor p = zeros({3}), t = full({3}, 'a', kInt64);
   auto refused = [&](const SegmentTextOptions& o, const char* says) {
