@@ -1,5 +1,7 @@
 #include "text/spans.h"
 
+#include <algorithm>
+
 #include "kernels/hd.h"
 
 namespace dropin::text {
@@ -65,6 +67,7 @@ Spans kept(const Points& text, const Spans& all, bool strip) {
 }
 
 Spans at_newlines(const Points& text, const Spans& all) {
+  if (std::all_of(text.begin(), text.end(), is_space)) return all;
   Spans r;
   for (std::size_t i = 0; i < all.size(); ++i) {
     auto [from, end] = all[i];

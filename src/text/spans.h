@@ -30,7 +30,8 @@ Spans pieces(const Points& text, Span within, const std::vector<int64_t>& cuts);
 Span stripped(const Points& text, Span s);
 /// Stripped where asked, without empty ones.
 Spans kept(const Points& text, const Spans& all, bool strip);
-/// Split at newlines, which vanish; one at the end of all but the last splits nothing.
+/// Split at newlines, which vanish; one at the end of all but the last splits nothing. A text of
+/// white space alone stays as it is.
 Spans at_newlines(const Points& text, const Spans& all);
 /// The UTF-8 of a part.
 std::string to_utf8(const Points& points, Span span);

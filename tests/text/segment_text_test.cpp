@@ -54,6 +54,7 @@ TEST(SegmentText, NewlinesEndSegmentsAndEmptyLinesStay) {
 TEST(SegmentText, NothingAndWhiteSpaceAlone) {
   EXPECT_EQ(cut("", tensor(std::vector<double>{})).size(), 0u);
   EXPECT_EQ(cut("  ", tensor({0.0, 0.0})), (Strings{"  "}));
+  EXPECT_EQ(cut("\n \n", zeros({3})), (Strings{"\n \n"}));
   EXPECT_EQ(cut("  ", tensor({0.0, 0.0}), {.strip_whitespace = true}).size(), 0u);
   EXPECT_EQ(cut("   ", zeros({3}), {.max_length = 2}), (Strings{"  ", " "}));
 }
