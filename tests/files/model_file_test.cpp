@@ -36,7 +36,7 @@ TEST(ModelFile, BuildsTheModelAgain) {
   const TemporaryFolder folder;
   Transformer a(tiny());
   swap(a, "LayerNorm", "RMSNorm", Json::parse(R"({"eps": 0.001})"));
-  swap(a, "MLP", "SwiGLU");
+  swap(a, "MLP", "GatedMLP");
   a.to(kFloat64);
   save(a, folder / "a", {{"note", "mine"}});
   const Box<Module> b = load(folder / "a");
@@ -53,7 +53,7 @@ TEST(ModelFile, ReadsCheckpointsToo) {
   Transformer a(tiny());
   swap(a, "LayerNorm", "RMSNorm");
   const Box<Optimizer> optimizer = make_optimizer("AdamW", a.parameters());
-  save_checkpoint(folder / "c", a, *optimizer, {});
+  save_checkpoint(folder / "c", a, *optimizer, TrainingState());
   EXPECT_EQ(max_difference(answer(*load(folder / "c")), answer(a)), 0);
   EXPECT_EQ(load_state_dict(folder / "c").size(), a.state_dict().size());
 }
