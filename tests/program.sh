@@ -66,6 +66,30 @@ expect 2 "expected input.txt" claims --data "$folder"
 expect 2 "$folder/none" claims quantize_mx --output "$folder/none/x.json"
 expect 0 "needs --data" claims ParseIdx
 expect 0 '"result": "holds"' claims quantize_mx --json --output "$folder/claims.json"
+expect 0 "bits/byte" train --task text --steps 1 --batch 2 --length 16 --width 16 --layers 1 --save "$folder/textmodel"
+printf 'Dr. Who came. He left!\nBye \xff.' > "$folder/text.txt"
+expect 0 "Dr. Who came. "$'\n'"He left!"$'\n'"Bye " segment "$folder/text.txt"
+expect 0 '{"begin":14,"end":22,"text":"He left!"}' segment "$folder/text.txt" --rule --json
+expect 0 $'0\t13\tDr. Who came.' segment "$folder/text.txt" --offsets --window 1 --options '{"strip_whitespace": true}'
+expect 0 "1 bytes are no UTF-8, the first at 27" segment "$folder/text.txt"
+expect 0 "0 segments of 0 bytes" segment -
+expect 2 "cannot be read" segment "$folder/none.txt"
+expect 2 "cannot be read" segment "$folder"
+expect 2 'unknown option "strip"' segment "$folder/text.txt" --options '{"strip": true}'
+expect 2 "no object" segment "$folder/text.txt" --options '3'
+expect 2 "expected one of them" segment "$folder/text.txt" --rule --model "$folder/bad.safetensors"
+expect 2 "bad.safetensors" segment "$folder/text.txt" --model "$folder/bad.safetensors"
+expect 0 "F1" train --task segment --steps 40 --batch 8 --width 16 --layers 1 --lr 0.02 --save "$folder/segmenter"
+printf 'the king sees the old river the lamp finds the road' > "$folder/spoken.txt"
+expect 0 "the old river "$'\n' segment "$folder/spoken.txt" --model "$folder/segmenter" --options '{"threshold": 0.2}'
+expect 2 "no vocabulary" segment "$folder/text.txt" --model "$folder/textmodel"
+if [ -e /dev/full ]; then
+  "$dropin" segment "$folder/text.txt" > /dev/full 2> "$folder/words"
+  if [ $? -ne 2 ] || ! grep -q "cannot be written" "$folder/words"; then
+    echo "FAILED: segments on a full disk"
+    failures=$((failures + 1))
+  fi
+fi
 expect 2 "no task \"poems\"" train --task poems
 expect 2 "expected OLD=NEW" train --task recall --swap LayerNorm
 expect 2 "is a Norm" train --task recall --swap LayerNorm=Linear

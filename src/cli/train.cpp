@@ -158,7 +158,7 @@ void add_train(CommandLine& line) {
   auto s = std::make_shared<TrainSettings>();
   line.add("train", "trains a model and the same model with a component swapped, and compares them",
            [s] { return run(*s); })
-      .option("--task", s->task.task, "recall, text or images", true)
+      .option("--task", s->task.task, "recall, text, images or segment", true)
       .option("--data", s->task.data,
               "a text file, or a folder with IDX files; none: a generated task")
       .option("--swap", s->swaps,
@@ -169,7 +169,8 @@ void add_train(CommandLine& line) {
       .option("--width", s->task.width,
               "embed_dim, or channels of the first block; 0: the task's own")
       .option("--layers", s->task.layers, "blocks; 0: the task's own")
-      .option("--vocab", s->task.vocab, "ids of the recall task; 0: the task's own")
+      .option("--vocab", s->task.vocab,
+              "ids of the recall task, words of segment; 0: the task's own")
       .option("--optimizer", s->optimizer, "an optimizer of dropin list")
       .option("--lr", s->lr, "greatest learning rate (warm-up, then cosine)")
       .option("--clip", s->clip, "greatest gradient norm")

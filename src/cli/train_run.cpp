@@ -197,6 +197,7 @@ class Training {
     Json rows = Json::array();
     for (const TrainRow& r : finished) rows.push_back(to_json(r));
     TrainingState state;
+    state.notes = task_.notes();
     state.step = step;
     state.generator = default_generator();
     state.notes.set("settings", s_.key());

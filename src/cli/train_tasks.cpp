@@ -8,23 +8,24 @@
 #include "dropin/model/transformer.h"
 
 namespace dropin::cli {
-namespace {
 
 // Every batch draws from its own stretch of the stream, far from all others.
-Generator batch_generator(int64_t seed, int64_t i, bool evaluation = false) {
+Generator batch_generator(int64_t seed, int64_t i, bool evaluation) {
   Generator g(static_cast<std::uint64_t>(seed) * 2 + 1);
   g.set_offset((static_cast<std::uint64_t>(i) + (evaluation ? std::uint64_t{1} << 30 : 0)) << 32);
   return g;
 }
 
-Tensor call(Module& m, const Tensor& x) { return m.call({{"x", x}}).get("y", m.type()); }
-double accuracy(const Tensor& logits, const Tensor& target) {
-  return mean(eq(argmax(logits, -1), target).to(kFloat32)).item();
-}
-
 int64_t or_default(int64_t v, int64_t d, const char* what) {
   if (v < 0) fail<OptionError>({"train: --", what, " is ", v, ", expected a positive number"});
   return v ? v : d;
+}
+
+namespace {
+
+Tensor call(Module& m, const Tensor& x) { return m.call({{"x", x}}).get("y", m.type()); }
+double accuracy(const Tensor& logits, const Tensor& target) {
+  return mean(eq(argmax(logits, -1), target).to(kFloat32)).item();
 }
 
 class TextTask : public Task {
@@ -175,7 +176,8 @@ Box<Task> make_task(const TaskSettings& s) {
   if (s.task == "text") return Box<Task>(new TextTask(s));
   if (s.task == "recall") return Box<Task>(new RecallTask(s));
   if (s.task == "images") return Box<Task>(new ImageTask(s));
-  fail<OptionError>({"train: no task \"", s.task, "\"; tasks: recall, text, images"});
+  if (s.task == "segment") return make_segment_task(s);
+  fail<OptionError>({"train: no task \"", s.task, "\"; tasks: recall, text, images, segment"});
 }
 
 }  // namespace dropin::cli

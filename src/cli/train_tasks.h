@@ -36,9 +36,18 @@ class Task {
   virtual Batch batch(int64_t i) const = 0;
   virtual Tensor loss(Module& model, const Batch& b) const = 0;
   virtual const char* metric_name() const = 0;
+  /// What the model is used with and its checkpoints keep, by name: a vocabulary.
+  virtual Json notes() const { return Json::object(); }
   /// On data the training never saw.
   virtual Score evaluate(Module& model, const Device& device) const = 0;
 };
+
+/// A text task of lines: newlines are taken out, and where they were is learned.
+Box<Task> make_segment_task(const TaskSettings& s);
+/// `value`, or `otherwise` where it is 0; OptionError naming the option when it is below 0.
+int64_t or_default(int64_t value, int64_t otherwise, const char* what);
+/// Numbers of batch i of a run with this seed, far from those of all others.
+Generator batch_generator(int64_t seed, int64_t i, bool evaluation = false);
 
 /// OptionError on an unknown task or sizes out of range, FileError on bad data.
 Box<Task> make_task(const TaskSettings& s);

@@ -48,6 +48,7 @@ const Claims& all_claims() {
     lowbit_claims(*c);
     update_claims(*c);
     vision_claims(*c);
+    text_claims(*c);
     return c;
   }();
   return *all;

@@ -71,6 +71,7 @@ void hyena_claims(Claims& all);
 void lowbit_claims(Claims& all);
 void mixer_claims(Claims& all);
 void scan_claims(Claims& all);
+void text_claims(Claims& all);
 void update_claims(Claims& all);
 void vision_claims(Claims& all);
 /// Every claim, in the order of the registry's families.

@@ -130,9 +130,12 @@ void register_diffusion(Registry& r) {
 
 }  // namespace
 
+void register_decoders(Registry& r);
+
 void register_generation(Registry& r) {
   register_selection(r);
   register_diffusion(r);
+  register_decoders(r);
 }
 
 }  // namespace dropin

@@ -27,18 +27,14 @@ void Transformer::check_ids(const Tensor& ids) const {
                ids.sizes(), " ", ids.dtype(), ", expected [B, L] int64");
 }
 
-// places [L] or [B, L] int64: which learned position each token has; below max_len.
-Tensor Transformer::embed(const Tensor& ids, const Tensor& places) {
-  const Tensor h = tokens_(ids);
-  return positions_->defined() ? h + embedding(*positions_, places) : h;
-}
-
 Tensor Transformer::logits(const Tensor& h) {
   const Tensor y = norm_(h);
-  if (head_) return head_(y);
-  auto* table = tokens_.as();
-  const Tensor w = table ? table->weight() : tokens_->parameters()[0];
-  return linear(y, w);
+  return head_ ? head_(y) : linear(y, table());
+}
+
+Tensor Transformer::table() const {
+  auto* own = tokens_.as();
+  return own ? own->weight() : tokens_->parameters()[0];
 }
 
 Tensor Transformer::forward(const Tensor& ids, const SequenceArgs& args) {
@@ -76,11 +72,10 @@ class SeenTokens : public SequenceState {
 };
 
 // Where each token of a step stands: the number of real tokens before it. Counts them into `seen`.
-Tensor places_of(const Tensor& ids, const Tensor& padding, std::vector<int64_t>& seen) {
-  Tensor places = zeros(ids.sizes(), kInt64);
+Tensor places_of(int64_t batch, int64_t n, const Tensor& padding, std::vector<int64_t>& seen) {
+  Tensor places = zeros({batch, n}, kInt64);
   auto* at = places.data<int64_t>();
-  const int64_t n = ids.size(1);
-  for (int64_t b = 0; b < ids.size(0); ++b) {
+  for (int64_t b = 0; b < batch; ++b) {
     int64_t& count = seen[static_cast<std::size_t>(b)];
     for (int64_t i = 0; i < n; ++i) {
       const bool real = !padding.defined() || !padding.data<bool>()[b * n + i];
@@ -120,28 +115,49 @@ TransformerState Transformer::init_state(int64_t batch, const StateOptions& opti
   return s;
 }
 
-Tensor Transformer::step(const Tensor& ids, TransformerState& state, const StepArgs& args) {
-  check_ids(ids);
+// sizes [B, n] of the tokens.
+void Transformer::check_step(const Shape& sizes, const TransformerState& state,
+                             const StepArgs& args) const {
   DROPIN_CHECK(state.layers_.size() == blocks_.size(), StateError, who(), ": the state is for ",
                state.layers_.size(), " layers, the model has ", blocks_.size());
-  DROPIN_CHECK(ids.size(0) == state.batch(), ShapeError, who(), ": ids have batch ", ids.size(0),
+  DROPIN_CHECK(sizes[0] == state.batch(), ShapeError, who(), ": ids have batch ", sizes[0],
                ", the state ", state.batch());
   const Tensor& mask = args.key_padding_mask;
-  DROPIN_CHECK(!mask.defined() || (mask.dtype() == kBool && mask.sizes() == ids.sizes()),
-               ShapeError, who(), ": key_padding_mask is ", mask.defined() ? mask.sizes() : Shape{},
-               ", expected bool ", ids.sizes());
+  DROPIN_CHECK(!mask.defined() || (mask.dtype() == kBool && mask.sizes() == sizes), ShapeError,
+               who(), ": key_padding_mask is ", mask.defined() ? mask.sizes() : Shape{},
+               ", expected bool ", sizes);
+}
+
+Tensor Transformer::step(const Tensor& ids, TransformerState& state, const StepArgs& args) {
+  check_ids(ids);
+  check_step(ids.sizes(), state, args);
   no_grad guard;
+  return step_embedded(tokens_(ids), state, args);
+}
+
+Tensor Transformer::step_soft(const Tensor& probs, TransformerState& state, const StepArgs& args) {
+  DROPIN_CHECK(probs.dim() == 3 && probs.size(2) == options_.vocab_size, ShapeError, who(),
+               ": probs are ", probs.sizes(), ", expected [B, n, ", options_.vocab_size, "]");
+  check_step({probs.size(0), probs.size(1)}, state, args);
+  no_grad guard;
+  const Tensor w = table();
+  return step_embedded(matmul(probs.to(w.dtype(), w.device()), w), state, args);
+}
+
+// x [B, n, D]: embedded tokens.
+Tensor Transformer::step_embedded(const Tensor& x, TransformerState& state, const StepArgs& args) {
   auto& seen = static_cast<SeenTokens&>(*state.seen_);
+  const Tensor& mask = args.key_padding_mask;
   const Tensor padding = mask.defined() ? mask.to(kCPU).contiguous() : Tensor();
   std::vector<int64_t> real = seen.real;
-  const Tensor places = places_of(ids, padding, real);
+  const Tensor places = places_of(x.size(0), x.size(1), padding, real);
   for (const int64_t count : real)
     DROPIN_CHECK(!positions_->defined() || count <= options_.max_len, ShapeError, who(), ": ",
                  count, " tokens, expected at most max_len = ", options_.max_len);
-  Tensor h = embed(ids, places.to(ids.device()));
+  Tensor h = positions_->defined() ? x + embedding(*positions_, places.to(x.device())) : x;
   for (std::size_t i = 0; i < blocks_.size(); ++i) h = blocks_[i]->step(h, *state.layers_[i], args);
   seen.real = std::move(real);
-  seen.saw(ids.size(1), padding);
+  seen.saw(x.size(1), padding);
   return logits(h);
 }
 

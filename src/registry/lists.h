@@ -24,7 +24,8 @@ namespace dropin {
   X(metric)                  \
   X(quantizer)               \
   X(dynamics)                \
-  X(generation)
+  X(generation)              \
+  X(text)
 
 #define X(room) void register_##room(Registry& r);
 DROPIN_ROOM_LISTS(X)

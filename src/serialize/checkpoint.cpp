@@ -1,6 +1,6 @@
 #include "dropin/serialize/checkpoint.h"
 
-#include "dropin/serialize/safetensors.h"
+#include "dropin/serialize/model_file.h"
 
 namespace dropin {
 namespace {
@@ -40,7 +40,10 @@ void save_checkpoint(const std::string& path, const Module& model, const Optimiz
   j.set("seed", std::to_string(state.generator.seed()));  // 64 bits do not fit JSON's numbers
   j.set("offset", std::to_string(state.generator.offset()));
   j.set("notes", state.notes);
-  save_safetensors(path, tensors, {{"format", "dropin-checkpoint-1"}, {"state", j.dump()}});
+  save_safetensors(path, tensors,
+                   {{"format", "dropin-checkpoint-1"},
+                    {"state", j.dump()},
+                    {"model", describe_model(model).dump()}});
 }
 
 TrainingState read_checkpoint(const std::string& path) {

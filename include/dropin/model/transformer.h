@@ -112,10 +112,14 @@ class Transformer : public Component<Transformer, TransformerOptions, Model> {
   /// left, give what each alone gives; positions for rotary ones.
   TransformerState init_state(int64_t batch, const StateOptions& options = {});
   Tensor step(const Tensor& ids, TransformerState& state, const StepArgs& args = {});
+  /// The same with expected embeddings: probs [B, n, vocab_size] instead of ids.
+  Tensor step_soft(const Tensor& probs, TransformerState& state, const StepArgs& args = {});
 
  private:
   void check_ids(const Tensor& ids) const;
-  Tensor embed(const Tensor& ids, const Tensor& places);
+  void check_step(const Shape& sizes, const TransformerState& state, const StepArgs& args) const;
+  Tensor step_embedded(const Tensor& x, TransformerState& state, const StepArgs& args);
+  Tensor table() const;
   Tensor logits(const Tensor& h);
   Child<Embedding> tokens_;
   Tensor* positions_;

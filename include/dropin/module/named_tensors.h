@@ -71,11 +71,15 @@ class NamedTensors {
   /// Takes the entry out; an undefined tensor if there is none.
   Tensor take(std::string_view name);
   std::size_t size() const { return items_.size() - taken_count_; }
-  Iterator begin() const {
+  Iterator begin() const& {
     if (watched_) everything_read_ = true;
     return {this, 0};
   }
-  Iterator end() const { return {this, items_.size()}; }
+  Iterator end() const& { return {this, items_.size()}; }
+  /// Iterators into a temporary would outlive it: name the list first. A range-for may walk over
+  /// one, as it keeps it.
+  Iterator begin() const&& = delete;
+  Iterator end() const&& = delete;
 
   /// From here on remembers the names that are asked for, for unread(). Not while several threads
   /// read.

@@ -19,7 +19,8 @@ struct TrainingState {
   Json notes = Json::object();
 };
 
-/// Writes one safetensors file, atomically: "model.*", "optimizer.*" and the state as metadata.
+/// Writes one safetensors file, atomically: "model.*", "optimizer.*", and as metadata the state and
+/// what load(path) (serialize/model_file.h) builds the model from.
 void save_checkpoint(const std::string& path, const Module& model, const Optimizer& optimizer,
                      const TrainingState& state);
 /// The state of a file alone; FileError when it is not a checkpoint.
