@@ -15,7 +15,7 @@ ROOT = os.path.dirname(HERE)
 # Few entries at the top, so that the bar fits a window.
 SECTIONS = {
     "Tasks": {"Your own training loop": "training.md", "Your own module": "modules.md", "Your own function": "autograd.md", "Groups and schedules": "optimizers.md",
-              "Checkpoints": "checkpoints.md", "Generating": "generation.md", "Threads and random numbers": "threads.md", "Eigen, pointers, DLPack": "arrays.md"},
+              "Your own data": "data.md", "Checkpoints": "checkpoints.md", "Generating": "generation.md", "Threads and random numbers": "threads.md", "Eigen, pointers, DLPack": "arrays.md"},
     "PyTorch": {"From PyTorch to dropin": "from_pytorch.md", "Differences": "differences.md", "Functions": "functions.md"},
     "Inside": {"Architecture": "architecture.md", "A tour": "tour.md", "Adding a component": "adding.md", "A kernel": "kernel.md", "Contributing": "contributing.md"},
     "Measured": {"Results": "bench/README.md", "How": "bench/results/README.md", "Readme": "readme.md", "Changelog": "changelog.md"},
