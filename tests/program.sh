@@ -36,6 +36,7 @@ expect 2 "see dropin --help" nonsense
 expect 2 'no command "trian"; the nearest are train' trian
 expect 2 'no component "Foo"' describe Foo
 expect 0 "[200]" train --help
+expect 0 "0: recall 32, text 16, images 32, segment 32" train --help
 DROPIN_NUM_THREADS=abc expect 2 'DROPIN_NUM_THREADS is "abc", expected a whole number' list
 DROPIN_NUM_THREADS=0 expect 2 'DROPIN_NUM_THREADS is "0"' list
 DROPIN_NUM_THREADS=2 expect 0 "cpu: 2 threads" devices

@@ -13,15 +13,14 @@ class SegmentTask : public Task {
  public:
   explicit SegmentTask(const TaskSettings& s)
       : s_(s),
-        batch_(or_default(s.batch, 32, "batch")),
-        length_(or_default(s.length, 64, "length")),
+        batch_(s.batch),
+        length_(s.length),
         text_(s.data.empty() ? grammar_text(200'000) : read_file(s.data)),
-        tokenizer_(WordTokenizer::from_text(part(false), or_default(s.vocab, 5000, "vocab"))),
+        tokenizer_(WordTokenizer::from_text(part(false), s.vocab)),
         train_(part(false), tokenizer_, length_),
         test_(part(true), tokenizer_, length_) {}
   Box<Module> make_model() const override {
-    const int64_t width = or_default(s_.width, 64, "width"),
-                  layers = or_default(s_.layers, 3, "layers");
+    const int64_t width = s_.width, layers = s_.layers;
     return Box<Module>(new SentenceSegmenter({.vocab_size = tokenizer_.vocab_size(),
                                               .embed_dim = width,
                                               .num_heads = width % 4 == 0 ? 4 : 1,

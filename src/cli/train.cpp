@@ -156,6 +156,10 @@ int run(const TrainSettings& s) {
 
 void add_train(CommandLine& line) {
   auto s = std::make_shared<TrainSettings>();
+  using D = TaskDefaults;
+  auto own = [](const char* what, int64_t D::*field) {
+    return std::string(what) + "; 0: " + defaults_text(field);
+  };
   line.add("train", "trains a model and the same model with a component swapped, and compares them",
            [s] { return run(*s); })
       .option("--task", s->task.task, "recall, text, images or segment", true)
@@ -164,13 +168,12 @@ void add_train(CommandLine& line) {
       .option("--swap", s->swaps,
               "OLD=NEW or OLD=NEW:{\"option\": value}; may be repeated, one run each")
       .option("--steps", s->steps, "optimizer steps")
-      .option("--batch", s->task.batch, "sequences or pictures per step; 0: the task's own")
-      .option("--length", s->task.length, "length of a sequence; 0: the task's own")
+      .option("--batch", s->task.batch, own("sequences or pictures per step", &D::batch).c_str())
+      .option("--length", s->task.length, own("length of a sequence", &D::length).c_str())
       .option("--width", s->task.width,
-              "embed_dim, or channels of the first block; 0: the task's own")
-      .option("--layers", s->task.layers, "blocks; 0: the task's own")
-      .option("--vocab", s->task.vocab,
-              "ids of the recall task, words of segment; 0: the task's own")
+              own("embed_dim, or channels of the first block", &D::width).c_str())
+      .option("--layers", s->task.layers, own("blocks", &D::layers).c_str())
+      .option("--vocab", s->task.vocab, own("ids, or words", &D::vocab).c_str())
       .option("--optimizer", s->optimizer, "an optimizer of dropin list")
       .option("--lr", s->lr, "greatest learning rate (warm-up, then cosine)")
       .option("--clip", s->clip, "greatest gradient norm")

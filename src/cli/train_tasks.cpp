@@ -1,5 +1,7 @@
 #include "cli/train_tasks.h"
 
+#include <fmt/format.h>
+
 #include <filesystem>
 #include <numbers>
 
@@ -16,9 +18,11 @@ Generator batch_generator(int64_t seed, int64_t i, bool evaluation) {
   return g;
 }
 
-int64_t or_default(int64_t v, int64_t d, const char* what) {
-  if (v < 0) fail<OptionError>({"train: --", what, " is ", v, ", expected a positive number"});
-  return v ? v : d;
+std::string defaults_text(int64_t TaskDefaults::*field) {
+  std::string text;
+  for (const TaskDefaults& d : kTaskDefaults)
+    if (d.*field) text += fmt::format("{}{} {}", text.empty() ? "" : ", ", d.task, d.*field);
+  return text;
 }
 
 namespace {
@@ -34,16 +38,14 @@ class TextTask : public Task {
       : s_(s),
         text_(s.data.empty() ? TextDataset::from_string(grammar_text(200'000))
                              : TextDataset(s.data)),
-        batch_(or_default(s.batch, 16, "batch")),
-        length_(or_default(s.length, 128, "length")) {
+        batch_(s.batch),
+        length_(s.length) {
     batch(0);
     text_.validation(1, length_);
   }
   Box<Module> make_model() const override {
-    return Box<Module>(new Transformer({.vocab_size = 256,
-                                        .embed_dim = or_default(s_.width, 128, "width"),
-                                        .num_layers = or_default(s_.layers, 2, "layers"),
-                                        .max_len = length_}));
+    return Box<Module>(new Transformer(
+        {.vocab_size = 256, .embed_dim = s_.width, .num_layers = s_.layers, .max_len = length_}));
   }
   Batch batch(int64_t i) const override {
     Generator g = batch_generator(s_.seed, i);
@@ -69,18 +71,15 @@ class TextTask : public Task {
 class RecallTask : public Task {
  public:
   explicit RecallTask(const TaskSettings& s)
-      : s_(s),
-        batch_(or_default(s.batch, 32, "batch")),
-        length_(or_default(s.length, 65, "length")),
-        vocab_(or_default(s.vocab, 10, "vocab")) {
+      : s_(s), batch_(s.batch), length_(s.length), vocab_(s.vocab) {
     if (!s.data.empty())
       fail<OptionError>({"train: the recall task is generated; it takes no --data"});
     batch(0);
   }
   Box<Module> make_model() const override {
     return Box<Module>(new Transformer({.vocab_size = vocab_,
-                                        .embed_dim = or_default(s_.width, 64, "width"),
-                                        .num_layers = or_default(s_.layers, 2, "layers"),
+                                        .embed_dim = s_.width,
+                                        .num_layers = s_.layers,
                                         .max_len = length_,
                                         .tie_weights = false}));
   }
@@ -108,7 +107,7 @@ class RecallTask : public Task {
 
 class ImageTask : public Task {
  public:
-  explicit ImageTask(const TaskSettings& s) : s_(s), batch_(or_default(s.batch, 32, "batch")) {
+  explicit ImageTask(const TaskSettings& s) : s_(s), batch_(s.batch) {
     if (s.data.empty()) {
       Generator g = batch_generator(s.seed, 0, true);
       test_ = glyph_batch(300, g);
@@ -132,8 +131,7 @@ class ImageTask : public Task {
     }
   }
   Box<Module> make_model() const override {
-    return Box<Module>(new ConvNet({.width = or_default(s_.width, 16, "width"),
-                                    .num_blocks = or_default(s_.layers, 4, "layers")}));
+    return Box<Module>(new ConvNet({.width = s_.width, .num_blocks = s_.layers}));
   }
   Batch batch(int64_t i) const override {
     if (!train_.x.defined()) {
@@ -172,12 +170,35 @@ class ImageTask : public Task {
 
 }  // namespace
 
-Box<Task> make_task(const TaskSettings& s) {
-  if (s.task == "text") return Box<Task>(new TextTask(s));
-  if (s.task == "recall") return Box<Task>(new RecallTask(s));
-  if (s.task == "images") return Box<Task>(new ImageTask(s));
-  if (s.task == "segment") return make_segment_task(s);
-  fail<OptionError>({"train: no task \"", s.task, "\"; tasks: recall, text, images, segment"});
+namespace {
+// `given` with the task's own sizes where it has zeros; OptionError on a negative one.
+TaskSettings with_defaults(TaskSettings given, const TaskDefaults& d) {
+  auto fill = [](const char* name, int64_t& value, int64_t otherwise) {
+    if (value < 0)
+      fail<OptionError>({"train: --", name, " is ", value, ", expected a positive number"});
+    if (value == 0) value = otherwise;
+  };
+  fill("batch", given.batch, d.batch);
+  fill("length", given.length, d.length);
+  fill("width", given.width, d.width);
+  fill("layers", given.layers, d.layers);
+  fill("vocab", given.vocab, d.vocab);
+  return given;
+}
+}  // namespace
+
+Box<Task> make_task(const TaskSettings& given) {
+  std::string names;
+  for (const TaskDefaults& d : kTaskDefaults) {
+    names += (names.empty() ? "" : ", ") + std::string(d.task);
+    if (given.task != d.task) continue;
+    const TaskSettings s = with_defaults(given, d);
+    if (s.task == "text") return Box<Task>(new TextTask(s));
+    if (s.task == "recall") return Box<Task>(new RecallTask(s));
+    if (s.task == "images") return Box<Task>(new ImageTask(s));
+    return make_segment_task(s);
+  }
+  fail<OptionError>({"train: no task \"", given.task, "\"; tasks: ", names});
 }
 
 }  // namespace dropin::cli

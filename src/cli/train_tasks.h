@@ -23,6 +23,18 @@ struct TaskSettings {
   }
 };
 
+/// The sizes that a task has where the settings say 0; 0: the task has no such size.
+struct TaskDefaults {
+  const char* task;
+  int64_t batch, length, width, layers, vocab;
+};
+inline constexpr TaskDefaults kTaskDefaults[] = {{"recall", 32, 65, 64, 2, 10},
+                                                 {"text", 16, 128, 128, 2, 0},
+                                                 {"images", 32, 0, 16, 4, 0},
+                                                 {"segment", 32, 64, 64, 3, 5000}};
+/// "recall 32, text 16, ...": one of these sizes for every task that has it.
+std::string defaults_text(int64_t TaskDefaults::*field);
+
 struct Score {
   double loss, metric;
 };
@@ -44,8 +56,6 @@ class Task {
 
 /// A text task of lines: newlines are taken out, and where they were is learned.
 Box<Task> make_segment_task(const TaskSettings& s);
-/// `value`, or `otherwise` where it is 0; OptionError naming the option when it is below 0.
-int64_t or_default(int64_t value, int64_t otherwise, const char* what);
 /// Numbers of batch i of a run with this seed, far from those of all others.
 Generator batch_generator(int64_t seed, int64_t i, bool evaluation = false);
 
