@@ -6,7 +6,11 @@ FamilyInfo Layer::family() {
   FamilyInfo f;
   f.name = kFamily;
   f.call = "x -> y";
-  f.options = [](int size) { return picture_options(size).with(json_of({{"block_size", 8}})); };
+  f.options = [](int size) {
+    Json o = picture_options(size).with(json_of({{"block_size", 8}}));
+    o.set("scale_factor", Json::parse("[2]"));
+    return o;
+  };
   f.inputs = [](const Json& o, const SampleSpec& s) {
     return sample_pictures(s, option_or(o, {"in_channels"}, picture_size(s.size).channels));
   };

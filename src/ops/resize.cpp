@@ -103,10 +103,11 @@ std::vector<ResizedAxis> resized_axes(const Tensor& x, const InterpolateParams& 
                "\", expected nearest, nearest-exact, linear, bilinear, bicubic or area");
   const int64_t dims = mode == "linear" ? 3 : 4;
   DROPIN_CHECK(any ? x.dim() == 3 || x.dim() == 4 : x.dim() == dims, ShapeError, who, ": x is ",
-               x.sizes(), ", mode ", mode, " expects ",
+               x.sizes(), ", expected ",
                any         ? "[B, C, L] or [B, C, H, W]"
                : dims == 3 ? "[B, C, L]"
-                           : "[B, C, H, W]");
+                           : "[B, C, H, W]",
+               " for mode ", mode);
   DROPIN_CHECK(!any || !p.align_corners, OptionError, who,
                ": align_corners is for linear, bilinear "
                "and bicubic, not for ",

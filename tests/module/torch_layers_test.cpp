@@ -164,7 +164,7 @@ TEST(TorchLayers, BadOptionsAndInputsAreAnsweredInWords) {
   EXPECT_ERROR(interpolate(zeros({1, 1, 2, 2}), {.size = {3, 3}, .mode = "cubic"}), OptionError,
                "mode is \"cubic\"");
   EXPECT_ERROR(interpolate(zeros({1, 1, 2}), {.size = {3}, .mode = "bilinear"}), ShapeError,
-               "expects [B, C, H, W]");
+               "expected [B, C, H, W] for mode bilinear");
   EXPECT_ERROR(interpolate(zeros({1, 1, 2}), {}), OptionError,
                "expected one of size and scale_factor");
   EXPECT_ERROR(interpolate(zeros({1, 1, 2}), {.size = {1, 2}}), OptionError, "2 numbers");

@@ -85,7 +85,7 @@ class ConvTranspose1d : public Component<ConvTranspose1d, ConvTranspose1dOptions
   static constexpr const char* kSummary = "transposed one-dimensional convolution";
   static constexpr const char* kCall = "x [B, C, L] -> y [B, C', L']";
   static std::vector<std::string> examples() {
-    return {R"({"stride": 3, "output_padding": 2, "groups": 2})"};
+    return {R"({"stride": 3, "output_padding": 2})", R"({"groups": 2, "dilation": 2})"};
   }
   static Sample sample(const Options& o, const SampleSpec& s) {
     const PictureSize& p = picture_size(s.size);

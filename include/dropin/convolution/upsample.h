@@ -22,7 +22,6 @@ struct UpsampleOptions {
 class Upsample : public Component<Upsample, UpsampleOptions, Layer> {
  public:
   static constexpr const char* kSummary = "pictures or signals of another size";
-  static constexpr const char* kSample = R"({"scale_factor": [2]})";
   static std::vector<std::string> examples() {
     return {R"({"mode": "bilinear"})", R"({"mode": "bilinear", "align_corners": true})",
             R"({"scale_factor": [1.5, 0.6], "mode": "bicubic"})",
