@@ -85,7 +85,8 @@ class ConvTranspose1d : public Component<ConvTranspose1d, ConvTranspose1dOptions
   static constexpr const char* kSummary = "transposed one-dimensional convolution";
   static constexpr const char* kCall = "x [B, C, L] -> y [B, C', L']";
   static std::vector<std::string> examples() {
-    return {R"({"stride": 3, "output_padding": 2})", R"({"groups": 2, "dilation": 2})"};
+    return {R"({"stride": 3, "output_padding": 2})",
+            R"({"dilation": 2, "output_padding": 1, "bias": false})"};
   }
   static Sample sample(const Options& o, const SampleSpec& s) {
     const PictureSize& p = picture_size(s.size);
