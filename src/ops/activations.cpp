@@ -34,6 +34,8 @@ Tensor relu(const Tensor& x) {
                      [](const Tensor& g, const Tensor& y) { return where(y <= 0, 0.0, g); });
 }
 Tensor hardtanh(const Tensor& x, double min_val, double max_val) {
+  DROPIN_CHECK(min_val < max_val, OptionError, "hardtanh: min_val ", min_val,
+               " is not below max_val ", max_val);
   return record("hardtanh", clamp(x.detach(), min_val, max_val), {x}, {x},
                 [min_val, max_val](const Saved& s, const Tensor& g) -> Tensors {
                   return {where(logical_or(s[0] <= min_val, s[0] >= max_val), 0.0, g)};

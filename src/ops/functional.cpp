@@ -69,11 +69,6 @@ Tensor glu(const Tensor& x, int64_t dim) {
   return x.narrow(dim, 0, n / 2) * sigmoid(x.narrow(dim, n / 2, n / 2));
 }
 Tensor softmin(const Tensor& x, int64_t dim) { return softmax(-x, dim); }
-Tensor hardtanh(const Tensor& x, double min_val, double max_val) {
-  DROPIN_CHECK(min_val < max_val, OptionError, "hardtanh: min_val ", min_val,
-               " is not below max_val ", max_val);
-  return clamp(x, min_val, max_val);
-}
 Tensor gumbel_softmax(const Tensor& x, double tau, bool hard, int64_t dim, Generator* g) {
   DROPIN_CHECK(tau > 0, OptionError, "gumbel_softmax: tau is ", tau, ", expected above 0");
   ops_detail::need_floating("gumbel_softmax", x);

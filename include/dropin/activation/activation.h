@@ -89,9 +89,7 @@ class CELU : public detail::OptionedActivation<CELU, CELUOptions> {
   static void check(const CELUOptions& o) {
     DROPIN_CHECK(o.alpha != 0, OptionError, who(), ": alpha is 0, expected another number");
   }
-  static Tensor apply(const Tensor& x, const CELUOptions& o) {
-    return celu(x, o.alpha);
-  }
+  static Tensor apply(const Tensor& x, const CELUOptions& o) { return celu(x, o.alpha); }
 };
 
 struct SoftplusOptions {
@@ -164,9 +162,7 @@ class Softshrink : public detail::OptionedActivation<Softshrink, ShrinkOptions> 
   static constexpr const char* kSummary = "x moved towards 0 by lambda, 0 on the way";
   explicit Softshrink(const ShrinkOptions& o = {}) : OptionedActivation(o) {}
   static void check(const ShrinkOptions& o) { ShrinkOptions::check(who(), o); }
-  static Tensor apply(const Tensor& x, const ShrinkOptions& o) {
-    return softshrink(x, o.lambda);
-  }
+  static Tensor apply(const Tensor& x, const ShrinkOptions& o) { return softshrink(x, o.lambda); }
 };
 
 struct ThresholdOptions {

@@ -30,7 +30,6 @@ Tensor cdist(const Tensor& a, const Tensor& b);
 /// The first half of x along dim times the sigmoid of the second.
 Tensor glu(const Tensor& x, int64_t dim = -1);
 Tensor softmin(const Tensor& x, int64_t dim);
-Tensor hardtanh(const Tensor& x, double min_val = -1, double max_val = 1);
 /// softmax((x + noise) / tau) with Gumbel noise; hard: the largest as 1, with the gradient of the
 /// soft one.
 Tensor gumbel_softmax(const Tensor& x, double tau = 1, bool hard = false, int64_t dim = -1,
