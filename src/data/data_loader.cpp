@@ -28,17 +28,16 @@ class GeneratorScope {
   Generator before_;
 };
 
-// A batch, or why there is none; neither behind the last one.
-struct Made {
-  std::optional<Tensors> batch;
-  std::exception_ptr error = nullptr;
-};
-
 }  // namespace
 
 // One epoch. Batches have numbers; workers take the next number, and the caller takes them in
 // order.
 struct DataLoader::Epoch {
+  /// A batch, or why there is none; neither behind the last one.
+  struct Made {
+    std::optional<Tensors> batch;
+    std::exception_ptr error = nullptr;
+  };
   const Dataset* dataset;
   IterableDataset* stream;
   const DataLoaderOptions& options;
@@ -232,7 +231,7 @@ DataLoader::Iterator DataLoader::begin() {
 bool DataLoader::next(Tensors& batch) {
   DROPIN_CHECK(running_, StateError,
                "DataLoader: the epoch is over, expected an iterator of the one that runs");
-  Made made = running_->next();
+  Epoch::Made made = running_->next();
   if (made.batch) {
     batch = std::move(*made.batch);
     ++given_;

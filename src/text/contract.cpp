@@ -6,7 +6,15 @@ FamilyInfo TextSegmenter::family() {
   FamilyInfo f;
   f.name = kFamily;
   f.call = "text [C] int64 code points -> segments [S, 2] int64";
-  f.options = [](int) { return Json::object(); };
+  f.options = [](int size) {  // of members that are models
+    const int64_t width = size < 3 ? 64 : 256;
+    return json_of({{"vocab_size", 5000},
+                    {"embed_dim", width},
+                    {"num_heads", 4},
+                    {"mlp_dim", 4 * width},
+                    {"num_layers", 3},
+                    {"max_positions", 514}});
+  };
   f.inputs = [](const Json&, const SampleSpec& s) {
     static constexpr int64_t kLengths[] = {60, 1024, 16384, 262144};
     const int64_t n = s.length >= 0 ? s.length : s.of(kLengths);

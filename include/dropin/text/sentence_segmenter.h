@@ -76,6 +76,9 @@ class SentenceSegmenter
   static std::vector<std::string> examples();
   static Sample sample(const Options& o, const SampleSpec& s);
   static void traits(const Options&, Traits& t) { t.no_batch = false; }
+  static Work work(const Workload& w) {
+    return work_of_places(w, static_cast<double>(w.x.numel()));
+  }
   explicit SentenceSegmenter(const SentenceSegmenterOptions& o);
 
   /// ids [B, L] int64 with bos and eos, key_padding_mask [B, L] bool (true = padding) -> [B, L,

@@ -10,7 +10,7 @@ namespace dropin {
 
 struct SegmentStreamOptions {
   int64_t window = 1 << 20;  ///< bytes that are segmented at a time, at least
-  int64_t limit = 1 << 24;   ///< bytes held at most: a longer segment is cut at white space
+  int64_t limit = 1 << 22;   ///< bytes held at most: a longer segment is cut at white space
 };
 
 /// Segments of a UTF-8 text that comes in pieces of any size. A segment is given out once the next
