@@ -113,6 +113,17 @@ both=$("$dropin" "${text[@]}" --prompt-file "$folder/prompts" 2> /dev/null | od 
 same_text "$({ "$dropin" "${text[@]}" --prompt a; "$dropin" "${text[@]}" --prompt 'the lamp'; } 2> /dev/null | od -c)" "$both" prompts
 drawn=(--prompt "the king" --decoder SamplingDecoder)
 same_text "$(texts "${drawn[@]}" --seed 3)" "$(texts "${drawn[@]}" --seed 3)" seeds
+# Bytes that are no UTF-8 come as they are, and in JSON as U+FFFD.
+if command -v iconv > /dev/null; then
+  hot=("${text[@]}" --prompt a --decoder 'SamplingDecoder:{"temperature": 9}')
+  "$dropin" "${hot[@]}" 2> /dev/null | iconv -f UTF-8 -t UTF-8 > /dev/null 2>&1
+  as_is=$?
+  "$dropin" "${hot[@]}" --json 2> /dev/null | iconv -f UTF-8 -t UTF-8 > /dev/null 2>&1
+  if [ $? -ne 0 ] || [ $as_is -eq 0 ]; then
+    echo "FAILED: bytes that are no UTF-8"
+    failures=$((failures + 1))
+  fi
+fi
 # A stop word ends a text and is left out of it; so it is with any decoder.
 bytes=$("$dropin" "${text[@]}" "${drawn[@]}" --seed 3 --json 2> /dev/null | sed 's/.*"tokens":.\([0-9,]*\).*/\1/')
 IFS=, read -r -a ids <<< "$bytes"

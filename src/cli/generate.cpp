@@ -1,12 +1,13 @@
 // dropin generate: text by a model of bytes and any decoder.
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <chrono>
-#include <cstdio>
 #include <memory>
 
 #include "cli/command_line.h"
 #include "cli/named_options.h"
+#include "cli/output.h"
 #include "cli/stop_words.h"
 #include "dropin/generation/decoder.h"
 #include "dropin/registry/registry.h"
@@ -114,7 +115,7 @@ Box<Module> decoder_over(Box<LanguageModel> model, const NamedOptions& named, in
   return decoder;
 }
 
-// Left out: what is behind a prompt's bytes.
+// A prompt a row, padded behind its bytes.
 DecodeArgs args_of(const std::vector<std::string>& prompts) {
   std::size_t width = 0;
   std::vector<int64_t> ids, lengths;
@@ -152,11 +153,6 @@ Generated generated_text(std::vector<int64_t> ids, int64_t count, const StopWord
                  : static_cast<int64_t>(g.ids.size()) == count ? "length"
                                                                : "bans";
   return g;
-}
-
-void print_line(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fputc('\n', stdout);
 }
 
 void print_generated(const GenerateSettings& s, const std::string& prompt, const Generated& g,
@@ -213,8 +209,7 @@ int run_generate(const GenerateSettings& s) {
     total += static_cast<int64_t>(g.ids.size());
     print_generated(s, prompts[i / results], g, took.count());
   }
-  if (std::fflush(stdout) != 0 || std::ferror(stdout))
-    fail<FileError>({"generate: the texts cannot be written"});
+  finish_output("generate: the texts");
   fmt::print(stderr, "{} tokens behind {} prompts in {:.2f} s: {:.1f} tokens/s\n", total,
              prompts.size(), took.count(), static_cast<double>(total) / took.count());
   return 0;
@@ -237,8 +232,8 @@ void add_generate(CommandLine& line) {
       .option("--seed", s->seed, "of decoders that draw")
       .option("--device", s->device, "cpu or cuda")
       .flag("--json", s->json,
-            "a JSON object a line: prompt, text, tokens, seconds (of all), stopped_by (stop, end, "
-            "length or bans), stop");
+            "a JSON object a line: prompt, text (what is no UTF-8 as U+FFFD), tokens (its bytes), "
+            "seconds (of all prompts), stopped_by (stop, end, length or bans), stop (the word)");
 }
 
 }  // namespace dropin::cli

@@ -26,9 +26,9 @@ Box<StopRows> stop_rows(Box<LanguageState> inner) {
   s->inner = std::move(inner);
   return s;
 }
-StopRows& own(LanguageState& s) { return dynamic_cast<StopRows&>(s); }
+StopRows& stop_rows_of(LanguageState& s) { return dynamic_cast<StopRows&>(s); }
 
-void append(std::vector<std::string>& texts, const Tensor& tokens) {
+void append_bytes(std::vector<std::string>& texts, const Tensor& tokens) {
   const std::vector<int64_t> ids = tokens.to_vector<int64_t>();
   for (std::size_t i = 0; i < ids.size(); ++i) texts[i] += static_cast<char>(ids[i]);
 }
@@ -80,21 +80,21 @@ Box<LanguageState> StopWordsLM::init_state(int64_t rows) {
   return stop_rows(model().init_state(rows));
 }
 Tensor StopWordsLM::step(const Tensor& tokens, LanguageState& state) {
-  StopRows& s = own(state);
+  StopRows& s = stop_rows_of(state);
   const Tensor logits = model().step(tokens, *s.inner);
-  append(s.texts, tokens);
+  append_bytes(s.texts, tokens);
   return widened(logits, s.texts);
 }
 Tensor StopWordsLM::step_soft(const Tensor& probs, LanguageState& state) {
-  StopRows& s = own(state);
+  StopRows& s = stop_rows_of(state);
   const Tensor bytes = probs.narrow(1, 0, kBytes);
   const Tensor logits = model().step_soft(bytes, *s.inner);
-  append(s.texts, argmax(bytes, -1));
+  append_bytes(s.texts, argmax(bytes, -1));
   return widened(logits, s.texts);
 }
 Tensor StopWordsLM::prefill(const Tensor& prompts, const std::vector<int64_t>& lengths,
                             LanguageState& state) {
-  StopRows& s = own(state);
+  StopRows& s = stop_rows_of(state);
   return widened(model().prefill(prompts, lengths, *s.inner), s.texts);
 }
 
@@ -104,12 +104,12 @@ Box<LanguageState> StopWordsLM::init_drafts(int64_t nodes) {
   return stop_rows(model().init_drafts(nodes));
 }
 LanguageModel::Pass StopWordsLM::read(const Tensor& prompt, LanguageState& state) {
-  const Tensor logits = model().read(prompt, *own(state).inner).logits;
+  const Tensor logits = model().read(prompt, *stop_rows_of(state).inner).logits;
   return {{}, widened(logits, std::vector<std::string>(at(logits.size(0))))};
 }
 LanguageModel::Pass StopWordsLM::tree_step(const Tensor& tokens, const DraftTree& tree,
                                            LanguageState& state) {
-  StopRows& s = own(state);
+  StopRows& s = stop_rows_of(state);
   const Tensor logits = model().tree_step(tokens, tree, *s.inner).logits;
   const std::vector<int64_t> ids = tokens.to_vector<int64_t>();
   s.nodes.clear();
@@ -120,7 +120,7 @@ LanguageModel::Pass StopWordsLM::tree_step(const Tensor& tokens, const DraftTree
   return {{}, widened(logits, s.nodes)};
 }
 void StopWordsLM::keep(const std::vector<int64_t>& path, LanguageState& state) {
-  StopRows& s = own(state);
+  StopRows& s = stop_rows_of(state);
   model().keep(path, *s.inner);
   if (!path.empty()) s.texts[0] = s.nodes[at(path.back())];
 }
