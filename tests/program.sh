@@ -84,6 +84,63 @@ expect 0 "F1" train --task segment --steps 40 --batch 8 --width 16 --layers 1 --
 printf 'the king sees the old river the lamp finds the road' > "$folder/spoken.txt"
 expect 0 "the old river "$'\n' segment "$folder/spoken.txt" --model "$folder/segmenter" --options '{"threshold": 0.2}'
 expect 2 "no vocabulary" segment "$folder/text.txt" --model "$folder/textmodel"
+# Texts of a model of bytes.
+text=(generate --model "$folder/textmodel" --max-new 6)
+expect 0 "6 tokens behind 1 prompts" "${text[@]}" --prompt "the king"
+expect 0 "12 tokens behind 2 prompts" "${text[@]}" --prompt "the king" --prompt a --decoder 'BeamSearchDecoder:{"num_beams": 3}'
+expect 0 "4 tokens behind 1 prompts" generate --model "$folder/textmodel" --prompt "the king sat"
+printf 'a\nthe lamp\n' > "$folder/prompts"
+expect 0 '"prompt":"the lamp"' "${text[@]}" --prompt-file "$folder/prompts" --json
+expect 2 "is empty" "${text[@]}" --prompt ""
+expect 2 "there is no prompt" "${text[@]}"
+expect 2 "none" "${text[@]}" --prompt-file "$folder/none"
+expect 2 'the nearest name is "GreedyDecoder"' "${text[@]}" --prompt a --decoder GreedyDecode
+expect 2 "Linear is a Projection, expected a Decoder" "${text[@]}" --prompt a --decoder Linear
+expect 2 'unknown option "beams"' "${text[@]}" --prompt a --decoder 'BeamSearchDecoder:{"beams": 3}'
+expect 2 "json: at byte" "${text[@]}" --prompt a --decoder 'BeamSearchDecoder:{'
+expect 2 "not a JSON object" "${text[@]}" --prompt a --decoder 'BeamSearchDecoder:3'
+expect 2 "no tree masks" "${text[@]}" --prompt a --decoder 'SpeculativeDecoder:{"heads": {"type": "HydraHeads", "embed_dim": 4, "vocab_size": 256}}'
+expect 2 "prompt 2 has 16 bytes and 1 are to be generated, the model holds at most 16" generate --model "$folder/textmodel" --prompt a --prompt "the old king sat"
+expect 2 "prompt 1 has 12 bytes and 6 are to be generated" "${text[@]}" --prompt "the king sat"
+expect 2 "max-new is -1" generate --model "$folder/textmodel" --prompt a --max-new -1
+expect 2 "both given" "${text[@]}" --prompt a --decoder 'GreedyDecoder:{"max_new_tokens": 3}'
+expect 2 "bad.safetensors" generate --model "$folder/bad.safetensors" --prompt a
+expect 2 "expected a Transformer" generate --model "$folder/segmenter" --prompt a
+expect 0 "accuracy" train --task recall --steps 1 --batch 2 --length 9 --width 16 --layers 1 --save "$folder/recall"
+expect 2 'for the task "recall"' generate --model "$folder/recall" --prompt a
+# Drafts do not change a text, a prompt beside it neither, and the same seed gives the same.
+same_text() {
+  if [ "$1" != "$2" ] || [ -z "$1" ]; then
+    printf 'FAILED: texts differ (%s)\n%s\n%s\n' "$3" "$1" "$2"
+    failures=$((failures + 1))
+  fi
+}
+texts() { "$dropin" "${text[@]}" "$@" 2> /dev/null | od -c; }
+same_text "$(texts --prompt 'the king')" "$(texts --prompt 'the king' --decoder AssistedDecoder)" drafts
+both=$("$dropin" "${text[@]}" --prompt-file "$folder/prompts" 2> /dev/null | od -c)
+same_text "$({ "$dropin" "${text[@]}" --prompt a; "$dropin" "${text[@]}" --prompt 'the lamp'; } 2> /dev/null | od -c)" "$both" prompts
+drawn=(--prompt "the king" --decoder SamplingDecoder)
+same_text "$(texts "${drawn[@]}" --seed 3)" "$(texts "${drawn[@]}" --seed 3)" seeds
+# Bytes that are no UTF-8 come as they are, and in JSON as U+FFFD.
+if command -v iconv > /dev/null; then
+  hot=("${text[@]}" --prompt a --decoder 'SamplingDecoder:{"temperature": 9}')
+  "$dropin" "${hot[@]}" 2> /dev/null | iconv -f UTF-8 -t UTF-8 > /dev/null 2>&1
+  as_is=$?
+  "$dropin" "${hot[@]}" --json 2> /dev/null | iconv -f UTF-8 -t UTF-8 > /dev/null 2>&1
+  if [ $? -ne 0 ] || [ $as_is -eq 0 ]; then
+    echo "FAILED: bytes that are no UTF-8"
+    failures=$((failures + 1))
+  fi
+fi
+# A stop word ends a text and is left out of it; so it is with any decoder.
+bytes=$("$dropin" "${text[@]}" "${drawn[@]}" --seed 3 --json 2> /dev/null | sed 's/.*"tokens":.\([0-9,]*\).*/\1/')
+IFS=, read -r -a ids <<< "$bytes"
+word=$(printf "\\x$(printf %x "${ids[2]}")\\x$(printf %x "${ids[3]}")")
+expect 0 '"stopped_by":"length"' "${text[@]}" "${drawn[@]}" --seed 3 --json
+expect 0 "4 tokens behind" "${text[@]}" "${drawn[@]}" --seed 3 --stop never --stop "$word"
+expect 0 '"stopped_by":"stop"' "${text[@]}" "${drawn[@]}" --seed 3 --stop "$word" --json
+expect 0 '"stopped_by":"end"' "${text[@]}" --prompt "the king" --decoder "SamplingDecoder:{\"eos_id\": ${ids[2]}}" --seed 3 --json
+expect 2 "stop is empty" "${text[@]}" --prompt a --stop ""
 if [ -e /dev/full ]; then
   "$dropin" segment "$folder/text.txt" > /dev/full 2> "$folder/words"
   if [ $? -ne 2 ] || ! grep -q "cannot be written" "$folder/words"; then

@@ -60,11 +60,12 @@ void add_train(CommandLine& line);
 void add_bench(CommandLine& line);
 void add_claims(CommandLine& line);
 void add_devices(CommandLine& line);
+void add_generate(CommandLine& line);
 void add_segment(CommandLine& line);
 /// All of them.
 inline void add_commands(CommandLine& line) {
-  for (auto add : {add_list, add_describe, add_conform, add_train, add_segment, add_bench,
-                   add_claims, add_devices})
+  for (auto add : {add_list, add_describe, add_conform, add_train, add_generate, add_segment,
+                   add_bench, add_claims, add_devices})
     add(line);
 }
 

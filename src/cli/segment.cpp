@@ -5,6 +5,7 @@
 #include <memory>
 
 #include "cli/command_line.h"
+#include "cli/output.h"
 #include "dropin/registry/registry.h"
 #include "dropin/serialize/checkpoint.h"
 #include "dropin/serialize/model_file.h"
@@ -66,11 +67,6 @@ Loaded load_segmenter(const SegmentSettings& s) {
   return r;
 }
 
-void print_text(std::string_view text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fputc('\n', stdout);
-}
-
 void print_segment(const SegmentSettings& s, const TextSpan& span, std::string_view text) {
   if (s.json) {
     Json j = Json::object();
@@ -78,10 +74,10 @@ void print_segment(const SegmentSettings& s, const TextSpan& span, std::string_v
     j.set("end", span.end);
     if (span.paragraph >= 0) j.set("paragraph", span.paragraph);
     j.set("text", std::string(text));
-    print_text(j.dump());
+    print_line(j.dump());
   } else {
     if (s.offsets) fmt::print("{}\t{}\t", span.begin, span.end);
-    print_text(text);
+    print_line(text);
   }
 }
 
@@ -111,8 +107,7 @@ int run_segment(const SegmentSettings& s) {
   }
   if (std::ferror(in)) fail<FileError>({s.file, ": cannot be read to its end"});
   stream.finish();
-  if (std::fflush(stdout) != 0 || std::ferror(stdout))
-    fail<FileError>({"segment: the segments cannot be written"});
+  finish_output("segment: the segments");
   if (stream.broken())
     fmt::print(stderr,
                "dropin: {}: {} bytes are no UTF-8, the first at {}; they are part of their "

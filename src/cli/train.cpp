@@ -9,6 +9,7 @@
 #include <memory>
 
 #include "cli/command_line.h"
+#include "cli/named_options.h"
 #include "cli/train_run.h"
 #include "dropin/registry/registry.h"
 #include "dropin/serialize/checkpoint.h"
@@ -20,22 +21,14 @@ namespace {
 TrainSwap parse_swap(const std::string& text) {
   TrainSwap s;
   s.text = text;
-  const std::size_t equal = text.find('='),
-                    colon = text.find(':', equal == std::string::npos ? 0 : equal);
+  const std::size_t equal = text.find('=');
   if (equal == std::string::npos || equal == 0 || equal + 1 >= text.size())
     fail<OptionError>(
         {"train: --swap ", text, ": expected OLD=NEW or OLD=NEW:{\"option\": value}"});
   s.from = text.substr(0, equal);
-  s.to = text.substr(equal + 1, colon == std::string::npos ? std::string::npos : colon - equal - 1);
-  if (colon != std::string::npos) {
-    try {
-      s.options = Json::parse(text.substr(colon + 1));
-    } catch (const OptionError& e) {
-      fail<OptionError>({"train: --swap ", text, ": ", e.what()});
-    }
-    if (!s.options.is_object())
-      fail<OptionError>({"train: --swap ", text, ": the options are not a JSON object"});
-  }
+  NamedOptions made = named_options("train: --swap " + text, text.substr(equal + 1));
+  s.to = made.name;
+  s.options = std::move(made.options);
   const ComponentInfo &from = registry().find(s.from), &to = registry().find(s.to);
   if (from.family != to.family)
     fail<OptionError>({"train: --swap ", text, ": ", s.from, " is a ", from.family, ", ", s.to,

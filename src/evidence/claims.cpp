@@ -44,6 +44,7 @@ const Claims& all_claims() {
     mixer_claims(*c);
     scan_claims(*c);
     game_claims(*c);
+    generation_claims(*c);
     hyena_claims(*c);
     lowbit_claims(*c);
     update_claims(*c);

@@ -67,6 +67,7 @@ struct Claim {
 using Claims = std::vector<Claim>;
 void attention_claims(Claims& all);
 void game_claims(Claims& all);
+void generation_claims(Claims& all);
 void hyena_claims(Claims& all);
 void lowbit_claims(Claims& all);
 void mixer_claims(Claims& all);

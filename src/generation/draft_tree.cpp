@@ -123,6 +123,18 @@ DraftTree draft_tree(const Json& choices) {
   return draft_tree(std::move(list));
 }
 
+DraftTree draft_run(int64_t depth) {
+  DROPIN_CHECK(depth >= 0, OptionError, "draft_run: depth is ", depth, ", expected 0 or more");
+  DraftTree t;
+  for (int64_t i = 0; i <= depth; ++i) {
+    t.parent.push_back(i - 1);
+    t.rank.push_back(0);
+    t.depth.push_back(i);
+  }
+  add_paths(t);
+  return t;
+}
+
 Choices tree_from_accuracy(const Tensor& acc, int64_t n) {
   DROPIN_CHECK(acc.dim() == 2 && acc.numel() > 0 && is_floating(acc.dtype()), ShapeError,
                "tree_from_accuracy: acc is ", acc.dtype(), " ", acc.sizes(),

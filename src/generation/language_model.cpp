@@ -21,6 +21,7 @@ Tensor LanguageModel::prefill(const Tensor& prompts, const std::vector<int64_t>&
   return logits;
 }
 
+Box<LanguageState> LanguageModel::init_drafts(int64_t) { return init_state(1); }
 LanguageModel::Pass LanguageModel::read(const Tensor&, LanguageState&) {
   fail<OptionError>({type(), ": has no tree masks, expected a base that takes trees of drafts"});
 }
@@ -63,6 +64,7 @@ struct TransformerRows : LanguageState {
     return Box<LanguageState>(new TransformerRows(state.select(rows)));
   }
   TransformerState state;
+  int64_t drafted = 0;  // tokens of the last tree_step() that keep() has not judged
 };
 
 Box<Transformer> as_transformer(Box<Module> m) {
@@ -115,6 +117,33 @@ Tensor TransformerLM::prefill(const Tensor& prompts, const std::vector<int64_t>&
     args.key_padding_mask = mask.to(prompts.device());
   }
   return model().step(ids, rows.state, args).select(1, -1);
+}
+
+// --- its runs of drafts
+
+Box<LanguageState> TransformerLM::init_drafts(int64_t nodes) {
+  return Box<LanguageState>(new TransformerRows(model().init_state(1, {.keep = nodes})));
+}
+LanguageModel::Pass TransformerLM::read(const Tensor& prompt, LanguageState& state) {
+  auto& rows = generation::own_rows<TransformerRows>(who(), state);
+  return {{}, model().step(prompt.unsqueeze(0), rows.state).select(0, 0)};
+}
+LanguageModel::Pass TransformerLM::tree_step(const Tensor& tokens, const DraftTree& tree,
+                                             LanguageState& state) {
+  for (int64_t i = 0; i < tree.size(); ++i)
+    DROPIN_CHECK(tree.parent[static_cast<std::size_t>(i)] == i - 1, OptionError, who(),
+                 ": has no tree masks, expected a tree of one branch");
+  const Pass pass = read(tokens, state);
+  generation::own_rows<TransformerRows>(who(), state).drafted = tree.size();
+  return pass;
+}
+void TransformerLM::keep(const std::vector<int64_t>& path, LanguageState& state) {
+  auto& rows = generation::own_rows<TransformerRows>(who(), state);
+  const auto kept = static_cast<int64_t>(path.size());
+  DROPIN_CHECK(kept <= rows.drafted, StateError, who(), ": ", kept,
+               " drafts stay, expected at most the ", rows.drafted, " that were read");
+  rows.state.rollback(rows.drafted - kept);
+  rows.drafted = 0;
 }
 
 }  // namespace dropin

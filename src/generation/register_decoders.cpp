@@ -1,4 +1,5 @@
 // The second part of the room's list: decoders, and what drafts for them.
+#include "dropin/generation/assisted.h"
 #include "dropin/generation/neurologic.h"
 #include "dropin/generation/speculative.h"
 #include "registry/lists.h"
@@ -122,6 +123,7 @@ void register_decoders(Registry& r) {
   r.add<NeuroLogicAStarDecoder>();
   register_drafting(r);
   r.add<SpeculativeDecoder>();
+  r.add<AssistedDecoder>();
 }
 
 }  // namespace dropin

@@ -90,13 +90,6 @@ void expect_rows_alone(D& d, int64_t vocab) {
   }
 }
 
-Box<LanguageModel> transformer_lm(const std::string& rope) {
-  manual_seed(5);
-  auto m = Box<LanguageModel>(new TransformerLM(
-      {.vocab_size = 11, .embed_dim = 16, .num_heads = 2, .max_len = 40, .rope = rope}));
-  return randomized(std::move(m), 77, 0.5);
-}
-
 TEST(Decoders, RowsDoNotSeeEachOther) {
   for (int kind = 0; kind < 5; ++kind) {
     auto model = [kind] {

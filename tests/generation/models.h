@@ -27,6 +27,12 @@ inline LlamaOptions llama_options() {
 inline Box<LanguageModel> llama_lm(std::uint64_t seed, const LlamaOptions& o = llama_options()) {
   return randomized(Box<LanguageModel>(new LlamaLM(o)), 100 * seed, 0.6);
 }
+inline Box<LanguageModel> transformer_lm(const std::string& rope, std::uint64_t seed = 77) {
+  manual_seed(5);
+  auto m = Box<LanguageModel>(new TransformerLM(
+      {.vocab_size = 11, .embed_dim = 16, .num_heads = 2, .max_len = 40, .rope = rope}));
+  return randomized(std::move(m), seed, 0.5);
+}
 inline Tensor whole(const std::vector<int64_t>& ids) { return tensor(ids); }
 /// Prompts [B, P] below `vocab`.
 inline Tensor prompts(int64_t vocab, const Shape& sizes, std::uint64_t seed = 3) {

@@ -29,6 +29,8 @@ struct DraftTree {
 DraftTree draft_tree(std::vector<std::vector<int64_t>> choices);
 /// Of a list of choices, or a name: "mc_sim_7b_63" (Cai et al. 2024, for Vicuna-7B).
 DraftTree draft_tree(const Json& choices);
+/// A run: a root and `depth` nodes one behind the other, each the best of its head.
+DraftTree draft_run(int64_t depth);
 /// n choices that the accuracies acc [H, K] (head, rank) make likely: grown from [0] by the next
 /// sibling or the first child with the largest product along its path.
 std::vector<std::vector<int64_t>> tree_from_accuracy(const Tensor& acc, int64_t n);

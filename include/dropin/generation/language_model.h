@@ -37,16 +37,22 @@ class LanguageModel : public Module {
   virtual Tensor prefill(const Tensor& prompts, const std::vector<int64_t>& lengths,
                          LanguageState& state);
 
-  // --- what draft heads need; DraftHeads read `hidden`
+  // --- what drafts need: trees of them, or runs, which are trees of one branch
 
-  /// Of n tokens: what the output layer reads [n, D], and what it says [n, V].
+  /// Of n tokens: what the output layer reads [n, D] (of models with trees; DraftHeads read it),
+  /// and what it says [n, V].
   struct Pass {
     Tensor hidden, logits;
   };
-  /// Whether the three functions below work.
+  /// Whether read(), tree_step() and keep() work.
   virtual bool has_trees() const { return false; }
+  /// Whether they do at least for trees of one branch.
+  virtual bool has_runs() const { return has_trees(); }
   /// Width of hidden; 0 without trees.
   virtual int64_t embed_dim() const { return 0; }
+  /// One empty row for them, behind which trees of at most `nodes` nodes are tried. As it stands:
+  /// init_state(1).
+  virtual Box<LanguageState> init_drafts(int64_t nodes);
   /// Reads a prompt [P] into the only row, which is empty.
   virtual Pass read(const Tensor& prompt, LanguageState& state);
   /// tokens [N] of a tree's nodes behind what the row holds. Each sees its ancestors, and none is
@@ -93,7 +99,8 @@ class TableLM : public Component<TableLM, TableLMOptions, LanguageModel> {
 };
 
 /// Any Transformer, with whatever mixers stand in it, as a LanguageModel: child "model". Prompts of
-/// different lengths are padded on the left.
+/// different lengths are padded on the left. Runs of drafts are taken back by
+/// TransformerState::rollback().
 class TransformerLM : public Component<TransformerLM, TransformerOptions, LanguageModel> {
  public:
   explicit TransformerLM(const TransformerOptions& o);
@@ -108,6 +115,11 @@ class TransformerLM : public Component<TransformerLM, TransformerOptions, Langua
   Tensor step_soft(const Tensor& probs, LanguageState& state) override;
   Tensor prefill(const Tensor& prompts, const std::vector<int64_t>& lengths,
                  LanguageState& state) override;
+  bool has_runs() const override { return true; }
+  Box<LanguageState> init_drafts(int64_t nodes) override;
+  Pass read(const Tensor& prompt, LanguageState& state) override;
+  Pass tree_step(const Tensor& tokens, const DraftTree& tree, LanguageState& state) override;
+  void keep(const std::vector<int64_t>& path, LanguageState& state) override;
   Transformer& model() const { return dynamic_cast<Transformer&>(*model_); }
 
  private:
