@@ -147,6 +147,18 @@ TEST(Parameters, HoldNamedPartsAndAreCloned) {
   EXPECT_FALSE(copy->state_dict().find("w1").is_same(w));
 }
 
+TEST(Sequential, TakesItsLayersInTheConstructor) {
+  Sequential m(Linear({.in_features = 3, .out_features = 4}), ReLU(),
+               Sequential(Linear({.in_features = 4, .out_features = 2})));
+  EXPECT_EQ(m.state_dict().get("2.0.weight", "m").sizes(), (Shape{2, 4}));
+  const Tensor x = randn({5, 3}), w = m.get_parameter("0.weight"), b = m.get_parameter("0.bias");
+  const Tensor h = relu(linear(x, w, b));
+  EXPECT_TRUE(
+      allclose(m(x), linear(h, m.get_parameter("2.0.weight"), m.get_parameter("2.0.bias"))));
+  Sequential moved(std::move(m));
+  EXPECT_EQ(moved.children().size(), 3u);
+}
+
 TEST(Sequential, CallsAnyFamily) {
   Sequential s;
   s.add<Linear>({.in_features = 4, .out_features = 4})

@@ -1,18 +1,37 @@
 // Sequential: layers applied one after another.
 #pragma once
+#include <concepts>
+#include <string>
+#include <type_traits>
+#include <utility>
+
 #include "dropin/module/unary.h"
 
 namespace dropin {
 
+class Sequential;
+
 namespace detail {
 /// Calls any single-input layer, whatever its family.
 Tensor call_layer(Module& m, const Tensor& x);
+/// Whether a Sequential is made of these; one Sequential alone is moved instead.
+template <class First, class... Rest>
+inline constexpr bool kLayers =
+    (std::derived_from<First, Module> && ... &&
+     std::derived_from<Rest, Module>)&&(sizeof...(Rest) > 0 || !std::is_same_v<First, Sequential>);
 }  // namespace detail
 
 /// Applies its layers in order; children are named "0", "1", ... as torch.nn.Sequential names them.
 class Sequential : public Module {
  public:
   Sequential() = default;
+  /// Layers, moved in: Sequential(Linear({...}), ReLU(), Linear({...})).
+  template <class First, class... Rest>
+  requires detail::kLayers<First, Rest...>
+  explicit Sequential(First first, Rest... rest) {
+    append(std::move(first));
+    (append(std::move(rest)), ...);
+  }
   /// Appends T(options or arguments).
   template <class T, class... A>
   Sequential& add(A&&... args) {
@@ -45,6 +64,12 @@ class Sequential : public Module {
     auto s = Box<Sequential>(new Sequential);
     for (auto& [name, m] : children()) s->add(m->clone());
     return s;
+  }
+
+ private:
+  template <class M>
+  void append(M layer) {
+    add(Box<Module>(new M(std::move(layer))));
   }
 };
 
