@@ -35,7 +35,7 @@ expect 2 "required" describe
 expect 2 "see dropin --help" nonsense
 expect 2 'no command "trian"; the nearest are train' trian
 expect 2 'no component "Foo"' describe Foo
-expect 0 "[200]" train --help
+expect 0 "INT=200" train --help
 expect 0 "0: recall 32, text 16, images 32, segment 32" train --help
 DROPIN_NUM_THREADS=abc expect 2 'DROPIN_NUM_THREADS is "abc", expected a whole number' list
 DROPIN_NUM_THREADS=0 expect 2 'DROPIN_NUM_THREADS is "0"' list
@@ -155,6 +155,9 @@ expect 2 "the model has no Conv2d" train --task recall --swap Conv2d=DepthwiseCo
 expect 2 "cannot be read" train --task text --data "$folder/none.txt"
 expect 2 "FashionMNIST" train --task images --data "$folder"
 expect 2 "there is no folder" train --task recall --save "$folder/none/x"
+expect 2 "not a regular file" train --task recall --save /dev/full --steps 100000000
+expect 2 "clip is -1, expected a positive number" train --task recall --clip -1
+expect 2 "does not fit 64 bits" train --task recall --steps 99999999999999999999
 expect 2 "it is a folder" train --task recall --save "$folder" --steps 100000000
 expect 2 "the optimizer is AdamW" train --task recall --swap SGD=Adam8bit --steps 100000000
 expect 2 "beta" train --task recall --swap 'AdamW=AdamW8bit:{"betas": [2, 0.9]}' --steps 100000000
@@ -202,6 +205,8 @@ fi
 # What cannot be written is an error, wherever it goes.
 "$dropin" "${run[@]/#300/1}" > /dev/full 2> "$folder/full.txt"
 [ $? -eq 2 ] && grep -q "No space left" "$folder/full.txt" || { echo "FAILED: a full disk passed"; failures=$((failures + 1)); }
+"$dropin" --help > /dev/full 2>/dev/null
+[ $? -eq 2 ] || { echo "FAILED: a full disk passed --help"; failures=$((failures + 1)); }
 { sleep 0.3; "$dropin" list; echo $? > "$folder/pipe.txt"; } 2>/dev/null | true
 [ "$(cat "$folder/pipe.txt")" = 2 ] || { echo "FAILED: a closed pipe passed"; failures=$((failures + 1)); }
 

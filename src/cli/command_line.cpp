@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <new>
 
@@ -22,10 +23,14 @@ Command& Command::flag(const char* name, bool& value, const char* doc) {
 }
 template <class T>
 Command& Command::option(const char* name, T& value, const char* doc, bool required) {
-  CLI::Option* o = static_cast<CLI::App*>(app_)
-                       ->add_option(name, value, doc)
-                       ->required(required)
-                       ->capture_default_str();
+  CLI::Option* o = static_cast<CLI::App*>(app_)->add_option(name, value, doc)->required(required);
+  if constexpr (!std::is_same_v<T, std::vector<std::string>>) o->capture_default_str();
+  if constexpr (std::is_same_v<T, int64_t>)
+    o->check([](const std::string& text) -> std::string {  // CLI11 would take the nearest
+      errno = 0;
+      std::strtoll(text.c_str(), nullptr, 10);
+      return errno == ERANGE ? text + " does not fit 64 bits" : "";
+    });
   if (name[0] == '-') o->allow_extra_args(false);
   return *this;
 }
@@ -50,6 +55,15 @@ Command CommandLine::add(const char* name, const char* doc, Action action) {
   return Command(sub);
 }
 
+namespace {
+// `status`, or 2 with a line when what was printed cannot be written.
+int written(int status) {
+  if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return status;
+  std::fprintf(stderr, "dropin: the results cannot be written: %s\n", std::strerror(errno));
+  return 2;
+}
+}  // namespace
+
 // What the parser says; of a subcommand that there is not, the nearest ones.
 std::string CommandLine::unknown_command(int argc, char** argv, const std::exception& e) const {
   if (argc < 2 || argv[1][0] == '-') return e.what();
@@ -68,7 +82,7 @@ bool CommandLine::read(int argc, char** argv, int& status) {
     parser_->app.parse(argc, argv);
     return true;
   } catch (const CLI::Success& e) {  // --help, --version
-    status = parser_->app.exit(e);
+    status = written(parser_->app.exit(e));
   } catch (const CLI::ParseError& e) {
     std::fprintf(stderr, "dropin: %s; see dropin --help\n", unknown_command(argc, argv, e).c_str());
     status = 2;
@@ -78,10 +92,7 @@ bool CommandLine::read(int argc, char** argv, int& status) {
 
 int CommandLine::act() {
   try {
-    const int status = parser_->action();
-    if (std::fflush(stdout) == 0 && !std::ferror(stdout)) return status;
-    std::fprintf(stderr, "dropin: the results cannot be written: %s\n", std::strerror(errno));
-    return 2;
+    return written(parser_->action());
   } catch (const std::bad_alloc&) {
     std::fprintf(stderr, "dropin: out of memory\n");
   } catch (const std::exception& e) {

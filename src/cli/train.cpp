@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <memory>
@@ -71,7 +72,10 @@ void check_settings(const TrainSettings& s) {
   if (s.steps <= 0) fail<OptionError>({"train: --steps is ", s.steps, ", expected at least 1"});
   if (s.save_every <= 0)
     fail<OptionError>({"train: --save-every is ", s.save_every, ", expected at least 1"});
-  if (!(s.lr > 0)) fail<OptionError>({"train: --lr is ", s.lr, ", expected a positive number"});
+  if (!(s.lr > 0 && std::isfinite(s.lr)))
+    fail<OptionError>({"train: --lr is ", s.lr, ", expected a positive number"});
+  if (!(s.clip > 0))
+    fail<OptionError>({"train: --clip is ", s.clip, ", expected a positive number"});
   if (s.save.empty()) return;
   auto folder = std::filesystem::path(s.save).parent_path();
   if (folder.empty()) folder = ".";
@@ -79,6 +83,8 @@ void check_settings(const TrainSettings& s) {
     fail<FileError>({"train: --save ", s.save, ": there is no folder ", folder.string()});
   if (std::filesystem::is_directory(s.save))
     fail<FileError>({"train: --save ", s.save, ": it is a folder, expected a file"});
+  if (std::filesystem::exists(s.save) && !std::filesystem::is_regular_file(s.save))
+    fail<FileError>({"train: --save ", s.save, ": it is not a regular file"});
   if (access(folder.c_str(), W_OK) != 0)
     fail<FileError>({"train: --save ", s.save, ": nothing can be written in ", folder.string(),
                      ": ", std::strerror(errno)});

@@ -58,11 +58,11 @@ std::size_t distance_of(std::string_view name, const std::string& s) {
       row[j + 1] = d;
     }
   }
-  // what was cut short is as near as two wrong letters
+  // what was cut short is nearer than two wrong letters
   if (name.size() >= 3 && name.size() < s.size() &&
       std::equal(name.begin(), name.end(), s.begin(),
                  [&](char a, char b) { return lower(a) == lower(b); }))
-    return std::min<std::size_t>(row.back(), 4);
+    return std::min<std::size_t>(row.back(), 3);
   return row.back();
 }
 }  // namespace

@@ -91,8 +91,28 @@ void save(const Module& model, const std::string& path,
 
 StateDict load_state_dict(const std::string& path) { return model_state(load_safetensors(path)); }
 
+namespace {
+// StateError where the model that the file describes has another type at a path of this one: names
+// and shapes may agree and mean something else.
+void check_types(const Module& model, const std::string& description, const std::string& path) {
+  const Json there = Json::parse(description), here = describe_model(model);
+  const Json *theirs = there.find("modules"), *ours = here.find("modules");
+  if (!theirs || !theirs->is_object()) return;
+  for (const auto& [name, module] : theirs->items()) {
+    const Json *mine = ours->find(name), *type = module.find("type");
+    if (!mine || !type || *mine->find("type") == *type) continue;
+    fail<StateError>({"load: ", path, " holds a ", type->as_string(), " at \"", name,
+                      "\", the model a ", mine->find("type")->as_string(),
+                      "; load(path) builds the model of the file, strict = false takes what fits"});
+  }
+}
+}  // namespace
+
 LoadReport load(Module& model, const std::string& path, bool strict) {
-  return model.load_state_dict(load_state_dict(path), strict);
+  const SafetensorsFile f = load_safetensors(path);
+  if (const std::string* text = f.find_metadata(kModelKey); text && strict)
+    check_types(model, *text, path);
+  return model.load_state_dict(model_state(f), strict);
 }
 
 namespace {

@@ -79,6 +79,21 @@ concept GivesIterators = requires(T t) {
 static_assert(GivesIterators<const StateDict&>);
 static_assert(!GivesIterators<StateDict>, "a temporary's iterators would dangle");
 
+TEST(ModelFile, SaysWhichLayerIsAnother) {
+  const std::string path = ::testing::TempDir() + "swapped.safetensors";
+  const TransformerOptions o{
+      .vocab_size = 16, .embed_dim = 8, .num_layers = 1, .num_heads = 2, .max_len = 8};
+  Transformer swapped(o), plain(o);
+  swap(swapped, "MultiheadAttention", "LatentAttention");  // whose parameters have the same names
+  save(swapped, path);
+  EXPECT_ERROR(load(plain, path), StateError, "holds a LatentAttention at");
+  EXPECT_TRUE(load(plain, path, false).missing.empty());
+  swap(plain, "MultiheadAttention", "LatentAttention");
+  load(plain, path);
+  const Tensor ids = randint(0, 16, {2, 5});
+  EXPECT_TRUE(allclose(plain(ids), swapped(ids)));
+}
+
 TEST(ModelFile, RefusesInWords) {
   const TemporaryFolder folder;
   Transformer a(tiny());

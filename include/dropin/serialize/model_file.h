@@ -16,7 +16,8 @@ namespace dropin {
 void save(const Module& model, const std::string& path,
           const std::vector<std::pair<std::string, std::string>>& metadata = {});
 /// Copies the tensors of a file into a model, as Module::load_state_dict: a file of save(), a
-/// training checkpoint, or any safetensors file by the model's names or names that it knows.
+/// training checkpoint, or any safetensors file by the model's names or names that it knows. Where
+/// the file says that another layer stood at a path (a swap), strict is a StateError.
 LoadReport load(Module& model, const std::string& path, bool strict = true);
 /// Builds the model that save() or save_checkpoint() wrote, by registry names, in eval mode,
 /// of the dtype of its tensors. FileError for a file that does not say what it holds, or names a

@@ -279,10 +279,10 @@ class Tensor {
   requires std::is_arithmetic_v<P> Tensor norm(P p, const Dims& dims = {}, bool keepdim = false)
   const { return p_norm(static_cast<double>(p), dims, keepdim); }
   /// The greatest (least) of all values; along dim with its index.
-  Tensor max() const;
-  ValuesIndices max(int64_t dim, bool keepdim = false) const;
-  Tensor min() const;
-  ValuesIndices min(int64_t dim, bool keepdim = false) const;
+  Tensor(max)() const;
+  ValuesIndices(max)(int64_t dim, bool keepdim = false) const;
+  Tensor(min)() const;
+  ValuesIndices(min)(int64_t dim, bool keepdim = false) const;
   /// Where it stands: in the flattened tensor, or along dim.
   Tensor argmax() const;
   Tensor argmax(int64_t dim, bool keepdim = false) const;
