@@ -25,10 +25,11 @@ class RunGuesser : public generation::Guesser {
   RunGuesser(Drafter& drafter, int64_t most, int64_t vocab)
       : drafter_(drafter), most_(most), vocab_(vocab) {}
   int64_t nodes() const override { return most_ + 1; }
-  void start(const LanguageModel::Pass&) override { drafter_.start(); }
+  void start(const LanguageModel::Pass&) override { state_ = drafter_.init_state(); }
   Guess propose(const std::vector<int64_t>& text, int64_t depth) override {
     const int64_t n = std::min(depth, most_);
-    std::vector<int64_t> run = n > 0 ? drafter_.draft(text, n) : std::vector<int64_t>();
+    std::vector<int64_t> run =
+        n > 0 ? drafter_.draft(text, n, state_.get()) : std::vector<int64_t>();
     if (static_cast<int64_t>(run.size()) > n) run.resize(at(n));
     for (const int64_t t : run)
       DROPIN_CHECK(t >= 0 && t < vocab_, IndexError, "AssistedDecoder: ", drafter_.type(),
@@ -41,6 +42,7 @@ class RunGuesser : public generation::Guesser {
 
  private:
   Drafter& drafter_;
+  Box<DrafterState> state_;
   int64_t most_, vocab_;
 };
 

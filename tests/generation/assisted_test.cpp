@@ -2,6 +2,7 @@
 #include "dropin/generation/assisted.h"
 
 #include <cmath>
+#include <thread>
 
 #include "dropin/generation/draft_tree.h"
 #include "dropin/registry/registry.h"
@@ -36,7 +37,8 @@ class Guessing : public Component<Guessing, PromptLookupOptions, Drafter> {
   explicit Guessing(const PromptLookupOptions& o) : Component(o) {}
   explicit Guessing(Ids run) : Guessing(PromptLookupOptions{}) { run_ = std::move(run); }
   Box<Module> make_like() const override { return Box<Module>(new Guessing(run_)); }
-  Ids draft(const Ids&, int64_t) override { return run_; }
+  using Drafter::draft;
+  Ids draft(const Ids&, int64_t, DrafterState*) override { return run_; }
 
  private:
   Ids run_;
@@ -157,16 +159,34 @@ TEST(ModelDrafter, ReadsOnAndBeginsAgain) {
   for (const char* kind : kBases) {
     auto fresh = [&](const Ids& text) { return ModelDrafter(base_of(kind, 3)).draft(text, 4); };
     ModelDrafter d(base_of(kind, 3));
+    const Box<DrafterState> state = d.init_state();
     for (const Ids& text : {Ids{1, 2}, Ids{1, 2, 3, 4, 5}, Ids{1, 2, 3, 4, 5, 9}, Ids{1, 2, 3, 7},
                             Ids{1, 2, 3, 7}, Ids{8}}) {
-      const Ids got = d.draft(text, 4);
+      const Ids got = d.draft(text, 4, state.get());
       EXPECT_EQ(got, fresh(text)) << kind << text.size();
       EXPECT_EQ(got.size(), 4u);
     }
     // the greedy text of the model itself
     GreedyDecoder greedy(base_of(kind, 3), {.max_new_tokens = 4});
-    EXPECT_EQ(d.draft({5, 6, 7}, 4),
+    EXPECT_EQ(d.draft({5, 6, 7}, 4, state.get()),
               row(greedy.generate({.prompt = whole({5, 6, 7}).unsqueeze(0)}).tokens, 0));
+  }
+}
+
+TEST(AssistedDecoder, ThreadsMayShareADrafter) {
+  AssistedDecoder d(base_of("none", 6), drafter_of_kind(3, "", 6), {.max_new_tokens = 12});
+  const DecodeArgs args{.prompt = prompts(11, {3, 4})};
+  const Decoded want = d.generate(args);
+  Decoded got[4];
+  std::vector<std::thread> threads;
+  for (Decoded& g : got)
+    threads.emplace_back([&] {
+      for (int k = 0; k < 4; ++k) g = d.generate(args);
+    });
+  for (auto& t : threads) t.join();
+  for (const Decoded& g : got) {
+    EXPECT_EQ(max_difference(g.tokens, want.tokens), 0);
+    EXPECT_EQ(max_difference(g.accept_lengths, want.accept_lengths), 0);
   }
 }
 
@@ -198,6 +218,7 @@ TEST(AssistedDecoder, RefusesInWords) {
   EXPECT_ERROR(PromptLookupDrafter({.max_ngram = 1, .min_ngram = 2}), OptionError, "min_ngram");
   EXPECT_ERROR(PromptLookupDrafter({.min_ngram = 0}), OptionError, "min_ngram is 0");
   EXPECT_ERROR(ModelDrafter(Box<LanguageModel>()), OptionError, "model is null");
+  EXPECT_ERROR(ModelDrafter(table_lm(11, 1)).draft({1}, 2, nullptr), StateError, "no state");
   EXPECT_ERROR(AssistedDecoder(base_of("none", 1), Box<Drafter>(), {}), OptionError, "drafter");
   EXPECT_ERROR(AssistedDecoder(Box<LanguageModel>(new Forward({11, 2})), look_up(), {}),
                OptionError, "Forward takes no tokens back");

@@ -4,14 +4,25 @@
 
 namespace dropin {
 
-/// Guesses one run of tokens. Derive, and give it to an AssistedDecoder.
+/// What a drafter keeps of one text.
+class DrafterState {
+ public:
+  virtual ~DrafterState() = default;
+};
+
+/// Guesses one run of tokens. Derive, and give it to an AssistedDecoder. What it keeps of a text
+/// is in the state, not in the drafter: several threads may draft with one.
 class Drafter : public Module {
  public:
   using Family = Drafter;
-  /// The texts that follow are of a new prompt; each goes on from the one before.
-  virtual void start() {}
-  /// At most n tokens that may follow the text, which has at least one token.
-  virtual std::vector<int64_t> draft(const std::vector<int64_t>& text, int64_t n) = 0;
+  /// Of a new text; null where nothing is kept.
+  virtual Box<DrafterState> init_state() { return {}; }
+  /// At most n tokens that may follow the text, which has at least one token. `state` is of
+  /// init_state() and the texts before, each of which mostly begins this one.
+  virtual std::vector<int64_t> draft(const std::vector<int64_t>& text, int64_t n,
+                                     DrafterState* state) = 0;
+  /// The same of a text alone.
+  std::vector<int64_t> draft(const std::vector<int64_t>& text, int64_t n);
 };
 
 /// The drafter that {"type": "PromptLookupDrafter", ...} or a model's {"type": "Transformer", ...}
@@ -32,7 +43,9 @@ struct PromptLookupOptions {
 class PromptLookupDrafter : public Component<PromptLookupDrafter, PromptLookupOptions, Drafter> {
  public:
   explicit PromptLookupDrafter(const PromptLookupOptions& o);
-  std::vector<int64_t> draft(const std::vector<int64_t>& text, int64_t n) override;
+  using Drafter::draft;
+  std::vector<int64_t> draft(const std::vector<int64_t>& text, int64_t n,
+                             DrafterState* state) override;
 };
 
 struct ModelDrafterOptions {
@@ -42,23 +55,23 @@ struct ModelDrafterOptions {
   }
 };
 /// A smaller model's greedy continuation (Leviathan et al. 2023, arXiv 2211.17192). Child "model".
-/// It reads each token of a text once; drafts are tried on a copy of its state.
+/// It reads each token of a text once; drafts are tried on a copy of its state. StateError where
+/// the state is not of a ModelDrafter.
 class ModelDrafter : public Component<ModelDrafter, ModelDrafterOptions, Drafter> {
  public:
   explicit ModelDrafter(const ModelDrafterOptions& o);
   /// Of the caller's model.
   explicit ModelDrafter(Box<LanguageModel> model);
   Box<Module> make_like() const override;
-  void start() override;
-  std::vector<int64_t> draft(const std::vector<int64_t>& text, int64_t n) override;
+  Box<DrafterState> init_state() override;
+  using Drafter::draft;
+  std::vector<int64_t> draft(const std::vector<int64_t>& text, int64_t n,
+                             DrafterState* state) override;
   LanguageModel& model() const { return *model_; }
 
  private:
   ModelDrafter(Box<LanguageModel> model, const ModelDrafterOptions& o);
-  Tensor read(const std::vector<int64_t>& text);
   Child<LanguageModel> model_;
-  std::vector<int64_t> read_;  // what the state has seen
-  Box<LanguageState> state_;
 };
 
 }  // namespace dropin
