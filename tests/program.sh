@@ -84,6 +84,21 @@ expect 0 "F1" train --task segment --steps 40 --batch 8 --width 16 --layers 1 --
 printf 'the king sees the old river the lamp finds the road' > "$folder/spoken.txt"
 expect 0 "the old river "$'\n' segment "$folder/spoken.txt" --model "$folder/segmenter" --options '{"threshold": 0.2}'
 expect 2 "no vocabulary" segment "$folder/text.txt" --model "$folder/textmodel"
+# Three vectors, searched.
+vectors="$folder/vectors.npy"
+printf '\x93NUMPY\x01\x00\x46\x00%-69s\n' "{'descr': '<f4', 'fortran_order': False, 'shape': (3, 2), }" > "$vectors"
+printf '\0\0\x80\x3f\0\0\0\0\0\0\0\0\0\0\x80\x3f\0\0\x80\x3f\0\0\x80\x3f' >> "$vectors"  # (1, 0), (0, 1), (1, 1)
+expect 0 "3 documents" index build "$folder/index" --vectors "$vectors" --options '{"metric": "dot"}' --k 2
+expect 0 $'0\t1\t0\t1\n0\t2\t2\t1\n1\t1\t1\t1\n' index search "$folder/index" --queries "$vectors"
+expect 0 '{"query":2,"ids":[2],"scores":[2.0]}' index search "$folder/index" --queries "$vectors" --k 1 --json
+expect 0 "" index search "$folder/index" --queries "$vectors" --save "$folder/found"
+expect 2 "holds 2 tensors, \"ids\" first; expected --tensor" index search "$folder/index" --queries "$folder/found"
+expect 2 "holds int64 [3, 2], expected floating-point" index search "$folder/index" --queries "$folder/found" --tensor ids
+expect 0 "6 documents" index add "$folder/index" --vectors "$folder/found" --tensor scores
+expect 2 "expected build, add or search" index find "$folder/index"
+expect 2 "expected --vectors" index build "$folder/index"
+expect 2 'metric is "l1"' index build "$folder/index" --vectors "$vectors" --options '{"metric": "l1"}'
+expect 2 "expected a VectorIndex" index search "$folder/segmenter" --queries "$vectors"
 # Texts of a model of bytes.
 text=(generate --model "$folder/textmodel" --max-new 6)
 expect 0 "6 tokens behind 1 prompts" "${text[@]}" --prompt "the king"

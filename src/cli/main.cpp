@@ -1,4 +1,4 @@
-// dropin: list, describe, conform, train, generate, segment, bench, claims, devices.
+// dropin: list, describe, conform, train, generate, segment, index, bench, claims, devices.
 #include "dropin/program.h"
 
 int main(int argc, char** argv) { return dropin::run_program(argc, argv); }

@@ -30,7 +30,8 @@
   X(random)                   \
   X(fft)                      \
   X(fft_conv)                 \
-  X(traces)
+  X(traces)                   \
+  X(search)
 
 namespace dropin {
 namespace kernels {

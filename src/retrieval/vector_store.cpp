@@ -2,7 +2,7 @@
 #include <unordered_set>
 
 #include "dropin/retrieval/contract.h"
-#include "dropin/retrieval/vector_index.h"
+#include "retrieval/stored_rows.h"
 
 namespace dropin {
 
@@ -40,6 +40,14 @@ void VectorIndex::init_store(int64_t dim) {
 
 std::vector<int64_t> VectorIndex::ids() const {
   return (ids_->defined() ? *ids_ : arange(0, size()).to(kInt64)).to_vector<int64_t>();
+}
+
+std::shared_ptr<const retrieval::StoredRows> VectorIndex::stored_rows(
+    const retrieval::StoredAs& as) const {
+  const std::lock_guard lock(*mutex_);
+  if (!stored_rows_ || !stored_rows_->is_of(*vectors_, *ids_))
+    stored_rows_ = std::make_shared<retrieval::StoredRows>(*vectors_, *ids_, as);
+  return stored_rows_;
 }
 
 int64_t VectorIndex::row_of(int64_t id) const {
@@ -128,6 +136,7 @@ void VectorIndex::check_queries(const Tensor& queries, const SearchArgs& args) c
   DROPIN_CHECK(is_floating(queries.dtype()), DTypeError, type(), ": queries are ", queries.dtype(),
                ", expected a floating-point tensor");
   check_finite(type(), "queries", queries);
+  DROPIN_CHECK(args.k >= 0, OptionError, type(), ": k is ", args.k, ", expected 1 or more");
   if (!args.filter.defined()) return;
   DROPIN_CHECK(args.filter.dtype() == kBool, DTypeError, type(), ": filter is ",
                args.filter.dtype(), ", expected bool");

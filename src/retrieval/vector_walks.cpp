@@ -2,7 +2,7 @@
 #include <random>
 
 #include "dropin/ops/normalize.h"
-#include "dropin/retrieval/vector_index.h"
+#include "retrieval/stored_rows.h"
 
 namespace dropin {
 
@@ -117,17 +117,23 @@ std::vector<int64_t> VectorSearchIndex::path(int64_t from, int64_t to, int64_t n
   return shown;
 }
 
-// The vectors as their storage keeps them.
-Tensor VectorSearchIndex::stored() const {
-  const Tensor v = vectors().detach();
-  if (options_.storage == "f16") return v.to(kFloat16).to(v.dtype());
-  if (options_.storage == "bf16") return v.to(kBFloat16).to(v.dtype());
-  if (options_.storage == "f32" || v.numel() == 0) return v;
-  const Tensor scale = amax(abs(v), {1}, true) * (1.0 / 127);
-  return round(v / where(scale == 0.0, 1.0, scale)) * scale;
+Tensor VectorSearchIndex::random_query(std::uint64_t seed, bool stored) const {
+  Generator g(seed);
+  if (!stored) return normalize(randn({1, options_.dim}, vectors().options(), &g), 1);
+  DROPIN_CHECK(size() > 0, Error, who(), ": random_query: no documents, expected one at least");
+  const int64_t row = randint(0, size(), {1}, kInt64, &g).item<int64_t>();
+  return vectors().detach().narrow(0, row, 1).clone();
 }
 
-std::vector<double> VectorSearchIndex::modifiers(bool multiply) const {
+Tensor VectorSearchIndex::rounded(const Tensor& v) const {
+  if (options_.storage == "f16") return v.to(kFloat16).to(v.dtype());
+  if (options_.storage == "bf16") return v.to(kBFloat16).to(v.dtype());
+  if (options_.storage == "f32") return v;
+  const retrieval::Codes c = retrieval::encode_rows(v);
+  return c.codes.to(v.dtype()) * c.steps.to(v.dtype()).unsqueeze(1);
+}
+
+Tensor VectorSearchIndex::modifier(bool multiply) const {
   const auto& columns = multiply ? options_.multiply_fields : options_.add_fields;
   const auto& weights = multiply ? options_.multiply_weights : options_.add_weights;
   if (columns.empty() || size() == 0) return {};
@@ -135,16 +141,12 @@ std::vector<double> VectorSearchIndex::modifiers(bool multiply) const {
   for (const int64_t c : columns)
     DROPIN_CHECK(c < width, OptionError, who(), ": field ", c, " of documents with ", width,
                  " fields, expected one that is there");
-  const std::vector<double> f = fields().to_vector();
-  std::vector<double> r(static_cast<std::size_t>(size()), multiply ? 1 : 0);
-  for (std::size_t i = 0; i < r.size(); ++i)
-    for (std::size_t m = 0; m < columns.size(); ++m) {
-      const double x =
-          weights[m] *
-          f[i * static_cast<std::size_t>(width) + static_cast<std::size_t>(columns[m])];
-      r[i] = multiply ? r[i] * x : r[i] + x;
-    }
-  return r;
+  Tensor all;
+  for (std::size_t m = 0; m < columns.size(); ++m) {
+    const Tensor one = fields().detach().select(1, columns[m]).to(kFloat64) * weights[m];
+    all = !all.defined() ? one : multiply ? all * one : all + one;
+  }
+  return all;
 }
 
 Tensor VectorSearchIndex::scores_for(const Tensor& queries, const Tensor& ids) const {
@@ -154,13 +156,25 @@ Tensor VectorSearchIndex::scores_for(const Tensor& queries, const Tensor& ids) c
                ", k]");
   std::vector<int64_t> rows;
   for (const int64_t id : ids.to_vector<int64_t>()) rows.push_back(row_of(id));
-  Tensor d = index_select(stored(), 0, tensor(rows).to(queries.device()))
+  Tensor d = rounded(index_select(vectors().detach(), 0, tensor(rows).to(queries.device())))
                  .reshape({ids.size(0), ids.size(1), queries.size(1)})
                  .to(queries.dtype());
   if (options_.metric == "l2") return -sum(square(queries.unsqueeze(1) - d), {2});
   const bool cosine = options_.metric == "cosine";
   if (cosine) d = normalize(d, 2);
   return sum((cosine ? normalize(queries, 1) : queries).unsqueeze(1) * d, {2});
+}
+
+QueryTemplate::QueryTemplate(const std::string& text) {
+  static constexpr std::string_view kSlot = "{query}";
+  const std::size_t place = text.find(kSlot);
+  DROPIN_CHECK(place != std::string::npos && text.find(kSlot, place + 1) == std::string::npos,
+               OptionError, "QueryTemplate: \"", text, "\", expected {query} in it once");
+  before_ = text.substr(0, place);
+  behind_ = text.substr(place + kSlot.size());
+}
+std::string QueryTemplate::operator()(std::string_view query) const {
+  return before_ + std::string(query) + behind_;
 }
 
 }  // namespace dropin

@@ -15,6 +15,7 @@
 #include "kernels/mixed_heads/kernel.h"
 #include "kernels/norm/kernel.h"
 #include "kernels/optim8/kernel.h"
+#include "kernels/search/kernel.h"
 #include "kernels/softmax/kernel.h"
 #include "kernels/traces/kernel.h"
 #include "support.h"
@@ -165,6 +166,8 @@ std::vector<StructCase> mixers() {
                                     [=](const FftConvGradients& s) {
                                       run<fft_conv_backward>(kCPU, in, FftConvInputs{}, in, in, s);
                                     }),
+      struct_case<SearchInputs>(
+          "search_best", [=](const SearchInputs& s) { run<search_best>(kCPU, s, out, out); }),
       struct_case<ExampleInputs>("example_scaled_sum", [=](const ExampleInputs& s) {
         run<example_scaled_sum>(kCPU, s, out);
       })};

@@ -163,6 +163,48 @@ TEST(VectorSearchIndex, RecommendsWalksGroupsAndScores) {
   EXPECT_GT(sum(abs(q.grad())).item(), 0);
 }
 
+TEST(VectorSearchIndex, LeavesOutAndLooksAround) {
+  const Tensor docs = random({300, 12}, kFloat32, 7), q = random({3, 12}, kFloat32, 8);
+  VectorSearchIndex index = filled({.k = 5}, docs);
+  const Found all = index.search(q, {.k = 40});
+  EXPECT_EQ(all.ids.sizes(), (Shape{3, 40}));
+  SearchArgs without;
+  without.exclude_ids = ids_of(all.ids.select(0, 1).narrow(0, 0, 7));
+  EXPECT_EQ(ids_of(index.search(q, without).ids.select(0, 1)),
+            ids_of(all.ids.select(0, 1).narrow(0, 7, 5)));
+  without.filter = ones({300}, kBool);
+  EXPECT_EQ(ids_of(index.search_batch(q, without).ids.select(0, 1)),
+            ids_of(all.ids.select(0, 1).narrow(0, 7, 5)));
+  EXPECT_ERROR(index.search(q, {.k = -1}), OptionError, "k is -1");
+  const Tensor direction = index.random_query(3);
+  EXPECT_NEAR(norm(direction).item(), 1, 1e-6);
+  EXPECT_EQ(max_difference(direction, index.random_query(3)), 0);
+  EXPECT_GT(max_difference(direction, index.random_query(4)), 0);
+  EXPECT_NEAR(index.search(index.random_query(5, true)).scores.to_vector()[0], 1, 1e-6);
+  EXPECT_ERROR(VectorSearchIndex({.dim = 2}).random_query(1, true), Error, "no documents");
+}
+
+TEST(VectorSearchIndex, WideAndNarrowTypes) {
+  const Tensor docs = random({200, 24}, kFloat32, 7), q = random({4, 24}, kFloat32, 8);
+  for (const char* metric : {"cosine", "dot", "l2"})
+    for (const char* storage : {"f32", "f16", "bf16", "i8"}) {
+      VectorSearchIndex index = filled({.metric = metric, .storage = storage, .k = 3}, docs);
+      const Found narrow = index.search(q), wide = index.search(q.to(kFloat64));
+      EXPECT_EQ(wide.scores.dtype(), kFloat64);
+      EXPECT_EQ(max_difference(narrow.ids, wide.ids), 0) << metric << storage;
+      index.to(kFloat64);
+      const Found all_wide = index.search(q.to(kFloat64));
+      EXPECT_LT(max_difference(wide.scores, all_wide.scores), 1e-5) << metric << storage;
+    }
+}
+
+TEST(QueryTemplate, PutsTheQueryInItsPlace) {
+  EXPECT_EQ(QueryTemplate("a photo of {query}, sharp")("a red hat"), "a photo of a red hat, sharp");
+  EXPECT_EQ(QueryTemplate("{query}")(""), "");
+  EXPECT_ERROR(QueryTemplate("a photo"), OptionError, "{query} in it once");
+  EXPECT_ERROR(QueryTemplate("{query}{query}"), OptionError, "{query} in it once");
+}
+
 TEST(VectorSearchIndex, RefusesWhatItCannotMean) {
   EXPECT_ERROR(VectorSearchIndex({}), OptionError, "dim is 0");
   EXPECT_ERROR(VectorSearchIndex({.dim = 2, .metric = "l1"}), OptionError, "metric is \"l1\"");

@@ -13,9 +13,17 @@ struct Found {
   Tensor ids;     ///< int64 [Q, k]
   Tensor scores;  ///< [Q, k]
 };
+namespace retrieval {
+class StoredRows;
+/// How vectors are kept for a search: as options of VectorSearchIndex.
+struct StoredAs {
+  std::string metric = "cosine", storage = "f32", backend = "exact";
+};
+}  // namespace retrieval
 struct SearchArgs {
   Tensor filter;                     ///< bool [N] by row, true: allowed; undefined: all
   std::vector<int64_t> exclude_ids;  ///< never found
+  int64_t k = 0;                     ///< results per query; 0: the index's own k
 };
 
 /// queries [Q, E] -> ids int64 [Q, k], scores [Q, k]: the k best of the stored documents, by score,
@@ -28,6 +36,10 @@ class VectorIndex : public Module {
   static FamilyInfo family();
   virtual Found search(const Tensor& queries, const SearchArgs& args = {}) = 0;
   Found operator()(const Tensor& queries, const SearchArgs& args = {}) {
+    return search(queries, args);
+  }
+  /// The same: search() takes any number of queries.
+  Found search_batch(const Tensor& queries, const SearchArgs& args = {}) {
     return search(queries, args);
   }
   /// Takes "queries" and "filter".
@@ -51,6 +63,8 @@ class VectorIndex : public Module {
   /// Every row's id.
   std::vector<int64_t> ids() const;
   const Tensor& fields() const { return *fields_; }
+  /// The vectors as search meets them: made again when they have changed.
+  std::shared_ptr<const retrieval::StoredRows> stored_rows(const retrieval::StoredAs& as) const;
   void check_queries(const Tensor& queries, const SearchArgs& args) const;
   void translate_state(StateDict& state, const std::string& prefix,
                        std::vector<std::string>& renamed) const override;
@@ -58,6 +72,8 @@ class VectorIndex : public Module {
  private:
   int64_t dim_ = 0;
   Tensor *vectors_ = nullptr, *fields_ = nullptr, *ids_ = nullptr;
+  mutable std::shared_ptr<const retrieval::StoredRows> stored_rows_;
+  Box<std::mutex> mutex_{new std::mutex};
 };
 
 struct FlatIndexOptions {
@@ -106,8 +122,9 @@ struct VectorSearchIndexOptions {
   }
 };
 
-/// Exact search with the operations of search interfaces (Elliott et al. 2024, arXiv 2409.11629):
-/// filters, ranking by document fields, diversity, recommendations, paths, groups.
+/// Exact search (or of some candidates) with the operations of search interfaces (Elliott et al.
+/// 2024, arXiv 2409.11629): filters, ranking by document fields, diversity, recommendations, paths,
+/// groups.
 class VectorSearchIndex
     : public Component<VectorSearchIndex, VectorSearchIndexOptions, VectorIndex> {
  public:
@@ -124,6 +141,9 @@ class VectorSearchIndex
   /// n ids on the way from one document to another: the nearest not shown before at each step of a
   /// slerp.
   std::vector<int64_t> path(int64_t from, int64_t to, int64_t n);
+  /// A query [1, E] to look around with: a Gaussian direction of length 1, or a stored document.
+  /// Error when there is none.
+  Tensor random_query(std::uint64_t seed, bool stored = false) const;
   /// A group from 0 to k - 1 for each id: spherical k-means of their vectors.
   std::vector<int64_t> cluster(const std::vector<int64_t>& ids, int64_t k,
                                std::uint64_t seed = 0) const;
@@ -131,12 +151,21 @@ class VectorSearchIndex
   Tensor scores_for(const Tensor& queries, const Tensor& ids) const;
 
  private:
-  struct Kept;  ///< what is derived from the vectors, until they change
-  std::shared_ptr<Kept> kept();
-  std::shared_ptr<Kept> kept_;
-  Box<std::mutex> mutex_{new std::mutex};
-  Tensor stored() const;
-  std::vector<double> modifiers(bool multiply) const;
+  /// Values as the storage keeps them.
+  Tensor rounded(const Tensor& vectors) const;
+  /// [N]: the product of all factors, or the sum of all terms; undefined where there are none.
+  Tensor modifier(bool multiply) const;
+};
+
+/// A text around what the user typed, to be encoded instead of it: "a photo of {query}, sharp".
+/// OptionError unless {query} is there once.
+class QueryTemplate {
+ public:
+  explicit QueryTemplate(const std::string& text);
+  std::string operator()(std::string_view query) const;
+
+ private:
+  std::string before_, behind_;
 };
 
 struct MergeEmbeddingsOptions {
