@@ -31,7 +31,8 @@
   X(fft)                      \
   X(fft_conv)                 \
   X(traces)                   \
-  X(search)
+  X(search)                   \
+  X(ssd)
 
 namespace dropin {
 namespace kernels {

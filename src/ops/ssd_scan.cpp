@@ -7,6 +7,7 @@
 #include "dropin/ops/reduce.h"
 #include "dropin/ops/shape.h"
 #include "kernels/hd.h"
+#include "kernels/ssd/kernel.h"
 #include "ops/common.h"
 
 namespace dropin {
@@ -170,18 +171,109 @@ SsdScanResult scan_chunks(const Tensor& x, const Tensor& dt, const Tensor& A, co
 
 }  // namespace
 
+SsdScanResult plain::ssd_scan(const Tensor& x, const Tensor& dt, const Tensor& A, const Tensor& B,
+                              const Tensor& C, const SsdScanArgs& args) {
+  SsdScanResult r{x, args.initial_states};
+  if (x.size(1) > 0) r = scan_chunks(x, dt, A, B, C, args.initial_states, args);
+  if (args.D.defined()) r.y = r.y + x * args.D.unsqueeze(1);
+  return r;
+}
+
+namespace {
+
+// Of inputs x, dt, A, B, C, the state before and, where there is one, D.
+kernels::SsdInputs ssd_inputs(const Tensors& t, const Tensor& seq_idx, bool reverse) {
+  return {.x = t[0].in(),
+          .dt = t[1].in(),
+          .A = t[2].in(),
+          .B = t[3].in(),
+          .C = t[4].in(),
+          .D = t.size() > 6 ? t[6].in() : abi::TensorIn(),
+          .state = t[5].in(),
+          .seq_idx = seq_idx.in(),
+          .reverse = reverse};
+}
+
+Tensors ssd_gradients(const Tensors& t, const Tensor& seq_idx, bool reverse, const Tensors& gys) {
+  const Tensor &x = t[0], &B = t[3];
+  const int64_t b = x.size(0), l = x.size(1), h = x.size(2), g = B.size(2), n = B.size(3);
+  Tensor gx = empty_like(x), gdt = empty_like(t[1]), ga = empty({b, h}, x.options()),
+         gkeys = empty({b, l, h, n}, x.options()), gqueries = empty_like(gkeys),
+         gstate = empty_like(t[5]), gd = t.size() > 6 ? empty_like(ga) : Tensor();
+  auto given = [](const Tensor& gy) { return gy.defined() ? gy.contiguous() : gy; };
+  const Tensor gy = given(gys[0]), gfinal = given(gys[1]);
+  run<kernels::ssd_backward>(
+      x.device(), gy.in(), gfinal.in(), ssd_inputs(t, seq_idx, reverse),
+      kernels::SsdGradients{gx.out(), gdt.out(), ga.out(), gkeys.out(), gqueries.out(),
+                            gd.defined() ? gd.out() : abi::TensorOut(), gstate.out()});
+  auto of_group = [&](const Tensor& all) {
+    return g == h ? all : sum(all.reshape({b, l, g, h / g, n}), {3});
+  };
+  Tensors r{gx, gdt, sum(ga, {0}), of_group(gkeys), of_group(gqueries), gstate};
+  if (gd.defined()) r.push_back(sum(gd, {0}));
+  return r;
+}
+
+Tensor in_one(const Tensor& y, const Tensor& state) {
+  return concat({y.reshape({-1}), state.reshape({-1})});
+}
+
+// Second derivatives: those of the definition.
+Tensors ssd_gradients_recorded(const Saved& s, const Tensors& t, const SsdScanArgs& args,
+                               const Tensors& gys) {
+  const Tensor gy = in_one(gys[0].defined() ? gys[0] : zeros_like(t[0]),
+                           gys[1].defined() ? gys[1] : zeros_like(t[5]));
+  return plain_gradients(s, t, gy, [args](const Tensors& in) {
+    SsdScanArgs all = args;
+    all.initial_states = in[5];
+    if (in.size() > 6) all.D = in[6];
+    const SsdScanResult r = plain::ssd_scan(in[0], in[1], in[2], in[3], in[4], all);
+    return in_one(r.y, r.final_state);
+  });
+}
+
+SsdScanResult ssd_by_kernel(Tensors t, const SsdScanArgs& args) {
+  for (Tensor& one : t) one = one.contiguous();
+  const Tensor seq_idx = args.seq_idx.defined() ? args.seq_idx.contiguous() : args.seq_idx;
+  Tensor y = empty_like(t[0]), final_state = empty_like(t[5]);
+  run<kernels::ssd_forward>(y.device(), ssd_inputs(t, seq_idx, args.reverse), y.out(),
+                            final_state.out());
+  SsdScanArgs kept = args;
+  kept.seq_idx = seq_idx;
+  kept.D = kept.initial_states = Tensor();  // they are inputs
+  const Tensors ys = record_many("ssd_scan", {y, final_state}, t, t,
+                                 [kept](const Saved& s, const Tensors& gys) -> Tensors {
+                                   Tensors t;
+                                   for (int i = 0; i < s.inputs(); ++i) t.push_back(s[i]);
+                                   if (grad_enabled())
+                                     return ssd_gradients_recorded(s, t, kept, gys);
+                                   return ssd_gradients(t, kept.seq_idx, kept.reverse, gys);
+                                 });
+  return {ys[0], ys[1]};
+}
+
+}  // namespace
+
 SsdScanResult ssd_scan(const Tensor& x, const Tensor& dt, const Tensor& A, const Tensor& B,
                        const Tensor& C, const SsdScanArgs& args) {
   check_ssd(x, dt, A, B, C, args);
   const DType type = ops_detail::compute_type(x.dtype());
-  auto wide = [&](const Tensor& t) { return t.to(type); };
-  const Tensor first =
+  auto wide = [&](const Tensor& t) { return t.defined() ? t.to(type) : t; };
+  SsdScanArgs all = args;
+  all.initial_states =
       args.initial_states.defined()
           ? wide(args.initial_states)
           : zeros({x.size(0), x.size(2), x.size(3), B.size(3)}, {type, x.device()});
-  SsdScanResult r{wide(x), first};
-  if (x.size(1) > 0) r = scan_chunks(wide(x), wide(dt), wide(A), wide(B), wide(C), first, args);
-  if (args.D.defined()) r.y = r.y + wide(x) * wide(args.D).unsqueeze(1);
+  all.D = wide(args.D);
+  Tensors t{wide(x), wide(dt), wide(A), wide(B), wide(C), all.initial_states};
+  SsdScanResult r;
+  if (type == kFloat32 && x.size(1) > 0 &&
+      has_kernels<kernels::ssd_forward, kernels::ssd_backward>(x.device())) {
+    if (all.D.defined()) t.push_back(all.D);
+    r = ssd_by_kernel(std::move(t), all);
+  } else {
+    r = plain::ssd_scan(t[0], t[1], t[2], t[3], t[4], all);
+  }
   r.y = r.y.to(x.dtype());
   return r;
 }

@@ -17,6 +17,7 @@
 #include "kernels/optim8/kernel.h"
 #include "kernels/search/kernel.h"
 #include "kernels/softmax/kernel.h"
+#include "kernels/ssd/kernel.h"
 #include "kernels/traces/kernel.h"
 #include "support.h"
 
