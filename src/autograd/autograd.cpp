@@ -126,7 +126,19 @@ void Tensor::backward(const Tensor& gradient, bool retain_graph, bool create_gra
 SavedTensor::SavedTensor(const Tensor& t, int output) : tensor_(t), output_(output) {
   if (!t.defined()) return;
   version_ = t.version();
-  if (output >= 0) tensor_ = t.detach();
+  if (output >= 0) {
+    tensor_ = t.detach();
+  } else if (t.impl()->base) {
+    // A view keeps its base, whose history may come to end in the owner: without the base there is
+    // no such circle.
+    const TapeMeta* made = meta(t);
+    tensor_ = t.detach();
+    if (made && made->node) {
+      TapeMeta& m = make_meta(tensor_);
+      m.node = made->node;
+      m.output = made->output;
+    }
+  }
 }
 
 Tensor SavedTensor::unpack(const Node* owner) const {

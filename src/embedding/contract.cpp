@@ -14,7 +14,7 @@ FamilyInfo TokenEmbedding::family() {
                 : json_of({{"num_embeddings", 11}, {"embedding_dim", 8}});
   };
   f.inputs = [](const Json&, const SampleSpec& s) {
-    return sample_ids(s, s.size ? 256 : 11, 16 << (2 * (s.size - 1)));
+    return sample_ids(s, s.size ? 256 : 11, s.size ? 16 << (2 * (s.size - 1)) : 0);
   };
   f.bad_inputs = [](const Json&) -> std::vector<BadInput> { return {{{{"x", zeros({2, 3})}}}}; };
   f.work = [](const Workload& w) {  // rows in use; all of the gradient

@@ -51,6 +51,8 @@ void indexed(const char* who, const char* what, const Tensor& index, int64_t n, 
     out_of_range(who, what, index, n, ignored);
   }
 }
+/// Gumbel noise of uniform numbers in [0, 1): finite for each of them.
+Tensor gumbel_noise(const Tensor& u);
 /// The sorted, wrapped, distinct dims as a bit mask; all dims when empty.
 std::uint32_t dim_mask(const Shape& dims, int64_t ndim, const char* who);
 

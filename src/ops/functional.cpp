@@ -69,11 +69,19 @@ Tensor glu(const Tensor& x, int64_t dim) {
   return x.narrow(dim, 0, n / 2) * sigmoid(x.narrow(dim, n / 2, n / 2));
 }
 Tensor softmin(const Tensor& x, int64_t dim) { return softmax(-x, dim); }
+// -log of an exponential number: 1 - u is never 0, and where u is 0 the exponential is the least
+// normal number instead.
+Tensor ops_detail::gumbel_noise(const Tensor& u) {
+  constexpr double kLeast = 1.1754943508222875e-38;
+  return -log(clamp_min(-log1p(-u), kLeast));
+}
+
 Tensor gumbel_softmax(const Tensor& x, double tau, bool hard, int64_t dim, Generator* g) {
   DROPIN_CHECK(tau > 0, OptionError, "gumbel_softmax: tau is ", tau, ", expected above 0");
   ops_detail::need_floating("gumbel_softmax", x);
-  // -log of an exponential number; 1 - u is never 0
-  const Tensor noise = -log(-log1p(-rand_like(x.detach(), g)));
+  // a 16-bit number is 0 too often to draw by
+  const Tensor u = rand(x.sizes(), {ops_detail::compute_type(x.dtype()), x.device()}, g),
+               noise = ops_detail::gumbel_noise(u).to(x.dtype());
   const Tensor soft = softmax((x + noise) / tau, dim);
   if (!hard) return soft;
   const Tensor top = argmax(soft.detach(), dim, true);

@@ -167,6 +167,22 @@ TEST(InPlaceViews, AsTorch) {
   for (const Case& c : cases()) check(c);
 }
 
+TEST(InPlaceViews, AGraphThatNobodyUsesIsFreed) {
+  for (const auto& [name, operation] : operations()) {
+    const int64_t before = memory_stats().allocated;
+    for (int i = 0; i < 3; ++i) {
+      Tensor w = ones({2, 3}).requires_grad_(), a = ones({3}).requires_grad_();
+      const Tensor y = w * 2, v = y[0];
+      try {
+        operation(v, a);
+        const Tensor loss = weighted(y) + weighted(v);  // no backward
+      } catch (const Error&) {
+      }
+    }
+    EXPECT_EQ(memory_stats().allocated, before) << name;
+  }
+}
+
 TEST(InPlaceViews, AssignmentToATemporaryWrites) {
   Tensor x = zeros({2, 3}), a = tensor({1, 2, 3}).requires_grad_();
   x[0] = a;

@@ -3,6 +3,7 @@
 
 #include "dropin/autograd/gradcheck.h"
 #include "dropin/ops/ops.h"
+#include "ops/common.h"
 #include "support.h"
 
 namespace dropin {
@@ -72,6 +73,19 @@ TEST(Functional, GumbelSoftmaxDrawsByItsLogits) {
   expect_values(y.detach().sum(1).mean(), {1}, 1e-5);
   EXPECT_GT(abs(grad({sum(y.narrow(1, 0, 1))}, {x})[0]).sum().item(), 0);
   EXPECT_ERROR(gumbel_softmax(x, 0), OptionError, "tau is 0");
+}
+
+TEST(Functional, GumbelNoiseIsFiniteWhateverIsDrawn) {
+  const Tensor ends = tensor({0, 0x1p-24, .5, 1 - 0x1p-24});
+  for (const DType t : {kFloat32, kFloat64}) {
+    const std::vector<double> noise = ops_detail::gumbel_noise(ends.to(t)).to_vector();
+    EXPECT_NEAR(noise[0], 87.3365, 1e-3);
+    EXPECT_NEAR(noise[1], 24 * std::log(2), 1e-4);
+    EXPECT_NEAR(noise[3], -std::log(24 * std::log(2)), 1e-5);
+  }
+  Generator g(1);  // of 16 bits one in 256 is 0
+  const Tensor y = gumbel_softmax(zeros({5000, 4}, kBFloat16), 1, false, -1, &g);
+  EXPECT_TRUE(all(isfinite(y)).item<bool>());
 }
 
 TEST(Functional, Losses) {

@@ -53,7 +53,7 @@ Answer both(F f, const Operand& a, const Operand& b) {
       },
       a, b);
 }
-#define CALL(EXPR) [](auto&& a, auto&& b) -> decltype(EXPR) { return EXPR; }
+#define CALL(EXPR) [](auto&& a, auto&& b) -> std::decay_t<decltype(EXPR)> { return EXPR; }
 #define BOTH(EXPR) [](const Operand& l, const Operand& r) { return both(CALL(EXPR), l, r); }
 
 using Two = std::map<std::string, std::function<Answer(const Operand&, const Operand&)>>;

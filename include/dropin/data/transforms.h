@@ -1,0 +1,149 @@
+// Transforms of pictures (torchvision.transforms.v2): tensors [..., C, H, W], uint8 or floating.
+#pragma once
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "dropin/tensor/tensor.h"
+
+/// Random ones draw from the calling thread's default generator, so within a Dataset's get() they
+/// are the same for the same DataLoader's generator, whatever the number of workers. Sizes are {h,
+/// w}; {s} is a square, but for Resize. OptionError where options do not fit, ShapeError and
+/// DTypeError for what is no picture.
+namespace dropin::transforms {
+
+using Transform = std::function<Tensor(const Tensor&)>;
+
+/// One after the other.
+class Compose {
+ public:
+  explicit Compose(std::vector<Transform> transforms);
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  std::vector<Transform> transforms_;
+};
+
+struct ResizeOptions {
+  std::string interpolation = "bilinear";  ///< nearest, bilinear, bicubic
+  int64_t max_size = 0;   ///< with one number: the longer side is at most this; 0: any
+  bool antialias = true;  ///< bilinear, bicubic: averages over what a cell covers when shrinking
+};
+/// To {h, w}; {s}: the shorter side becomes s. uint8 is rounded once, and kept in 0
+/// to 255 (within 1 of torchvision's, which rounds between the two passes as well).
+class Resize {
+ public:
+  explicit Resize(std::vector<int64_t> size, const ResizeOptions& o = {});
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  std::vector<int64_t> size_;
+  ResizeOptions options_;
+};
+
+/// Edges added: {all}, {left and right, top and bottom} or {left, top, right, bottom}, filled.
+class Pad {
+ public:
+  explicit Pad(std::vector<int64_t> padding, double fill = 0);
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  std::vector<int64_t> padding_;
+  double fill_;
+};
+
+/// The middle; what is smaller is padded with 0 first.
+class CenterCrop {
+ public:
+  explicit CenterCrop(std::vector<int64_t> size);
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  std::vector<int64_t> size_;
+};
+
+struct RandomCropOptions {
+  std::vector<int64_t> padding = {};  ///< as Pad, before
+  bool pad_if_needed = false;         ///< pads what is smaller than the crop on both sides
+  double fill = 0;
+};
+/// A place for each of which is as likely. OptionError for a picture that is too small.
+class RandomCrop {
+ public:
+  explicit RandomCrop(std::vector<int64_t> size, const RandomCropOptions& o = {});
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  std::vector<int64_t> size_;
+  RandomCropOptions options_;
+};
+
+struct RandomResizedCropOptions {
+  std::vector<double> scale = {0.08, 1};         ///< share of the area
+  std::vector<double> ratio = {3. / 4, 4. / 3};  ///< width over height
+  std::string interpolation = "bilinear";
+  bool antialias = true;
+};
+/// A part of random area and shape, resized.
+class RandomResizedCrop {
+ public:
+  explicit RandomResizedCrop(std::vector<int64_t> size, const RandomResizedCropOptions& o = {});
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  std::vector<int64_t> size_;
+  RandomResizedCropOptions options_;
+};
+
+/// Left and right changed, with probability p.
+class RandomHorizontalFlip {
+ public:
+  explicit RandomHorizontalFlip(double p = 0.5);
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  double p_;
+};
+/// Top and bottom changed, with probability p.
+class RandomVerticalFlip {
+ public:
+  explicit RandomVerticalFlip(double p = 0.5);
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  double p_;
+};
+
+/// Another dtype; scale: 0 to 255 of uint8 becomes 0 to 1 of floats, and back (times 255.999,
+/// rounded down).
+class ToDtype {
+ public:
+  explicit ToDtype(DType dtype, bool scale = false);
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  DType dtype_;
+  bool scale_;
+};
+
+/// (x - mean) / std per channel, of floats.
+class Normalize {
+ public:
+  Normalize(std::vector<double> mean, std::vector<double> std);
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  std::vector<double> mean_, std_;
+};
+
+/// 0.2989 R + 0.587 G + 0.114 B, in 1 or 3 equal channels. uint8 is rounded down.
+class Grayscale {
+ public:
+  explicit Grayscale(int64_t num_output_channels = 1);
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  int64_t channels_;
+};
+
+}  // namespace dropin::transforms
