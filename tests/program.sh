@@ -83,6 +83,10 @@ expect 2 "bad.safetensors" segment "$folder/text.txt" --model "$folder/bad.safet
 expect 0 "F1" train --task segment --steps 40 --batch 8 --width 16 --layers 1 --lr 0.02 --save "$folder/segmenter"
 printf 'the king sees the old river the lamp finds the road' > "$folder/spoken.txt"
 expect 0 "the old river "$'\n' segment "$folder/spoken.txt" --model "$folder/segmenter" --options '{"threshold": 0.2}'
+expect 2 "need 2147483 GB at least, this machine has" train --task text --layers 16000000 --width 1024
+expect 2 "is 0, expected a text of lines" train --task segment --data "$folder/segmenter" --steps 1
+expect 2 "has no file train-images-idx3-ubyte (or .gz)" train --task images --data "$folder" --steps 1
+expect 2 "is no folder with train-images-idx3-ubyte" train --task images --data "$folder/none" --steps 1
 expect 2 "no vocabulary" segment "$folder/text.txt" --model "$folder/textmodel"
 # Three vectors, searched.
 vectors="$folder/vectors.npy"

@@ -130,7 +130,8 @@ void add_segment(CommandLine& line) {
               "of the segmenter, as JSON: {\"strip_whitespace\": true, \"threshold\": 0.3}")
       .option("--window", s->window, "bytes that are segmented at a time, at least")
       .flag("--offsets", s->offsets, "the first byte and the one behind the last before each")
-      .flag("--json", s->json, "a JSON object a line: begin, end, paragraph, text");
+      .flag("--json", s->json,
+            "a JSON object a line: begin, end, text; and paragraph, of a model that finds them");
 }
 
 }  // namespace dropin::cli

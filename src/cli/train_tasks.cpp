@@ -1,5 +1,7 @@
 #include "cli/train_tasks.h"
 
+#include <unistd.h>
+
 #include <fmt/format.h>
 
 #include <filesystem>
@@ -114,9 +116,11 @@ class ImageTask : public Task {
       return;
     }
     namespace fs = std::filesystem;
-    const bool full = fs::exists(s.data + "/train-images-idx3-ubyte.gz") ||
-                      fs::exists(s.data + "/train-images-idx3-ubyte");
-    if (full) {
+    auto there = [&](const char* name) {
+      return fs::exists(s.data + "/" + name + ".gz") || fs::exists(s.data + "/" + name);
+    };
+    // what is missing is named by the files that everyone has
+    if (there("train-images-idx3-ubyte") || !there("sprite900-images-idx3-ubyte")) {
       const FashionMNIST train({.root = s.data, .split = "train"}),
           test({.root = s.data, .split = "t10k"});
       train_ = {train.images(), train.labels()};
@@ -171,6 +175,20 @@ class ImageTask : public Task {
 }  // namespace
 
 namespace {
+// OptionError for a model whose blocks alone, with gradients and two moments, would not fit into
+// this machine.
+void check_memory(const TaskSettings& s) {
+  const double width = static_cast<double>(s.width),
+               parameters = 8 * width * width * static_cast<double>(s.layers),
+               bytes = 16 * parameters,
+               memory = static_cast<double>(sysconf(_SC_PHYS_PAGES)) *
+                        static_cast<double>(sysconf(_SC_PAGESIZE));
+  if (memory > 0 && bytes > memory)
+    fail<OptionError>({"train: --layers ", s.layers, " of --width ", s.width, " need ",
+                       static_cast<int64_t>(bytes * 1e-9), " GB at least, this machine has ",
+                       static_cast<int64_t>(memory * 1e-9)});
+}
+
 // `given` with the task's own sizes where it has zeros; OptionError on a negative one.
 TaskSettings with_defaults(TaskSettings given, const TaskDefaults& d) {
   auto fill = [](const char* name, int64_t& value, int64_t otherwise) {
@@ -183,6 +201,7 @@ TaskSettings with_defaults(TaskSettings given, const TaskDefaults& d) {
   fill("width", given.width, d.width);
   fill("layers", given.layers, d.layers);
   fill("vocab", given.vocab, d.vocab);
+  check_memory(given);
   return given;
 }
 }  // namespace

@@ -31,9 +31,10 @@ std::string locate(const std::string& root, const std::string& name) {
   for (const std::string& tail : {std::string(".gz"), std::string()})
     if (std::filesystem::is_regular_file(root + "/" + name + tail, unreadable))
       return root + "/" + name + tail;
-  fail<FileError>({"FashionMNIST: ", root, " has neither ", name, ".gz nor ", name,
-                   "; the files are {train,t10k}-images-idx3-ubyte and "
-                   "{train,t10k}-labels-idx1-ubyte, or sprite900-* for the small set"});
+  const bool folder = std::filesystem::is_directory(root, unreadable);
+  fail<FileError>({"FashionMNIST: ", root, folder ? " has no file " : " is no folder with ", name,
+                   " (or .gz), expected a folder with Fashion-MNIST's "
+                   "{train,t10k}-images-idx3-ubyte and {train,t10k}-labels-idx1-ubyte"});
 }
 
 Tensor load(const std::string& root, const std::string& name, bool verify) {

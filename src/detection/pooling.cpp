@@ -94,8 +94,12 @@ AttentiveLocalFeatures::Result AttentiveLocalFeatures::attend(const Tensor& x_) 
 }
 
 NamedTensors AttentiveLocalFeatures::call(const NamedTensors& in) {
-  const Result r = attend(in.get("x", who()));
-  NamedTensors out{{"y", r.y}, {"scores", r.scores}};
+  Result r;
+  const Tensor y = with_hooks(in.get("x", who()), [&](const Tensor& x) {
+    r = attend(x);
+    return r.y;
+  });
+  NamedTensors out{{"y", y}, {"scores", r.scores}};
   if (r.descriptors.defined()) {
     out.set("descriptors", r.descriptors);
     out.set("reconstruction_loss", r.reconstruction);

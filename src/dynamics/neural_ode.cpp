@@ -267,8 +267,12 @@ NeuralODE::Result NeuralODE::solve(const Tensor& x) {
 }
 
 NamedTensors NeuralODE::call(const NamedTensors& in) {
-  const Result r = solve(in.get("x", who()));
-  NamedTensors out{{"y", r.y}};
+  Result r;
+  const Tensor y = with_hooks(in.get("x", who()), [&](const Tensor& x) {
+    r = solve(x);
+    return r.y;
+  });
+  NamedTensors out{{"y", y}};
   if (r.reg.defined()) {
     out.set("reg", r.reg);
     out.set("reg_dt", r.reg_dt);

@@ -196,9 +196,12 @@ NeuralSDE::Result NeuralSDE::solve(const Tensor& x, const NeuralSDENoise& given)
 }
 
 NamedTensors NeuralSDE::call(const NamedTensors& in) {
-  const Result r = solve(in.get("x", who()),
-                         {in.find("dW"), in.find("dZ"), in.find("reg_dW"), in.find("reg_dZ")});
-  NamedTensors out{{"y", r.y}};
+  Result r;
+  const Tensor y = with_hooks(in.get("x", who()), [&](const Tensor& x) {
+    r = solve(x, {in.find("dW"), in.find("dZ"), in.find("reg_dW"), in.find("reg_dZ")});
+    return r.y;
+  });
+  NamedTensors out{{"y", y}};
   if (r.reg.defined()) {
     out.set("reg", r.reg);
     out.set("reg_dt", r.reg_dt);

@@ -239,9 +239,10 @@ Tensor TStitchSampler::denoise(const Tensor& x, const Tensor& noise, const Tenso
 }
 
 NamedTensors TStitchSampler::call(const NamedTensors& in) {
-  return {{"y", denoise(in.get("x", who()), in.find("noise"), in.find("cond"))},
-          {"model", tensor(plan_.model)},
-          {"timesteps", tensor(plan_.timesteps)}};
+  const Tensor y = with_hooks(in.get("x", who()), [&](const Tensor& x) {
+    return denoise(x, in.find("noise"), in.find("cond"));
+  });
+  return {{"y", y}, {"model", tensor(plan_.model)}, {"timesteps", tensor(plan_.timesteps)}};
 }
 
 }  // namespace dropin

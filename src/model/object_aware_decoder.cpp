@@ -156,8 +156,12 @@ ObjectAware ObjectAwareDecoder::decode(const Tensor& x) {
 }
 
 NamedTensors ObjectAwareDecoder::call(const NamedTensors& in) {
-  const ObjectAware r = decode(in.get("x", who()));
-  NamedTensors out{{"video_embed", r.video_embed},
+  ObjectAware r;
+  const Tensor video_embed = with_hooks(in.get("x", who()), [&](const Tensor& x) {
+    r = decode(x);
+    return r.video_embed;
+  });
+  NamedTensors out{{"video_embed", video_embed},
                    {"boxes", r.boxes},
                    {"hidden", r.hidden},
                    {"object_embeds", r.object_embeds}};

@@ -158,8 +158,9 @@ Tensor SigmoidAttention::step(const Tensor& x_t, SequenceState& state, const Ste
 NamedTensors SigmoidAttention::call(const NamedTensors& in) {
   const SequenceArgs args = args_of(in);
   if (!in.contains("query")) return {{"y", (*this)(in.get("x", who()), args)}};
-  return {
-      {"y", attend(in.get("query", who()), in.get("key", who()), in.get("value", who()), args)}};
+  const Tensor key = in.get("key", who()), value = in.get("value", who());
+  return {{"y", with_hooks(in.get("query", who()),
+                           [&](const Tensor& query) { return attend(query, key, value, args); })}};
 }
 
 void SigmoidAttention::translate_state(StateDict& state, const std::string& prefix,

@@ -1,9 +1,14 @@
 """Writes corpus/: well-formed files and the attacks that a reader of untrusted files must refuse. python3 tests/fuzz/make_corpus.py"""
+import base64
 import gzip
 import json
 import os
 import struct
+import zlib
 
+# 8 x 8 pixels, of torchvision's encoder.
+JPEG_GRAY = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABALDA4MChAODQ4SERATGCgaGBYWGDEjJR0oOjM9PDkzODdASFxOQERXRTc4UG1RV19iZ2hnPk1xeXBkeFxlZ2P/wAALCAAIAAgBAREA/8QAHwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQAAAF9AQIDAAQRBRIhMUEGE1FhByJxFDKBkaEII0KxwRVS0fAkM2JyggkKFhcYGRolJicoKSo0NTY3ODk6Q0RFRkdISUpTVFVWV1hZWmNkZWZnaGlqc3R1dnd4eXqDhIWGh4iJipKTlJWWl5iZmqKjpKWmp6ipqrKztLW2t7i5usLDxMXGx8jJytLT1NXW19jZ2uHi4+Tl5ufo6erx8vP09fb3+Pn6/9oACAEBAAA/AOPWz9q//9k="
+JPEG_COLOR = "/9j/4AAQSkZJRgABAQAAAQABAAD/2wBDABsSFBcUERsXFhceHBsgKEIrKCUlKFE6PTBCYFVlZF9VXVtqeJmBanGQc1tdhbWGkJ6jq62rZ4C8ybqmx5moq6T/2wBDARweHigjKE4rK06kbl1upKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKSkpKT/wAARCAAIAAgDASIAAhEBAxEB/8QAHwAAAQUBAQEBAQEAAAAAAAAAAAECAwQFBgcICQoL/8QAtRAAAgEDAwIEAwUFBAQAAAF9AQIDAAQRBRIhMUEGE1FhByJxFDKBkaEII0KxwRVS0fAkM2JyggkKFhcYGRolJicoKSo0NTY3ODk6Q0RFRkdISUpTVFVWV1hZWmNkZWZnaGlqc3R1dnd4eXqDhIWGh4iJipKTlJWWl5iZmqKjpKWmp6ipqrKztLW2t7i5usLDxMXGx8jJytLT1NXW19jZ2uHi4+Tl5ufo6erx8vP09fb3+Pn6/8QAHwEAAwEBAQEBAQEBAQAAAAAAAAECAwQFBgcICQoL/8QAtREAAgECBAQDBAcFBAQAAQJ3AAECAxEEBSExBhJBUQdhcRMiMoEIFEKRobHBCSMzUvAVYnLRChYkNOEl8RcYGRomJygpKjU2Nzg5OkNERUZHSElKU1RVVldYWVpjZGVmZ2hpanN0dXZ3eHl6goOEhYaHiImKkpOUlZaXmJmaoqOkpaanqKmqsrO0tba3uLm6wsPExcbHyMnK0tPU1dbX2Nna4uPk5ebn6Onq8vP09fb3+Pn6/9oADAMBAAIRAxEAPwCkIPaiiiuw5D//2Q=="
 HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -54,6 +59,38 @@ def safetensors():
     w("metadata_of_numbers", st({"__metadata__": {"k": 1}}))
     w("backwards_range", st({"a": entry("F32", [1], 4, 0)}, floats(1)))
     w("spaces", st("{}" + " " * 6))
+
+
+def png(width, height, depth, color, rows, extra=b"", chunks=True):
+    """rows: filtered scanlines, not yet compressed."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    body = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, color, 0, 0, 0)) + extra
+    return b"\x89PNG\r\n\x1a\n" + body + (chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"") if chunks else b"")
+
+
+def image():
+    w = lambda name, data: write("image", name, data)
+    row = lambda n: b"\0" + bytes(range(n))
+    palette = struct.pack(">I", 6) + b"PLTE" + bytes(range(6)) + struct.pack(">I", zlib.crc32(b"PLTE" + bytes(range(6))))
+    w("gray", png(3, 2, 8, 0, row(3) * 2))
+    w("bits", png(9, 2, 1, 0, row(2) * 2))
+    w("deep", png(2, 2, 16, 2, row(12) * 2))
+    w("palette", png(4, 1, 2, 3, b"\0\x1b", palette))
+    w("no_palette", png(4, 1, 2, 3, b"\0\x1b"))
+    w("alpha", png(2, 2, 8, 6, row(8) * 2))
+    w("few_rows", png(3, 4, 8, 0, row(3) * 2))
+    w("many_rows", png(3, 1, 8, 0, row(3) * 4))
+    w("large", png(60000, 60000, 8, 2, row(3)))
+    w("no_data", png(3, 2, 8, 0, b"", chunks=False))
+    w("signature_alone", b"\x89PNG\r\n\x1a\n")
+    gray, color = (base64.b64decode(t) for t in (JPEG_GRAY, JPEG_COLOR))
+    w("jpeg_gray", gray)
+    w("jpeg_color", color)
+    w("jpeg_half", color[: len(color) // 2])
+    w("jpeg_start", b"\xff\xd8\xff")
 
 
 def npy():
@@ -199,5 +236,5 @@ def cli():
         write("cli", f"{i:02}", "\n".join(line.split(" ")).encode())
 
 
-for make in (safetensors, npy, idx, json_texts, options, golden, checkpoint, cli):
+for make in (safetensors, npy, image, idx, json_texts, options, golden, checkpoint, cli):
     make()

@@ -126,6 +126,26 @@ TEST_P(EveryMember, TwoThreadsMayRunOneModuleInEval) {
   for (const Tensor& y : got) EXPECT_EQ(max_difference(y, want), 0);
 }
 
+TEST_P(EveryMember, HooksRunWhenCalledByName) {
+  Box<Module> m = made(GetParam(), kFloat32);
+  m->eval();
+  if (!m->runs_hooks()) {
+    EXPECT_ERROR(m->register_forward_hook([](Module&, const Tensors&, const Tensor&) {}),
+                 StateError, m->type());
+    return;
+  }
+  int before = 0;
+  m->register_forward_pre_hook([&](Module&, const Tensors&) { ++before; });
+  m->register_forward_hook(
+      [](Module&, const Tensors&, const Tensor& y) { return full_like(y, 77); });
+  no_grad guard;
+  bool replaced = false;
+  for (const auto& [name, t] : m->call(inputs_for(GetParam(), 2, kFloat32).all))
+    replaced = replaced || (t.numel() > 0 && all(t == 77).item<bool>());
+  EXPECT_EQ(before, 1);
+  EXPECT_TRUE(replaced);
+}
+
 TEST_P(EveryMember, RefusesUnknownOptionsAndWrongTypes) {
   Json o = GetParam().options;
   o.set("no_such_option", 1);
