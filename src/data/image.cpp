@@ -15,7 +15,8 @@ using detail::ImageReader;
 using detail::Pixels;
 
 constexpr int64_t kMostValues = int64_t{1} << 29;
-constexpr int64_t kDeflateMost = 1032;  // bytes that one byte of a PNG can become
+constexpr int64_t kDeflateMost = 1032;  // bytes that one byte of a PNG can become, of 8 pixels
+constexpr int64_t kBlockPixels = 64;    // of a JPEG's block, which takes a bit at least
 
 const std::uint8_t* bytes_of(std::string_view s) {
   return reinterpret_cast<const std::uint8_t*>(s.data());
@@ -109,13 +110,13 @@ Tensor decode_image(std::string_view bytes, ImageReadMode mode, const std::strin
     fail<FileError>({label, ": a broken ", png ? "PNG" : "JPEG", ": ", reader->reason});
   };
   if (!reader->header(p)) broken();
-  const int64_t values = p.width * p.height * 4;  // width and height are below 2^31
   DROPIN_CHECK(p.width > 0 && p.height > 0 && p.width <= kMostValues / 4 / p.height, FileError,
                label, ": ", p.width, " x ", p.height, " pixels, expected at most ",
                kMostValues / 4);
-  DROPIN_CHECK(!png || values / 32 <= kDeflateMost * static_cast<int64_t>(bytes.size()), FileError,
-               label, ": ", p.width, " x ", p.height, " pixels cannot be in ",
-               static_cast<int64_t>(bytes.size()), " bytes");
+  const auto size = static_cast<int64_t>(bytes.size());
+  const int64_t most = png ? kDeflateMost * 8 * size : kBlockPixels * 8 * size;
+  DROPIN_CHECK(p.width * p.height <= most, FileError, label, ": ", p.width, " x ", p.height,
+               " pixels cannot be in ", size, " bytes");
   std::vector<std::uint8_t> rows(static_cast<std::size_t>(p.width * p.height * p.channels));
   if (!reader->rows(rows.data())) broken();
   return planes(rows, p, channels_of(mode, p.channels));

@@ -19,8 +19,12 @@ bool is_picture(const fs::path& p) {
 
 std::vector<std::string> pictures_below(const fs::path& folder) {
   std::vector<std::string> r;
-  for (const auto& entry : fs::recursive_directory_iterator(folder))
-    if (entry.is_regular_file() && is_picture(entry.path())) r.push_back(entry.path().string());
+  try {
+    for (const auto& entry : fs::recursive_directory_iterator(folder))
+      if (entry.is_regular_file() && is_picture(entry.path())) r.push_back(entry.path().string());
+  } catch (const fs::filesystem_error& e) {
+    fail<FileError>({folder.string(), ": cannot be read: ", e.code().message()});
+  }
   std::sort(r.begin(), r.end());
   return r;
 }
@@ -30,9 +34,9 @@ std::vector<std::string> pictures_below(const fs::path& folder) {
 ImageFolder::ImageFolder(const std::string& root, transforms::Transform transform,
                          ImageReadMode mode)
     : transform_(std::move(transform)), mode_(mode) {
-  std::error_code error;
+  std::error_code error, unknown;
   for (const auto& entry : fs::directory_iterator(root, error))
-    if (entry.is_directory()) classes_.push_back(entry.path().filename().string());
+    if (entry.is_directory(unknown)) classes_.push_back(entry.path().filename().string());
   DROPIN_CHECK(!error, FileError, root, ": cannot be read as a folder: ", error.message());
   DROPIN_CHECK(!classes_.empty(), FileError, root,
                ": no folders in it, expected one for each class");

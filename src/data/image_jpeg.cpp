@@ -56,12 +56,14 @@ class JpegReader : public ImageReader {
   JpegReader(const std::uint8_t* data, std::size_t bytes) : data_(data), bytes_(bytes) {
     prepare(failure_, reason);
     info_.err = &failure_.manager;
+    if (setjmp(failure_.back)) return;
     jpeg_create_decompress(&info_);
+    created_ = true;
   }
   ~JpegReader() override { jpeg_destroy_decompress(&info_); }
 
   bool header(Pixels& p) override {
-    if (setjmp(failure_.back)) return false;
+    if (!created_ || setjmp(failure_.back)) return false;
     jpeg_mem_src(&info_, data_, static_cast<unsigned long>(bytes_));
     jpeg_read_header(&info_, TRUE);
     if (info_.num_components != 1 && info_.num_components != 3) {
@@ -94,6 +96,7 @@ class JpegReader : public ImageReader {
   std::size_t bytes_;
   Failure failure_;
   jpeg_decompress_struct info_{};
+  volatile bool created_ = false;
 };
 
 bool compress(jpeg_compress_struct& c, Failure& f, const Pixels& p, const std::uint8_t* from,

@@ -120,6 +120,12 @@ TEST(Image, WhatIsBrokenIsRefused) {
   std::string huge = encode_png(picture(1, 1, 1));  // its header says 65535 x 65535
   for (const std::size_t i : {18, 19, 22, 23}) huge[i] = '\xff';
   EXPECT_THROW(decode_image(huge), FileError);
+  std::string large = encode_jpeg(smooth(1, 8, 8));  // its header says 10922 x 10922
+  const std::size_t frame = large.find("\xff\xc0");
+  ASSERT_NE(frame, std::string::npos);
+  for (const std::size_t i : {5, 7}) large[frame + i] = '\x2a';
+  for (const std::size_t i : {6, 8}) large[frame + i] = '\xaa';
+  EXPECT_ERROR(decode_image(large), FileError, "10922 x 10922 pixels cannot be in");
   EXPECT_ERROR(read_image("/no/such.png"), FileError, "/no/such.png");
 }
 
