@@ -126,9 +126,9 @@ TEST(FashionMNIST, RefusesEachBadFileInItsOwnWords) {
   {
     const TemporaryFolder nothing;
     EXPECT_ERROR(FashionMNIST({.root = nothing / ""}), FileError,
-                 "neither train-images-idx3-ubyte.gz nor train-images-idx3-ubyte");
+                 " has no file train-images-idx3-ubyte (or .gz)");
     EXPECT_ERROR(FashionMNIST({.root = nothing / "none", .split = "test"}), FileError,
-                 "t10k-images-idx3-ubyte");
+                 "none is no folder with t10k-images-idx3-ubyte (or .gz)");
   }
   EXPECT_ERROR(FashionMNIST({.root = "x", .split = "validation"}), OptionError,
                "split is \"validation\"");
@@ -157,7 +157,7 @@ TEST(FashionMNIST, RefusesEachBadFileInItsOwnWords) {
   d.labels(idx({0}, ""));
   refused("no images");
   std::filesystem::remove(d.folder / "train-labels-idx1-ubyte");
-  refused("neither train-labels-idx1-ubyte.gz nor train-labels-idx1-ubyte");
+  refused(" has no file train-labels-idx1-ubyte (or .gz)");
 }
 
 TEST(FashionMNIST, VerifiesLabelsCountsAndSums) {
