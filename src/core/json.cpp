@@ -2,6 +2,7 @@
 
 #include <charconv>
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <nlohmann/json.hpp>
 #include <type_traits>
@@ -206,7 +207,10 @@ void Json::write(std::string& out, int indent, int level) const {
       write_number(out, int_);
       return;
     case kReal:
-      write_number(out, real_);
+      if (text_.empty())
+        write_number(out, real_);
+      else
+        out += text_;
       return;
     case kString:
       write_string(out, text_);
@@ -237,6 +241,17 @@ std::string Json::dump(int indent) const {
   std::string out;
   write(out, indent, 0);
   return out;
+}
+
+Json Json::big_integer(std::string digits) {
+  const std::size_t sign = !digits.empty() && digits[0] == '-';
+  if (digits.size() == sign || digits.find_first_not_of("0123456789", sign) != digits.npos)
+    fail<OptionError>({"json: \"", digits, "\" is no integer"});
+  Json j;
+  j.kind_ = kReal;
+  j.real_ = std::strtod(digits.c_str(), nullptr);
+  j.text_ = std::move(digits);
+  return j;
 }
 
 double Json::as_double() const {

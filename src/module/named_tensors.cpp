@@ -84,7 +84,10 @@ Tensor NamedTensors::find(std::string_view name) const {
 Tensor NamedTensors::get(std::string_view name, std::string_view who) const {
   if (Tensor t = find(name); t.defined()) return t;
   std::string have;
-  for (const auto& [n, t] : *this) have += (have.empty() ? "" : ", ") + n;
+  std::size_t named = 0;
+  for (const auto& [n, t] : *this)
+    if (++named <= 20) have += (have.empty() ? "" : ", ") + n;
+  if (named > 20) have += join({" and ", named - 20, " more"});
   fail<StateError>({who, ": no tensor \"", name, "\"; given: ", have.empty() ? "none" : have});
 }
 

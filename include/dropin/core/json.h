@@ -24,6 +24,9 @@ class Json {
   Json(const char* v) : kind_(kString), text_(v) {}
   Json(std::string v) : kind_(kString), text_(std::move(v)) {}
   Json(std::string_view v) : kind_(kString), text_(v) {}
+  /// An integer beyond int64: as_double() is its nearest double, dump() writes the digits. OptionError
+  /// for anything but an optional minus and digits.
+  static Json big_integer(std::string digits);
   static Json array() {
     Json j;
     j.kind_ = kArray;
@@ -100,7 +103,7 @@ class Json {
   Kind kind_ = kNull;
   int64_t int_ = 0;
   double real_ = 0;
-  std::string text_;
+  std::string text_;  ///< of a string; the digits of a big integer
   std::vector<Item> items_;
 };
 

@@ -65,6 +65,9 @@ class NamedTensors {
   }
   /// The tensor of that name; StateError naming `who` and what there is, if there is none.
   Tensor get(std::string_view name, std::string_view who) const;
+  /// The tensor of that name; StateError naming what there is, if there is none.
+  Tensor at(std::string_view name) const { return get(name, "at"); }
+  Tensor operator[](std::string_view name) const { return at(name); }
   void set(std::string name, Tensor t);
   /// Makes room for that many entries.
   void reserve(std::size_t entries);

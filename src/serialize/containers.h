@@ -1,0 +1,20 @@
+// The readers behind load_state(), one per container.
+#pragma once
+#include <memory>
+
+#include "dropin/serialize/state_file.h"
+#include "serialize/byte_source.h"
+
+namespace dropin::serialize_detail {
+
+using Source = std::shared_ptr<const ByteSource>;
+
+/// A GGUF file of version 2 or 3, or any one file of a split model with the others beside it.
+StateFile read_gguf(const Source& file);
+/// What torch.save writes: a zip archive, or the form of before torch 1.6.
+StateFile read_torch_archive(const Source& file);
+StateFile read_legacy_torch(const Source& file);
+/// NumPy's zip archive of .npy members.
+StateFile read_npz(const Source& file);
+
+}  // namespace dropin::serialize_detail
