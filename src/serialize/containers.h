@@ -16,5 +16,7 @@ StateFile read_torch_archive(const Source& file);
 StateFile read_legacy_torch(const Source& file);
 /// NumPy's zip archive of .npy members.
 StateFile read_npz(const Source& file);
+/// A zip archive: torch.save's or NumPy's, by its members.
+StateFile read_zip_state(const Source& file);
 
 }  // namespace dropin::serialize_detail

@@ -44,9 +44,7 @@ std::string header_of(const std::string& path, const NamedList& sorted, const No
   }
   int64_t at = 0;
   for (const auto& [n, t] : sorted) {
-    const char* type = "";
-    for (const TypeName& k : kSafetensorsTypes)
-      if (k.type == t.dtype()) type = k.name;
+    const char* type = stored_format_of(t.dtype()).name;
     Json shape = Json::array();
     for (int64_t s : t.sizes()) shape.push_back(Json(s));
     const int64_t end = at + t.numel() * item_size(t.dtype());
