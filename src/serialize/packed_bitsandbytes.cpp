@@ -129,7 +129,8 @@ void unpack_4bit(TensorGroups& g, const std::string& name, const std::string& ki
     need_stored(s.scales, "F32", blocks_of(blocks, s.blocksize), f);
     parts.insert(parts.end(), {s.map.name, s.scales.name});
   }
-  g.replace(parts, packed_tensor(name, kind == "nf4" ? "NF4" : "FP4", q.shape, q.dtype, codes,
+  g.replace(parts, packed_tensor(name, kind == "nf4" ? "bitsandbytes.NF4" : "bitsandbytes.FP4",
+                                 q.shape, q.dtype, codes,
                                  [codes, map, s, q] { return decode_4bit(codes, map, s, q); }));
 }
 
@@ -147,16 +148,17 @@ void unpack_int8(TensorGroups& g, const std::string& prefix) {
       bad_layout(f, order->name, {"is ", v, ", expected 0: rows in order"});
     parts.push_back(order->name);
   }
-  g.replace(parts,
-            packed_tensor(weight.name, "INT8", weight.shape, kFloat32, weight, [weight, scb] {
-              const Tensor c = weight.read(), s = scb.read();
-              Tensor y = empty(weight.shape, kFloat32);
-              const int64_t width = weight.shape[1];
-              for (int64_t i = 0; i < y.numel(); ++i)
-                y.data<float>()[i] = static_cast<float>(c.data<std::int8_t>()[i]) *
-                                     s.data<float>()[i / width] * (1.0f / 127);
-              return y;
-            }));
+  g.replace(parts, packed_tensor(weight.name, "bitsandbytes.INT8", weight.shape, kFloat32, weight,
+                                 [weight, scb] {
+                                   const Tensor c = weight.read(), s = scb.read();
+                                   Tensor y = empty(weight.shape, kFloat32);
+                                   const int64_t width = weight.shape[1];
+                                   for (int64_t i = 0; i < y.numel(); ++i)
+                                     y.data<float>()[i] =
+                                         static_cast<float>(c.data<std::int8_t>()[i]) *
+                                         s.data<float>()[i / width] / 127.0f;
+                                   return y;
+                                 }));
 }
 
 }  // namespace

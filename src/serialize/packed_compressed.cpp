@@ -66,7 +66,7 @@ void unpack_ct_nvfp4(TensorGroups& g, const std::string& prefix, const StoredTen
                {global.format, " ", global.shape, ", expected one F32 that divides"});
   g.replace({codes.name, scale.name, global.name},
             packed_tensor(
-                prefix, "NVFP4", {codes.shape[0], columns}, kBFloat16, codes,
+                prefix, "compressed_tensors.NVFP4", {codes.shape[0], columns}, kBFloat16, codes,
                 [codes, scale, global, columns] {
                   const Tensor s = scale.read() / global.read().reshape({1});
                   return scale_groups(read_row_codes(codes.read(), number_format("F4"), columns), s)
@@ -87,7 +87,7 @@ void unpack_ct_mx(TensorGroups& g, const std::string& prefix, const StoredTensor
   need_groups(g.file(), codes, scale, columns, 32);
   g.replace({codes.name, scale.name},
             packed_tensor(
-                prefix, join({"MXFP", format[1] == '4' ? 4 : 6}), {codes.shape[0], columns},
+                prefix, join({"compressed_tensors.MXFP", format[1] == '4' ? 4 : 6}), {codes.shape[0], columns},
                 kBFloat16, codes, [codes, scale, columns, format] {
                   return scale_groups(read_row_codes(codes.read(), number_format(format), columns),
                                       decode_numbers(scale.read(), "F8_E8M0"))
@@ -166,7 +166,7 @@ void unpack_ct_ints(TensorGroups& g, const std::string& prefix, const StoredTens
     bad_layout(f, prefix + "_g_idx",
                {"columns in activation order cannot be read; load_state with unpack = false gives "
                 "the parts"});
-  g.replace(parts, packed_tensor(prefix, join({"INT", bits}), {size[0], columns}, scale.dtype,
+  g.replace(parts, packed_tensor(prefix, join({"compressed_tensors.INT", bits}), {size[0], columns}, scale.dtype,
                                  codes, [codes, scale, zeros, bits, columns] {
                                    return read_packed_ints(codes, scale, zeros.get(), bits,
                                                            columns);
@@ -210,7 +210,7 @@ void unpack_torchao_tensor(TensorGroups& g, const std::string& name, const Json&
     parts.push_back(p->name);
   }
   g.replace(parts, packed_tensor(
-                       name, nv ? "NVFP4" : join({"MXFP", format->bits}), {codes.shape[0], columns},
+                       name, nv ? "torchao.NVFP4" : join({"torchao.MXFP", format->bits}), {codes.shape[0], columns},
                        kFloat32, codes, [codes, scale, global, format, columns] {
                          Tensor s = scale.format == "U8" ? decode_numbers(scale.read(), "F8_E8M0")
                                                          : scale.read(kFloat32);

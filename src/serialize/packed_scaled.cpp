@@ -64,10 +64,12 @@ void unpack_block_scales(TensorGroups& g, const std::string& name, const char* s
   const int64_t rows = block_along(f, w, 0, grid[0], block),
                 columns = block_along(f, w, 1, grid[1], block);
   const DType dtype = is_floating(s.dtype) ? s.dtype : kFloat32;
-  g.replace({w.name, s.name},
-            packed_tensor(w.name, w.format, w.shape, dtype, w, [w, s, grid, rows, columns, dtype] {
-              return scale_blocks(w.read(), s.read().reshape(grid), rows, columns).to(dtype);
-            }));
+  g.replace(
+      {w.name, s.name},
+      packed_tensor(
+          w.name, "scaled." + w.format, w.shape, dtype, w, [w, s, grid, rows, columns, dtype] {
+            return scale_blocks(w.read(), s.read().reshape(grid), rows, columns).to(dtype);
+          }));
 }
 
 /// KEY_blocks [.., rows, G, 16] and KEY_scales [.., rows, G] are KEY [.., 32 G, rows].
@@ -78,7 +80,7 @@ void unpack_experts(TensorGroups& g, const std::string& key) {
   const StoredTensor blocks = *b, scales = *s;
   const auto sizes = blocks.shape;
   const int64_t sixteen = sizes[sizes.size() - 1];
-  const Shape of_scales(sizes.begin(), sizes.end() - 1);
+  const Shape of_scales(sizes.begin(), static_cast<int64_t>(sizes.size()) - 1);
   if (sixteen != 16 || !(of_scales == scales.shape))
     bad_layout(f, blocks.name,
                {blocks.shape, " with scales ", scales.shape,
@@ -89,7 +91,7 @@ void unpack_experts(TensorGroups& g, const std::string& key) {
   shape[last - 1] = 32 * groups;
   shape[last] = rows;
   g.replace({blocks.name, scales.name},
-            packed_tensor(key, "MXFP4", shape, kFloat32, blocks,
+            packed_tensor(key, "gpt_oss.MXFP4", shape, kFloat32, blocks,
                           [blocks, scales] { return unpack_mxfp4(blocks.read(), scales.read()); }));
 }
 
@@ -105,11 +107,11 @@ void unpack_ternary_rows(TensorGroups& g, const std::string& name, bool divide) 
                {scale->format, " ", scale->shape, ", expected one number for the whole weight"});
   const StoredTensor w = *codes, s = *scale;
   const Shape shape{4 * w.shape[0], w.shape[1]};
-  g.replace({w.name, s.name}, packed_tensor(w.name, "TERNARY", shape, kFloat32, w, [w, s, divide] {
-              const Tensor t = unpack_ternary(w.read()).to(kFloat32),
-                           by = s.read(kFloat32).reshape({1});
-              return divide ? t / by : t * by;
-            }));
+  g.replace(
+      {w.name, s.name}, packed_tensor(w.name, "bitnet.TERNARY", shape, kFloat32, w, [w, s, divide] {
+        const Tensor t = unpack_ternary(w.read()).to(kFloat32), by = s.read(kFloat32).reshape({1});
+        return divide ? t / by : t * by;
+      }));
 }
 
 }  // namespace

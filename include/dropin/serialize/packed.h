@@ -19,9 +19,9 @@ Tensor pack_ternary(const Tensor& ternary);
 /// rows]. Scale 255 is 2^128, not NaN: what is too large is inf. ShapeError, DTypeError.
 Tensor unpack_mxfp4(const Tensor& blocks, const Tensor& scales);
 
-/// Integers of `bits` (1 to 8) from int32 words, as compressed-tensors packs rows: element i of a row is
-/// at bit i bits of the row's little-endian stream, plus 2^(bits - 1). I32 [rows, words] to Int8
-/// [rows, columns]. ShapeError when a row's words are not ceil(columns bits / 32); DTypeError.
+/// Integers of `bits` (1 to 8) from int32 words, as compressed-tensors packs rows: element i of a
+/// row is at bit i bits of the row's little-endian stream, plus 2^(bits - 1). I32 [rows, words] to
+/// Int8 [rows, columns]. ShapeError when a row's words are not ceil(columns bits / 32); DTypeError.
 Tensor unpack_int32(const Tensor& packed, int bits, int64_t columns);
 /// The reverse. Error naming a value outside [-2^(bits - 1), 2^(bits - 1)).
 Tensor pack_int32(const Tensor& values, int bits);

@@ -27,7 +27,7 @@ class TensorContent {
 struct StoredTensor {
   std::string name;
   /// How it is stored: safetensors' dtypes (F32, BF16, I16, U64, C64, F8_E4M3, F4, ...), GGUF's
-  /// types (Q8_0, Q4_K, MXFP4, ...), or a packed layout (NF4, INT4, TERNARY, ...).
+  /// types (Q8_0, Q4_K, MXFP4, ...), or a packed layout by its library (bitsandbytes.NF4, bitnet.TERNARY, ...).
   std::string format;
   Shape shape;              ///< in elements; of C64 with a last axis of 2, real and imaginary
   DType dtype = kFloat32;   ///< of read(): the format's own, or the least that holds its values
