@@ -87,8 +87,8 @@ void unpack_ct_mx(TensorGroups& g, const std::string& prefix, const StoredTensor
   need_groups(g.file(), codes, scale, columns, 32);
   g.replace({codes.name, scale.name},
             packed_tensor(
-                prefix, join({"compressed_tensors.MXFP", format[1] == '4' ? 4 : 6}), {codes.shape[0], columns},
-                kBFloat16, codes, [codes, scale, columns, format] {
+                prefix, join({"compressed_tensors.MXFP", format[1] == '4' ? 4 : 6}),
+                {codes.shape[0], columns}, kBFloat16, codes, [codes, scale, columns, format] {
                   return scale_groups(read_row_codes(codes.read(), number_format(format), columns),
                                       decode_numbers(scale.read(), "F8_E8M0"))
                       .to(kBFloat16);
@@ -166,8 +166,8 @@ void unpack_ct_ints(TensorGroups& g, const std::string& prefix, const StoredTens
     bad_layout(f, prefix + "_g_idx",
                {"columns in activation order cannot be read; load_state with unpack = false gives "
                 "the parts"});
-  g.replace(parts, packed_tensor(prefix, join({"compressed_tensors.INT", bits}), {size[0], columns}, scale.dtype,
-                                 codes, [codes, scale, zeros, bits, columns] {
+  g.replace(parts, packed_tensor(prefix, join({"compressed_tensors.INT", bits}), {size[0], columns},
+                                 scale.dtype, codes, [codes, scale, zeros, bits, columns] {
                                    return read_packed_ints(codes, scale, zeros.get(), bits,
                                                            columns);
                                  }));
@@ -209,17 +209,19 @@ void unpack_torchao_tensor(TensorGroups& g, const std::string& name, const Json&
     global = std::make_shared<StoredTensor>(*p);
     parts.push_back(p->name);
   }
-  g.replace(parts, packed_tensor(
-                       name, nv ? "torchao.NVFP4" : join({"torchao.MXFP", format->bits}), {codes.shape[0], columns},
-                       kFloat32, codes, [codes, scale, global, format, columns] {
-                         Tensor s = scale.format == "U8" ? decode_numbers(scale.read(), "F8_E8M0")
-                                                         : scale.read(kFloat32);
-                         if (global) s = global->read().reshape({1}) * s;
-                         const Tensor v = codes.format == "U8"
-                                              ? read_row_codes(codes.read(), *format, columns)
-                                              : codes.read(kFloat32);
-                         return scale_groups(v, s);
-                       }));
+  g.replace(parts, packed_tensor(name, nv ? "torchao.NVFP4" : join({"torchao.MXFP", format->bits}),
+                                 {codes.shape[0], columns}, kFloat32, codes,
+                                 [codes, scale, global, format, columns] {
+                                   Tensor s = scale.format == "U8"
+                                                  ? decode_numbers(scale.read(), "F8_E8M0")
+                                                  : scale.read(kFloat32);
+                                   if (global) s = global->read().reshape({1}) * s;
+                                   const Tensor v =
+                                       codes.format == "U8"
+                                           ? read_row_codes(codes.read(), *format, columns)
+                                           : codes.read(kFloat32);
+                                   return scale_groups(v, s);
+                                 }));
 }
 
 }  // namespace
