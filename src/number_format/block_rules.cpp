@@ -115,11 +115,12 @@ void other_block(Rule r, const float* x, std::uint8_t* codes, std::uint8_t* scal
     std::fill(codes, codes + kBlock, std::uint8_t{0});
     return;
   }
-  if (m > 0)
+  if (r == Rule::Gguf ? m > 0 : m / 6.0f > 0)
     byte = r == Rule::Gguf ? std::ilogb(m) - 2 + 127
                            : static_cast<int>(std::ceil(std::log2(m / 6.0f))) + 127;
   *scale = static_cast<std::uint8_t>(byte & 255);
-  const float by = power(*scale);
+  // mlx divides by the scale that its byte has no room for.
+  const float by = r == Rule::Mlx ? std::ldexp(1.0f, byte - 127) : power(*scale);
   for (int64_t i = 0; i < kBlock; ++i) codes[i] = nearest_e2m1(x[i] / by);
 }
 
