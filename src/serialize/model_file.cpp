@@ -161,6 +161,24 @@ LoadReport load(Module& model, const StateFile& f, bool strict) {
   return r;
 }
 
+namespace {
+/// Takes out what a model does not have because it is one of its tensors, under a second name.
+void drop_tied(StateFile& f, const StateDict& mine, std::vector<std::string>& renamed) {
+  for (std::size_t i = f.tensors.size(); i-- > 0;) {
+    const StoredTensor& t = f.tensors[i];
+    if (mine.contains(t.name)) continue;
+    for (const StoredTensor& other : f.tensors) {
+      if (!mine.contains(other.name) || other.shape != t.shape || other.format != t.format ||
+          other.raw() != t.raw())
+        continue;
+      renamed.push_back(t.name + " -> " + other.name + " (the same values)");
+      f.tensors.erase(f.tensors.begin() + static_cast<std::ptrdiff_t>(i));
+      break;
+    }
+  }
+}
+}  // namespace
+
 LoadReport load(Module& model, const std::string& path, bool strict) {
   StateFile f = load_state(path);
   const NameMapChoice choice = guess_name_map(f);
@@ -173,6 +191,10 @@ LoadReport load(Module& model, const std::string& path, bool strict) {
     if (!known)
       for (const auto& [theirs, ours] : map_names(f, choice.name).renamed)
         renamed.push_back(theirs + " -> " + ours);
+    if (!known) {
+      std::erase_if(f.aliases, [&](const auto& a) { return !mine.contains(a.first); });
+      drop_tied(f, mine, renamed);
+    }
   }
   LoadReport r = load(model, f, strict);
   r.renamed.insert(r.renamed.begin(), renamed.begin(), renamed.end());

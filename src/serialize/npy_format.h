@@ -19,8 +19,9 @@ struct NpyHeader {
 };
 
 /// The header of an array of `bytes` bytes, of which `begin` holds the first (enough for the
-/// header). FileError naming the rule that it breaks.
-NpyHeader parse_npy_header(std::string_view begin, std::uint64_t bytes, const std::string& label);
+/// header). FileError naming the rule that it breaks; with `own` also for a dtype that no Tensor has.
+NpyHeader parse_npy_header(std::string_view begin, std::uint64_t bytes, const std::string& label,
+                           bool own = false);
 /// The values as little-endian numbers in row-major order.
 std::string npy_values(const NpyHeader& h, std::string content);
 

@@ -1,6 +1,7 @@
 #include "dropin/serialize/state_file.h"
 
 #include <algorithm>
+#include <cstring>
 
 #include "dropin/ops/ops.h"
 #include "serialize/containers.h"
@@ -97,15 +98,15 @@ StateFile read_safetensors_state(const Source& in) {
 }
 
 StateFile read_container(const Source& in) {
-  unsigned char magic[8] = {};
-  in->read(0, magic, std::min<std::uint64_t>(8, in->size()));
+  unsigned char magic[9] = {};  // of safetensors a length and the first of the header
+  in->read(0, magic, std::min<std::uint64_t>(sizeof magic, in->size()));
   const auto begins = [&](std::string_view with) {
     return std::memcmp(magic, with.data(), with.size()) == 0;
   };
   if (begins("GGUF")) return read_gguf(in);
   if (begins("PK\3\4") || begins("PK\5\6")) return read_zip_state(in);
   if (begins("\x80\2\x8a\n")) return read_legacy_torch(in);
-  if (magic[0] == 0x80 && magic[1] <= 5 && in->size() > 8 && magic[7] != 0)
+  if (magic[0] == 0x80 && magic[1] <= 5 && !std::memchr("{ \t\r\n", magic[8], 5))
     fail<FileError>({in->label(),
                      ": is a pickle that torch.save did not write, expected "
                      "safetensors, GGUF, an archive of torch.save or npz"});
