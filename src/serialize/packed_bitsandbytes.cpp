@@ -161,6 +161,28 @@ void unpack_int8(TensorGroups& g, const std::string& prefix) {
                                  }));
 }
 
+/// One-byte optimizer states: code table times the greatest value of a block of 256. The parts stay
+/// as they are beside it.
+void unpack_optimizer_state(TensorGroups& g, const std::string& prefix, const char* number) {
+  const StateFile& f = g.file();
+  const std::string name = prefix + "state" + number;
+  const StoredTensor* codes = g.find(name);
+  if (!codes || codes->format != "U8") return;
+  const StoredTensor c = *codes, map = g.need(prefix + "qmap" + number, name),
+                     absmax = g.need(prefix + "absmax" + number, name);
+  const int64_t n = claimed_elements(c.shape, f, name), block = 256;
+  need_stored(map, "F32", 256, f);
+  need_stored(absmax, "F32", blocks_of(n, block), f);
+  g.replace({name}, packed_tensor(name, "bitsandbytes.DYNAMIC8", c.shape, kFloat32, c, [=] {
+              const Tensor q = c.read(), table = map.read(), most = absmax.read();
+              Tensor y = empty(c.shape, kFloat32);
+              for (int64_t i = 0; i < n; ++i)
+                y.data<float>()[i] =
+                    table.data<float>()[q.data<std::uint8_t>()[i]] * most.data<float>()[i / block];
+              return y;
+            }));
+}
+
 }  // namespace
 
 void unpack_bitsandbytes(TensorGroups& groups) {
@@ -168,6 +190,10 @@ void unpack_bitsandbytes(TensorGroups& groups) {
     for (const std::string& name : groups.ending(join({".quant_state.bitsandbytes__", kind})))
       unpack_4bit(groups, name, kind);
   for (const std::string& prefix : groups.ending("SCB")) unpack_int8(groups, prefix);
+  for (const char* number : {"1", "2"})
+    for (const std::string& above :
+         groups.ending(join({"__bnb_optimizer_quant_state__.qmap", number})))
+      unpack_optimizer_state(groups, above + "__bnb_optimizer_quant_state__.", number);
 }
 
 }  // namespace dropin::serialize_detail
