@@ -175,7 +175,6 @@ TEST(Pickle, RefusesWhateverElseIsAskedForByItsName) {
     EXPECT_WORDS(whole(text(module) + text(name) + "\x93"), want);  // STACK_GLOBAL
     EXPECT_WORDS(whole(global(module, name)), "torch.save(model.state_dict(), PATH)");
   }
-  EXPECT_WORDS(whole(global("torch\x1b[2J", "x")), "asks for");
 }
 
 TEST(Pickle, RefusesCallsThatDoNotFit) {
