@@ -115,7 +115,20 @@ class PickleTree {
   using Locate = std::function<StorageBytes(const PickledStorage&)>;
   PickleTree(const Pickled& p, const Locate& locate, StateFile& to)
       : p_(p), locate_(locate), to_(to), most_(kFreeOfPickle + kMostPerPickleByte * p.bytes) {}
-  void run() { to_.metadata = walk(p_.root, {}); }
+  /// The metadata are an object whatever was saved: a list's entries under "0", "1", ..., a tensor
+  /// under its name, anything else under "value".
+  void run() {
+    Json j = walk(p_.root, {});
+    if (!j.is_object()) {
+      std::vector<Json::Item> entries;
+      if (j.is_array())
+        for (std::size_t i = 0; i < j.size(); ++i) entries.emplace_back(std::to_string(i), j[i]);
+      else
+        entries.emplace_back(to_.tensors.empty() ? "value" : "tensor", std::move(j));
+      j = Json::object(std::move(entries));
+    }
+    to_.metadata = std::move(j);
+  }
 
  private:
   [[noreturn]] void bad(const std::string& name, std::initializer_list<Part> why) const {

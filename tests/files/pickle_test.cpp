@@ -148,8 +148,10 @@ TEST(Pickle, NamesNumbersAndTextsOfKeys) {
                "has the key 1 as a number and as a text");
 }
 
-TEST(Pickle, KeepsMetadataThatIsNoDict) {
-  EXPECT_EQ(said(whole(list({number(1), text("a")}))).dump(), "[1,\"a\"]");
+TEST(Pickle, KeepsWhatIsNoDictUnderNamesOfItsOwn) {
+  EXPECT_EQ(said(whole(list({number(1), text("a")}))).dump(), "{\"0\":1,\"1\":\"a\"}");
+  EXPECT_EQ(said(whole(numbers({}))).dump(), "{}");
+  EXPECT_EQ(said(whole(number(3))).dump(), "{\"value\":3}");
 }
 
 TEST(Pickle, RefusesWhateverElseIsAskedForByItsName) {

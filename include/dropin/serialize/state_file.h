@@ -51,8 +51,9 @@ struct StateFile {
   std::string path;
   std::string container;  ///< "safetensors", "gguf", "pt" or "npz"
   std::vector<StoredTensor> tensors;
-  /// safetensors: texts, of an index its numbers too; GGUF: every value; pt: everything that is no
-  /// tensor, nested as it was saved.
+  /// An object. safetensors: texts, of an index its numbers too; GGUF: every value; pt: everything
+  /// that is no tensor, nested as it was saved, of a list the entries under "0", "1", ...; sets,
+  /// tuples and bytes are arrays, a tensor is the text "<tensor NAME>".
   Json metadata = Json::object();
   /// Names that the file says are another tensor's (tied weights): name, kept name.
   std::vector<std::pair<std::string, std::string>> aliases;
