@@ -109,6 +109,14 @@ std::string lower(std::string_view s) {
   return r;
 }
 
+/// Letters and digits alone, in lower case: "GPT-2" as "gpt2".
+std::string letters_of(std::string_view s) {
+  std::string r;
+  for (const char c : lower(s))
+    if (std::isalnum(static_cast<unsigned char>(c))) r += c;
+  return r;
+}
+
 }  // namespace
 
 const std::vector<NameMap>& name_maps() {
@@ -127,17 +135,20 @@ const NameMap& name_map(std::string_view name) {
 
 NameMapChoice guess_name_map(const StateFile& file) {
   NameMapChoice best;
-  std::size_t best_prefixed = 0;
+  std::size_t best_likely = 0;
   for (const NameMap& m : name_maps()) {
-    std::size_t n = 0, prefixed = 0;
+    std::size_t n = 0, prefixed = 0;  // names with the map's own prefix
     std::string ours;
     for (const StoredTensor& t : file.tensors) {
       n += find_rule(m, t.name, ours) != nullptr;
       prefixed += !m.prefix.empty() && t.name.compare(0, m.prefix.size(), m.prefix) == 0;
     }
-    if (n > best.matched || (n == best.matched && n > 0 && prefixed > best_prefixed)) {
+    // Families share names: config.json's word decides before the prefix.
+    const std::size_t likely =
+        prefixed + (letters_of(m.name) == letters_of(file.model_type) ? 1'000'000 : 0);
+    if (n > best.matched || (n == best.matched && n > 0 && likely > best_likely)) {
       best = {m.name, n};
-      best_prefixed = prefixed;
+      best_likely = likely;
     }
   }
   if (2 * best.matched < file.tensors.size() || best.matched == 0) return {};

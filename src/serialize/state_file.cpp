@@ -127,6 +127,7 @@ StateFile load_state(const std::string& path, const LoadStateOptions& options) {
   StateFile r = read_container(in);
   r.path = path;
   const ModelConfig config = read_model_config(path);
+  r.model_type = config.text({"model_type"});
   if (options.unpack) unpack_layouts(r, config);
   find_aliases(r, config);
   return r;

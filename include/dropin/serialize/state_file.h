@@ -27,7 +27,8 @@ class TensorContent {
 struct StoredTensor {
   std::string name;
   /// How it is stored: safetensors' dtypes (F32, BF16, I16, U64, C64, F8_E4M3, F4, ...), GGUF's
-  /// types (Q8_0, Q4_K, MXFP4, ...), or a packed layout by its library (bitsandbytes.NF4, bitnet.TERNARY, ...).
+  /// types (Q8_0, Q4_K, MXFP4, ...), or a packed layout by its library (bitsandbytes.NF4,
+  /// bitnet.TERNARY, ...).
   std::string format;
   Shape shape;              ///< in elements; of C64 with a last axis of 2, real and imaginary
   DType dtype = kFloat32;   ///< of read(): the format's own, or the least that holds its values
@@ -55,6 +56,7 @@ struct StateFile {
   /// that is no tensor, nested as it was saved, of a list the entries under "0", "1", ...; sets,
   /// tuples and bytes are arrays, a tensor is the text "<tensor NAME>".
   Json metadata = Json::object();
+  std::string model_type;  ///< as config.json beside the file calls it: "bert", "gpt2"; or empty
   /// Names that the file says are another tensor's (tied weights): name, kept name.
   std::vector<std::pair<std::string, std::string>> aliases;
 
