@@ -167,7 +167,11 @@ NpyHeader serialize_detail::parse_npy_header(std::string_view begin, std::uint64
                      bytes - start, " after its length (truncated?)"});
   NpyHeader h = NpyHeaderParser(begin.substr(start, length), file).run();
   h.begin = start + length;
-  if (!h.format) return h;
+  return h;
+}
+
+void serialize_detail::check_npy_size(const NpyHeader& h, std::uint64_t bytes,
+                                      const std::string& file) {
   int64_t need = h.format->bits / 8;
   bool nothing = false;
   for (const int64_t n : h.shape) {
@@ -183,7 +187,6 @@ NpyHeader serialize_detail::parse_npy_header(std::string_view begin, std::uint64
         {file, ": ", have, " bytes of data, shape ", h.shape, " of ",
          h.format->own && h.format->parts == 1 ? name(h.format->dtype) : h.descr.c_str(), " needs ",
          need});
-  return h;
 }
 
 std::string serialize_detail::npy_values(const NpyHeader& h, std::string content) {
@@ -215,6 +218,7 @@ Tensor parse_npy(const void* data, std::size_t bytes, const std::string& file) {
   if (!h.format || !h.format->own || h.format->parts > 1)
     fail<FileError>({file, ": npy header: dtype \"", h.descr,
                      "\" is not one of f2, f4, f8, i1, i4, i8, u1, b1"});
+  check_npy_size(h, bytes, file);
   const auto* content = static_cast<const char*>(data) + h.begin;
   const std::string values = npy_values(h, std::string(content, bytes - h.begin));
   if (h.format->dtype == DType::Boolean)

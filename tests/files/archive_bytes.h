@@ -28,7 +28,7 @@ inline std::string patched(std::string bytes, std::size_t at, const std::string&
 
 /// Opens the bytes as a file; the file is gone again when this returns.
 inline StateFile load(const std::string& bytes) {
-  TemporaryFolder dir;
+  static const TemporaryFolder dir;
   write(dir / "file", bytes);
   return load_state(dir / "file");
 }

@@ -50,7 +50,7 @@ struct StoredTensor {
 /// keeps the file open.
 struct StateFile {
   std::string path;
-  std::string container;  ///< "safetensors", "gguf", "pt" or "npz"
+  std::string container;  ///< "safetensors", "gguf", "pt", "npz" or "npy"
   std::vector<StoredTensor> tensors;
   /// An object. safetensors: texts, of an index its numbers too; GGUF: every value; pt: everything
   /// that is no tensor, nested as it was saved, of a list the entries under "0", "1", ...; sets,
