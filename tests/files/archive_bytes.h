@@ -26,11 +26,18 @@ inline std::string patched(std::string bytes, std::size_t at, const std::string&
   return bytes.replace(at, with.size(), with);
 }
 
-/// Opens the bytes as a file; the file is gone again when this returns.
+/// Opens the bytes as a file; only what was opened keeps it.
 inline StateFile load(const std::string& bytes) {
   static const TemporaryFolder dir;
+  // A file of its own each time: to write one anew waits for the disk.
+  std::filesystem::remove(dir / "file");
   write(dir / "file", bytes);
   return load_state(dir / "file");
+}
+/// Opens the bytes and reads every tensor.
+inline void load_all(const std::string& bytes) {
+  const StateFile f = load(bytes);
+  for (const StoredTensor& t : f.tensors) t.read();
 }
 
 inline std::uint32_t crc_of(const std::string& s) {
