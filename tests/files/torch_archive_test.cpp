@@ -34,7 +34,7 @@ struct DTypeCase {
   Shape shape;
   Doubles values;
 };
-std::vector<DTypeCase> dtype_cases() {
+std::vector<DTypeCase> typed_cases() {
   const auto hex = [](const char* digits) { return from_hex(digits); };
   return {
       {"FloatStorage", "", "F32", 4, floats({1.5f, -2}), kFloat32, {2}, {1.5, -2}},
@@ -62,7 +62,11 @@ std::vector<DTypeCase> dtype_cases() {
        bytes_of<double>({1, 2, 3, -4}),
        kFloat64,
        {2, 2},
-       {1, 2, 3, -4}},
+       {1, 2, 3, -4}}};
+}
+std::vector<DTypeCase> untyped_cases() {
+  const auto hex = [](const char* digits) { return from_hex(digits); };
+  return {
       {"UntypedStorage", "uint16", "U16", 2, hex("0100ffff"), kInt32, {2}, {1, 65535}},
       {"UntypedStorage",
        "uint32",
@@ -108,6 +112,12 @@ std::vector<DTypeCase> dtype_cases() {
        {4},
        {0.5, 1.5, 4, -6}},
   };
+}
+
+std::vector<DTypeCase> dtype_cases() {
+  std::vector<DTypeCase> all = typed_cases();
+  for (DTypeCase& c : untyped_cases()) all.push_back(std::move(c));
+  return all;
 }
 
 TEST(TorchArchive, ReadsEachDType) {

@@ -22,8 +22,7 @@ std::string stored_zip(const std::pair<std::string, std::string> (&members)[3]) 
     }
     const auto size = static_cast<U32>(content.size());
     const std::string common = std::string("\x14\0\0\0\0\0\0\0\0\0", 10) + little(~crc) +
-                               little(size) + little(size) +
-                               little(static_cast<U32>(name.size()));
+                               little(size) + little(size) + little(static_cast<U32>(name.size()));
     directory += std::string("PK\1\2\x14\0", 6) + common + std::string(10, '\0') +
                  little(static_cast<U32>(all.size())) + name;
     all += "PK\3\4" + common + name + content;
@@ -55,9 +54,9 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
       fuzz::expect(t.raw().size() == t.bytes, "the stored form has the bytes that were listed");
     }
   } catch (const Error& e) {
-    fuzz::expect(std::string_view(e.what()).find("a/data.pkl\": its checksum") ==
-                     std::string_view::npos,
-                 "the archive around the pickle is sound");
+    fuzz::expect(
+        std::string_view(e.what()).find("a/data.pkl\": its checksum") == std::string_view::npos,
+        "the archive around the pickle is sound");
   }
   return 0;
 }
