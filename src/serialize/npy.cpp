@@ -146,7 +146,7 @@ void swap_bytes(void* data, int64_t count, int64_t width) {
 }  // namespace
 
 NpyHeader serialize_detail::parse_npy_header(std::string_view begin, std::uint64_t bytes,
-                                             const std::string& file, bool own) {
+                                             const std::string& file) {
   const auto* p = reinterpret_cast<const unsigned char*>(begin.data());
   if (begin.size() < 10 || std::memcmp(p, kMagic.data(), kMagic.size()) != 0)
     fail<FileError>({file, ": does not begin with npy's magic"});
@@ -167,10 +167,11 @@ NpyHeader serialize_detail::parse_npy_header(std::string_view begin, std::uint64
                      bytes - start, " after its length (truncated?)"});
   NpyHeader h = NpyHeaderParser(begin.substr(start, length), file).run();
   h.begin = start + length;
-  if (own && (!h.format || !h.format->own || h.format->parts > 1))
-    fail<FileError>({file, ": npy header: dtype \"", h.descr,
-                     "\" is not one of f2, f4, f8, i1, i4, i8, u1, b1"});
-  if (!h.format) return h;
+  return h;
+}
+
+void serialize_detail::check_npy_size(const NpyHeader& h, std::uint64_t bytes,
+                                      const std::string& file) {
   int64_t need = h.format->bits / 8;
   bool nothing = false;
   for (const int64_t n : h.shape) {
@@ -186,7 +187,6 @@ NpyHeader serialize_detail::parse_npy_header(std::string_view begin, std::uint64
         {file, ": ", have, " bytes of data, shape ", h.shape, " of ",
          h.format->own && h.format->parts == 1 ? name(h.format->dtype) : h.descr.c_str(), " needs ",
          need});
-  return h;
 }
 
 std::string serialize_detail::npy_values(const NpyHeader& h, std::string content) {
@@ -214,7 +214,11 @@ std::string serialize_detail::npy_values(const NpyHeader& h, std::string content
 }
 
 Tensor parse_npy(const void* data, std::size_t bytes, const std::string& file) {
-  const NpyHeader h = parse_npy_header({static_cast<const char*>(data), bytes}, bytes, file, true);
+  const NpyHeader h = parse_npy_header({static_cast<const char*>(data), bytes}, bytes, file);
+  if (!h.format || !h.format->own || h.format->parts > 1)
+    fail<FileError>({file, ": npy header: dtype \"", h.descr,
+                     "\" is not one of f2, f4, f8, i1, i4, i8, u1, b1"});
+  check_npy_size(h, bytes, file);
   const auto* content = static_cast<const char*>(data) + h.begin;
   const std::string values = npy_values(h, std::string(content, bytes - h.begin));
   if (h.format->dtype == DType::Boolean)

@@ -19,9 +19,10 @@ struct NpyHeader {
 };
 
 /// The header of an array of `bytes` bytes, of which `begin` holds the first (enough for the
-/// header). FileError naming the rule that it breaks; with `own` also for a dtype that no Tensor has.
-NpyHeader parse_npy_header(std::string_view begin, std::uint64_t bytes, const std::string& label,
-                           bool own = false);
+/// header). FileError naming the rule that it breaks.
+NpyHeader parse_npy_header(std::string_view begin, std::uint64_t bytes, const std::string& label);
+/// Of numbers: FileError when sizes and dtype do not agree with the bytes after the header.
+void check_npy_size(const NpyHeader& h, std::uint64_t bytes, const std::string& label);
 /// The values as little-endian numbers in row-major order.
 std::string npy_values(const NpyHeader& h, std::string content);
 

@@ -52,6 +52,7 @@ constexpr const char* kAllowedGlobals[] = {"torch._utils._rebuild_tensor_v2",
                                            "builtins.set",
                                            "builtins.frozenset",
                                            "builtins.complex",
+                                           "builtins.bytes",
                                            "builtins.bytearray",
                                            "_codecs.encode"};
 
@@ -289,6 +290,12 @@ void PickleMachine::rebuild_tensor(const std::string& name, const std::vector<Id
     t.format = find_stored_format(dtype_named(node(args[6]).text.substr(6))->format);
   }
   if (!t.format) bad({"a tensor of an untyped storage has no dtype"});
+  // A last argument: {'conj': True} or {'neg': True} where PyTorch has not carried that out yet.
+  const std::size_t lazy = third ? 7 : 6;
+  if (args.size() > lazy && !node(args[lazy]).items.empty())
+    bad(
+        {"a tensor is stored as its conjugate or negative, expected plain values; save "
+         "tensor.resolve_conj().resolve_neg()"});
   out_.tensors.push_back(std::move(t));
   push({.kind = Kind::Tensor, .integer = static_cast<std::int64_t>(out_.tensors.size() - 1)});
 }
@@ -346,6 +353,7 @@ void PickleMachine::reduce() {
     }
     return push({.kind = Kind::Bytes, .text = bytes});
   }
+  if (name == "builtins.bytes" && args.empty()) return push({.kind = Kind::Bytes});
   if (name == "builtins.bytearray" && (args.empty() || is(0, Kind::Bytes))) {
     if (!args.empty()) spend(node(args[0]).text.size());
     return push({.kind = Kind::Bytes, .text = args.empty() ? "" : node(args[0]).text});

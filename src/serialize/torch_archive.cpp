@@ -15,7 +15,8 @@ namespace dropin::serialize_detail {
 namespace {
 
 constexpr std::uint64_t kMaxPickleBytes = 1u << 30;
-constexpr std::size_t kMaxPickleValues = 4'000'000;
+/// Values and bytes of text for each byte of a pickle, or it says the same ones again and again.
+constexpr std::size_t kMostPerPickleByte = 16, kFreeOfPickle = 1 << 20;
 constexpr int kMaxPickleDepth = 60;
 
 /// Bytes of a file that are one storage.
@@ -36,6 +37,8 @@ class ViewContent final : public TensorContent {
   Tensor read() const override { return decode_stored(*view_.format, gathered(), shape_, label_); }
   void raw(std::uint64_t begin, std::uint64_t count, void* out) const override {
     const std::string all = gathered();
+    if (begin > all.size() || count > all.size() - begin)
+      fail<FileError>({label_, ": bytes ", begin, " to ", begin + count, " of ", all.size()});
     std::memcpy(out, all.data() + begin, count);
   }
 
@@ -87,36 +90,51 @@ class ViewContent final : public TensorContent {
   std::string label_;
 };
 
+/// Where a value stands: the key of each container above it, joined by '.' when that is asked for.
+struct PicklePlace {
+  const PicklePlace* above = nullptr;
+  std::string_view key;
+  std::size_t index = 0;  ///< where there is no key
+
+  std::string name() const {
+    std::vector<const PicklePlace*> places;
+    for (const PicklePlace* p = this; p->above; p = p->above) places.push_back(p);
+    std::string r;
+    for (std::size_t i = places.size(); i-- > 0;) {
+      if (i + 1 < places.size()) r += '.';
+      r += places[i]->key.data() ? std::string(places[i]->key) : std::to_string(places[i]->index);
+    }
+    return r;
+  }
+  int depth() const { return above ? above->depth() + 1 : 0; }
+};
+
 /// Turns a pickle's values into tensors by name and the rest as JSON.
 class PickleTree {
  public:
   using Locate = std::function<StorageBytes(const PickledStorage&)>;
   PickleTree(const Pickled& p, const Locate& locate, StateFile& to)
-      : p_(p), locate_(locate), to_(to) {}
+      : p_(p), locate_(locate), to_(to), most_(kFreeOfPickle + kMostPerPickleByte * p.bytes) {}
+  /// The metadata are an object whatever was saved: a list's entries under "0", "1", ..., a tensor
+  /// under its name, anything else under "value".
   void run() {
-    Json rest = walk(p_.root, {}, 0);
-    to_.metadata = rest.is_object() ? std::move(rest) : Json::object();
+    Json j = walk(p_.root, {});
+    if (!j.is_object()) {
+      std::vector<Json::Item> entries;
+      if (j.is_array())
+        for (std::size_t i = 0; i < j.size(); ++i) entries.emplace_back(std::to_string(i), j[i]);
+      else
+        entries.emplace_back(to_.tensors.empty() ? "value" : "tensor", std::move(j));
+      j = Json::object(std::move(entries));
+    }
+    to_.metadata = std::move(j);
   }
 
  private:
-  /// Where a value lies: names are put together only for tensors and errors.
-  struct Place {
-    const Place* above = nullptr;
-    std::string_view key;
-    std::string name() const {
-      std::vector<std::string_view> keys;
-      for (const Place* p = this; p->above; p = p->above) keys.push_back(p->key);
-      std::string r;
-      for (std::size_t i = keys.size(); i-- > 0;) (r += keys[i]) += i ? "." : "";
-      return r;
-    }
-  };
-  [[noreturn]] void bad(const Place& where, std::initializer_list<Part> why) const {
-    std::string name = where.name();
-    if (name.size() > 1000) name = name.substr(0, 1000) + "...";
+  [[noreturn]] void bad(const std::string& name, std::initializer_list<Part> why) const {
     fail<FileError>({to_.path, ": \"", name, "\": ", join(why)});
   }
-  std::string key_text(const PickleNode& k, const Place& where) const {
+  std::string key_text(const PickleNode& k, const PicklePlace& where) const {
     switch (k.kind) {
       case PickleNode::Text:
       case PickleNode::BigInt:
@@ -127,17 +145,31 @@ class PickleTree {
         return k.integer ? "True" : "False";
       case PickleNode::None:
         return "None";
-      case PickleNode::Float:
-        return Json(std::isfinite(k.real) ? k.real : 0).dump();
+      case PickleNode::Float: {
+        const Json j = real(k.real);
+        return j.is_string() ? j.as_string() : j.dump();
+      }
       default:
-        bad(where, {"a dict's key is neither a text nor a number"});
+        bad(where.name(), {"a dict's key is neither a text nor a number"});
     }
   }
-  Json walk(std::uint32_t id, const Place& name, int depth) {
-    if (depth > kMaxPickleDepth) bad(name, {"is nested more than 60 deep, or in itself"});
-    if (++values_ > kMaxPickleValues) bad(name, {"more than 4000000 values"});
+  /// Values that several places refer to are given to each; a small file must not become a large
+  /// tree by that.
+  void spend(std::size_t values, std::size_t texts, const PicklePlace& at) {
+    values_ += values;
+    texts_ += texts;
+    if (values_ > most_ || texts_ > most_)
+      bad(at.name(), {"the same ", values_ > most_ ? "values" : "texts",
+                      " are said again and again: more than ", static_cast<int64_t>(most_)});
+  }
+
+  Json walk(std::uint32_t id, const PicklePlace& at) {
+    if (at.depth() > kMaxPickleDepth) bad(at.name(), {"is nested more than 60 deep, or in itself"});
     const PickleNode& n = p_.nodes[id];
+    spend(1, n.text.size(), at);
     switch (n.kind) {
+      case PickleNode::None:
+        return Json();
       case PickleNode::Bool:
         return Json(n.integer != 0);
       case PickleNode::Int:
@@ -150,98 +182,103 @@ class PickleTree {
       case PickleNode::DType:
       case PickleNode::Device:
       case PickleNode::Global:
-        return text(n.text, name);
+        return Json(n.text);
       case PickleNode::Bytes: {
+        spend(n.text.size(), 0, at);
         Json r = Json::array();
-        for (const char c : n.text) {
-          if (++values_ > kMaxPickleValues) bad(name, {"more than 4000000 values"});
+        for (const char c : n.text)
           r.push_back(Json(static_cast<int>(static_cast<unsigned char>(c))));
-        }
         return r;
       }
       case PickleNode::List:
       case PickleNode::Tuple:
       case PickleNode::Complex: {
         Json r = Json::array();
-        for (std::size_t i = 0; i < n.items.size(); ++i) {
-          const std::string number = std::to_string(i);
-          r.push_back(walk(n.items[i], {&name, number}, depth + 1));
-        }
+        for (std::size_t i = 0; i < n.items.size(); ++i)
+          r.push_back(walk(n.items[i], {&at, {}, i}));
         return r;
       }
       case PickleNode::Dict:
-        return dict(n, name, depth);
-      case PickleNode::Tensor:
-        return enter(p_.tensors[static_cast<std::size_t>(n.integer)], name);
-      default:
-        return Json();
+        return dict(n, at);
+      case PickleNode::Tensor: {
+        const std::string name = at.above ? at.name() : "tensor";
+        spend(0, 2 * name.size(), at);
+        enter(p_.tensors[static_cast<std::size_t>(n.integer)], name);
+        return Json("<tensor " + name + ">");
+      }
+      case PickleNode::Storage:
+        break;
     }
-  }
-  Json text(const std::string& s, const Place& name) {
-    texts_ += s.size();
-    if (texts_ > kMaxPickleBytes) bad(name, {"the texts are longer than 1 GiB"});
-    return Json(s);
+    bad(at.name(), {"is a storage without sizes, expected a tensor"});
   }
   static Json real(double v) {
     if (std::isnan(v)) return Json("nan");
     if (std::isinf(v)) return Json(v > 0 ? "inf" : "-inf");
     return Json(v);
   }
-  Json dict(const PickleNode& n, const Place& name, int depth) {
+  Json dict(const PickleNode& n, const PicklePlace& at) {
     std::vector<Json::Item> entries;
+    std::vector<PickleNode::Kind> kinds;
     std::unordered_map<std::string, std::size_t> seen;
     for (std::size_t i = 0; i < n.items.size(); i += 2) {
-      const std::string key = key_text(p_.nodes[n.items[i]], name);
-      const auto [at, is_new] = seen.try_emplace(key, entries.size());
-      if (!is_new && p_.nodes[n.items[i]].kind != PickleNode::Text)
-        bad(name, {"has the key ", key, " as a number and as a text"});
-      Json value = walk(n.items[i + 1], {&name, key}, depth + 1);
-      if (is_new)
+      const PickleNode& k = p_.nodes[n.items[i]];
+      const std::string key = key_text(k, at);
+      spend(1, key.size(), at);
+      const auto [entry, is_new] = seen.try_emplace(key, entries.size());
+      if (!is_new && kinds[entry->second] != k.kind)
+        bad(at.name(), {"has the key ", key, " as a number and as a text"});
+      Json value = walk(n.items[i + 1], {&at, entry->first});
+      if (is_new) {
         entries.emplace_back(key, std::move(value));
-      else
-        entries[at->second].second = std::move(value);  // as a dict that is set twice
+        kinds.push_back(k.kind);
+      } else {
+        entries[entry->second].second = std::move(value);  // as a dict that is set twice
+      }
     }
     return Json::object(std::move(entries));
   }
-  /// A tensor that is all there is has no name of its own.
-  std::string depth_name(const Place& place) {
-    std::string r = place.above ? place.name() : "tensor";
-    text(r, place);
-    return r;
+  /// The sizes in elements as a Tensor counts them; FileError when they cannot be counted.
+  Shape shape_of(const PickledTensor& t, const std::string& name) const {
+    Shape shape;
+    std::int64_t extent = 1;  // zeros apart: of [0, 2^40, 2^40] the strides cannot be counted
+    for (const std::int64_t n : t.sizes) {
+      if (n > 0 && (__builtin_mul_overflow(extent, n, &extent) || extent >> 56))
+        bad(name, {"has more elements than can be counted"});
+      shape.push_back(n);
+    }
+    if (t.format->bits == 4) {  // two codes a byte, counted as one by PyTorch
+      if (shape.empty()) bad(name, {"is a scalar of two 4-bit numbers"});
+      shape[shape.size() - 1] *= 2;
+    }
+    if (t.format->parts > 1) {
+      if (shape.size() >= abi::kMaxDims) bad(name, {"a complex tensor of 8 dimensions"});
+      shape.push_back(t.format->parts);
+    }
+    return shape;
   }
-  Json enter(const PickledTensor& view, const Place& place) {
-    const std::string name = depth_name(place);
-    if (!names_.insert(name).second) bad(place, {"two tensors have this name"});
+  void enter(const PickledTensor& view, const std::string& name) {
+    if (!names_.insert(name).second) bad(name, {"two tensors have this name"});
     const PickledStorage& s = p_.storages[view.storage];
     const StorageBytes bytes = locate_(s);
     const auto width = static_cast<std::uint64_t>(std::max(1, view.format->bits / 8));
     PickledTensor t = view;
     t.offset += s.offset;
-    Shape shape;
+    const Shape shape = shape_of(t, name);
     std::uint64_t count = 1, span = 0, product;
     for (std::size_t d = 0; d < t.sizes.size(); ++d) {
       const auto n = static_cast<std::uint64_t>(t.sizes[d]);
-      if (__builtin_mul_overflow(count, n, &count) || count >> 60)
-        bad(place, {"has more elements than can be counted"});
+      count *= n;
       if (n > 0 &&
           (__builtin_mul_overflow(n - 1, static_cast<std::uint64_t>(t.strides[d]), &product) ||
            __builtin_add_overflow(span, product, &span) || span >> 58))
-        bad(place, {"its strides reach further than can be counted"});
-      shape.push_back(t.sizes[d]);
+        bad(name, {"its strides reach further than can be counted"});
     }
     if (count > 0 && (t.offset > bytes.bytes / width || span >= bytes.bytes / width - t.offset))
-      bad(place, {"needs ", static_cast<double>(t.offset) + static_cast<double>(span) + 1,
-                  " elements of storage ", s.key, ", which has ", bytes.bytes / width});
+      bad(name, {"needs ", static_cast<double>(t.offset) + static_cast<double>(span) + 1,
+                 " elements of storage ", s.key, ", which has ", bytes.bytes / width});
     // A view may repeat elements without end: its values must be worth the file.
     if (count / 4096 > bytes.bytes + 1024)
-      bad(place, {shape, " of a storage of ", bytes.bytes, " bytes"});
-    const bool pairs = view.format->bits == 4;  // two codes a byte, counted as one by PyTorch
-    if (pairs && !shape.empty()) shape[static_cast<int>(shape.size()) - 1] *= 2;
-    if (pairs && shape.empty()) bad(place, {"is a scalar of two 4-bit numbers"});
-    if (view.format->parts > 1) {
-      if (shape.size() >= abi::kMaxDims) bad(place, {"a complex tensor of 8 dimensions"});
-      shape.push_back(view.format->parts);
-    }
+      bad(name, {shape, " of a storage of ", bytes.bytes, " bytes"});
     StoredTensor out;
     out.name = name;
     out.format = view.format->name;
@@ -251,13 +288,12 @@ class PickleTree {
     out.content = std::make_shared<ViewContent>(bytes, std::move(t), shape,
                                                 join({to_.path, ": tensor \"", name, "\""}));
     to_.tensors.push_back(std::move(out));
-    return Json("<tensor " + name + ">");
   }
 
   const Pickled& p_;
   const Locate& locate_;
   StateFile& to_;
-  std::size_t values_ = 0, texts_ = 0;
+  std::size_t most_, values_ = 0, texts_ = 0;
   std::unordered_set<std::string> names_;
 };
 
@@ -356,13 +392,14 @@ StateFile read_legacy_torch(const Source& file) {
   for (const std::uint32_t id : keys.nodes[keys.root].items) {
     const std::string& key = keys.nodes[id].text;
     const auto storage = by_key.find(key);
-    if (storage == by_key.end() || !storage->second->format)
+    if (storage == by_key.end())
       fail<FileError>({r.path, ": storage \"", key, "\" is listed and not used"});
     std::int64_t count = 0;
     if (file->size() - at < 8) fail<FileError>({r.path, ": ends before storage ", key});
     file->read(at, &count, 8);
     at += 8;
-    const auto width = static_cast<std::uint64_t>(storage->second->format->bits / 8);
+    const StoredFormat* f = storage->second->format;
+    const auto width = static_cast<std::uint64_t>(f ? f->bits / 8 : 1);  // untyped: bytes
     if (count < 0 || static_cast<std::uint64_t>(count) > (file->size() - at) / width)
       fail<FileError>({r.path, ": storage ", key, " claims ", count, " elements, ",
                        file->size() - at, " bytes are left"});

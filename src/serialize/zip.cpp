@@ -29,6 +29,27 @@ void ZipArchive::bad(std::initializer_list<Part> why) const {
   fail<FileError>({file_->label(), ": ", join(why)});
 }
 
+/// The zip64 record whose locator ends at byte `end`; returns where the record begins.
+std::uint64_t ZipArchive::find_wide_directory(std::uint64_t end, Directory& d) const {
+  char locator[kLocator64Bytes], record[kEnd64Bytes];
+  if (end < kLocator64Bytes) bad({"its zip64 directory has no locator"});
+  end -= kLocator64Bytes;
+  file_->read(end, locator, sizeof locator);
+  const auto at = little<std::uint64_t>(locator + 8);
+  if (little<std::uint32_t>(locator) != kLocator64Mark || end < kEnd64Bytes ||
+      at > end - kEnd64Bytes)
+    bad({"its zip64 directory is not where its locator says"});
+  file_->read(at, record, sizeof record);
+  if (little<std::uint32_t>(record) != kEnd64Mark)
+    bad({"its zip64 directory is not where its locator says"});
+  if (little<std::uint32_t>(record + 16) != 0 || little<std::uint32_t>(record + 20) != 0)
+    bad({"is a part of an archive on several disks"});
+  d.entries = little<std::uint64_t>(record + 32);
+  d.size = little<std::uint64_t>(record + 40);
+  d.begin = little<std::uint64_t>(record + 48);
+  return at;
+}
+
 ZipArchive::Directory ZipArchive::find_directory() const {
   const std::uint64_t size = file_->size();
   if (size < kEndBytes) bad({size, " bytes are no zip archive"});
@@ -48,24 +69,10 @@ ZipArchive::Directory ZipArchive::find_directory() const {
   d.begin = little<std::uint32_t>(e + 16);
   std::uint64_t end = tail_at + at;
   const bool wide = d.entries == 0xffff || d.size == 0xffffffff || d.begin == 0xffffffff;
-  if (!wide && (little<std::uint16_t>(e + 4) != 0 || little<std::uint16_t>(e + 6) != 0))
+  if (wide)
+    end = find_wide_directory(end, d);
+  else if (little<std::uint16_t>(e + 4) != 0 || little<std::uint16_t>(e + 6) != 0)
     bad({"is a part of an archive on several disks"});
-  if (wide) {
-    char locator[kLocator64Bytes], record[kEnd64Bytes];
-    if (end < kLocator64Bytes) bad({"its zip64 directory has no locator"});
-    file_->read(end - kLocator64Bytes, locator, sizeof locator);
-    const auto record_at = little<std::uint64_t>(locator + 8);
-    if (little<std::uint32_t>(locator) != kLocator64Mark || size < kEnd64Bytes ||
-        record_at > size - kEnd64Bytes)
-      bad({"its zip64 directory is not where its locator says"});
-    file_->read(record_at, record, sizeof record);
-    if (little<std::uint32_t>(record) != kEnd64Mark)
-      bad({"its zip64 directory is not where its locator says"});
-    d.entries = little<std::uint64_t>(record + 32);
-    d.size = little<std::uint64_t>(record + 40);
-    d.begin = little<std::uint64_t>(record + 48);
-    end = record_at;
-  }
   if (d.begin > end || d.size > end - d.begin)
     bad({"its directory of ", d.size, " bytes at ", d.begin, " does not lie before byte ", end});
   if (d.entries > d.size / kEntryBytes)
@@ -98,8 +105,8 @@ ZipMember ZipArchive::parse_entry(const std::string& directory, std::size_t& at)
   const char *x = e + kEntryBytes + name, *x_end = x + extra;
   while (x_end - x >= 4) {
     const auto id = little<std::uint16_t>(x), bytes = little<std::uint16_t>(x + 2);
+    if (bytes > x_end - x - 4) bad({"member \"", m.name, "\": its extra field is cut off"});
     const char *value = x + 4, *value_end = value + bytes;
-    if (value_end > x_end) bad({"member \"", m.name, "\": its extra field is cut off"});
     x = value_end;
     if (id != 1) continue;
     for (std::uint64_t* wide : {&m.size, &m.packed, &m.header})
@@ -118,18 +125,18 @@ ZipMember ZipArchive::parse_entry(const std::string& directory, std::size_t& at)
   return m;
 }
 
-void ZipArchive::check_overlaps(const Directory& d) const {
-  std::vector<const ZipMember*> order;
-  for (const ZipMember& m : members_) order.push_back(&m);
+void ZipArchive::check_overlaps(const Directory& d) {
+  std::vector<ZipMember*> order;
+  for (ZipMember& m : members_) order.push_back(&m);
   std::sort(order.begin(), order.end(),
             [](const auto* a, const auto* b) { return a->header < b->header; });
   for (std::size_t i = 0; i < order.size(); ++i) {
-    const ZipMember& m = *order[i];
-    const std::uint64_t next = i + 1 < order.size() ? order[i + 1]->header : d.begin;
-    if (m.header > next || next - m.header < kLocalBytes ||
-        m.packed > next - m.header - kLocalBytes)
+    ZipMember& m = *order[i];
+    m.limit = i + 1 < order.size() ? order[i + 1]->header : d.begin;
+    if (m.header > m.limit || m.limit - m.header < kLocalBytes ||
+        m.packed > m.limit - m.header - kLocalBytes)
       bad({"member \"", m.name, "\" of ", m.packed, " bytes at ", m.header,
-           " reaches into what follows at ", next});
+           " reaches into what follows at ", m.limit});
   }
 }
 
@@ -140,6 +147,9 @@ ZipArchive::ZipArchive(std::shared_ptr<const ByteSource> file) : file_(std::move
   members_.reserve(d.entries);
   std::size_t at = 0;
   for (std::uint64_t i = 0; i < d.entries; ++i) members_.push_back(parse_entry(directory, at));
+  if (at != directory.size())
+    bad({"its directory has ", d.size, " bytes, its ", d.entries, " members fill ",
+         static_cast<int64_t>(at)});
   for (std::size_t i = 0; i < members_.size(); ++i)
     if (!by_name_.emplace(members_[i].name, i).second)
       bad({"member \"", members_[i].name, "\" is there twice"});
@@ -160,8 +170,9 @@ std::uint64_t ZipArchive::content_of(const ZipMember& m) const {
     bad({"member \"", m.name, "\" has no header at byte ", m.header});
   const std::uint64_t begin = m.header + kLocalBytes + little<std::uint16_t>(local + 26) +
                               little<std::uint16_t>(local + 28);
-  if (begin > file_->size() || m.packed > file_->size() - begin)
-    bad({"member \"", m.name, "\" of ", m.packed, " bytes reaches beyond the file"});
+  if (begin > m.limit || m.packed > m.limit - begin)
+    bad({"member \"", m.name, "\" of ", m.packed, " bytes at ", begin,
+         " reaches into what follows at ", m.limit});
   return begin;
 }
 
@@ -171,6 +182,7 @@ std::string ZipArchive::inflated(const ZipMember& m, std::uint64_t n) const {
   std::string out(n, '\0'), piece(std::min<std::uint64_t>(m.packed, 1 << 20), '\0');
   z_stream z{};
   if (inflateInit2(&z, -MAX_WBITS) != Z_OK) bad({"zlib cannot be started"});
+  const std::unique_ptr<z_stream, int (*)(z_stream*)> freed(&z, inflateEnd);
   std::uint64_t in = 0, done = 0;
   int status = Z_OK;
   while (status == Z_OK && (done < n || n == m.size)) {
@@ -191,7 +203,6 @@ std::string ZipArchive::inflated(const ZipMember& m, std::uint64_t n) const {
     done += room ? had - z.avail_out : 0;
   }
   const bool whole = status == Z_STREAM_END && z.avail_in == 0 && in == m.packed;
-  inflateEnd(&z);
   if (done != n || (n == m.size && !whole))
     bad({"member \"", m.name, "\": its deflated data do not give ", m.size, " bytes"});
   return out;

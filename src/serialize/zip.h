@@ -14,6 +14,7 @@ struct ZipMember {
   std::string name;
   std::uint64_t packed = 0, size = 0;  ///< bytes in the archive, and of the content
   std::uint64_t header = 0;            ///< where its local header begins
+  std::uint64_t limit = 0;             ///< where what follows it begins
   std::uint32_t crc = 0;
   bool deflated = false;
 };
@@ -24,6 +25,8 @@ struct ZipMember {
 class ZipArchive {
  public:
   explicit ZipArchive(std::shared_ptr<const ByteSource> file);
+  ZipArchive(const ZipArchive&) = delete;
+  ZipArchive& operator=(const ZipArchive&) = delete;
   const std::vector<ZipMember>& members() const { return members_; }
   /// Null if there is none of that name.
   const ZipMember* find(std::string_view name) const;
@@ -41,8 +44,9 @@ class ZipArchive {
     std::uint64_t entries = 0, size = 0, begin = 0;
   };
   Directory find_directory() const;
+  std::uint64_t find_wide_directory(std::uint64_t end, Directory& d) const;
   ZipMember parse_entry(const std::string& directory, std::size_t& at) const;
-  void check_overlaps(const Directory& d) const;
+  void check_overlaps(const Directory& d);
   std::string inflated(const ZipMember& m, std::uint64_t n) const;
   std::shared_ptr<const ByteSource> file_;
   std::vector<ZipMember> members_;

@@ -50,10 +50,11 @@ struct StoredTensor {
 /// keeps the file open.
 struct StateFile {
   std::string path;
-  std::string container;  ///< "safetensors", "gguf", "pt" or "npz"
+  std::string container;  ///< "safetensors", "gguf", "pt", "npz" or "npy"
   std::vector<StoredTensor> tensors;
-  /// safetensors: texts, of an index its numbers too; GGUF: every value; pt: everything that is no
-  /// tensor, nested as it was saved.
+  /// An object. safetensors: texts, of an index its numbers too; GGUF: every value; pt: everything
+  /// that is no tensor, nested as it was saved, of a list the entries under "0", "1", ...; sets,
+  /// tuples and bytes are arrays, a tensor is the text "<tensor NAME>".
   Json metadata = Json::object();
   std::string model_type;  ///< as config.json beside the file calls it: "bert", "gpt2"; or empty
   /// Names that the file says are another tensor's (tied weights): name, kept name.
