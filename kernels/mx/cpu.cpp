@@ -417,7 +417,7 @@ void nvfp4(const float* x, int64_t rows, int64_t n, std::uint8_t* codes, std::ui
   });
   float most = 0;
   for (float v : tops) most = v > most ? v : most;
-  const float scale = most > 0 ? most / 2688.0f : 1.0f;
+  const float scale = nvfp4_tensor_scale(most);
   *tensor_scale = scale;
   parallel_for(rows * per_row, kGrain / 16, [&](int64_t begin, int64_t end) HWY_ATTR {
     const F f;
@@ -427,7 +427,7 @@ void nvfp4(const float* x, int64_t rows, int64_t n, std::uint8_t* codes, std::ui
     for (int64_t k = begin; k < end; ++k) {
       const int64_t from = k / per_row * n + k % per_row * 16,
                     size = std::min<int64_t>(16, n - k % per_row * 16);
-      const float top = tops[k], ratio = top / 6.0f / scale;
+      const float top = tops[k], ratio = top > 0 ? top / 6.0f / scale : 0.0f;
       const std::uint8_t code = std::isnan(top) ? 0x7f : mx_encode(ratio, MxFormat::E4M3);
       scales[k] = code;
       const float s =

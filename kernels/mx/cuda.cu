@@ -372,7 +372,7 @@ __global__ void tops_kernel(const float* x, int64_t rows, int64_t n, float* tops
 }
 __global__ void tensor_scale_kernel(const unsigned* most, float* scale) {
   const float m = bits_float(static_cast<int>(*most));
-  *scale = m > 0 ? m / 2688.0f : 1.0f;
+  *scale = nvfp4_tensor_scale(m);
 }
 __global__ void nvfp4_kernel(const float* x, int64_t rows, int64_t n, const float* tops,
                              const float* tensor_scale, std::uint8_t* codes, std::uint8_t* scales) {
@@ -382,7 +382,7 @@ __global__ void nvfp4_kernel(const float* x, int64_t rows, int64_t n, const floa
        k += static_cast<int64_t>(gridDim.x) * blockDim.x) {
     const int64_t from = k / per_row * n + k % per_row * 16,
                   size = n - k % per_row * 16 < 16 ? n - k % per_row * 16 : 16;
-    const float top = tops[k], ratio = top / 6.0f / scale;
+    const float top = tops[k], ratio = top > 0 ? top / 6.0f / scale : 0.0f;
     const std::uint8_t code =
         top != top ? 0x7f : mx_encode(static_cast<double>(ratio), MxFormat::E4M3);
     scales[k] = code;

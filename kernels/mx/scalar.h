@@ -117,6 +117,13 @@ DROPIN_HD inline int mx_scale_exponent(double m, const MxArgs& a) {
   return std::clamp(e - 1 - f.emax + (more ? 1 : 0), -127, 127);
 }
 
+/// NVFP4's scale of a tensor whose largest finite magnitude is m. Never 0, also where m / 2688 is
+/// less than float32 holds: blocks of zeros would then be 0 / 0.
+DROPIN_HD inline float nvfp4_tensor_scale(float m) {
+  const float scale = m / 2688.0f;
+  return !(m > 0) ? 1.0f : scale > 0 ? scale : 0x1p-149f;
+}
+
 /// One block of n values, `stride` apart. Writes codes and *scale, or y.
 template <class T>
 DROPIN_HD void mx_block(const MxArgs& a, const T* x, const float* u, int64_t n, int64_t stride,

@@ -63,10 +63,12 @@ void add_devices(CommandLine& line);
 void add_generate(CommandLine& line);
 void add_segment(CommandLine& line);
 void add_index(CommandLine& line);
+void add_inspect(CommandLine& line);
+void add_convert(CommandLine& line);
 /// All of them.
 inline void add_commands(CommandLine& line) {
   for (auto add : {add_list, add_describe, add_conform, add_train, add_generate, add_segment,
-                   add_index, add_bench, add_claims, add_devices})
+                   add_index, add_inspect, add_convert, add_bench, add_claims, add_devices})
     add(line);
 }
 

@@ -243,6 +243,17 @@ std::string Json::dump(int indent) const {
   return out;
 }
 
+Json Json::object(std::vector<Item> entries) {
+  std::unordered_set<std::string_view> keys;
+  keys.reserve(entries.size());
+  for (const Item& i : entries)
+    if (!keys.insert(i.first).second)
+      fail<OptionError>({"json: the key \"", i.first, "\" is given twice"});
+  Json j = object();
+  j.items_ = std::move(entries);
+  return j;
+}
+
 Json Json::big_integer(std::string digits) {
   const std::size_t sign = !digits.empty() && digits[0] == '-';
   if (digits.size() == sign || digits.find_first_not_of("0123456789", sign) != digits.npos)

@@ -1,8 +1,10 @@
 #include "dropin/serialize/model_file.h"
 
+#include <algorithm>
 #include <optional>
 
 #include "dropin/registry/registry.h"
+#include "dropin/serialize/name_map.h"
 
 namespace dropin {
 
@@ -11,23 +13,62 @@ namespace {
 constexpr const char* kModelKey = "model";
 constexpr const char* kPrefix = "model.";
 
-bool is_checkpoint(const SafetensorsFile& f) {
-  const std::string* format = f.find_metadata("format");
-  return format && *format == "dropin-checkpoint-1";
+std::string note(const StateFile& f, const char* key) {
+  const Json* v = f.metadata.find(key);
+  return v && v->is_string() ? v->as_string() : "";
 }
 
-StateDict model_state(const SafetensorsFile& f) {
-  if (!f.unread.empty()) f.get(f.unread[0].name);  // which says why
-  const bool checkpoint = is_checkpoint(f);
-  const std::string prefix = kPrefix;
+/// Tensors by name, of a training checkpoint those of the model. What cannot be read (a type that
+/// is not known, an integer beyond int64) is named in `unread`, or raised where that is null.
+StateDict model_state(const StateFile& f, std::vector<std::string>* unread = nullptr) {
+  const bool checkpoint = note(f, "format") == "dropin-checkpoint-1";
+  const std::string prefix = checkpoint ? kPrefix : "";
   StateDict r;
-  r.reserve(f.tensors.size());
-  for (const auto& [name, t] : f.tensors)
-    if (!checkpoint)
-      r.set(name, t);
-    else if (name.compare(0, prefix.size(), prefix) == 0)
-      r.set(name.substr(prefix.size()), t);
+  r.reserve(f.tensors.size() + f.aliases.size());
+  for (const StoredTensor& t : f.tensors) {
+    if (t.name.compare(0, prefix.size(), prefix) != 0) continue;
+    const std::string name = t.name.substr(prefix.size());
+    try {
+      r.set(name, t.read());
+    } catch (const FileError&) {
+      if (!unread) throw;
+      unread->push_back(name);
+    }
+  }
+  for (const auto& [name, kept] : f.aliases)
+    if (const Tensor t = r.find(kept); t.defined() && !r.contains(name)) r.set(name, t);
   return r;
+}
+
+bool has_child(const Module& model, std::string_view name) {
+  for (const auto& [n, child] : model.children())
+    if (n == name) return true;
+  return false;
+}
+
+/// Takes off what programs put around weights.
+StateDict unwrapped(StateDict state, const Module& model, std::vector<std::string>& renamed) {
+  for (const std::string_view lead :
+       {std::string_view("model_state_dict."), std::string_view("state_dict."),
+        std::string_view("model."), std::string_view("module."), std::string_view("_orig_mod.")}) {
+    if (has_child(model, lead.substr(0, lead.size() - 1))) continue;
+    std::vector<std::string> wrapped;
+    for (const auto& [name, t] : state)
+      if (name.compare(0, lead.size(), lead) == 0) wrapped.push_back(name);
+    if (wrapped.empty()) continue;
+    // Beside a dict of weights lies what is no weight (an optimizer, a step); "module." is on all.
+    StateDict inner;
+    inner.reserve(wrapped.size());
+    for (const std::string& name : wrapped) {
+      inner.set(name.substr(lead.size()), state.take(name));
+      renamed.push_back(name + " -> " + name.substr(lead.size()));
+    }
+    if (lead == "module." || lead == "_orig_mod.")
+      for (const auto& [name, t] : state)
+        if (!inner.contains(name)) inner.set(name, t);
+    state = std::move(inner);
+  }
+  return state;
 }
 
 Json described(const Module& m) {
@@ -89,7 +130,7 @@ void save(const Module& model, const std::string& path,
   save_safetensors(path, model.state_dict(), all);
 }
 
-StateDict load_state_dict(const std::string& path) { return model_state(load_safetensors(path)); }
+StateDict load_state_dict(const std::string& path) { return model_state(load_state(path)); }
 
 namespace {
 // StateError where the model that the file describes has another type at a path of this one: names
@@ -108,11 +149,56 @@ void check_types(const Module& model, const std::string& description, const std:
 }
 }  // namespace
 
+LoadReport load(Module& model, const StateFile& f, bool strict) {
+  if (const std::string text = note(f, kModelKey); !text.empty() && strict)
+    check_types(model, text, f.path);
+  std::vector<std::string> unread, renamed;
+  StateDict state = unwrapped(model_state(f, &unread), model, renamed);
+  if (strict && !unread.empty()) f.get(unread[0]);  // which says why
+  LoadReport r = model.load_state_dict(state, strict);
+  r.renamed.insert(r.renamed.begin(), renamed.begin(), renamed.end());
+  r.unexpected.insert(r.unexpected.end(), unread.begin(), unread.end());
+  return r;
+}
+
+namespace {
+/// Takes out what a model does not have because it is one of its tensors, under a second name.
+void drop_tied(StateFile& f, const StateDict& mine, std::vector<std::string>& renamed) {
+  for (std::size_t i = f.tensors.size(); i-- > 0;) {
+    const StoredTensor& t = f.tensors[i];
+    if (mine.contains(t.name)) continue;
+    for (const StoredTensor& other : f.tensors) {
+      if (!mine.contains(other.name) || other.shape != t.shape || other.format != t.format ||
+          other.raw() != t.raw())
+        continue;
+      renamed.push_back(t.name + " -> " + other.name + " (the same values)");
+      f.tensors.erase(f.tensors.begin() + static_cast<std::ptrdiff_t>(i));
+      break;
+    }
+  }
+}
+}  // namespace
+
 LoadReport load(Module& model, const std::string& path, bool strict) {
-  const SafetensorsFile f = load_safetensors(path);
-  if (const std::string* text = f.find_metadata(kModelKey); text && strict)
-    check_types(model, *text, path);
-  return model.load_state_dict(model_state(f), strict);
+  StateFile f = load_state(path);
+  const NameMapChoice choice = guess_name_map(f);
+  std::vector<std::string> renamed;
+  // A map for this type of model, where none of the file's names is one of the model's.
+  if (!choice.name.empty() && name_map(choice.name).model == model.type()) {
+    const StateDict mine = model.state_dict();
+    const bool known = std::any_of(f.tensors.begin(), f.tensors.end(),
+                                   [&](const StoredTensor& t) { return mine.contains(t.name); });
+    if (!known)
+      for (const auto& [theirs, ours] : map_names(f, choice.name).renamed)
+        renamed.push_back(theirs + " -> " + ours);
+    if (!known) {
+      std::erase_if(f.aliases, [&](const auto& a) { return !mine.contains(a.first); });
+      drop_tied(f, mine, renamed);
+    }
+  }
+  LoadReport r = load(model, f, strict);
+  r.renamed.insert(r.renamed.begin(), renamed.begin(), renamed.end());
+  return r;
 }
 
 namespace {
@@ -129,15 +215,15 @@ DType common_dtype(const StateDict& state) {
 }  // namespace
 
 Box<Module> load(const std::string& path) {
-  const SafetensorsFile f = load_safetensors(path);
-  const std::string* text = f.find_metadata(kModelKey);
-  if (!text)
+  const StateFile f = load_state(path);
+  const std::string text = note(f, kModelKey);
+  if (text.empty())
     fail<FileError>({path,
                      ": it does not say which model it holds, as save(model, path) writes "
                      "it; expected load(model, path) with a model made before"});
   Box<Module> m;
   try {
-    m = build_model(Json::parse(*text));
+    m = build_model(Json::parse(text));
     const StateDict state = model_state(f);
     m->to(common_dtype(state));
     m->load_state_dict(state);

@@ -6,37 +6,33 @@
 
 #include "dropin/serialize/atomic_file.h"
 #include "dropin/serialize/safetensors.h"
+#include "serialize/npy_format.h"
 
 namespace dropin {
+
+using namespace serialize_detail;
+
 namespace {
 
 constexpr std::string_view kMagic = "\x93NUMPY";
-constexpr std::uint64_t kMaxHeader =
-    1 << 20;  ///< ours need about 100 bytes; longer ones describe structured types
-
-struct TypeName {
-  DType type;
+/// Kind and bytes of a dtype, and how we store it.
+struct NpyType {
+  const char* format;
   char kind;
-  int bytes;
+  const char* bytes;
 };
-constexpr TypeName kTypes[] = {{DType::Float32, 'f', 4}, {DType::Float64, 'f', 8},
-                               {DType::Float16, 'f', 2}, {DType::Int8, 'i', 1},
-                               {DType::UInt8, 'u', 1},   {DType::Int32, 'i', 4},
-                               {DType::Int64, 'i', 8},   {DType::Boolean, 'b', 1}};
-
-struct Header {
-  DType dtype = DType::Float32;
-  bool big_endian = false, fortran_order = false;
-  Shape shape;
-};
+constexpr NpyType kTypes[] = {
+    {"F32", 'f', "4"}, {"F64", 'f', "8"}, {"F16", 'f', "2"},  {"I8", 'i', "1"},   {"U8", 'u', "1"},
+    {"I32", 'i', "4"}, {"I64", 'i', "8"}, {"BOOL", 'b', "1"}, {"I16", 'i', "2"},  {"U16", 'u', "2"},
+    {"U32", 'u', "4"}, {"U64", 'u', "8"}, {"C64", 'c', "8"},  {"C128", 'c', "16"}};
 
 // The header: a Python dict of exactly descr (string), fortran_order (True or False) and shape
 // (tuple of integers), in any order.
-class HeaderParser {
+class NpyHeaderParser {
  public:
-  HeaderParser(std::string_view text, const std::string& file) : text_(text), file_(file) {}
+  NpyHeaderParser(std::string_view text, const std::string& file) : text_(text), file_(file) {}
 
-  Header run() {
+  NpyHeader run() {
     bool descr = false, order = false, shape = false;
     expect('{');
     while (!take('}')) {
@@ -98,14 +94,13 @@ class HeaderParser {
     if (take('[')) bad({"structured dtypes are not supported"});
     const std::string_view d = string();
     const bool order =
-        d.size() == 3 && std::string_view("<>=|").find(d[0]) != std::string_view::npos;
-    for (const TypeName& t : kTypes)
-      if (order && d[1] == t.kind && d[2] == '0' + t.bytes) {
-        header_.dtype = t.type;
+        d.size() >= 3 && std::string_view("<>=|").find(d[0]) != std::string_view::npos;
+    header_.descr = std::string(d);
+    for (const NpyType& t : kTypes)
+      if (order && d[1] == t.kind && d.substr(2) == t.bytes) {
+        header_.format = find_stored_format(t.format);
         header_.big_endian = d[0] == '>';
-        return;
       }
-    bad({"dtype \"", d, "\" is not one of f2, f4, f8, i1, i4, i8, u1, b1"});
   }
   void read_order() {
     blanks();
@@ -140,7 +135,7 @@ class HeaderParser {
   std::string_view text_;
   const std::string& file_;
   std::size_t at_ = 0;
-  Header header_;
+  NpyHeader header_;
 };
 
 void swap_bytes(void* data, int64_t count, int64_t width) {
@@ -150,32 +145,34 @@ void swap_bytes(void* data, int64_t count, int64_t width) {
 
 }  // namespace
 
-Tensor parse_npy(const void* data, std::size_t bytes, const std::string& file) {
-  const auto* p = static_cast<const unsigned char*>(data);
-  if (bytes < 10 || std::memcmp(p, kMagic.data(), kMagic.size()) != 0)
+NpyHeader serialize_detail::parse_npy_header(std::string_view begin, std::uint64_t bytes,
+                                             const std::string& file) {
+  const auto* p = reinterpret_cast<const unsigned char*>(begin.data());
+  if (begin.size() < 10 || std::memcmp(p, kMagic.data(), kMagic.size()) != 0)
     fail<FileError>({file, ": does not begin with npy's magic"});
   const int version = p[6];
   if (version < 1 || version > 3 || p[7] != 0)
     fail<FileError>({file, ": npy version ", version, ".", static_cast<int>(p[7]),
                      "; 1.0, 2.0 and 3.0 can be read"});
   const std::uint64_t start = version == 1 ? 10 : 12;
-  if (bytes < start) fail<FileError>({file, ": truncated in the length of its header"});
+  if (begin.size() < start) fail<FileError>({file, ": truncated in the length of its header"});
   std::uint64_t length = p[8] | p[9] << 8;
   if (version > 1)
     length |= static_cast<std::uint64_t>(p[10]) << 16 | static_cast<std::uint64_t>(p[11]) << 24;
-  if (length > kMaxHeader)
+  if (length > kMaxNpyHeader)
     fail<FileError>(
-        {file, ": an npy header of ", length, " bytes; at most ", kMaxHeader, " are allowed"});
+        {file, ": an npy header of ", length, " bytes; at most ", kMaxNpyHeader, " are allowed"});
   if (length > bytes - start)
     fail<FileError>({file, ": the npy header claims ", length, " bytes, the file has ",
                      bytes - start, " after its length (truncated?)"});
-  const Header h =
-      HeaderParser({reinterpret_cast<const char*>(p + start), static_cast<std::size_t>(length)},
-                   file)
-          .run();
+  NpyHeader h = NpyHeaderParser(begin.substr(start, length), file).run();
+  h.begin = start + length;
+  return h;
+}
 
-  const int64_t width = item_size(h.dtype);
-  int64_t need = width;
+void serialize_detail::check_npy_size(const NpyHeader& h, std::uint64_t bytes,
+                                      const std::string& file) {
+  int64_t need = h.format->bits / 8;
   bool nothing = false;
   for (const int64_t n : h.shape) {
     if (n == 0)
@@ -184,25 +181,54 @@ Tensor parse_npy(const void* data, std::size_t bytes, const std::string& file) {
       fail<FileError>({file, ": shape ", h.shape, " has more bytes than can be counted"});
   }
   if (nothing) need = 0;
-  const std::uint64_t have = bytes - start - length;
+  const std::uint64_t have = bytes - h.begin;
   if (have != static_cast<std::uint64_t>(need))
     fail<FileError>(
-        {file, ": ", have, " bytes of data, shape ", h.shape, " of ", h.dtype, " needs ", need});
-  const unsigned char* content = p + start + length;
-  if (h.dtype == DType::Boolean)
-    for (int64_t i = 0; i < need; ++i)
-      if (content[i] > 1)
-        fail<FileError>({file, ": a bool byte is ", static_cast<int>(content[i])});
+        {file, ": ", have, " bytes of data, shape ", h.shape, " of ",
+         h.format->own && h.format->parts == 1 ? name(h.format->dtype) : h.descr.c_str(), " needs ",
+         need});
+}
 
-  // Fortran order is C order of the transposed array.
-  Shape sizes = h.shape, reversed;
-  if (h.fortran_order) std::reverse(sizes.begin(), sizes.end());
-  Tensor t = empty(sizes, h.dtype);
-  if (need) std::memcpy(t.data_ptr(), content, static_cast<std::size_t>(need));
-  if (h.big_endian && width > 1) swap_bytes(t.data_ptr(), t.numel(), width);
-  if (!h.fortran_order) return t;
-  for (int d = sizes.size() - 1; d >= 0; --d) reversed.push_back(d);
-  return t.permute(reversed).contiguous();
+std::string serialize_detail::npy_values(const NpyHeader& h, std::string content) {
+  const int64_t width = h.format->bits / 8;
+  if (h.big_endian && width > 1)
+    swap_bytes(content.data(), static_cast<int64_t>(content.size()) / width * h.format->parts,
+               width / h.format->parts);
+  if (!h.fortran_order || h.shape.size() < 2 || content.empty()) return content;
+  // Fortran order is C order of the transposed array: element by element to its place.
+  std::string r(content.size(), '\0');
+  const int last = static_cast<int>(h.shape.size());
+  std::vector<int64_t> at(h.shape.size(), 0);
+  const int64_t count = static_cast<int64_t>(content.size()) / width;
+  for (int64_t i = 0; i < count; ++i) {
+    int64_t from = 0;
+    for (int d = last; d-- > 0;) from = from * h.shape[d] + at[static_cast<std::size_t>(d)];
+    std::memcpy(r.data() + i * width, content.data() + from * width,
+                static_cast<std::size_t>(width));
+    for (int d = last; d-- > 0;) {
+      if (++at[static_cast<std::size_t>(d)] < h.shape[d]) break;
+      at[static_cast<std::size_t>(d)] = 0;
+    }
+  }
+  return r;
+}
+
+Tensor parse_npy(const void* data, std::size_t bytes, const std::string& file) {
+  const NpyHeader h = parse_npy_header({static_cast<const char*>(data), bytes}, bytes, file);
+  if (!h.format || !h.format->own || h.format->parts > 1)
+    fail<FileError>({file, ": npy header: dtype \"", h.descr,
+                     "\" is not one of f2, f4, f8, i1, i4, i8, u1, b1"});
+  check_npy_size(h, bytes, file);
+  const auto* content = static_cast<const char*>(data) + h.begin;
+  const std::string values = npy_values(h, std::string(content, bytes - h.begin));
+  if (h.format->dtype == DType::Boolean)
+    for (const char c : values)
+      if (static_cast<unsigned char>(c) > 1)
+        fail<FileError>(
+            {file, ": a bool byte is ", static_cast<int>(static_cast<unsigned char>(c))});
+  Tensor t = empty(h.shape, h.format->dtype);
+  if (!values.empty()) std::memcpy(t.data_ptr(), values.data(), values.size());
+  return t;
 }
 
 Tensor load_npy(const std::string& path) {
@@ -212,17 +238,18 @@ Tensor load_npy(const std::string& path) {
 
 void save_npy(const std::string& path, const Tensor& tensor) {
   const Tensor t = tensor.detach().to(kCPU).contiguous();
-  const TypeName* type = nullptr;
-  for (const TypeName& k : kTypes)
-    if (k.type == t.dtype()) type = &k;
+  const std::string_view format = stored_format_of(t.dtype()).name;
+  const NpyType* type = nullptr;
+  for (const NpyType& k : kTypes)
+    if (format == k.format) type = &k;
   if (!type)
     fail<DTypeError>({path, ": npy has no ", t.dtype(), "; convert it first, .to(kFloat32)"});
   std::string shape;
   for (const int64_t n : t.sizes()) shape += join({shape.empty() ? "" : " ", n, ","});
   if (t.dim() > 1) shape.pop_back();
   std::string header =
-      join({"{'descr': '", type->bytes == 1 ? "|" : "<", std::string(1, type->kind), type->bytes,
-            "', 'fortran_order': False, 'shape': (", shape, "), }"});
+      join({"{'descr': '", type->bytes[0] == '1' ? "|" : "<", std::string(1, type->kind),
+            type->bytes, "', 'fortran_order': False, 'shape': (", shape, "), }"});
   header.resize((10 + header.size() + 1 + 63) / 64 * 64 - 10 - 1,
                 ' ');  // the data begin at a multiple of 64
   header += '\n';

@@ -11,51 +11,26 @@ using namespace serialize_detail;
 
 namespace {
 
-/// The format's other dtypes, which no Tensor has.
-struct ForeignType {
-  const char* name;
-  int bits;
-};
-constexpr ForeignType kForeign[] = {
-    {"F4", 4},          {"F6_E2M3", 6},     {"F6_E3M2", 6}, {"F8_E5M2", 8}, {"F8_E4M3", 8},
-    {"F8_E4M3FNUZ", 8}, {"F8_E5M2FNUZ", 8}, {"F8_E8M0", 8}, {"I16", 16},    {"U16", 16},
-    {"U32", 32},        {"U64", 64},        {"C64", 64}};
-
-struct Entry {
-  std::string name;
-  DType dtype = DType::Float32;
-  const ForeignType* foreign = nullptr;  ///< set when no Tensor has the dtype
-  Shape shape;
-  std::uint64_t begin = 0, end = 0;
-};
-
-Entry parse_entry(const std::string& file, const std::string& name, const Json& j,
-                  std::uint64_t data_bytes) {
+SafetensorsEntry parse_entry(const std::string& file, const std::string& name, const Json& j,
+                             std::uint64_t data_bytes) {
   auto bad = [&](std::initializer_list<Part> why) {
     fail<FileError>({file, ": tensor \"", name, "\": ", join(why)});
   };
-  if (!j.is_object() || j.size() != 3 || !j.find("dtype") || !j.find("shape") ||
-      !j.find("data_offsets"))
-    bad({"expected exactly dtype, shape and data_offsets"});
-  Entry e;
+  if (!j.is_object() || !j.find("dtype") || !j.find("shape") || !j.find("data_offsets"))
+    bad({"expected dtype, shape and data_offsets"});
+  SafetensorsEntry e;
   e.name = name;
   const Json& type = *j.find("dtype");
-  const TypeName* known = nullptr;
-  if (type.is_string()) {
-    for (const TypeName& t : kSafetensorsTypes)
-      if (type.as_string() == t.name) known = &t;
-    for (const ForeignType& t : kForeign)
-      if (type.as_string() == t.name) e.foreign = &t;
-  }
-  if (!known && !e.foreign)
+  if (type.is_string() && type.as_string() != "C128")
+    e.format = find_stored_format(type.as_string());
+  if (!e.format)
     bad({"dtype ", quote(type),
          " is not one of F32, F64, BF16, F16, I8, U8, I32, I64, BOOL, nor another of the "
          "format's"});
-  if (known) e.dtype = known->type;
   const Json& shape = *j.find("shape");
   if (!shape.is_array() || shape.size() > abi::kMaxDims)
     bad({"shape ", quote(shape), " is not a list of at most 8 sizes"});
-  int64_t bits = e.foreign ? e.foreign->bits : 8 * item_size(e.dtype);
+  int64_t bits = e.format->bits;
   bool empty = false;
   for (std::size_t i = 0; i < shape.size(); ++i) {
     if (!shape[i].is_int() || shape[i].as_int() < 0)
@@ -86,7 +61,7 @@ Entry parse_entry(const std::string& file, const std::string& name, const Json& 
 }
 
 /// The header as text: its length comes first, as 8 bytes.
-std::string read_header(ByteSource& in) {
+std::string read_header(const ByteSource& in) {
   const std::string& file = in.label();
   const std::uint64_t size = in.size();
   if (size < 8)
@@ -108,23 +83,26 @@ std::string read_header(ByteSource& in) {
                      " after its length (truncated?)"});
   std::string text(header, '\0');
   in.read(8, text.data(), header);
-  if (text.empty() || text[0] != '{') fail<FileError>({file, ": the header is not a JSON object"});
+  if (const auto first = text.find_first_not_of(" \t\r\n");
+      first == text.npos || text[first] != '{')
+    fail<FileError>({file, ": the header is not a JSON object"});
   return text;
 }
 
 /// The entries of a header in the order of their bytes; its notes go to `metadata`.
-std::vector<Entry> parse_header(const std::string& file, const std::string& text,
-                                std::uint64_t data_bytes,
-                                std::vector<std::pair<std::string, std::string>>& metadata) {
+std::vector<SafetensorsEntry> parse_header(
+    const std::string& file, const std::string& text, std::uint64_t data_bytes,
+    std::vector<std::pair<std::string, std::string>>& metadata) {
   Json j;
   try {
     j = Json::parse(text);
   } catch (const OptionError& e) {
     fail<FileError>({file, ": header: ", e.what()});
   }
-  std::vector<Entry> entries;
+  std::vector<SafetensorsEntry> entries;
   for (const auto& [name, value] : j.items()) {
     if (name == "__metadata__") {
+      if (value.is_null()) continue;  // as MLX writes none
       if (!value.is_object()) fail<FileError>({file, ": __metadata__ is not an object"});
       for (const auto& [k, v] : value.items()) {
         if (!v.is_string()) fail<FileError>({file, ": __metadata__ \"", k, "\" is not a string"});
@@ -134,17 +112,18 @@ std::vector<Entry> parse_header(const std::string& file, const std::string& text
     }
     entries.push_back(parse_entry(file, name, value, data_bytes));
   }
-  std::stable_sort(entries.begin(), entries.end(), [](const Entry& a, const Entry& b) {
-    return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
-  });
+  std::stable_sort(entries.begin(), entries.end(),
+                   [](const SafetensorsEntry& a, const SafetensorsEntry& b) {
+                     return a.begin != b.begin ? a.begin < b.begin : a.end < b.end;
+                   });
   return entries;
 }
 
 /// The tensors follow each other and fill the file.
-void check_gapless(const std::string& file, const std::vector<Entry>& entries,
+void check_gapless(const std::string& file, const std::vector<SafetensorsEntry>& entries,
                    std::uint64_t data_bytes) {
   std::uint64_t at = 0;
-  for (const Entry& e : entries) {
+  for (const SafetensorsEntry& e : entries) {
     if (e.begin != at)
       fail<FileError>({file, ": tensor \"", e.name, "\" begins at byte ", e.begin, ", expected ",
                        at, e.begin < at ? " (overlap)" : " (gap)"});
@@ -154,34 +133,64 @@ void check_gapless(const std::string& file, const std::vector<Entry>& entries,
     fail<FileError>({file, ": ", data_bytes - at, " bytes after the last tensor"});
 }
 
-Tensor read_tensor(ByteSource& in, const Entry& e, std::uint64_t data_begin) {
-  Tensor t = empty(e.shape, e.dtype);
-  in.read(data_begin + e.begin, t.data_ptr(), e.end - e.begin);
-  if (e.dtype != DType::Boolean) return t;
-  const auto* byte =
-      static_cast<const unsigned char*>(t.data_ptr());  // as bool, another value would be undefined
-  for (int64_t i = 0; i < t.numel(); ++i)
-    if (byte[i] > 1)
-      fail<FileError>(
-          {in.label(), ": tensor \"", e.name, "\": a BOOL byte is ", static_cast<int>(byte[i])});
-  return t;
+}  // namespace
+
+SafetensorsHeader serialize_detail::read_safetensors_header(const ByteSource& in) {
+  SafetensorsHeader r;
+  const std::string header = read_header(in);
+  const std::uint64_t data_begin = 8 + header.size(), data_bytes = in.size() - data_begin;
+  r.entries = parse_header(in.label(), header, data_bytes, r.metadata);
+  check_gapless(in.label(), r.entries, data_bytes);
+  for (SafetensorsEntry& e : r.entries) {
+    e.begin += data_begin;
+    e.end += data_begin;
+  }
+  return r;
+}
+
+namespace {
+
+/// What a Tensor can hold is read, the rest listed.
+void read_entries(const ByteSource& in, const std::vector<SafetensorsEntry>& entries,
+                  SafetensorsFile& to) {
+  for (const SafetensorsEntry& e : entries) {
+    if (!e.format->own || e.format->parts > 1) {
+      to.unread.push_back({e.name, e.format->name, e.shape});
+      continue;
+    }
+    Tensor t = empty(e.shape, e.format->dtype);
+    in.read(e.begin, t.data_ptr(), e.end - e.begin);
+    if (e.format->dtype == DType::Boolean)
+      decode_stored(*e.format, t.data_ptr(), t.numel(), t.data_ptr(),
+                    join({in.label(), ": tensor \"", e.name, "\""}));
+    to.tensors.emplace_back(e.name, t);
+  }
+}
+
+SafetensorsFile read_one_file(const ByteSource& in) {
+  SafetensorsFile r;
+  r.label = in.label();
+  SafetensorsHeader h = read_safetensors_header(in);
+  r.metadata = std::move(h.metadata);
+  read_entries(in, h.entries, r);
+  return r;
 }
 
 }  // namespace
 
-SafetensorsFile serialize_detail::read_safetensors(ByteSource& in) {
+SafetensorsFile load_safetensors(const std::string& path) {
+  const ByteSource in(path);
+  if (!is_json_file(in)) return read_one_file(in);
+  const ShardIndex index = read_shard_index(in);
   SafetensorsFile r;
-  r.label = in.label();
-  const std::string header = read_header(in);
-  const std::uint64_t data_begin = 8 + header.size(), data_bytes = in.size() - data_begin;
-  const std::vector<Entry> entries = parse_header(r.label, header, data_bytes, r.metadata);
-  check_gapless(r.label, entries, data_bytes);
-  for (const Entry& e : entries) {
-    if (e.foreign)
-      r.unread.push_back({e.name, e.foreign->name, e.shape});
-    else
-      r.tensors.emplace_back(e.name, read_tensor(in, e, data_begin));
-  }
+  r.label = path;
+  for (const auto& [k, v] : index.metadata.items())
+    r.metadata.emplace_back(k, v.is_string() ? v.as_string() : v.dump());
+  read_shard_headers(path, index, [&](const auto& shard, SafetensorsHeader& h) {
+    read_entries(*shard, h.entries, r);
+    for (auto& [k, v] : h.metadata)
+      if (!r.find_metadata(k)) r.metadata.emplace_back(k, v);
+  });
   return r;
 }
 
@@ -191,7 +200,7 @@ Tensor SafetensorsFile::get(std::string_view name) const {
   for (const UnreadTensor& u : unread)
     if (u.name == name)
       fail<FileError>({label, ": tensor \"", name, "\" ", u.shape, " has dtype ", u.dtype,
-                       ", which no Tensor has; convert it before it is saved"});
+                       ", which no Tensor has; load_state() converts it"});
   fail<FileError>({label, ": no tensor \"", name, "\" among ", tensors.size()});
 }
 
@@ -202,8 +211,7 @@ const std::string* SafetensorsFile::find_metadata(std::string_view key) const {
 }
 
 SafetensorsFile parse_safetensors(const void* data, std::size_t bytes, const std::string& label) {
-  ByteSource in(data, bytes, label);
-  return read_safetensors(in);
+  return read_one_file(ByteSource(data, bytes, label));
 }
 
 std::string read_file(const std::string& path) {

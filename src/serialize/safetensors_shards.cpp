@@ -8,16 +8,7 @@ namespace dropin {
 
 using namespace serialize_detail;
 
-namespace {
-
-/// An index: which file holds which tensor, and what it says about the whole.
-struct ShardIndex {
-  std::vector<std::string> files;  ///< in the order in which they are named first
-  std::unordered_map<std::string, std::string> file_of;
-  std::vector<std::pair<std::string, std::string>> metadata;
-};
-
-bool is_json_file(ByteSource& in) {
+bool serialize_detail::is_json_file(const ByteSource& in) {
   char first = 0;
   for (std::uint64_t at = 0; at < in.size() && at < 64; ++at) {
     in.read(at, &first, 1);
@@ -28,6 +19,8 @@ bool is_json_file(ByteSource& in) {
   // A header of up to 100 MB has a length whose last bytes are 0; text has none.
   return first == '{' && in.size() > 1 && length[std::min<std::uint64_t>(in.size(), 8) - 1] != 0;
 }
+
+namespace {
 
 ShardIndex parse_index(const std::string& path, const std::string& text) {
   auto bad = [&](std::initializer_list<Part> why) {
@@ -53,66 +46,55 @@ ShardIndex parse_index(const std::string& path, const std::string& text) {
     if (seen.insert(f).second) r.files.push_back(f);
     r.file_of.emplace(name, f);
   }
-  if (const Json* m = j.find("metadata"); m && m->is_object())
-    for (const auto& [k, v] : m->items())
-      r.metadata.emplace_back(k, v.is_string() ? v.as_string() : v.dump());
-  return r;
-}
-
-SafetensorsFile read_shards(const std::string& path, const std::string& text) {
-  const ShardIndex index = parse_index(path, text);
+  if (const Json* m = j.find("metadata"); m && m->is_object()) r.metadata = *m;
   const std::size_t slash = path.rfind('/');
-  const std::string folder = slash == std::string::npos ? "" : path.substr(0, slash + 1);
-  SafetensorsFile r;
-  r.label = path;
-  r.metadata = index.metadata;
-  std::unordered_map<std::string, std::string> from;  // tensor -> the shard that holds it
-  for (const std::string& file : index.files) {
-    SafetensorsFile shard;
-    try {
-      const std::string shard_path = folder + file;
-      ByteSource in(shard_path);
-      shard = read_safetensors(in);
-    } catch (const FileError& e) {
-      fail<FileError>({path, ": shard ", e.what()});
-    }
-    auto enter = [&](const std::string& name) {
-      const auto [at, is_new] = from.emplace(name, file);
-      if (!is_new)
-        fail<FileError>(
-            {path, ": tensor \"", name, "\" is in two shards, ", at->second, " and ", file});
-      const auto said = index.file_of.find(name);
-      if (said != index.file_of.end() && said->second != file)
-        fail<FileError>({path, ": tensor \"", name, "\" is in shard ", file, ", the index says ",
-                         said->second});
-    };
-    for (auto& [n, t] : shard.tensors) {
-      enter(n);
-      r.tensors.emplace_back(n, t);
-    }
-    for (UnreadTensor& u : shard.unread) {
-      enter(u.name);
-      r.unread.push_back(std::move(u));
-    }
-    for (auto& [k, v] : shard.metadata)
-      if (!r.find_metadata(k)) r.metadata.emplace_back(k, v);
-  }
-  for (const auto& [name, file] : index.file_of)
-    if (!from.count(name))
-      fail<FileError>({path, ": tensor \"", name, "\" is not in its shard ", file});
+  if (slash != std::string::npos) r.folder = path.substr(0, slash + 1);
   return r;
 }
 
 }  // namespace
 
-SafetensorsFile load_safetensors(const std::string& path) {
-  ByteSource in(path);
-  if (!is_json_file(in)) return read_safetensors(in);
+ShardIndex serialize_detail::read_shard_index(const ByteSource& in) {
   if (in.size() > kMaxJsonBytes)
-    fail<FileError>({path, ": an index of ", in.size(), " bytes; at most 100000000 are allowed"});
+    fail<FileError>(
+        {in.label(), ": an index of ", in.size(), " bytes; at most 100000000 are allowed"});
   std::string text(in.size(), '\0');
   in.read(0, text.data(), text.size());
-  return read_shards(path, text);
+  return parse_index(in.label(), text);
+}
+
+void serialize_detail::read_shard_headers(
+    const std::string& path, const ShardIndex& index,
+    const std::function<void(std::shared_ptr<const ByteSource>, SafetensorsHeader&)>& visit) {
+  std::unordered_map<std::string, std::string> from;  // tensor -> the shard that holds it
+  for (const std::string& file : index.files) {
+    std::shared_ptr<const ByteSource> in;
+    SafetensorsHeader shard;
+    try {
+      in = std::make_shared<const ByteSource>(index.folder + file);
+      shard = read_safetensors_header(*in);
+    } catch (const FileError& e) {
+      fail<FileError>({path, ": shard ", e.what()});
+    }
+    for (const SafetensorsEntry& e : shard.entries) {
+      const auto [at, is_new] = from.emplace(e.name, file);
+      if (!is_new)
+        fail<FileError>(
+            {path, ": tensor \"", e.name, "\" is in two shards, ", at->second, " and ", file});
+      const auto said = index.file_of.find(e.name);
+      if (said != index.file_of.end() && said->second != file)
+        fail<FileError>({path, ": tensor \"", e.name, "\" is in shard ", file, ", the index says ",
+                         said->second});
+    }
+    try {
+      visit(in, shard);
+    } catch (const FileError& e) {
+      fail<FileError>({path, ": shard ", e.what()});
+    }
+  }
+  for (const auto& [name, file] : index.file_of)
+    if (!from.count(name))
+      fail<FileError>({path, ": tensor \"", name, "\" is not in its shard ", file});
 }
 
 }  // namespace dropin

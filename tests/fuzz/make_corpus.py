@@ -1,9 +1,12 @@
 """Writes corpus/: well-formed files and the attacks that a reader of untrusted files must refuse. python3 tests/fuzz/make_corpus.py"""
 import base64
 import gzip
+import io
 import json
 import os
+import pickle
 import struct
+import zipfile
 import zlib
 
 # 8 x 8 pixels, of torchvision's encoder.
@@ -236,5 +239,136 @@ def cli():
         write("cli", f"{i:02}", "\n".join(line.split(" ")).encode())
 
 
-for make in (safetensors, npy, image, idx, json_texts, options, golden, checkpoint, cli):
+# Pickles by hand: each function gives the opcodes that leave one value.
+def p_text(s):
+    return b"X" + struct.pack("<I", len(s)) + s.encode()
+
+
+def p_int(v):
+    return b"K" + bytes([v]) if 0 <= v < 256 else b"\x8a\x08" + struct.pack("<q", v)
+
+
+def p_tuple(*items):
+    return b"(" + b"".join(items) + b"t"
+
+
+def p_dict(**entries):
+    return b"}(" + b"".join(p_text(k) + v for k, v in entries.items()) + b"u"
+
+
+def p_global(module, name):
+    return f"c{module}\n{name}\n".encode()
+
+
+def p_storage(kind="FloatStorage", key="0", count=16):
+    return p_tuple(p_text("storage"), p_global("torch.storage" if kind == "UntypedStorage" else "torch", kind), p_text(key), p_text("cpu"), p_int(count)) + b"Q"
+
+
+def p_tensor(storage=None, offset=0, sizes=(2, 2), strides=(2, 1), dtype=None):
+    args = [storage or p_storage(), p_int(offset), p_tuple(*map(p_int, sizes)), p_tuple(*map(p_int, strides)), b"\x89", p_global("collections", "OrderedDict") + b")R"]
+    if dtype:
+        args.append(p_global("torch", dtype))
+    return p_global("torch._utils", "_rebuild_tensor_v3" if dtype else "_rebuild_tensor_v2") + p_tuple(*args) + b"R"
+
+
+def p_whole(value):
+    return b"\x80\x02" + value + b"."
+
+
+def pickles():
+    w = lambda name, data: write("pickle", name, data)
+    values = {"n": None, "b": [True, False], "i": [0, 300, -1, 70000, 1 << 40, 1 << 70, -(1 << 63)], "f": (1.5, float("nan")), "s": "\u00e9", "y": b"\x00\xe9", "a": bytearray(b"xy"),
+              "c": 1 + 2j, "set": {1}, "frozen": frozenset([2]), "e": [{}, [], ()], 5: {None: 1, True: 2}}
+    for protocol in (2, 3, 4, 5):
+        w(f"values_{protocol}", pickle.dumps(values, protocol=protocol))
+    w("tensor", p_whole(p_dict(w=p_tensor())))
+    w("transposed", p_whole(p_dict(w=p_tensor(sizes=(4, 4), strides=(1, 4)))))
+    w("repeated", p_whole(p_dict(w=p_tensor(sizes=(3, 5), strides=(0, 1)))))
+    w("alone", p_whole(p_tensor()))
+    for i, dtype in enumerate(["uint16", "uint64", "float8_e4m3fn", "float8_e8m0fnu", "float4_e2m1fn_x2"]):
+        w(dtype, p_whole(p_dict(w=p_tensor(p_storage("UntypedStorage", "1", 64), dtype=dtype))))
+    w("complex", p_whole(p_dict(w=p_tensor(p_storage("ComplexFloatStorage", "0", 8)))))
+    w("parameter", p_whole(p_dict(w=p_global("torch._utils", "_rebuild_parameter") + p_tuple(p_tensor(), b"\x88", p_global("collections", "OrderedDict") + b")R") + b"R")))
+    w("attributes", p_whole(p_global("collections", "OrderedDict") + b")R}" + p_text("_metadata") + b"}sb"))
+    w("beyond", p_whole(p_dict(w=p_tensor(offset=15))))
+    w("far_stride", p_whole(p_dict(w=p_tensor(strides=(1 << 62, 1)))))
+    w("overflow_sizes", p_whole(p_dict(w=p_tensor(sizes=(1 << 62, 4), strides=(0, 0)))))
+    w("zero_and_far", p_whole(p_dict(w=p_tensor(p_storage("UntypedStorage"), sizes=(0, 1 << 62, 1 << 62), strides=(1, 1, 1), dtype="float4_e2m1fn_x2"))))
+    w("endless_view", p_whole(p_dict(w=p_tensor(sizes=(1 << 40,), strides=(0,)))))
+    w("negative_size", p_whole(p_dict(w=p_tensor(sizes=(-1, 1)))))
+    w("count_beyond", p_whole(p_dict(w=p_tensor(p_storage(count=1 << 62)))))
+    w("no_storage", p_whole(p_dict(w=p_tensor(p_storage(key="9")))))
+    w("bare_storage", p_whole(p_dict(w=p_storage())))
+    w("two_names", p_whole(p_dict(**{"a.b": p_tensor(), "a": p_dict(b=p_tensor())})))
+    w("conjugate", p_whole(p_global("torch._utils", "_rebuild_tensor_v2") + p_tuple(p_storage(), p_int(0), p_tuple(), p_tuple(), b"\x89", b"}", p_dict(conj=b"\x88")) + b"R"))
+    w("system", p_whole(p_global("os", "system") + p_tuple(p_text("true")) + b"R"))
+    w("stack_global", b"\x80\x04\x8c\x08builtins\x8c\x04eval\x93.")
+    w("build_number", p_whole(b"K\1}b"))
+    w("list_of_itself", p_whole(b"]q\0h\0a"))
+    w("dict_of_itself", p_whole(b"}q\0" + p_text("a") + b"h\0s"))
+    w("bomb", p_whole(b"]q\0" + b"".join(b"0](" + b"h" + bytes([i]) * 1 + (b"h" + bytes([i])) * 9 + b"eq" + bytes([i + 1]) for i in range(30))))
+    w("deep", p_whole(b"]" * 5000 + b"a" * 4999))
+    w("marks", b"\x80\x02" + b"(" * 5000)
+    w("tuples", p_whole(b")" + b"\x85" * 5000))
+    w("long_text", b"\x80\x02X\xff\xff\xff\xffabc")
+    w("long_bytes", b"\x80\x05\x96" + b"\xff" * 8)
+    w("long_number", b"\x80\x02\x8b\xff\xff\xff\x7f")
+    w("negative_number", b"\x80\x02\x8b\xff\xff\xff\xff")
+    w("below_mark", p_whole(b"N(s"))
+    w("no_memo", p_whole(b"h\7"))
+    w("unknown", b"\x80\x02\xfe.")
+    w("empty", b"")
+
+
+def archives():
+    w = lambda name, data: write("torch_archive", name, data)
+
+    def zipped(members, method=zipfile.ZIP_STORED, comment=b""):
+        out = io.BytesIO()
+        with zipfile.ZipFile(out, "w", method) as z:
+            for name, data in members:
+                z.writestr(zipfile.ZipInfo(name), data, method)
+            z.comment = comment
+        return out.getvalue()
+
+    def npy(descr, shape, data, order="False"):
+        header = f"{{'descr': '{descr}', 'fortran_order': {order}, 'shape': {shape}, }}\n".encode()
+        return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header + data
+
+    weights = floats(*range(16))
+    pickled = p_whole(p_dict(w=p_tensor(), v=p_tensor(p_storage("UntypedStorage", "1", 4), sizes=(2,), strides=(1,), dtype="float8_e5m2"), n=p_int(3)))
+    members = [("a/data.pkl", pickled), ("a/byteorder", b"little"), ("a/data/0", weights), ("a/data/1", b"\x3c\x3d\x3e\x3f"), ("a/version", b"3\n")]
+    good = zipped(members)
+    w("archive", good)
+    w("packed_pickle", zipped(members[:1], zipfile.ZIP_DEFLATED))
+    w("big_endian", zipped([(n, b"big" if n == "a/byteorder" else d) for n, d in members]))
+    w("other_order", zipped([(n, b"middle" if n == "a/byteorder" else d) for n, d in members]))
+    w("no_storage", zipped(members[:2]))
+    w("script", zipped(members + [("a/constants.pkl", p_whole(b")"))]))
+    w("comment", zipped(members, comment=b"PK\5\6 here"))
+    w("twice", good.replace(b"a/data/1", b"a/data/0"))
+    w("cut", good[: len(good) * 2 // 3])
+    w("no_members", zipped([]))
+    w("not_utf8", good.replace(b"a/version", b"a/\xff\xfersio"))
+    w("encrypted", good.replace(b"PK\1\2\x14\x03\x14\0\0\0", b"PK\1\2\x14\x03\x14\0\1\0"))
+    w("other_method", good.replace(b"PK\1\2\x14\x03\x14\0\0\0\0\0", b"PK\1\2\x14\x03\x14\0\0\0\x0c\0"))
+    for i in range(4, 22, 2):  # each number of the end
+        w(f"end_{i}", good[: len(good) - 22 + i] + b"\xff\xff" + good[len(good) - 22 + i + 2 :])
+    w("npz", zipped([("x.npy", npy("<f4", "(2, 2)", floats(1, 2, 3, 4), "True")), ("y.npy", npy(">u2", "(2,)", b"\0\1\0\2"))]))
+    w("npz_packed", zipped([("x.npy", npy("<c8", "(64,)", floats(*[1] * 128)))], zipfile.ZIP_DEFLATED))
+    w("npz_objects", zipped([("x.npy", npy("|O", "(1,)", b"\x80\2N.")), ("s.npy", npy("<U1", "(1,)", b"a\0\0\0"))]))
+    w("npz_short", zipped([("x.npy", npy("<f4", "(2, 2)", floats(1)))]))
+    w("npz_other", zipped([("x.txt", b"x")]))
+    w("npy", npy("<u4", "(2,)", struct.pack("<2I", 1, 2)))
+    whole = [p_whole(b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"), p_whole(p_int(1001)), p_whole(p_dict(little_endian=b"\x88")), p_whole(p_dict(w=p_tensor(p_storage(count=4)))), p_whole(b"](" + p_text("0") + b"e")]
+    legacy = b"".join(whole) + struct.pack("<q", 4) + floats(1, 2, 3, 4)
+    w("legacy", legacy)
+    w("legacy_short", legacy[:-1])
+    w("legacy_far", b"".join(whole) + struct.pack("<q", 1 << 62))
+    w("legacy_negative", b"".join(whole) + struct.pack("<q", -1))
+    w("legacy_no_keys", b"".join(whole[:4]) + p_whole(b"]"))
+    w("legacy_other_magic", p_whole(b"\x8a\x0am\xfc\x9cF\xf9 j\xa8P\x19"))
+
+
+for make in (safetensors, npy, image, idx, json_texts, options, golden, checkpoint, cli, pickles, archives):
     make()

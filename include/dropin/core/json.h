@@ -24,8 +24,10 @@ class Json {
   Json(const char* v) : kind_(kString), text_(v) {}
   Json(std::string v) : kind_(kString), text_(std::move(v)) {}
   Json(std::string_view v) : kind_(kString), text_(v) {}
-  /// An integer beyond int64: as_double() is its nearest double, dump() writes the digits. OptionError
-  /// for anything but an optional minus and digits.
+  /// An object of these entries, in order. OptionError naming a key that is given twice.
+  static Json object(std::vector<Item> entries);
+  /// An integer beyond int64: as_double() is its nearest double, dump() writes the digits.
+  /// OptionError for anything but an optional minus and digits.
   static Json big_integer(std::string digits);
   static Json array() {
     Json j;

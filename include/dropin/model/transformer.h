@@ -18,6 +18,7 @@ struct TransformerOptions {
   double dropout = 0;
   std::string rope = "none";
   bool tie_weights = true;
+  std::string activation = "gelu";
   static void fields(auto&& f) {
     using O = TransformerOptions;
     f("vocab_size", &O::vocab_size, "number of token ids");
@@ -30,6 +31,8 @@ struct TransformerOptions {
     f("rope", &O::rope,
       "rotary positions instead of learned ones: \"none\", \"half\" or \"interleaved\"");
     f("tie_weights", &O::tie_weights, "the output layer is the embedding, transposed");
+    f("activation", &O::activation,
+      "gelu, gelu_tanh (GPT-2's own), relu, silu, sigmoid or tanh");
   }
 };
 
@@ -44,8 +47,10 @@ class TransformerBlock : public Component<TransformerBlock, TransformerOptions, 
                                                  .causal = true,
                                                  .rope = o.rope});
     norm2_ = child<LayerNorm>("norm2", {.normalized_shape = {o.embed_dim}});
-    ff_ = child<MLP>("ff",
-                     {.embed_dim = o.embed_dim, .hidden_dim = o.hidden_dim, .dropout = o.dropout});
+    ff_ = child<MLP>("ff", {.embed_dim = o.embed_dim,
+                            .hidden_dim = o.hidden_dim,
+                            .activation = o.activation,
+                            .dropout = o.dropout});
   }
   Tensor forward(const Tensor& x, const SequenceArgs& args = {}) {
     const Tensor h = x + dropout(mixer_(norm1_(x), args), options_.dropout, is_training());

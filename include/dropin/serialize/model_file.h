@@ -7,6 +7,7 @@
 
 #include "dropin/module/module.h"
 #include "dropin/serialize/safetensors.h"
+#include "dropin/serialize/state_file.h"
 
 namespace dropin {
 
@@ -16,16 +17,22 @@ namespace dropin {
 void save(const Module& model, const std::string& path,
           const std::vector<std::pair<std::string, std::string>>& metadata = {});
 /// Copies the tensors of a file into a model, as Module::load_state_dict: a file of save(), a
-/// training checkpoint, or any safetensors file by the model's names or names that it knows. Where
-/// the file says that another layer stood at a path (a swap), strict is a StateError.
+/// training checkpoint, or any checkpoint that load_state() reads (safetensors, GGUF, .pt, .npz) by
+/// the model's names or names that it knows, or by those of a map for its type (name_maps()). What
+/// programs put around weights is taken off: "module.", "_orig_mod.", or a dict's "model.",
+/// "state_dict.", "model_state_dict.", where the model has no such child. All this is in the
+/// report's `renamed`. Where the file says that another layer stood at a path (a swap), strict is a
+/// StateError.
 LoadReport load(Module& model, const std::string& path, bool strict = true);
+/// The same of a file that is open, with its names as they are now (after map_names()).
+LoadReport load(Module& model, const StateFile& file, bool strict = true);
 /// Builds the model that save() or save_checkpoint() wrote, by registry names, in eval mode,
 /// of the dtype of its tensors. FileError for a file that does not say what it holds, or names a
 /// type that is not registered.
 Box<Module> load(const std::string& path);
 
-/// The tensors of a safetensors file by name; of a training checkpoint, those of the model.
-/// FileError as load_safetensors, also for tensors of dtypes that no Tensor has.
+/// The tensors of a checkpoint by name, as load_state(path).state_dict() (numbers that no Tensor
+/// has are converted); of a training checkpoint, those of the model. FileError.
 StateDict load_state_dict(const std::string& path);
 /// Writes a StateDict, atomically: save_safetensors(path, model.state_dict()).
 template <std::same_as<StateDict> S>

@@ -27,11 +27,12 @@ class TensorContent {
 struct StoredTensor {
   std::string name;
   /// How it is stored: safetensors' dtypes (F32, BF16, I16, U64, C64, F8_E4M3, F4, ...), GGUF's
-  /// types (Q8_0, Q4_K, MXFP4, ...), or a packed layout (NF4, INT4, TERNARY, ...).
+  /// types (Q8_0, Q4_K, MXFP4, ...), or a packed layout by its library (bitsandbytes.NF4,
+  /// bitnet.TERNARY, ...).
   std::string format;
-  Shape shape;                ///< in elements; of C64 with a last axis of 2, real and imaginary
-  DType dtype = kFloat32;     ///< of read(): the format's own, or the least that holds its values
-  std::uint64_t bytes = 0;    ///< of the stored form
+  Shape shape;              ///< in elements; of C64 with a last axis of 2, real and imaginary
+  DType dtype = kFloat32;   ///< of read(): the format's own, or the least that holds its values
+  std::uint64_t bytes = 0;  ///< of the stored form
   std::shared_ptr<const TensorContent> content;
 
   /// The values on the CPU, contiguous; numbers that no Tensor has are converted exactly: 4- to
@@ -49,11 +50,13 @@ struct StoredTensor {
 /// keeps the file open.
 struct StateFile {
   std::string path;
-  std::string container;  ///< "safetensors", "gguf", "pt" or "npz"
+  std::string container;  ///< "safetensors", "gguf", "pt", "npz" or "npy"
   std::vector<StoredTensor> tensors;
-  /// safetensors: texts, of an index its numbers too; GGUF: every value; pt: everything that is no
-  /// tensor, nested as it was saved.
+  /// An object. safetensors: texts, of an index its numbers too; GGUF: every value; pt: everything
+  /// that is no tensor, nested as it was saved, of a list the entries under "0", "1", ...; sets,
+  /// tuples and bytes are arrays, a tensor is the text "<tensor NAME>".
   Json metadata = Json::object();
+  std::string model_type;  ///< as config.json beside the file calls it: "bert", "gpt2"; or empty
   /// Names that the file says are another tensor's (tied weights): name, kept name.
   std::vector<std::pair<std::string, std::string>> aliases;
 
