@@ -84,7 +84,19 @@ expect 0 "F1" train --task segment --steps 40 --batch 8 --width 16 --layers 1 --
 printf 'the king sees the old river the lamp finds the road' > "$folder/spoken.txt"
 expect 0 "the old river "$'\n' segment "$folder/spoken.txt" --model "$folder/segmenter" --options '{"threshold": 0.2}'
 expect 2 "need 2147483 GB at least, this machine has" train --task text --layers 16000000 --width 1024
-expect 2 "is 0, expected a text of lines" train --task segment --data "$folder/segmenter" --steps 1
+expect 2 "is 0, expected a text in UTF-8" train --task segment --data "$folder/segmenter" --steps 1
+# What is no UTF-8 text is refused before training, in words; one with odd characters is not.
+printf 'caf\xe9 au lait, na\xefve, %400s\n' x > "$folder/latin1.txt"
+printf '\xff\xfea\x00b\x00c\x00%40s' x > "$folder/utf16.txt"
+printf '%30s\x01\x02\x03\x04\x05\x06\x07' x > "$folder/controls.txt"
+printf 'caf\xc3\xa9 \xe6\x97\xa5\xe6\x9c\xac \xf0\x9f\x98\x80 \x1b[1mbold\x1b[0m \x7f \xef\xbf\xbf %400s \xe2\x80' x > "$folder/odd.txt"
+for task in text segment; do
+  expect 2 "byte 3 (0xE9) is no UTF-8, expected a text in UTF-8; one in Latin-1 is converted by iconv -f LATIN1 -t UTF-8" train --task $task --data "$folder/latin1.txt" --steps 1
+  expect 2 "it begins as UTF-16 does" train --task $task --data "$folder/utf16.txt" --steps 1
+  expect 2 "7 of 37 bytes are control characters" train --task $task --data "$folder/controls.txt" --steps 1
+  expect 2 "is 0, expected a text in UTF-8" train --task $task --data "$dropin" --steps 1
+done
+expect 0 "bits/byte" train --task text --data "$folder/odd.txt" --steps 1 --batch 2 --length 16 --width 16 --layers 1
 expect 2 "has no file train-images-idx3-ubyte (or .gz)" train --task images --data "$folder" --steps 1
 expect 2 "is no folder with train-images-idx3-ubyte" train --task images --data "$folder/none" --steps 1
 expect 2 "no vocabulary" segment "$folder/text.txt" --model "$folder/textmodel"

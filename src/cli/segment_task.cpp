@@ -1,4 +1,5 @@
 // dropin train --task segment: where would newlines be in a text of lines?
+#include "cli/text_file.h"
 #include "cli/train_tasks.h"
 #include "dropin/data/newline_text.h"
 #include "dropin/serialize/safetensors.h"
@@ -15,7 +16,7 @@ class SegmentTask : public Task {
       : s_(s),
         batch_(s.batch),
         length_(s.length),
-        text_(s.data.empty() ? grammar_text(200'000) : read_text(s.data)),
+        text_(s.data.empty() ? grammar_text(200'000) : read_text_file(s.data)),
         tokenizer_(WordTokenizer::from_text(part(false), s.vocab)),
         train_(part(false), tokenizer_, length_),
         test_(part(true), tokenizer_, length_) {}
@@ -62,13 +63,6 @@ class SegmentTask : public Task {
   }
 
  private:
-  static std::string read_text(const std::string& path) {
-    std::string text = read_file(path);
-    const std::size_t zero = text.find('\0');
-    if (zero != std::string::npos)
-      fail<FileError>({path, ": byte ", zero, " is 0, expected a text of lines"});
-    return text;
-  }
   // The first nine tenths to train on, or the rest; cut behind a line.
   std::string_view part(bool test) const {
     const std::string_view all = text_;

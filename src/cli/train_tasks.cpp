@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <numbers>
 
+#include "cli/text_file.h"
 #include "dropin/data/fashion_mnist.h"
 #include "dropin/model/convnet.h"
 #include "dropin/model/transformer.h"
@@ -39,7 +40,7 @@ class TextTask : public Task {
   explicit TextTask(const TaskSettings& s)
       : s_(s),
         text_(s.data.empty() ? TextDataset::from_string(grammar_text(200'000))
-                             : TextDataset(s.data)),
+                             : TextDataset::from_string(read_text_file(s.data), s.data)),
         batch_(s.batch),
         length_(s.length) {
     batch(0);

@@ -14,14 +14,14 @@ namespace dropin {
 
 // --- text
 
-TextDataset::TextDataset(const std::string& path) : text_(read_file(path)), label_(path) {
-  if (text_.size() < 16)
-    fail<FileError>({path, ": ", text_.size(), " bytes; a text to train on needs at least 16"});
-}
-TextDataset TextDataset::from_string(std::string text) {
+TextDataset::TextDataset(const std::string& path)
+    : TextDataset(from_string(read_file(path), path)) {}
+TextDataset TextDataset::from_string(std::string text, std::string label) {
+  if (text.size() < 16)
+    fail<FileError>({label, ": ", text.size(), " bytes; a text to train on needs at least 16"});
   TextDataset d;
   d.text_ = std::move(text);
-  d.label_ = "text";
+  d.label_ = std::move(label);
   return d;
 }
 

@@ -16,6 +16,19 @@ std::string order(const NamedTensors& n) {
   return s;
 }
 
+TEST(NamedTensors, AreReadByName) {
+  Linear layer({.in_features = 2, .out_features = 3});
+  const StateDict s = layer.state_dict();
+  EXPECT_EQ(s["weight"].sizes(), (Shape{3, 2}));
+  EXPECT_TRUE(s.at("bias").is_same(s.find("bias")));
+  EXPECT_FALSE(s.find("wieght").defined());
+  EXPECT_ERROR(s["wieght"], StateError, "at: no tensor \"wieght\"; given: weight, bias");
+  EXPECT_ERROR(StateDict().at("a"), StateError, "no tensor \"a\"; given: none");
+  StateDict taken = s;
+  taken.take("bias");
+  EXPECT_ERROR(taken["bias"], StateError, "given: weight");
+}
+
 TEST(NamedTensors, KeepOrderWhileEntriesComeAndGo) {
   for (const int n : {5, 16, 17, 200}) {
     NamedTensors s;

@@ -18,7 +18,8 @@ class TextDataset {
  public:
   /// Reads a file; FileError when it is missing or shorter than 16 bytes.
   explicit TextDataset(const std::string& path);
-  static TextDataset from_string(std::string text);
+  /// The same of a text; `label` stands for the file's name in messages.
+  static TextDataset from_string(std::string text, std::string label = "text");
   int64_t size() const { return static_cast<int64_t>(text_.size()); }
   int64_t train_size() const { return size() * 9 / 10; }
   /// `batch` random windows of the training part: x [B, L] and y [B, L] (the next bytes), int64.

@@ -1,7 +1,10 @@
 // Transforms of pictures (torchvision.transforms.v2): tensors [..., C, H, W], uint8 or floating.
 #pragma once
+#include <array>
 #include <functional>
+#include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "dropin/tensor/tensor.h"
@@ -126,6 +129,12 @@ class ToDtype {
   bool scale_;
 };
 
+/// ToDtype with scale, by its older name.
+class ConvertImageDtype : public ToDtype {
+ public:
+  explicit ConvertImageDtype(DType dtype = kFloat32) : ToDtype(dtype, true) {}
+};
+
 /// (x - mean) / std per channel, of floats.
 class Normalize {
  public:
@@ -144,6 +153,45 @@ class Grayscale {
 
  private:
   int64_t channels_;
+};
+
+/// Colors of pictures with 1 or 3 channels, uint8 (rounded down) or floats from 0 to 1; results
+/// stay within. Brightness: times the factor. Contrast: away from the mean gray, or to it below 1.
+/// Saturation: away from each pixel's gray, or to it. Hue: by factor of the circle, -0.5 to 0.5.
+/// With one channel the last two change nothing.
+Tensor adjust_brightness(const Tensor& image, double factor);
+Tensor adjust_contrast(const Tensor& image, double factor);
+Tensor adjust_saturation(const Tensor& image, double factor);
+Tensor adjust_hue(const Tensor& image, double factor);
+
+/// Nothing, one number or {least, greatest}.
+class JitterRange {
+ public:
+  JitterRange() = default;
+  JitterRange(double number) : greatest_(number), numbers_(1) {}
+  JitterRange(double least, double greatest) : least_(least), greatest_(greatest), numbers_(2) {}
+  bool given() const { return numbers_ > 0; }
+  bool one_number() const { return numbers_ == 1; }
+  double least() const { return least_; }
+  double greatest() const { return greatest_; }
+
+ private:
+  double least_ = 0, greatest_ = 0;
+  int numbers_ = 0;
+};
+struct ColorJitterOptions {
+  /// One number v: a factor from max(0, 1 - v) to 1 + v.
+  JitterRange brightness = {}, contrast = {}, saturation = {};
+  JitterRange hue = {};  ///< one number v: -v to v; within -0.5 to 0.5
+};
+/// The four in random order, each with a factor drawn evenly from its range.
+class ColorJitter {
+ public:
+  explicit ColorJitter(const ColorJitterOptions& o);
+  Tensor operator()(const Tensor& image) const;
+
+ private:
+  std::array<std::optional<std::pair<double, double>>, 4> ranges_;
 };
 
 }  // namespace dropin::transforms
