@@ -44,6 +44,7 @@ constexpr const char* kAllowedGlobals[] = {"torch._utils._rebuild_tensor_v2",
                                            "torch._utils._rebuild_tensor_v3",
                                            "torch._utils._rebuild_tensor",
                                            "torch._utils._rebuild_parameter",
+                                           "torch._utils._rebuild_parameter_with_state",
                                            "collections.OrderedDict",
                                            "collections.Counter",
                                            "torch.Size",
@@ -309,7 +310,8 @@ void PickleMachine::reduce() {
     return i < args.size() && node(args[i]).kind == kind;
   };
   if (name.starts_with("torch._utils._rebuild_tensor")) return rebuild_tensor(name, args);
-  if (name == "torch._utils._rebuild_parameter" && is(0, Kind::Tensor)) return push(args[0]);
+  if (name.starts_with("torch._utils._rebuild_parameter") && is(0, Kind::Tensor))
+    return push(args[0]);  // its attributes are no entries
   if (name == "collections.OrderedDict" || name == "collections.Counter") {
     if (args.empty()) return push({.kind = Kind::Dict});
     if (args.size() == 1 && is(0, Kind::Dict)) return push(args[0]);

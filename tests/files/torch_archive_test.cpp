@@ -282,6 +282,15 @@ TEST(TorchArchive, NamesTensorsByTheirPlace) {
   EXPECT_EQ(all.at("again.1").item(), 2.0);
 }
 
+TEST(TorchArchive, TakesAParameterWithoutItsAttributes) {
+  const std::string parameter =
+      call(global("torch._utils", "_rebuild_parameter_with_state"),
+           {all_of("FloatStorage", 2), "\x88", ordered_dict(), dict({text("tag"), text("x")})});
+  const StateFile f = load_one(parameter, floats({2, 3}));
+  EXPECT_EQ(f.get("t").to_vector(), (Doubles{2, 3}));
+  EXPECT_EQ(f.metadata.dump(), "{\"t\":\"<tensor t>\"}");
+}
+
 TEST(TorchArchive, RefusesANameOfTwoTensors) {
   const std::string t = all_of("FloatStorage", 1);
   EXPECT_ERROR(load(torch_archive(whole(dict({text("a.b"), t, text("a"), dict({text("b"), t})})),
@@ -343,6 +352,10 @@ TEST(TorchArchive, ReadsTheOlderFormat) {
   EXPECT_EQ(f.get("w").to_vector(), (Doubles{1, 3, 2, 4}));
   EXPECT_EQ(f.get("b").to_vector(), (Doubles{1.5, 2}));
   EXPECT_EQ(f.metadata.find("n")->as_int(), 5);
+  std::string fourth = legacy(number(1), {}, "");
+  for (std::size_t at = 0; (at = fourth.find("\x80\2", at)) != fourth.npos; ++at)
+    fourth[at + 1] = 4;
+  EXPECT_EQ(load(fourth).metadata.find("value")->as_int(), 1);
 }
 
 TEST(TorchArchive, RefusesTheOlderFormatWhereItIsBroken) {
