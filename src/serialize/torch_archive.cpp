@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::uint64_t kMaxPickleBytes = 1u << 30;
 /// Values and bytes of text for each byte of a pickle, or it says the same ones again and again.
-constexpr std::size_t kMostPerPickleByte = 16, kFreeOfPickle = 1 << 20;
+constexpr std::size_t kMostPerPickleByte = 16, kFreeOfPickle = 1 << 16;
 constexpr int kMaxPickleDepth = 60;
 
 /// Bytes of a file that are one storage.
