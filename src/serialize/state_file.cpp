@@ -105,14 +105,10 @@ StateFile read_container(const Source& in) {
   };
   if (begins("GGUF")) return read_gguf(in);
   if (begins("PK\3\4") || begins("PK\5\6")) return read_zip_state(in);
-  // A pickle of protocol 2 to 5 whose first value is an integer of ten bytes.
-  if (magic[0] == 0x80 && magic[1] >= 2 && magic[1] <= 5 && magic[2] == 0x8a && magic[3] == 10)
-    return read_legacy_torch(in);
   if (begins("\x93NUMPY")) return read_npy_state(in);
-  if (magic[0] == 0x80 && magic[1] <= 5 && !std::memchr("{ \t\r\n", magic[8], 5))
-    fail<FileError>({in->label(),
-                     ": is a pickle that torch.save did not write, expected "
-                     "safetensors, GGUF, an archive of torch.save or npz"});
+  // Pickles begin with 80 and their protocol; so does safetensors with a header of such a length.
+  if (magic[0] == 0x80 && magic[1] >= 2 && magic[1] <= 5 && !std::memchr("{ \t\r\n", magic[8], 5))
+    return read_legacy_torch(in);
   return read_safetensors_state(in);
 }
 

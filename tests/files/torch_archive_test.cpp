@@ -358,6 +358,15 @@ TEST(TorchArchive, ReadsTheOlderFormat) {
   EXPECT_EQ(load(fourth).metadata.find("value")->as_int(), 1);
 }
 
+TEST(TorchArchive, ReadsTheOlderFormatWithALongPickle) {
+  const std::string w = tensor(storage("FloatStorage", "9", 2), 0, {2}, {1});
+  const StateFile f =
+      load(legacy(dict({text("long"), text(std::string(600000, 'x')), text("w"), w}), {"9"},
+                  counted(2, floats({1, 2}))));
+  EXPECT_EQ(f.metadata.find("long")->as_string().size(), 600000u);
+  EXPECT_EQ(f.get("w").to_vector(), (Doubles{1, 2}));
+}
+
 TEST(TorchArchive, RefusesTheOlderFormatWhereItIsBroken) {
   const std::string w = dict({text("w"), tensor(storage("FloatStorage", "9", 2), 0, {2}, {1})});
   const std::string data = counted(2, floats({1, 2}));
@@ -370,6 +379,10 @@ TEST(TorchArchive, RefusesTheOlderFormatWhereItIsBroken) {
   EXPECT_ERROR(load(legacy(w, {"9"}, counted(-1, floats({1, 2})))), FileError,
                "claims -1 elements");
   EXPECT_ERROR(load(legacy(w, {"9"}, counted(1, floats({1})))), FileError, "needs 2 elements");
+  EXPECT_ERROR(load(whole(dict({text("w"), number(1)}))), FileError,
+               "is a pickle that does not begin as torch.save's");
+  EXPECT_ERROR(load(whole(global("sklearn.svm", "SVC") + ")R")), FileError,
+               "the pickle asks for sklearn.svm.SVC");
   EXPECT_ERROR(load(whole("\x8a\x0a" + from_hex("6dfc9c46f9206aa85019"))), FileError,
                "does not begin as torch.save's");
 }
