@@ -227,6 +227,7 @@ class PickleMachine {
   bool step_memo(unsigned char op);
   void global(std::string_view module, std::string_view name);
   void reduce();
+  void encode(const std::vector<Id>& args);
   void build();
   void persistent();
   void rebuild_tensor(const std::string& name, const std::vector<Id>& args);
@@ -301,6 +302,21 @@ void PickleMachine::rebuild_tensor(const std::string& name, const std::vector<Id
   push({.kind = Kind::Tensor, .integer = static_cast<std::int64_t>(out_.tensors.size() - 1)});
 }
 
+/// Bytes as protocol 2 writes them: a text of the characters 0 to 255, and "latin1".
+void PickleMachine::encode(const std::vector<Id>& args) {
+  if (args.size() != 2 || node(args[1]).kind != Kind::Text || node(args[1]).text != "latin1")
+    bad({"encodes a text in what is not latin1"});
+  std::string bytes;
+  const std::string& s = node(args[0]).text;
+  spend(s.size());
+  for (std::size_t i = 0; i < s.size(); ++i) {
+    const auto c = static_cast<unsigned char>(s[i]);
+    if (c >= 0xc4) bad({"a text does not fit latin1"});
+    bytes += static_cast<char>(c < 0x80 ? c : (c & 3) << 6 | (s[++i] & 63));
+  }
+  push({.kind = Kind::Bytes, .text = bytes});
+}
+
 void PickleMachine::reduce() {
   const std::vector<Id> args = arguments(pop());
   const Id callee = pop();
@@ -342,19 +358,7 @@ void PickleMachine::reduce() {
     c.items = args;
     return push(std::move(c));
   }
-  if (name == "_codecs.encode" && is(0, Kind::Text)) {
-    const bool latin = args.size() == 2 && is(1, Kind::Text) && node(args[1]).text == "latin1";
-    if (!latin) bad({"encodes a text in what is not latin1"});
-    std::string bytes;
-    const std::string& s = node(args[0]).text;
-    spend(s.size());
-    for (std::size_t i = 0; i < s.size(); ++i) {
-      const auto c = static_cast<unsigned char>(s[i]);
-      if (c >= 0xc4) bad({"a text does not fit latin1"});
-      bytes += static_cast<char>(c < 0x80 ? c : (c & 3) << 6 | (s[++i] & 63));
-    }
-    return push({.kind = Kind::Bytes, .text = bytes});
-  }
+  if (name == "_codecs.encode" && is(0, Kind::Text)) return encode(args);
   if (name == "builtins.bytes" && args.empty()) return push({.kind = Kind::Bytes});
   if (name == "builtins.bytearray" && (args.empty() || is(0, Kind::Bytes))) {
     if (!args.empty()) spend(node(args[0]).text.size());

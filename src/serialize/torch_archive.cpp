@@ -382,6 +382,20 @@ class LegacyReader {
   std::uint64_t at_ = 0;
 };
 
+/// The first pickle: a number that torch.save begins with.
+void check_magic(const std::string& path, LegacyReader& in) {
+  constexpr const char* kOther = ": is a pickle that torch.save did not write";
+  Pickled first;
+  try {
+    first = in.next();
+  } catch (const FileError& e) {
+    fail<FileError>({path, kOther, " (", e.what(), ")"});
+  }
+  const PickleNode& n = first.nodes[first.root];
+  if (n.kind != PickleNode::BigInt || n.text != "119547037146038801333356")
+    fail<FileError>({path, kOther, ": its first value is not the number that marks those"});
+}
+
 }  // namespace
 
 StateFile read_legacy_torch(const Source& file) {
@@ -389,10 +403,7 @@ StateFile read_legacy_torch(const Source& file) {
   r.path = file->label();
   r.container = "pt";
   LegacyReader in(file);
-  const Pickled magic = in.next();
-  const PickleNode& number = magic.nodes[magic.root];
-  if (number.kind != PickleNode::BigInt || number.text != "119547037146038801333356")
-    fail<FileError>({r.path, ": is a pickle that does not begin as torch.save's"});
+  check_magic(r.path, in);
   in.next();  // the protocol
   in.next();  // the machine it was written on
   const Pickled p = in.next(), keys = in.next();

@@ -380,11 +380,11 @@ TEST(TorchArchive, RefusesTheOlderFormatWhereItIsBroken) {
                "claims -1 elements");
   EXPECT_ERROR(load(legacy(w, {"9"}, counted(1, floats({1})))), FileError, "needs 2 elements");
   EXPECT_ERROR(load(whole(dict({text("w"), number(1)}))), FileError,
-               "is a pickle that does not begin as torch.save's");
+               "is a pickle that torch.save did not write");
   EXPECT_ERROR(load(whole(global("sklearn.svm", "SVC") + ")R")), FileError,
                "the pickle asks for sklearn.svm.SVC");
   EXPECT_ERROR(load(whole("\x8a\x0a" + from_hex("6dfc9c46f9206aa85019"))), FileError,
-               "does not begin as torch.save's");
+               "torch.save did not write: its first value is not the number");
 }
 
 TEST(TorchArchive, SurvivesDamageAnywhere) {
