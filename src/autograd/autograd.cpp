@@ -126,19 +126,16 @@ void Tensor::backward(const Tensor& gradient, bool retain_graph, bool create_gra
 SavedTensor::SavedTensor(const Tensor& t, int output) : tensor_(t), output_(output) {
   if (!t.defined()) return;
   version_ = t.version();
-  if (output >= 0) {
-    tensor_ = t.detach();
-  } else if (t.impl()->base) {
-    // A view keeps its base, whose history may come to end in the owner: without the base there is
-    // no such circle.
-    const TapeMeta* made = meta(t);
-    tensor_ = t.detach();
-    if (made && made->node) {
-      TapeMeta& m = make_meta(tensor_);
-      m.node = made->node;
-      m.output = made->output;
-    }
-  }
+  if (output < 0 && !is_floating(t.dtype())) return;  // never on the tape
+  const TapeMeta* made = output < 0 ? meta(t) : nullptr;
+  if (made && made->requires_grad && !made->node) return;  // a leaf keeps its history
+  // An in-place write may give the tensor (or the base that a view holds) a history that ends in
+  // the owner. What is saved keeps the history of this moment, so there is no such circle.
+  tensor_ = t.detach();
+  if (!made || !made->node) return;
+  TapeMeta& m = make_meta(tensor_);
+  m.node = made->node;
+  m.output = made->output;
 }
 
 Tensor SavedTensor::unpack(const Node* owner) const {
