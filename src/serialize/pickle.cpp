@@ -245,6 +245,7 @@ class PickleMachine {
 };
 
 void PickleMachine::global(std::string_view module_, std::string_view name) {
+  if (!is_utf8(module_) || !is_utf8(name)) bad({"asks for a name that is not UTF-8"});
   std::string module(module_);
   if (module == "__builtin__") module = "builtins";
   const std::string full = module + "." + std::string(name);
