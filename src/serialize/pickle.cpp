@@ -44,6 +44,7 @@ constexpr const char* kAllowedGlobals[] = {"torch._utils._rebuild_tensor_v2",
                                            "torch._utils._rebuild_tensor_v3",
                                            "torch._utils._rebuild_tensor",
                                            "torch._utils._rebuild_parameter",
+                                           "torch._utils._rebuild_parameter_with_state",
                                            "collections.OrderedDict",
                                            "collections.Counter",
                                            "torch.Size",
@@ -226,6 +227,7 @@ class PickleMachine {
   bool step_memo(unsigned char op);
   void global(std::string_view module, std::string_view name);
   void reduce();
+  void encode(const std::vector<Id>& args);
   void build();
   void persistent();
   void rebuild_tensor(const std::string& name, const std::vector<Id>& args);
@@ -243,6 +245,7 @@ class PickleMachine {
 };
 
 void PickleMachine::global(std::string_view module_, std::string_view name) {
+  if (!is_utf8(module_) || !is_utf8(name)) bad({"asks for a name that is not UTF-8"});
   std::string module(module_);
   if (module == "__builtin__") module = "builtins";
   const std::string full = module + "." + std::string(name);
@@ -300,6 +303,21 @@ void PickleMachine::rebuild_tensor(const std::string& name, const std::vector<Id
   push({.kind = Kind::Tensor, .integer = static_cast<std::int64_t>(out_.tensors.size() - 1)});
 }
 
+/// Bytes as protocol 2 writes them: a text of the characters 0 to 255, and "latin1".
+void PickleMachine::encode(const std::vector<Id>& args) {
+  if (args.size() != 2 || node(args[1]).kind != Kind::Text || node(args[1]).text != "latin1")
+    bad({"encodes a text in what is not latin1"});
+  std::string bytes;
+  const std::string& s = node(args[0]).text;
+  spend(s.size());
+  for (std::size_t i = 0; i < s.size(); ++i) {
+    const auto c = static_cast<unsigned char>(s[i]);
+    if (c >= 0xc4) bad({"a text does not fit latin1"});
+    bytes += static_cast<char>(c < 0x80 ? c : (c & 3) << 6 | (s[++i] & 63));
+  }
+  push({.kind = Kind::Bytes, .text = bytes});
+}
+
 void PickleMachine::reduce() {
   const std::vector<Id> args = arguments(pop());
   const Id callee = pop();
@@ -309,7 +327,8 @@ void PickleMachine::reduce() {
     return i < args.size() && node(args[i]).kind == kind;
   };
   if (name.starts_with("torch._utils._rebuild_tensor")) return rebuild_tensor(name, args);
-  if (name == "torch._utils._rebuild_parameter" && is(0, Kind::Tensor)) return push(args[0]);
+  if (name.starts_with("torch._utils._rebuild_parameter") && is(0, Kind::Tensor))
+    return push(args[0]);  // its attributes are no entries
   if (name == "collections.OrderedDict" || name == "collections.Counter") {
     if (args.empty()) return push({.kind = Kind::Dict});
     if (args.size() == 1 && is(0, Kind::Dict)) return push(args[0]);
@@ -340,19 +359,7 @@ void PickleMachine::reduce() {
     c.items = args;
     return push(std::move(c));
   }
-  if (name == "_codecs.encode" && is(0, Kind::Text)) {
-    const bool latin = args.size() == 2 && is(1, Kind::Text) && node(args[1]).text == "latin1";
-    if (!latin) bad({"encodes a text in what is not latin1"});
-    std::string bytes;
-    const std::string& s = node(args[0]).text;
-    spend(s.size());
-    for (std::size_t i = 0; i < s.size(); ++i) {
-      const auto c = static_cast<unsigned char>(s[i]);
-      if (c >= 0xc4) bad({"a text does not fit latin1"});
-      bytes += static_cast<char>(c < 0x80 ? c : (c & 3) << 6 | (s[++i] & 63));
-    }
-    return push({.kind = Kind::Bytes, .text = bytes});
-  }
+  if (name == "_codecs.encode" && is(0, Kind::Text)) return encode(args);
   if (name == "builtins.bytes" && args.empty()) return push({.kind = Kind::Bytes});
   if (name == "builtins.bytearray" && (args.empty() || is(0, Kind::Bytes))) {
     if (!args.empty()) spend(node(args[0]).text.size());

@@ -105,12 +105,10 @@ StateFile read_container(const Source& in) {
   };
   if (begins("GGUF")) return read_gguf(in);
   if (begins("PK\3\4") || begins("PK\5\6")) return read_zip_state(in);
-  if (begins("\x80\2\x8a\n")) return read_legacy_torch(in);
   if (begins("\x93NUMPY")) return read_npy_state(in);
-  if (magic[0] == 0x80 && magic[1] <= 5 && !std::memchr("{ \t\r\n", magic[8], 5))
-    fail<FileError>({in->label(),
-                     ": is a pickle that torch.save did not write, expected "
-                     "safetensors, GGUF, an archive of torch.save or npz"});
+  // Pickles begin with 80 and their protocol; so does safetensors with a header of such a length.
+  if (magic[0] == 0x80 && magic[1] >= 2 && magic[1] <= 5 && !std::memchr("{ \t\r\n", magic[8], 5))
+    return read_legacy_torch(in);
   return read_safetensors_state(in);
 }
 

@@ -16,7 +16,7 @@ namespace {
 
 constexpr std::uint64_t kMaxPickleBytes = 1u << 30;
 /// Values and bytes of text for each byte of a pickle, or it says the same ones again and again.
-constexpr std::size_t kMostPerPickleByte = 16, kFreeOfPickle = 1 << 20;
+constexpr std::size_t kMostPerPickleByte = 16, kFreeOfPickle = 1 << 16;
 constexpr int kMaxPickleDepth = 60;
 
 /// Bytes of a file that are one storage.
@@ -25,6 +25,16 @@ struct StorageBytes {
   std::uint64_t begin = 0, bytes = 0;
   bool big_endian = false;
 };
+
+/// Whether a view's elements follow each other in the order of a contiguous tensor.
+bool is_row_major(const PickledTensor& t) {
+  std::int64_t expected = 1;
+  for (std::size_t d = t.sizes.size(); d-- > 0;) {
+    if (t.sizes[d] != 1 && t.strides[d] != expected) return false;
+    expected *= t.sizes[d];
+  }
+  return true;
+}
 
 /// A view of a storage: elements by offset and strides.
 class ViewContent final : public TensorContent {
@@ -62,7 +72,7 @@ class ViewContent final : public TensorContent {
         std::reverse(from.begin() + static_cast<std::ptrdiff_t>(i),
                      from.begin() + static_cast<std::ptrdiff_t>(i) + part);
     }
-    if (span + 1 == count && in_order()) return from;
+    if (is_row_major(view_)) return from;
     std::string out(static_cast<std::uint64_t>(count) * width, '\0');
     std::vector<std::int64_t> at(view_.sizes.size(), 0);
     for (std::int64_t i = 0, source = 0; i < count; ++i) {
@@ -75,14 +85,6 @@ class ViewContent final : public TensorContent {
       }
     }
     return out;
-  }
-  bool in_order() const {
-    std::int64_t expected = 1;
-    for (std::size_t d = view_.sizes.size(); d-- > 0;) {
-      if (view_.sizes[d] != 1 && view_.strides[d] != expected) return false;
-      expected *= view_.sizes[d];
-    }
-    return true;
   }
   StorageBytes storage_;
   PickledTensor view_;
@@ -285,8 +287,12 @@ class PickleTree {
     out.shape = shape;
     out.dtype = view.format->dtype;
     out.bytes = count * width;
-    out.content = std::make_shared<ViewContent>(bytes, std::move(t), shape,
-                                                join({to_.path, ": tensor \"", name, "\""}));
+    const std::string label = join({to_.path, ": tensor \"", name, "\""});
+    if (count == 0 || (is_row_major(t) && !bytes.big_endian))
+      out.content =
+          content_of(bytes.file, *view.format, shape, bytes.begin + t.offset * width, label);
+    else
+      out.content = std::make_shared<ViewContent>(bytes, std::move(t), shape, label);
     to_.tensors.push_back(std::move(out));
   }
 
@@ -351,25 +357,44 @@ StateFile read_zip_state(const Source& file) {
 
 namespace {
 
-/// The pickles of the older form, one after the other.
+/// The pickles of the older form, one after the other; how long each is only its end tells.
 class LegacyReader {
  public:
-  explicit LegacyReader(const Source& file) : file_(file) {
-    text_.resize(std::min(file->size(), kMaxPickleBytes));
-    file->read(0, text_.data(), text_.size());
-  }
+  explicit LegacyReader(const Source& file) : file_(file) {}
   Pickled next() {
-    Pickled p = read_pickle(file_->label(), std::string_view(text_).substr(at_));
-    at_ += p.bytes;
-    return p;
+    for (std::uint64_t most = 1 << 16;; most *= 8) {
+      const std::uint64_t left = std::min(file_->size() - at_, kMaxPickleBytes);
+      std::string text(std::min(left, most), '\0');
+      file_->read(at_, text.data(), text.size());
+      try {
+        Pickled p = read_pickle(file_->label(), text);
+        at_ += p.bytes;
+        return p;
+      } catch (const FileError&) {
+        if (text.size() == left) throw;
+      }
+    }
   }
   std::uint64_t at() const { return at_; }
 
  private:
   const Source& file_;
-  std::string text_;
   std::uint64_t at_ = 0;
 };
+
+/// The first pickle: a number that torch.save begins with.
+void check_magic(const std::string& path, LegacyReader& in) {
+  constexpr const char* kOther = ": is a pickle that torch.save did not write";
+  Pickled first;
+  try {
+    first = in.next();
+  } catch (const FileError& e) {
+    fail<FileError>({path, kOther, " (", e.what(), ")"});
+  }
+  const PickleNode& n = first.nodes[first.root];
+  if (n.kind != PickleNode::BigInt || n.text != "119547037146038801333356")
+    fail<FileError>({path, kOther, ": its first value is not the number that marks those"});
+}
 
 }  // namespace
 
@@ -378,10 +403,7 @@ StateFile read_legacy_torch(const Source& file) {
   r.path = file->label();
   r.container = "pt";
   LegacyReader in(file);
-  const Pickled magic = in.next();
-  const PickleNode& number = magic.nodes[magic.root];
-  if (number.kind != PickleNode::BigInt || number.text != "119547037146038801333356")
-    fail<FileError>({r.path, ": is a pickle that does not begin as torch.save's"});
+  check_magic(r.path, in);
   in.next();  // the protocol
   in.next();  // the machine it was written on
   const Pickled p = in.next(), keys = in.next();

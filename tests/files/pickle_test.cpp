@@ -179,6 +179,7 @@ TEST(Pickle, RefusesWhateverElseIsAskedForByItsName) {
     EXPECT_WORDS(whole(text(module) + text(name) + "\x93"), want);  // STACK_GLOBAL
     EXPECT_WORDS(whole(global(module, name)), "torch.save(model.state_dict(), PATH)");
   }
+  EXPECT_WORDS(whole(global("os\xff", "system")), "asks for a name that is not UTF-8");
 }
 
 TEST(Pickle, RefusesCallsThatDoNotFit) {

@@ -282,6 +282,15 @@ TEST(TorchArchive, NamesTensorsByTheirPlace) {
   EXPECT_EQ(all.at("again.1").item(), 2.0);
 }
 
+TEST(TorchArchive, TakesAParameterWithoutItsAttributes) {
+  const std::string parameter =
+      call(global("torch._utils", "_rebuild_parameter_with_state"),
+           {all_of("FloatStorage", 2), "\x88", ordered_dict(), dict({text("tag"), text("x")})});
+  const StateFile f = load_one(parameter, floats({2, 3}));
+  EXPECT_EQ(f.get("t").to_vector(), (Doubles{2, 3}));
+  EXPECT_EQ(f.metadata.dump(), "{\"t\":\"<tensor t>\"}");
+}
+
 TEST(TorchArchive, RefusesANameOfTwoTensors) {
   const std::string t = all_of("FloatStorage", 1);
   EXPECT_ERROR(load(torch_archive(whole(dict({text("a.b"), t, text("a"), dict({text("b"), t})})),
@@ -343,6 +352,19 @@ TEST(TorchArchive, ReadsTheOlderFormat) {
   EXPECT_EQ(f.get("w").to_vector(), (Doubles{1, 3, 2, 4}));
   EXPECT_EQ(f.get("b").to_vector(), (Doubles{1.5, 2}));
   EXPECT_EQ(f.metadata.find("n")->as_int(), 5);
+  std::string fourth = legacy(number(1), {}, "");
+  for (std::size_t at = 0; (at = fourth.find("\x80\2", at)) != fourth.npos; ++at)
+    fourth[at + 1] = 4;
+  EXPECT_EQ(load(fourth).metadata.find("value")->as_int(), 1);
+}
+
+TEST(TorchArchive, ReadsTheOlderFormatWithALongPickle) {
+  const std::string w = tensor(storage("FloatStorage", "9", 2), 0, {2}, {1});
+  const StateFile f =
+      load(legacy(dict({text("long"), text(std::string(600000, 'x')), text("w"), w}), {"9"},
+                  counted(2, floats({1, 2}))));
+  EXPECT_EQ(f.metadata.find("long")->as_string().size(), 600000u);
+  EXPECT_EQ(f.get("w").to_vector(), (Doubles{1, 2}));
 }
 
 TEST(TorchArchive, RefusesTheOlderFormatWhereItIsBroken) {
@@ -357,8 +379,12 @@ TEST(TorchArchive, RefusesTheOlderFormatWhereItIsBroken) {
   EXPECT_ERROR(load(legacy(w, {"9"}, counted(-1, floats({1, 2})))), FileError,
                "claims -1 elements");
   EXPECT_ERROR(load(legacy(w, {"9"}, counted(1, floats({1})))), FileError, "needs 2 elements");
+  EXPECT_ERROR(load(whole(dict({text("w"), number(1)}))), FileError,
+               "is a pickle that torch.save did not write");
+  EXPECT_ERROR(load(whole(global("sklearn.svm", "SVC") + ")R")), FileError,
+               "the pickle asks for sklearn.svm.SVC");
   EXPECT_ERROR(load(whole("\x8a\x0a" + from_hex("6dfc9c46f9206aa85019"))), FileError,
-               "does not begin as torch.save's");
+               "torch.save did not write: its first value is not the number");
 }
 
 TEST(TorchArchive, SurvivesDamageAnywhere) {

@@ -32,18 +32,24 @@ std::string stored_zip(const std::pair<std::string, std::string> (&members)[3]) 
          little(bytes) + little(at) + little(U16{0});
 }
 
+const std::string& archive_of(std::string_view pickle) {
+  static const std::string storage(64, '\1');
+  const std::string archive = stored_zip(
+      {{"a/data.pkl", std::string(pickle)}, {"a/data/0", storage}, {"a/data/1", storage}});
+  const std::string& path = dropin::fuzz::scratch_file(".pt");
+  dropin::fuzz::write_file(path, reinterpret_cast<const std::uint8_t*>(archive.data()),
+                           archive.size());
+  return path;
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
   using namespace dropin;
-  const std::string storage(64, '\1');
-  const std::string archive = stored_zip({{"a/data.pkl", std::string(fuzz::text(data, size))},
-                                          {"a/data/0", storage},
-                                          {"a/data/1", storage}});
-  const std::string& path = fuzz::scratch_file(".pt");
-  fuzz::write_file(path, reinterpret_cast<const std::uint8_t*>(archive.data()), archive.size());
+  static const bool sound = load_state(archive_of("\x80\2K\7.")).metadata.size() == 1;
+  fuzz::expect(sound, "the archive around the pickle is read");
   try {
-    const StateFile f = load_state(path);
+    const StateFile f = load_state(archive_of(fuzz::text(data, size)));
     fuzz::expect(f.metadata.is_object(), "metadata are an object");
     f.metadata.dump();
     for (const StoredTensor& t : f.tensors) {
@@ -53,10 +59,7 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
                    "a tensor is read as it was listed");
       fuzz::expect(t.raw().size() == t.bytes, "the stored form has the bytes that were listed");
     }
-  } catch (const Error& e) {
-    fuzz::expect(
-        std::string_view(e.what()).find("a/data.pkl\": its checksum") == std::string_view::npos,
-        "the archive around the pickle is sound");
+  } catch (const Error&) {
   }
   return 0;
 }
