@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <exception>
 
+#include "dropin/data/image.h"
 #include "dropin/detection/boxes.h"
 #include "dropin/detection/masks.h"
 #include "dropin/detection/suppression.h"
@@ -92,7 +93,11 @@ int run(const std::string& path) {
   for (int py = 0; py < kSize; ++py)
     for (int px = 0; px < kSize; ++px)
       picture.at(px, py) = left.at(px, py), picture.at(px + kSize + 10, py) = right.at(px, py);
-  example::write_png(path, picture);
+  try {
+    write_png(path, as_tensor(picture));
+  } catch (const StateError& e) {  // a build without libpng
+    std::printf("no picture: %s\n", e.what());
+  }
   std::printf("%s: %s\n", path.c_str(),
               good ? "every object once" : "an object is missing, doubled or badly masked");
   return good ? 0 : 1;

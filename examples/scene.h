@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "dropin/ops/ops.h"
-#include "png.h"
+#include "picture.h"
 
 namespace example {
 

@@ -3,6 +3,7 @@
 #include <memory>
 #include <vector>
 
+#include "data/exif.h"
 #include "data/image_format.h"
 #include "dropin/serialize/atomic_file.h"
 #include "dropin/serialize/safetensors.h"
@@ -96,7 +97,8 @@ Pixels to_be_written(const char* who, const Tensor& image, bool alpha) {
 
 }  // namespace
 
-Tensor decode_image(std::string_view bytes, ImageReadMode mode, const std::string& label) {
+Tensor decode_image(std::string_view bytes, ImageReadMode mode, const std::string& label,
+                    bool apply_exif_orientation) {
   const bool png = starts(bytes, "\x89PNG\r\n\x1a\n"), jpeg = starts(bytes, "\xff\xd8\xff");
   if (!png && !jpeg)
     fail<FileError>({label, ": neither PNG nor JPEG, by its first bytes; expected one of them"});
@@ -119,11 +121,12 @@ Tensor decode_image(std::string_view bytes, ImageReadMode mode, const std::strin
                " pixels cannot be in ", size, " bytes");
   std::vector<std::uint8_t> rows(static_cast<std::size_t>(p.width * p.height * p.channels));
   if (!reader->rows(rows.data())) broken();
-  return planes(rows, p, channels_of(mode, p.channels));
+  const Tensor image = planes(rows, p, channels_of(mode, p.channels));
+  return apply_exif_orientation ? detail::upright(image, detail::exif_orientation(bytes)) : image;
 }
 
-Tensor read_image(const std::string& path, ImageReadMode mode) {
-  return decode_image(read_file(path), mode, path);
+Tensor read_image(const std::string& path, ImageReadMode mode, bool apply_exif_orientation) {
+  return decode_image(read_file(path), mode, path, apply_exif_orientation);
 }
 
 std::string encode_png(const Tensor& image, int compression_level) {

@@ -76,6 +76,104 @@ TEST(Image, JpegIsNear) {
   }
 }
 
+std::string exif(int orientation, bool little, int tags_before = 0, int type = 3) {
+  auto number = [&](std::uint32_t v, int size) {
+    std::string r;
+    for (int i = 0; i < size; ++i)
+      r += static_cast<char>(v >> 8 * (little ? i : size - 1 - i) & 0xFF);
+    return r;
+  };
+  std::string t =
+      (little ? "II" : "MM") + number(42, 2) + number(8, 4) + number(tags_before + 1, 2);
+  for (int i = 0; i < tags_before; ++i)
+    t += number(0x100 + static_cast<std::uint32_t>(i), 2) + number(3, 2) + number(1, 4) +
+         number(7, 4);
+  t += number(0x112, 2) + number(static_cast<std::uint32_t>(type), 2) + number(1, 4);
+  const auto value = static_cast<std::uint32_t>(orientation);
+  return t + (type == 3 ? number(value, 2) + number(0, 2) : number(value, 4)) + number(0, 4);
+}
+std::string app1(const std::string& body) {
+  const std::size_t n = body.size() + 2;
+  return "\xff\xe1" + std::string{static_cast<char>(n >> 8), static_cast<char>(n & 0xFF)} + body;
+}
+const std::string kExif("Exif\0\0", 6);
+
+// What torchvision 0.29.2 makes of each orientation.
+Tensor turned(const Tensor& x, int orientation) {
+  const Tensor t = x.transpose(1, 2);
+  switch (orientation) {
+    case 2:
+      return flip(x, {2});
+    case 3:
+      return flip(x, {1, 2});
+    case 4:
+      return flip(x, {1});
+    case 5:
+      return t;
+    case 6:
+      return flip(t, {2});
+    case 7:
+      return flip(t, {1, 2});
+    case 8:
+      return flip(t, {1});
+    default:
+      return x;
+  }
+}
+
+TEST(Image, TurnsUprightWhereItIsTold) {
+  NEEDS_LIBRARIES();
+  const std::string jpeg = encode_jpeg(smooth(3, 8, 16), 95);
+  const Tensor plain = decode_image(jpeg);
+  auto with = [&](const std::string& parts) { return jpeg.substr(0, 2) + parts + jpeg.substr(2); };
+  auto read = [](const std::string& bytes) {
+    return decode_image(bytes, ImageReadMode::UNCHANGED, "image", true);
+  };
+  for (int o = 0; o <= 10; ++o)
+    for (const bool little : {false, true}) {
+      const std::string file = with(app1(kExif + exif(o, little)));
+      const Tensor y = read(file), want = turned(plain, o);
+      ASSERT_EQ(y.sizes(), want.sizes()) << o;
+      EXPECT_EQ(max_difference(y, want), 0) << o;
+      EXPECT_EQ(max_difference(decode_image(file), plain), 0) << "untold";
+      const std::string long_file = with(app1(kExif + exif(o, little, 3, 4)));
+      EXPECT_EQ(max_difference(read(long_file), want), 0) << "behind others, 32 bits";
+      const std::string second =
+          with(app1("http://ns.adobe.com/xap/1.0/") + app1(kExif + exif(o, little)));
+      EXPECT_EQ(max_difference(read(second), want), 0) << "behind another APP1";
+    }
+  EXPECT_EQ(max_difference(read(jpeg), plain), 0) << "no EXIF";
+  const std::string whole = kExif + exif(6, true, 2);
+  for (std::size_t n = 0; n < whole.size() - 4 - 12; ++n)
+    EXPECT_EQ(max_difference(read(with(app1(whole.substr(0, n)))), plain), 0)
+        << n << " bytes of it";
+  std::string far = whole;
+  far.replace(kExif.size() + 4, 4, "\xff\xff\xff\xff");
+  EXPECT_EQ(max_difference(read(with(app1(far))), plain), 0) << "an offset past its end";
+  const Folder folder;
+  const std::string path = (folder.path / "a.jpg").string();
+  std::ofstream(path, std::ios::binary) << with(app1(kExif + exif(6, true)));
+  EXPECT_EQ(read_image(path, ImageReadMode::RGB, true).sizes(), (Shape{3, 16, 8}));
+  EXPECT_EQ(read_image(path).sizes(), (Shape{3, 8, 16}));
+}
+
+TEST(Image, APngsOrientationStandsInAChunk) {
+  NEEDS_LIBRARIES();
+  const Tensor x = picture(3, 5, 7);
+  const std::string png = encode_png(x);
+  // length, type, data, CRC-32 of type and data
+  const std::string chunk = std::string(
+                                "\0\0\0\x1a"
+                                "eXIf",
+                                8) +
+                            exif(6, false) + "\xd6\x67\x4b\x69";
+  const std::string file = png.substr(0, 33) + chunk + png.substr(33);
+  const Tensor y = decode_image(file, ImageReadMode::UNCHANGED, "image", true);
+  ASSERT_EQ(y.sizes(), (Shape{3, 7, 5}));
+  EXPECT_EQ(max_difference(y, turned(x, 6)), 0);
+  EXPECT_EQ(max_difference(decode_image(file), x), 0);
+}
+
 TEST(Image, OtherChannelsAsTorchvision) {
   NEEDS_LIBRARIES();
   const std::string png = encode_png(picture(3, 2, 3));

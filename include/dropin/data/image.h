@@ -16,14 +16,16 @@ enum class ImageReadMode {
   RGB_ALPHA
 };
 
-/// A PNG or JPEG file -> uint8 [C, H, W]. 16 bits become 8 (the upper ones); orientation in EXIF is
-/// left as it is. FileError naming the file and the reason, before anything large is allocated: no
-/// such format, a size above 2^29 values or larger than the file can hold, a broken or short
-/// stream, CMYK; StateError where this build has no libpng (libjpeg).
-Tensor read_image(const std::string& path, ImageReadMode mode = ImageReadMode::UNCHANGED);
+/// A PNG or JPEG file -> uint8 [C, H, W]. 16 bits become 8 (the upper ones).
+/// apply_exif_orientation turns upright what the camera says it held otherwise. FileError naming
+/// the file and the reason, before anything large is allocated: no such format, a size above 2^29
+/// values or larger than the file can hold, a broken or short stream, CMYK; StateError where this
+/// build has no libpng (libjpeg).
+Tensor read_image(const std::string& path, ImageReadMode mode = ImageReadMode::UNCHANGED,
+                  bool apply_exif_orientation = false);
 /// The same from memory; `label` stands for the file's name in messages.
 Tensor decode_image(std::string_view bytes, ImageReadMode mode = ImageReadMode::UNCHANGED,
-                    const std::string& label = "image");
+                    const std::string& label = "image", bool apply_exif_orientation = false);
 
 /// uint8 [C, H, W] with 1 to 4 channels as PNG. ShapeError, DTypeError; StateError without libpng.
 std::string encode_png(const Tensor& image, int compression_level = 6);
