@@ -80,7 +80,9 @@ Json described(const Module& m) {
 
 // Puts other modules where `modules` says so; parents come before their children.
 void exchange_children(Module& model, const Json& modules) {
-  for (const auto& [path, wanted] : modules.items()) {
+  for (const auto& entry : modules.items()) {
+    const std::string& path = entry.first;
+    const Json& wanted = entry.second;
     const std::size_t dot = path.rfind('.');
     const std::string above = dot == std::string::npos ? "" : path.substr(0, dot),
                       name = dot == std::string::npos ? path : path.substr(dot + 1);

@@ -31,8 +31,7 @@ struct TransformerOptions {
     f("rope", &O::rope,
       "rotary positions instead of learned ones: \"none\", \"half\" or \"interleaved\"");
     f("tie_weights", &O::tie_weights, "the output layer is the embedding, transposed");
-    f("activation", &O::activation,
-      "gelu, gelu_tanh (GPT-2's own), relu, silu, sigmoid or tanh");
+    f("activation", &O::activation, "gelu, gelu_tanh (GPT-2's own), relu, silu, sigmoid or tanh");
   }
 };
 
