@@ -80,6 +80,20 @@ expect 2 'unknown option "strip"' segment "$folder/text.txt" --options '{"strip"
 expect 2 "no object" segment "$folder/text.txt" --options '3'
 expect 2 "expected one of them" segment "$folder/text.txt" --rule --model "$folder/bad.safetensors"
 expect 2 "bad.safetensors" segment "$folder/text.txt" --model "$folder/bad.safetensors"
+weights="$folder/textmodel"
+[ -f "$weights" ] || weights=$(ls "$folder"/textmodel*.safetensors | head -1)
+expect 0 "safetensors, " inspect "$weights"
+expect 0 '"container": "safetensors"' inspect "$weights" --json
+expect 0 "wrote $folder/half.gguf" convert "$weights" "$folder/half.gguf" --format F16
+expect 0 "general.architecture: dropin" inspect "$folder/half.gguf"
+expect 0 "half.safetensors.index.json" convert "$folder/half.gguf" "$folder/half.safetensors" --shard 2KB
+expect 0 "F16" inspect "$folder/half.safetensors.index.json"
+expect 2 "ends in .safetensors or .gguf" convert "$weights" "$folder/half.bin"
+expect 2 'format is "Q9"' convert "$weights" "$folder/none.gguf" --format Q9
+expect 2 '"5XB"' convert "$weights" "$folder/none.safetensors" --shard 5XB
+expect 2 'no name map "BART"' convert "$weights" "$folder/none.safetensors" --map BART
+expect 2 "is the file that is read" convert "$folder/half.gguf" "$folder/half.gguf"
+expect 2 "cannot be read" inspect "$folder/none.pt"
 expect 0 "F1" train --task segment --steps 40 --batch 8 --width 16 --layers 1 --lr 0.02 --save "$folder/segmenter"
 printf 'the king sees the old river the lamp finds the road' > "$folder/spoken.txt"
 expect 0 "the old river "$'\n' segment "$folder/spoken.txt" --model "$folder/segmenter" --options '{"threshold": 0.2}'

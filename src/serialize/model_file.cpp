@@ -186,18 +186,17 @@ LoadReport load(Module& model, const std::string& path, bool strict) {
   const NameMapChoice choice = guess_name_map(f);
   std::vector<std::string> renamed;
   // A map for this type of model, where none of the file's names is one of the model's.
+  const StateDict mine = model.state_dict();
   if (!choice.name.empty() && name_map(choice.name).model == model.type()) {
-    const StateDict mine = model.state_dict();
     const bool known = std::any_of(f.tensors.begin(), f.tensors.end(),
                                    [&](const StoredTensor& t) { return mine.contains(t.name); });
-    if (!known)
+    if (!known) {
       for (const auto& [theirs, ours] : map_names(f, choice.name).renamed)
         renamed.push_back(theirs + " -> " + ours);
-    if (!known) {
       std::erase_if(f.aliases, [&](const auto& a) { return !mine.contains(a.first); });
-      drop_tied(f, mine, renamed);
     }
   }
+  drop_tied(f, mine, renamed);
   LoadReport r = load(model, f, strict);
   r.renamed.insert(r.renamed.begin(), renamed.begin(), renamed.end());
   return r;

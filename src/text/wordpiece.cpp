@@ -5,9 +5,9 @@
 #endif
 
 #include <algorithm>
+#include <fstream>
 
 #include "dropin/ops/ops.h"
-#include "dropin/serialize/safetensors.h"
 #include "dropin/text/utf8.h"
 
 namespace dropin {
@@ -153,15 +153,13 @@ WordPieceTokenizer::WordPieceTokenizer(std::vector<std::string> vocabulary,
 
 WordPieceTokenizer WordPieceTokenizer::from_file(const std::string& path,
                                                  const WordPieceOptions& options) {
-  const std::string text = read_file(path);
+  std::ifstream file(path, std::ios::binary);
   std::vector<std::string> words;
-  for (std::size_t at = 0; at < text.size();) {
-    const std::size_t end = std::min(text.find('\n', at), text.size());
-    std::string word = text.substr(at, end - at);
+  for (std::string word; std::getline(file, word);) {
     if (!word.empty() && word.back() == '\r') word.pop_back();
-    words.push_back(std::move(word));
-    at = end + 1;
+    words.push_back(word);
   }
+  if (!file.eof()) fail<FileError>({path, ": cannot be read"});
   try {
     return WordPieceTokenizer(std::move(words), options);
   } catch (const OptionError& e) {
