@@ -60,6 +60,83 @@ Tensor pack_ternary(const Tensor& ternary) {
   return y;
 }
 
+BitPackedWeight bitnet_to_bitlinear(const Tensor& packed, const Tensor& scale, bool divides) {
+  DROPIN_CHECK(scale.numel() == 1, ShapeError, "bitnet_to_bitlinear: scale is ", scale.sizes(),
+               ", expected one number");
+  const float s = scale.to(kFloat32).reshape({}).item<float>();
+  DROPIN_CHECK(s > 0 && std::isfinite(s), OptionError, "bitnet_to_bitlinear: scale is ",
+               static_cast<double>(s), ", expected a positive number");
+  const Tensor t = unpack_ternary(packed);
+  const int64_t rows = t.size(0), width = t.size(1), bytes = (width + 3) / 4;
+  BitPackedWeight r{full({rows, bytes}, 0x55, kUInt8), empty({1}, kFloat32)};  // spare codes are 1
+  r.scale.data<float>()[0] = divides ? 1.0f / s : s;
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t c = 0; c < width; ++c) {
+      const int code = t.data<std::int8_t>()[i * width + c] + 1,
+                shift = static_cast<int>(c % 4) * 2;
+      DROPIN_CHECK(code < 3, OptionError, "bitnet_to_bitlinear: the code at [", i, ", ", c,
+                   "] is 3, expected 0 to 2");
+      auto& byte = r.packed.data<std::uint8_t>()[i * bytes + c / 4];
+      byte = static_cast<std::uint8_t>((byte & ~(3 << shift)) | code << shift);
+    }
+  return r;
+}
+
+BitNetWeight bitlinear_to_bitnet(const BitPackedWeight& w, int64_t in_features, bool divides) {
+  DROPIN_CHECK(w.scale.numel() == 1, ShapeError, "bitlinear_to_bitnet: ", w.scale.numel(),
+               " scales, expected weight_groups = 1");
+  const Tensor values = bitlinear_unpack_weight(w.packed, ones({1}), "b1.58", in_features);
+  const Tensor scale = w.scale.detach().to(kCPU).to(kFloat32).reshape({1});
+  return {pack_ternary(values), divides ? 1.0 / scale : scale.clone()};
+}
+
+namespace {
+
+/// A state for MXLinear of codes [rows, bytes] and scales.
+StateDict mx_state(const StateFile& f, const std::string& name, const Tensor& codes,
+                   const Tensor& scales, const std::string& bias, int64_t expert) {
+  StateDict r{{"weight_codes", codes.contiguous()}, {"weight_scales", scales.contiguous()}};
+  for (const std::string& b : {name + "_bias", bias})
+    if (const StoredTensor* t = f.find(b)) {
+      const Tensor v = t->read(kFloat32);
+      r.set("bias", v.dim() == 2 ? v[expert].contiguous() : v);
+      break;
+    }
+  return r;
+}
+
+/// compressed-tensors' NVFP4.
+StateDict nvfp4_state(const StateFile& f, const std::string& name) {
+  const StoredTensor& s = f.at(name + "_scale");
+  Tensor scales = empty(s.shape, kUInt8);
+  const std::string raw = s.raw();
+  if (s.format != "F8_E4M3" || raw.size() != static_cast<std::size_t>(scales.numel()))
+    fail<FileError>({f.path, ": ", s.name, " is ", s.format, ", expected F8_E4M3"});
+  if (!raw.empty()) std::memcpy(scales.data_ptr(), raw.data(), raw.size());
+  const std::size_t dot = name.rfind('.');
+  StateDict r = mx_state(f, name, f.get(name + "_packed"), scales,
+                         dot == name.npos ? "bias" : name.substr(0, dot + 1) + "bias", 0);
+  r.set("weight_tensor_scale", 1.0 / f.get(name + "_global_scale", kFloat32).reshape({1}));
+  return r;
+}
+
+}  // namespace
+
+StateDict mx_linear_state(const StateFile& f, const std::string& name, int64_t expert) {
+  if (f.find(name + "_packed")) return nvfp4_state(f, name);
+  const Tensor blocks = f.get(name + "_blocks"), scales = f.get(name + "_scales");
+  DROPIN_CHECK(blocks.dim() == 4 && blocks.size(3) == 16 && scales.dim() == 3, ShapeError, f.path,
+               ": ", name, "_blocks is ", blocks.sizes(), ", expected [experts, rows, groups, 16]");
+  DROPIN_CHECK(expert >= 0 && expert < blocks.size(0), ShapeError, f.path, ": ", name, " has ",
+               blocks.size(0), " experts, there is no ", expert);
+  const Tensor s = scales[expert].contiguous();
+  for (int64_t i = 0; i < s.numel(); ++i)
+    DROPIN_CHECK(s.data<std::uint8_t>()[i] != 255, OptionError, f.path, ": ", name,
+                 "_scales holds 255, which is 2^128 there and NaN in MXLinear");
+  return mx_state(f, name, blocks[expert].reshape({blocks.size(1), 16 * blocks.size(2)}), s, "",
+                  expert);
+}
+
 Tensor unpack_mxfp4(const Tensor& blocks_, const Tensor& scales_) {
   DROPIN_CHECK(blocks_.dtype() == kUInt8 && scales_.dtype() == kUInt8, DTypeError,
                "unpack_mxfp4: blocks are ", blocks_.dtype(), " and scales ", scales_.dtype(),

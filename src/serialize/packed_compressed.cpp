@@ -14,8 +14,7 @@ namespace {
 
 /// Codes of one format, several to a byte or one, of rows.
 Tensor read_row_codes(const Tensor& packed, const NumberFormat& f, int64_t columns) {
-  const int64_t rows = packed.numel() / std::max<int64_t>(1, packed.size(-1)),
-                bytes = packed.size(-1);
+  const int64_t rows = packed.size(0), bytes = packed.size(1);
   Tensor y = empty({rows, columns}, kFloat32);
   std::array<float, 256> value;
   for (std::size_t c = 0; c < 256; ++c) value[c] = decode_number(f, static_cast<std::uint8_t>(c));
@@ -37,6 +36,7 @@ Tensor read_row_codes(const Tensor& packed, const NumberFormat& f, int64_t colum
 /// values [rows, C] by scales [rows, groups].
 Tensor scale_groups(Tensor values, const Tensor& scales_) {
   const Tensor scales = scales_.to(kFloat32).contiguous();
+  if (values.numel() == 0) return values;
   const int64_t columns = values.size(1), groups = scales.size(1), size = columns / groups;
   auto* v = values.data<float>();
   const auto* s = scales.data<float>();

@@ -150,8 +150,10 @@ void bad_layout(const StateFile& file, const std::string& name, std::initializer
   fail<FileError>({file.path, ": tensor \"", name, "\": ", join(why)});
 }
 
-void unpack_layouts(StateFile& file, const ModelConfig& config) {
+void unpack_layouts(StateFile& file, const ModelConfig& config, const LoadStateOptions& options) {
   TensorGroups groups(file);
+  if (options.for_bitlinear) bitnet_for_bitlinear(groups, config);
+  if (!options.unpack) return groups.finish();
   unpack_bitsandbytes(groups);
   unpack_torchao(groups);
   unpack_gpt_oss(groups);

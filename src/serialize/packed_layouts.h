@@ -61,6 +61,7 @@ void unpack_bitnet(TensorGroups& groups, const ModelConfig& config);
 void unpack_compressed_tensors(TensorGroups& groups, const ModelConfig& config);
 void unpack_scaled(TensorGroups& groups, const ModelConfig& config);
 void unpack_torchao(TensorGroups& groups);
-void unpack_layouts(StateFile& file, const ModelConfig& config);
+void bitnet_for_bitlinear(TensorGroups& groups, const ModelConfig& config);
+void unpack_layouts(StateFile& file, const ModelConfig& config, const LoadStateOptions& options);
 
 }  // namespace dropin::serialize_detail

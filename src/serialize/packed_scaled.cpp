@@ -114,21 +114,64 @@ void unpack_ternary_rows(TensorGroups& g, const std::string& name, bool divide) 
       }));
 }
 
+/// Whether the layers' scale divides: "bitlinear"; "autobitlinear" multiplies.
+bool bitnet_divides(const ModelConfig& config) {
+  const std::string kind = config.text({"quantization_config", "linear_class"});
+  if (!kind.empty() && kind != "bitlinear" && kind != "autobitlinear")
+    fail<FileError>(
+        {config.path, ": linear_class is \"", kind, "\", expected bitlinear or autobitlinear"});
+  return kind != "autobitlinear";
+}
+
+bool is_bitnet(const ModelConfig& config) {
+  return config.text({"quantization_config", "quant_method"}) == "bitnet";
+}
+
+/// One layer: its weight in two parts, its bias and norm by our names.
+void layer_for_bitlinear(TensorGroups& g, const std::string& name, bool divide) {
+  const StoredTensor *codes = g.find(name), *scale = g.find(name + "_scale");
+  if (!codes || !scale || codes->format != "U8" || codes->shape.size() != 2) return;
+  const StoredTensor w = *codes, s = *scale;
+  const std::string prefix = name.substr(0, name.size() - std::string_view("weight").size());
+  const auto packed = [w, s, divide] { return bitnet_to_bitlinear(w.read(), s.read(), divide); };
+  const Shape shape{4 * w.shape[0], blocks_of(w.shape[1], 4)};
+  g.replace({s.name}, packed_tensor(s.name, "bitlinear.SCALE", {1}, kFloat32, s,
+                                    [packed] { return packed().scale; }));
+  g.replace({w.name}, packed_tensor(name + "_packed", "bitlinear.TERNARY", shape, kUInt8, w,
+                                    [packed] { return packed().packed; }));
+  if (const StoredTensor* b = g.find(prefix + "bias"); b && !divide) {
+    const StoredTensor bias = *b;
+    g.replace({bias.name},
+              packed_tensor(bias.name, "bitlinear.BIAS", bias.shape, kFloat32, bias, [bias, s] {
+                return bias.read(kFloat32) * s.read(kFloat32).reshape({1});
+              }));
+  }
+  if (const StoredTensor* n = g.find(prefix + "rms_norm.weight")) {
+    StoredTensor norm = *n;
+    const std::string before = norm.name;
+    norm.name = prefix + "norm.weight";
+    g.replace({before}, std::move(norm));
+  }
+}
+
 }  // namespace
+
+void bitnet_for_bitlinear(TensorGroups& groups, const ModelConfig& config) {
+  if (!is_bitnet(config)) return;
+  const bool divide = bitnet_divides(config);
+  for (const std::string& name : groups.ending("_scale"))
+    if (name.ends_with("weight")) layer_for_bitlinear(groups, name, divide);
+}
 
 void unpack_gpt_oss(TensorGroups& groups) {
   for (const std::string& key : groups.ending("_blocks")) unpack_experts(groups, key);
 }
 
 void unpack_bitnet(TensorGroups& groups, const ModelConfig& config) {
-  if (config.text({"quantization_config", "quant_method"}) != "bitnet") return;
-  std::string kind = config.text({"quantization_config", "linear_class"});
-  if (kind.empty()) kind = "bitlinear";
-  if (kind != "bitlinear" && kind != "autobitlinear")
-    fail<FileError>(
-        {config.path, ": linear_class is \"", kind, "\", expected bitlinear or autobitlinear"});
+  if (!is_bitnet(config)) return;
+  const bool divide = bitnet_divides(config);
   for (const std::string& name : groups.ending("_scale"))
-    if (name.ends_with("weight")) unpack_ternary_rows(groups, name, kind == "bitlinear");
+    if (name.ends_with("weight")) unpack_ternary_rows(groups, name, divide);
 }
 
 void unpack_scaled(TensorGroups& groups, const ModelConfig& config) {

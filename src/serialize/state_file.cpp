@@ -128,7 +128,7 @@ StateFile load_state(const std::string& path, const LoadStateOptions& options) {
   r.path = path;
   const ModelConfig config = read_model_config(path);
   r.model_type = config.text({"model_type"});
-  if (options.unpack) unpack_layouts(r, config);
+  if (options.unpack || options.for_bitlinear) unpack_layouts(r, config, options);
   find_aliases(r, config);
   return r;
 }

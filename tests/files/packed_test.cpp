@@ -1,6 +1,9 @@
 // Packed layouts of other libraries: files as they write them, values worked out by hand.
 #include "dropin/serialize/packed.h"
 
+#include "dropin/projection/bitlinear.h"
+#include "dropin/projection/mx_linear.h"
+#include "dropin/serialize/model_file.h"
 #include "dropin/serialize/safetensors.h"
 #include "dropin/serialize/state_file.h"
 #include "files/temporary.h"
@@ -206,6 +209,91 @@ TEST(Packed, TernaryRowsRoundTrip) {
   EXPECT_ERROR(pack_ternary(full({1, 2}, 2)), OptionError, "the value at [0, 0] is 2");
   EXPECT_ERROR(unpack_ternary(packed, 9), ShapeError, "holds 8");
   EXPECT_ERROR(unpack_ternary(ones({2, 2})), DTypeError, "expected uint8");
+}
+
+/// y of transformers' layer for one row x: int8 activations, ternary sums, the scale's meaning.
+std::vector<double> bitnet_layer(const Tensor& x, const Tensor& ternary, float scale,
+                                 const std::vector<double>& bias, bool divides) {
+  const std::vector<double> v = x.to_vector();
+  double most = 1e-5;
+  for (const double a : v) most = std::max(most, std::fabs(a));
+  const double s = 127 / most;
+  std::vector<double> y;
+  for (int64_t r = 0; r < ternary.size(0); ++r) {
+    double sum = 0;
+    for (std::size_t c = 0; c < v.size(); ++c)
+      sum += std::nearbyint(v[c] * s) * ternary[r][static_cast<int64_t>(c)].item();
+    const double b = bias[static_cast<std::size_t>(r)];
+    y.push_back(divides ? sum / s / static_cast<double>(scale) + b
+                        : (sum / s + b) * static_cast<double>(scale));
+  }
+  return y;
+}
+
+TEST(Packed, BitNetFillsBitLinear) {
+  TemporaryFolder dir;
+  Tensor ternary = empty({8, 5}, kInt8);
+  for (int64_t i = 0; i < 40; ++i)
+    ternary.data<std::int8_t>()[i] = static_cast<std::int8_t>(i * 7 % 3 - 1);
+  const std::vector<double> bias{1, -1, 0.5, 0, 2, -2, 0.25, 3};
+  const Tensor x = floats({0.3, -1.2, 0.01, 0.8, -0.4}, {1, 5});
+  save_safetensors(dir / "m.safetensors", {{"weight", pack_ternary(ternary)},
+                                           {"weight_scale", floats({1.5}, {1})},
+                                           {"bias", floats(bias, {8})}});
+  for (const bool divides : {true, false}) {
+    write(dir / "config.json",
+          std::string(R"({"quantization_config":{"quant_method":"bitnet","linear_class":")") +
+              (divides ? "bitlinear" : "autobitlinear") + "\"}}");
+    BitLinear m({.in_features = 5, .out_features = 8, .variant = "b1.58", .norm = "none"});
+    load(m, load_state(dir / "m.safetensors", {.for_bitlinear = true}));
+    EXPECT_TRUE(m.packed());
+    m.eval();
+    no_grad guard;
+    const std::vector<double> y = m(x).to_vector(),
+                              want = bitnet_layer(x, ternary, 1.5f, bias, divides);
+    for (std::size_t i = 0; i < 8; ++i) EXPECT_NEAR(y[i], want[i], 1e-6) << divides << " " << i;
+    const BitPackedWeight ours =
+        bitnet_to_bitlinear(pack_ternary(ternary), floats({1.5}, {1}), divides);
+    const BitNetWeight back = bitlinear_to_bitnet(ours, 5, divides);
+    EXPECT_EQ(back.packed.to_vector(), pack_ternary(ternary).to_vector());
+    EXPECT_FLOAT_EQ(static_cast<float>(back.scale.item()), 1.5f);
+  }
+  EXPECT_ERROR(bitnet_to_bitlinear(pack_ternary(ternary), floats({0}, {1}), true), OptionError,
+               "scale is 0");
+  EXPECT_ERROR(bitnet_to_bitlinear(bytes({0xff}, {1, 1}), ones({1}), true), OptionError,
+               "is 3, expected 0 to 2");
+}
+
+TEST(Packed, BlocksFillMXLinear) {
+  TemporaryFolder dir;
+  Tensor blocks = empty({2, 3, 2, 16}, kUInt8);
+  for (int64_t i = 0; i < blocks.numel(); ++i)
+    blocks.data<std::uint8_t>()[i] = static_cast<std::uint8_t>(i * 53 + 7);
+  Tensor scales = bytes({127, 126, 128, 125, 127, 127, 124, 128, 127, 126, 127, 129}, {2, 3, 2});
+  save_safetensors(dir / "m.safetensors", {{"e.up_blocks", blocks},
+                                           {"e.up_scales", scales},
+                                           {"e.up_bias", floats({1, 2, 3, 4, 5, 6}, {2, 3})}});
+  const StateFile parts = load_state(dir / "m.safetensors", {.unpack = false});
+  const Tensor whole = load_state(dir / "m.safetensors").get("e.up");  // [experts, 64, 3]
+  const Tensor x = testing::random({4, 64}, kFloat32, 3);
+  for (int64_t e = 0; e < 2; ++e) {
+    MXLinear m({.in_features = 64,
+                .out_features = 3,
+                .weight_format = "MXFP4_E2M1",
+                .act_format = "none"});
+    m.load_state_dict(mx_linear_state(parts, "e.up", e));
+    EXPECT_TRUE(m.frozen());
+    m.eval();
+    no_grad guard;
+    const Tensor want = matmul(x, whole[e]) + load_state(dir / "m.safetensors").get("e.up_bias")[e];
+    EXPECT_LT(max(abs(m(x) - want)).item(), 1e-4);
+  }
+  EXPECT_ERROR(mx_linear_state(parts, "e.up", 2), ShapeError, "has 2 experts, there is no 2");
+  EXPECT_ERROR(mx_linear_state(parts, "e.down", 0), FileError, "no tensor \"e.down_blocks\"");
+  scales.data<std::uint8_t>()[0] = 255;
+  save_safetensors(dir / "m.safetensors", {{"e.up_blocks", blocks}, {"e.up_scales", scales}});
+  EXPECT_ERROR(mx_linear_state(load_state(dir / "m.safetensors", {.unpack = false}), "e.up", 0),
+               OptionError, "holds 255");
 }
 
 TEST(Packed, WordsOfAnyWidthRoundTrip) {

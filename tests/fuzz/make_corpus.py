@@ -370,5 +370,87 @@ def archives():
     w("legacy_other_magic", p_whole(b"\x8a\x0am\xfc\x9cF\xf9 j\xa8P\x19"))
 
 
-for make in (safetensors, npy, image, idx, json_texts, options, golden, checkpoint, cli, pickles, archives):
+def gguf():
+    def w(name, data):
+        write("gguf", name, data)
+
+    def text(s):
+        return struct.pack("<Q", len(s)) + s
+
+    def note(key, kind, value):
+        return text(key) + struct.pack("<I", kind) + value
+
+    def info(name, dims, kind, offset):
+        return text(name) + struct.pack(f"<I{len(dims)}QIQ", len(dims), *dims, kind, offset)
+
+    def whole(notes=(), infos=(), data=b"", version=3, alignment=32, tensors=None, keys=None):
+        s = b"GGUF" + struct.pack("<IQQ", version, len(infos) if tensors is None else tensors, len(notes) if keys is None else keys)
+        s += b"".join(notes) + b"".join(infos)
+        return s + b"\0" * (-len(s) % alignment) + data
+
+    four = floats(1, 2, 3, 4)
+    kinds = [note(b"a", 0, b"\1"), note(b"b", 6, floats(0.5)), note(b"c", 8, text(b"x")), note(b"d", 9, struct.pack("<IQ", 4, 2) + struct.pack("<2I", 1, 2)), note(b"e", 10, b"\xff" * 8), note(b"f", 7, b"\1"), note(b"general.alignment", 4, struct.pack("<I", 64))]
+    w("values", whole(kinds, [info(b"w", [4], 0, 0)], four, alignment=64))
+    sizes = {2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 20: (32, 18), 23: (256, 136), 34: (256, 54), 35: (256, 66), 39: (32, 17), 40: (64, 36)}
+    for kind, (block, size) in sizes.items():
+        w(f"type_{kind}", whole([], [info(b"w", [block], kind, 0)], bytes(i * 37 & 255 for i in range(size))))
+    w("unknown_type", whole([], [info(b"w", [4], 99, 0)], four))
+    w("short", whole([], [info(b"w", [4], 0, 0)], four[:-1]))
+    w("overlap", whole([], [info(b"w", [4], 0, 0), info(b"v", [1], 0, 0)], four))
+    w("odd_offset", whole([], [info(b"w", [4], 0, 8)], four * 3))
+    w("many_tensors", whole([], [], four, tensors=1 << 60))
+    w("many_keys", whole([], [], four, keys=1 << 60))
+    w("long_text", whole([text(b"k") + struct.pack("<IQ", 8, 1 << 62)], keys=1))
+    w("long_list", whole([note(b"k", 9, struct.pack("<IQ", 0, 1 << 62))]))
+    w("deep_list", whole([note(b"k", 9, struct.pack("<IQ", 9, 1) * 40)]))
+    w("big_shape", whole([], [info(b"w", [1 << 62, 1 << 62], 0, 0)], four))
+    w("nine_dimensions", whole([], [info(b"w", [1] * 9, 0, 0)], four))
+    w("odd_row", whole([], [info(b"w", [31], 8, 0)], four * 9))
+    w("alignment_0", whole([note(b"general.alignment", 4, struct.pack("<I", 0))]))
+    w("version_9", whole(version=9))
+    w("big_endian", b"GGUF" + struct.pack(">IQQ", 3, 1, 0) + struct.pack(">Q", 1) + b"w" + struct.pack(">IQIQ", 1, 1, 0, 0) + b"\0" * 7 + struct.pack(">f", 1))
+    w("split", whole([note(b"split.count", 2, struct.pack("<H", 3)), note(b"split.no", 2, b"\0\0")]))
+
+
+def packed():
+    def w(name, tensors, config=b"", meta=None):
+        header, data = {}, b""
+        if meta:
+            header["__metadata__"] = meta
+        for n, (dtype, shape, content) in tensors.items():
+            header[n] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(content)]}
+            data += content
+        text = json.dumps(header).encode()
+        write("packed", name, config + b"\n" + struct.pack("<Q", len(text)) + text + data)
+
+    state = json.dumps({"quant_type": "nf4", "blocksize": 4, "dtype": "float32", "shape": [2, 3]}).encode()
+    four_bit = {"w": ("U8", [3, 1], b"\x0f\x9a\x78"), "w.absmax": ("F32", [2], floats(1, 2)), "w.quant_map": ("F32", [16], floats(*range(16))), "w.quant_state.bitsandbytes__nf4": ("U8", [len(state)], state)}
+    w("nf4", four_bit)
+    w("nf4_no_map", {k: v for k, v in four_bit.items() if "map" not in k})
+    w("int8", {"f.weight": ("I8", [2, 2], b"\1\2\3\4"), "f.SCB": ("F32", [2], floats(1, 2)), "f.weight_format": ("U8", [], b"\0")})
+    bits = b'{"quantization_config":{"config_groups":{"g":{"weights":{"num_bits":4}}}}}'
+    ints = {"l.weight_packed": ("I32", [2, 1], b"\1" * 8), "l.weight_scale": ("F32", [2, 1], floats(1, 2)), "l.weight_shape": ("I64", [2], struct.pack("<2q", 2, 8)), "l.weight_zero_point": ("I32", [1, 1], b"\x88\0\0\0")}
+    w("int4", ints, bits)
+    w("int4_no_config", ints)
+    w("int4_shape", dict(ints, **{"l.weight_shape": ("I64", [2], struct.pack("<2q", 2, 1 << 40))}), bits)
+    w("nvfp4", {"l.weight_packed": ("U8", [1, 8], b"\x21" * 8), "l.weight_scale": ("F8_E4M3", [1, 1], b"\x40"), "l.weight_global_scale": ("F32", [1], floats(4))})
+    w("mxfp4", {"l.weight_packed": ("U8", [1, 16], b"\x21" * 16), "l.weight_scale": ("U8", [1, 1], b"\x80")})
+    w("mxfp6", {"l.weight_packed": ("U8", [1, 24], b"\x21" * 24), "l.weight_scale": ("U8", [1, 1], b"\x80")})
+    w("experts", {"e_blocks": ("U8", [1, 2, 1, 16], b"\x21" * 32), "e_scales": ("U8", [1, 2, 1], b"\x7f\x80")})
+    w("experts_shape", {"e_blocks": ("U8", [1, 2, 1, 16], b"\x21" * 32), "e_scales": ("U8", [2, 1], b"\x7f\x80")})
+    w("block_scales", {"a.weight": ("F8_E4M3", [2, 2], b"\x38" * 4), "a.weight_scale_inv": ("F32", [1, 2], floats(1, 2))}, b'{"quantization_config":{"weight_block_size":[2,1]}}')
+    ternary = {"p.weight": ("U8", [1, 2], b"\xa4\x12"), "p.weight_scale": ("F32", [1], floats(2)), "p.bias": ("F32", [4], floats(1, 2, 3, 4))}
+    for kind in (b"bitlinear", b"autobitlinear", b"other"):
+        w(kind.decode(), ternary, b'{"quantization_config":{"quant_method":"bitnet","linear_class":"' + kind + b'"}}')
+    note = json.dumps({"_type": "MXTensor", "_data": {"elem_dtype": {"_data": "float8_e4m3fn"}, "block_size": 32}})
+    w("torchao", {"f._weight_qdata": ("F8_E4M3", [1, 32], b"\x38" * 32), "f._weight_scale": ("F8_E8M0", [1, 1], b"\x7f")}, meta={"tensor_names": "[]", "f.weight": note})
+    w("tied", {"model.embed_tokens.weight": ("F32", [1], floats(1))}, b'{"tie_word_embeddings":true,"model_type":"llama"}')
+    w("gpt2", {"h.0.attn.c_attn.weight": ("F32", [1, 2], floats(1, 2)), "wpe.weight": ("F32", [2, 1], floats(1, 2))}, b'{"model_type":"gpt2"}')
+    optimizer = "state.0.__bnb_optimizer_quant_state__."
+    w("optimizer", {optimizer + "state1": ("U8", [2], b"\1\2"), optimizer + "qmap1": ("F32", [256], floats(*range(256))), optimizer + "absmax1": ("F32", [1], floats(3))})
+    write("packed", "index", b'\n{"weight_map":{"a":"none.safetensors"}}')
+    write("packed", "index_up", b'\n{"weight_map":{"a":"../x"}}')
+
+
+for make in (safetensors, npy, image, idx, json_texts, options, golden, checkpoint, cli, pickles, archives, gguf, packed):
     make()

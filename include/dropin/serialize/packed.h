@@ -2,7 +2,8 @@
 #pragma once
 #include <string>
 
-#include "dropin/tensor/tensor.h"
+#include "dropin/ops/bitlinear.h"
+#include "dropin/serialize/state_file.h"
 
 namespace dropin {
 
@@ -13,6 +14,23 @@ Tensor unpack_ternary(const Tensor& packed, int64_t rows = 0);
 /// The reverse: [rows, C] of -1, 0, 1 in any dtype, to U8 [ceil(rows / 4), C]; codes of the rows
 /// that fill up are 0, as theirs. Error naming another value.
 Tensor pack_ternary(const Tensor& ternary);
+
+/// BitNet's packed rows and their scale as BitLinear keeps them, and back. divides: the scale of
+/// the file divides ("bitlinear"), otherwise it multiplies ("autobitlinear"). The scale is a tensor
+/// of one number. ShapeError, DTypeError; OptionError for a scale that is not finite and positive.
+BitPackedWeight bitnet_to_bitlinear(const Tensor& packed, const Tensor& scale, bool divides);
+struct BitNetWeight {
+  Tensor packed, scale;
+};
+BitNetWeight bitlinear_to_bitnet(const BitPackedWeight& weight, int64_t in_features, bool divides);
+
+/// Weights of 4-bit blocks as MXLinear keeps them, for its load_state_dict(): of a file opened with
+/// unpack = false, gpt-oss' NAME_blocks and NAME_scales of one expert (weight_format
+/// "MXFP4_E2M1"), or compressed-tensors' NAME_packed, NAME_scale and NAME_global_scale
+/// (weight_format "NVFP4"); NAME_bias or NAME's bias beside it. FileError naming what is missing;
+/// ShapeError for an expert that is not there; OptionError for a scale byte of 255, which is 2^128
+/// there and NaN here.
+StateDict mx_linear_state(const StateFile& parts, const std::string& name, int64_t expert = 0);
 
 /// gpt-oss' MXFP4: blocks U8 [.., rows, G, 16] (32 codes of float4_e2m1fn, low nibble first) and
 /// scales U8 [.., rows, G]: code 2^(scale - 127), float32, the last two axes swapped: [.., 32 G,

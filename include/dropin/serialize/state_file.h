@@ -78,6 +78,10 @@ struct LoadStateOptions {
   /// compressed-tensors, bitsandbytes, torchao, weight_scale_inv) become the weight they stand
   /// for; false leaves each as the file has it.
   bool unpack = true;
+  /// BitNet's ternary weights as BitLinear keeps them (variant "b1.58"): NAME.weight_packed and
+  /// NAME.weight_scale, norm.weight for its rms_norm.weight, and the bias times the scale where the
+  /// layer multiplies that too ("autobitlinear"); load(model, file) then fills BitLinear layers.
+  bool for_bitlinear = false;
 };
 
 /// Opens a checkpoint by what it begins with: safetensors or an index of its shards
