@@ -40,7 +40,7 @@ const NumberFormat& element_named(std::string_view who, const std::string& name)
 }
 
 /// The exponent of the greatest value.
-int greatest_exponent(const NumberFormat& f) { return std::ilogb(f.max()); }
+int greatest_exponent(const NumberFormat& f) { return std::ilogb(f.largest()); }
 
 float power(int byte) { return std::bit_cast<float>(byte ? std::uint32_t(byte) << 23 : 0x400000u); }
 
@@ -61,7 +61,7 @@ float block_magnitude(const float* x, int64_t n, bool* nan) {
 
 int torchao_byte(const NumberFormat& f, Rule r, float m) {
   if (r == Rule::Rceil)
-    return static_cast<int>(std::clamp(std::ceil(std::log2(m / f.max())), -127.0f, 127.0f)) + 127;
+    return static_cast<int>(std::clamp(std::ceil(std::log2(m / f.largest())), -127.0f, 127.0f)) + 127;
   if (r == Rule::Even)
     m = std::bit_cast<float>(std::bit_cast<std::uint32_t>(m) + (1u << (22 - f.mantissa)));
   int e = field_exponent(m);
@@ -72,7 +72,7 @@ int torchao_byte(const NumberFormat& f, Rule r, float m) {
 /// Codes of values that have been divided by their scale.
 void encode_clipped(const NumberFormat& f, const float* x, std::uint8_t* codes,
                     const std::function<float(float)>& scaled) {
-  const float most = f.max();
+  const float most = f.largest();
   for (int64_t i = 0; i < kBlock; ++i)
     codes[i] = encode_number(f, std::clamp(scaled(x[i]), -most, most));
 }

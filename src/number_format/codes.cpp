@@ -81,7 +81,7 @@ constexpr int64_t kCodesAtOnce = 1 << 16;
 
 }  // namespace
 
-float NumberFormat::max() const {
+float NumberFormat::largest() const {
   return decode_number(*this, static_cast<std::uint8_t>(largest_code(*this)));
 }
 

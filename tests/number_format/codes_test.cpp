@@ -54,7 +54,7 @@ TEST(NumberCodes, EndsAsTheTable) {
                         {"float8_e3m4", 15.5f, 0x1p-6f, 0x70, 0x70, 0x78, 0x78}};
   for (const Case& c : cases) {
     const NumberFormat& f = number_format(c.format);
-    EXPECT_EQ(f.max(), c.max) << c.format;
+    EXPECT_EQ(f.largest(), c.max) << c.format;
     EXPECT_EQ(decode_number(f, 1), c.least) << c.format;
     for (const float big : {1e6f, INFINITY}) {
       EXPECT_EQ(encode_number(f, big), c.too_big_torch) << c.format;

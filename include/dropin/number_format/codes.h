@@ -22,7 +22,7 @@ struct NumberFormat {
   Special special;
 
   /// The largest finite value.
-  float max() const;
+  float largest() const;
 };
 
 /// Whose rules decide where libraries differ. Both round to nearest, ties to the even code, and
