@@ -164,11 +164,19 @@ LoadReport load(Module& model, const StateFile& f, bool strict) {
 }
 
 namespace {
-/// Takes out what a model does not have because it is one of its tensors, under a second name.
+/// Names that language models give an output layer, which may be the embedding.
+bool is_output_layer(const std::string& name) {
+  for (const char* end : {"head.weight", "embed_out.weight", "predictions.decoder.weight"})
+    if (name.ends_with(end)) return true;
+  return false;
+}
+
+/// Takes out an output layer that a model does not have because it is one of its tensors. (Other
+/// tensors of equal values are no ties: fresh norms are all ones.)
 void drop_tied(StateFile& f, const StateDict& mine, std::vector<std::string>& renamed) {
   for (std::size_t i = f.tensors.size(); i-- > 0;) {
     const StoredTensor& t = f.tensors[i];
-    if (mine.contains(t.name)) continue;
+    if (mine.contains(t.name) || !is_output_layer(t.name)) continue;
     for (const StoredTensor& other : f.tensors) {
       if (!mine.contains(other.name) || other.shape != t.shape || other.format != t.format ||
           other.raw() != t.raw())
