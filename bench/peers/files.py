@@ -22,6 +22,7 @@ def main():
     except ImportError:
         from safetensors.numpy import load_file
         library = "safetensors.numpy"
+    copied = (lambda t: t.clone()) if library.endswith("torch") else (lambda t: t.copy())
     with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
         path = os.path.join(folder, "m.safetensors")
         rows = int(a.gigabytes * 1e9 / 4 / 4096 / 64)
@@ -35,12 +36,12 @@ def main():
             best = 0
             for _ in range(3):
                 begin = time.perf_counter()
-                tensors = load_file(path)
-                total = sum(float(t.reshape(-1)[-1]) for t in tensors.values())
+                # load_file only maps the file: its values are read when they are touched.
+                tensors = {k: copied(t) for k, t in load_file(path).items()}
                 best = max(best, size / (time.perf_counter() - begin) / 1e9)
                 del tensors
             ratios.append(ours / best)
-            print(f"ours {ours:.2f} GB/s ({of_read:.2f} of a read), {library} {best:.2f} GB/s (last values touched)")
+            print(f"ours {ours:.2f} GB/s ({of_read:.2f} of a read), {library} {best:.2f} GB/s (values copied into memory)")
         print(f"load_safetensors: {statistics.median(ratios):.2f}x {library} ({min(ratios):.2f} to {max(ratios):.2f})")
     try:
         from gguf import GGMLQuantizationType, quants

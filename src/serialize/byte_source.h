@@ -12,6 +12,7 @@
 #include <utility>
 
 #include "dropin/core/error.h"
+#include "dropin/core/parallel.h"
 
 namespace dropin::serialize_detail {
 
@@ -71,5 +72,17 @@ class ByteSource {
   const char* data_ = nullptr;
   std::uint64_t size_ = 0;
 };
+
+/// ByteSource::read by all threads: one alone neither fills fresh pages nor copies as fast as the
+/// memory takes it.
+inline void read_by_threads(const ByteSource& in, std::uint64_t at, void* to, std::uint64_t bytes) {
+  constexpr std::uint64_t kPiece = 1 << 22;
+  const auto pieces = static_cast<int64_t>((bytes + kPiece - 1) / kPiece);
+  parallel_for(pieces, 1, [&](int64_t first, int64_t last) {
+    const std::uint64_t begin = static_cast<std::uint64_t>(first) * kPiece,
+                        end = std::min(bytes, static_cast<std::uint64_t>(last) * kPiece);
+    in.read(at + begin, static_cast<char*>(to) + begin, end - begin);
+  });
+}
 
 }  // namespace dropin::serialize_detail

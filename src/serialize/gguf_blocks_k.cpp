@@ -17,27 +17,28 @@ KScale k_scale(Block s, int i) {
 }
 
 void dequantize_q2_k(Block b, float* y) {
-  Block qs = b + 16;
   const float d = gguf_half(b + 80), least = gguf_half(b + 82);
-  for (int e = 0; e < 256; ++e) {
-    const int h = e / 128, c = e / 32 % 4, l = e % 32, k = e / 16;
-    const int q = qs[32 * h + l] >> (2 * c) & 3;
-    y[e] = d * static_cast<float>(b[k] & 15) * static_cast<float>(q) -
-           least * static_cast<float>(b[k] >> 4);
+  for (int k = 0; k < 16; ++k) {
+    Block qs = b + 16 + 32 * (k / 8) + k % 2 * 16;
+    const int shift = k / 2 % 4 * 2;
+    const float scale = d * static_cast<float>(b[k] & 15),
+                minimum = least * static_cast<float>(b[k] >> 4);
+    for (int j = 0; j < 16; ++j)
+      y[16 * k + j] = scale * static_cast<float>(qs[j] >> shift & 3) - minimum;
   }
 }
 
 void dequantize_q3_k(Block b, float* y) {
-  Block qs = b + 32, s = b + 96;
+  Block s = b + 96;
   const float d = gguf_half(b + 108);
   for (int k = 0; k < 16; ++k) {
     const int low = k > 7 ? s[k - 8] >> 4 : s[k] & 15, high = s[8 + k % 4] >> (2 * (k / 4)) & 3;
     const float scale = d * static_cast<float>(low + 16 * high - 32);
-    for (int e = 16 * k; e < 16 * k + 16; ++e) {
-      const int h = e / 128, c = e / 32 % 4, l = e % 32;
-      const int q = (qs[32 * h + l] >> (2 * c) & 3) - (b[l] >> (4 * h + c) & 1 ? 0 : 4);
-      y[e] = scale * static_cast<float>(q);
-    }
+    const int h = k / 8, c = k / 2 % 4, l = k % 2 * 16, shift = 2 * c, bit = 4 * h + c;
+    Block qs = b + 32 + 32 * h + l, mask = b + l;
+    for (int j = 0; j < 16; ++j)
+      y[16 * k + j] =
+          scale * static_cast<float>((qs[j] >> shift & 3) - 4 + 4 * (mask[j] >> bit & 1));
   }
 }
 
@@ -70,18 +71,17 @@ void dequantize_q5_k(Block b, float* y) {
 }
 
 void dequantize_q6_k(Block b, float* y) {
-  Block qh = b + 128;
   const auto* sc = reinterpret_cast<const std::int8_t*>(b + 192);
   const float d = gguf_half(b + 208);
   for (int k = 0; k < 16; ++k) {
     const float scale = d * static_cast<float>(sc[k]);
-    const int h = k / 8, c = k / 2 % 4;
-    for (int e = 16 * k; e < 16 * k + 16; ++e) {
-      const int l = e % 32;
-      const int q = (b[64 * h + 32 * (c & 1) + l] >> (c >> 1) * 4 & 15) |
-                    (qh[32 * h + l] >> (2 * c) & 3) << 4;
-      y[e] = scale * static_cast<float>(q - 32);
-    }
+    const int h = k / 8, c = k / 2 % 4, l = k % 2 * 16;
+    Block low = b + 64 * h + 32 * (c & 1) + l, high = b + 128 + 32 * h + l;
+    const int low_shift = (c >> 1) * 4, high_shift = 2 * c;
+    for (int j = 0; j < 16; ++j)
+      y[16 * k + j] =
+          scale *
+          static_cast<float>(((low[j] >> low_shift & 15) | (high[j] >> high_shift & 3) << 4) - 32);
   }
 }
 

@@ -159,7 +159,7 @@ void read_entries(const ByteSource& in, const std::vector<SafetensorsEntry>& ent
       continue;
     }
     Tensor t = empty(e.shape, e.format->dtype);
-    in.read(e.begin, t.data_ptr(), e.end - e.begin);
+    read_by_threads(in, e.begin, t.data_ptr(), e.end - e.begin);
     if (e.format->dtype == DType::Boolean)
       decode_stored(*e.format, t.data_ptr(), t.numel(), t.data_ptr(),
                     join({in.label(), ": tensor \"", e.name, "\""}));

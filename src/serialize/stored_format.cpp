@@ -104,7 +104,7 @@ class PlainContent final : public TensorContent {
     Tensor t = empty(shape_, format_.dtype);
     const auto bytes = stored_bytes(format_, static_cast<std::uint64_t>(t.numel()));
     if (format_.own) {
-      file_->read(begin_, t.data_ptr(), bytes);
+      read_by_threads(*file_, begin_, t.data_ptr(), bytes);
       if (format_.dtype == DType::Boolean) check_stored_bools(t.data_ptr(), t.numel(), label_);
       return t;
     }
