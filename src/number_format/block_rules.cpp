@@ -61,7 +61,8 @@ float block_magnitude(const float* x, int64_t n, bool* nan) {
 
 int torchao_byte(const NumberFormat& f, Rule r, float m) {
   if (r == Rule::Rceil)
-    return static_cast<int>(std::clamp(std::ceil(std::log2(m / f.largest())), -127.0f, 127.0f)) + 127;
+    return static_cast<int>(std::clamp(std::ceil(std::log2(m / f.largest())), -127.0f, 127.0f)) +
+           127;
   if (r == Rule::Even)
     m = std::bit_cast<float>(std::bit_cast<std::uint32_t>(m) + (1u << (22 - f.mantissa)));
   int e = field_exponent(m);
