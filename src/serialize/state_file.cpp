@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <filesystem>
 
 #include "dropin/ops/ops.h"
 #include "serialize/containers.h"
@@ -109,7 +110,28 @@ StateFile read_container(const Source& in) {
   // Pickles begin with 80 and their protocol; so does safetensors with a header of such a length.
   if (magic[0] == 0x80 && magic[1] >= 2 && magic[1] <= 5 && !std::memchr("{ \t\r\n", magic[8], 5))
     return read_legacy_torch(in);
+  // Safetensors begins with a length of at most 100 MB, and then its header.
+  const bool may_be =
+      std::memchr("{ \t\r\n[", magic[8], 6) && !(magic[4] | magic[5] | magic[6] | magic[7]);
+  if (in->size() > 8 && !may_be && !is_json_file(*in))
+    fail<FileError>({in->label(),
+                     ": begins as none of safetensors, an index of its shards, GGUF, an "
+                     "archive of torch.save, npz or npy"});
   return read_safetensors_state(in);
+}
+
+/// Of a folder the checkpoint that transformers puts into it.
+std::string file_in(const std::string& path) {
+  std::error_code none;
+  if (!std::filesystem::is_directory(path, none)) return path;
+  for (const char* name :
+       {"model.safetensors.index.json", "model.safetensors", "pytorch_model.bin"}) {
+    const std::string file = path + (path.ends_with('/') ? "" : "/") + name;
+    if (std::filesystem::is_regular_file(file, none)) return file;
+  }
+  fail<FileError>({path,
+                   ": is a folder without model.safetensors.index.json, model.safetensors or "
+                   "pytorch_model.bin; expected one of them there, or a file"});
 }
 
 }  // namespace
@@ -122,7 +144,8 @@ StateDict StateFile::state_dict(DType floating) const {
   return read_all(*this, &floating);
 }
 
-StateFile load_state(const std::string& path, const LoadStateOptions& options) {
+StateFile load_state(const std::string& given, const LoadStateOptions& options) {
+  const std::string path = file_in(given);
   const auto in = std::make_shared<const ByteSource>(path);
   StateFile r = read_container(in);
   r.path = path;

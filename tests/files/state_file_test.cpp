@@ -183,6 +183,21 @@ TEST(StateFile, TiedNamesAreAliases) {
   }
 }
 
+TEST(StateFile, FoldersAndFilesOfOtherKinds) {
+  TemporaryFolder dir;
+  EXPECT_ERROR(load_state(dir / ""), FileError, "is a folder without model.safetensors.index.json");
+  save_safetensors(dir / "model.safetensors", {{"w", ones({2})}});
+  EXPECT_EQ(load_state(dir / "").get("w").numel(), 2);
+  EXPECT_EQ(load_state((dir / "").substr(0, (dir / "").size() - 1)).path,
+            dir / "model.safetensors");
+  write(dir / "notes.md", "# a page of text");
+  EXPECT_ERROR(load_state(dir / "notes.md"), FileError, "begins as none of safetensors");
+  write(dir / "empty", "");
+  EXPECT_ERROR(load_state(dir / "empty"), FileError, "0 bytes; a safetensors file begins");
+  write(dir / "x.json", "{\"a\": 1}");
+  EXPECT_ERROR(load_state(dir / "x.json"), FileError, "is JSON without a weight_map");
+}
+
 TEST(StateFile, StateDictOfOneFloatingType) {
   TemporaryFolder dir;
   save_safetensors(

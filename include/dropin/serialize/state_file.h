@@ -84,7 +84,8 @@ struct LoadStateOptions {
   bool for_bitlinear = false;
 };
 
-/// Opens a checkpoint by what it begins with: safetensors or an index of its shards
+/// Opens a checkpoint, of a folder model.safetensors.index.json, model.safetensors or
+/// pytorch_model.bin in it, by what it begins with: safetensors or an index of its shards
 /// (*.safetensors.index.json), GGUF (of split files any one), PyTorch's archives (.pt, .pth, .bin;
 /// zip or the older format; read by a pickle reader that can build nothing but tensors, dicts,
 /// lists, numbers and strings), NumPy's .npz and .npy. Headers are checked whole now, values are
